@@ -1,0 +1,192 @@
+"""The `ninerec` dataset builder.
+
+`datasets` replaces `open`, `os.path` and the like in this module once the builder is used, so all reading is done in
+`files.py` and `reader.py`.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import datasets
+import polars as pl
+import pyarrow as pa
+
+from modeling_transrec.sequences import leave_one_out
+
+from .files import SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
+from .reader import PAIR_COLUMNS, find_covers, read_items, read_sequences, select_catalogue
+from .sample import SAMPLES, sample_folder
+
+
+VERSION = datasets.Version("1.0.0")
+ITEMS_SUFFIX = "_items"
+ROWS_PER_TABLE = 10_000
+DESCRIPTION = (
+    "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): user sequences "
+    "split by leave-one-out, and an items table with Chinese and English texts and cover images."
+)
+SYNTHETIC = "SYNTHETIC sample: users, items, texts and covers of {name} are made by a seeded random generator."
+SEQUENCE_FEATURES = datasets.Features(
+    {
+        "user_id": datasets.Value("string"),
+        "item_ids": datasets.List(datasets.Value("string")),
+        "target": datasets.Value("string"),
+        "timestamps": datasets.List(datasets.Value("int64")),
+    }
+)
+ITEM_FEATURES = datasets.Features(
+    {
+        "item_id": datasets.Value("string"),
+        "text_zh": datasets.Value("string"),
+        "text_en": datasets.Value("string"),
+        "image": datasets.Image(),
+    }
+)
+
+
+@dataclass
+class NineRecConfig(datasets.BuilderConfig):
+    """Options of one data set; `NAME` and `NAME_items` with the same options fit each other.
+
+    Args:
+        max_seq_len: longest history of the model; the last `max_seq_len + 3` actions of a user are kept.
+        min_actions: users with fewer actions are dropped.
+        catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
+        pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
+            where not given.
+    """
+
+    max_seq_len: int = 20
+    min_actions: int = 5
+    catalogue: str = "interacted"
+    pair_columns: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in (("max_seq_len", 1), ("min_actions", 3)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.catalogue not in ("interacted", "all"):
+            raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
+        if self.pair_columns is not None:
+            columns = () if isinstance(self.pair_columns, str) else tuple(self.pair_columns)
+            if sorted(columns) not in (sorted(PAIR_COLUMNS), sorted(PAIR_COLUMNS[:2])):
+                raise ValueError(
+                    f"pair_columns must name 'user_id', 'item_id' and, where the file has it, 'timestamp' once each, "
+                    f"in the order of the file; got {self.pair_columns!r}"
+                )
+            self.pair_columns = columns
+        self.files: DatasetFiles | None = None
+
+    @property
+    def is_items(self) -> bool:
+        return self.name.endswith(ITEMS_SUFFIX)
+
+    @property
+    def subset(self) -> str:
+        return self.name.removesuffix(ITEMS_SUFFIX)
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """The cache key: the state of the files that are read, and the options."""
+        options = (self.max_seq_len, self.min_actions, self.catalogue, self.pair_columns)
+        key = f"{self.files.state_hash(with_covers=self.is_items)} {options}"
+        return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
+
+
+class NineRec(datasets.ArrowBasedBuilder):
+    """Sequences (`NAME`) and items (`NAME_items`) of any data set in NineRec's layout."""
+
+    VERSION = VERSION
+    BUILDER_CONFIG_CLASS = NineRecConfig
+    BUILDER_CONFIGS = [
+        NineRecConfig(name=name + suffix, version=VERSION, description=DESCRIPTION.format(name=name))
+        for name in SOURCES + TARGETS + SAMPLES
+        for suffix in ("", ITEMS_SUFFIX)
+    ]
+
+    def __init__(self, cache_dir: str | None = None, **kwargs):
+        self._sample_parent = cache_dir or datasets.config.HF_DATASETS_CACHE  # the base class has not set its own yet
+        super().__init__(cache_dir=cache_dir, **kwargs)
+
+    def _create_builder_config(self, config_name=None, custom_features=None, config_id=None, **config_kwargs):
+        """Accept any name whose files are found, and find them now: errors reach the user before the cache is made."""
+        if config_kwargs.pop("data_files", None):
+            raise ValueError("ninerec takes no data_files: give the folder that holds the files as data_dir")
+        known = {field.name for field in fields(NineRecConfig)} - {"name", "version", "data_files", "description"}
+        for option in set(config_kwargs) - known:
+            closest = difflib.get_close_matches(option, known, n=1)
+            hint = f" Did you mean {closest[0]!r}?" if closest else ""
+            raise ValueError(f"ninerec has no option {option!r}.{hint} Options: {', '.join(sorted(known))}")
+        data_dir = config_kwargs.get("data_dir") or data_dir_from_env()
+        if config_name is None:
+            raise ValueError(_missing_name(data_dir))
+
+        config = NineRecConfig(name=config_name, version=VERSION, **config_kwargs)
+        if config.subset in SAMPLES and config.data_dir is None:
+            data_dir = sample_folder(self._sample_parent)
+        config.files = find_files(config.subset, data_dir)
+        config.description = DESCRIPTION.format(name=config.subset)
+        if config.subset in SAMPLES:
+            config.description = f"{SYNTHETIC.format(name=config.subset)} {config.description}"
+        return config, config_id or config.create_config_id(config_kwargs, custom_features)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description=self.config.description,
+            homepage="https://github.com/westlake-repl/NineRec",
+            features=ITEM_FEATURES if self.config.is_items else SEQUENCE_FEATURES,
+        )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        """Read and check everything here: an error in a later step would be hidden behind a general one."""
+        config = self.config
+        items = read_items(config.files.items)
+        sequences = read_sequences(
+            config.files.interactions,
+            items["item_id"],
+            min_actions=config.min_actions,
+            max_actions=config.max_seq_len + 3,
+            pair_columns=config.pair_columns,
+        )
+        if not config.is_items:
+            return [
+                datasets.SplitGenerator(name=split, gen_kwargs={"frame": sequences, "split": str(split)})
+                for split in (datasets.Split.TRAIN, datasets.Split.VALIDATION, datasets.Split.TEST)
+            ]
+        catalogue = select_catalogue(items, sequences, config.catalogue)
+        paths = pl.Series("path", find_covers(config.files.covers, catalogue["item_id"]), dtype=pl.String)
+        return [
+            datasets.SplitGenerator(
+                name=datasets.Split.TRAIN, gen_kwargs={"frame": catalogue.with_columns(paths), "split": None}
+            )
+        ]
+
+    def _generate_tables(self, frame: pl.DataFrame, split: str | None) -> Iterator[tuple[int, pa.Table]]:
+        for number, rows in enumerate(frame.iter_slices(ROWS_PER_TABLE)):
+            if split is None:
+                yield number, _items_table(rows)
+            else:
+                yield number, leave_one_out(rows, split).to_arrow().cast(SEQUENCE_FEATURES.arrow_schema)
+
+
+def _items_table(rows: pl.DataFrame) -> pa.Table:
+    """Items with `image` as `datasets.Image` stores it: the path, read when the image is used."""
+    table = rows.select("item_id", "text_zh", "text_en").to_arrow()
+    paths = rows["path"].to_arrow().cast(pa.string())
+    image = pa.StructArray.from_arrays(
+        [pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"], mask=paths.is_null()
+    )
+    return table.append_column("image", image).cast(ITEM_FEATURES.arrow_schema)
+
+
+def _missing_name(data_dir: str | None) -> str:
+    example = 'load_dataset("ninerec", "Bili_Food", data_dir="FOLDER")'
+    found = f" Found under {data_dir!r}: {', '.join(find_names(data_dir)) or 'none'}." if data_dir else ""
+    return (
+        f"Which data set? Give its name, e.g. {example}; NAME{ITEMS_SUFFIX} loads the items of NAME."
+        f" NineRec's names: {', '.join(SOURCES + TARGETS)}. Synthetic samples without any file: {', '.join(SAMPLES)}."
+        f"{found}"
+    )

@@ -1,0 +1,154 @@
+"""The main job: what does pretraining on one platform give on another?
+
+Pretrains on a source, then compares on a target's test split, at the same budget: random, popularity, IDRec (an
+item-id table), TransRec NoPT (content, not pretrained), zero-shot (pretrained, not fine-tuned) and HasPT (pretrained,
+then fine-tuned).
+
+On the embedded synthetic sample, as `make run` does:
+
+    accelerate launch examples/transfer.py --output_dir outputs/sample
+
+On real data in NineRec's layout:
+
+    accelerate launch examples/transfer.py --source Bili_500K --target Bili_Food --data_dir /data/NineRec \
+        --text_model_name_or_path hfl/chinese-bert-wwm --language zh --output_dir outputs/bili_food
+
+Training options (`--per_device_train_batch_size`, `--bf16`, …) hold for every row; `results.json` keeps the numbers.
+"""
+
+import copy
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import evaluate as evaluate_script
+import recommend as recommend_script
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from modeling_transrec import TransRecTrainingArguments
+from modeling_transrec.experiment import DataArguments, ModelArguments, train
+
+
+@dataclass
+class TransferArguments:
+    source: str = field(default="Sample_Source", metadata={"help": "Data set to pretrain on."})
+    target: str = field(default="Sample_Target", metadata={"help": "Data set to fine-tune and evaluate on."})
+    pretrain_epochs: float = field(default=8, metadata={"help": "Epochs on the source."})
+    finetune_epochs: float = field(default=20, metadata={"help": "Epochs on the target, at most, for every row."})
+    id_learning_rate: float = field(default=3e-3, metadata={"help": "Learning rate of IDRec, which has no backbone."})
+    show_users: int = field(default=2, metadata={"help": "Users whose recommendations are shown at the end."})
+
+
+@dataclass
+class TransferTrainingArguments(TransRecTrainingArguments):
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the content models."})
+    output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
+
+
+def render(rows: dict[str, dict], title: str) -> str:
+    """The table, as Markdown."""
+    lines = [title, "", f"| {'model':<20} | HR@10  | NDCG@10 |", f"|{'-' * 22}|-------:|--------:|"]
+    for name, metrics in rows.items():
+        lines.append(f"| {name:<20} | {metrics['hr@10']:.4f} | {metrics['ndcg@10']:.4f}  |")
+    return "\n".join(lines)
+
+
+class Comparison:
+    """One run of all rows; every trained model lies in its own folder under `output_dir`."""
+
+    def __init__(self, args: TransferArguments, model_args, data_args, training_args):
+        self.args, self.model_args, self.training_args = args, model_args, training_args
+        self.source = replace(data_args, dataset_config_name=args.source)
+        self.target = replace(data_args, dataset_config_name=args.target)
+        self.output_dir = Path(training_args.output_dir)
+        self.results = {}
+
+    def train(self, name: str, model_args: ModelArguments, data_args: DataArguments, **changes) -> str:
+        """Trains one model and returns its folder."""
+        folder = str(self.output_dir / name)
+        say(f"{name}: training on {data_args.dataset_config_name}")
+        training_args = copy.deepcopy(self.training_args)
+        for option, value in {"output_dir": folder, "num_train_epochs": self.args.finetune_epochs, **changes}.items():
+            setattr(training_args, option, value)
+        train(model_args, data_args, training_args)
+        return folder
+
+    def evaluate(self, row: str, model: str) -> None:
+        """Adds a row: metrics on the target's test split."""
+        arguments = evaluate_script.EvaluationArguments(
+            model_name_or_path=model,
+            eval_ks=self.training_args.eval_ks,
+            language=self.model_args.language,
+            max_seq_len=self.model_args.resolved_max_seq_len(),
+            use_cpu=self.training_args.use_cpu,
+        )
+        self.results[row] = evaluate_script.evaluate(arguments, self.target)
+        say(f"{row}: HR@10 {self.results[row]['metrics']['hr@10']:.4f}")
+
+    def run(self) -> None:
+        self.evaluate("random", "random")
+        self.evaluate("popularity", "popularity")
+
+        id_args = replace(
+            self.model_args, modality="id", text_model_name_or_path=None, text_config=None, tokenizer_name_or_path=None
+        )
+        idrec = self.train("idrec", id_args, self.target, learning_rate=self.args.id_learning_rate)
+        self.evaluate("IDRec", idrec)
+
+        pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
+        # Without a pretrained backbone, NoPT starts from the same random architecture and the source's tokenizer.
+        scratch = self.model_args.text_model_name_or_path is None
+        no_pt_args = replace(self.model_args, tokenizer_name_or_path=pretrained) if scratch else self.model_args
+        no_pt = self.train("no_pt", no_pt_args, self.target)
+        self.evaluate("TransRec NoPT", no_pt)
+        self.evaluate("TransRec zero-shot", pretrained)
+
+        has_pt_args = ModelArguments(model_name_or_path=pretrained, language=self.model_args.language)
+        has_pt = self.train("has_pt", has_pt_args, self.target)
+        self.evaluate("TransRec HasPT", has_pt)
+        self.report(has_pt)
+
+    def report(self, model: str) -> None:
+        """Prints the table and some recommendations; writes `results.json` and `results.md`."""
+        if not PartialState().is_main_process:
+            return
+        protocol = self.results["TransRec HasPT"]["protocol"]
+        title = (
+            f"{self.args.source} -> {self.args.target}, test split: {protocol['num_users']:,} users, every one of "
+            f"{protocol['num_candidates']:,} items ranked"
+        )
+        table = render({row: result["metrics"] for row, result in self.results.items()}, title)
+        options = {"transfer": vars(self.args), "model": vars(self.model_args)}
+        record = {"options": options, "training": self.training_args.to_dict(), "rows": self.results}
+        text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+        (self.output_dir / "results.json").write_text(text + "\n", encoding="utf-8")
+        (self.output_dir / "results.md").write_text(table + "\n", encoding="utf-8")
+        print(f"\n{table}\n")
+        if self.args.show_users:
+            options = {
+                "--model_name_or_path": model,
+                "--dataset_name": self.target.dataset_name,
+                "--dataset_config_name": self.args.target,
+                "--data_dir": self.target.data_dir,
+                "--language": self.model_args.language,
+                "--num_users": self.args.show_users,
+                "--k": 5,
+                "--use_cpu": self.training_args.use_cpu,
+            }
+            given = [(name, str(value)) for name, value in options.items() if value is not None]
+            recommend_script.main([part for option in given for part in option])
+
+
+def say(message: str) -> None:
+    if PartialState().is_main_process:
+        print(f"\n=== {message}", flush=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = HfArgumentParser((TransferArguments, ModelArguments, DataArguments, TransferTrainingArguments))
+    Comparison(*parser.parse_args_into_dataclasses(args)).run()
+
+
+if __name__ == "__main__":
+    main()

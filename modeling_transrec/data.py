@@ -1,0 +1,132 @@
+"""Loading a recommendation data set by name, and its items and histories as rows into one catalogue.
+
+The schema is that of `load_dataset("ninerec", NAME)`: a sequence config with splits `train`, `validation`, `test` and
+columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_items` with `item_id`, `text_zh`,
+`text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
+"""
+
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .processing_transrec import TransRecProcessor
+
+
+NO_TARGET = -1
+
+
+def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
+    """The items of a data set, in catalogue order: the one split of its config `{config_name}_items`.
+
+    Args:
+        name: `"ninerec"`, a Hub id or a folder in the same schema.
+        config_name: e.g. `"Bili_Food"`.
+        kwargs: arguments of `load_dataset`, such as `data_dir`, and options of the builder, such as `max_seq_len`.
+    """
+    loaded = datasets.load_dataset(name, f"{config_name}_items", **kwargs)
+    if len(loaded) != 1:
+        raise ValueError(f"{config_name}_items of {name} must have one split, found {', '.join(loaded)}")
+    items = next(iter(loaded.values()))
+    _check_columns(items, ("item_id",), f"{config_name}_items of {name}")
+    return items
+
+
+def load_sequences(name: str, config_name: str, split: str, **kwargs) -> datasets.Dataset:
+    """One split, `"train"`, `"validation"` or `"test"`, of a data set's histories. Arguments as in [`load_items`]."""
+    sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
+    _check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
+    return sequences
+
+
+def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:
+    missing = [column for column in required if column not in dataset.column_names]
+    if missing:
+        raise ValueError(f"{what} lacks the column {', '.join(missing)}; it has {', '.join(dataset.column_names)}")
+
+
+def prepare_items(items: datasets.Dataset, processor: TransRecProcessor) -> datasets.Dataset:
+    """Every item's model inputs, unpadded, in catalogue order; each item is tokenised just once.
+
+    Raises:
+        ValueError: if the processor's language has no text at all in these items.
+    """
+    if processor.modality == "text":
+        _check_columns(items, (processor.text_column,), "the items table")
+        if not any(items[processor.text_column]):
+            raise ValueError(
+                f"no item has a text in {processor.text_column}; choose another language than {processor.language!r}"
+            )
+    columns = [processor.text_column if processor.modality == "text" else "item_id"]
+    return items.select_columns(columns).map(
+        processor.prepare, batched=True, remove_columns=columns, desc="Preparing items", keep_in_memory=True
+    )
+
+
+def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
+    """Histories and targets as rows into the catalogue: columns `history` (int32 list) and `target` (-1: none).
+
+    Args:
+        sequences: with columns `item_ids` and `target`.
+        item_ids: the catalogue's ids, in its order.
+
+    Raises:
+        ValueError: naming an id that is not in the catalogue, or given twice in it.
+
+    Example:
+
+    >>> import datasets
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a", "c"]], "target": ["b"]})
+    >>> histories_as_rows(sequences, ["a", "b", "c"])[0]
+    {'history': [0, 2], 'target': 1}
+    """
+    catalogue = pa.array(item_ids, pa.string())
+    if pc.count_distinct(catalogue).as_py() != len(catalogue):
+        raise ValueError("the catalogue has an item id twice; ids must be distinct")
+
+    def rows_of(ids: pa.Array, context: str) -> pa.Array:
+        rows = pc.index_in(ids, value_set=catalogue)
+        unknown = pc.and_(pc.is_null(rows), pc.is_valid(ids))
+        if pc.any(unknown).as_py():
+            example = pc.filter(ids, unknown)[0].as_py()
+            raise ValueError(f"item {example!r} of a {context} is not in the catalogue of {len(catalogue)} items")
+        return rows
+
+    table = sequences.with_format("arrow")
+    has_target = "target" in sequences.column_names
+
+    def convert(batch: pa.Table) -> pa.Table:
+        ids = batch["item_ids"].combine_chunks()
+        ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        lengths = pc.list_value_length(ids).to_numpy()
+        flat = rows_of(pc.list_flatten(ids).cast(pa.string()), "history")
+        offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
+        history = pa.ListArray.from_arrays(offsets, flat.cast(pa.int32()))
+        if has_target:
+            target = rows_of(batch["target"].cast(pa.string()).combine_chunks(), "target")
+            target = pc.fill_null(target, NO_TARGET).cast(pa.int32())
+        else:
+            target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))
+        return pa.table({"history": history, "target": target})
+
+    rows = table.map(
+        convert,
+        batched=True,
+        remove_columns=sequences.column_names,
+        desc="Looking up items",
+        load_from_cache_file=False,
+        keep_in_memory=True,
+    )
+    return rows.with_format(None)
+
+
+def count_actions(histories: datasets.Dataset, num_items: int) -> np.ndarray:
+    """How often each catalogue item occurs in the histories: `(V,)` counts, the items' popularity."""
+    table = histories.with_format("arrow")
+    counts = np.zeros(num_items, dtype=np.int64)
+    for batch in table.iter(batch_size=100_000):
+        flat = pc.list_flatten(batch["history"].combine_chunks())
+        counts += np.bincount(flat.to_numpy(zero_copy_only=False), minlength=num_items)
+    return counts

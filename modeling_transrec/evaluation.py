@@ -1,0 +1,182 @@
+"""Full-ranking evaluation: every catalogue item is ranked for every user.
+
+Works on any loaded checkpoint, and on anything that scores histories; the baselines that need no training are here.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from .data import NO_TARGET, histories_as_rows, prepare_items
+from .data_collator import left_pad
+from .metrics import ranking_metrics
+from .modeling_transrec import TransRecPreTrainedModel
+from .processing_transrec import TransRecProcessor
+from .scoring import encode_items, rank_targets
+
+
+# Histories as rows of the catalogue, (B, L), -1 at padding on the left, to scores (B, V).
+Scorer = Callable[[torch.Tensor], torch.Tensor]
+
+
+class FullRankingEvaluator:
+    r"""
+    HR@K, NDCG@K and MRR of a model on one split, all catalogue items ranked for every user.
+
+    Items of the known history are no candidates, unless the target is one of them. Ties count as their expected
+    value. On several processes the work is shared, and the numbers are those of one process.
+
+    Args:
+        items (`datasets.Dataset`): the catalogue, columns `item_id` and what the processor reads.
+        sequences (`datasets.Dataset`): columns `item_ids` (history) and `target`.
+        ks (`Sequence[int]`, defaults to `(5, 10, 20)`): cut-offs.
+        exclude_seen (`bool`, defaults to `True`): whether items of the history are no candidates.
+        batch_size (`int`, defaults to 256): users scored at a time.
+        item_batch_size (`int`, defaults to 256): items encoded at a time.
+        split (`str`, *optional*): name of the split, stored in the protocol.
+
+    Example:
+
+    >>> import datasets
+    >>> from modeling_transrec import FullRankingEvaluator
+    >>> items = datasets.Dataset.from_dict({"item_id": ["a", "b", "c", "d"]})
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
+    >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
+    >>> evaluator.evaluate_popularity([3, 2, 1, 0])
+    {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.6666666666666667}
+    """
+
+    primary_metric = "hr@10"
+    greater_is_better = True
+
+    def __init__(
+        self,
+        items: datasets.Dataset,
+        sequences: datasets.Dataset,
+        ks: Sequence[int] = (5, 10, 20),
+        exclude_seen: bool = True,
+        batch_size: int = 256,
+        item_batch_size: int = 256,
+        split: str | None = None,
+    ):
+        self.items = items
+        self.ks = tuple(sorted(set(ks)))
+        if not self.ks or self.ks[0] < 1:
+            raise ValueError(f"ks must be cut-offs of at least 1, got {list(ks)}")
+        self.exclude_seen = exclude_seen
+        self.batch_size = batch_size
+        self.item_batch_size = item_batch_size
+        self.split = split
+        rows = histories_as_rows(sequences, items["item_id"]).with_format("numpy")
+        self.targets = rows["target"][:]
+        if len(rows) == 0:
+            raise ValueError("there are no users to evaluate: the split is empty")
+        if (self.targets == NO_TARGET).any():
+            raise ValueError("a user to evaluate has no target; evaluate on the validation or test split")
+        self.histories = rows.with_format(None)["history"][:]
+        self.prepared = None  # items prepared by the processor of the model evaluated last
+
+    @property
+    def protocol(self) -> dict:
+        """What the numbers mean: stored and published beside them."""
+        return {
+            "split": self.split,
+            "num_users": len(self.targets),
+            "num_candidates": len(self.items),
+            "ranking": "full: every catalogue item is a candidate",
+            "seen_items": "excluded, except the target" if self.exclude_seen else "candidates",
+            "ties": "expected value over a random order",
+            "ks": list(self.ks),
+        }
+
+    @torch.no_grad()
+    def __call__(
+        self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
+    ) -> dict[str, float]:
+        """Metrics of a model `{"hr@10": …, "ndcg@10": …, "mrr": …}`.
+
+        Args:
+            model: TransRec model with or without head; evaluated in evaluation mode and left as it was.
+            processor: the model's.
+            autocast: makes the context under which items and users are encoded, such as `accelerator.autocast`; scores
+                are always float32.
+        """
+        was_training = model.training
+        model.eval()
+        try:
+            catalogue = self.encode(model, processor, autocast)
+
+            def score(histories: torch.Tensor) -> torch.Tensor:
+                inputs = histories[:, -model.config.max_seq_len :]
+                mask = inputs >= 0
+                vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
+                with autocast():
+                    users = model.get_user_features(vectors.to(model.dtype), mask)
+                return users.float() @ catalogue.T
+
+            return self.evaluate(score, device=model.device)
+        finally:
+            model.train(was_training)
+
+    def encode(
+        self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
+    ) -> torch.Tensor:
+        """The catalogue's vectors `(V, D)`, encoded by all processes together."""
+        if self.prepared is None or self.prepared[0] is not processor:
+            self.prepared = (processor, prepare_items(self.items, processor))
+        state = PartialState()
+        with autocast():
+            parts = list(
+                encode_items(
+                    model,
+                    self.prepared[1],
+                    processor,
+                    self.item_batch_size,
+                    state.process_index,
+                    state.num_processes,
+                )
+            )
+        if state.num_processes > 1:
+            parts = gather_object([(rows, vectors.cpu()) for rows, vectors in parts])
+        catalogue = torch.empty(len(self.items), parts[0][1].shape[1], device=model.device)
+        for rows, vectors in parts:
+            catalogue[torch.from_numpy(rows).to(model.device)] = vectors.to(model.device)
+        return catalogue
+
+    @torch.no_grad()
+    def evaluate(self, score: Scorer, device: torch.device | str = "cpu") -> dict[str, float]:
+        """Metrics of anything that scores histories.
+
+        Args:
+            score: histories `(B, L)` as rows of the catalogue, -1 at padding on the left, to scores `(B, V)`, which
+                may be changed in place.
+            device: where the histories are put.
+        """
+        state = PartialState()
+        lengths = [len(history) for history in self.histories]
+        order = np.argsort(lengths, kind="stable")  # users of like length together: little padding
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        ranks = []
+        for users in batches[state.process_index :: state.num_processes]:
+            histories = torch.from_numpy(left_pad([self.histories[user] for user in users])).to(device)
+            targets = torch.from_numpy(self.targets[users]).long().to(device)
+            seen = histories if self.exclude_seen else None
+            ranks.append(torch.stack(rank_targets(score(histories), targets, seen)).cpu())  # (2, B)
+        if state.num_processes > 1:
+            ranks = gather_object(ranks)
+        num_better, num_tied = torch.cat(ranks, dim=1)
+        return ranking_metrics(num_better, num_tied, self.ks)
+
+    def evaluate_random(self) -> dict[str, float]:
+        """A uniformly random ranking, in closed form: all candidates tie."""
+        return self.evaluate(lambda histories: torch.zeros(len(histories), len(self.items)))
+
+    def evaluate_popularity(self, item_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
+        """The same ranking for everybody: by number of training actions `(V,)`."""
+        scores = torch.as_tensor(np.asarray(item_counts), dtype=torch.float64)
+        return self.evaluate(lambda histories: scores.repeat(len(histories), 1))

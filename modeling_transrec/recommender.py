@@ -1,0 +1,119 @@
+"""What a practitioner holds: a model, its processor and an encoded catalogue, to ask for recommendations."""
+
+from collections.abc import Sequence
+
+import datasets
+import torch
+
+from .data import prepare_items
+from .data_collator import left_pad
+from .modeling_transrec import TransRecModel, TransRecPreTrainedModel
+from .processing_transrec import TransRecProcessor
+from .scoring import encode_catalogue, top_items
+
+
+_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+
+
+class Recommender:
+    r"""
+    Recommends items of a catalogue for a history of item ids.
+
+    Args:
+        model: a TransRec model, with or without head.
+        processor: the model's processor.
+
+    Example:
+
+    ```python
+    recommender = Recommender.from_pretrained("my-checkpoint").index(items)
+    recommender.recommend(["B004756YJA", "B004ZT0SSG"], k=10)
+    # [{"item_id": "B0020YLEYK", "score": 7.31}, …]
+    ```
+    """
+
+    def __init__(self, model: TransRecPreTrainedModel, processor: TransRecProcessor):
+        self.model = model.eval()
+        self.processor = processor
+        self.item_ids: list[str] = []
+        self.item_vectors: torch.Tensor | None = None  # (V, D)
+        self._rows: dict[str, int] = {}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "Recommender":
+        """Loads model and processor from a Hub id or a folder. `kwargs` are those of the model's `from_pretrained`."""
+        shared = {
+            name: kwargs[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in kwargs
+        }
+        model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **shared))
+
+    def index(self, items: datasets.Dataset | Sequence[dict], chunk_size: int = 256) -> "Recommender":
+        """Encodes the catalogue to recommend from; replaces an earlier one.
+
+        Args:
+            items: `item_id` and what the processor reads, such as `text_en`: a data set or a list of dicts.
+            chunk_size: items encoded at a time.
+
+        Returns: itself.
+        """
+        if not isinstance(items, datasets.Dataset):
+            items = datasets.Dataset.from_list(list(items))
+        if "item_id" not in items.column_names:
+            raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
+        item_ids = list(items["item_id"])
+        rows = {item_id: row for row, item_id in enumerate(item_ids)}
+        if len(rows) != len(item_ids):
+            raise ValueError("items have an item_id twice; ids must be distinct")
+        prepared = prepare_items(items, self.processor)
+        self.item_vectors = encode_catalogue(self.model, prepared, self.processor, chunk_size)
+        self.item_ids, self._rows = item_ids, rows
+        return self
+
+    @torch.no_grad()
+    def recommend(
+        self, history: Sequence[str] | Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = True
+    ) -> list[dict] | list[list[dict]]:
+        """The `k` best items for a history, best first.
+
+        Args:
+            history: item ids, oldest first, or a list of such histories.
+            k: how many items.
+            exclude_seen: whether items of the history are left out.
+
+        Returns: a list of `{"item_id", "score"}`, or one list per history.
+
+        Raises:
+            ValueError: if there is no catalogue yet, a history is empty, or has an item that is not in the catalogue.
+        """
+        if self.item_vectors is None:
+            raise ValueError("there is no catalogue yet: call index(items) first")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if isinstance(history, str):
+            raise ValueError("history must be a list of item ids, not one id")
+        history = list(history)
+        single = not history or isinstance(history[0], str)
+        histories = [[self._row(item_id) for item_id in one] for one in ([history] if single else history)]
+        if not all(histories):
+            raise ValueError("an empty history says nothing about the user; recommend popular items instead")
+        seen = torch.from_numpy(left_pad(histories)).to(self.item_vectors.device)  # (B, L)
+        inputs = seen[:, -self.model.config.max_seq_len :]
+        mask = inputs >= 0
+        vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]
+        users = self.model.get_user_features(vectors.to(self.model.dtype), mask).float()
+        scores, rows = top_items(users @ self.item_vectors.T, k, seen if exclude_seen else None)
+        found = [
+            [
+                {"item_id": self.item_ids[row], "score": score}
+                for row, score in zip(user_rows, user_scores, strict=True)
+                if score > float("-inf")  # fewer than k candidates were left
+            ]
+            for user_rows, user_scores in zip(rows.tolist(), scores.tolist(), strict=True)
+        ]
+        return found[0] if single else found
+
+    def _row(self, item_id: str) -> int:
+        if item_id not in self._rows:
+            raise ValueError(f"item {item_id!r} is not in the indexed catalogue of {len(self._rows)} items")
+        return self._rows[item_id]

@@ -1,0 +1,130 @@
+"""Scores over a whole catalogue: encode it once, rank targets, take the best. Nothing loops over users.
+
+Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` hidden size, `K` cut-off.
+"""
+
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+import torch
+
+from .modeling_transrec import TransRecPreTrainedModel
+from .processing_transrec import TransRecProcessor
+
+
+def item_chunks(items: datasets.Dataset, chunk_size: int) -> list[np.ndarray]:
+    """Rows of the catalogue in chunks, items of like text length together, so that little is padded."""
+    if "input_ids" in items.column_names:
+        order = np.argsort([len(ids) for ids in items["input_ids"]], kind="stable")
+    else:
+        order = np.arange(len(items))
+    return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
+
+
+@torch.no_grad()
+def encode_items(
+    model: TransRecPreTrainedModel,
+    items: datasets.Dataset,
+    processor: TransRecProcessor,
+    chunk_size: int = 256,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Item vectors of the chunks that fall to this process.
+
+    Args:
+        model: in evaluation mode.
+        items: prepared items in catalogue order, see [`prepare_items`].
+        processor: pads the items' inputs.
+        chunk_size: items encoded at a time.
+        process_index, num_processes: chunks are dealt out in turn, so they are the same for any number of processes.
+
+    Yields: rows of the catalogue `(C,)` and their vectors `(C, D)`, float32.
+    """
+    for rows in item_chunks(items, chunk_size)[process_index::num_processes]:
+        inputs = processor.pad(items[rows]).to(model.device)
+        yield rows, model.get_item_features(**inputs).float()
+
+
+def encode_catalogue(
+    model: TransRecPreTrainedModel, items: datasets.Dataset, processor: TransRecProcessor, chunk_size: int = 256
+) -> torch.Tensor:
+    """All item vectors `(V, D)` in catalogue order, float32, on the model's device; see [`encode_items`]."""
+    catalogue = None
+    for rows, vectors in encode_items(model, items, processor, chunk_size):
+        if catalogue is None:
+            catalogue = vectors.new_empty(len(items), vectors.shape[1])
+        catalogue[torch.from_numpy(rows).to(vectors.device)] = vectors
+    if catalogue is None:
+        raise ValueError("there are no items to encode")
+    return catalogue
+
+
+def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """Scores `(B, V)` with -inf at the seen items.
+
+    Args:
+        scores: `(B, V)`, changed in place.
+        seen: `(B, S)` rows of the catalogue, -1 at padding.
+        keep: `(B,)` rows that stay candidates although seen: a target that the user comes back to.
+    """
+    line = torch.arange(len(scores), device=scores.device)
+    first = scores[:, 0].clone()
+    kept = None if keep is None else scores[line, keep]
+    scores.scatter_(1, seen.clamp(min=0), float("-inf"))
+    item_zero_is_seen = (seen == 0).any(dim=1)
+    scores[:, 0] = torch.where(item_zero_is_seen, scores[:, 0], first)  # padding was sent there
+    if keep is not None:
+        scores[line, keep] = kept
+    return scores
+
+
+def rank_targets(
+    scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many candidates score better than the target, and how many others the same: two `(B,)` of integers.
+
+    Args:
+        scores: `(B, V)`; changed in place where `seen` is given.
+        targets: `(B,)` rows of the catalogue.
+        seen: `(B, S)` rows of items that are no candidates, -1 at padding; the target is one even if seen.
+
+    Raises:
+        ValueError: if a score is NaN or the target's is infinite: such a ranking means nothing.
+
+    Example:
+
+    >>> import torch
+    >>> scores = torch.tensor([[0.9, 0.5, 0.7, 0.5]])
+    >>> rank_targets(scores, targets=torch.tensor([1]), seen=torch.tensor([[0, -1]]))
+    (tensor([1]), tensor([1]))
+    """
+    target_scores = scores.gather(1, targets[:, None])  # (B, 1)
+    if torch.isnan(scores.sum(dim=1)).any() or not torch.isfinite(target_scores).all():
+        raise ValueError(
+            "the model's scores are NaN or infinite, so nothing can be ranked; training has diverged: lower the "
+            "learning rate, or look for NaN in the weights"
+        )
+    if seen is not None:
+        scores = remove_seen(scores, seen, keep=targets)
+    num_better = (scores > target_scores).sum(dim=1)
+    num_tied = (scores == target_scores).sum(dim=1) - 1
+    return num_better, num_tied
+
+
+def top_items(scores: torch.Tensor, k: int, seen: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` best candidates of each user, best first: scores and rows of the catalogue, both `(B, K)`.
+
+    Where fewer than `k` candidates are left, the rest has score -inf.
+
+    Args:
+        scores: `(B, V)`; changed in place where `seen` is given.
+        k: how many.
+        seen: `(B, S)` rows of items that are no candidates, -1 at padding.
+    """
+    if torch.isnan(scores).any():
+        raise ValueError("the model's scores are NaN: nothing can be recommended")
+    if seen is not None:
+        scores = remove_seen(scores, seen)
+    return scores.topk(min(k, scores.shape[1]), dim=1)

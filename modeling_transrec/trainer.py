@@ -1,0 +1,203 @@
+"""The Trainer: transformers' own, with the item-once collator, two learning rates and full-ranking validation."""
+
+import json
+import logging
+import os
+
+import datasets
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+
+from .data import count_actions, histories_as_rows, prepare_items
+from .data_collator import TransRecDataCollator
+from .evaluation import FullRankingEvaluator
+from .modeling_transrec import TransRecForSequentialRecommendation
+from .processing_transrec import TransRecProcessor
+from .training_args import TransRecTrainingArguments
+
+
+logger = logging.getLogger(__name__)
+
+TRAINER_STATE_NAME = "trainer_state.json"
+
+
+class TransRecTrainer(Trainer):
+    r"""
+    Trains a TransRec model on histories.
+
+    Args:
+        model ([`TransRecForSequentialRecommendation`]): the model.
+        args ([`TransRecTrainingArguments`]): the arguments.
+        items (`datasets.Dataset`): the catalogue: `item_id` and what the processor reads (`text_en`, …).
+        train_dataset (`datasets.Dataset`): training histories, column `item_ids`.
+        eval_dataset (`datasets.Dataset`, *optional*): histories `item_ids` with their `target`.
+        processing_class ([`TransRecProcessor`]): the model's processor; saved with every checkpoint.
+        kwargs: any further argument of `transformers.Trainer`, such as `callbacks`.
+
+    Example:
+
+    ```python
+    trainer = TransRecTrainer(model, args, items, train, validation, processing_class=processor)
+    trainer.train()
+    trainer.save_model("my-recommender")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: TransRecForSequentialRecommendation,
+        args: TransRecTrainingArguments,
+        items: datasets.Dataset,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | None = None,
+        processing_class: TransRecProcessor | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs,
+    ):
+        if processing_class is None:
+            raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
+        self.items = items
+        self._evaluators = {}
+        callbacks = list(callbacks or [])
+        collator = None
+        if train_dataset is not None:
+            histories = histories_as_rows(train_dataset, items["item_id"])
+            collator = TransRecDataCollator(
+                prepare_items(items, processing_class),
+                processing_class,
+                count_actions(histories, len(items)),
+                max_seq_len=model.config.max_seq_len,
+                num_negatives=model.config.num_negatives if model.config.samples_negatives else 0,
+                seed=args.data_seed if args.data_seed is not None else args.seed,
+            )
+            train_dataset = _number_users(histories)
+            callbacks.append(_SetEpochCallback(collator))
+        if args.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if args.freeze_backbone:
+            model.freeze_backbone()
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            **kwargs,
+        )
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""
+        model = self.model if model is None else model
+        if self.optimizer is not None:
+            return self.optimizer
+        args = self.args
+        backbone = self.accelerator.unwrap_model(model).model.item_encoder.backbone
+        of_backbone = {id(parameter) for parameter in backbone.parameters()} if backbone is not None else set()
+        rates = {False: args.learning_rate, True: args.backbone_learning_rate}
+        decays = {False: args.weight_decay, True: args.backbone_weight_decay}
+        decayed = set(self.get_decay_parameter_names(model))
+        groups = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((id(parameter) in of_backbone, name in decayed), []).append(parameter)
+        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, model)
+        self.optimizer = optimizer_class(
+            [
+                {
+                    "params": parameters,
+                    "lr": args.learning_rate if rates[is_backbone] is None else rates[is_backbone],
+                    "weight_decay": (args.weight_decay if decays[is_backbone] is None else decays[is_backbone])
+                    if is_decayed
+                    else 0.0,
+                }
+                for (is_backbone, is_decayed), parameters in sorted(groups.items())
+            ],
+            **optimizer_kwargs,
+        )
+        return self.optimizer
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`."""
+        sequences = dataloader.dataset
+        evaluator = self._evaluators.get(id(sequences))
+        if evaluator is None:
+            evaluator = FullRankingEvaluator(
+                self.items,
+                sequences,
+                ks=self.args.eval_ks,
+                batch_size=self.args.per_device_eval_batch_size,
+                item_batch_size=self.args.item_batch_size,
+                split=metric_key_prefix,
+            )
+            self._evaluators[id(sequences)] = evaluator
+        model = self.accelerator.unwrap_model(self.model)
+        metrics = evaluator(model, self.processing_class, autocast=self.accelerator.autocast)
+        return EvalLoopOutput(
+            predictions=None,
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
+            num_samples=len(sequences),
+        )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+
+class _SetEpochCallback(TrainerCallback):
+    """Tells the collator the epoch, of which its negatives are a function."""
+
+    def __init__(self, collator: TransRecDataCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.set_epoch(int(state.epoch))
+
+
+def _number_users(histories: datasets.Dataset) -> datasets.Dataset:
+    """Adds each user's number; leaves out histories without a target, which teach nothing."""
+    histories = histories.remove_columns("target").add_column("user", list(range(len(histories))))
+    lengths = [len(history) for history in histories["history"]]
+    long_enough = [user for user, length in enumerate(lengths) if length >= 2]
+    if len(long_enough) < len(histories):
+        logger.warning(
+            "%d of %d training histories have fewer than 2 items and are left out",
+            len(histories) - len(long_enough),
+            len(histories),
+        )
+        histories = histories.select(long_enough)
+    if len(histories) == 0:
+        raise ValueError("no training history has 2 or more items: there is nothing to train on")
+    return histories
+
+
+def last_whole_checkpoint(output_dir: str) -> str | None:
+    """The checkpoint with the highest step that was written to its end, or `None`.
+
+    The Trainer's state is the last file of a checkpoint to be written; a run that was killed while saving leaves none.
+    """
+    if not os.path.isdir(output_dir):
+        return None
+    steps = {}
+    for name in os.listdir(output_dir):
+        step = name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step != name and step.isdigit():
+            steps[int(step)] = os.path.join(output_dir, name)
+    for _, folder in sorted(steps.items(), reverse=True):
+        try:
+            with open(os.path.join(folder, TRAINER_STATE_NAME), encoding="utf-8") as file:
+                json.load(file)
+        except (FileNotFoundError, json.JSONDecodeError):
+            logger.warning("%s was not written to its end and is passed over", folder)
+            continue
+        return folder
+    return None

@@ -1,0 +1,362 @@
+"""`dataset_scripts.ninerec.reader` and `.files` on small files written by the tests."""
+
+import logging
+import os
+import random
+
+import polars as pl
+import pytest
+
+from dataset_scripts.ninerec import reader
+from dataset_scripts.ninerec.files import find_files, find_names
+from dataset_scripts.ninerec.reader import (
+    find_covers,
+    read_interactions,
+    read_items,
+    read_sequences,
+    select_catalogue,
+)
+
+
+IDS = pl.Series(["i1", "i2", "i3", "007"])
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def pairs(tmp_path, content, item_ids=IDS, **kwargs):
+    return read_interactions(write(tmp_path / "X_pair.csv", content), item_ids, **kwargs).rows()
+
+
+def items(tmp_path, content):
+    return read_items(write(tmp_path / "X_item.csv", content)).rows()
+
+
+def behaviour(tmp_path, content):
+    return read_interactions(write(tmp_path / "X_behaviour.tsv", content), IDS).rows()
+
+
+# Items
+
+
+def test_items_by_position_keep_ids_and_texts_as_they_are(tmp_path):
+    content = '007,中文,"a, ""b""\nc"\n7,,\nNA,null,NaN\n1.50, x ,"é"\n'
+    expected = [("007", "中文", 'a, "b"\nc'), ("7", "", ""), ("NA", "null", "NaN"), ("1.50", " x ", "é")]
+    assert items(tmp_path, content) == expected
+    assert items(tmp_path, "\ufeff" + content) == expected
+    assert items(tmp_path, content.replace("\n", "\r\n")) == [
+        (item_id, zh, en.replace("\n", "\r\n")) for item_id, zh, en in expected
+    ]
+    assert items(tmp_path, content.rstrip("\n") + "\n\n\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("item_id,text_zh,text_en\n1,中,en\n", ("1", "中", "en")),
+        ("English,Chinese,ID\nen,中,1\n", ("1", "中", "en")),
+        ("item,title\n1,en\n", ("1", "", "en")),
+        ("id,zh\n1,中\n", ("1", "中", "")),
+        ("item_id,views,title\n1,99,en\n", ("1", "", "en")),
+    ],
+)
+def test_items_by_header(tmp_path, content, expected):
+    assert items(tmp_path, content) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        ("1,a,b\n2,c\n", 2, "2 columns where 3 are expected"),
+        ('1,a,"x\ny"\n2,c,d,e\n', 3, "4 columns where 3 are expected"),
+        ("1,a,b\n ,c,d\n", 2, "empty item_id"),
+        ("1,text\n", 1, "2 columns where 3 are expected.*item_id,text_en"),
+        ("item_id,text\n", 1, "2 columns where 3"),
+        ("id,title,english\n1,a,b\n", 1, "two columns of the header mean the same"),
+        ('1,a,b\n2,"c" d,e\n', 2, "breaks CSV quoting"),
+        ('1,a,b\n2,"c,d\n3,e,f\n', 2, "breaks CSV quoting"),
+        (b"1,a,b\n2,c,\xff\n", 2, "byte 0xff is not UTF-8"),
+    ],
+)
+def test_malformed_items_name_file_and_line(tmp_path, content, line, message):
+    with pytest.raises(ValueError, match=rf"X_item\.csv:{line}: .*{message}"):
+        items(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "item_id,text_en\n"])
+def test_no_items(tmp_path, content):
+    with pytest.raises(ValueError, match=r"X_item\.csv: the file (is empty|has a header but no items)"):
+        items(tmp_path, content)
+
+
+def test_a_repeated_item_keeps_its_first_row(tmp_path, caplog):
+    assert items(tmp_path, "a,1,1\nb,2,2\na,3,3\na,1,1\n") == [("a", "1", "1"), ("b", "2", "2")]
+    assert "2 rows of X_item.csv repeat an item id" in caplog.text and "'a'" in caplog.text
+
+
+# Pair files
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_pairs_read_strings_and_seconds(tmp_path, newline, bom, end):
+    content = bom + "01,i1,5\nNA,007,6.0\nnull,i2,7" + end
+    expected = [("01", "i1", 5), ("NA", "007", 6), ("null", "i2", 7)]
+    assert pairs(tmp_path, content.replace("\n", newline)) == expected
+
+
+def test_pairs_with_quotes(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "CHUNK_ROWS", 8)  # several chunks on this path, too
+    rows = [(f'u,"{n}', random.Random(n).choice(IDS.to_list()), n) for n in range(17)]
+    content = "".join(f'"u,""{u[3:]}",{i},"{t}"\n' for u, i, t in rows)
+    assert pairs(tmp_path, content) == rows
+    with pytest.raises(ValueError, match=r"X_pair\.csv:18: .*quoting"):
+        pairs(tmp_path, content + '"u"x,i1,3\n')
+
+
+def test_pairs_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "CHUNK_ROWS", 3)
+    rows = [(f"u{n}", "i1", n) for n in range(10)]
+    content = "user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
+    assert pairs(tmp_path, content) == rows
+    with pytest.raises(ValueError, match=r"X_pair\.csv:12: 2 columns"):
+        pairs(tmp_path, content + "u,i1\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("user_id,item_id,timestamp\nu,i1,3\n", ("u", "i1", 3)),
+        ("item,user,timestamp\ni1,u,3\n", ("u", "i1", 3)),
+        ("TS,uid,video_id\n3,u,i1\n", ("u", "i1", 3)),
+        ("iid,uid\ni1,u\n", ("u", "i1", None)),
+    ],
+)
+def test_pairs_by_header(tmp_path, content, expected):
+    assert pairs(tmp_path, content) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        ("u,i1,1\nu,i2\n", 2, "2 columns where 3 are expected"),
+        ("u,i1\nu,i2,3\n", 2, "3 columns where 2 are expected"),
+        ("u,i1,1\n\nu,i2,3,4\n", 3, "4 columns where 3"),
+        ("u,i1,1\nu,i2,\n", 2, "empty timestamp"),
+        ("u,i1,1\nu,,1\n", 2, "empty column 2"),
+        ("u,i1,1\n ,i1,1\n", 2, "empty column 1"),
+        ("u,i1,1\nu,i2,2021-01-01\n", 2, "timestamp '2021-01-01' is not a whole number of seconds"),
+        ("u,i1,1\nu,i2,1.5\n", 2, "timestamp '1.5' is not"),
+        ("who,what,when\nu,i1,1\n", 1, "timestamp 'when' .*header"),
+        ("user_id,item_id,rating\nu,i1,1\n", 1, "does not name user, item and timestamp"),
+        ("a,b,c,d\n", 1, "4 columns where 2 or 3 are expected"),
+        (b"u,i1,1\nu\xe9,i1,1\n", 2, "byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_malformed_pairs_name_file_and_line(tmp_path, content, line, message):
+    with pytest.raises(ValueError, match=rf"X_pair\.csv:{line}: .*{message}"):
+        pairs(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "user,item,time\n"])
+def test_no_pairs(tmp_path, content):
+    with pytest.raises(ValueError, match=r"X_pair\.csv: the file (is empty|has a header but no rows)"):
+        pairs(tmp_path, content)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_order_of_columns_is_detected_where_users_look_like_items(tmp_path, caplog, swapped):
+    """As in ML100K: all user ids are item ids, too."""
+    caplog.set_level(logging.INFO)
+    rng = random.Random(0)
+    rows = [(str(rng.randrange(1, 56)), str(item % 100 + 1), str(item)) for item in range(400)]
+    content = "".join(",".join((i, u, t) if swapped else (u, i, t)) + "\n" for u, i, t in rows)
+    found = pairs(tmp_path, content, pl.Series([str(i) for i in range(1, 101)]))
+    assert found == [(u, i, int(t)) for u, i, t in rows]
+    assert f"column {1 if swapped else 2} holds items" in caplog.text
+
+
+def test_order_of_columns_too_close_to_call(tmp_path):
+    ids = pl.Series([str(i) for i in range(10)])
+    content = "".join(f"{n % 10},{n * 7 % 9},{n}\n" for n in range(90))
+    with pytest.raises(ValueError, match=r"X_pair\.csv: cannot tell users from items.*pair_columns="):
+        pairs(tmp_path, content, ids)
+    rows = pairs(tmp_path, content, ids, pair_columns=("item_id", "user_id", "timestamp"))
+    assert rows[13] == ("1", "3", 13)
+    rows = pairs(tmp_path, content, ids, pair_columns=("timestamp", "user_id", "item_id"))
+    assert rows == [(str(n * 7 % 9), str(n), n) for n in range(10)]  # later items are not in the table
+
+
+def test_small_part_of_a_table_of_integers_is_too_close_to_call(tmp_path):
+    """Users 1 to 300 cover more of 1,000 integer items than the 50 items that were watched."""
+    ids = pl.Series([str(i) for i in range(1, 1001)])
+    content = "".join(f"{n % 300 + 1},{n % 50 + 400},{n}\n" for n in range(900))
+    with pytest.raises(ValueError, match="cannot tell users from items"):
+        pairs(tmp_path, content, ids)
+
+
+def test_pair_columns_must_fit(tmp_path):
+    for content, columns in [
+        ("u,i1,1\n", ("user_id", "item_id")),
+        ("u,i1\n", ("user_id", "item_id", "timestamp")),
+        ("item,user,time\ni1,u,1\n", ("user_id", "item_id", "timestamp")),
+    ]:
+        with pytest.raises(ValueError, match=r"X_pair\.csv:1: pair_columns=.* does not fit"):
+            pairs(tmp_path, content, pair_columns=columns)
+
+
+def test_duplicate_pairs(tmp_path, caplog):
+    content = "u,i1,1\nu,i1,2\nv,i1,1\nu,i2,1\nu,i1,1.0\n"
+    assert pairs(tmp_path, content) == [("u", "i1", 1), ("u", "i1", 2), ("v", "i1", 1), ("u", "i2", 1)]
+    assert "1 rows of X_pair.csv repeat user, item and timestamp" in caplog.text
+    assert pairs(tmp_path, "u,i1\nu,i1\n") == [("u", "i1", None)] * 2  # without time both are actions
+
+
+def test_unknown_items_are_dropped_and_counted(tmp_path, caplog):
+    assert pairs(tmp_path, "u,i1,1\nu,7,2\nv,7,3\nv,x,3\n") == [("u", "i1", 1)]  # "7" is not "007"
+    assert "3 actions in X_pair.csv are on 2 items that are not in the items table: dropped (e.g. '7')" in caplog.text
+    with pytest.raises(ValueError, match="none of its item ids.*'7'.*'i1'"):
+        pairs(tmp_path, "user,item\nu,7\n")
+
+
+# Behaviour files
+
+
+def test_behaviour(tmp_path):
+    expected = [("u", "i1", None), ("u", "007", None), ("v", "i2", None)]
+    assert behaviour(tmp_path, "u\ti1 007\nv\ti2\n") == expected
+    assert behaviour(tmp_path, "\ufeffuser_id\titem_ids\r\nu\ti1  007 \r\n\r\nv\ti2") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        ("u\ti1\nv i1\n", 2, "1 columns where 2"),
+        ("u\ti1\tx\n", 1, "3 columns where 2"),
+        ("u\ti1\nv\t \n", 2, "empty item_ids"),
+        ("u\ti1\n\ti1\n", 2, "empty user_id"),
+        (b"u\ti1\n\xff\ti1\n", 2, "not UTF-8"),
+    ],
+)
+def test_malformed_behaviour_names_file_and_line(tmp_path, content, line, message):
+    with pytest.raises(ValueError, match=rf"X_behaviour\.tsv:{line}: .*{message}"):
+        behaviour(tmp_path, content)
+
+
+def test_duplicate_behaviour_lines(tmp_path, caplog):
+    rows = behaviour(tmp_path, "u\ti1 i1\nv\ti2\nu\ti1 i1\nu\ti3\n")
+    assert [item for user, item, _ in rows if user == "u"] == ["i1", "i1", "i3"]
+    assert "1 lines of X_behaviour.tsv repeat an earlier line: dropped (e.g. 'u')" in caplog.text
+    assert "1 further lines of X_behaviour.tsv are of an earlier user: appended" in caplog.text
+
+
+# Sequences and catalogue
+
+
+def test_unknown_items_go_before_the_length_filter(tmp_path, caplog):
+    path = write(tmp_path / "X_behaviour.tsv", "u\ti1 i2 x i3\nv\ti1 i2 x\nw\tx\n")
+    sequences = read_sequences(path, IDS, min_actions=3, max_actions=23)
+    assert sequences["item_ids"].to_list() == [["i1", "i2", "i3"]]
+    assert "1 users have fewer than 3 actions: dropped (e.g. 'v')" in caplog.text
+    with pytest.raises(ValueError, match="none of 2 users has 5 actions"):
+        read_sequences(path, IDS, min_actions=5, max_actions=23)
+
+
+def test_catalogue(caplog):
+    table = pl.DataFrame({"item_id": ["c", "b", "a"], "text_zh": ["", "", "中"], "text_en": [" ", "x", ""]})
+    sequences = pl.DataFrame({"item_ids": [["a", "c"], ["a"]]})
+    assert select_catalogue(table, sequences, "interacted")["item_id"].to_list() == ["c", "a"]
+    assert "1 items occur in no kept sequence" in caplog.text and "'b'" in caplog.text
+    assert "1 items have an empty text in both languages: kept (e.g. 'c')" in caplog.text
+    assert select_catalogue(table, sequences, "all").equals(table)
+
+
+def test_covers(tmp_path, caplog):
+    for name in ("1.jpg", "2.JPEG", "3.png", "3.webp", "4.txt", "../5.jpg", "6.webp"):
+        write(tmp_path / "X_cover" / name, b"bytes")
+    write(tmp_path / "X_cover" / "7.jpg", b"")
+    (tmp_path / "X_cover" / "8.jpg").mkdir()
+    ids = pl.Series(["1", "2", "3", "4", "../5", "6", "7", "8", "01"])
+    paths = find_covers(tmp_path / "X_cover", ids)
+    assert [path and os.path.basename(path) for path in paths] == [
+        "1.jpg", "2.JPEG", "3.png", None, None, "6.webp", None, None, None
+    ]  # fmt: skip
+    assert "5 items have no cover" in caplog.text and "'4'" in caplog.text
+    assert find_covers(None, ids) == [None] * 9
+
+
+# Finding files
+
+
+def make_dataset(folder, name="X", timestamps=True):
+    write(folder / f"{name}_item.csv", "i1,,a\n")
+    return write(folder / f"{name}_pair.csv", "u,i1,3\n" if timestamps else "u,i1\n")
+
+
+def test_files_are_found_at_any_depth(tmp_path):
+    pair = make_dataset(tmp_path / "a" / "b")
+    (tmp_path / "c" / "X_cover").mkdir(parents=True)
+    for decoy in (".hidden", "__MACOSX", "Y_cover"):
+        make_dataset(tmp_path / decoy)
+    make_dataset(tmp_path, "XX")
+    write(tmp_path / "only" / "Z_item.csv", "i1,,a\n")
+    files = find_files("X", tmp_path)
+    assert (files.interactions, files.covers) == (pair, tmp_path / "c" / "X_cover")
+    assert find_names(tmp_path) == ["X", "XX"]
+
+
+def test_links_are_followed_once(tmp_path):
+    make_dataset(tmp_path / "real")
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "one").symlink_to(tmp_path / "real")
+    (data_dir / "two").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+    assert find_files("X", data_dir).items.name == "X_item.csv"
+
+
+def test_several_candidates_are_listed(tmp_path):
+    make_dataset(tmp_path / "one")
+    make_dataset(tmp_path / "two")
+    with pytest.raises(ValueError, match=r"2 candidates for X_item\.csv(?s:.*)one/X_item\.csv\n.*two/X_item\.csv"):
+        find_files("X", tmp_path)
+
+
+def test_preference_of_interaction_files(tmp_path):
+    pair = make_dataset(tmp_path, timestamps=False)
+    assert find_files("X", tmp_path).interactions == pair
+    lines = write(tmp_path / "X_behaviour.tsv", "u\ti1\n")
+    assert find_files("X", tmp_path).interactions == lines
+    make_dataset(tmp_path, timestamps=True)
+    assert find_files("X", tmp_path).interactions == pair
+
+
+def test_sources_share_covers(tmp_path):
+    for name in ("Bili_500K", "Bili_Food"):
+        make_dataset(tmp_path, name)
+    shared = tmp_path / "Source_Bili_2M_cover"
+    shared.mkdir()
+    assert find_files("Bili_500K", tmp_path).covers == shared
+    assert find_files("Bili_Food", tmp_path).covers is None
+    own = tmp_path / "Bili_500K_cover"
+    own.mkdir()
+    assert find_files("Bili_500K", tmp_path).covers == own
+
+
+@pytest.mark.parametrize("name", ["../X", "a/b", "", ".X", "a b", "X\n"])
+def test_names_are_checked(tmp_path, name):
+    with pytest.raises(ValueError, match="no valid data set name"):
+        find_files(name, tmp_path)
+
+
+def test_missing_files_say_what_is_missing(tmp_path):
+    make_dataset(tmp_path, "Y")
+    write(tmp_path / "X_item.csv", "i1,,a\n")
+    with pytest.raises(FileNotFoundError, match=r"No X_pair\.csv or X_behaviour\.tsv under .*found there: Y\."):
+        find_files("X", tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        find_files("X", tmp_path / "absent")
