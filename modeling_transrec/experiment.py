@@ -83,7 +83,10 @@ class ModelArguments:
     vocab_size: int = field(default=8000, metadata={"help": "Vocabulary of a tokenizer trained on the items."})
     language: str | None = field(default=None, metadata={"help": "Which text is read: 'en' (default) or 'zh'."})
     max_text_length: int | None = field(default=None, metadata={"help": "Longest text in tokens (default 30)."})
-    text_pooling: str | None = field(default=None, metadata={"help": "'cls', 'mean' or 'last'."})
+    text_pooling: str | None = field(
+        default=None,
+        metadata={"help": "'cls', 'mean' or 'last'; by default the backbone's usual one, 'mean' from scratch."},
+    )
     user_encoder_type: str | None = field(default=None, metadata={"help": "User encoder (default 'sasrec')."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of item and user vectors (default 256)."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "User encoder layers (default 2)."})
@@ -148,6 +151,7 @@ def load_model_and_processor(
     text_config = {**_read_text_config(args.text_config), "vocab_size": len(tokenizer)}
     if args.text_config is None:
         logger.warning("No text backbone was named: a small BERT (%s) is trained from scratch", text_config)
+    fields.setdefault("text_pooling", "mean")  # only pretraining gives the first token a meaning
     config = TransRecConfig(text_config={**text_config, "pad_token_id": tokenizer.pad_token_id}, **fields)
     return TransRecForSequentialRecommendation(config), TransRecProcessor(tokenizer, **processing)
 

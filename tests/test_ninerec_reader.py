@@ -7,7 +7,7 @@ import random
 import polars as pl
 import pytest
 
-from dataset_scripts.ninerec import reader
+from dataset_scripts.ninerec import files, reader
 from dataset_scripts.ninerec.files import find_files, find_names
 from dataset_scripts.ninerec.reader import (
     find_covers,
@@ -304,8 +304,8 @@ def test_files_are_found_at_any_depth(tmp_path):
         make_dataset(tmp_path / decoy)
     make_dataset(tmp_path, "XX")
     write(tmp_path / "only" / "Z_item.csv", "i1,,a\n")
-    files = find_files("X", tmp_path)
-    assert (files.interactions, files.covers) == (pair, tmp_path / "c" / "X_cover")
+    found = find_files("X", tmp_path)
+    assert (found.interactions, found.covers) == (pair, tmp_path / "c" / "X_cover")
     assert find_names(tmp_path) == ["X", "XX"]
 
 
@@ -317,6 +317,7 @@ def test_links_are_followed_once(tmp_path):
     (data_dir / "two").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
     assert find_files("X", data_dir).items.name == "X_item.csv"
+    assert len(list(files._walk(data_dir))) == 2  # data and real, each once
 
 
 def test_several_candidates_are_listed(tmp_path):

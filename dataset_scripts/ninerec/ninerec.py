@@ -125,7 +125,7 @@ class NineRec(datasets.ArrowBasedBuilder):
             raise ValueError(_missing_name(data_dir))
 
         config = NineRecConfig(name=config_name, version=VERSION, **config_kwargs)
-        if config.subset in SAMPLES and config.data_dir is None:
+        if config.subset in SAMPLES and not config.data_dir:
             data_dir = sample_folder(self._sample_parent)
         config.files = find_files(config.subset, data_dir)
         config.description = DESCRIPTION.format(name=config.subset)

@@ -336,10 +336,8 @@ def _detect_order(path: Path, rows: pl.DataFrame, item_ids: pl.Series) -> tuple[
         contained[column] = common / values.len()
     user, item = sorted(jaccard, key=jaccard.get)
     overlaps = ", ".join(f"{column} {value:.3f}" for column, value in jaccard.items())
-    clear = jaccard[item] >= 1.25 * jaccard[user] and jaccard[item] > 0
-    if contained[user] >= 0.5 and jaccard[item] < 0.5:
-        clear = False
-    if not clear:
+    both_look_like_items = contained[user] >= 0.5 and jaccard[item] < 0.5
+    if both_look_like_items or jaccard[item] == 0 or jaccard[item] < 1.25 * jaccard[user]:
         raise ValueError(
             f"{path}: cannot tell users from items: overlap with the items table is {overlaps}. "
             'Give the option pair_columns=("user_id", "item_id", "timestamp") in the order of the file '
