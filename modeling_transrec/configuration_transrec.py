@@ -99,7 +99,10 @@ class TransRecConfig(PretrainedConfig):
                 close = difflib.get_close_matches(key, own, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known options: {', '.join(sorted(own))}"
                 raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
+        attn_implementation = getattr(self.text_config, "_attn_implementation", None)
         super().__post_init__(**kwargs)
+        if attn_implementation is not None and kwargs.get("attn_implementation") is None:
+            self.text_config._attn_implementation = attn_implementation  # a loaded backbone's own, else lost here
 
     def validate_architecture(self):
         """Checks the fields against each other; run at construction and before saving."""

@@ -72,10 +72,10 @@ class FullRankingEvaluator:
         self.batch_size = batch_size
         self.item_batch_size = item_batch_size
         self.split = split
+        if len(sequences) == 0:
+            raise ValueError("there are no users to evaluate: the split is empty")
         rows = histories_as_rows(sequences, items["item_id"]).with_format("numpy")
         self.targets = rows["target"][:]
-        if len(rows) == 0:
-            raise ValueError("there are no users to evaluate: the split is empty")
         if (self.targets == NO_TARGET).any():
             raise ValueError("a user to evaluate has no target; evaluate on the validation or test split")
         self.histories = rows.with_format(None)["history"][:]

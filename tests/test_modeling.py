@@ -1,0 +1,256 @@
+import copy
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel
+
+from modeling_transrec import (
+    AutoModelForSequentialRecommendation,
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecModel,
+    TransRecProcessor,
+)
+
+from .conftest import tiny_config, tiny_text_config
+
+
+KINDS = ["text", "id"]
+
+
+def make_inputs(kind, vocab_size=60, seed=0):
+    """A batch of 3 users over 11 items, with padding on both axes."""
+    generator = torch.Generator().manual_seed(seed)
+    item_index = torch.randint(11, (3, 7), generator=generator)
+    item_index[0, :4] = -1
+    item_index[2, :1] = -1
+    labels = torch.cat([item_index[:, 1:], torch.randint(11, (3, 1), generator=generator)], 1)
+    labels = labels.masked_fill(item_index < 0, -100)
+    inputs = {
+        "item_index": item_index,
+        "labels": labels,
+        "negative_index": torch.randint(11, (3, 7, 2), generator=generator),
+        "item_log_popularity": torch.full((11,), 1 / 11).log(),
+    }
+    if kind == "id":
+        return {**inputs, "item_ids": torch.randperm(37, generator=generator)[:11]}
+    mask = torch.ones(11, 6, dtype=torch.long)
+    mask[::2, 4:] = 0
+    return {
+        **inputs,
+        "input_ids": torch.randint(5, vocab_size, (11, 6), generator=generator) * mask,
+        "attention_mask": mask,
+    }
+
+
+def perturb(model):
+    """Weights that no initialisation would give, biases and norms included."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("saved", [TransRecModel, TransRecForSequentialRecommendation])
+@pytest.mark.parametrize("loaded", [TransRecModel, TransRecForSequentialRecommendation])
+def test_each_class_loads_the_others_checkpoint_whole(kind, saved, loaded, tokenizer, tmp_path):
+    model = perturb(saved(tiny_config(kind, tokenizer))).eval()
+    model.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    again, info = loaded.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    inputs = make_inputs(kind)
+    del inputs["labels"], inputs["negative_index"], inputs["item_log_popularity"]
+    expected, found = model(**inputs), again.eval()(**inputs)
+    assert torch.equal(expected.user_embeds, found.user_embeds)
+    assert torch.equal(expected.item_embeds, found.item_embeds)
+
+
+def test_auto_classes_find_everything(tokenizer, text_processor, tmp_path):
+    TransRecModel(tiny_config("text", tokenizer)).save_pretrained(tmp_path)
+    text_processor.save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), TransRecConfig)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), TransRecModel)
+    head = AutoModelForSequentialRecommendation.from_pretrained(tmp_path)
+    assert isinstance(head, TransRecForSequentialRecommendation)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), TransRecProcessor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss_type", ["bce", "in_batch"])
+def test_gradient_reaches_every_parameter(kind, loss_type, make_model):
+    model = make_model(kind, loss_type=loss_type).train()
+    model(**make_inputs(kind)).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_the_future_does_not_reach_the_past(attn_implementation, make_model):
+    model = make_model("id")
+    model.set_attn_implementation(attn_implementation)
+    vectors, mask = torch.randn(2, 9, 16), torch.ones(2, 9, dtype=torch.bool)
+    changed = vectors.clone()
+    changed[:, 6:] = torch.randn(2, 3, 16)
+    before, after = model.model.get_user_hidden(vectors, mask), model.model.get_user_hidden(changed, mask)
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.allclose(before[:, 6:], after[:, 6:])
+
+
+def test_eager_equals_sdpa(make_model):
+    model, inputs = make_model("text"), make_inputs("text")
+    model.set_attn_implementation("sdpa")
+    sdpa = model(**inputs)
+    model.set_attn_implementation("eager")
+    eager = model(**inputs)
+    assert torch.allclose(sdpa.user_embeds, eager.user_embeds, atol=1e-6)
+    assert torch.allclose(sdpa.loss, eager.loss, atol=1e-6)
+
+
+def test_padding_and_the_other_users_do_not_matter(make_model):
+    model = make_model("id")
+    vectors = torch.randn(1, 5, 16)
+    alone = model.get_user_features(vectors, torch.ones(1, 5, dtype=torch.bool))
+    padded = torch.full((3, 12, 16), 7.0)  # what lies at padding must not be read
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    padded[0], mask[0] = torch.randn(12, 16), True
+    padded[1, 7:], mask[1, 7:] = vectors[0], True
+    mask[2, -1:] = True
+    assert torch.allclose(model.get_user_features(padded, mask)[1], alone[0], atol=1e-6)
+    right = torch.cat([vectors, torch.full((1, 4, 16), -3.0)], dim=1)
+    mask = torch.tensor([[True] * 5 + [False] * 4])
+    assert torch.allclose(model.get_user_features(right, mask), alone, atol=1e-6)
+
+
+def test_text_padding_does_not_matter(make_model):
+    model, inputs = make_model("text"), make_inputs("text")
+    short = model.get_item_features(input_ids=inputs["input_ids"][:1, :4], attention_mask=torch.ones(1, 4))
+    longer = torch.cat([inputs["input_ids"][:1, :4], torch.zeros(1, 9, dtype=torch.long)], dim=1)
+    mask = torch.tensor([[1] * 4 + [0] * 9])
+    assert torch.allclose(model.get_item_features(input_ids=longer, attention_mask=mask), short, atol=1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing(make_model):
+    model, inputs = make_model("text", hidden_dropout_prob=0.0).train(), make_inputs("text")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain = model(**inputs).loss
+    plain.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    assert model.is_activation_checkpointing
+    loss = model(**inputs).loss
+    loss.backward()
+    assert torch.equal(loss, plain)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, gradients[name], atol=1e-7), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_autocast_is_finite_and_close(kind, make_model):
+    model, inputs = make_model(kind), make_inputs(kind)
+    exact = model(**inputs).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(**inputs).loss
+    assert rough.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "gpt2", "opt"])
+def test_any_text_backbone(model_type, tokenizer, tmp_path):
+    config = TransRecConfig(text_config=tiny_text_config(len(tokenizer), model_type), hidden_size=16)
+    model = perturb(TransRecForSequentialRecommendation(config)).eval()
+    inputs = make_inputs("text")
+    loss = model(**inputs).loss
+    loss.backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not unused, unused
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**inputs).loss, loss)
+
+
+def test_from_encoder_pretrained_keeps_the_backbones_weights(tokenizer, tmp_path):
+    text_config = tiny_text_config(len(tokenizer))
+    del text_config["model_type"]
+    backbone = perturb(BertModel(BertConfig(**text_config))).eval()
+    backbone.save_pretrained(tmp_path / "bert")
+    for cls in (TransRecModel, TransRecForSequentialRecommendation):
+        model = cls.from_encoder_pretrained(text_model_name_or_path=tmp_path / "bert", hidden_size=16).eval()
+        base = getattr(model, "model", model)
+        inputs = {name: make_inputs("text")[name] for name in ("input_ids", "attention_mask")}
+        expected = backbone(**inputs).last_hidden_state
+        assert torch.equal(base.item_encoder.text_backbone(**inputs).last_hidden_state, expected)
+        assert not any("pooler" in name for name, _ in model.named_parameters())
+        model.save_pretrained(tmp_path / "transrec")
+        (tmp_path / "bert").rename(tmp_path / "moved")  # loading needs no backbone repository
+        again = cls.from_pretrained(tmp_path / "transrec").eval()
+        assert torch.equal(again.get_item_features(**inputs), model.get_item_features(**inputs))
+        (tmp_path / "moved").rename(tmp_path / "bert")
+
+
+def test_freeze_backbone_trains_the_rest(make_model):
+    model = make_model("text")
+    model.freeze_backbone()
+    model(**make_inputs("text")).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == ("text_backbone" in name), name
+    with pytest.raises(ValueError, match="no backbone"):
+        make_model("id").freeze_backbone()
+
+
+def test_missing_inputs_are_named(make_model):
+    inputs = make_inputs("id")
+    with pytest.raises(ValueError, match="input_ids, attention_mask"):
+        make_model("text")(**inputs)
+    del inputs["item_log_popularity"]
+    with pytest.raises(ValueError, match="item_log_popularity"):
+        make_model("id")(**inputs)
+    too_long = torch.zeros(1, 21, dtype=torch.long)
+    with pytest.raises(ValueError, match="max_seq_len=20"):
+        make_model("id")(item_ids=torch.arange(3), item_index=too_long)
+
+
+def test_the_loss_is_a_mean_over_the_given_number_of_targets(make_model):
+    model, inputs = make_model("id"), make_inputs("id")
+    targets = int((inputs["labels"] != -100).sum())
+    mean = model(**inputs).loss
+    assert torch.allclose(model(**inputs, num_items_in_batch=2 * targets).loss * 2, mean)
+
+
+class TestConfig:
+    def test_round_trip(self, tmp_path):
+        config = TransRecConfig(text_config={"model_type": "bert", "hidden_size": 24}, max_seq_len=7, loss_type="bce")
+        config.save_pretrained(tmp_path)
+        assert TransRecConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+        assert AutoConfig.from_pretrained(tmp_path).text_config.hidden_size == 24
+        assert copy.deepcopy(config).to_dict() == config.to_dict()
+
+    def test_unknown_keys_name_the_closest_known_one(self):
+        with pytest.raises(ValueError, match="'hiden_size'; did you mean 'hidden_size'"):
+            TransRecConfig(hiden_size=3)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"loss_type": "bpr"}, "loss_type='bpr' is unknown; choose from 'bce', 'in_batch'"),
+            ({"objective": "any"}, "objective"),
+            ({"text_pooling": "max"}, "text_pooling"),
+            ({"hidden_size": 15}, "multiple of num_attention_heads"),
+            ({"max_seq_len": 0}, "max_seq_len must be at least 1"),
+            ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
+            ({"num_items": 3, "text_config": {"model_type": "bert"}}, "not both"),
+            ({"num_items": 0}, "num_items must be at least 1"),
+        ],
+    )
+    def test_bad_values_say_what_to_change(self, fields, message):
+        with pytest.raises(Exception, match=message):
+            TransRecConfig(**fields)
+
+    def test_a_model_needs_an_item_and_a_user_encoder(self):
+        with pytest.raises(ValueError, match="set text_config"):
+            TransRecModel(TransRecConfig())
+        with pytest.raises(ValueError, match="'sasrec'"):
+            TransRecModel(TransRecConfig(num_items=3, user_encoder_type="transformer"))

@@ -1,0 +1,80 @@
+import pickle
+
+import pytest
+from transformers import AutoProcessor, GPT2Config, PreTrainedTokenizerFast
+
+from modeling_transrec import TransRecProcessor
+from modeling_transrec.data import histories_as_rows, prepare_items
+
+
+@pytest.mark.parametrize("kind", ["text", "id"])
+def test_save_load_and_pickle(kind, processor_of, items, tmp_path):
+    processor = processor_of[kind]
+    processor.save_pretrained(tmp_path)
+    call = {"text": list(items["text_en"])} if kind == "text" else {"item_ids": list(items["item_id"])}
+    expected = {name: tensor.tolist() for name, tensor in processor(**call).items()}
+    for again in (
+        TransRecProcessor.from_pretrained(tmp_path),
+        AutoProcessor.from_pretrained(tmp_path),
+        pickle.loads(pickle.dumps(processor)),
+    ):
+        assert isinstance(again, TransRecProcessor)
+        assert {name: tensor.tolist() for name, tensor in again(**call).items()} == expected
+
+
+def test_options_survive_saving(tokenizer, tmp_path):
+    TransRecProcessor(tokenizer, language="zh", max_text_length=7, do_lower_case=False).save_pretrained(tmp_path)
+    again = TransRecProcessor.from_pretrained(tmp_path)
+    assert (again.language, again.max_text_length, again.do_lower_case) == ("zh", 7, False)
+    assert again.text_column == "text_zh"
+
+
+def test_texts_are_cut_lowered_and_padded_to_the_longest(tokenizer):
+    processor = TransRecProcessor(tokenizer, max_text_length=5)
+    inputs = processor(text=["RED rope", "red " * 20])
+    assert inputs["input_ids"].shape == (2, 5)
+    assert inputs["attention_mask"].sum(1).tolist() == [4, 5]
+    assert processor(text="RED rope")["input_ids"].tolist() == processor(text="red rope")["input_ids"].tolist()
+
+
+def test_an_empty_text_is_still_an_item(tokenizer):
+    assert TransRecProcessor(tokenizer)(text=["", "red"])["attention_mask"].sum(1).min() >= 1
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="[SEP]", unk_token="[UNK]")
+    bare.backend_tokenizer.post_processor = __import__("tokenizers").processors.TemplateProcessing(single="$A")
+    processor = TransRecProcessor(bare)
+    assert bare.pad_token == "[SEP]"  # as for GPT-2, which has no padding token
+    assert processor(text=["", "red"])["attention_mask"].tolist() == [[1], [1]]
+    assert GPT2Config().pad_token_id is None
+
+
+def test_prepared_items_are_in_catalogue_order_and_unpadded(items, text_processor, id_processor):
+    prepared = prepare_items(items, text_processor)
+    for row in (0, 5, 36):
+        alone = text_processor(text=items["text_en"][row])["input_ids"][0].tolist()
+        assert prepared[row]["input_ids"] == alone
+    assert prepare_items(items, id_processor)["item_ids"][:] == list(range(37))
+
+
+def test_errors_say_what_to_do(tokenizer, items, id_processor):
+    with pytest.raises(ValueError, match="one of them"):
+        TransRecProcessor()
+    with pytest.raises(ValueError, match="'en', 'zh'"):
+        TransRecProcessor(tokenizer, language="de")
+    with pytest.raises(ValueError, match="distinct"):
+        TransRecProcessor(item_ids=["a", "a"])
+    with pytest.raises(TypeError, match="max_title_length"):
+        TransRecProcessor(tokenizer, max_title_length=3)
+    with pytest.raises(ValueError, match="'new' is not among the 37 items"):
+        id_processor(item_ids=["new"])
+    with pytest.raises(ValueError, match="pass text="):
+        TransRecProcessor(tokenizer)(item_ids=["i001"])
+    silent = items.map(lambda item: {"text_zh": ""})
+    with pytest.raises(ValueError, match="no item has a text in text_zh"):
+        prepare_items(silent, TransRecProcessor(tokenizer, language="zh"))
+
+
+def test_unknown_and_repeated_items_are_named(items, train_split):
+    with pytest.raises(ValueError, match="'i0.*not in the catalogue of 3 items"):
+        histories_as_rows(train_split, items["item_id"][:3])
+    with pytest.raises(ValueError, match="twice"):
+        histories_as_rows(train_split, [*items["item_id"], "i000"])
