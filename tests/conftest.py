@@ -1,12 +1,5 @@
 """Tiny data and models, made here: no network, no files of others."""
 
-import os
-
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import datasets
 import numpy as np
 import pytest

@@ -1,0 +1,37 @@
+"""Two processes (gloo) against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+def run(folder: Path, num_processes: int, users_per_device: int):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+    if num_processes == 1:
+        launcher = []
+    command = [sys.executable, *launcher, "-m", "tests.distributed_job", str(folder), str(users_per_device)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "results.json").read_text()), load_file(folder / "weights.safetensors")
+
+
+def test_two_processes_equal_one(tmp_path, items, text_processor):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        text_processor.save_pretrained(tmp_path / name)
+        items.save_to_disk(tmp_path / name / "items")
+    one, one_weights = run(tmp_path / "one", num_processes=1, users_per_device=6)
+    two, two_weights = run(tmp_path / "two", num_processes=2, users_per_device=3)
+    assert (one.pop("num_processes"), two.pop("num_processes")) == (1, 2)
+    assert two == one  # every metric of every evaluation
+    assert one_weights.keys() == two_weights.keys()
+    for name, weight in one_weights.items():
+        assert torch.allclose(two_weights[name], weight, atol=1e-5), name

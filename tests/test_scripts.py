@@ -1,0 +1,143 @@
+"""The scripts, run as their users run them, on the embedded sample."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMALL = ["--use_cpu", "true", "--disable_tqdm", "true", "--hidden_size", "32", "--max_seq_len", "8"]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script as `python examples/NAME.py` would find it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    names = [path.stem for path in EXAMPLES.glob("*.py")]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_help(name, script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script(name).main(["--help"])
+    assert stopped.value.code == 0
+    assert "--dataset_config_name" in capsys.readouterr().out
+
+
+def test_finetune_evaluate_recommend(script, capsys, tmp_path):
+    output = str(tmp_path / "model")
+    script("finetune").main(["--output_dir", output, "--num_train_epochs", "1", *SMALL])
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "model" / "train_results.json").exists()
+
+    file = tmp_path / "new" / "results.json"
+    script("evaluate").main(["--model_name_or_path", output, "--output_file", str(file), "--use_cpu", "true"])
+    results = json.loads(file.read_text())
+    assert {"hr@10", "ndcg@10"} <= results["metrics"].keys()
+    assert results["protocol"]["split"] == "test" and results["protocol"]["num_users"] == 800
+    assert results["protocol"]["dataset"] == "ninerec/Sample_Target"
+
+    capsys.readouterr()
+    script("recommend").main(["--model_name_or_path", output, "--num_users", "2", "--k", "4", "--use_cpu", "true"])
+    shown = capsys.readouterr().out
+    assert shown.count("recommended (best first)") == 2 and shown.count("saw (oldest first)") == 2
+
+    lines = tmp_path / "recommendations.jsonl"
+    script("recommend").main(
+        ["--model_name_or_path", output, "--k", "3", "--use_cpu", "true", "--output_file", str(lines)]
+    )
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(written) == 800 and all(len(user["recommended"]) == 3 for user in written)
+
+
+def test_baselines_need_no_model(script):
+    evaluate = script("evaluate")
+    random = evaluate.main(["--model_name_or_path", "random", "--use_cpu", "true"])["metrics"]["hr@10"]
+    popularity = evaluate.main(["--model_name_or_path", "popularity", "--use_cpu", "true"])["metrics"]["hr@10"]
+    assert 10 / 300 < random < 10 / 270  # histories of up to 22 items are no candidates
+    assert popularity > 2 * random
+
+
+def test_transfer_compares_six_rows(script, capsys, tmp_path):
+    epochs = ["--pretrain_epochs", "0.1", "--finetune_epochs", "0.1"]
+    script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
+    shown = capsys.readouterr().out
+    rows = ["random", "popularity", "IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT"]
+    assert all(f"| {row} " in shown for row in rows)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["rows"]) == rows
+    assert {result["protocol"]["num_candidates"] for result in results["rows"].values()} == {300}
+    assert "user tu" in shown
+
+
+def test_wrong_options_say_what_to_do(script, tmp_path):
+    finetune = script("finetune")
+    for options, message in [
+        (["--modality", "sound"], "choose text or id"),
+        (["--modality", "id", "--text_config", "{}"], "no text backbone"),
+        (["--text_config", "{"], "neither a file nor JSON"),
+        (["--text_config", "{}"], "model_type"),
+        (["--model_name_or_path", "x", "--modality", "id"], "leave out --modality"),
+        (["--dataset_config_name", "Sample_Tarket"], "Sample_Tarket"),
+    ]:
+        with pytest.raises((ValueError, OSError), match=message):
+            finetune.main(["--output_dir", str(tmp_path), "--use_cpu", "true", *options])
+
+
+def test_an_option_that_contradicts_the_checkpoint_is_an_error(script, tmp_path):
+    output = str(tmp_path / "model")
+    script("pretrain").main(
+        ["--output_dir", output, "--max_steps", "1", "--eval_strategy", "no", *SMALL[:-2]]
+        + ["--max_seq_len", "8", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    )
+    with pytest.raises(ValueError, match="--hidden_size 64 does not fit the checkpoint"):
+        script("finetune").main(["--model_name_or_path", output, "--hidden_size", "64", "--use_cpu", "true"])
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    """SIGKILL in the middle; the sample's own files, `accelerate launch`, dropout on."""
+    options = [*SMALL, "--num_train_epochs", "3", "--eval_strategy", "no", "--save_strategy", "steps"]
+    options += ["--save_steps", "4", "--load_best_model_at_end", "false", "--loss_type", "bce", "--seed", "7"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(name, *more):
+        return [*LAUNCH, str(EXAMPLES / "finetune.py"), "--output_dir", str(tmp_path / name), *options, *more]
+
+    subprocess.run(command("whole"), env=environment, check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen(
+        command("killed"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.time() + 200
+    while not (tmp_path / "killed" / "checkpoint-8" / "trainer_state.json").exists():
+        assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+
+    resume = command("killed", "--resume_from_checkpoint", "True")
+    subprocess.run(resume, env=environment, check=True, capture_output=True, timeout=300)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
