@@ -8,12 +8,13 @@ On the embedded synthetic sample, as `make run` does:
 
     accelerate launch examples/transfer.py --output_dir outputs/sample
 
-On real data in NineRec's layout:
+On real data in NineRec's layout; `--dataset_config_name` is the target:
 
-    accelerate launch examples/transfer.py --source Bili_500K --target Bili_Food --data_dir /data/NineRec \
-        --text_model_name_or_path hfl/chinese-bert-wwm --language zh --output_dir outputs/bili_food
+    accelerate launch examples/transfer.py --source Bili_500K --dataset_config_name Bili_Food \
+        --data_dir /data/NineRec --language zh --text_model_name_or_path hfl/chinese-bert-wwm
 
-Training options (`--per_device_train_batch_size`, `--bf16`, …) hold for every row; `results.json` keeps the numbers.
+Training options (`--num_train_epochs`, `--per_device_train_batch_size`, `--bf16`, …) hold for every row on the target;
+`results.json` keeps the numbers. An interrupted comparison goes on with `--resume_from_checkpoint True`.
 """
 
 import copy
@@ -21,28 +22,37 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import evaluate as evaluate_script
 import recommend as recommend_script
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.experiment import DataArguments, ModelArguments, train
+from modeling_transrec.experiment import DataArguments, EvaluationArguments, ModelArguments, evaluate, train
+from modeling_transrec.trainer import last_whole_checkpoint
 
 
 @dataclass
 class TransferArguments:
     source: str = field(default="Sample_Source", metadata={"help": "Data set to pretrain on."})
-    target: str = field(default="Sample_Target", metadata={"help": "Data set to fine-tune and evaluate on."})
-    pretrain_epochs: float = field(default=8, metadata={"help": "Epochs on the source."})
-    finetune_epochs: float = field(default=20, metadata={"help": "Epochs on the target, at most, for every row."})
+    pretrain_epochs: float = field(default=10, metadata={"help": "Epochs on the source."})
     id_learning_rate: float = field(default=3e-3, metadata={"help": "Learning rate of IDRec, which has no backbone."})
     show_users: int = field(default=2, metadata={"help": "Users whose recommendations are shown at the end."})
 
 
 @dataclass
+class TransferModelArguments(ModelArguments):
+    hidden_size: int | None = field(default=128, metadata={"help": "Width of item and user vectors (default 128)."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model_name_or_path is not None or self.modality == "id":
+            raise ValueError("transfer.py makes its models itself; leave out --model_name_or_path and --modality id")
+
+
+@dataclass
 class TransferTrainingArguments(TransRecTrainingArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the content models."})
+    num_train_epochs: float = field(default=12, metadata={"help": "Epochs on the target, for every row."})
     output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
 
 
@@ -59,8 +69,8 @@ class Comparison:
 
     def __init__(self, args: TransferArguments, model_args, data_args, training_args):
         self.args, self.model_args, self.training_args = args, model_args, training_args
+        self.target = data_args
         self.source = replace(data_args, dataset_config_name=args.source)
-        self.target = replace(data_args, dataset_config_name=args.target)
         self.output_dir = Path(training_args.output_dir)
         self.results = {}
 
@@ -69,32 +79,32 @@ class Comparison:
         folder = str(self.output_dir / name)
         say(f"{name}: training on {data_args.dataset_config_name}")
         training_args = copy.deepcopy(self.training_args)
-        for option, value in {"output_dir": folder, "num_train_epochs": self.args.finetune_epochs, **changes}.items():
+        if training_args.resume_from_checkpoint is not None:
+            training_args.resume_from_checkpoint = last_whole_checkpoint(folder)
+        for option, value in {"output_dir": folder, **changes}.items():
             setattr(training_args, option, value)
         train(model_args, data_args, training_args)
         return folder
 
     def evaluate(self, row: str, model: str) -> None:
         """Adds a row: metrics on the target's test split."""
-        arguments = evaluate_script.EvaluationArguments(
+        arguments = EvaluationArguments(
             model_name_or_path=model,
             eval_ks=self.training_args.eval_ks,
             language=self.model_args.language,
             max_seq_len=self.model_args.resolved_max_seq_len(),
             use_cpu=self.training_args.use_cpu,
         )
-        self.results[row] = evaluate_script.evaluate(arguments, self.target)
+        self.results[row] = evaluate(arguments, self.target)
         say(f"{row}: HR@10 {self.results[row]['metrics']['hr@10']:.4f}")
 
     def run(self) -> None:
         self.evaluate("random", "random")
         self.evaluate("popularity", "popularity")
 
-        id_args = replace(
-            self.model_args, modality="id", text_model_name_or_path=None, text_config=None, tokenizer_name_or_path=None
-        )
-        idrec = self.train("idrec", id_args, self.target, learning_rate=self.args.id_learning_rate)
-        self.evaluate("IDRec", idrec)
+        id_args = ModelArguments(modality="id", **self.model_args.config_fields())
+        changes = {"learning_rate": self.args.id_learning_rate, "freeze_backbone": False}
+        self.evaluate("IDRec", self.train("idrec", id_args, self.target, **changes))
 
         pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
         # Without a pretrained backbone, NoPT starts from the same random architecture and the source's tokenizer.
@@ -115,11 +125,11 @@ class Comparison:
             return
         protocol = self.results["TransRec HasPT"]["protocol"]
         title = (
-            f"{self.args.source} -> {self.args.target}, test split: {protocol['num_users']:,} users, every one of "
-            f"{protocol['num_candidates']:,} items ranked"
+            f"{self.args.source} -> {self.target.dataset_config_name}, test split: {protocol['num_users']:,} users, "
+            f"every one of {protocol['num_candidates']:,} items ranked"
         )
         table = render({row: result["metrics"] for row, result in self.results.items()}, title)
-        options = {"transfer": vars(self.args), "model": vars(self.model_args)}
+        options = {"transfer": vars(self.args), "model": vars(self.model_args), "data": vars(self.target)}
         record = {"options": options, "training": self.training_args.to_dict(), "rows": self.results}
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
         (self.output_dir / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -129,7 +139,7 @@ class Comparison:
             options = {
                 "--model_name_or_path": model,
                 "--dataset_name": self.target.dataset_name,
-                "--dataset_config_name": self.args.target,
+                "--dataset_config_name": self.target.dataset_config_name,
                 "--data_dir": self.target.data_dir,
                 "--language": self.model_args.language,
                 "--num_users": self.args.show_users,
@@ -146,7 +156,7 @@ def say(message: str) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = HfArgumentParser((TransferArguments, ModelArguments, DataArguments, TransferTrainingArguments))
+    parser = HfArgumentParser((TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments))
     Comparison(*parser.parse_args_into_dataclasses(args)).run()
 
 

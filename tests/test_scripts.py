@@ -75,7 +75,7 @@ def test_baselines_need_no_model(script):
 
 
 def test_transfer_compares_six_rows(script, capsys, tmp_path):
-    epochs = ["--pretrain_epochs", "0.1", "--finetune_epochs", "0.1"]
+    epochs = ["--pretrain_epochs", "0.1", "--num_train_epochs", "0.1"]
     script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
     shown = capsys.readouterr().out
     rows = ["random", "popularity", "IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT"]
