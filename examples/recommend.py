@@ -17,10 +17,10 @@ from pathlib import Path
 import datasets
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import AutoConfig, HfArgumentParser
+from transformers import HfArgumentParser
 
 from modeling_transrec import Recommender
-from modeling_transrec.experiment import DataArguments
+from modeling_transrec.experiment import DataArguments, load_config
 
 
 @dataclass
@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
     state = PartialState(cpu=args.use_cpu)
     if not state.is_main_process:
         return
-    max_seq_len = AutoConfig.from_pretrained(args.model_name_or_path).max_seq_len
+    max_seq_len = load_config(args.model_name_or_path).max_seq_len
     items = data_args.load_items(max_seq_len)
     recommender = Recommender.from_pretrained(args.model_name_or_path)
     recommender.model.to(state.device)

@@ -9,22 +9,13 @@ from transformers.configuration_utils import SubConfigSpec
 from .losses import LOSSES
 
 
-# What transformers itself passes to, or writes into, any configuration beside the declared fields.
-_BASE_KEYS = {
-    "_attn_implementation",
-    "_commit_hash",
-    "_name_or_path",
-    "attn_implementation",
-    "auto_map",
-    "experts_implementation",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "quantization_config",
-    "torch_dtype",
-    "use_cache",
-}
+# What transformers itself passes to, or may have written into, any configuration beside the declared fields.
+_TRANSFORMERS_KEYS = set(
+    "add_cross_attention attn_implementation auto_map bos_token_id custom_pipelines eos_token_id "
+    "experts_implementation finetuning_task is_decoder model_type name_or_path num_labels output_attentions "
+    "pad_token_id quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class "
+    "torch_dtype torchscript transformers_weights use_cache vocab_size".split()
+)
 _OBJECTIVES = ("next_item",)
 _TEXT_POOLINGS = ("cls", "mean", "last")
 
@@ -93,16 +84,27 @@ class TransRecConfig(PretrainedConfig):
     logq_correction: bool = True
 
     def __post_init__(self, **kwargs):
-        own = set(self.__dataclass_fields__)
         for key in kwargs:
-            if key not in _BASE_KEYS and key not in own:
-                close = difflib.get_close_matches(key, own, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known options: {', '.join(sorted(own))}"
+            if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
+                close = difflib.get_close_matches(key, self.own_fields(), n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"its options: {', '.join(self.own_fields())}"
                 raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
         attn_implementation = getattr(self.text_config, "_attn_implementation", None)
         super().__post_init__(**kwargs)
         if attn_implementation is not None and kwargs.get("attn_implementation") is None:
             self.text_config._attn_implementation = attn_implementation  # a loaded backbone's own, else lost here
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the options beside those of every transformers configuration."""
+        return [name for name in cls.__dataclass_fields__ if name not in PretrainedConfig.__dataclass_fields__]
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers; values given in `kwargs` are checked like those of the dictionary."""
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate_architecture()
+        return loaded
 
     def validate_architecture(self):
         """Checks the fields against each other; run at construction and before saving."""

@@ -86,7 +86,9 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     if pc.count_distinct(catalogue).as_py() != len(catalogue):
         raise ValueError("the catalogue has an item id twice; ids must be distinct")
 
-    def rows_of(ids: pa.Array, context: str) -> pa.Array:
+    def rows_of(ids: pa.Array, context: str, may_be_null: bool = False) -> pa.Array:
+        if ids.null_count and not may_be_null:
+            raise ValueError(f"a {context} has a null item id; leave such actions out")
         rows = pc.index_in(ids, value_set=catalogue)
         unknown = pc.and_(pc.is_null(rows), pc.is_valid(ids))
         if pc.any(unknown).as_py():
@@ -105,7 +107,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
         offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
         history = pa.ListArray.from_arrays(offsets, flat.cast(pa.int32()))
         if has_target:
-            target = rows_of(batch["target"].cast(pa.string()).combine_chunks(), "target")
+            target = rows_of(batch["target"].cast(pa.string()).combine_chunks(), "target", may_be_null=True)
             target = pc.fill_null(target, NO_TARGET).cast(pa.int32())
         else:
             target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))

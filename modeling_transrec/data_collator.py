@@ -81,7 +81,7 @@ class TransRecDataCollator:
         return batch
 
     def sample_negatives(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Uniform draws from the items outside each user's sequence.
+        """Uniform draws from the items outside each user's sequence, as far as the model reads it.
 
         Args:
             rows: `(B, L + 1)` sequences, -1 at padding.

@@ -48,7 +48,7 @@ class FullRankingEvaluator:
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
     >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
     >>> evaluator.evaluate_popularity([3, 2, 1, 0])
-    {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.6666666666666667}
+    {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.667}
     """
 
     primary_metric = "hr@10"
@@ -79,7 +79,9 @@ class FullRankingEvaluator:
         if (self.targets == NO_TARGET).any():
             raise ValueError("a user to evaluate has no target; evaluate on the validation or test split")
         self.histories = rows.with_format(None)["history"][:]
-        self.prepared = None  # items prepared by the processor of the model evaluated last
+        if not all(self.histories):
+            raise ValueError("a user to evaluate has an empty history; leave such users out")
+        self.prepared = None  # items as the last processor prepared them
 
     @property
     def protocol(self) -> dict:
@@ -127,8 +129,9 @@ class FullRankingEvaluator:
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
     ) -> torch.Tensor:
         """The catalogue's vectors `(V, D)`, encoded by all processes together."""
-        if self.prepared is None or self.prepared[0] is not processor:
-            self.prepared = (processor, prepare_items(self.items, processor))
+        options = (processor, processor.language, processor.max_text_length, processor.do_lower_case)
+        if self.prepared is None or self.prepared[0] != options:
+            self.prepared = (options, prepare_items(self.items, processor))
         state = PartialState()
         with autocast():
             parts = list(
@@ -179,4 +182,6 @@ class FullRankingEvaluator:
     def evaluate_popularity(self, item_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
         """The same ranking for everybody: by number of training actions `(V,)`."""
         scores = torch.as_tensor(np.asarray(item_counts), dtype=torch.float64)
+        if scores.shape != (len(self.items),):
+            raise ValueError(f"item_counts must be {len(self.items)} counts, one an item, got {tuple(scores.shape)}")
         return self.evaluate(lambda histories: scores.repeat(len(histories), 1))

@@ -120,8 +120,19 @@ class ModelArguments:
     def resolved_max_seq_len(self) -> int:
         """Longest history of the model that these arguments make."""
         if self.model_name_or_path is not None:
-            return AutoConfig.from_pretrained(self.model_name_or_path).max_seq_len
+            return load_config(self.model_name_or_path).max_seq_len
         return TransRecConfig(**self.config_fields()).max_seq_len
+
+
+def load_config(model_name_or_path: str) -> TransRecConfig:
+    """The configuration of a TransRec checkpoint; another model's is an error."""
+    config = AutoConfig.from_pretrained(model_name_or_path)
+    if config.model_type != TransRecConfig.model_type:
+        raise ValueError(
+            f"{model_name_or_path} is a {config.model_type} model, not a TransRec checkpoint; a backbone is given as "
+            "--text_model_name_or_path"
+        )
+    return config
 
 
 def load_model_and_processor(
@@ -159,7 +170,7 @@ def load_model_and_processor(
 
 
 def _from_checkpoint(args: ModelArguments) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
-    config = AutoConfig.from_pretrained(args.model_name_or_path)
+    config = load_config(args.model_name_or_path)
     for name, value in args.config_fields().items():
         if name not in _CHANGEABLE_FIELDS and value != getattr(config, name):
             raise ValueError(
@@ -244,7 +255,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     """Metrics and protocol of a checkpoint or baseline."""
     state = PartialState(cpu=args.use_cpu)
     is_baseline = args.model_name_or_path in BASELINES
-    max_seq_len = args.max_seq_len if is_baseline else AutoConfig.from_pretrained(args.model_name_or_path).max_seq_len
+    max_seq_len = args.max_seq_len if is_baseline else load_config(args.model_name_or_path).max_seq_len
     with state.main_process_first():
         items = data_args.load_items(max_seq_len)
         sequences = data_args.load_sequences(args.split, max_seq_len)

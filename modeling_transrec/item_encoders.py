@@ -16,7 +16,7 @@ from .configuration_transrec import TransRecConfig
 
 def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """The vector of the first real token `(U, D)`, with left or right padding."""
-    first = attention_mask.argmax(dim=1)  # (U,)
+    first = attention_mask.long().argmax(dim=1)  # (U,)
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
@@ -65,13 +65,18 @@ class TextItemEncoder(nn.Module):
     def __init__(self, config: TransRecConfig, text_backbone: PreTrainedModel | None = None):
         super().__init__()
         text_config = config.text_config
+        if text_config.is_encoder_decoder:
+            raise ValueError(
+                f"{text_config.model_type} is an encoder-decoder; a text backbone is an encoder or a decoder alone"
+            )
         if text_backbone is None:
             text_backbone = AutoModel.from_config(text_config, **pooler_free_kwargs(text_config))
-        self.text_backbone = text_backbone
-        self.text_backbone.config = text_config
         self.pooling = TEXT_POOLINGS[config.text_pooling or default_text_pooling(text_config.model_type)]
-        self.projection = nn.Linear(text_config.hidden_size, config.hidden_size)
+        width = getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size  # OPT may narrow
+        self.projection = nn.Linear(width, config.hidden_size)
         self.activation = nn.GELU()
+        self.text_backbone = text_backbone.to(self.projection.weight.dtype)
+        self.text_backbone.config = text_config
 
     @property
     def backbone(self) -> PreTrainedModel:

@@ -1,8 +1,9 @@
 """Training losses: pure functions of tensors.
 
 Every loss takes the user encoder's output at every position, the vectors of the batch's distinct items, and rows into
-those items; it returns the SUM over the positions that have a target. The model divides by the number of targets, so
-that gradient accumulation and several processes give the same mean as one large batch.
+those items; it returns the SUM over the positions that have a target. The model divides by the number of targets over
+all accumulation steps and processes, so that every target weighs the same. `bce` is then the same loss however a batch
+is divided; the candidates of `in_batch` are those of one process and accumulation step.
 
 Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives, `D` hidden size.
 """
@@ -16,6 +17,11 @@ import torch.nn.functional as F
 
 IGNORE_INDEX = -100  # in `labels`: the position has no target
 PADDING_INDEX = -1  # in `item_index` and `negative_index`: no item
+
+
+def full_precision(scores: torch.Tensor) -> torch.Tensor:
+    """Scores as float32 at least: exponentials of half-precision scores are too coarse."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def bce_loss(
@@ -47,7 +53,7 @@ def bce_loss(
     negatives = item_embeds[negative_index.clamp(min=0)]  # (B, L, N, D)
     positive_scores = (user_hidden * positives).sum(-1)  # (B, L)
     negative_scores = (user_hidden[:, :, None] * negatives).sum(-1)  # (B, L, N)
-    loss = F.softplus(-positive_scores.float()) + F.softplus(negative_scores.float()).mean(-1)
+    loss = F.softplus(-full_precision(positive_scores)) + F.softplus(full_precision(negative_scores)).mean(-1)
     return loss.masked_fill(~valid, 0.0).sum()
 
 
@@ -63,7 +69,7 @@ def log_inclusion_probability(item_log_popularity: torch.Tensor, num_draws: int 
     >>> log_inclusion_probability(torch.tensor([0.5, 0.001]).log(), num_draws=2).exp()
     tensor([0.7500, 0.0020])
     """
-    log_absent = num_draws * torch.log1p(-item_log_popularity.exp().clamp(max=1 - 1e-6))
+    log_absent = num_draws * torch.log1p(-item_log_popularity.exp().clamp(1e-12, 1 - 1e-6))
     return torch.log(-torch.expm1(log_absent))
 
 
@@ -79,8 +85,9 @@ def mask_own_items(scores: torch.Tensor, labels: torch.Tensor, item_index: torch
     own = torch.cat([item_index, labels], dim=1)  # (B, 2L)
     own = torch.where(own < 0, num_items, own)  # padding goes to an extra column
     is_own = scores.new_zeros(len(scores), num_items + 1, dtype=torch.bool).scatter_(1, own, True)[:, :-1]  # (B, U)
-    is_target = F.one_hot(labels.clamp(min=0), num_items).bool()  # (B, L, U)
-    return scores.masked_fill(is_own[:, None] & ~is_target, float("-inf"))
+    target = labels.clamp(min=0)[:, :, None]  # (B, L, 1)
+    masked = scores.masked_fill(is_own[:, None], float("-inf"))
+    return masked.scatter(2, target, scores.gather(2, target))
 
 
 def in_batch_loss(
@@ -110,10 +117,10 @@ def in_batch_loss(
     >>> in_batch_loss(user, items, labels=torch.tensor([[0]]), item_index=torch.tensor([[2]]))
     tensor(0.0181)
     """
-    scores = (user_hidden @ item_embeds.T).float()  # (B, L, U)
+    scores = full_precision(user_hidden @ item_embeds.T)  # (B, L, U)
     if item_log_popularity is not None:
         num_draws = (item_index >= 0).sum() + (labels[:, -1] >= 0).sum()  # the actions in the batch
-        scores = scores - log_inclusion_probability(item_log_popularity.float(), num_draws)
+        scores = scores - log_inclusion_probability(item_log_popularity.to(scores.dtype), num_draws)
     scores = mask_own_items(scores, labels, item_index)
     return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 

@@ -69,10 +69,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.xavier_normal_(module.weight)
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume."""
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_encoder_pretrained(cls, text_model_name_or_path: str, *, dtype="float32", backbone_kwargs=None, **kwargs):
@@ -103,7 +103,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             **loading,
         )
         config = TransRecConfig(text_config=backbone.config, **kwargs)
-        return cls(config, text_backbone=backbone)
+        return cls(config, text_backbone=backbone).to(backbone.dtype)
 
 
 class TransRecModel(TransRecPreTrainedModel):
@@ -140,6 +140,29 @@ class TransRecModel(TransRecPreTrainedModel):
             self.item_encoder.embedding = value
         else:
             self.item_encoder.backbone.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As in transformers, for the text backbone's tokens."""
+        if self.item_encoder.backbone is None:
+            raise ValueError("an id model has a row for each item, not for each token; make a new model instead")
+        return super().resize_token_embeddings(*args, **kwargs)
+
+    def freeze_backbone(self) -> None:
+        """Stops training the pretrained backbone; the projection and the user encoder go on.
+
+        A frozen backbone stays in evaluation mode: an item's features do not change from step to step.
+        """
+        if self.item_encoder.backbone is None:
+            raise ValueError("an id model has no backbone to freeze")
+        self.item_encoder.backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        """As in torch, but a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        backbone = self.item_encoder.backbone
+        if backbone is not None and not any(parameter.requires_grad for parameter in backbone.parameters()):
+            backbone.eval()
+        return self
 
     def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
         """Item tensors, as the processor makes them, to item vectors `(U, D)`.
@@ -231,10 +254,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         return self.model.get_user_features(item_vectors, mask)
 
     def freeze_backbone(self) -> None:
-        """Stops training the pretrained backbone; the projection and the user encoder go on."""
-        if self.model.item_encoder.backbone is None:
-            raise ValueError("an id model has no backbone to freeze")
-        self.model.item_encoder.backbone.requires_grad_(False)
+        """See [`TransRecModel.freeze_backbone`]."""
+        self.model.freeze_backbone()
 
     def forward(
         self,

@@ -57,6 +57,9 @@ class TransRecProcessor(ProcessorMixin):
             raise ValueError(f"language={language!r} is unknown; choose from {', '.join(map(repr, LANGUAGES))}")
         if tokenizer is not None:
             self.check_argument_for_proper_class("tokenizer", tokenizer)
+            least = tokenizer.num_special_tokens_to_add() + 1
+            if max_text_length < least:
+                raise ValueError(f"max_text_length must be at least {least} for this tokenizer, got {max_text_length}")
             if tokenizer.pad_token is None:  # decoders such as GPT-2 have none; padding is masked out anyway
                 tokenizer.pad_token = tokenizer.eos_token
             self.tokenizer = tokenizer
@@ -94,14 +97,20 @@ class TransRecProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask"] if self.item_ids is None else ["item_ids"]
 
     def __call__(
-        self, text: str | Sequence[str] | None = None, item_ids: str | Sequence[str] | None = None
+        self,
+        text: str | Sequence[str] | None = None,
+        item_ids: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
     ) -> BatchFeature:
         """Items to model inputs: `input_ids` and `attention_mask` `(U, T)`, padded to the longest; or `item_ids`.
 
         Args:
             text: item texts, for a text model.
             item_ids: item ids, for an id model.
+            return_tensors: `"pt"`, the only form the model takes.
         """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         name, values = ("text", text) if self.item_ids is None else ("item_ids", item_ids)
         if values is None:
             raise ValueError(f"this processor belongs to a model of {self.modality}: pass {name}=…")
@@ -128,7 +137,13 @@ class TransRecProcessor(ProcessorMixin):
         """Unpadded inputs of [`prepare`] to tensors, padded to the longest of them."""
         if self.item_ids is not None:
             return BatchFeature({"item_ids": torch.tensor(features["item_ids"], dtype=torch.long)})
-        padded = self.tokenizer.pad({"input_ids": features["input_ids"]}, padding=True, return_tensors="pt")
+        # On the right, whatever the tokenizer's habit: backbones with absolute positions count them from the left.
+        padded = self.tokenizer.pad(
+            {"input_ids": features["input_ids"]},
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
         return BatchFeature({name: padded[name] for name in self.model_input_names})
 
     def _row(self, item_id: str) -> int:

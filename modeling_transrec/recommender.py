@@ -12,7 +12,8 @@ from .processing_transrec import TransRecProcessor
 from .scoring import encode_catalogue, top_items
 
 
-_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+# Arguments of `from_pretrained` that say where files come from: they hold for the processor, too.
+_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 class Recommender:
@@ -59,9 +60,13 @@ class Recommender:
         """
         if not isinstance(items, datasets.Dataset):
             items = datasets.Dataset.from_list(list(items))
+        if len(items) == 0:
+            raise ValueError("there are no items to index")
         if "item_id" not in items.column_names:
             raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
         item_ids = list(items["item_id"])
+        if not all(isinstance(item_id, str) for item_id in item_ids):
+            raise ValueError("item_id must be a string in every item; ids are never numbers")
         rows = {item_id: row for row, item_id in enumerate(item_ids)}
         if len(rows) != len(item_ids):
             raise ValueError("items have an item_id twice; ids must be distinct")
@@ -93,11 +98,12 @@ class Recommender:
         if isinstance(history, str):
             raise ValueError("history must be a list of item ids, not one id")
         history = list(history)
-        single = not history or isinstance(history[0], str)
+        single = not history or not isinstance(history[0], list | tuple)
         histories = [[self._row(item_id) for item_id in one] for one in ([history] if single else history)]
         if not all(histories):
             raise ValueError("an empty history says nothing about the user; recommend popular items instead")
-        seen = torch.from_numpy(left_pad(histories)).to(self.item_vectors.device)  # (B, L)
+        self.item_vectors = self.item_vectors.to(self.model.device)
+        seen = torch.from_numpy(left_pad(histories)).to(self.model.device)  # (B, L)
         inputs = seen[:, -self.model.config.max_seq_len :]
         mask = inputs >= 0
         vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]

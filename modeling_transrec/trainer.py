@@ -6,6 +6,7 @@ import os
 
 import datasets
 import torch
+from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
@@ -33,7 +34,12 @@ class TransRecTrainer(Trainer):
         train_dataset (`datasets.Dataset`): training histories, column `item_ids`.
         eval_dataset (`datasets.Dataset`, *optional*): histories `item_ids` with their `target`.
         processing_class ([`TransRecProcessor`]): the model's processor; saved with every checkpoint.
-        kwargs: any further argument of `transformers.Trainer`, such as `callbacks`.
+        callbacks: further callbacks.
+        optimizers: an optimizer and a learning-rate schedule to use instead of those of the arguments.
+
+    A run that is interrupted and resumed ends with the weights of an uninterrupted one (but for dropout with
+    `dataloader_persistent_workers`, whose random state torch does not restore). Several processes give the weights of
+    one where the users divide evenly among them: accelerate fills the last batch up with users of the first.
 
     Example:
 
@@ -53,8 +59,15 @@ class TransRecTrainer(Trainer):
         eval_dataset: datasets.Dataset | None = None,
         processing_class: TransRecProcessor | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        **kwargs,
+        optimizers=(None, None),
     ):
+        if not isinstance(args, TransRecTrainingArguments):
+            raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
+                "with `accelerate launch --multi_gpu`, or set CUDA_VISIBLE_DEVICES"
+            )
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
@@ -85,7 +98,7 @@ class TransRecTrainer(Trainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=callbacks,
-            **kwargs,
+            optimizers=optimizers,
         )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -124,8 +137,8 @@ class TransRecTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`."""
         sequences = dataloader.dataset
-        evaluator = self._evaluators.get(id(sequences))
-        if evaluator is None:
+        known, evaluator = self._evaluators.get(metric_key_prefix, (None, None))
+        if known is not sequences:
             evaluator = FullRankingEvaluator(
                 self.items,
                 sequences,
@@ -134,7 +147,7 @@ class TransRecTrainer(Trainer):
                 item_batch_size=self.args.item_batch_size,
                 split=metric_key_prefix,
             )
-            self._evaluators[id(sequences)] = evaluator
+            self._evaluators[metric_key_prefix] = (sequences, evaluator)
         model = self.accelerator.unwrap_model(self.model)
         metrics = evaluator(model, self.processing_class, autocast=self.accelerator.autocast)
         return EvalLoopOutput(
@@ -183,7 +196,8 @@ def _number_users(histories: datasets.Dataset) -> datasets.Dataset:
 def last_whole_checkpoint(output_dir: str) -> str | None:
     """The checkpoint with the highest step that was written to its end, or `None`.
 
-    The Trainer's state is the last file of a checkpoint to be written; a run that was killed while saving leaves none.
+    The main process writes the Trainer's state last, and every process its random state; a run that was killed while
+    saving leaves some of them missing or cut off.
     """
     if not os.path.isdir(output_dir):
         return None
@@ -196,6 +210,10 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
         try:
             with open(os.path.join(folder, TRAINER_STATE_NAME), encoding="utf-8") as file:
                 json.load(file)
+            world_size = PartialState().num_processes
+            for rank in range(world_size):
+                name = "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
+                os.stat(os.path.join(folder, name))
         except (FileNotFoundError, json.JSONDecodeError):
             logger.warning("%s was not written to its end and is passed over", folder)
             continue

@@ -22,7 +22,7 @@ class TransRecTrainingArguments(TrainingArguments):
         item_batch_size (`int`, defaults to 256):
             Items encoded at a time when the catalogue is evaluated.
         early_stopping_patience (`int`, *optional*):
-            Stop after so many evaluations without a better `hr@10`.
+            Stop after so many evaluations without a better `metric_for_best_model`.
 
     Defaults that differ from transformers, and why: evaluation and checkpoint once an epoch, the best by validation
     `hr@10` loaded at the end and only it and the last one kept (the paper's selection); batches of 64 users,
@@ -53,13 +53,15 @@ class TransRecTrainingArguments(TrainingArguments):
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time in evaluation."})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better hr@10."}
+        default=None, metadata={"help": "Stop after so many evaluations that are no better."}
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the collator needs the columns")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not supported: there are no class labels to smooth")
         if 10 not in self.eval_ks:
             self.eval_ks = sorted([*self.eval_ks, 10])
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:

@@ -51,7 +51,8 @@ def main(folder: Path, users_per_device: int) -> None:
         results = {"num_processes": state.num_processes, "logged": kept, "evaluator": alone, "one_user": few}
         (folder / "results.json").write_text(json.dumps(results))
         save_file(
-            {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()}, folder / "weights"
+            {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()},
+            folder / "weights.safetensors",
         )
     state.wait_for_everyone()
     state.destroy_process_group()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_transrec import FullRankingEvaluator, TransRecModel
+from modeling_transrec import FullRankingEvaluator, TransRecModel, TransRecProcessor
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.scoring import encode_catalogue, rank_targets, top_items
 
@@ -112,6 +112,15 @@ def test_evaluation_leaves_the_model_in_its_mode(items, validation_split, make_m
     evaluator = FullRankingEvaluator(items, validation_split)
     assert evaluator(model, processor_of["id"]) == evaluator(model, processor_of["id"])  # no dropout
     assert model.training
+
+
+def test_another_language_is_read_anew(items, validation_split, make_model, tokenizer):
+    processor, model = TransRecProcessor(tokenizer), make_model("text")
+    evaluator = FullRankingEvaluator(items, validation_split)
+    english = evaluator(model, processor)
+    processor.language = "zh"
+    chinese = evaluator(model, processor)
+    assert chinese != english and chinese == FullRankingEvaluator(items, validation_split)(model, processor)
 
 
 def test_protocol_is_kept_with_the_numbers(items, validation_split):

@@ -201,6 +201,48 @@ def test_freeze_backbone_trains_the_rest(make_model):
         make_model("id").freeze_backbone()
 
 
+def test_a_frozen_backbone_gives_the_same_features_at_every_step(make_model):
+    model, inputs = make_model("text"), make_inputs("text")
+    items = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    model.train()
+    assert not torch.equal(model.get_item_features(**items), model.get_item_features(**items))  # dropout
+    model.freeze_backbone()
+    model.train()
+    assert torch.equal(model.get_item_features(**items), model.get_item_features(**items))
+
+
+def test_a_backbone_whose_output_is_narrower_than_its_layers(tokenizer):
+    text_config = {**tiny_text_config(len(tokenizer), "opt"), "word_embed_proj_dim": 12}
+    model = TransRecModel(TransRecConfig(text_config=text_config, hidden_size=16))
+    inputs = {name: make_inputs("text")[name] for name in ("input_ids", "attention_mask")}
+    assert model.get_item_features(**inputs).shape == (11, 16)
+
+
+def test_an_encoder_decoder_is_refused():
+    with pytest.raises(ValueError, match="t5 is an encoder-decoder"):
+        TransRecModel(TransRecConfig(text_config={"model_type": "t5", "d_model": 16, "num_layers": 1}))
+
+
+def test_one_dtype_throughout(tokenizer, tmp_path):
+    config = TransRecConfig(text_config={**tiny_text_config(len(tokenizer)), "dtype": "bfloat16"}, hidden_size=16)
+    model = TransRecForSequentialRecommendation(config)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.model.item_encoder.text_backbone.save_pretrained(tmp_path / "backbone")
+    half = TransRecModel.from_encoder_pretrained(tmp_path / "backbone", dtype=torch.bfloat16, hidden_size=16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    half.save_pretrained(tmp_path / "half")
+    assert TransRecModel.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    assert TransRecModel.from_pretrained(tmp_path / "half", dtype=torch.float32).dtype == torch.float32
+
+
+def test_resizing_tokens_is_for_text_models(make_model, tokenizer):
+    model = make_model("text")
+    model.model.resize_token_embeddings(len(tokenizer) + 3)
+    assert model.config.text_config.vocab_size == len(tokenizer) + 3
+    with pytest.raises(ValueError, match="a row for each item"):
+        make_model("id").model.resize_token_embeddings(50)
+
+
 def test_missing_inputs_are_named(make_model):
     inputs = make_inputs("id")
     with pytest.raises(ValueError, match="input_ids, attention_mask"):
@@ -231,6 +273,18 @@ class TestConfig:
     def test_unknown_keys_name_the_closest_known_one(self):
         with pytest.raises(ValueError, match="'hiden_size'; did you mean 'hidden_size'"):
             TransRecConfig(hiden_size=3)
+
+    def test_keys_of_transformers_are_not_refused(self, tmp_path):
+        config = TransRecConfig(num_items=3)
+        config.pad_token_id, config.use_cache, config.tokenizer_class = 0, False, "BertTokenizer"
+        config.save_pretrained(tmp_path)
+        assert AutoConfig.from_pretrained(tmp_path).pad_token_id == 0
+
+    def test_overrides_at_loading_are_checked(self, tmp_path):
+        TransRecConfig(num_items=3).save_pretrained(tmp_path)
+        assert TransRecConfig.from_pretrained(tmp_path, loss_type="bce").loss_type == "bce"
+        with pytest.raises(ValueError, match="max_seq_len must be at least 1"):
+            TransRecConfig.from_pretrained(tmp_path, max_seq_len=0)
 
     @pytest.mark.parametrize(
         ("fields", "message"),

@@ -1,6 +1,8 @@
 import pickle
 
 import pytest
+import torch
+from tokenizers import processors
 from transformers import AutoProcessor, GPT2Config, PreTrainedTokenizerFast
 
 from modeling_transrec import TransRecProcessor
@@ -37,10 +39,19 @@ def test_texts_are_cut_lowered_and_padded_to_the_longest(tokenizer):
     assert processor(text="RED rope")["input_ids"].tolist() == processor(text="red rope")["input_ids"].tolist()
 
 
+def test_a_text_is_the_same_whatever_it_is_padded_with(items, tokenizer, make_model, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    left = PreTrainedTokenizerFast.from_pretrained(tmp_path, padding_side="left")
+    processor, model = TransRecProcessor(left), make_model("text")
+    alone = model.get_item_features(**processor(text=["red"]))
+    among = model.get_item_features(**processor(text=["red", "red blue green small"]))
+    assert torch.allclose(alone[0], among[0], atol=1e-6)
+
+
 def test_an_empty_text_is_still_an_item(tokenizer):
     assert TransRecProcessor(tokenizer)(text=["", "red"])["attention_mask"].sum(1).min() >= 1
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="[SEP]", unk_token="[UNK]")
-    bare.backend_tokenizer.post_processor = __import__("tokenizers").processors.TemplateProcessing(single="$A")
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
     processor = TransRecProcessor(bare)
     assert bare.pad_token == "[SEP]"  # as for GPT-2, which has no padding token
     assert processor(text=["", "red"])["attention_mask"].tolist() == [[1], [1]]
@@ -62,6 +73,8 @@ def test_errors_say_what_to_do(tokenizer, items, id_processor):
         TransRecProcessor(tokenizer, language="de")
     with pytest.raises(ValueError, match="distinct"):
         TransRecProcessor(item_ids=["a", "a"])
+    with pytest.raises(ValueError, match="at least 3"):
+        TransRecProcessor(tokenizer, max_text_length=2)
     with pytest.raises(TypeError, match="max_title_length"):
         TransRecProcessor(tokenizer, max_title_length=3)
     with pytest.raises(ValueError, match="'new' is not among the 37 items"):
