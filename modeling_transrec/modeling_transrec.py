@@ -103,7 +103,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
             **loading,
         )
         config = TransRecConfig(text_config=backbone.config, **kwargs)
-        return cls(config, text_backbone=backbone).to(backbone.dtype)
+        dtype = backbone.dtype
+        return cls(config, text_backbone=backbone).to(dtype)
 
 
 class TransRecModel(TransRecPreTrainedModel):
