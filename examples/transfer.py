@@ -52,7 +52,8 @@ class TransferModelArguments(ModelArguments):
 @dataclass
 class TransferTrainingArguments(TransRecTrainingArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the content models."})
-    num_train_epochs: float = field(default=12, metadata={"help": "Epochs on the target, for every row."})
+    warmup_steps: float = field(default=0.2, metadata={"help": "Steps, or the share of all steps, to warm up."})
+    num_train_epochs: float = field(default=15, metadata={"help": "Epochs on the target, for every row."})
     output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
 
 

@@ -26,11 +26,13 @@ class TransRecTrainingArguments(TrainingArguments):
 
     Defaults that differ from transformers, and why: evaluation and checkpoint once an epoch, the best by validation
     `hr@10` loaded at the end and only it and the last one kept (the paper's selection); batches of 64 users,
-    weight decay 0.1, learning rate 1e-4 (the paper's ranges); `remove_unused_columns=False`, since the collator reads
+    weight decay 0.1, learning rate 1e-4 (the paper's ranges); a tenth of the steps to warm up, without which post-norm
+    transformers started from scratch stay at the popularity ranking for long; `remove_unused_columns=False`, since the collator reads
     the columns, not the model.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of all but the backbone."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of all steps, to warm up."})
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of all but the backbone."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per device and step."})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users ranked at a time."})
