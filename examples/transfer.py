@@ -22,9 +22,11 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import datasets
 import recommend as recommend_script
 from accelerate import PartialState
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from modeling_transrec import TransRecTrainingArguments
 from modeling_transrec.experiment import DataArguments, EvaluationArguments, ModelArguments, evaluate, train
@@ -54,6 +56,7 @@ class TransferTrainingArguments(TransRecTrainingArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the content models."})
     warmup_steps: float = field(default=0.2, metadata={"help": "Steps, or the share of all steps, to warm up."})
     num_train_epochs: float = field(default=15, metadata={"help": "Epochs on the target, for every row."})
+    eval_ks: list[int] = field(default_factory=lambda: [10], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
     output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
 
 
@@ -157,6 +160,8 @@ def say(message: str) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
+    datasets.disable_progress_bars()  # the bars that stay are those of training
+    logging.disable_progress_bar()
     parser = HfArgumentParser((TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments))
     Comparison(*parser.parse_args_into_dataclasses(args)).run()
 

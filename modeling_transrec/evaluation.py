@@ -169,10 +169,13 @@ class FullRankingEvaluator:
             histories = torch.from_numpy(left_pad([self.histories[user] for user in users])).to(device)
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
-            ranks.append(torch.stack(rank_targets(score(histories), targets, seen)).cpu())  # (2, B)
+            ranks.append((users, torch.stack(rank_targets(score(histories), targets, seen)).cpu()))
         if state.num_processes > 1:
             ranks = gather_object(ranks)
-        num_better, num_tied = torch.cat(ranks, dim=1)
+        counts = torch.empty(2, len(self.targets), dtype=torch.long)
+        for users, batch_counts in ranks:
+            counts[:, users] = batch_counts
+        num_better, num_tied = counts  # in the order of the split, whoever ranked them: sums are equal to the last bit
         return ranking_metrics(num_better, num_tied, self.ks)
 
     def evaluate_random(self) -> dict[str, float]:

@@ -27,8 +27,8 @@ class TransRecTrainingArguments(TrainingArguments):
     Defaults that differ from transformers, and why: evaluation and checkpoint once an epoch, the best by validation
     `hr@10` loaded at the end and only it and the last one kept (the paper's selection); batches of 64 users,
     weight decay 0.1, learning rate 1e-4 (the paper's ranges); a tenth of the steps to warm up, without which post-norm
-    transformers started from scratch stay at the popularity ranking for long; `remove_unused_columns=False`, since the collator reads
-    the columns, not the model.
+    transformers that start from scratch rank by popularity for long; `remove_unused_columns=False`, since the collator
+    reads the columns, not the model.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of all but the backbone."})
