@@ -219,6 +219,13 @@ def train(
         train_split = data_args.load_sequences("train", max_seq_len)
         validation = data_args.load_sequences("validation", max_seq_len)
     model, processor = load_model_and_processor(model_args, items)
+    pretrained = model_args.text_model_name_or_path is not None
+    if pretrained and training_args.backbone_learning_rate is None and not training_args.freeze_backbone:
+        logger.warning(
+            "The pretrained backbone is trained at --learning_rate %g; the paper's rates for backbones are 5e-6 to "
+            "5e-5: --backbone_learning_rate 1e-5",
+            training_args.learning_rate,
+        )
     trainer = TransRecTrainer(model, training_args, items, train_split, validation, processing_class=processor)
     resume = training_args.resume_from_checkpoint
     if resume is not None and resume.lower() in ("true", "false"):  # HfArgumentParser knows it as a path alone

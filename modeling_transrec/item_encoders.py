@@ -1,7 +1,7 @@
 """Item encoders: what an item is, given by its content or its id, to a vector `(U, D)`.
 
-Each is one class with `forward(**item tensors) -> (U, D)`, `input_names` (the fields of the batch it reads),
-`num_items(...)` of a batch by its first field, and `backbone` (the pretrained part, or `None`).
+Each is one class with `forward(**item tensors) -> (U, D)`, `input_names` (the fields of the batch it reads) and
+`backbone` (the pretrained part, or `None`).
 """
 
 import inspect
