@@ -126,6 +126,18 @@ def test_streaming_equals_loading(load, name):
         ]
 
 
+def test_streaming_in_workers(tmp_path, data_dir):
+    """In a process of its own, as a hang would be without end. Workers are forked on Linux."""
+    code = (
+        "import modeling_transrec, sys; from datasets import load_dataset; from torch.utils.data import DataLoader\n"
+        f"data = load_dataset('ninerec', 'My.Set', data_dir={str(data_dir)!r}, streaming=True, split='test')\n"
+        "assert len(list(DataLoader(data.select_columns('user_id'), batch_size=None, num_workers=2))) == 5"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert result.returncode == 0, result.stderr
+
+
 def files_of(data):
     return {file["filename"] for split in data.values() for file in split.cache_files}
 

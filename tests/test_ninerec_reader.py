@@ -1,14 +1,14 @@
-"""`dataset_scripts.ninerec.reader` and `.files` on small files written by the tests."""
+"""`dataset_scripts.ninerec.reader` on small files written by the tests."""
 
 import logging
 import os
 import random
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from dataset_scripts.ninerec import files, reader
-from dataset_scripts.ninerec.files import find_files, find_names
+from dataset_scripts.ninerec import text_files
 from dataset_scripts.ninerec.reader import (
     find_covers,
     read_interactions,
@@ -61,6 +61,8 @@ def test_items_by_position_keep_ids_and_texts_as_they_are(tmp_path):
         ("item,title\n1,en\n", ("1", "", "en")),
         ("id,zh\n1,中\n", ("1", "中", "")),
         ("item_id,views,title\n1,99,en\n", ("1", "", "en")),
+        ("video_id,title,title_en\n1,中,en\n", ("1", "中", "en")),
+        ("movieId,title,genres\n1,en,x\n", ("1", "", "en")),
     ],
 )
 def test_items_by_header(tmp_path, content, expected):
@@ -75,7 +77,8 @@ def test_items_by_header(tmp_path, content, expected):
         ("1,a,b\n ,c,d\n", 2, "empty item_id"),
         ("1,text\n", 1, "2 columns where 3 are expected.*item_id,text_en"),
         ("item_id,text\n", 1, "2 columns where 3"),
-        ("id,title,english\n1,a,b\n", 1, "two columns of the header mean the same"),
+        ("item_id,text,url\n1,a,b\n", 1, "names no text"),
+        ("id,en,english\n1,a,b\n", 1, "two columns of the header mean the same"),
         ('1,a,b\n2,"c" d,e\n', 2, "breaks CSV quoting"),
         ('1,a,b\n2,"c,d\n3,e,f\n', 2, "breaks CSV quoting"),
         (b"1,a,b\n2,c,\xff\n", 2, "byte 0xff is not UTF-8"),
@@ -97,6 +100,17 @@ def test_a_repeated_item_keeps_its_first_row(tmp_path, caplog):
     assert "2 rows of X_item.csv repeat an item id" in caplog.text and "'a'" in caplog.text
 
 
+def test_what_may_be_a_header_is_reported(tmp_path, caplog):
+    assert items(tmp_path, "B0,,Title\nB1,,x\n") == [("B0", "", "Title"), ("B1", "", "x")]
+    assert "['B0', '', 'Title'] is read as an item" in caplog.text
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_lines_of_spaces_are_blank(tmp_path, quote):
+    assert items(tmp_path, f"  \n1,a,{quote}b{quote}\n\t\n") == [("1", "a", "b")]
+    assert pairs(tmp_path, f"  \nu,{quote}i1{quote},5\n \n") == [("u", "i1", 5)]
+
+
 # Pair files
 
 
@@ -110,7 +124,7 @@ def test_pairs_read_strings_and_seconds(tmp_path, newline, bom, end):
 
 
 def test_pairs_with_quotes(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "CHUNK_ROWS", 8)  # several chunks on this path, too
+    monkeypatch.setattr(text_files, "CHUNK_ROWS", 8)  # several chunks on this path, too
     rows = [(f'u,"{n}', random.Random(n).choice(IDS.to_list()), n) for n in range(17)]
     content = "".join(f'"u,""{u[3:]}",{i},"{t}"\n' for u, i, t in rows)
     assert pairs(tmp_path, content) == rows
@@ -119,7 +133,7 @@ def test_pairs_with_quotes(tmp_path, monkeypatch):
 
 
 def test_pairs_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(text_files, "CHUNK_ROWS", 3)
     rows = [(f"u{n}", "i1", n) for n in range(10)]
     content = "user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
     assert pairs(tmp_path, content) == rows
@@ -134,6 +148,7 @@ def test_pairs_in_chunks(tmp_path, monkeypatch):
         ("item,user,timestamp\ni1,u,3\n", ("u", "i1", 3)),
         ("TS,uid,video_id\n3,u,i1\n", ("u", "i1", 3)),
         ("iid,uid\ni1,u\n", ("u", "i1", None)),
+        ("userId,movieId,rating,timestamp\nu,i1,4.5,1600000000123\n", ("u", "i1", 1600000000123)),
     ],
 )
 def test_pairs_by_header(tmp_path, content, expected):
@@ -199,6 +214,13 @@ def test_small_part_of_a_table_of_integers_is_too_close_to_call(tmp_path):
         pairs(tmp_path, content, ids)
 
 
+def test_other_columns_of_pairs_are_not_used(tmp_path):
+    columns = ("user_id", "item_id", "rating", "timestamp")
+    assert pairs(tmp_path, "u,i1,,5\n", pair_columns=columns) == [("u", "i1", 5)]
+    with pytest.raises(ValueError, match="4 columns where 2 or 3 are expected.*header line"):
+        pairs(tmp_path, "u,i1,,5\n")
+
+
 def test_pair_columns_must_fit(tmp_path):
     for content, columns in [
         ("u,i1,1\n", ("user_id", "item_id")),
@@ -221,6 +243,8 @@ def test_unknown_items_are_dropped_and_counted(tmp_path, caplog):
     assert "3 actions in X_pair.csv are on 2 items that are not in the items table: dropped (e.g. '7')" in caplog.text
     with pytest.raises(ValueError, match="none of its item ids.*'7'.*'i1'"):
         pairs(tmp_path, "user,item\nu,7\n")
+    with pytest.raises(ValueError, match="no user or item id .*'u', '7'.*'i1'"):
+        pairs(tmp_path, "u,7\n")
 
 
 # Behaviour files
@@ -276,88 +300,25 @@ def test_catalogue(caplog):
 
 
 def test_covers(tmp_path, caplog):
-    for name in ("1.jpg", "2.JPEG", "3.png", "3.webp", "4.txt", "../5.jpg", "6.webp"):
+    for name in ("1.jpg", "1.JPG", "2.JPEG", "3.png", "3.webp", "4.txt", "../5.jpg", "6.webp"):
         write(tmp_path / "X_cover" / name, b"bytes")
     write(tmp_path / "X_cover" / "7.jpg", b"")
     (tmp_path / "X_cover" / "8.jpg").mkdir()
     ids = pl.Series(["1", "2", "3", "4", "../5", "6", "7", "8", "01"])
     paths = find_covers(tmp_path / "X_cover", ids)
     assert [path and os.path.basename(path) for path in paths] == [
-        "1.jpg", "2.JPEG", "3.png", None, None, "6.webp", None, None, None
+        "1.JPG", "2.JPEG", "3.png", None, None, "6.webp", None, None, None
     ]  # fmt: skip
     assert "5 items have no cover" in caplog.text and "'4'" in caplog.text
     assert find_covers(None, ids) == [None] * 9
 
 
-# Finding files
-
-
-def make_dataset(folder, name="X", timestamps=True):
-    write(folder / f"{name}_item.csv", "i1,,a\n")
-    return write(folder / f"{name}_pair.csv", "u,i1,3\n" if timestamps else "u,i1\n")
-
-
-def test_files_are_found_at_any_depth(tmp_path):
-    pair = make_dataset(tmp_path / "a" / "b")
-    (tmp_path / "c" / "X_cover").mkdir(parents=True)
-    for decoy in (".hidden", "__MACOSX", "Y_cover"):
-        make_dataset(tmp_path / decoy)
-    make_dataset(tmp_path, "XX")
-    write(tmp_path / "only" / "Z_item.csv", "i1,,a\n")
-    found = find_files("X", tmp_path)
-    assert (found.interactions, found.covers) == (pair, tmp_path / "c" / "X_cover")
-    assert find_names(tmp_path) == ["X", "XX"]
-
-
-def test_links_are_followed_once(tmp_path):
-    make_dataset(tmp_path / "real")
-    data_dir = tmp_path / "data"
-    data_dir.mkdir()
-    (data_dir / "one").symlink_to(tmp_path / "real")
-    (data_dir / "two").symlink_to(tmp_path / "real")
-    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
-    assert find_files("X", data_dir).items.name == "X_item.csv"
-    assert len(list(files._walk(data_dir))) == 2  # data and real, each once
-
-
-def test_several_candidates_are_listed(tmp_path):
-    make_dataset(tmp_path / "one")
-    make_dataset(tmp_path / "two")
-    with pytest.raises(ValueError, match=r"2 candidates for X_item\.csv(?s:.*)one/X_item\.csv\n.*two/X_item\.csv"):
-        find_files("X", tmp_path)
-
-
-def test_preference_of_interaction_files(tmp_path):
-    pair = make_dataset(tmp_path, timestamps=False)
-    assert find_files("X", tmp_path).interactions == pair
-    lines = write(tmp_path / "X_behaviour.tsv", "u\ti1\n")
-    assert find_files("X", tmp_path).interactions == lines
-    make_dataset(tmp_path, timestamps=True)
-    assert find_files("X", tmp_path).interactions == pair
-
-
-def test_sources_share_covers(tmp_path):
-    for name in ("Bili_500K", "Bili_Food"):
-        make_dataset(tmp_path, name)
-    shared = tmp_path / "Source_Bili_2M_cover"
-    shared.mkdir()
-    assert find_files("Bili_500K", tmp_path).covers == shared
-    assert find_files("Bili_Food", tmp_path).covers is None
-    own = tmp_path / "Bili_500K_cover"
-    own.mkdir()
-    assert find_files("Bili_500K", tmp_path).covers == own
-
-
-@pytest.mark.parametrize("name", ["../X", "a/b", "", ".X", "a b", "X\n"])
-def test_names_are_checked(tmp_path, name):
-    with pytest.raises(ValueError, match="no valid data set name"):
-        find_files(name, tmp_path)
-
-
-def test_missing_files_say_what_is_missing(tmp_path):
-    make_dataset(tmp_path, "Y")
-    write(tmp_path / "X_item.csv", "i1,,a\n")
-    with pytest.raises(FileNotFoundError, match=r"No X_pair\.csv or X_behaviour\.tsv under .*found there: Y\."):
-        find_files("X", tmp_path)
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        find_files("X", tmp_path / "absent")
+def test_paths_of_covers_are_not_shortened(tmp_path, monkeypatch):
+    """`link/..` is the parent of what the link leads to."""
+    cover = write(tmp_path / "real" / "X_cover" / "1.jpg", b"bytes")
+    (tmp_path / "real" / "deep").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "real" / "deep")
+    monkeypatch.chdir(tmp_path / "here")
+    (path,) = find_covers(Path("link", "..", "X_cover"), pl.Series(["1"]))
+    assert os.path.isabs(path) and os.path.samefile(path, cover)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .reader import first_row, is_cover
+from .reader import is_cover
+from .text_files import first_row
 
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ ARCHIVES = {
     "target": "https://drive.google.com/file/d/15RlthgPczrFbP4U7l6QflSImK5wSGP5K",
 }
 SHARED_COVERS = "Source_Bili_2M_cover"
+NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
+PACKED = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,13 @@ class DatasetFiles:
     covers: Path | None
 
     def state_hash(self, with_covers: bool) -> str:
-        """Hash of path, size and modification time of what is read.
-
-        Covers are stored as absolute paths, so where they lie is part of the state.
-        """
-        state = [_file_state(path.relative_to(self.root), path.stat()) for path in (self.items, self.interactions)]
+        """Hash of absolute path, size and modification time of what is read."""
+        state = [_file_state(path.absolute(), path.stat()) for path in (self.items, self.interactions)]
         if with_covers and self.covers is not None:
             state.append(str(self.covers.absolute()))
             with os.scandir(self.covers) as entries:
                 state += sorted(_file_state(e.name, e.stat()) for e in entries if is_cover(e))
-        return hashlib.sha256("\n".join(state).encode()).hexdigest()
+        return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
 
 def _file_state(path: str | Path, stat: os.stat_result) -> str:
@@ -70,22 +70,27 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def find_names(data_dir: str | Path) -> list[str]:
     """Names X under `data_dir` with an `X_item.csv` and an `X_pair.csv` or `X_behaviour.tsv`, sorted."""
-    present = {name for _, _, files in _walk(Path(data_dir).expanduser()) for name in files}
+    present = {
+        name
+        for folder, _, files in _walk(Path(os.path.expanduser(data_dir)))
+        for name in files
+        if name.endswith(("_item.csv", "_pair.csv", "_behaviour.tsv")) and os.path.exists(os.path.join(folder, name))
+    }
     names = {name.removesuffix("_item.csv") for name in present if name.endswith("_item.csv")}
-    return sorted(n for n in names if n and {f"{n}_pair.csv", f"{n}_behaviour.tsv"} & present)
+    return sorted(n for n in names if NAME.fullmatch(n) and {f"{n}_pair.csv", f"{n}_behaviour.tsv"} & present)
 
 
 def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     """Search `data_dir` for the files of data set `name`; errors say what to get and where to put it."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{name!r} is no valid data set name: use letters, digits, '_', '.' and '-'")
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no valid data set name: use letters, digits, '_', '-' and, inside, '.' and ' '")
     if data_dir is None:
         raise FileNotFoundError(
             f"Where is the data of {name!r}? No data_dir was given and NINEREC_DATA_DIR is not set.{_how_to_get(name)}"
         )
-    root = Path(data_dir).expanduser()
+    root = Path(os.path.expanduser(data_dir))
     if not root.is_dir():
-        raise FileNotFoundError(f"data_dir {str(root)!r} is not a folder.{_how_to_get(name)}")
+        raise FileNotFoundError(f"data_dir {str(root.absolute())!r} is not a folder.{_how_to_get(name)}")
 
     wanted = [f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover"]
     if name in SOURCES:
@@ -95,7 +100,10 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         for entries, names in ((wanted[:3], files), (wanted[3:], folders)):
             for entry in set(entries) & set(names):
                 path = Path(folder, entry)
-                found[entry].setdefault(os.path.realpath(path), path)
+                if path.exists():
+                    found[entry].setdefault(os.path.realpath(path), path)
+                else:
+                    logger.warning("%s is a link to nothing and is left out", path)
     for entry, candidates in found.items():
         if len(candidates) > 1:
             listed = "\n  ".join(sorted(map(str, candidates.values())))
@@ -108,13 +116,17 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     if items is None or (pair is None and behaviour is None):
         missing = wanted[0] if items is None else f"{wanted[1]} or {wanted[2]}"
         known = ", ".join(find_names(root)) or "none"
+        packed = sorted(file for _, _, files in _walk(root) for file in files if file.endswith(PACKED))
+        unpack = f" Not unpacked yet: {', '.join(packed[:5])}." if packed else ""
         raise FileNotFoundError(
-            f"No {missing} under {str(root)!r}. Data sets found there: {known}.{_how_to_get(name)}"
+            f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
         )
     interactions = behaviour
-    if pair is not None and (behaviour is None or len(first_row(pair)[1]) == 3):
+    if pair is not None and (behaviour is None or len(first_row(pair)[1]) > 2):
         interactions = pair
     covers = next((only[entry] for entry in wanted[3:] if only[entry] is not None), None)
+    while covers is not None and (covers / covers.name).is_dir():  # an archive unpacked into a folder of its name
+        covers = covers / covers.name
     return DatasetFiles(name, root, items, interactions, covers)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from modeling_transrec.sequences import leave_one_out
 
 from .files import SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
-from .reader import PAIR_COLUMNS, find_covers, read_items, read_sequences, select_catalogue
+from .reader import ITEM_COLUMNS, are_pair_columns, find_covers, read_items, read_sequences, select_catalogue
 from .sample import SAMPLES, sample_folder
 
 
@@ -55,7 +55,7 @@ class NineRecConfig(datasets.BuilderConfig):
         min_actions: users with fewer actions are dropped.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
         pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
-            where not given.
+            where not given. Columns of other names are not used.
     """
 
     max_seq_len: int = 20
@@ -73,10 +73,10 @@ class NineRecConfig(datasets.BuilderConfig):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
         if self.pair_columns is not None:
             columns = () if isinstance(self.pair_columns, str) else tuple(self.pair_columns)
-            if sorted(columns) not in (sorted(PAIR_COLUMNS), sorted(PAIR_COLUMNS[:2])):
+            if not are_pair_columns(columns):
                 raise ValueError(
-                    f"pair_columns must name 'user_id', 'item_id' and, where the file has it, 'timestamp' once each, "
-                    f"in the order of the file; got {self.pair_columns!r}"
+                    "pair_columns must name 'user_id', 'item_id' and, where the file has it, 'timestamp' once each, "
+                    f"in the order of the file (other names: not used); got {self.pair_columns!r}"
                 )
             self.pair_columns = columns
         self.files: DatasetFiles | None = None
@@ -151,40 +151,41 @@ class NineRec(datasets.ArrowBasedBuilder):
             max_actions=config.max_seq_len + 3,
             pair_columns=config.pair_columns,
         )
-        if not config.is_items:
-            return [
-                datasets.SplitGenerator(name=split, gen_kwargs={"frame": sequences, "split": str(split)})
-                for split in (datasets.Split.TRAIN, datasets.Split.VALIDATION, datasets.Split.TEST)
-            ]
-        catalogue = select_catalogue(items, sequences, config.catalogue)
-        paths = pl.Series("path", find_covers(config.files.covers, catalogue["item_id"]), dtype=pl.String)
-        return [
-            datasets.SplitGenerator(
-                name=datasets.Split.TRAIN, gen_kwargs={"frame": catalogue.with_columns(paths), "split": None}
-            )
-        ]
+        if config.is_items:
+            catalogue = select_catalogue(items, sequences, config.catalogue)
+            tables = {
+                datasets.Split.TRAIN: _items_table(catalogue, find_covers(config.files.covers, catalogue["item_id"]))
+            }
+        else:
+            splits = (datasets.Split.TRAIN, datasets.Split.VALIDATION, datasets.Split.TEST)
+            tables = {split: _sequences_table(sequences, str(split)) for split in splits}
+        return [datasets.SplitGenerator(name=split, gen_kwargs={"table": table}) for split, table in tables.items()]
 
-    def _generate_tables(self, frame: pl.DataFrame, split: str | None) -> Iterator[tuple[int, pa.Table]]:
-        for number, rows in enumerate(frame.iter_slices(ROWS_PER_TABLE)):
-            if split is None:
-                yield number, _items_table(rows)
-            else:
-                yield number, leave_one_out(rows, split).to_arrow().cast(SEQUENCE_FEATURES.arrow_schema)
+    def _generate_tables(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+        """No polars here: this runs in a DataLoader's workers when streaming, and polars hangs in a forked process."""
+        for number, batch in enumerate(table.to_batches(max_chunksize=ROWS_PER_TABLE)):
+            yield number, pa.Table.from_batches([batch])
 
 
-def _items_table(rows: pl.DataFrame) -> pa.Table:
+def _sequences_table(sequences: pl.DataFrame, split: str) -> pa.Table:
+    """In chunks, as offsets into one array of this type end at 2 GiB."""
+    schema = SEQUENCE_FEATURES.arrow_schema
+    chunks = sequences.iter_slices(ROWS_PER_TABLE)
+    return pa.concat_tables(leave_one_out(rows, split).to_arrow().cast(schema) for rows in chunks)
+
+
+def _items_table(items: pl.DataFrame, covers: list[str | None]) -> pa.Table:
     """Items with `image` as `datasets.Image` stores it: the path, read when the image is used."""
-    table = rows.select("item_id", "text_zh", "text_en").to_arrow()
-    paths = rows["path"].to_arrow().cast(pa.string())
+    paths = pa.array(covers, pa.string())
     image = pa.StructArray.from_arrays(
         [pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"], mask=paths.is_null()
     )
-    return table.append_column("image", image).cast(ITEM_FEATURES.arrow_schema)
+    return items.select(ITEM_COLUMNS).to_arrow().append_column("image", image).cast(ITEM_FEATURES.arrow_schema)
 
 
 def _missing_name(data_dir: str | None) -> str:
     example = 'load_dataset("ninerec", "Bili_Food", data_dir="FOLDER")'
-    found = f" Found under {data_dir!r}: {', '.join(find_names(data_dir)) or 'none'}." if data_dir else ""
+    found = f" Found under {str(data_dir)!r}: {', '.join(find_names(data_dir)) or 'none'}." if data_dir else ""
     return (
         f"Which data set? Give its name, e.g. {example}; NAME{ITEMS_SUFFIX} loads the items of NAME."
         f" NineRec's names: {', '.join(SOURCES + TARGETS)}. Synthetic samples without any file: {', '.join(SAMPLES)}."

@@ -4,16 +4,16 @@ Ids are strings everywhere. A malformed file is a `ValueError` that names FILE:L
 rule is logged as a warning with a count and an example. The rules are listed in this folder's README.md.
 """
 
-import csv
 import logging
 import os
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
 from modeling_transrec.sequences import build_sequences
+
+from .text_files import csv_rows, field_chunks, first_row
 
 
 logger = logging.getLogger(__name__)
@@ -21,17 +21,25 @@ logger = logging.getLogger(__name__)
 COVER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in order of preference
 HEADER_NAMES = {
     "user_id": "user_id user uid userid user_ids users".split(),
-    "item_id": "item_id item iid itemid id video_id video vid item_ids items video_ids".split(),
+    "item_id": (
+        "item_id item iid itemid id video_id video vid item_ids items video_ids movie_id movieid product_id asin"
+    ).split(),
     "timestamp": "timestamp timestamps time ts unixtime".split(),
     "text_zh": "text_zh zh chinese title_zh zh_title chinese_title title_cn cn".split(),
-    "text_en": "text_en en english title_en en_title english_title title".split(),
+    "text_en": "text_en en english title_en en_title english_title".split(),
+    "title": ["title"],  # English, or Chinese beside a column that is English
 }
+ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
 PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
-CHUNK_ROWS = 2_000_000
 
 
 def is_cover(entry: os.DirEntry) -> bool:
     return os.path.splitext(entry.name)[1].lower() in COVER_SUFFIXES and entry.is_file()
+
+
+def _cover_preference(entry: os.DirEntry) -> tuple[int, str]:
+    """Sort key: first suffix first; names that differ in case (`1.JPG`, `1.jpg`) by name, in any folder alike."""
+    return COVER_SUFFIXES.index(os.path.splitext(entry.name)[1].lower()), entry.name
 
 
 def _warn(count: int, what: str, example: object) -> None:
@@ -40,96 +48,7 @@ def _warn(count: int, what: str, example: object) -> None:
         logger.warning("%s %s (e.g. %r)", f"{count:,}", what, example)
 
 
-# Reading rows
-
-
-def _bad_utf8(path: Path) -> ValueError | None:
-    """The error that names the first line which is not UTF-8."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = line[error.start]
-                return ValueError(f"{path}:{number}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8")
-    return None
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows of an RFC 4180 file with the line on which each starts; blank lines are left out."""
-    line = 1
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for row in reader:
-                if row:
-                    yield line, row
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}:{line}: the row that starts here breaks CSV quoting ({error}); put fields with commas, "
-                'quotes or newlines in double quotes and double the quotes inside ("")'
-            ) from None
-        except UnicodeDecodeError:
-            raise _bad_utf8(path) from None
-
-
-def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.rstrip("\n").split("\t")
-        except UnicodeDecodeError:
-            raise _bad_utf8(path) from None
-
-
-def first_row(path: Path) -> tuple[int, list[str]]:
-    """Line number and fields of the first row; splits at tabs in a .tsv file."""
-    rows = _tsv_rows(path) if path.suffix == ".tsv" else _csv_rows(path)
-    for line, row in rows:
-        return line, row
-    raise ValueError(f"{path}: the file is empty; unpack or copy it again")
-
-
-def _line_chunks(path: Path) -> Iterator[pl.DataFrame]:
-    """The non-blank lines of a file as frames of `line` (number from 1) and `text`."""
-    with open(path, "rb") as file:
-        breaks, last = 0, b""
-        while block := file.read(1 << 24):
-            breaks, last = breaks + block.count(b"\n"), block[-1:]
-    try:
-        # A separator that no line contains gives whole lines; no quotes, no comments, no guessing of types.
-        lines = pl.read_csv(path, has_header=False, separator="\x1f", quote_char=None, infer_schema=False)
-    except pl.exceptions.NoDataError:
-        raise ValueError(f"{path}: the file is empty; unpack or copy it again") from None
-    except pl.exceptions.PolarsError as error:
-        raise _bad_utf8(path) or ValueError(f"{path}: cannot be read as text: {error}") from None
-    expected = breaks + (last != b"\n")
-    if lines.width != 1 or lines.height != expected:
-        raise ValueError(f"{path}: {expected} lines, of which {lines.height} could be read; is this a text file?")
-    numbered = lines.select((pl.int_range(pl.len()) + 1).alias("line"), pl.nth(0).alias("text"))
-    numbered = numbered.filter(pl.col("text").str.strip_chars().fill_null("") != "")
-    if numbered.is_empty():
-        raise ValueError(f"{path}: the file is empty; unpack or copy it again")
-    yield from numbered.iter_slices(CHUNK_ROWS)
-
-
-def _field_chunks(path: Path) -> Iterator[pl.DataFrame]:
-    """The rows of a CSV or TSV file as frames of `line` and `fields` (list of string)."""
-    separator = "\t" if path.suffix == ".tsv" else ","
-    if separator == "," and _has_quotes(path):
-        rows = _csv_rows(path)
-        while chunk := list(islice(rows, CHUNK_ROWS // 4)):
-            yield pl.DataFrame(chunk, schema={"line": pl.Int64, "fields": pl.List(pl.String)}, orient="row")
-        return
-    for chunk in _line_chunks(path):
-        yield chunk.select("line", pl.col("text").str.split(separator).alias("fields"))
-
-
-def _has_quotes(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return any(b'"' in block for block in iter(lambda: file.read(1 << 24), b""))
+# Columns
 
 
 def _header_roles(row: list[str]) -> list[str | None]:
@@ -138,22 +57,26 @@ def _header_roles(row: list[str]) -> list[str | None]:
     return [next((role for role, known in HEADER_NAMES.items() if n in known), None) for n in names]
 
 
-def _read_columns(path: Path, roles: list[str], skip_line: int | None) -> pl.DataFrame:
-    """All rows as string columns named by `roles`, with `line`; every field must be there and not be empty."""
+def _read_columns(path: Path, roles: list[str | None], skip_line: int | None) -> pl.DataFrame:
+    """All rows as string columns named by `roles`, with `line`; every field must be there and not be empty.
+
+    Columns whose role is None are left out.
+    """
+    index = {role: i for i, role in enumerate(roles) if role is not None}
     chunks = []
-    for chunk in _field_chunks(path):
+    for chunk in field_chunks(path):
         rows = chunk.filter(pl.col("line") != skip_line) if skip_line else chunk
         wrong = rows.filter(pl.col("fields").list.len() != len(roles))
         if wrong.height:
             line, fields = wrong.row(0)
             raise ValueError(
-                f"{path}:{line}: {len(fields)} columns where {len(roles)} are expected ({', '.join(roles)}): "
-                f"{fields[:4]}; correct or remove this line"
+                f"{path}:{line}: {len(fields)} columns where {len(roles)} are expected "
+                f"({', '.join(role or 'not used' for role in roles)}): {fields[:4]}; correct or remove this line"
             )
         rows = rows.select(
-            "line", *(pl.col("fields").list.get(i).str.strip_chars().alias(role) for i, role in enumerate(roles))
+            "line", *(pl.col("fields").list.get(i).str.strip_chars().alias(role) for role, i in index.items())
         )
-        for role in roles:
+        for role in index:
             empty = rows.filter(pl.col(role) == "")
             if empty.height:
                 raise ValueError(f"{path}:{empty['line'][0]}: empty {role}; fill it in or remove this line")
@@ -180,30 +103,42 @@ def _parse_timestamps(path: Path, rows: pl.DataFrame) -> pl.DataFrame:
 # Items
 
 
+def _item_roles(path: Path) -> tuple[list[str | None], int | None]:
+    """What each column of an items table is, None where it is not used, and the line of the header, if any."""
+    line, first = first_row(path)
+    roles = _header_roles(first)
+    texts = {"text_zh", "text_en", "title"} & set(roles)
+    if "item_id" in roles and texts:
+        title = "text_zh" if "text_en" in roles else "text_en"
+        roles = [title if role == "title" else role if role in ITEM_COLUMNS else None for role in roles]
+        used = [role for role in roles if role is not None]
+        if len(set(used)) < len(used):
+            raise ValueError(f"{path}:{line}: two columns of the header mean the same: {first}")
+        return roles, line
+    if len(first) != 3:
+        raise ValueError(
+            f"{path}:{line}: {len(first)} columns where 3 are expected (id, Chinese text, English text), separated "
+            "by commas; if the columns are others, add a header line such as: item_id,text_en"
+        )
+    if roles[0] == "item_id":
+        raise ValueError(f"{path}:{line}: the header {first} names no text; name a column text_zh or text_en")
+    if texts:
+        logger.warning("%s:%d: %s is read as an item; if it is a header, name item_id in it", path, line, first)
+    return list(ITEM_COLUMNS), None
+
+
 def read_items(path: Path) -> pl.DataFrame:
     """Read the items table: `item_id`, `text_zh`, `text_en`, all string, in file order, each id once."""
-    first_line, first = first_row(path)
-    roles = _header_roles(first)
-    header = "item_id" in roles and bool({"text_zh", "text_en"} & set(roles))
-    if not header:
-        if len(first) != 3:
-            raise ValueError(
-                f"{path}:{first_line}: {len(first)} columns where 3 are expected (id, Chinese text, English text); "
-                "if the columns are others, add a header line such as: item_id,text_en"
-            )
-        roles = ["item_id", "text_zh", "text_en"]
+    roles, header_line = _item_roles(path)
     index = {role: i for i, role in enumerate(roles) if role is not None}
-    if len(index) != len([role for role in roles if role is not None]):
-        raise ValueError(f"{path}:{first_line}: two columns of the header mean the same: {first}")
-
-    columns: dict[str, list[str]] = {"item_id": [], "text_zh": [], "text_en": []}
-    for line, row in _csv_rows(path):
-        if header and line == first_line:
+    columns: dict[str, list[str]] = {column: [] for column in ITEM_COLUMNS}
+    for line, row in csv_rows(path):
+        if line == header_line:
             continue
         if len(row) != len(roles):
             raise ValueError(
                 f"{path}:{line}: {len(row)} columns where {len(roles)} are expected: {row[:4]}; "
-                "texts with commas need double quotes around them"
+                "texts with commas or line breaks need double quotes around them"
             )
         if not row[index["item_id"]].strip():
             raise ValueError(f"{path}:{line}: empty item_id; fill it in or remove this line")
@@ -223,15 +158,11 @@ def read_items(path: Path) -> pl.DataFrame:
 def find_covers(folder: Path | None, item_ids: pl.Series) -> list[str | None]:
     """Path of each item's cover, None where there is none or the file has no bytes. One listing, no guessed path."""
     covers: dict[str, str] = {}
-    rank: dict[str, int] = {}
     if folder is not None:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, suffix = os.path.splitext(entry.name)
-                if is_cover(entry) and entry.stat().st_size > 0:
-                    order = COVER_SUFFIXES.index(suffix.lower())
-                    if order < rank.get(stem, len(COVER_SUFFIXES)):
-                        rank[stem], covers[stem] = order, os.path.abspath(entry.path)
+        with os.scandir(folder.absolute()) as entries:
+            found = [entry for entry in entries if is_cover(entry) and entry.stat().st_size > 0]
+        for entry in sorted(found, key=_cover_preference, reverse=True):  # the best one is set last
+            covers[os.path.splitext(entry.name)[0]] = entry.path
     paths = [covers.get(item_id) for item_id in item_ids]
     missing = [item_id for item_id, path in zip(item_ids, paths, strict=True) if path is None]
     where = "there is no cover folder" if folder is None else f"in {folder.name}"
@@ -286,24 +217,45 @@ def _read_behaviour(path: Path) -> pl.DataFrame:
     return actions.with_columns(pl.lit(None, dtype=pl.Int64).alias("timestamp"))
 
 
-def _read_pair(path: Path, item_ids: pl.Series, pair_columns: tuple[str, ...] | None) -> pl.DataFrame:
+def are_pair_columns(roles: Iterable[str | None]) -> bool:
+    """Whether `roles` has user and item once each and timestamp once, or nothing else.
+
+    Without that rule an unknown name for the time would silently mean that the file has none.
+    """
+    roles = list(roles)
+    known = sorted(role for role in roles if role in PAIR_COLUMNS)
+    return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(roles) == 2)
+
+
+def _pair_roles(path: Path, pair_columns: tuple[str, ...] | None) -> tuple[list[str | None], int | None]:
+    """What each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path)
-    if len(first) not in (2, 3):
-        raise ValueError(f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp)")
-    roles = _header_roles(first)
-    header = {"user_id", "item_id"} <= set(roles)
-    if header and (None in roles or len(set(roles)) < len(roles) or not set(roles) <= set(PAIR_COLUMNS)):
+    named = [role if role in PAIR_COLUMNS else None for role in _header_roles(first)]
+    header = {"user_id", "item_id"} <= set(named)
+    if header and not are_pair_columns(named):
         raise ValueError(
             f"{path}:{line}: the header {first} does not name user, item and timestamp once each; "
             f"name its columns {','.join(PAIR_COLUMNS)} in the order of the file"
         )
     if pair_columns is not None:
-        if len(pair_columns) != len(first) or (header and list(pair_columns) != roles):
+        roles = [column if column in PAIR_COLUMNS else None for column in pair_columns]
+        if len(roles) != len(first) or (header and roles != named):
             raise ValueError(f"{path}:{line}: pair_columns={pair_columns} does not fit the file's columns {first}")
-        roles = list(pair_columns)
-    elif not header:
+    elif header:
+        roles = named
+    elif len(first) in (2, 3):
         roles = ["column 1", "column 2", "timestamp"][: len(first)]
-    rows = _read_columns(path, roles, skip_line=line if header else None)
+    else:
+        raise ValueError(
+            f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
+            f"commas; if there are more, name all in a header line such as: {','.join(PAIR_COLUMNS)},rating"
+        )
+    return roles, line if header else None
+
+
+def _read_pair(path: Path, item_ids: pl.Series, pair_columns: tuple[str, ...] | None) -> pl.DataFrame:
+    roles, header_line = _pair_roles(path, pair_columns)
+    rows = _read_columns(path, roles, skip_line=header_line)
     if "user_id" not in roles:
         user, item = _detect_order(path, rows, item_ids)
         rows = rows.rename({user: "user_id", item: "item_id"})
@@ -335,9 +287,14 @@ def _detect_order(path: Path, rows: pl.DataFrame, item_ids: pl.Series) -> tuple[
         jaccard[column] = common / (values.len() + table.len() - common)
         contained[column] = common / values.len()
     user, item = sorted(jaccard, key=jaccard.get)
+    if jaccard[item] == 0:
+        raise ValueError(
+            f"{path}: no user or item id (e.g. {rows.row(0)[1:3]}) is in the items table (e.g. {item_ids[0]!r}); "
+            "are these files of the same data set?"
+        )
     overlaps = ", ".join(f"{column} {value:.3f}" for column, value in jaccard.items())
     both_look_like_items = contained[user] >= 0.5 and jaccard[item] < 0.5
-    if both_look_like_items or jaccard[item] == 0 or jaccard[item] < 1.25 * jaccard[user]:
+    if both_look_like_items or jaccard[item] < 1.25 * jaccard[user]:
         raise ValueError(
             f"{path}: cannot tell users from items: overlap with the items table is {overlaps}. "
             'Give the option pair_columns=("user_id", "item_id", "timestamp") in the order of the file '
