@@ -109,25 +109,19 @@ class TransRecTrainer(Trainer):
         args = self.args
         backbone = self.accelerator.unwrap_model(model).model.item_encoder.backbone
         of_backbone = {id(parameter) for parameter in backbone.parameters()} if backbone is not None else set()
-        rates = {False: args.learning_rate, True: args.backbone_learning_rate}
-        decays = {False: args.weight_decay, True: args.backbone_weight_decay}
         decayed = set(self.get_decay_parameter_names(model))
         groups = {}
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((id(parameter) in of_backbone, name in decayed), []).append(parameter)
+            if not parameter.requires_grad:
+                continue
+            rate, decay = args.learning_rate, args.weight_decay
+            if id(parameter) in of_backbone:
+                rate = rate if args.backbone_learning_rate is None else args.backbone_learning_rate
+                decay = decay if args.backbone_weight_decay is None else args.backbone_weight_decay
+            groups.setdefault((rate, decay if name in decayed else 0.0), []).append(parameter)
         optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, model)
         self.optimizer = optimizer_class(
-            [
-                {
-                    "params": parameters,
-                    "lr": args.learning_rate if rates[is_backbone] is None else rates[is_backbone],
-                    "weight_decay": (args.weight_decay if decays[is_backbone] is None else decays[is_backbone])
-                    if is_decayed
-                    else 0.0,
-                }
-                for (is_backbone, is_decayed), parameters in sorted(groups.items())
-            ],
+            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
             **optimizer_kwargs,
         )
         return self.optimizer
