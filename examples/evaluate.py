@@ -20,7 +20,7 @@ from modeling_transrec.experiment import DataArguments, EvaluationArguments, eva
 
 
 def main(args: list[str] | None = None) -> dict:
-    parser = HfArgumentParser((EvaluationArguments, DataArguments))
+    parser = HfArgumentParser((EvaluationArguments, DataArguments), allow_abbrev=False)
     evaluation_args, data_args = parser.parse_args_into_dataclasses(args)
     results = evaluate(evaluation_args, data_args)
     if PartialState().is_main_process:

@@ -20,7 +20,7 @@ from modeling_transrec.experiment import DataArguments, ModelArguments, train
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = HfArgumentParser((ModelArguments, DataArguments, TransRecTrainingArguments))
+    parser = HfArgumentParser((ModelArguments, DataArguments, TransRecTrainingArguments), allow_abbrev=False)
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
     train(model_args, data_args, training_args)
 

@@ -27,7 +27,9 @@ class PretrainingDataArguments(DataArguments):
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = HfArgumentParser((ModelArguments, PretrainingDataArguments, TransRecTrainingArguments))
+    parser = HfArgumentParser(
+        (ModelArguments, PretrainingDataArguments, TransRecTrainingArguments), allow_abbrev=False
+    )
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
     train(model_args, data_args, training_args)
 

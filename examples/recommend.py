@@ -69,7 +69,7 @@ def write_all(recommender: Recommender, sequences: datasets.Dataset, args: Recom
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = HfArgumentParser((RecommendationArguments, DataArguments))
+    parser = HfArgumentParser((RecommendationArguments, DataArguments), allow_abbrev=False)
     args, data_args = parser.parse_args_into_dataclasses(args)
     state = PartialState(cpu=args.use_cpu)
     if not state.is_main_process:

@@ -162,7 +162,9 @@ def say(message: str) -> None:
 def main(args: list[str] | None = None) -> None:
     datasets.disable_progress_bars()  # the bars that stay are those of training
     logging.disable_progress_bar()
-    parser = HfArgumentParser((TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments))
+    parser = HfArgumentParser(
+        (TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments), allow_abbrev=False
+    )
     Comparison(*parser.parse_args_into_dataclasses(args)).run()
 
 

@@ -95,6 +95,7 @@ def test_wrong_options_say_what_to_do(script, tmp_path):
         (["--text_config", "{}"], "model_type"),
         (["--model_name_or_path", "x", "--modality", "id"], "leave out --modality"),
         (["--dataset_config_name", "Sample_Tarket"], "Sample_Tarket"),
+        (["--learning_rat", "3"], "--learning_rat"),
     ]:
         with pytest.raises((ValueError, OSError), match=message):
             finetune.main(["--output_dir", str(tmp_path), "--use_cpu", "true", *options])
