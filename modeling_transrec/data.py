@@ -5,15 +5,19 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 `text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
 """
 
+import logging
 from collections.abc import Sequence
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.fingerprint import Hasher
 
 from .processing_transrec import TransRecProcessor
 
+
+logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
 
@@ -48,21 +52,49 @@ def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str
 
 
 def prepare_items(items: datasets.Dataset, processor: TransRecProcessor) -> datasets.Dataset:
-    """Every item's model inputs, unpadded, in catalogue order; each item is tokenised just once.
+    """Every item's model inputs, unpadded, in catalogue order; each is tokenised, and its picture resized, just once.
+
+    Resized pictures are cached on disk, beside the data set's other caches.
 
     Raises:
-        ValueError: if the processor's language has no text at all in these items.
+        ValueError: if there is no text at all in the processor's language, or no picture at all.
     """
-    if processor.modality == "text":
-        _check_columns(items, (processor.text_column,), "the items table")
-        if not any(items[processor.text_column]):
-            raise ValueError(
-                f"no item has a text in {processor.text_column}; choose another language than {processor.language!r}"
-            )
-    columns = [processor.text_column if processor.modality == "text" else "item_id"]
-    return items.select_columns(columns).map(
-        processor.prepare, batched=True, remove_columns=columns, desc="Preparing items", keep_in_memory=True
+    columns = processor.item_columns
+    _check_columns(items, columns, "the items table")
+    if "text" in processor.modalities and not any(items[processor.text_column]):
+        raise ValueError(
+            f"no item has a text in {processor.text_column}; choose another language than {processor.language!r}"
+        )
+    has_images = "image" in processor.modalities
+    selected = items.select_columns(columns)
+    if has_images:
+        selected = selected.cast_column("image", datasets.Image(decode=False))
+    prepared = selected.map(
+        processor.prepare,
+        batched=True,
+        batch_size=64 if has_images else 1000,
+        remove_columns=columns,
+        features=_prepared_features(processor),
+        desc="Preparing items",
+        keep_in_memory=not has_images,
+        new_fingerprint=Hasher.hash((items._fingerprint, processor.to_json_string())) if has_images else None,
     )
+    if has_images:
+        missing = prepared.data["pixels"].null_count
+        if missing == len(prepared):
+            raise ValueError("no item has a picture; leave the images out, or give their folder")
+        if missing:
+            logger.warning("%s of %s items have no picture", f"{missing:,}", f"{len(prepared):,}")
+    return prepared
+
+
+def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
+    kinds = {
+        "text": ("input_ids", datasets.List(datasets.Value("int32"))),
+        "image": ("pixels", datasets.Value("binary")),
+        "id": ("item_ids", datasets.Value("int64")),
+    }
+    return datasets.Features([kinds[name] for name in processor.modalities])
 
 
 def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:

@@ -9,7 +9,8 @@ import datasets
 import numpy as np
 import torch
 
-from .losses import IGNORE_INDEX, PADDING_INDEX
+from .configuration_transrec import TransRecConfig
+from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX
 from .processing_transrec import TransRecProcessor
 
 
@@ -18,91 +19,148 @@ class TransRecDataCollator:
     Makes a training batch: every distinct item of the batch, negatives included, is there once; texts are padded to
     the longest of the batch; histories, targets and negatives are rows into the distinct items.
 
-    Negatives are a fixed function of `seed`, epoch, user and position, not of the state of a random generator. So a
-    resumed run, or one on another number of processes, draws the same ones.
+    Negatives and masks are a fixed function of `seed`, epoch, user and position, not of the state of a random
+    generator. So a resumed run draws the same ones, and so does one on another number of processes where negatives are
+    drawn for every position; negatives that a batch shares are a function of the batch's users.
 
     Args:
+        config: the model's: `max_seq_len`, `objective`, `loss_type` and their options say what a batch holds.
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
         item_counts: `(V,)` number of training actions on each item.
-        max_seq_len: longest history; a training sequence is cut to its last `max_seq_len + 1` items.
-        num_negatives: sampled negatives per position; 0 for losses that need none.
-        seed: of the negatives.
+        user_rows: `(number of users,)` each user's row in the user-id table, for DSSM.
+        seed: of negatives and masks.
 
     Returns (when called on a list of `{"history": rows, "user": number}`): the processor's item inputs `(U, …)`,
-    `item_index` `(B, L)`, `labels` `(B, L)`, `item_log_popularity` `(U,)` and, if asked for, `negative_index`
-    `(B, L, N)`.
+    `item_index` and `labels` `(B, L)`, and what the loss reads: `negative_index` `(B, L, N)` or `(N,)`,
+    `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`; `user_ids` `(B,)` for DSSM.
     """
 
     def __init__(
         self,
+        config: TransRecConfig,
         items: datasets.Dataset,
         processor: TransRecProcessor,
         item_counts: np.ndarray,
-        max_seq_len: int,
-        num_negatives: int = 0,
+        user_rows: np.ndarray | None = None,
         seed: int = 0,
     ):
         if len(items) != len(item_counts):
             raise ValueError(f"{len(items)} items, but popularity counts of {len(item_counts)}")
+        self.config = config
         self.items = items
         self.processor = processor
+        self.user_rows = user_rows
+        self.seed = seed
         with np.errstate(divide="ignore"):
             self.item_log_popularity = np.log(item_counts / max(item_counts.sum(), 1))
-        self.max_seq_len = max_seq_len
-        self.num_negatives = num_negatives
-        self.seed = seed
+        # A draw is a ticket; of the tickets in a row, item i has as many as its weight, up to its end.
+        self._weights = np.ones_like(item_counts) if config.negative_sampling == "uniform" else item_counts
+        self._ends = np.cumsum(self._weights)
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by running workers, too
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the following batches draw the negatives of this epoch."""
+        """Makes the following batches draw the negatives and masks of this epoch."""
         self._epoch.fill_(epoch)
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
-        sequences = [feature["history"][-(self.max_seq_len + 1) :] for feature in features]
-        rows = left_pad(sequences)  # (B, L + 1) rows into the catalogue
-        inputs, targets = rows[:, :-1], rows[:, 1:]
-        has_target = inputs != PADDING_INDEX
-        parts = [rows]
-        if self.num_negatives:
-            negatives = self.sample_negatives(rows, np.array([feature["user"] for feature in features]))
-            parts.append(np.where(has_target[:, :, None], negatives, PADDING_INDEX).reshape(len(rows), -1))
-        distinct, index = np.unique(np.concatenate(parts, axis=1), return_inverse=True)
-        index = index.reshape(len(rows), -1)
-        if distinct[0] == PADDING_INDEX:
-            distinct, index = distinct[1:], index - 1  # padding is row -1 again
+        config, loss = self.config, LOSSES[self.config.loss_type]
+        users = np.array([feature["user"] for feature in features])
+        rows = left_pad([feature["history"][-(config.max_seq_len + 1) :] for feature in features])  # (B, L + 1)
+        inputs, targets = self.split(rows, users)  # (B, L) rows into the catalogue
+        parts = [inputs, targets]
+        if loss.candidates == "position":
+            negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
+            parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
+        elif loss.candidates == "shared":
+            parts.append(self.sample_shared_negatives(users))  # (N,)
+        if loss.candidates == "catalogue":
+            distinct = np.arange(len(self.items))
+        else:
+            distinct = np.unique(np.concatenate([part.ravel() for part in parts]))
+            distinct = distinct[distinct >= 0]
+        places = [np.where(part < 0, part, np.searchsorted(distinct, part)) for part in parts]
+
         batch = dict(self.processor.pad(self.items[distinct]))
-        length = rows.shape[1]
-        batch["item_index"] = torch.from_numpy(index[:, : length - 1].copy())
-        batch["labels"] = torch.from_numpy(np.where(has_target, index[:, 1:length], IGNORE_INDEX))
-        batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
-        if self.num_negatives:
-            batch["negative_index"] = torch.from_numpy(index[:, length:].reshape(*targets.shape, -1).copy())
+        batch["item_index"] = torch.from_numpy(places[0])
+        batch["labels"] = torch.from_numpy(np.where(places[1] < 0, IGNORE_INDEX, places[1]))
+        if loss.samples:
+            batch["negative_index"] = torch.from_numpy(places[2])
+        if "item_log_popularity" in loss.batch_fields:
+            batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
+        if "num_catalogue_items" in loss.batch_fields:
+            batch["num_catalogue_items"] = torch.tensor(len(self.items))
+        if config.gather_negatives:
+            batch["catalogue_index"] = torch.from_numpy(distinct)
+        if self.user_rows is not None:
+            batch["user_ids"] = torch.from_numpy(self.user_rows[users])
         return batch
 
+    def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sequences `(B, L + 1)` to inputs and targets of the objective; -1 where there is none, -2 where masked."""
+        if self.config.objective == "masked_item":
+            is_masked = self.sample_masks(rows, users)
+            return np.where(is_masked, MASK_INDEX, rows), np.where(is_masked, rows, PADDING_INDEX)
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        targets = np.where(inputs == PADDING_INDEX, PADDING_INDEX, targets)
+        if self.config.objective == "last_item":
+            targets = np.where(np.arange(targets.shape[1]) == targets.shape[1] - 1, targets, PADDING_INDEX)
+        return inputs, targets
+
+    def sample_masks(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Which items `(B, L + 1)` are masked: each with `mask_probability`, but at least one, and not all."""
+        keys = self._keys(users, rows.shape[1])[:, :, 0]
+        draws = hash_integers(keys, seed=(self.seed, int(self._epoch), 1)).astype(np.float64) / 2.0**64
+        draws = np.where(rows == PADDING_INDEX, 2.0, draws)  # never masked
+        is_masked = draws < self.config.mask_probability
+        line = np.arange(len(rows))
+        is_masked[line, draws.argmin(axis=1)] = True
+        is_masked[line, np.where(rows == PADDING_INDEX, -1.0, draws).argmax(axis=1)] = False
+        return is_masked
+
     def sample_negatives(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Uniform draws from the items outside each user's sequence, as far as the model reads it.
+        """Draws from the items outside each user's sequence, as far as the model reads it.
 
         Args:
             rows: `(B, L + 1)` sequences, -1 at padding.
             users: `(B,)` numbers of the users.
 
-        Returns: `(B, L, N)` rows into the catalogue. Position is counted from the end, so padding does not matter.
+        Returns: `(B, L + 1, N)` rows into the catalogue. Position is counted from the end, so padding does not matter.
         """
-        num_items, length = len(self.items), rows.shape[1]
         own, num_own = sorted_distinct(rows)  # (B, L + 1), (B,)
-        if (num_own >= num_items).any():
-            user = users[np.argmax(num_own >= num_items)]
-            raise ValueError(f"user {user} has all {num_items} items in the history: there is no negative to sample")
-        positions = np.arange(length - 1)[::-1] * self.num_negatives  # (L,)
-        counters = positions[:, None] + np.arange(self.num_negatives)  # (L, N)
-        keys = np.stack(np.broadcast_arrays(users[:, None, None], counters[None]), axis=-1)
-        draws = hash_integers(keys, seed=(self.seed, int(self._epoch)))  # (B, L, N)
-        draws = draws % (num_items - num_own).astype(np.uint64)[:, None, None]
-        draws = draws.astype(np.int64)
-        # The draw-th item that is not one's own: skip every own item at or before it.
-        skipped = own - np.arange(length)  # own items before which this many others lie; non-decreasing
-        return draws + (skipped[:, None, None, :] <= draws[..., None]).sum(-1)
+        is_own = np.arange(own.shape[1]) < num_own[:, None]
+        own = np.where(is_own, own, 0)
+        weights = np.where(is_own, self._weights[own], 0)
+        num_tickets = self._ends[-1] - weights.sum(axis=1)  # (B,) of the items that are not one's own
+        if (num_tickets == 0).any():
+            user = users[np.argmax(num_tickets == 0)]
+            raise ValueError(f"user {user} has every item in the history: there is no negative to sample")
+        keys = self._keys(users, rows.shape[1], self.config.num_negatives)
+        tickets = hash_integers(keys, seed=(self.seed, int(self._epoch)))
+        tickets = (tickets % num_tickets.astype(np.uint64)[:, None, None]).astype(np.int64)  # (B, L + 1, N)
+        # Counted without one's own items; put these back: each moves the tickets at and after its place.
+        places = np.where(is_own, self._ends[own] - weights.cumsum(axis=1), self._ends[-1])  # (B, L + 1)
+        moved = tickets.copy()
+        for place, weight in zip(places.T, weights.T, strict=True):
+            moved += np.where(place[:, None, None] <= tickets, weight[:, None, None], 0)
+        return self._item_of(moved)
+
+    def sample_shared_negatives(self, users: np.ndarray) -> np.ndarray:
+        """Draws `(N,)` from the whole catalogue, for all positions of the batch; the same item may come twice."""
+        keys = np.arange(self.config.num_negatives)[:, None]
+        tickets = hash_integers(keys, seed=(self.seed, int(self._epoch), int(users.min()), int(users.sum())))
+        return self._item_of((tickets % np.uint64(self._ends[-1])).astype(np.int64))
+
+    def _item_of(self, tickets: np.ndarray) -> np.ndarray:
+        if self.config.negative_sampling == "uniform":
+            return tickets
+        return np.searchsorted(self._ends, tickets, side="right")
+
+    @staticmethod
+    def _keys(users: np.ndarray, length: int, count: int = 1) -> np.ndarray:
+        """Keys of random numbers for every user, position (counted from the end) and draw: `(B, L, N, 2)`."""
+        counters = np.arange(length)[::-1, None] * count + np.arange(count)  # (L, N)
+        return np.stack(np.broadcast_arrays(users[:, None, None], counters[None]), axis=-1)
 
 
 def left_pad(sequences: Sequence[Sequence[int]]) -> np.ndarray:

@@ -17,11 +17,12 @@ from .data_collator import left_pad
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
-from .scoring import encode_items, rank_targets
+from .scoring import PrecomputedItems, encode_items, rank_targets
 
 
-# Histories as rows of the catalogue, (B, L), -1 at padding on the left, to scores (B, V).
-Scorer = Callable[[torch.Tensor], torch.Tensor]
+# Histories as rows of the catalogue, (B, L), -1 at padding on the left, and users as rows of the split, (B,), to
+# scores (B, V).
+Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 
 class FullRankingEvaluator:
@@ -39,6 +40,7 @@ class FullRankingEvaluator:
         batch_size (`int`, defaults to 256): users scored at a time.
         item_batch_size (`int`, defaults to 256): items encoded at a time.
         split (`str`, *optional*): name of the split, stored in the protocol.
+        prepared_items (*optional*): the items as the processor prepares them, where that is done already.
 
     Example:
 
@@ -63,8 +65,10 @@ class FullRankingEvaluator:
         batch_size: int = 256,
         item_batch_size: int = 256,
         split: str | None = None,
+        prepared_items: datasets.Dataset | PrecomputedItems | None = None,
     ):
         self.items = items
+        self.sequences = sequences
         self.ks = tuple(sorted(set(ks)))
         if not self.ks or self.ks[0] < 1:
             raise ValueError(f"ks must be cut-offs of at least 1, got {list(ks)}")
@@ -81,7 +85,7 @@ class FullRankingEvaluator:
         self.histories = rows.with_format(None)["history"][:]
         if not all(self.histories):
             raise ValueError("a user to evaluate has an empty history; leave such users out")
-        self.prepared = None  # items as the last processor prepared them
+        self.prepared_items = prepared_items
 
     @property
     def protocol(self) -> dict:
@@ -112,14 +116,19 @@ class FullRankingEvaluator:
         model.eval()
         try:
             catalogue = self.encode(model, processor, autocast)
+            candidates = model.to_scoring_space(catalogue).T  # (D, V)
+            user_rows = None
+            if processor.user_ids is not None:
+                user_rows = torch.tensor(processor.user_rows(self.sequences["user_id"]), device=model.device)
 
-            def score(histories: torch.Tensor) -> torch.Tensor:
+            def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
                 inputs = histories[:, -model.config.max_seq_len :]
                 mask = inputs >= 0
                 vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
+                ids = None if user_rows is None else user_rows[torch.from_numpy(users).to(model.device)]
                 with autocast():
-                    users = model.get_user_features(vectors.to(model.dtype), mask)
-                return users.float() @ catalogue.T
+                    wanted = model.get_user_features(vectors.to(model.dtype), mask, ids)
+                return model.to_scoring_space(wanted.float()) @ candidates
 
             return self.evaluate(score, device=model.device)
         finally:
@@ -129,15 +138,15 @@ class FullRankingEvaluator:
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
     ) -> torch.Tensor:
         """The catalogue's vectors `(V, D)`, encoded by all processes together."""
-        options = (processor, processor.language, processor.max_text_length, processor.do_lower_case)
-        if self.prepared is None or self.prepared[0] != options:
-            self.prepared = (options, prepare_items(self.items, processor))
+        prepared = self.prepared_items
+        if prepared is None:
+            prepared = prepare_items(self.items, processor)
         state = PartialState()
         with autocast():
             parts = list(
                 encode_items(
                     model,
-                    self.prepared[1],
+                    prepared,
                     processor,
                     self.item_batch_size,
                     state.process_index,
@@ -156,8 +165,8 @@ class FullRankingEvaluator:
         """Metrics of anything that scores histories.
 
         Args:
-            score: histories `(B, L)` as rows of the catalogue, -1 at padding on the left, to scores `(B, V)`, which
-                may be changed in place.
+            score: histories `(B, L)` as rows of the catalogue, -1 at padding on the left, and users `(B,)` as rows of
+                the split, to scores `(B, V)`, which may be changed in place.
             device: where the histories are put.
         """
         state = PartialState()
@@ -169,7 +178,7 @@ class FullRankingEvaluator:
             histories = torch.from_numpy(left_pad([self.histories[user] for user in users])).to(device)
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
-            ranks.append((users, torch.stack(rank_targets(score(histories), targets, seen)).cpu()))
+            ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))
         if state.num_processes > 1:
             ranks = gather_object(ranks)
         counts = torch.empty(2, len(self.targets), dtype=torch.long)
@@ -180,11 +189,11 @@ class FullRankingEvaluator:
 
     def evaluate_random(self) -> dict[str, float]:
         """A uniformly random ranking, in closed form: all candidates tie."""
-        return self.evaluate(lambda histories: torch.zeros(len(histories), len(self.items)))
+        return self.evaluate(lambda histories, users: torch.zeros(len(histories), len(self.items)))
 
     def evaluate_popularity(self, item_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
         """The same ranking for everybody: by number of training actions `(V,)`."""
         scores = torch.as_tensor(np.asarray(item_counts), dtype=torch.float64)
         if scores.shape != (len(self.items),):
             raise ValueError(f"item_counts must be {len(self.items)} counts, one an item, got {tuple(scores.shape)}")
-        return self.evaluate(lambda histories: scores.repeat(len(histories), 1))
+        return self.evaluate(lambda histories, users: scores.repeat(len(histories), 1))

@@ -3,11 +3,19 @@
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import datasets
 from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BitImageProcessorPil,
+    ViTImageProcessorPil,
+    set_seed,
+)
 
 from .configuration_transrec import TransRecConfig
 from .data import count_actions, histories_as_rows, load_items, load_sequences
@@ -20,7 +28,7 @@ from .training_args import TransRecTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-# The text backbone where none is given: small enough for a CPU, trained from scratch.
+# The backbones where none is given: small enough for a CPU, trained from scratch.
 SMALL_BERT = {
     "model_type": "bert",
     "hidden_size": 128,
@@ -29,8 +37,19 @@ SMALL_BERT = {
     "intermediate_size": 512,
     "max_position_embeddings": 128,
 }
+SMALL_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 128],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
+SMALL_IMAGE_SIZE = 64
 # Fields of the configuration that may be changed when training goes on from a checkpoint.
-_CHANGEABLE_FIELDS = ("hidden_dropout_prob", "loss_type", "num_negatives", "logq_correction", "objective")
+_CHANGEABLE_FIELDS = (
+    "hidden_dropout_prob item_dropout_prob loss_type num_negatives negative_sampling logq_correction gather_negatives "
+    "gbce_t objective mask_probability normalize_scores temperature"
+).split()
 
 
 @dataclass
@@ -69,14 +88,27 @@ class ModelArguments:
         default=None, metadata={"help": "TransRec checkpoint to start from: a folder or a Hub id."}
     )
     modality: str | None = field(
-        default=None, metadata={"help": "What items are to a new model: 'text' (default) or 'id'."}
+        default=None,
+        metadata={
+            "help": "What items are to a new model: 'text', 'image', 'id', or several: 'text+image', 'text+id'."
+        },
     )
     text_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Pretrained text backbone of a new model, any that AutoModel loads."}
     )
+    vision_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained vision backbone of a new model, transformers' or timm's."}
+    )
+    multimodal_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "One pretrained model of text and image: CLIP, SigLIP, ViLT."}
+    )
     text_config: str | None = field(
         default=None,
         metadata={"help": "Text backbone from scratch: its configuration as JSON, or the name of such a file."},
+    )
+    vision_config: str | None = field(
+        default=None,
+        metadata={"help": "Vision backbone from scratch: its configuration as JSON, or the name of such a file."},
     )
     tokenizer_name_or_path: str | None = field(
         default=None,
@@ -89,39 +121,106 @@ class ModelArguments:
         default=None,
         metadata={"help": "'cls', 'mean' or 'last'; by default the backbone's usual one, 'mean' from scratch."},
     )
-    user_encoder_type: str | None = field(default=None, metadata={"help": "User encoder (default 'sasrec')."})
+    image_pooling: str | None = field(
+        default=None, metadata={"help": "'pooler', 'cls' or 'mean'; by default the backbone's usual one."}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Height and width of pictures in pixels (default: the backbone's own)."}
+    )
+    fusion: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text with image: 'sum' (default), 'concat', 'gated', 'film', 'co_attention', 'merged_attention'."
+        },
+    )
+    id_fusion: str | None = field(default=None, metadata={"help": "Id with content: 'sum' (default) or 'concat'."})
+    user_encoder_type: str | None = field(
+        default=None,
+        metadata={"help": "'sasrec' (default), 'bert4rec', 'nextitnet', 'gru4rec', 'dnn', 'dssm' or 'ligr'."},
+    )
     hidden_size: int | None = field(default=None, metadata={"help": "Width of item and user vectors (default 256)."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "User encoder layers (default 2)."})
     num_attention_heads: int | None = field(default=None, metadata={"help": "User encoder heads (default 2)."})
     hidden_dropout_prob: float | None = field(default=None, metadata={"help": "User encoder dropout (default 0.1)."})
+    item_dropout_prob: float | None = field(default=None, metadata={"help": "Dropout on item vectors (default 0)."})
     max_seq_len: int | None = field(default=None, metadata={"help": "Longest history in items (default 20)."})
-    objective: str | None = field(default=None, metadata={"help": "'next_item'."})
-    loss_type: str | None = field(default=None, metadata={"help": "'in_batch' (default) or 'bce', the paper's."})
-    num_negatives: int | None = field(default=None, metadata={"help": "Negatives per position of 'bce' (default 1)."})
-    logq_correction: bool | None = field(default=None, metadata={"help": "LogQ correction of 'in_batch' (default)."})
+    objective: str | None = field(
+        default=None, metadata={"help": "'next_item', 'last_item', 'masked_item'; by default the user encoder's own."}
+    )
+    mask_probability: float | None = field(
+        default=None, metadata={"help": "Share of items that 'masked_item' masks (default 0.2)."}
+    )
+    loss_type: str | None = field(
+        default=None,
+        metadata={"help": "'in_batch' (default), 'bce' (the paper's), 'sampled_softmax', 'gbce', 'full_softmax'."},
+    )
+    num_negatives: int | None = field(
+        default=None,
+        metadata={"help": "Sampled negatives, per position for 'bce', per batch for the others (default 1)."},
+    )
+    negative_sampling: str | None = field(
+        default=None, metadata={"help": "Negatives by 'uniform' chance (default) or 'popularity'."}
+    )
+    logq_correction: bool | None = field(
+        default=None, metadata={"help": "LogQ correction of softmax losses (default)."}
+    )
+    gather_negatives: bool | None = field(
+        default=None, metadata={"help": "'in_batch' negatives of all processes, not of each one alone."}
+    )
+    gbce_t: float | None = field(default=None, metadata={"help": "Calibration of 'gbce', 0 to 1 (default 0.75)."})
+    normalize_scores: bool | None = field(default=None, metadata={"help": "Score by cosine, not by dot product."})
+    temperature: float | None = field(default=None, metadata={"help": "What scores are divided by (default 1)."})
+    peft: str | None = field(
+        default=None, metadata={"help": "Adapters of the peft library in the backbone: 'lora', 'ia3', 'adalora', …"}
+    )
+    peft_config: str | None = field(
+        default=None, metadata={"help": "Their options as JSON, such as '{\"r\": 8}', or the name of such a file."}
+    )
 
     def __post_init__(self):
-        if self.modality not in (None, "text", "id"):
-            raise ValueError(f"--modality {self.modality} is unknown; choose text or id")
-        new_model = ("modality", "text_model_name_or_path", "text_config", "tokenizer_name_or_path")
-        given = [f"--{name}" for name in new_model if getattr(self, name) is not None]
-        if self.model_name_or_path is not None and given:
-            raise ValueError(f"--model_name_or_path brings its own item encoder; leave out {', '.join(given)}")
-        if self.modality == "id" and len(given) > 1:
-            raise ValueError(f"an id model has no text backbone; leave out {', '.join(given[1:])}")
-        if self.text_model_name_or_path is not None and len(set(given) - {"--modality"}) > 1:
-            raise ValueError("--text_model_name_or_path brings its own configuration and tokenizer")
+        parts = {"text", "image", "id"}
+        if self.modality is not None and not set(self.modality.split("+")) <= parts:
+            raise ValueError(f"--modality {self.modality} is unknown; choose text, image, id, or several joined by +")
+        makes = {  # options of a new item encoder, and the part that they make
+            "text_model_name_or_path": "text",
+            "text_config": "text",
+            "tokenizer_name_or_path": "text",
+            "vision_model_name_or_path": "image",
+            "vision_config": "image",
+            "multimodal_model_name_or_path": "text+image",
+        }
+        given = {name: part for name, part in makes.items() if getattr(self, name) is not None}
+        if self.model_name_or_path is not None and (given or self.modality is not None):
+            options = [*given, *["modality"] * (self.modality is not None)]
+            raise ValueError(f"--model_name_or_path brings its own item encoder; leave out --{', --'.join(options)}")
+        made = {part for parts in given.values() for part in parts.split("+")}
+        if self.modality is None:
+            found = [part for part in ("text", "image") if part in made]
+            self.modality = None if self.model_name_or_path is not None else "+".join(found) or "text"
+        elif not made <= set(self.modality.split("+")):
+            wrong = [name for name, part in given.items() if not set(part.split("+")) <= set(self.modality.split("+"))]
+            raise ValueError(f"--modality {self.modality} has no use for --{', --'.join(wrong)}")
+        for one, other in (("text_model_name_or_path", "text_config"), ("vision_model_name_or_path", "vision_config")):
+            if one in given and other in given:
+                raise ValueError(f"--{one} brings its own configuration; leave out --{other}")
+        if "tokenizer_name_or_path" in given and "text_model_name_or_path" in given:
+            raise ValueError("--text_model_name_or_path brings its own tokenizer; leave out --tokenizer_name_or_path")
+        if "multimodal_model_name_or_path" in given and len(given) > 1:
+            others = [name for name in given if name != "multimodal_model_name_or_path"]
+            raise ValueError(f"--multimodal_model_name_or_path is text and image; leave out --{', --'.join(others)}")
+        if self.peft_config is not None and self.peft is None:
+            raise ValueError("--peft_config holds options of --peft; name its kind, such as --peft lora")
 
     def config_fields(self) -> dict:
         """The options of the configuration that were given."""
-        names = TransRecConfig.__dataclass_fields__.keys() - {"text_config"}
+        names = set(TransRecConfig.own_fields()) - {"text_config", "vision_config", "peft_config"}
         return {name: value for name, value in vars(self).items() if name in names and value is not None}
 
     def resolved_max_seq_len(self) -> int:
         """Longest history of the model that these arguments make."""
         if self.model_name_or_path is not None:
             return load_config(self.model_name_or_path).max_seq_len
-        return TransRecConfig(**self.config_fields()).max_seq_len
+        return TransRecConfig().max_seq_len if self.max_seq_len is None else self.max_seq_len
 
 
 def load_config(model_name_or_path: str) -> TransRecConfig:
@@ -136,40 +235,133 @@ def load_config(model_name_or_path: str) -> TransRecConfig:
 
 
 def load_model_and_processor(
-    args: ModelArguments, items: datasets.Dataset
+    args: ModelArguments, items: datasets.Dataset, user_ids: Sequence[str] | None = None
 ) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
-    """The model that the arguments ask for: a checkpoint, a pretrained backbone, a backbone from scratch, or ids.
+    """The model that the arguments ask for: a checkpoint, pretrained backbones, backbones from scratch, ids.
 
     Args:
         args: the arguments.
-        items: the catalogue; an id model is made for it, and a missing tokenizer is trained on its texts.
+        items: the catalogue; an id table is made for it, and a missing tokenizer is trained on its texts.
+        user_ids: the users, for a model of user ids (DSSM).
     """
     if args.model_name_or_path is not None:
-        return _from_checkpoint(args)
+        model, processor = _from_checkpoint(args, items)
+    else:
+        model, processor = _new_model(args, items, user_ids)
+    if args.peft is not None:
+        options = _read_json("--peft_config", args.peft_config) if args.peft_config is not None else {}
+        model.add_peft_adapter({"peft_type": args.peft.upper(), **options})
+    return model, processor
+
+
+def _new_model(args: ModelArguments, items: datasets.Dataset, user_ids: Sequence[str] | None):
+    modalities = args.modality.split("+")
+    fields, parts = args.config_fields(), {}
     processing = {"language": args.language, "max_text_length": args.max_text_length}
     processing = {name: value for name, value in processing.items() if value is not None}
-    fields = args.config_fields()
-    if args.modality == "id":
-        config = TransRecConfig(num_items=len(items), **fields)
-        return TransRecForSequentialRecommendation(config), TransRecProcessor(item_ids=items["item_id"])
-    if args.text_model_name_or_path is not None:
-        tokenizer = AutoTokenizer.from_pretrained(args.text_model_name_or_path)
-        model = TransRecForSequentialRecommendation.from_encoder_pretrained(args.text_model_name_or_path, **fields)
-        return model, TransRecProcessor(tokenizer, **processing)
+    backbones = {}
+    if args.multimodal_model_name_or_path is not None:
+        name = backbones["multimodal_model_name_or_path"] = args.multimodal_model_name_or_path
+        parts["tokenizer"] = AutoTokenizer.from_pretrained(name)
+        parts["image_processor"] = load_image_processor(name, args.image_size, square=True)
+    else:
+        if "text" in modalities:
+            if args.text_model_name_or_path is not None:
+                name = backbones["text_model_name_or_path"] = args.text_model_name_or_path
+                parts["tokenizer"] = AutoTokenizer.from_pretrained(name)
+            else:
+                parts["tokenizer"], fields["text_config"] = _text_backbone_from_scratch(args, items)
+                fields.setdefault("text_pooling", "mean")  # only pretraining gives the first token a meaning
+        if "image" in modalities:
+            if args.vision_model_name_or_path is not None:
+                name = backbones["vision_model_name_or_path"] = args.vision_model_name_or_path
+                parts["image_processor"] = load_image_processor(name, args.image_size)
+            else:
+                parts["image_processor"], fields["vision_config"] = _vision_backbone_from_scratch(args)
+    if "id" in modalities:
+        fields["num_items"], parts["item_ids"] = len(items), items["item_id"]
+    if args.user_encoder_type == "dssm":
+        if user_ids is None:
+            raise ValueError("--user_encoder_type dssm needs the users that it is trained on")
+        fields["num_users"], parts["user_ids"] = len(user_ids), user_ids
+    if backbones:
+        model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **fields)
+    else:
+        model = TransRecForSequentialRecommendation(TransRecConfig(**fields))
+    return model, TransRecProcessor(**parts, **processing)
+
+
+def _text_backbone_from_scratch(args: ModelArguments, items: datasets.Dataset):
+    """Tokenizer and configuration."""
     if args.tokenizer_name_or_path is not None:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
     else:
         texts = items[f"text_{args.language or 'en'}"]
         tokenizer = train_tokenizer((text for text in texts if text), args.vocab_size)
-    text_config = {**_read_text_config(args.text_config), "vocab_size": len(tokenizer)}
+    config = dict(SMALL_BERT) if args.text_config is None else _read_backbone_config("--text_config", args.text_config)
     if args.text_config is None:
-        logger.warning("No text backbone was named: a small BERT (%s) is trained from scratch", text_config)
-    fields.setdefault("text_pooling", "mean")  # only pretraining gives the first token a meaning
-    config = TransRecConfig(text_config={**text_config, "pad_token_id": tokenizer.pad_token_id}, **fields)
-    return TransRecForSequentialRecommendation(config), TransRecProcessor(tokenizer, **processing)
+        logger.warning("No text backbone was named: a small BERT (%s) is trained from scratch", config)
+    return tokenizer, {**config, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
 
-def _from_checkpoint(args: ModelArguments) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
+def _vision_backbone_from_scratch(args: ModelArguments):
+    """Image processor and configuration."""
+    if args.vision_config is None:
+        config, size = dict(SMALL_RESNET), args.image_size or SMALL_IMAGE_SIZE
+        logger.warning("No vision backbone was named: a small ResNet (%s) is trained from scratch", config)
+    else:
+        config = _read_backbone_config("--vision_config", args.vision_config)
+        size = args.image_size or config.get("image_size", 224)
+    if "image_size" in AutoConfig.for_model(**config).to_dict():
+        config["image_size"] = size
+    return ViTImageProcessorPil(size={"height": size, "width": size}, do_convert_rgb=True), config
+
+
+def load_image_processor(name_or_path: str, image_size: int | None = None, square: bool = False):
+    """The image processor of a pretrained vision backbone, with its own mean, standard deviation and size.
+
+    Args:
+        name_or_path: Hub id or folder; of timm's models the configuration is translated.
+        image_size: another height and width, in pixels.
+        square: whether to make pictures square that the processor itself would leave of different shapes.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    if config.model_type == "timm_wrapper":
+        processor = timm_image_processor(config)
+    else:
+        processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
+    if image_size is None and square:
+        image_size = getattr(getattr(config, "vision_config", config), "image_size", 224)
+    if image_size is not None:
+        processor.size = {"height": image_size, "width": image_size}
+        if getattr(processor, "do_center_crop", False):
+            processor.crop_size = {"height": image_size, "width": image_size}
+        if hasattr(processor, "size_divisor"):
+            processor.do_pad = False
+    return processor
+
+
+def timm_image_processor(config):
+    """What timm does to pictures for this model in evaluation, as an image processor that can be saved."""
+    import timm
+
+    data = timm.data.resolve_data_config(pretrained_cfg=config.pretrained_cfg or {})
+    height, width = data["input_size"][1:]
+    resized = {"height": int(height / data["crop_pct"]), "width": int(width / data["crop_pct"])}
+    resample = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+    return BitImageProcessorPil(
+        size=resized if data["crop_mode"] == "squash" else {"shortest_edge": resized["height"]},
+        crop_size={"height": height, "width": width},
+        image_mean=list(data["mean"]),
+        image_std=list(data["std"]),
+        resample=resample[data["interpolation"]],
+        do_convert_rgb=True,
+    )
+
+
+def _from_checkpoint(
+    args: ModelArguments, items: datasets.Dataset
+) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
     config = load_config(args.model_name_or_path)
     for name, value in args.config_fields().items():
         if name not in _CHANGEABLE_FIELDS and value != getattr(config, name):
@@ -178,6 +370,7 @@ def _from_checkpoint(args: ModelArguments) -> tuple[TransRecForSequentialRecomme
                 f"{getattr(config, name)}; leave it out, or start a new model"
             )
         setattr(config, name, value)
+    config.validate_architecture()
     model = TransRecForSequentialRecommendation.from_pretrained(
         args.model_name_or_path, config=config, dtype="float32"
     )
@@ -185,23 +378,50 @@ def _from_checkpoint(args: ModelArguments) -> tuple[TransRecForSequentialRecomme
     for name in ("language", "max_text_length"):
         if getattr(args, name) is not None:
             setattr(processor, name, getattr(args, name))
-    return model, processor
+    return model, drop_foreign_ids(model, processor, items)
 
 
-def _read_text_config(text_config: str | None) -> dict:
-    if text_config is None:
-        return dict(SMALL_BERT)
-    source = "--text_config"
-    if os.path.exists(text_config):
-        source = text_config
-        with open(text_config, encoding="utf-8") as file:
-            text_config = file.read()
+def drop_foreign_ids(model, processor: TransRecProcessor, items: datasets.Dataset) -> TransRecProcessor:
+    """Of a model of content and ids, takes the id part out where the catalogue has other items; says so.
+
+    Returns: the processor to use from now on.
+    """
+    if (
+        processor.item_ids is None
+        or len(processor.modalities) == 1
+        or set(items["item_id"]) <= set(processor.item_ids)
+    ):
+        return processor
+    logger.warning(
+        "The checkpoint's id part is dropped: its %d items are others than the catalogue's %d, and ids do not transfer. "
+        "The content part goes on alone",
+        len(processor.item_ids),
+        len(items),
+    )
+    model.drop_item_ids()
+    return processor.without_item_ids()
+
+
+def _read_json(option: str, value: str) -> dict:
+    """An option that is JSON, or names a file of it."""
+    source = option
+    if os.path.exists(value):
+        source = value
+        with open(value, encoding="utf-8") as file:
+            value = file.read()
     try:
-        parsed = json.loads(text_config)
+        parsed = json.loads(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is neither a file nor JSON: {error}") from error
-    if not isinstance(parsed, dict) or "model_type" not in parsed:
-        raise ValueError(f'{source} must be a JSON object with a "model_type", such as {{"model_type": "bert"}}')
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{source} must be a JSON object, got {type(parsed).__name__}")
+    return parsed
+
+
+def _read_backbone_config(option: str, value: str) -> dict:
+    parsed = _read_json(option, value)
+    if "model_type" not in parsed:
+        raise ValueError(f'{option} must have a "model_type", such as {{"model_type": "bert"}}')
     return parsed
 
 
@@ -218,9 +438,10 @@ def train(
         items = data_args.load_items(max_seq_len)
         train_split = data_args.load_sequences("train", max_seq_len)
         validation = data_args.load_sequences("validation", max_seq_len)
-    model, processor = load_model_and_processor(model_args, items)
-    pretrained = model_args.text_model_name_or_path is not None
-    if pretrained and training_args.backbone_learning_rate is None and not training_args.freeze_backbone:
+    model, processor = load_model_and_processor(model_args, items, train_split["user_id"])
+    pretrained = any(value for name, value in vars(model_args).items() if name.endswith("_model_name_or_path"))
+    trains_all = model_args.peft is None and not training_args.freeze_backbone
+    if pretrained and trains_all and training_args.backbone_learning_rate is None:
         logger.warning(
             "The pretrained backbone is trained at --learning_rate %g; the paper's rates for backbones are 5e-6 to "
             "5e-5: --backbone_learning_rate 1e-5",
@@ -283,6 +504,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     else:
         model = TransRecModel.from_pretrained(args.model_name_or_path).to(state.device)
         processor = TransRecProcessor.from_pretrained(args.model_name_or_path)
+        processor = drop_foreign_ids(model, processor, items)
         processor.language = args.language or processor.language
         metrics = evaluator(model, processor)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"

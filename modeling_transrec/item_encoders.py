@@ -1,10 +1,15 @@
-"""Item encoders: what an item is, given by its content or its id, to a vector `(U, D)`.
+"""Item encoders: what an item is, given by its content, its id or both, to a vector `(U, D)`.
 
-Each is one class with `forward(**item tensors) -> (U, D)`, `input_names` (the fields of the batch it reads) and
-`backbone` (the pretrained part, or `None`).
+Content is encoded by a text backbone, a vision backbone, both and a fusion, or one model of text and image. An item
+without a text is encoded as the empty text. An item without a picture costs nothing in the vision backbone: a learned
+vector stands for its picture (in ViLT, the text alone attends).
+
+Shapes: `U` distinct items, `P` of them with a picture, `T` text tokens, `S` tokens of a picture, `D` hidden size, `H`
+width of a backbone.
 """
 
 import inspect
+import json
 
 import torch
 from torch import nn
@@ -15,19 +20,19 @@ from .configuration_transrec import TransRecConfig
 
 
 def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the first real token `(U, D)`, with left or right padding."""
+    """The vector of the first real token `(U, H)`, with left or right padding."""
     first = attention_mask.long().argmax(dim=1)  # (U,)
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The mean over the real tokens `(U, D)`."""
+    """The mean over the real tokens `(U, H)`."""
     weights = attention_mask[:, :, None].to(hidden.dtype)  # (U, T, 1)
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the last real token `(U, D)`, with left or right padding."""
+    """The vector of the last real token `(U, H)`, with left or right padding."""
     last = attention_mask.cumsum(dim=1).argmax(dim=1)  # (U,)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
@@ -44,75 +49,529 @@ def default_text_pooling(model_type: str) -> str:
     return "cls" if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "mean"
 
 
+def default_image_pooling(model_type: str) -> str:
+    """`"pooler"`, but for models whose pooler is a layer that no pretraining has trained.
+
+    >>> default_image_pooling("vit"), default_image_pooling("swin"), default_image_pooling("timm_wrapper")
+    ('cls', 'pooler', 'pooler')
+    """
+    return {"vit": "cls", "deit": "cls", "vit_mae": "cls", "vit_msn": "cls", "ijepa": "mean"}.get(model_type, "pooler")
+
+
 def pooler_free_kwargs(backbone_config) -> dict:
-    """Arguments that leave out a backbone's pooling head, which the item encoder does not use."""
+    """Arguments that leave out a backbone's pooling head where the item encoder does not use it."""
     model_class = MODEL_MAPPING.get(type(backbone_config), None)
     if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
+    is_vision = hasattr(backbone_config, "num_channels") and backbone_config.model_type != "vilt"
+    if is_vision and default_image_pooling(backbone_config.model_type) == "pooler":
+        return {}  # its own pretrained reading
     return {"add_pooling_layer": False}
 
 
-class TextItemEncoder(nn.Module):
+def build_backbone(backbone_config) -> PreTrainedModel:
+    """A backbone with random weights."""
+    return AutoModel.from_config(backbone_config, **pooler_free_kwargs(backbone_config))
+
+
+def output_width(backbone: PreTrainedModel) -> int:
+    """Width `H` of the vectors that a backbone gives out."""
+    if hasattr(backbone, "timm_model"):
+        return backbone.timm_model.num_features
+    config = backbone.config
+    for name in ("word_embed_proj_dim", "hidden_size"):  # OPT may narrow its output
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    if getattr(config, "hidden_sizes", None):  # ResNet, ConvNeXt: one a stage
+        return config.hidden_sizes[-1]
+    raise ValueError(f"cannot tell the output width of a {config.model_type}: it has no hidden_size")
+
+
+class TextEncoder(nn.Module):
     """Text to vector: backbone, pooling over tokens, linear layer, GELU (NineRec, arXiv 2309.07705).
 
     Args:
         config: with `text_config` set.
-        text_backbone: a model to use as it is; by default one with random weights is built from `config.text_config`.
+        backbone: a model to use as it is; by default one with random weights is built from `config.text_config`.
     """
 
-    input_names = ("input_ids", "attention_mask")
-
-    def __init__(self, config: TransRecConfig, text_backbone: PreTrainedModel | None = None):
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
         text_config = config.text_config
         if text_config.is_encoder_decoder:
             raise ValueError(
                 f"{text_config.model_type} is an encoder-decoder; a text backbone is an encoder or a decoder alone"
             )
-        if text_backbone is None:
-            text_backbone = AutoModel.from_config(text_config, **pooler_free_kwargs(text_config))
+        self.backbone = adopt(backbone, text_config)
         self.pooling = TEXT_POOLINGS[config.text_pooling or default_text_pooling(text_config.model_type)]
-        width = getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size  # OPT may narrow
-        self.projection = nn.Linear(width, config.hidden_size)
-        self.activation = nn.GELU()
-        self.text_backbone = text_backbone.to(self.projection.weight.dtype)
-        self.text_backbone.config = text_config
+        self.projection = Projection(output_width(self.backbone), config)
 
-    @property
-    def backbone(self) -> PreTrainedModel:
-        return self.text_backbone
+    def hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Token ids and mask `(U, T)` to the backbone's token vectors `(U, T, H)`."""
+        return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token ids and mask `(U, T)` to item vectors `(U, D)`."""
-        hidden = self.text_backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (U, T, H)
-        return self.activation(self.projection(self.pooling(hidden, attention_mask)))
+    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen."""
+        return self.pooling(self.hidden(input_ids, attention_mask), attention_mask)
+
+    def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projected token vectors `(U, T, D)` and their mask `(U, T)`."""
+        return self.projection(self.hidden(input_ids, attention_mask)), attention_mask.bool()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Token ids and mask `(U, T)`, or precomputed features `(U, H)`, to vectors `(U, D)`."""
+        if text_features is None:
+            text_features = self.features(input_ids, attention_mask)
+        return self.projection(text_features)
 
 
-class IdItemEncoder(nn.Module):
-    """A table with one trainable vector per item id: the IDRec baseline. What it learns does not transfer.
+class ImageEncoder(nn.Module):
+    """Picture to vector: backbone, pooling, linear layer, GELU (NineRec, arXiv 2309.07705).
 
     Args:
-        config: with `num_items` set.
+        config: with `vision_config` set.
+        backbone: a model to use as it is; by default one with random weights is built from `config.vision_config`.
     """
 
-    input_names = ("item_ids",)
-    backbone = None
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
+        super().__init__()
+        self.backbone = adopt(backbone, config.vision_config)
+        self.pooling = config.image_pooling or default_image_pooling(config.vision_config.model_type)
+        self.width = output_width(self.backbone)
+        self.projection = Projection(self.width, config)
+        self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The backbone's vector of each picture: `(P, 3, H, W)` to `(P, H)`; what can be precomputed."""
+        if len(pixel_values) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
+            return pixel_values.new_zeros(0, self.width)
+        output = self.backbone(pixel_values=pixel_values)
+        if self.pooling == "pooler":
+            if output.get("pooler_output") is None:
+                raise ValueError(
+                    f"{self.backbone.config.model_type} gives no pooler_output; choose image_pooling='cls' or 'mean'"
+                )
+            return output.pooler_output.flatten(1)
+        hidden = as_sequence(output.last_hidden_state, self.width)
+        return hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
+
+    def tokens(
+        self, pixel_values: torch.Tensor, image_index: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projected vectors of the pictures' parts `(U, S, D)` and their mask `(U, S)`."""
+        if len(pixel_values):
+            hidden = as_sequence(self.backbone(pixel_values=pixel_values).last_hidden_state, self.width)
+        else:
+            hidden = pixel_values.new_zeros(0, 1, self.width)
+        tokens = self.projection(hidden)  # (P, S, D)
+        absent = tokens.new_zeros(1, *tokens.shape[1:])
+        absent[0, 0] = self.missing_image.to(tokens.dtype)  # one token alone stands for a missing picture
+        mask = torch.ones(len(tokens) + 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        mask[-1, 1:] = False
+        rows = torch.arange(len(tokens), device=tokens.device) if image_index is None else image_index
+        return torch.cat([tokens, absent])[rows], mask[rows]  # -1 is the last row: the missing picture
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Pictures `(P, 3, H, W)`, or precomputed features `(P, H)`, and each item's row among them, to `(U, D)`."""
+        if image_features is None:
+            image_features = self.features(pixel_values)
+        return place_images(self.projection(image_features), image_index, self.missing_image)
+
+
+class DualEncoder(nn.Module):
+    """One model with a text and an image tower into one space, such as CLIP or SigLIP; both towers are read.
+
+    Args:
+        config: with `multimodal_config` set to a model that has `get_text_features` and `get_image_features`.
+        backbone: a model to use as it is; by default one with random weights is built.
+    """
+
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel):
+        super().__init__()
+        self.backbone = backbone
+        multimodal_config = config.multimodal_config
+        width = getattr(multimodal_config, "projection_dim", None) or multimodal_config.text_config.hidden_size
+        self.width = width
+        self.text_projection = Projection(width, config)
+        self.image_projection = Projection(width, config)
+        self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
+        for name in ("logit_scale", "logit_bias"):  # of the contrastive pretraining; nothing here trains them
+            if isinstance(getattr(backbone, name, None), nn.Parameter):
+                getattr(backbone, name).requires_grad_(False)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        pixel_values: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts `(U, T)` and pictures `(P, 3, H, W)` to text vectors and image vectors, both `(U, D)`."""
+        text = self.backbone.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        if len(pixel_values):
+            image = self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
+        else:
+            image = pixel_values.new_zeros(0, self.width)
+        image = place_images(self.image_projection(image), image_index, self.missing_image)
+        return self.text_projection(text), image
+
+
+class ViltEncoder(nn.Module):
+    """ViLT (Kim et al., ICML 2021): one transformer over the tokens of text and picture; its first token is read.
+
+    Transformers' own embedding of pictures visits their parts in random order, even in evaluation; here they are
+    embedded in order. Where an item has no picture, the text alone is attended to.
+
+    Args:
+        config: with `multimodal_config` of type `"vilt"`.
+        backbone: a model to use as it is; by default one with random weights is built.
+    """
+
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel):
+        super().__init__()
+        self.backbone = backbone
+        self.projection = Projection(config.multimodal_config.hidden_size, config)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        pixel_values: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Texts `(U, T)` and pictures `(P, 3, H, W)` to vectors `(U, D)`."""
+        embeddings = self.backbone.embeddings
+        patches = embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)  # (P, S, H)
+        image_embeds = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        positions = embeddings.position_embeddings
+        if positions.shape[1] != image_embeds.shape[1]:
+            size = self.backbone.config.image_size
+            raise ValueError(f"ViLT takes pictures of {size} x {size} pixels; give the image processor this size")
+        image_embeds = embeddings.dropout(image_embeds + positions)
+        absent = image_embeds.new_zeros(1, *image_embeds.shape[1:])
+        pixel_mask = torch.ones(len(patches) + 1, image_embeds.shape[1], dtype=torch.long, device=input_ids.device)
+        pixel_mask[-1] = 0
+        rows = torch.arange(len(patches), device=input_ids.device) if image_index is None else image_index
+        output = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_embeds=torch.cat([image_embeds, absent])[rows],
+            pixel_mask=pixel_mask[rows],
+        )
+        return self.projection(output.last_hidden_state[:, 0])
+
+
+class Projection(nn.Module):
+    """A backbone's width to that of item vectors, GELU: NineRec's."""
+
+    def __init__(self, width: int, config: TransRecConfig):
+        super().__init__()
+        self.linear = nn.Linear(width, config.hidden_size)
+        self.activation = nn.GELU()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.linear(features))
+
+
+def adopt(backbone: PreTrainedModel | None, backbone_config) -> PreTrainedModel:
+    """The given backbone, or one with random weights, in the default dtype and with the model's own configuration."""
+    backbone = build_backbone(backbone_config) if backbone is None else backbone
+    backbone = backbone.to(torch.get_default_dtype())
+    backbone.config = backbone_config
+    mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)
+    if isinstance(mask_token, nn.Parameter):  # of DINOv2's or SwinV2's own pretraining; nothing here trains it
+        mask_token.requires_grad_(False)
+    return backbone
+
+
+def as_sequence(hidden: torch.Tensor, width: int) -> torch.Tensor:
+    """A picture's vectors as `(P, S, H)`, be they a sequence or a map `(P, H, h, w)` or `(P, h, w, H)`."""
+    if hidden.ndim == 4:
+        return hidden.flatten(2).transpose(1, 2) if hidden.shape[1] == width else hidden.flatten(1, 2)
+    return hidden
+
+
+def place_images(vectors: torch.Tensor, image_index: torch.Tensor | None, missing: torch.Tensor) -> torch.Tensor:
+    """Vectors of pictures `(P, D)` to those of items `(U, D)`; -1 in `image_index` `(U,)` is the missing picture."""
+    if image_index is None:
+        return vectors
+    return torch.cat([vectors, missing.to(vectors.dtype)[None]])[image_index]
+
+
+class SumFusion(nn.Module):
+    """Text vector plus image vector."""
+
+    reads_tokens = False
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
-        self.embedding = nn.Embedding(config.num_items, config.hidden_size)
 
-    def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the table `(U,)` to item vectors `(U, D)`."""
-        return self.embedding(item_ids)
+    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Two `(U, D)` to one."""
+        return text + image
 
 
-def build_item_encoder(config: TransRecConfig, text_backbone: PreTrainedModel | None = None) -> nn.Module:
-    """The item encoder that the configuration asks for."""
-    if config.item_encoder_type == "text":
-        return TextItemEncoder(config, text_backbone)
-    if text_backbone is not None:
-        raise ValueError("a text_backbone was given, but the configuration has no text_config")
-    if config.item_encoder_type == "id":
-        return IdItemEncoder(config)
-    raise ValueError("TransRecConfig names no item encoder: set text_config (TransRec) or num_items (IDRec)")
+class ConcatFusion(nn.Module):
+    """A linear layer over both vectors, one after the other."""
+
+    reads_tokens = False
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.linear = nn.Linear(2 * config.hidden_size, config.hidden_size)
+
+    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Two `(U, D)` to one."""
+        return self.linear(torch.cat([text, image], dim=-1))
+
+
+class GatedFusion(nn.Module):
+    """Per dimension a learned mixture of both (Arevalo et al., "Gated Multimodal Units", ICLR workshop 2017)."""
+
+    reads_tokens = False
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
+
+    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Two `(U, D)` to one."""
+        gate = self.gate(torch.cat([text, image], dim=-1)).sigmoid()
+        return gate * text + (1 - gate) * image
+
+
+class FilmFusion(nn.Module):
+    """The text scales and shifts the image vector (Perez et al., "FiLM", AAAI 2018)."""
+
+    reads_tokens = False
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.scale_and_shift = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+
+    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Two `(U, D)` to one."""
+        scale, shift = self.scale_and_shift(text).chunk(2, dim=-1)
+        return (1 + scale) * image + shift
+
+
+class CoAttentionFusion(nn.Module):
+    """Text tokens attend to the picture's and the other way round (Lu et al., "ViLBERT", NeurIPS 2019); both are
+    averaged and added."""
+
+    reads_tokens = True
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.text_to_image = AttentionLayer(config)
+        self.image_to_text = AttentionLayer(config)
+
+    def forward(self, text, text_mask, image, image_mask) -> torch.Tensor:
+        """Token vectors `(U, T, D)` and `(U, S, D)` and their masks to `(U, D)`."""
+        new_text = self.text_to_image(text, image, image_mask)
+        new_image = self.image_to_text(image, text, text_mask)
+        return mean_pooling(new_text, text_mask) + mean_pooling(new_image, image_mask)
+
+
+class MergedAttentionFusion(nn.Module):
+    """One attention over the tokens of both (Dou et al., "METER", CVPR 2022), averaged."""
+
+    reads_tokens = True
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.layer = AttentionLayer(config)
+
+    def forward(self, text, text_mask, image, image_mask) -> torch.Tensor:
+        """Token vectors `(U, T, D)` and `(U, S, D)` and their masks to `(U, D)`."""
+        tokens, mask = torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1)
+        return mean_pooling(self.layer(tokens, tokens, mask), mask)
+
+
+class AttentionLayer(nn.Module):
+    """Attention from queries to a context, residual and layer norm."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout_prob = config.hidden_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, queries: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
+        """Queries `(U, T, D)`, context `(U, S, D)` and its mask `(U, S)` to `(U, T, D)`."""
+        query, key, value = (
+            projection(values).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (U, heads, tokens, D / heads)
+            for projection, values in ((self.query, queries), (self.key, context), (self.value, context))
+        )
+        attended = nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=context_mask[:, None, None],
+            dropout_p=self.dropout_prob if self.training else 0.0,
+        )
+        return self.layer_norm(queries + self.output(attended.transpose(1, 2).flatten(2)))
+
+
+FUSIONS = {
+    "sum": SumFusion,
+    "concat": ConcatFusion,
+    "gated": GatedFusion,
+    "film": FilmFusion,
+    "co_attention": CoAttentionFusion,
+    "merged_attention": MergedAttentionFusion,
+}
+
+
+def peft_config_to_dict(peft_config) -> dict:
+    """A configuration of the `peft` library as plain JSON values."""
+    values = peft_config if isinstance(peft_config, dict) else peft_config.to_dict()
+    if "peft_type" not in values:
+        raise ValueError('an adapter\'s configuration needs "peft_type", such as "LORA"')
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    return json.loads(json.dumps(plain, default=str))
+
+
+class ItemEncoder(nn.Module):
+    """Content, id or both to the item vector.
+
+    Each part lies under a name of its own, so that a checkpoint's content part loads without its id part: ids do not
+    transfer.
+
+    Args:
+        config: with at least one of `text_config`, `vision_config`, `multimodal_config`, `num_items` set.
+        backbones: loaded models to use as they are, by the names `"text"`, `"image"`, `"multimodal"`.
+    """
+
+    def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
+        super().__init__()
+        backbones = dict(backbones or {})
+        if config.modality is None:
+            raise ValueError(
+                "TransRecConfig names no item encoder: set text_config, vision_config or multimodal_config for "
+                "content, num_items for ids"
+            )
+        self.modalities = config.modality.split("+")
+        self.text = self.image = self.multimodal = self.fusion = self.id_embedding = self.id_fusion = None
+        if config.text_config is not None:
+            self.text = TextEncoder(config, backbones.pop("text", None))
+        if config.vision_config is not None:
+            self.image = ImageEncoder(config, backbones.pop("image", None))
+        if config.multimodal_config is not None:
+            backbone = adopt(backbones.pop("multimodal", None), config.multimodal_config)
+            if config.multimodal_config.model_type == "vilt":
+                self.multimodal = ViltEncoder(config, backbone)
+            elif hasattr(backbone, "get_text_features") and hasattr(backbone, "get_image_features"):
+                self.multimodal = DualEncoder(config, backbone)
+            else:
+                raise ValueError(
+                    f"a {config.multimodal_config.model_type} is no model of text and image that is known here: dual "
+                    "encoders (CLIP, SigLIP, …) and ViLT are"
+                )
+        if backbones:
+            raise ValueError(f"a backbone was given for {', '.join(backbones)}, but the configuration has none")
+        is_dual = isinstance(self.multimodal, DualEncoder)
+        if is_dual or (self.text is not None and self.image is not None):
+            self.fusion = FUSIONS[config.fusion](config)
+            if is_dual and self.fusion.reads_tokens:
+                raise ValueError(
+                    f"fusion={config.fusion!r} reads token vectors, of which a dual encoder gives none; choose sum, "
+                    "concat, gated or film, or give the two towers as text_config and vision_config"
+                )
+        if config.num_items is not None:
+            self.id_embedding = nn.Embedding(config.num_items, config.hidden_size)
+            if len(self.modalities) > 1:
+                self.id_fusion = FUSIONS[config.id_fusion](config)
+        self.dropout = nn.Dropout(config.item_dropout_prob)
+
+    @property
+    def backbones(self) -> list[PreTrainedModel]:
+        """The pretrained parts; none in an id model."""
+        return [part.backbone for part in (self.text, self.image, self.multimodal) if part is not None]
+
+    @property
+    def input_names(self) -> list[str]:
+        """The item tensors that it needs."""
+        names = {"text": ["input_ids", "attention_mask"], "image": ["pixel_values"], "id": ["item_ids"]}
+        return [name for modality in self.modalities for name in names[modality]]
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether precomputed features can stand for texts and pictures."""
+        return self.multimodal is None and bool(self.backbones) and not (self.fusion and self.fusion.reads_tokens)
+
+    def inject_adapters(self, peft_config: dict) -> None:
+        """Puts adapters of the `peft` library into the backbones."""
+        try:
+            from peft import PeftConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+        for backbone in self.backbones:
+            known = set(backbone.modules())
+            inject_adapter_in_model(PeftConfig.from_peft_type(**peft_config), backbone)
+            for module in set(backbone.modules()) - known:
+                module._is_hf_initialized = True  # adapters start as peft has it: at no change
+
+    def merge_adapters(self) -> None:
+        """Adds the adapters to the weights that they stand beside, and takes them out."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for backbone in self.backbones:
+            adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, BaseTunerLayer)]
+            for name, module in adapted:
+                module.merge(safe_merge=True)
+                parent, _, child = name.rpartition(".")
+                setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+            backbone.requires_grad_(True)
+            del backbone.peft_config
+
+    def encode_content(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """Texts and pictures to vectors `(U, D)`; `None` in an id model."""
+        if isinstance(self.multimodal, ViltEncoder):
+            return self.multimodal(input_ids, attention_mask, pixel_values, image_index)
+        if isinstance(self.multimodal, DualEncoder):
+            return self.fusion(*self.multimodal(input_ids, attention_mask, pixel_values, image_index))
+        if self.fusion is not None and self.fusion.reads_tokens:
+            text = self.text.tokens(input_ids, attention_mask)
+            return self.fusion(*text, *self.image.tokens(pixel_values, image_index))
+        text = None if self.text is None else self.text(input_ids, attention_mask, text_features)
+        image = None if self.image is None else self.image(pixel_values, image_index, image_features)
+        return self.fusion(text, image) if self.fusion is not None else text if image is None else image
+
+    def forward(self, item_ids: torch.Tensor | None = None, **content: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            item_ids: `(U,)` rows of the id table.
+            content: `input_ids` and `attention_mask` `(U, T)`; `pixel_values` `(P, 3, H, W)` of the items that have a
+                picture and `image_index` `(U,)`, each item's row there or -1 (by default all have one, in order); or
+                precomputed `text_features` `(U, H)` and `image_features` `(P, H)` in their place.
+
+        Returns: `(U, D)`.
+        """
+        vectors = self.encode_content(**content)
+        if self.id_embedding is not None:
+            ids = self.id_embedding(item_ids)
+            vectors = ids if vectors is None else self.id_fusion(vectors, ids)
+        return self.dropout(vectors)

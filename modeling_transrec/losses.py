@@ -2,10 +2,10 @@
 
 Every loss takes the user encoder's output at every position, the vectors of the batch's distinct items, and rows into
 those items; it returns the SUM over the positions that have a target. The model divides by the number of targets over
-all accumulation steps and processes, so that every target weighs the same. `bce` is then the same loss however a batch
-is divided; the candidates of `in_batch` are those of one process and accumulation step.
+all accumulation steps and processes, so that every target weighs the same. `bce` and `full_softmax` are then the same
+loss however a batch is divided; the candidates of the others are those of one process and accumulation step.
 
-Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives, `D` hidden size.
+Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives, `V` catalogue, `D` hidden size.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 IGNORE_INDEX = -100  # in `labels`: the position has no target
 PADDING_INDEX = -1  # in `item_index` and `negative_index`: no item
+MASK_INDEX = -2  # in `item_index`: an item that is masked, to be predicted
 
 
 def full_precision(scores: torch.Tensor) -> torch.Tensor:
@@ -96,6 +97,8 @@ def in_batch_loss(
     labels: torch.Tensor,
     item_index: torch.Tensor,
     item_log_popularity: torch.Tensor | None = None,
+    num_draws: torch.Tensor | None = None,
+    is_candidate: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross entropy of each target against all items of the batch, summed over positions.
 
@@ -107,8 +110,10 @@ def in_batch_loss(
         user_hidden: `(B, L, D)`.
         item_embeds: `(U, D)`, distinct items.
         labels: `(B, L)` rows of the targets in `item_embeds`, -100 where there is none.
-        item_index: `(B, L)` rows of the history, -1 at padding.
+        item_index: `(B, L)` rows of the history, below 0 where there is no item.
         item_log_popularity: `(U,)` log of each item's share of the training actions; `None` leaves out the correction.
+        num_draws: number of actions that brought the items into the batch; by default those of these users.
+        is_candidate: `(U,)` booleans, false at items that are not negatives, such as repetitions of others.
 
     Example:
 
@@ -119,20 +124,158 @@ def in_batch_loss(
     """
     scores = full_precision(user_hidden @ item_embeds.T)  # (B, L, U)
     if item_log_popularity is not None:
-        num_draws = (item_index >= 0).sum() + (labels[:, -1] >= 0).sum()  # the actions in the batch
+        if num_draws is None:
+            num_draws = count_draws(item_index, labels)
         scores = scores - log_inclusion_probability(item_log_popularity.to(scores.dtype), num_draws)
+    if is_candidate is not None:
+        scores = scores.masked_fill(~is_candidate, float("-inf"))
     scores = mask_own_items(scores, labels, item_index)
     return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
 
+def count_draws(item_index: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Number of actions in a batch: those of the histories, masked ones too, and the targets after their ends.
+
+    >>> import torch
+    >>> count_draws(torch.tensor([[-1, 4, 2]]), labels=torch.tensor([[-100, 2, 0]]))
+    tensor(3)
+    """
+    follows = (labels[:, -1] >= 0) & (item_index[:, -1] != MASK_INDEX)
+    return (item_index != PADDING_INDEX).sum() + follows.sum()
+
+
+def sampled_softmax_loss(
+    user_hidden: torch.Tensor,
+    item_embeds: torch.Tensor,
+    labels: torch.Tensor,
+    item_index: torch.Tensor,
+    negative_index: torch.Tensor,
+    item_log_popularity: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross entropy of each target against itself and sampled negatives, summed over positions.
+
+    The batch shares its negatives, so that they are encoded just once (Jean et al., "On Using Very Large Target
+    Vocabulary for Neural Machine Translation", ACL 2015; for sequential recommendation Klenitskiy and Vasilev,
+    RecSys 2023). A user's own items are no negatives.
+
+    Args:
+        user_hidden: `(B, L, D)`.
+        item_embeds: `(U, D)`.
+        labels: `(B, L)` rows of the targets in `item_embeds`, -100 where there is none.
+        item_index: `(B, L)` rows of the history, below 0 where there is no item.
+        negative_index: `(N,)` rows of the negatives.
+        item_log_popularity: `(U,)` log of each item's chance to be sampled; `None` if all have the same.
+
+    Example:
+
+    >>> import torch
+    >>> user, items = torch.ones(1, 1, 2), torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    >>> sampled_softmax_loss(user, items, torch.tensor([[0]]), torch.tensor([[-1]]), negative_index=torch.tensor([1]))
+    tensor(0.0181)
+    """
+    positive_scores = full_precision((user_hidden * item_embeds[labels.clamp(min=0)]).sum(-1))  # (B, L)
+    negative_scores = full_precision(user_hidden @ item_embeds[negative_index].T)  # (B, L, N)
+    if item_log_popularity is not None:
+        positive_scores = positive_scores - item_log_popularity[labels.clamp(min=0)]
+        negative_scores = negative_scores - item_log_popularity[negative_index]
+    own = own_negatives(negative_index, labels, item_index)[:, None]  # (B, 1, N)
+    negative_scores = negative_scores.masked_fill(own, float("-inf"))
+    partition = torch.cat([positive_scores[:, :, None], negative_scores], dim=-1).logsumexp(-1)  # (B, L)
+    return (partition - positive_scores).masked_fill(labels == IGNORE_INDEX, 0.0).sum()
+
+
+def gbce_loss(
+    user_hidden: torch.Tensor,
+    item_embeds: torch.Tensor,
+    labels: torch.Tensor,
+    item_index: torch.Tensor,
+    negative_index: torch.Tensor,
+    num_catalogue_items: torch.Tensor | int,
+    gbce_t: float = 0.75,
+) -> torch.Tensor:
+    """Generalised binary cross entropy, summed over positions: sampled negatives without overconfidence.
+
+    gSASRec (Petrov and Macdonald, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative
+    Sampling", RecSys 2023): the positive's probability is raised to the power `beta`, which makes up for the share
+    `N / (V - 1)` of the negatives that are sampled. The batch shares its negatives.
+
+    Args:
+        user_hidden, item_embeds, labels, item_index, negative_index: as in [`sampled_softmax_loss`].
+        num_catalogue_items: `V`.
+        gbce_t: calibration, from 0 (plain binary cross entropy) to 1 (fully calibrated).
+
+    Example:
+
+    >>> import torch
+    >>> user, items = torch.ones(1, 1, 2), torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    >>> gbce_loss(user, items, torch.tensor([[0]]), torch.tensor([[-1]]), torch.tensor([1]), num_catalogue_items=5)
+    tensor(0.1824)
+    """
+    sampled = min(len(negative_index) / max(float(num_catalogue_items) - 1, 1), 1.0)
+    beta = sampled * (gbce_t * (1 - 1 / sampled) + 1 / sampled)
+    positive_scores = full_precision((user_hidden * item_embeds[labels.clamp(min=0)]).sum(-1))  # (B, L)
+    negative_scores = full_precision(user_hidden @ item_embeds[negative_index].T)  # (B, L, N)
+    own = own_negatives(negative_index, labels, item_index)[:, None]  # (B, 1, N)
+    negative_terms = F.softplus(negative_scores).masked_fill(own, 0.0).sum(-1)
+    loss = beta * F.softplus(-positive_scores) + negative_terms
+    return loss.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
+
+
+def own_negatives(negative_index: torch.Tensor, labels: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
+    """Which shared negatives `(N,)` are a user's own items, in history or targets: `(B, N)` booleans."""
+    own = torch.cat([item_index, labels], dim=1)  # (B, 2L)
+    return (own[:, :, None] == negative_index).any(dim=1)
+
+
+def full_softmax_loss(user_hidden: torch.Tensor, item_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each target against the whole catalogue, summed over positions.
+
+    For catalogues whose items are cheap to encode: ids, or precomputed features.
+
+    Args:
+        user_hidden: `(B, L, D)`.
+        item_embeds: `(V, D)`, every item of the catalogue.
+        labels: `(B, L)` rows of the targets, -100 where there is none.
+
+    Example:
+
+    >>> import torch
+    >>> user, items = torch.ones(1, 1, 2), torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    >>> full_softmax_loss(user, items, labels=torch.tensor([[0]]))
+    tensor(0.0181)
+    """
+    scores = full_precision(user_hidden @ item_embeds.T)  # (B, L, V)
+    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
 class Loss(NamedTuple):
-    """A loss and the fields of the batch that it reads beside `user_hidden`, `item_embeds` and `labels`."""
+    """A loss, and what it needs.
+
+    Args:
+        function: takes `user_hidden`, `item_embeds`, `labels`, and the fields and options named here.
+        batch_fields: fields of the batch that it reads beside those.
+        options: fields of the configuration that it reads.
+        candidates: where its negatives come from: the `"batch"`, `"position"` (sampled for every position), `"shared"`
+            (sampled for the whole batch) or the whole `"catalogue"`.
+    """
 
     function: Callable[..., torch.Tensor]
-    batch_fields: tuple[str, ...]
+    batch_fields: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    candidates: str = "batch"
+
+    @property
+    def samples(self) -> bool:
+        """Whether it needs sampled negatives in the batch."""
+        return self.candidates in ("position", "shared")
 
 
+_SHARED = ("item_index", "negative_index")
 LOSSES = {
-    "bce": Loss(bce_loss, ("negative_index",)),
+    "bce": Loss(bce_loss, ("negative_index",), candidates="position"),
     "in_batch": Loss(in_batch_loss, ("item_index", "item_log_popularity")),
+    "sampled_softmax": Loss(sampled_softmax_loss, (*_SHARED, "item_log_popularity"), candidates="shared"),
+    "gbce": Loss(gbce_loss, (*_SHARED, "num_catalogue_items"), ("gbce_t",), candidates="shared"),
+    "full_softmax": Loss(full_softmax_loss, candidates="catalogue"),
 }
+NEGATIVE_SAMPLINGS = ("uniform", "popularity")

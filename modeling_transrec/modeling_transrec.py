@@ -1,13 +1,17 @@
 """The TransRec model: item encoder, user encoder, score, loss.
 
-Shapes: `B` users, `L` history length, `U` distinct items of the batch, `T` text tokens, `N` negatives, `D` width.
+Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of them with a picture, `T` text tokens,
+`N` negatives, `D` hidden size, `H` width of a backbone.
 """
 
+import fnmatch
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
@@ -15,9 +19,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
 from .configuration_transrec import TransRecConfig
-from .item_encoders import build_item_encoder, pooler_free_kwargs
-from .losses import IGNORE_INDEX, LOSSES
-from .user_encoders import build_user_encoder
+from .item_encoders import DualEncoder, ImageEncoder, ItemEncoder, peft_config_to_dict, pooler_free_kwargs
+from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
+from .user_encoders import BERT4RecUserEncoder, build_user_encoder
 
 
 @dataclass
@@ -26,7 +30,7 @@ class TransRecModelOutput(ModelOutput):
     Args:
         item_embeds (`torch.FloatTensor` of shape `(U, D)`): vectors of the batch's distinct items.
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
-        user_embeds (`torch.FloatTensor` of shape `(B, D)`): the state at the last item of each history.
+        user_embeds (`torch.FloatTensor` of shape `(B, D)`): what each user wants next.
     """
 
     item_embeds: torch.FloatTensor | None = None
@@ -42,7 +46,7 @@ class TransRecOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(B, U)`): score of each of the batch's items as each user's next.
         item_embeds (`torch.FloatTensor` of shape `(U, D)`): vectors of the batch's distinct items.
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
-        user_embeds (`torch.FloatTensor` of shape `(B, D)`): the state at the last item of each history.
+        user_embeds (`torch.FloatTensor` of shape `(B, D)`): what each user wants next.
     """
 
     loss: torch.FloatTensor | None = None
@@ -53,21 +57,34 @@ class TransRecOutput(ModelOutput):
 
 
 class TransRecPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, saving and loading, common to both classes."""
+    """Weight initialisation, saving and loading, freezing and adapters, common to both classes."""
 
     config: TransRecConfig
     base_model_prefix = "model"
     main_input_name = "item_index"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["SASRecLayer"]
+    _no_split_modules = ["SASRecLayer", "NextItNetLayer", "GRU4RecLayer", "MLPLayer", "LiGRLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module):
         """Xavier-normal weights and zero biases, as NineRec; backbones initialise themselves."""
         super()._init_weights(module)
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
             init.xavier_normal_(module.weight)
+        elif isinstance(module, nn.GRU):
+            for weight in module.parameters():
+                init.xavier_uniform_(weight)
+        elif isinstance(module, BERT4RecUserEncoder):
+            init.normal_(module.mask_vector, std=0.02)
+        elif isinstance(module, ImageEncoder | DualEncoder):
+            init.normal_(module.missing_image, std=0.02)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
+        super()._set_gradient_checkpointing(enable, **kwargs)
+        for module in self.modules():
+            if hasattr(module, "timm_model"):  # transformers does not reach it
+                module.timm_model.set_grad_checkpointing(enable)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume."""
@@ -75,36 +92,173 @@ class TransRecPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
-    def from_encoder_pretrained(cls, text_model_name_or_path: str, *, dtype="float32", backbone_kwargs=None, **kwargs):
+    def from_encoder_pretrained(
+        cls,
+        text_model_name_or_path: str | None = None,
+        vision_model_name_or_path: str | None = None,
+        multimodal_model_name_or_path: str | None = None,
+        *,
+        dtype="float32",
+        backbone_kwargs: dict | None = None,
+        **kwargs,
+    ):
         r"""
-        A model around a pretrained backbone, with a new user encoder.
+        A model around pretrained backbones, with a new user encoder.
 
         Args:
-            text_model_name_or_path (`str`): Hub id or folder of any model that `AutoModel` loads.
+            text_model_name_or_path (`str`, *optional*): Hub id or folder of any text model that `AutoModel` loads.
+            vision_model_name_or_path (`str`, *optional*): the same for a vision model, timm's included.
+            multimodal_model_name_or_path (`str`, *optional*): one model of text and image: CLIP, SigLIP, ViLT.
             dtype (`str` or `torch.dtype`, defaults to `"float32"`): type of the weights.
-            backbone_kwargs (`dict`, *optional*): arguments of the backbone's `from_pretrained` (`revision`, …).
-            kwargs: fields of [`TransRecConfig`].
+            backbone_kwargs (`dict`, *optional*): arguments of the backbones' `from_pretrained` (`revision`, …).
+            kwargs: fields of [`TransRecConfig`], such as `user_encoder_type`.
 
         Example:
 
         ```python
         model = TransRecForSequentialRecommendation.from_encoder_pretrained(
-            text_model_name_or_path="hfl/chinese-bert-wwm", hidden_size=512
+            text_model_name_or_path="hfl/chinese-bert-wwm",
+            vision_model_name_or_path="microsoft/swin-tiny-patch4-window7-224",
+            user_encoder_type="sasrec",
+            hidden_size=512,
         )
         ```
         """
-        loading = backbone_kwargs or {}
-        text_config = AutoConfig.from_pretrained(text_model_name_or_path, **loading)
-        backbone = AutoModel.from_pretrained(
-            text_model_name_or_path,
-            config=text_config,
-            dtype=dtype,
-            **pooler_free_kwargs(text_config),
-            **loading,
-        )
-        config = TransRecConfig(text_config=backbone.config, **kwargs)
-        dtype = backbone.dtype
-        return cls(config, text_backbone=backbone).to(dtype)
+        names = {
+            "text": text_model_name_or_path,
+            "image": vision_model_name_or_path,
+            "multimodal": multimodal_model_name_or_path,
+        }
+        fields = {"text": "text_config", "image": "vision_config", "multimodal": "multimodal_config"}
+        backbones = {
+            part: _load_backbone(name, fields[part], dtype, backbone_kwargs or {})
+            for part, name in names.items()
+            if name is not None
+        }
+        if not backbones:
+            raise ValueError("name a backbone: text_model_name_or_path, vision_model_name_or_path or both")
+        configs = {fields[part]: backbone.config for part, backbone in backbones.items()}
+        dtype = next(iter(backbones.values())).dtype
+        return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
+
+    @property
+    def item_encoder(self) -> ItemEncoder:
+        """The item encoder."""
+        return self.base_model._modules["item_encoder"]
+
+    def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
+        """User or item vectors `(…, D)` to vectors whose dot product is the score.
+
+        They are the vectors themselves, but for `normalize_scores` and `temperature`.
+        """
+        if self.config.normalize_scores:
+            vectors = nn.functional.normalize(vectors, dim=-1)
+        return vectors if self.config.temperature == 1 else vectors / self.config.temperature**0.5
+
+    def freeze_backbone(
+        self, train_last_n_layers: int | None = None, freeze_modules: Sequence[str] | None = None
+    ) -> None:
+        """Stops training the backbones, or a part of them; the projection and the user encoder go on.
+
+        Frozen modules stay in evaluation mode: their dropout is off, their batch norms keep their statistics.
+
+        Args:
+            train_last_n_layers: layers, from the end, that go on training, with all that comes after them; stages,
+                where a backbone has stages of layers.
+            freeze_modules: patterns of parameter names within the backbone, such as `"embeddings.*"`; those that match
+                are frozen, the others go on.
+        """
+        backbones = self.item_encoder.backbones
+        if not backbones:
+            raise ValueError("an id model has no backbone to freeze")
+        if train_last_n_layers is not None and freeze_modules is not None:
+            raise ValueError("give train_last_n_layers or freeze_modules, not both")
+        for backbone in backbones:
+            if freeze_modules is not None:
+                frozen = _matching(backbone, freeze_modules)
+            elif train_last_n_layers is not None:
+                frozen = _before_last_layers(backbone, train_last_n_layers)
+            else:
+                frozen = list(backbone.parameters())
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def has_frozen_backbone(self) -> bool:
+        """Whether there are backbones, and nothing of them is trained."""
+        backbones = self.item_encoder.backbones
+        return bool(backbones) and not any(p.requires_grad for backbone in backbones for p in backbone.parameters())
+
+    def train(self, mode: bool = True):
+        """As in torch, but frozen modules of a backbone stay in evaluation mode."""
+        super().train(mode)
+        if mode and self.config.peft_config is None:  # under adapters all is frozen, and trained all the same
+            for backbone in self.item_encoder.backbones:
+                for module in backbone.modules():
+                    parameters = list(module.parameters())
+                    if parameters and not any(parameter.requires_grad for parameter in parameters):
+                        module.eval()
+        return self
+
+    def drop_item_ids(self) -> None:
+        """Leaves the content part of a model of content and ids: ids do not transfer to other items."""
+        if self.config.num_items is None or self.config.modality == "id":
+            raise ValueError(f"a model of {self.config.modality} has no id part beside a content part to drop")
+        self.item_encoder.id_embedding = self.item_encoder.id_fusion = None
+        self.config.num_items = None
+        self.item_encoder.modalities = self.config.modality.split("+")
+
+    def add_peft_adapter(self, peft_config) -> None:
+        """Puts adapters of the `peft` library into the backbones, and trains only them there.
+
+        They are part of the model: it is saved, loaded and pushed with them like any other.
+
+        Args:
+            peft_config: `peft.LoraConfig` or another one that injects layers, or its dictionary with `"peft_type"`.
+        """
+        if self.config.peft_config is not None:
+            raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
+        if not self.item_encoder.backbones:
+            raise ValueError("an id model has no backbone to put adapters into")
+        self.config.peft_config = peft_config_to_dict(peft_config)
+        self.item_encoder.inject_adapters(self.config.peft_config)
+
+    def merge_peft_adapter(self) -> None:
+        """Adds the adapters to the backbones' own weights and takes them out: a plain model, with the same outputs."""
+        if self.config.peft_config is None:
+            raise ValueError("the model has no adapters to merge")
+        self.item_encoder.merge_adapters()
+        self.config.peft_config = None
+
+
+def _load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTrainedModel:
+    """A pretrained backbone; of a text-and-image model the tower that the field names."""
+    config = AutoConfig.from_pretrained(name_or_path, **loading)
+    config = getattr(config, field, config)  # the vision part of a CLIP
+    return AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **pooler_free_kwargs(config), **loading)
+
+
+def _matching(backbone: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """Parameters whose names match a pattern; a pattern that matches nothing is an error."""
+    named = dict(backbone.named_parameters())
+    for pattern in patterns:
+        if not fnmatch.filter(named, pattern):
+            examples = ", ".join(list(named)[:3])
+            raise ValueError(f"no parameter of the backbone matches {pattern!r}; they are named {examples}, …")
+    return [parameter for name, parameter in named.items() if any(fnmatch.fnmatch(name, p) for p in patterns)]
+
+
+def _before_last_layers(backbone: nn.Module, count: int) -> list[nn.Parameter]:
+    """Parameters of all but the last layers and what is registered after them, such as a final norm."""
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
+    layers = next((module for module in lists if len(module) > 1), lists[0] if lists else ())
+    if not 1 <= count <= len(layers):
+        raise ValueError(f"train_last_n_layers must be between 1 and this backbone's {len(layers)}, got {count}")
+    parameters = list(backbone.parameters())
+    kept = {id(parameter) for layer in layers[len(layers) - count :] for parameter in layer.parameters()}
+    first = next(place for place, parameter in enumerate(parameters) if id(parameter) in kept)
+    return parameters[:first]
 
 
 class TransRecModel(TransRecPreTrainedModel):
@@ -113,8 +267,8 @@ class TransRecModel(TransRecPreTrainedModel):
 
     Args:
         config ([`TransRecConfig`]): architecture.
-        text_backbone (`PreTrainedModel`, *optional*): a loaded backbone; see
-            [`~TransRecPreTrainedModel.from_encoder_pretrained`].
+        backbones (`dict[str, PreTrainedModel]`, *optional*): loaded backbones, by the names `"text"`, `"image"`,
+            `"multimodal"`; see [`~TransRecPreTrainedModel.from_encoder_pretrained`].
 
     Example:
 
@@ -126,78 +280,118 @@ class TransRecModel(TransRecPreTrainedModel):
     (torch.Size([3, 8]), torch.Size([2, 3, 8]), torch.Size([2, 8]))
     """
 
-    def __init__(self, config: TransRecConfig, text_backbone: PreTrainedModel | None = None):
+    def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
-        self.item_encoder = build_item_encoder(config, text_backbone)
+        self.item_encoder = ItemEncoder(config, backbones)
         self.user_encoder = build_user_encoder(config)
         self.post_init()
+        if config.peft_config is not None:
+            self.item_encoder.inject_adapters(config.peft_config)
 
     def get_input_embeddings(self) -> nn.Module:
-        backbone = self.item_encoder.backbone
-        return self.item_encoder.embedding if backbone is None else backbone.get_input_embeddings()
+        backbones = self.item_encoder.backbones
+        return backbones[0].get_input_embeddings() if backbones else self.item_encoder.id_embedding
 
     def set_input_embeddings(self, value: nn.Module):
-        if self.item_encoder.backbone is None:
-            self.item_encoder.embedding = value
+        backbones = self.item_encoder.backbones
+        if backbones:
+            backbones[0].set_input_embeddings(value)
         else:
-            self.item_encoder.backbone.set_input_embeddings(value)
+            self.item_encoder.id_embedding = value
 
     def resize_token_embeddings(self, *args, **kwargs):
         """As in transformers, for the text backbone's tokens."""
-        if self.item_encoder.backbone is None:
-            raise ValueError("an id model has a row for each item, not for each token; make a new model instead")
+        if "text" not in self.item_encoder.modalities:
+            raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
         return super().resize_token_embeddings(*args, **kwargs)
-
-    def freeze_backbone(self) -> None:
-        """Stops training the pretrained backbone; the projection and the user encoder go on.
-
-        A frozen backbone stays in evaluation mode: an item's features do not change from step to step.
-        """
-        if self.item_encoder.backbone is None:
-            raise ValueError("an id model has no backbone to freeze")
-        self.item_encoder.backbone.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True):
-        """As in torch, but a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        backbone = self.item_encoder.backbone
-        if backbone is not None and not any(parameter.requires_grad for parameter in backbone.parameters()):
-            backbone.eval()
-        return self
 
     def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
         """Item tensors, as the processor makes them, to item vectors `(U, D)`.
 
-        A text model takes `input_ids` and `attention_mask` `(U, T)`, an id model `item_ids` `(U,)`.
+        Args:
+            input_ids, attention_mask: `(U, T)` tokens of the texts and their mask.
+            pixel_values: `(P, 3, H, W)` pictures of the `P` items that have one.
+            image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
+            item_ids: `(U,)` rows of the id table.
+            text_features, image_features: `(U, H)`, `(P, H)` precomputed by the backbones, in place of their inputs.
         """
-        names = self.item_encoder.input_names
-        missing = [name for name in names if item_tensors.get(name) is None]
+        given = {name: tensor for name, tensor in item_tensors.items() if tensor is not None}
+        needed = self.item_encoder.input_names
+        if "text_features" in given:
+            needed = [name for name in needed if name not in ("input_ids", "attention_mask")]
+        if "image_features" in given:
+            needed = [name for name in needed if name != "pixel_values"]
+        missing = [name for name in needed if name not in given]
         if missing:
-            raise ValueError(
-                f"a model with a {self.config.item_encoder_type} item encoder needs {', '.join(names)}; "
-                f"missing: {', '.join(missing)}"
-            )
-        return self.item_encoder(**{name: item_tensors[name] for name in names})
+            raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
+        return self.item_encoder(**given)
 
-    def get_user_hidden(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Histories of item vectors `(B, L, D)` and their mask `(B, L)` to states at every position `(B, L, D)`."""
-        if item_vectors.shape[1] > self.config.max_seq_len:
+    def get_user_hidden(
+        self,
+        item_vectors: torch.Tensor,
+        mask: torch.Tensor,
+        user_ids: torch.Tensor | None = None,
+        is_masked: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Histories of item vectors `(B, L, D)` and their mask `(B, L)` to states at every position `(B, L, D)`.
+
+        Args:
+            item_vectors: `(B, L, D)`, oldest item first.
+            mask: `(B, L)` booleans, false at padding.
+            user_ids: `(B,)` rows of the user-id table, for DSSM.
+            is_masked: `(B, L)` booleans, true at items that the learned mask vector replaces, for BERT4Rec.
+        """
+        longest = self.config.max_seq_len + (self.config.objective == "masked_item")
+        if item_vectors.shape[1] > longest:
             raise ValueError(
                 f"histories of {item_vectors.shape[1]} items are longer than max_seq_len={self.config.max_seq_len}; "
                 "keep only the last ones"
             )
+        if is_masked is not None:
+            mask_vector = self.user_encoder.mask_vector.to(item_vectors.dtype)
+            item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
+        if getattr(self.user_encoder, "reads_user_ids", False):
+            if user_ids is None:
+                raise ValueError("user_encoder_type='dssm' needs user_ids, rows of its user-id table")
+            return self.user_encoder(item_vectors, mask, user_ids)
         return self.user_encoder(item_vectors, mask)
 
-    def get_user_features(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Item vectors of histories `(B, L, D)` and mask `(B, L)`, false at padding, to user vectors `(B, D)`."""
-        return last_state(self.get_user_hidden(item_vectors, mask), mask)
+    def get_user_features(
+        self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What a user wants next: item vectors of histories `(B, L, D)` and mask `(B, L)` to user vectors `(B, D)`.
+
+        Args:
+            item_vectors: `(B, L, D)`, oldest item first.
+            mask: `(B, L)` booleans, false at padding.
+            user_ids: `(B,)` rows of the user-id table, for DSSM.
+        """
+        return self._encode_next(item_vectors, mask, user_ids)[1]
+
+    def _encode_next(self, item_vectors, mask, user_ids=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """States `(B, L, D)` and the user vectors `(B, D)` that predict what comes next."""
+        is_masked = None
+        if self.config.objective == "masked_item":  # append the item to be predicted
+            item_vectors, mask = (
+                nn.functional.pad(item_vectors, (0, 0, 0, 1)),
+                nn.functional.pad(mask, (0, 1), value=True),
+            )
+            is_masked = torch.zeros_like(mask)
+            is_masked[:, -1] = True
+        hidden = self.get_user_hidden(item_vectors, mask, user_ids, is_masked)
+        return hidden, last_state(hidden, mask)
 
     def forward(
         self,
         item_index: torch.LongTensor,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
         item_ids: torch.LongTensor | None = None,
+        text_features: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        user_ids: torch.LongTensor | None = None,
         return_dict: bool | None = None,
     ) -> TransRecModelOutput:
         r"""
@@ -206,17 +400,34 @@ class TransRecModel(TransRecPreTrainedModel):
                 Histories, oldest item first, as rows into the batch's distinct items; -1 is padding, on the left.
             input_ids (`torch.LongTensor` of shape `(U, T)`, *optional*): tokens of the distinct items' texts.
             attention_mask (`torch.LongTensor` of shape `(U, T)`, *optional*): 1 at tokens, 0 at padding.
-            item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for an id model.
+            pixel_values (`torch.FloatTensor` of shape `(P, 3, H, W)`, *optional*): the items' pictures.
+            image_index (`torch.LongTensor` of shape `(U,)`, *optional*):
+                Each item's row in `pixel_values`, -1 where it has no picture.
+            item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
+            text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
+            image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
+            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
         """
-        item_embeds = self.get_item_features(input_ids=input_ids, attention_mask=attention_mask, item_ids=item_ids)
-        mask = item_index >= 0  # (B, L)
-        histories = item_embeds[item_index.clamp(min=0)] * mask[:, :, None]  # (B, L, D)
-        user_hidden = self.get_user_hidden(histories, mask)
-        output = TransRecModelOutput(
-            item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=last_state(user_hidden, mask)
+        item_embeds = self.get_item_features(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            image_index=image_index,
+            item_ids=item_ids,
+            text_features=text_features,
+            image_features=image_features,
         )
+        histories, mask = gather_histories(item_embeds, item_index)
+        user_hidden, user_embeds = self._encode_next(histories, mask, user_ids)
+        output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
         return output if return_dict or return_dict is None else output.to_tuple()
+
+
+def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Item vectors `(U, D)` at rows `(B, L)` to histories `(B, L, D)`, zero where there is none, and their mask."""
+    mask = item_index != PADDING_INDEX
+    return item_embeds[item_index.clamp(min=0)] * mask[:, :, None], mask
 
 
 class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
@@ -241,83 +452,174 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
     # The loss is a sum divided by the Trainer's count of targets over all processes and accumulation steps.
     accepts_loss_kwargs = True
 
-    def __init__(self, config: TransRecConfig, text_backbone: PreTrainedModel | None = None):
+    def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
-        self.model = TransRecModel(config, text_backbone)
+        self.model = TransRecModel(config, backbones)
         self.post_init()
 
     def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
         """See [`TransRecModel.get_item_features`]."""
         return self.model.get_item_features(**item_tensors)
 
-    def get_user_features(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def get_user_features(
+        self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See [`TransRecModel.get_user_features`]."""
-        return self.model.get_user_features(item_vectors, mask)
-
-    def freeze_backbone(self) -> None:
-        """See [`TransRecModel.freeze_backbone`]."""
-        self.model.freeze_backbone()
+        return self.model.get_user_features(item_vectors, mask, user_ids)
 
     def forward(
         self,
         item_index: torch.LongTensor,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
         item_ids: torch.LongTensor | None = None,
+        text_features: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        user_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         negative_index: torch.LongTensor | None = None,
         item_log_popularity: torch.FloatTensor | None = None,
+        catalogue_index: torch.LongTensor | None = None,
+        num_catalogue_items: torch.Tensor | int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
     ) -> TransRecOutput:
         r"""
         Args:
             item_index (`torch.LongTensor` of shape `(B, L)`):
-                Histories, oldest item first, as rows into the batch's distinct items; -1 is padding, on the left.
+                Histories, oldest item first, as rows into the batch's distinct items; -1 is padding, on the left; -2
+                is a masked item.
             input_ids (`torch.LongTensor` of shape `(U, T)`, *optional*): tokens of the distinct items' texts.
             attention_mask (`torch.LongTensor` of shape `(U, T)`, *optional*): 1 at tokens, 0 at padding.
-            item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for an id model.
+            pixel_values (`torch.FloatTensor` of shape `(P, 3, H, W)`, *optional*): the items' pictures.
+            image_index (`torch.LongTensor` of shape `(U,)`, *optional*):
+                Each item's row in `pixel_values`, -1 where it has no picture.
+            item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
+            text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
+            image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
+            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
                 Row of the target of each position; -100 where there is none.
-            negative_index (`torch.LongTensor` of shape `(B, L, N)`, *optional*):
-                Rows of sampled negatives, for losses that sample.
+            negative_index (`torch.LongTensor` of shape `(B, L, N)` or `(N,)`, *optional*):
+                Rows of sampled negatives, for losses that sample: per position, or shared by the batch.
             item_log_popularity (`torch.FloatTensor` of shape `(U,)`, *optional*):
                 Log of each distinct item's share of the training actions, for the logQ correction.
+            catalogue_index (`torch.LongTensor` of shape `(U,)`, *optional*):
+                Row of each distinct item in the catalogue, for `gather_negatives`.
+            num_catalogue_items (`torch.Tensor` or `int`, *optional*): size of the catalogue, for `"gbce"`.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
             return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.
+
+        With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
+        and `logits` are `None`.
         """
-        encoded = self.model(
-            item_index=item_index, input_ids=input_ids, attention_mask=attention_mask, item_ids=item_ids
-        )
-        loss = None
+        items = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "image_index": image_index,
+            "item_ids": item_ids,
+            "text_features": text_features,
+            "image_features": image_features,
+        }
+        loss = logits = None
+        if labels is not None and self.config.objective == "masked_item":
+            item_embeds = self.model.get_item_features(**items)
+            histories, mask = gather_histories(item_embeds, item_index)
+            user_hidden = self.model.get_user_hidden(histories, mask, user_ids, item_index == MASK_INDEX)
+            encoded = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden)
+        else:
+            encoded = self.model(item_index=item_index, user_ids=user_ids, **items)
+        user_hidden = self.to_scoring_space(encoded.user_hidden)
+        item_embeds = self.to_scoring_space(encoded.item_embeds)
+        if encoded.user_embeds is not None:
+            logits = self.to_scoring_space(encoded.user_embeds) @ item_embeds.T
         if labels is not None:
-            loss = self._compute_loss(
-                encoded,
-                labels,
-                num_items_in_batch,
-                item_index=item_index,
-                negative_index=negative_index,
-                item_log_popularity=item_log_popularity,
-            )
-        output = TransRecOutput(loss=loss, logits=encoded.user_embeds @ encoded.item_embeds.T, **encoded)
+            batch = {
+                "item_index": item_index,
+                "negative_index": negative_index,
+                "item_log_popularity": item_log_popularity,
+                "catalogue_index": catalogue_index,
+                "num_catalogue_items": num_catalogue_items,
+            }
+            loss = self._compute_loss(user_hidden, item_embeds, labels, batch)
+            if num_items_in_batch is None:
+                num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
+            loss = loss / num_items_in_batch
+        output = TransRecOutput(loss=loss, logits=logits, **encoded)
         return output if return_dict or return_dict is None else output.to_tuple()
 
-    def _compute_loss(self, encoded, labels, num_items_in_batch, **batch) -> torch.Tensor:
-        loss = LOSSES[self.config.loss_type]
-        fields = {name: batch[name] for name in loss.batch_fields}
-        if not self.config.logq_correction and "item_log_popularity" in fields:
-            del fields["item_log_popularity"]
-        missing = [name for name, value in fields.items() if value is None]
+    def _compute_loss(self, user_hidden, item_embeds, labels, batch: dict) -> torch.Tensor:
+        """The loss of the configuration, summed over the targets."""
+        config, loss = self.config, LOSSES[self.config.loss_type]
+        names = list(loss.batch_fields)
+        if "item_log_popularity" in names and not self._corrects_popularity(loss):
+            names.remove("item_log_popularity")
+        if config.gather_negatives:
+            names.append("catalogue_index")
+        missing = [name for name in names if batch[name] is None]
         if missing:
             raise ValueError(
-                f"loss_type={self.config.loss_type!r} needs {', '.join(missing)} in the batch; "
-                "TransRecDataCollator provides them"
+                f"loss_type={config.loss_type!r} needs {', '.join(missing)} in the batch; TransRecDataCollator "
+                "provides them"
             )
-        total = loss.function(encoded.user_hidden, encoded.item_embeds, labels, **fields)
-        if num_items_in_batch is None:
-            num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
-        return total / num_items_in_batch
+        fields = {name: batch[name] for name in names}
+        if config.gather_negatives:
+            item_embeds, gathered = gather_candidates(item_embeds, labels, **fields)
+            fields = {"item_index": batch["item_index"], **gathered}
+        options = {name: getattr(config, name) for name in loss.options}
+        return loss.function(user_hidden, item_embeds, labels, **fields, **options)
+
+    def _corrects_popularity(self, loss: Loss) -> bool:
+        """Whether candidates come in by popularity, and the loss is to make up for it."""
+        by_popularity = loss.candidates == "batch" or self.config.negative_sampling == "popularity"
+        return self.config.logq_correction and by_popularity
+
+
+def gather_candidates(
+    item_embeds: torch.Tensor,
+    labels: torch.Tensor,
+    item_index: torch.Tensor,
+    catalogue_index: torch.Tensor,
+    item_log_popularity: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The items of all processes as candidates, this one's first, so that its rows stay as they are.
+
+    Gradients flow back to the processes that encoded the items. An item that several processes have counts once.
+
+    Args:
+        item_embeds: `(U, D)` of this process; `U` may differ between processes.
+        labels, item_index: `(B, L)` of this process.
+        catalogue_index: `(U,)` row of each item in the catalogue.
+        item_log_popularity: `(U,)`, where the loss corrects for it.
+
+    Returns: vectors of the candidates, and `is_candidate`, `num_draws` and `item_log_popularity` of all of them.
+    """
+    fields = {} if item_log_popularity is None else {"item_log_popularity": item_log_popularity}
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return item_embeds, fields
+    sizes = torch.tensor([len(item_embeds), int(count_draws(item_index, labels))], device=item_embeds.device)
+    all_sizes = [torch.empty_like(sizes) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(all_sizes, sizes)
+    counts, draws = torch.stack(all_sizes).T.tolist()
+    rank, longest = torch.distributed.get_rank(), max(counts)
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        padding = [0, 0] * (tensor.ndim - 1) + [0, longest - len(tensor)]
+        parts = all_gather_with_gradient(nn.functional.pad(tensor, padding))
+        parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat([tensor, *parts[:rank], *parts[rank + 1 :]])
+
+    rows = gather(catalogue_index)
+    order = rows.argsort(stable=True)  # of equal rows the first, this process's, comes first
+    repeated = torch.zeros_like(rows, dtype=torch.bool)
+    repeated[order[1:]] = rows[order[1:]] == rows[order[:-1]]
+    fields = {name: gather(tensor) for name, tensor in fields.items()}
+    fields.update(is_candidate=~repeated, num_draws=torch.tensor(sum(draws), device=rows.device))
+    return gather(item_embeds), fields
 
 
 def last_state(user_hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

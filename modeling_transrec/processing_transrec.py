@@ -1,15 +1,22 @@
 """The processor: raw item fields to model inputs."""
 
 import functools
+import io
+import logging
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 
+logger = logging.getLogger(__name__)
+
 LANGUAGES = ("en", "zh")
+_NO_IMAGE = -1  # in `image_index`: the item has no image
 
 
 class _NoTokenizer:
@@ -20,12 +27,15 @@ class _NoTokenizer:
 
 class TransRecProcessor(ProcessorMixin):
     r"""
-    Turns items into model inputs: texts into tokens, for a text model, or item ids into rows of the id table, for an
-    id model. Saved beside the model, it makes a checkpoint usable without the data it was trained on.
+    Turns items into model inputs: texts into tokens, covers into pixels, item ids into rows of the id table; any of
+    them together. Saved beside the model, it makes a checkpoint usable without the data it was trained on.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): tokenizer of the text backbone.
-        item_ids (`list[str]`, *optional*): the id model's items, in the order of its table.
+        image_processor (`BaseImageProcessor`, *optional*):
+            Image processor of the vision backbone; its pictures must all have one size.
+        item_ids (`list[str]`, *optional*): items of the id table, in its order.
+        user_ids (`list[str]`, *optional*): users of the user-id table (DSSM), in its order.
         language (`str`, defaults to `"en"`): which text of an item is read, `"en"` (`text_en`) or `"zh"` (`text_zh`).
         max_text_length (`int`, defaults to 30): longest text in tokens, special tokens included; NineRec's limit.
         do_lower_case (`bool`, defaults to `True`): lower-case texts before the tokenizer, as NineRec does.
@@ -39,53 +49,71 @@ class TransRecProcessor(ProcessorMixin):
     """
 
     tokenizer = _NoTokenizer()
+    image_processor = None
 
     def __init__(
         self,
         tokenizer=None,
+        image_processor=None,
         item_ids: list[str] | None = None,
+        user_ids: list[str] | None = None,
         language: str = "en",
         max_text_length: int = 30,
         do_lower_case: bool = True,
+        modality: str | None = None,
         **kwargs,
     ):
         if kwargs:
             raise TypeError(f"TransRecProcessor has no option {', '.join(map(repr, kwargs))}")
-        if (tokenizer is None) == (item_ids is None):
-            raise ValueError("give a tokenizer (text model) or item_ids (id model), one of them")
+        parts = {"text": tokenizer, "image": image_processor, "id": item_ids}
+        found = "+".join(name for name, part in parts.items() if part is not None)
+        if not found:
+            raise ValueError(
+                "give a tokenizer (text), an image_processor (image) or item_ids (id), or several of them"
+            )
+        if modality not in (None, found):  # written by `save_pretrained`, which thereby says what to load
+            raise ValueError(f"modality={modality!r}, but what was given makes a processor of {found}")
+        self.modality = found
         if language not in LANGUAGES:
             raise ValueError(f"language={language!r} is unknown; choose from {', '.join(map(repr, LANGUAGES))}")
+        for name, part in (("tokenizer", tokenizer), ("image_processor", image_processor)):
+            if part is not None:
+                self.check_argument_for_proper_class(name, part)
+                setattr(self, name, part)
         if tokenizer is not None:
-            self.check_argument_for_proper_class("tokenizer", tokenizer)
             least = tokenizer.num_special_tokens_to_add() + 1
             if max_text_length < least:
                 raise ValueError(f"max_text_length must be at least {least} for this tokenizer, got {max_text_length}")
             if tokenizer.pad_token is None:  # decoders such as GPT-2 have none; padding is masked out anyway
                 tokenizer.pad_token = tokenizer.eos_token
-            self.tokenizer = tokenizer
-        else:
-            item_ids = list(item_ids)
-            self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
-            if len(self._rows) != len(item_ids):
-                raise ValueError("item_ids must be distinct")
-        self.item_ids = item_ids
+        self.item_ids, self._item_rows = _numbered("item_ids", item_ids)
+        self.user_ids, self._user_rows = _numbered("user_ids", user_ids)
         self.language = language
         self.max_text_length = max_text_length
         self.do_lower_case = do_lower_case
         self.chat_template = None
-        parts = () if tokenizer is None else ("tokenizer",)
-        self.get_attributes = functools.partial(list, parts)  # what ProcessorMixin saves and loads
+        saved = tuple(name for name, part in parts.items() if name != "id" and part is not None)
+        self.get_attributes = functools.partial(list, tuple(_PART_NAMES[name] for name in saved))
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        if (processor_dict or {}).get("item_ids") is not None:
-            return [None]
-        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+        """The tokenizer and image processor that lie in the folder, `None` for what the processor has not."""
+        modality = (processor_dict or {}).get("modality") or "text"
+        arguments = []
+        for part, name in _PART_NAMES.items():
+            if part not in modality.split("+"):
+                arguments.append(None)
+                continue
+            one = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _, name=name: [name])})
+            arguments += super(TransRecProcessor, one)._get_arguments_from_pretrained(
+                pretrained_model_name_or_path, processor_dict, **dict(kwargs)
+            )
+        return arguments
 
     @property
-    def modality(self) -> str:
-        """`"text"` or `"id"`."""
-        return "text" if self.item_ids is None else "id"
+    def modalities(self) -> list[str]:
+        """What of an item is read, of `"text"`, `"image"` and `"id"`."""
+        return self.modality.split("+")
 
     @property
     def text_column(self) -> str:
@@ -93,66 +121,162 @@ class TransRecProcessor(ProcessorMixin):
         return f"text_{self.language}"
 
     @property
+    def item_columns(self) -> list[str]:
+        """The columns of the items table that are read."""
+        columns = {"text": self.text_column, "image": "image", "id": "item_id"}
+        return [columns[name] for name in self.modalities]
+
+    @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask"] if self.item_ids is None else ["item_ids"]
+        names = {"text": ["input_ids", "attention_mask"], "image": ["pixel_values", "image_index"], "id": ["item_ids"]}
+        return [name for modality in self.modalities for name in names[modality]]
+
+    @functools.cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(3, H, W)` of every picture after resizing and cropping."""
+        shapes = {self._resize([Image.new("RGB", size)])[0].shape for size in ((64, 48), (48, 64))}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"{type(self.image_processor).__name__} makes pictures of different sizes, and a batch needs one; "
+                'give it a fixed one, such as size={"height": 224, "width": 224}'
+            )
+        return shapes.pop()
 
     def __call__(
         self,
         text: str | Sequence[str] | None = None,
+        images=None,
         item_ids: str | Sequence[str] | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Items to model inputs: `input_ids` and `attention_mask` `(U, T)`, padded to the longest; or `item_ids`.
+        """Items to model inputs.
 
         Args:
-            text: item texts, for a text model.
-            item_ids: item ids, for an id model.
+            text: item texts; empty or `None` where an item has none.
+            images: `PIL.Image` or image file as bytes, one an item; `None` where an item has none.
+            item_ids: item ids.
             return_tensors: `"pt"`, the only form the model takes.
+
+        Returns: `input_ids` and `attention_mask` `(U, T)`, padded to the longest; `pixel_values` `(P, 3, H, W)` of the
+        `P` items that have a picture and `image_index` `(U,)`, each item's row there or -1; `item_ids` `(U,)`.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
-        name, values = ("text", text) if self.item_ids is None else ("item_ids", item_ids)
-        if values is None:
-            raise ValueError(f"this processor belongs to a model of {self.modality}: pass {name}=…")
-        values = [values] if isinstance(values, str) else list(values)
-        column = self.text_column if name == "text" else "item_id"
-        return self.pad(self.prepare({column: values}))
+        given = {"text": text, "image": images, "id": item_ids}
+        arguments = {"text": "text", "image": "images", "id": "item_ids"}
+        missing = [arguments[name] for name in self.modalities if given[name] is None]
+        if missing:
+            raise ValueError(f"this processor belongs to a model of {self.modality}: pass {'=…, '.join(missing)}=…")
+        columns = {}
+        for name, column in zip(self.modalities, self.item_columns, strict=True):
+            single = isinstance(given[name], str | bytes | Image.Image)
+            columns[column] = [given[name]] if single else list(given[name])
+        if len({len(values) for values in columns.values()}) > 1:
+            raise ValueError(f"text, images and item_ids must be of as many items: {_lengths(columns)}")
+        return self.pad(self.prepare(columns))
 
     def prepare(self, items: dict[str, Sequence]) -> dict[str, list]:
-        """Columns of the items table to unpadded inputs: `input_ids` (a list of its own length each) or `item_ids`.
+        """Columns of the items table to unpadded inputs.
 
-        It has the form that `datasets.Dataset.map(…, batched=True)` takes, so that items are prepared once.
+        `input_ids`: a list of its own length each; `pixels`: bytes of the picture, resized, or `None`; `item_ids`. It
+        has the form that `datasets.Dataset.map(…, batched=True)` takes, so that items are prepared once.
         """
-        if self.item_ids is not None:
-            return {"item_ids": [self._row(item_id) for item_id in items["item_id"]]}
-        texts = [text or "" for text in items[self.text_column]]
-        if self.do_lower_case:
-            texts = [text.lower() for text in texts]
-        tokens = self.tokenizer(
-            texts, truncation=True, max_length=self.max_text_length, padding=False, return_attention_mask=False
-        )["input_ids"]
-        return {"input_ids": [ids or [self._empty_text_token] for ids in tokens]}
+        prepared = {}
+        if "text" in self.modalities:
+            texts = [text or "" for text in items[self.text_column]]
+            if self.do_lower_case:
+                texts = [text.lower() for text in texts]
+            tokens = self.tokenizer(
+                texts, truncation=True, max_length=self.max_text_length, padding=False, return_attention_mask=False
+            )["input_ids"]
+            prepared["input_ids"] = [ids or [self._empty_text_token] for ids in tokens]
+        if "image" in self.modalities:
+            prepared["pixels"] = [self._pixels(image) for image in items["image"]]
+        if "id" in self.modalities:
+            prepared["item_ids"] = [self._item_row(item_id) for item_id in items["item_id"]]
+        return prepared
 
     def pad(self, features: dict[str, list]) -> BatchFeature:
-        """Unpadded inputs of [`prepare`] to tensors, padded to the longest of them."""
-        if self.item_ids is not None:
-            return BatchFeature({"item_ids": torch.tensor(features["item_ids"], dtype=torch.long)})
-        # On the right, whatever the tokenizer's habit: backbones with absolute positions count them from the left.
-        padded = self.tokenizer.pad(
-            {"input_ids": features["input_ids"]},
-            padding_side="right",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return BatchFeature({name: padded[name] for name in self.model_input_names})
-
-    def _row(self, item_id: str) -> int:
-        if item_id not in self._rows:
-            raise ValueError(
-                f"item {item_id!r} is not among the {len(self._rows)} items that this id model was trained on; an id "
-                "model cannot encode new items, a text model can"
+        """Unpadded inputs of [`prepare`], or precomputed features in their place, to the model's tensors."""
+        batch = {}
+        if "input_ids" in features:
+            # On the right, whatever the tokenizer's habit: backbones with absolute positions count from the left.
+            padded = self.tokenizer.pad(
+                {"input_ids": features["input_ids"]},
+                padding_side="right",
+                return_attention_mask=True,
+                return_tensors="pt",
             )
-        return self._rows[item_id]
+            batch.update({name: padded[name] for name in ("input_ids", "attention_mask")})
+        if "pixels" in features:
+            pixels, batch["image_index"] = _present(features["pixels"])
+            flat = np.frombuffer(b"".join(pixels), dtype=np.uint8)
+            batch["pixel_values"] = self._normalize(torch.from_numpy(flat.reshape(-1, *self.image_shape).copy()))
+        if "item_ids" in features:
+            batch["item_ids"] = torch.tensor(features["item_ids"], dtype=torch.long)
+        if "text_features" in features:
+            batch["text_features"] = torch.from_numpy(np.asarray(features["text_features"], dtype=np.float32))
+        if "image_features" in features:
+            vectors, batch["image_index"] = _present(features["image_features"])
+            batch["image_features"] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        return BatchFeature(batch)
+
+    def without_item_ids(self) -> "TransRecProcessor":
+        """The same for content alone: what a model of content and ids keeps on another catalogue."""
+        parts = {name: getattr(self, name) for name in self.get_attributes()}
+        options = ("user_ids", "language", "max_text_length", "do_lower_case")
+        return type(self)(**parts, **{name: getattr(self, name) for name in options})
+
+    def user_rows(self, user_ids: Iterable[str]) -> list[int]:
+        """Rows of the user-id table (DSSM)."""
+        rows = []
+        for user_id in user_ids:
+            if user_id not in (self._user_rows or {}):
+                raise ValueError(
+                    f"user {user_id!r} is not among the {len(self._user_rows or {})} users that this model was "
+                    "trained on; a model of user ids cannot serve new users, the other user encoders can"
+                )
+            rows.append(self._user_rows[user_id])
+        return rows
+
+    def _item_row(self, item_id: str) -> int:
+        if item_id not in self._item_rows:
+            raise ValueError(
+                f"item {item_id!r} is not among the {len(self._item_rows)} items that this id model was trained on; "
+                "an id model cannot encode new items, a content model can"
+            )
+        return self._item_rows[item_id]
+
+    def _pixels(self, image) -> bytes | None:
+        """A picture, as `PIL.Image`, bytes, or the dictionary of an undecoded `datasets.Image`; resized to bytes."""
+        if isinstance(image, dict):
+            image = image["bytes"] if image["bytes"] is not None else image["path"]
+        if image is None:
+            return None
+        if not isinstance(image, Image.Image):
+            name = image if isinstance(image, str) else "a picture"
+            try:
+                image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+                image.load()
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                logger.warning("%s cannot be read and counts as missing: %s", name, error)
+                return None
+        return self._resize([image.convert("RGB")])[0].tobytes()
+
+    def _resize(self, images: list[Image.Image]) -> np.ndarray:
+        """The image processor's resizing and cropping alone: `(P, 3, H, W)` of uint8."""
+        resized = self.image_processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.asarray(resized["pixel_values"]).astype(np.uint8)
+
+    def _normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The image processor's rescaling and normalisation: `(P, 3, H, W)` of uint8 to float32."""
+        processor, values = self.image_processor, pixels.float()
+        if getattr(processor, "do_rescale", True):
+            values = values * processor.rescale_factor
+        if getattr(processor, "do_normalize", True):
+            mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
+            values = (values - mean) / std
+        return values
 
     @property
     def _empty_text_token(self) -> int:
@@ -161,6 +285,31 @@ class TransRecProcessor(ProcessorMixin):
             if getattr(self.tokenizer, name, None) is not None:
                 return getattr(self.tokenizer, name)
         raise ValueError("the tokenizer has no eos, unk or pad token to stand for an empty text")
+
+
+_PART_NAMES = {"text": "tokenizer", "image": "image_processor"}  # in the order of the processor's arguments
+
+
+def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, dict[str, int] | None]:
+    """Ids as a list, and each one's place in it."""
+    if ids is None:
+        return None, None
+    ids = list(ids)
+    rows = {one: row for row, one in enumerate(ids)}
+    if len(rows) != len(ids):
+        raise ValueError(f"{name} must be distinct")
+    return ids, rows
+
+
+def _present(values: Sequence) -> tuple[list, torch.Tensor]:
+    """The values that are not `None`, and for each place the row of its value among them, or -1."""
+    has_value = np.array([value is not None for value in values], dtype=bool)
+    rows = np.where(has_value, has_value.cumsum() - 1, _NO_IMAGE)
+    return [value for value in values if value is not None], torch.from_numpy(rows)
+
+
+def _lengths(columns: dict[str, list]) -> str:
+    return ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:

@@ -77,7 +77,11 @@ class Recommender:
 
     @torch.no_grad()
     def recommend(
-        self, history: Sequence[str] | Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = True
+        self,
+        history: Sequence[str] | Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        user_id: str | Sequence[str] | None = None,
     ) -> list[dict] | list[list[dict]]:
         """The `k` best items for a history, best first.
 
@@ -85,6 +89,7 @@ class Recommender:
             history: item ids, oldest first, or a list of such histories.
             k: how many items.
             exclude_seen: whether items of the history are left out.
+            user_id: the user's id, or one for each history; for models of user ids (DSSM) alone.
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
 
@@ -102,13 +107,15 @@ class Recommender:
         histories = [[self._row(item_id) for item_id in one] for one in ([history] if single else history)]
         if not all(histories):
             raise ValueError("an empty history says nothing about the user; recommend popular items instead")
+        user_rows = self._user_rows(user_id, len(histories))
         self.item_vectors = self.item_vectors.to(self.model.device)
         seen = torch.from_numpy(left_pad(histories)).to(self.model.device)  # (B, L)
         inputs = seen[:, -self.model.config.max_seq_len :]
         mask = inputs >= 0
         vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]
-        users = self.model.get_user_features(vectors.to(self.model.dtype), mask).float()
-        scores, rows = top_items(users @ self.item_vectors.T, k, seen if exclude_seen else None)
+        users = self.model.get_user_features(vectors.to(self.model.dtype), mask, user_rows).float()
+        scores = self.model.to_scoring_space(users) @ self.model.to_scoring_space(self.item_vectors).T
+        scores, rows = top_items(scores, k, seen if exclude_seen else None)
         found = [
             [
                 {"item_id": self.item_ids[row], "score": score}
@@ -118,6 +125,16 @@ class Recommender:
             for user_rows, user_scores in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
         return found[0] if single else found
+
+    def _user_rows(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
+        if self.processor.user_ids is None:
+            if user_id is not None:
+                raise ValueError("this model knows users by their histories alone; leave out user_id")
+            return None
+        user_ids = [user_id] if isinstance(user_id, str) else list(user_id or ())
+        if len(user_ids) != count:
+            raise ValueError(f"this model knows users by id: give a user_id for each history ({count})")
+        return torch.tensor(self.processor.user_rows(user_ids), device=self.model.device)
 
     def _row(self, item_id: str) -> int:
         if item_id not in self._rows:

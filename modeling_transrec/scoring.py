@@ -3,7 +3,7 @@
 Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` hidden size, `K` cut-off.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -45,6 +45,61 @@ def encode_items(
     for rows in item_chunks(items, chunk_size)[process_index::num_processes]:
         inputs = processor.pad(items[rows]).to(model.device)
         yield rows, model.get_item_features(**inputs).float()
+
+
+class PrecomputedItems:
+    """The features of frozen backbones in place of texts and pictures, by row of the catalogue.
+
+    Args:
+        columns: `text_features` `(V, H)`, `image_features` `(V, H)`, `item_ids` `(V,)`, any of them.
+        has_image: `(V,)` booleans, false where an item has no picture.
+    """
+
+    def __init__(self, columns: dict[str, np.ndarray], has_image: np.ndarray | None = None):
+        self.columns, self.has_image = columns, has_image
+        self.column_names = list(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Sequence]:
+        items = {name: values[rows] for name, values in self.columns.items()}
+        if self.has_image is not None:
+            present = self.has_image[rows]
+            vectors = items["image_features"]
+            items["image_features"] = [vectors[place] if here else None for place, here in enumerate(present)]
+        return items
+
+
+@torch.no_grad()
+def precompute_features(
+    model: TransRecPreTrainedModel, items: datasets.Dataset, processor: TransRecProcessor, chunk_size: int = 256
+) -> PrecomputedItems:
+    """What the frozen backbones make of every item: computed once, it can stand for the items in training.
+
+    Args:
+        model: with frozen backbones, see [`~TransRecPreTrainedModel.freeze_backbone`].
+        items: prepared items in catalogue order, see [`prepare_items`].
+        processor: pads the items' inputs.
+        chunk_size: items encoded at a time.
+    """
+    encoder, columns, has_image = model.item_encoder, {}, None
+    for rows in item_chunks(items, chunk_size):
+        inputs = processor.pad(items[rows]).to(model.device)
+        found = {}
+        if encoder.text is not None:
+            found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])
+        if encoder.image is not None:
+            features, image_index = encoder.image.features(inputs["pixel_values"]), inputs["image_index"]
+            has_image = np.zeros(len(items), dtype=bool) if has_image is None else has_image
+            has_image[rows] = (image_index >= 0).cpu().numpy()
+            found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
+        if encoder.id_embedding is not None:
+            found["item_ids"] = inputs["item_ids"]
+        for name, values in found.items():
+            values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
+            columns.setdefault(name, np.empty((len(items), *values.shape[1:]), values.dtype))[rows] = values
+    return PrecomputedItems(columns, has_image)
 
 
 def encode_catalogue(

@@ -5,6 +5,7 @@ import logging
 import os
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
@@ -15,6 +16,7 @@ from .data_collator import TransRecDataCollator
 from .evaluation import FullRankingEvaluator
 from .modeling_transrec import TransRecForSequentialRecommendation
 from .processing_transrec import TransRecProcessor
+from .scoring import precompute_features
 from .training_args import TransRecTrainingArguments
 
 
@@ -71,25 +73,31 @@ class TransRecTrainer(Trainer):
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
+        self.prepared_items = None
         self._evaluators = {}
         callbacks = list(callbacks or [])
         collator = None
         if train_dataset is not None:
             histories = histories_as_rows(train_dataset, items["item_id"])
+            user_rows = None
+            if processing_class.user_ids is not None:
+                user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
+            with args.main_process_first(local=False, desc="preparing items"):
+                self.prepared_items = prepare_items(items, processing_class)
             collator = TransRecDataCollator(
-                prepare_items(items, processing_class),
+                model.config,
+                self.prepared_items,
                 processing_class,
                 count_actions(histories, len(items)),
-                max_seq_len=model.config.max_seq_len,
-                num_negatives=model.config.num_negatives if model.config.samples_negatives else 0,
+                user_rows,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
             train_dataset = _number_users(histories)
             callbacks.append(_SetEpochCallback(collator))
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        if args.freeze_backbone:
-            model.freeze_backbone()
+        if args.freezes:
+            model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
         super().__init__(
             model=model,
             args=args,
@@ -100,6 +108,13 @@ class TransRecTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if train_dataset is not None and model.has_frozen_backbone and model.item_encoder.takes_features:
+            logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
+            with self.accelerator.autocast():
+                self.prepared_items = precompute_features(
+                    model.eval(), self.prepared_items, processing_class, args.item_batch_size
+                )
+            collator.items = self.prepared_items
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""
@@ -107,8 +122,8 @@ class TransRecTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         args = self.args
-        backbone = self.accelerator.unwrap_model(model).model.item_encoder.backbone
-        of_backbone = {id(parameter) for parameter in backbone.parameters()} if backbone is not None else set()
+        backbones = self.accelerator.unwrap_model(model).item_encoder.backbones
+        of_backbone = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
         decayed = set(self.get_decay_parameter_names(model))
         groups = {}
         for name, parameter in model.named_parameters():
@@ -140,6 +155,7 @@ class TransRecTrainer(Trainer):
                 batch_size=self.args.per_device_eval_batch_size,
                 item_batch_size=self.args.item_batch_size,
                 split=metric_key_prefix,
+                prepared_items=self.prepared_items,
             )
             self._evaluators[metric_key_prefix] = (sequences, evaluator)
         model = self.accelerator.unwrap_model(self.model)

@@ -16,7 +16,12 @@ class TransRecTrainingArguments(TrainingArguments):
         backbone_weight_decay (`float`, *optional*):
             Weight decay of the pretrained backbone; `weight_decay`, if not given.
         freeze_backbone (`bool`, defaults to `False`):
-            Whether to leave the backbone as it is and train the rest.
+            Whether to leave the backbone as it is and train the rest. Its features are then computed once (the paper's
+            two-stage mode, TS).
+        train_last_n_layers (`int`, *optional*):
+            Of the backbone, train just so many layers from the end (stages, where it has stages).
+        freeze_modules (`list[str]`, *optional*):
+            Of the backbone, leave as they are the parameters that match one of these patterns, such as `embeddings.*`.
         eval_ks (`list[int]`, defaults to `[5, 10, 20]`):
             Cut-offs of the validation metrics; 10 is always there, the best checkpoint is chosen by it.
         item_batch_size (`int`, defaults to 256):
@@ -54,6 +59,12 @@ class TransRecTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Weight decay of the pretrained backbone; weight_decay if not given."}
     )
     freeze_backbone: bool = field(default=False, metadata={"help": "Train all but the pretrained backbone."})
+    train_last_n_layers: int | None = field(
+        default=None, metadata={"help": "Of the backbone, train so many layers (or stages) from the end."}
+    )
+    freeze_modules: list[str] | None = field(
+        default=None, metadata={"help": "Of the backbone, freeze parameters by pattern, such as 'embeddings.*'."}
+    )
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time in evaluation."})
     early_stopping_patience: int | None = field(
@@ -66,7 +77,14 @@ class TransRecTrainingArguments(TrainingArguments):
             raise ValueError("remove_unused_columns must be False: the collator needs the columns")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported: there are no class labels to smooth")
+        if sum([self.freeze_backbone, self.train_last_n_layers is not None, self.freeze_modules is not None]) > 1:
+            raise ValueError("give one of freeze_backbone, train_last_n_layers and freeze_modules")
         if 10 not in self.eval_ks:
             self.eval_ks = sorted([*self.eval_ks, 10])
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end=True")
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some or all of the backbone is left as it is."""
+        return self.freeze_backbone or self.train_last_n_layers is not None or self.freeze_modules is not None

@@ -1,7 +1,7 @@
 """User encoders: a history of item vectors `(B, L, D)` to hidden states `(B, L, D)`.
 
 Each is one class and one row of [`USER_ENCODERS`]. The state at a position summarises the history up to it and never
-looks ahead; padded positions (`mask` false) never reach the others.
+looks ahead, but for BERT4Rec, which looks at both sides; padded positions (`mask` false) never reach the others.
 """
 
 import torch
@@ -22,26 +22,28 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-class SASRecAttention(nn.Module):
-    """Multi-head self-attention without biases, residual, post-norm."""
+class SelfAttention(nn.Module):
+    """Multi-head self-attention without biases; with `rotary`, positions turn queries and keys."""
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: TransRecConfig, rotary: bool = False):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
+        self.rotary = rotary
         self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """States `(B, L, D)` and additive mask `(B, 1, L, L)` to `(B, L, D)`."""
         B, L, _ = hidden.shape
         query, key, value = (
             projection(hidden).view(B, L, -1, self.head_dim).transpose(1, 2)  # (B, heads, L, D / heads)
             for projection in (self.query, self.key, self.value)
         )
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attend(
             self,
@@ -50,26 +52,58 @@ class SASRecAttention(nn.Module):
             value,
             attention_mask,
             scaling=self.head_dim**-0.5,
-            dropout=self.dropout.p if self.training else 0.0,
+            dropout=self.config.hidden_dropout_prob if self.training else 0.0,
             is_causal=False,  # the mask says it
         )
-        attended = attended.reshape(B, L, -1)  # (B, L, D)
-        return self.layer_norm(hidden + self.dropout(self.output(attended)))
+        return self.output(attended.reshape(B, L, -1))
+
+
+def rotate(vectors: torch.Tensor) -> torch.Tensor:
+    """Rotary positions (Su et al., "RoFormer", arXiv 2104.09864): each pair of dimensions turned by its position's
+    angle, so that products depend on distances alone; `(B, heads, L, D / heads)` to the same."""
+    half = vectors.shape[-1] // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, device=vectors.device) / half)
+    angles = torch.arange(vectors.shape[-2], device=vectors.device)[:, None] * frequencies  # (L, half)
+    cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
+    first, second, rest = vectors[..., :half], vectors[..., half : 2 * half], vectors[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def attention_mask_of(mask: torch.Tensor, dtype: torch.dtype, causal: bool = True) -> torch.Tensor:
+    """Additive mask `(B, 1, L, L)`: a position sees real items, only up to itself if `causal`; a padded one itself."""
+    L = mask.shape[1]
+    visible = mask[:, None, :].expand(-1, L, -1)
+    if causal:
+        visible = visible & torch.ones(L, L, dtype=torch.bool, device=mask.device).tril()
+    visible = visible | torch.eye(L, dtype=torch.bool, device=mask.device)  # (B, L, L)
+    additive = torch.zeros(visible.shape, dtype=dtype, device=mask.device)
+    return additive.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tensor:
+    """Positions `(B, L)` that end at `num_positions - 1`, so that how much padding a batch has does not matter.
+
+    >>> positions_from_the_end(torch.tensor([[False, True, True]]), num_positions=5)
+    tensor([[3, 3, 4]])
+    """
+    num_remaining = mask.long().flip(1).cumsum(1).flip(1)  # this item and those after it
+    return (num_positions - num_remaining).clamp(max=num_positions - 1)
 
 
 class SASRecLayer(GradientCheckpointingLayer):
-    """Attention, then a feed-forward network of width `4 D` with ReLU; both post-norm."""
+    """Attention, then a feed-forward network of width `4 D` with ReLU; both residual and post-norm."""
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
-        self.attention = SASRecAttention(config)
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.up = nn.Linear(config.hidden_size, 4 * config.hidden_size)
         self.down = nn.Linear(4 * config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.attention(hidden, attention_mask)
+        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, attention_mask)))
         return self.layer_norm(hidden + self.dropout(self.down(self.up(hidden).relu())))
 
 
@@ -79,10 +113,12 @@ class SASRecUserEncoder(nn.Module):
     Learned positions are counted from the end of the history, so that how much padding a batch has does not matter.
     """
 
+    causal = True
+
     def __init__(self, config: TransRecConfig):
         super().__init__()
-        self.max_seq_len = config.max_seq_len
-        self.position_embedding = nn.Embedding(config.max_seq_len, config.hidden_size)
+        self.num_positions = config.max_seq_len if self.causal else config.max_seq_len + 1
+        self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
@@ -90,30 +126,213 @@ class SASRecUserEncoder(nn.Module):
     def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            item_vectors: `(B, L, D)`, oldest item first, `L` at most `max_seq_len`.
+            item_vectors: `(B, L, D)`, oldest item first.
             mask: `(B, L)` booleans, false at padding.
         """
-        num_remaining = mask.long().flip(1).cumsum(1).flip(1)  # (B, L): this item and those after it
-        positions = (self.max_seq_len - num_remaining).clamp(max=self.max_seq_len - 1)
-        hidden = self.dropout(self.layer_norm(item_vectors + self.position_embedding(positions)))
-        attention_mask = causal_attention_mask(mask, hidden.dtype)
+        positions = self.position_embedding(positions_from_the_end(mask, self.num_positions))
+        hidden = self.dropout(self.layer_norm(item_vectors + positions))
+        attention_mask = attention_mask_of(mask, hidden.dtype, self.causal)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)
         return hidden
 
 
-def causal_attention_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Additive mask `(B, 1, L, L)`: a position sees real items up to itself; a padded one sees just itself."""
-    L = mask.shape[1]
-    causal = torch.ones(L, L, dtype=torch.bool, device=mask.device).tril()
-    diagonal = torch.eye(L, dtype=torch.bool, device=mask.device)
-    visible = (causal & mask[:, None, :]) | diagonal  # (B, L, L)
-    return torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)[
-        :, None
-    ]
+class BERT4RecUserEncoder(SASRecUserEncoder):
+    """BERT4Rec (Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
+    Transformer", CIKM 2019), in the form of NineRec: SASRec's layers, looking at both sides.
+
+    The mask is a learned vector of item vectors' kind, not a pseudo-item that goes through the backbone. Its positions
+    are one more than a history's, for the mask that is appended to predict what comes next.
+    """
+
+    causal = False
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
 
 
-USER_ENCODERS = {"sasrec": SASRecUserEncoder}
+class NextItNetLayer(GradientCheckpointingLayer):
+    """Two causal convolutions with dilations `d` and `2 d`, each with layer norm and ReLU, around a residual."""
+
+    def __init__(self, config: TransRecConfig, dilation: int, kernel_size: int = 3):
+        super().__init__()
+        width = config.hidden_size
+        self.paddings = [(kernel_size - 1) * d for d in (dilation, 2 * dilation)]
+        self.convolutions = nn.ModuleList(
+            [nn.Conv1d(width, width, kernel_size, dilation=d) for d in (dilation, 2 * dilation)]
+        )
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(2)])
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        inner = hidden
+        for padding, convolution, layer_norm in zip(self.paddings, self.convolutions, self.layer_norms, strict=True):
+            inner = (inner * mask[:, :, None]).transpose(1, 2)  # padding is silence, as before the first item
+            inner = convolution(nn.functional.pad(inner, (padding, 0))).transpose(1, 2)
+            inner = layer_norm(inner).relu()
+        return hidden + inner
+
+
+class NextItNetUserEncoder(nn.Module):
+    """NextItNet (Yuan et al., "A Simple Convolutional Generative Network for Next Item Recommendation", WSDM 2019), in
+    the form of NineRec: each layer is a block of dilation 1 and 2, then one of dilation 4 and 8."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(
+            [NextItNetLayer(config, dilation) for _ in range(config.num_hidden_layers) for dilation in (1, 4)]
+        )
+
+    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+        hidden = self.dropout(item_vectors)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+
+class GRU4RecLayer(GradientCheckpointingLayer):
+    """One gated recurrent layer without biases."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.gru = nn.GRU(config.hidden_size, config.hidden_size, bias=False, batch_first=True)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Zeros leave a zero state zero where there is no bias: padding on the left is not read.
+        return self.gru(hidden * mask[:, :, None])[0]
+
+
+class GRU4RecUserEncoder(nn.Module):
+    """GRU4Rec (Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016), in the form
+    of NineRec: dropout, then recurrent layers without biases."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList([GRU4RecLayer(config) for _ in range(config.num_hidden_layers)])
+
+    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+        hidden = self.dropout(item_vectors)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+
+class MLPLayer(GradientCheckpointingLayer):
+    """Linear layer, GELU, dropout."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.dropout(nn.functional.gelu(self.linear(hidden)))
+
+
+class MLP(nn.Module):
+    """`num_hidden_layers` layers, then a linear one."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.layers = nn.ModuleList([MLPLayer(config) for _ in range(config.num_hidden_layers)])
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.output(hidden)
+
+
+class DNNUserEncoder(nn.Module):
+    """The DSSM variant of NineRec (Table 13; after Huang et al., "Learning Deep Structured Semantic Models for Web
+    Search using Clickthrough Data", CIKM 2013): a multi-layer perceptron over the mean of the history."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.mlp = MLP(config)
+
+    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+        count = mask.cumsum(1).clamp(min=1)[:, :, None]
+        mean = (self.dropout(item_vectors) * mask[:, :, None]).cumsum(1) / count  # over the history up to each item
+        return self.mlp(mean)
+
+
+class DSSMUserEncoder(nn.Module):
+    """DSSM (Huang et al., CIKM 2013) with a user-id tower, NineRec's baseline of Table 13: the user is a row of a
+    table, the history is not read. It serves only the users that it was trained on, and nothing of it transfers."""
+
+    reads_user_ids = True
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.user_embedding = nn.Embedding(config.num_users, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.mlp = MLP(config)
+
+    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the user-id table `(B,)` to states `(B, L, D)`, the same at every position."""
+        user = self.mlp(self.dropout(self.user_embedding(user_ids)))  # (B, D)
+        return user[:, None].expand(-1, mask.shape[1], -1)
+
+
+class LiGRLayer(GradientCheckpointingLayer):
+    """Pre-norm attention with rotary positions and pre-norm SwiGLU, each behind a learned gate on its residual."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.attention = SelfAttention(config, rotary=True)
+        self.attention_norm = nn.RMSNorm(width, eps=LAYER_NORM_EPS)
+        self.attention_gate = nn.Linear(width, width)
+        self.gate = nn.Linear(width, 4 * width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(width, eps=LAYER_NORM_EPS)
+        self.feed_forward_gate = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        attended = self.dropout(self.attention(self.attention_norm(hidden), attention_mask))
+        hidden = hidden + attended * self.attention_gate(hidden).sigmoid()
+        inner = self.feed_forward_norm(hidden)
+        inner = self.dropout(self.down(nn.functional.silu(self.gate(inner)) * self.up(inner)))
+        return hidden + inner * self.feed_forward_gate(hidden).sigmoid()
+
+
+class LiGRUserEncoder(nn.Module):
+    """A transformer of today's kind: the gated layers of LiGR (Borisyuk et al., "From Features to Transformers", arXiv
+    2502.03417), as in eSASRec (Tikhonovich et al., arXiv 2508.06450), with rotary positions."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList([LiGRLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layer_norm = nn.RMSNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+
+    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+        hidden = self.dropout(item_vectors)
+        attention_mask = attention_mask_of(mask, hidden.dtype)
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask)
+        return self.layer_norm(hidden)
+
+
+USER_ENCODERS = {
+    "sasrec": SASRecUserEncoder,
+    "bert4rec": BERT4RecUserEncoder,
+    "nextitnet": NextItNetUserEncoder,
+    "gru4rec": GRU4RecUserEncoder,
+    "dnn": DNNUserEncoder,
+    "dssm": DSSMUserEncoder,
+    "ligr": LiGRUserEncoder,
+}
 
 
 def build_user_encoder(config: TransRecConfig) -> nn.Module:

@@ -4,13 +4,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTImageProcessorPil
 
 from modeling_transrec import (
     TransRecConfig,
+    TransRecDataCollator,
     TransRecForSequentialRecommendation,
     TransRecProcessor,
     train_tokenizer,
 )
+from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.trainer import _number_users
 
 
 NUM_ITEMS, NUM_USERS = 37, 13
@@ -19,15 +24,21 @@ WORDS = "red blue green small large old new rope shoe lamp tent soap 红 蓝 绳
 datasets.disable_progress_bars()
 
 
+def tiny_image(seed: int) -> Image.Image:
+    """A picture of noise, not square."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (14, 20, 3), dtype=np.uint8))
+
+
 @pytest.fixture(scope="session")
 def items() -> datasets.Dataset:
-    """37 items; texts of 1 to 9 words, one of them empty."""
+    """37 items; texts of 1 to 9 words, one of them empty; every fourth without a picture."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, size=1 + row % 9)) + f" no{row}" for row in range(NUM_ITEMS)]
     texts[5] = ""
-    return datasets.Dataset.from_dict(
-        {"item_id": [f"i{row:03d}" for row in range(NUM_ITEMS)], "text_en": texts, "text_zh": texts[::-1]}
-    )
+    images = [None if row % 4 == 1 else tiny_image(row) for row in range(NUM_ITEMS)]
+    ids = [f"i{row:03d}" for row in range(NUM_ITEMS)]
+    columns = {"item_id": ids, "text_en": texts, "text_zh": texts[::-1], "image": images}
+    return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
 
 def make_sequences(items: datasets.Dataset, num_users: int, split: str, seed: int = 0) -> datasets.Dataset:
@@ -92,12 +103,50 @@ def tiny_text_config(vocab_size: int, model_type: str = "bert") -> dict:
     return {"model_type": model_type, "vocab_size": vocab_size, "max_position_embeddings": 64, **width}
 
 
+IMAGE_SIZE = 16
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 8,
+}
+
+
+def tiny_vilt_config(vocab_size: int) -> dict:
+    return {**TINY_VIT, "model_type": "vilt", "vocab_size": vocab_size, "max_position_embeddings": 64}
+
+
+def tiny_clip_config(vocab_size: int) -> dict:
+    tower = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+    return {
+        "model_type": "clip",
+        "projection_dim": 10,
+        "text_config": {**tower, "vocab_size": vocab_size, "max_position_embeddings": 64, "eos_token_id": 3},
+        "vision_config": {**tower, "image_size": IMAGE_SIZE, "patch_size": 8},
+    }
+
+
+ITEM_KINDS = ("text", "image", "text+image", "id", "text+id", "clip", "vilt")
+
+
 def tiny_config(kind: str, tokenizer, **fields) -> TransRecConfig:
-    """A configuration of width 16, for `kind` `"text"` or `"id"`."""
+    """A configuration of width 16, for one of `ITEM_KINDS`."""
     fields = {"hidden_size": 16, "max_seq_len": 20, **fields}
-    if kind == "id":
-        return TransRecConfig(num_items=NUM_ITEMS, **fields)
-    return TransRecConfig(text_config=tiny_text_config(len(tokenizer)), **fields)
+    if kind == "clip":
+        return TransRecConfig(multimodal_config=tiny_clip_config(len(tokenizer)), **fields)
+    if kind == "vilt":
+        return TransRecConfig(multimodal_config=tiny_vilt_config(len(tokenizer)), **fields)
+    parts = kind.split("+")
+    if "text" in parts:
+        fields["text_config"] = tiny_text_config(len(tokenizer))
+    if "image" in parts:
+        fields["vision_config"] = dict(TINY_VIT)
+    if "id" in parts:
+        fields["num_items"] = NUM_ITEMS
+    return TransRecConfig(**fields)
 
 
 @pytest.fixture
@@ -106,11 +155,52 @@ def make_model(tokenizer):
 
     def make(kind: str, **fields) -> TransRecForSequentialRecommendation:
         torch.manual_seed(0)
+        if fields.get("user_encoder_type") == "dssm":
+            fields["num_users"] = NUM_USERS
         return TransRecForSequentialRecommendation(tiny_config(kind, tokenizer, **fields)).eval()
 
     return make
 
 
+@pytest.fixture(scope="session")
+def image_processor():
+    return ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+
+
+@pytest.fixture(scope="session")
+def processor_of(tokenizer, image_processor, items):
+    """The processor of each of `ITEM_KINDS`."""
+    parts = {
+        "text": {"tokenizer": tokenizer},
+        "image": {"image_processor": image_processor},
+        "id": {"item_ids": list(items["item_id"])},
+    }
+    kinds = {kind: "text+image" if kind in ("clip", "vilt") else kind for kind in ITEM_KINDS}
+    return {
+        kind: TransRecProcessor(**{name: part for one in kinds[kind].split("+") for name, part in parts[one].items()})
+        for kind in ITEM_KINDS
+    }
+
+
+@pytest.fixture(scope="session")
+def prepared_items(items, processor_of):
+    """The items as each kind's processor prepares them."""
+    return {kind: prepare_items(items, processor) for kind, processor in processor_of.items()}
+
+
+@pytest.fixture(scope="session")
+def histories(items, train_split):
+    return _number_users(histories_as_rows(train_split, items["item_id"]))
+
+
 @pytest.fixture
-def processor_of(text_processor, id_processor):
-    return {"text": text_processor, "id": id_processor}
+def make_collator(items, histories, processor_of, prepared_items):
+    """A factory of collators: of a model, or `make_collator("id", loss_type="bce")` of an id model's configuration."""
+
+    def make(kind: str = "id", model=None, seed: int = 0, **fields) -> TransRecDataCollator:
+        config = TransRecConfig(num_items=NUM_ITEMS, **fields) if model is None else model.config
+        user_rows = np.arange(NUM_USERS) if config.user_encoder_type == "dssm" else None
+        counts = count_actions(histories, len(items))
+        return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, user_rows, seed)
+
+    return make

@@ -39,7 +39,8 @@ def test_metrics_equal_brute_force(items, validation_split, exclude_seen, levels
 
     by_history = {tuple(history): scores[user] for user, history in enumerate(histories)}
 
-    def score(batch):
+    def score(batch, users):
+        assert len(users) == len(batch)
         return torch.stack([torch.from_numpy(by_history[tuple(line[line >= 0].tolist())]) for line in batch])
 
     evaluator = FullRankingEvaluator(items, validation_split, ks=[1, 4, 10], exclude_seen=exclude_seen, batch_size=5)
@@ -74,7 +75,7 @@ def test_a_models_metrics_equal_one_user_at_a_time(kind, items, validation_split
 def test_a_constant_model_scores_as_random(items, validation_split, make_model, processor_of):
     evaluator = FullRankingEvaluator(items, validation_split)
     model = make_model("id")
-    torch.nn.init.zeros_(model.model.item_encoder.embedding.weight)
+    torch.nn.init.zeros_(model.model.item_encoder.id_embedding.weight)
     assert evaluator(model, processor_of["id"]) == pytest.approx(evaluator.evaluate_random())
     open_candidates = FullRankingEvaluator(items, validation_split, ks=[10], exclude_seen=False)
     assert open_candidates.evaluate_random()["hr@10"] == pytest.approx(10 / len(items))
@@ -84,7 +85,8 @@ def test_random_is_the_mean_of_random_rankings(items, validation_split):
     evaluator = FullRankingEvaluator(items, validation_split, ks=[10])
     generator = torch.Generator().manual_seed(0)
     draws = [
-        evaluator.evaluate(lambda batch: torch.rand(len(batch), len(items), generator=generator)) for _ in range(400)
+        evaluator.evaluate(lambda batch, users: torch.rand(len(batch), len(items), generator=generator))
+        for _ in range(400)
     ]
     for name, value in evaluator.evaluate_random().items():
         assert np.mean([draw[name] for draw in draws]) == pytest.approx(value, abs=0.02)
@@ -102,7 +104,7 @@ def test_popularity_ranks_by_training_actions(items, train_split, validation_spl
 def test_broken_scores_are_an_error(broken, items, validation_split, make_model, processor_of):
     model = make_model("id")
     with torch.no_grad():
-        model.model.item_encoder.embedding.weight[3, 0] = broken
+        model.model.item_encoder.id_embedding.weight[3, 0] = broken
     with pytest.raises(ValueError, match="NaN or infinite"):
         FullRankingEvaluator(items, validation_split)(model, processor_of["id"])
 

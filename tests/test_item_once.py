@@ -1,94 +1,134 @@
 """The item-once step against a naive one that encodes every position of every user by itself."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
-from modeling_transrec.data_collator import TransRecDataCollator
-from modeling_transrec.trainer import _number_users
+from modeling_transrec.data import count_actions
+from modeling_transrec.data_collator import left_pad
+from modeling_transrec.losses import LOSSES
+from modeling_transrec.user_encoders import USER_ENCODERS
+
+from .conftest import ITEM_KINDS
 
 
-MAX_SEQ_LEN, NUM_NEGATIVES = 9, 2
+MAX_SEQ_LEN = 9
+
+
+def double(inputs):
+    return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
 def encode(model, processor, items, row):
-    """The vector of one item, tokenised and encoded alone."""
+    """The vector of one item, prepared and encoded alone."""
     item = items[int(row)]
-    inputs = processor(text=item["text_en"]) if processor.modality == "text" else processor(item_ids=item["item_id"])
-    return model.get_item_features(**inputs)[0]
+    fields = {"text": {"text": [item["text_en"]]}, "image": {"images": [item["image"]]}}
+    fields["id"] = {"item_ids": [item["item_id"]]}
+    call = {name: value for modality in processor.modalities for name, value in fields[modality].items()}
+    return model.get_item_features(**double(processor(**call)))[0]
 
 
-def naive_loss(model, processor, items, rows, negatives, share, loss_type):
-    """`rows` `(B, L + 1)` of the catalogue, -1 at padding; every occurrence is encoded anew, users one by one."""
-    num_draws = int((rows >= 0).sum())
+def naive_loss(model, processor, items, collator, users, share):
+    """Users one by one, without padding; every occurrence of an item is encoded anew."""
+    config = model.config
+    rows = left_pad([user["history"][-(MAX_SEQ_LEN + 1) :] for user in users])
+    numbers = np.array([user["user"] for user in users])
+    inputs, targets = collator.split(rows, numbers)
+    if config.loss_type == "bce":
+        negatives = collator.sample_negatives(rows, numbers)[:, -targets.shape[1] :]
+    shared = collator.sample_shared_negatives(numbers) if LOSSES[config.loss_type].candidates == "shared" else []
     distinct = np.unique(rows[rows >= 0])
     total, count = 0.0, 0
-    for line, row in enumerate(rows):
-        sequence = row[row >= 0]
-        vectors = torch.stack([encode(model, processor, items, item) for item in sequence])
-        mask = torch.ones(1, len(sequence) - 1, dtype=torch.bool)
-        states = model.model.user_encoder(vectors[None, :-1], mask)[0]
-        for position, state in enumerate(states):
-            target = vectors[position + 1]
-            if loss_type == "bce":
-                at = len(row) - len(sequence) + position
-                sampled = torch.stack([encode(model, processor, items, item) for item in negatives[line, at]])
-                total = total - F.logsigmoid(state @ target) - F.logsigmoid(-(sampled @ state)).mean()
+    for line, user in enumerate(users):
+        here = inputs[line] != -1
+        is_masked = torch.from_numpy(inputs[line][here] == -2)[None]
+        vectors = torch.stack(
+            [
+                torch.zeros(16).double() if row == -2 else encode(model, processor, items, row)
+                for row in inputs[line][here]
+            ]
+        )
+        states = model.model.get_user_hidden(
+            vectors[None],
+            torch.ones_like(is_masked),
+            user_ids=torch.tensor([user["user"]]) if config.num_users else None,
+            is_masked=is_masked if config.objective == "masked_item" else None,
+        )[0]
+        own = set(rows[line][rows[line] >= 0].tolist())
+        wanted = targets[line][here]
+        for place, (state, target) in enumerate(zip(states, wanted, strict=True)):
+            if target == -1:
+                continue
+
+            def score(row, state=state):
+                return state @ encode(model, processor, items, row)
+
+            if config.loss_type == "bce":
+                sampled = torch.stack([score(row) for row in negatives[line][here][place]])
+                total = total - F.logsigmoid(score(target)) - F.logsigmoid(-sampled).mean()
+            elif config.loss_type == "gbce":
+                alpha = len(shared) / (len(items) - 1)
+                beta = alpha * (config.gbce_t * (1 - 1 / alpha) + 1 / alpha)
+                total = total - beta * F.logsigmoid(score(target))
+                total = total - sum(F.logsigmoid(-score(row)) for row in shared if row not in own)
             else:
-                others = [item for item in distinct if item not in sequence]
-                candidates = torch.stack([target] + [encode(model, processor, items, item) for item in others])
-                shares = share[[sequence[position + 1], *others]]
-                log_q = torch.from_numpy(np.log(1 - (1 - shares) ** num_draws))
-                total = total - F.log_softmax(candidates @ state - log_q, dim=0)[0]
+                if config.loss_type == "in_batch":
+                    others = [row for row in distinct if row not in own]
+                    log_q = [math.log(1 - (1 - share[row]) ** (rows >= 0).sum()) for row in [target, *others]]
+                elif config.loss_type == "sampled_softmax":
+                    others = [row for row in shared if row not in own]
+                    log_q = [0.0] * (len(others) + 1)
+                else:
+                    others = [row for row in range(len(items)) if row != target]
+                    log_q = [0.0] * (len(others) + 1)
+                logits = torch.stack([score(row) for row in [target, *others]]) - torch.tensor(log_q).double()
+                total = total - F.log_softmax(logits, dim=0)[0]
             count += 1
     return total / count
 
 
-@pytest.mark.parametrize("kind", ["text", "id"])
-@pytest.mark.parametrize("loss_type", ["bce", "in_batch"])
-def test_loss_and_gradients_equal_the_naive_step(kind, loss_type, make_model, processor_of, items, train_split):
-    model = make_model(kind, loss_type=loss_type, num_negatives=NUM_NEGATIVES, max_seq_len=MAX_SEQ_LEN).double()
-    processor = processor_of[kind]
-    histories = _number_users(histories_as_rows(train_split, items["item_id"]))
-    counts = count_actions(histories, len(items))
-    sampled = NUM_NEGATIVES if loss_type == "bce" else 0
-    collator = TransRecDataCollator(prepare_items(items, processor), processor, counts, MAX_SEQ_LEN, sampled)
-    users = [histories[user] for user in (0, 3, 4, 11)]
+COMBINATIONS = [(kind, "sasrec", loss_type) for kind in ITEM_KINDS for loss_type in ("bce", "in_batch")]
+COMBINATIONS += [("id", encoder, loss_type) for encoder in USER_ENCODERS for loss_type in LOSSES]
 
-    model(**collator(users)).loss.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    loss = model(**collator(users)).loss.item()
+
+@pytest.mark.parametrize(("kind", "user_encoder_type", "loss_type"), COMBINATIONS)
+def test_loss_and_gradients_equal_the_naive_step(
+    kind, user_encoder_type, loss_type, make_model, make_collator, processor_of, items, histories
+):
+    options = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 4}
+    model = make_model(kind, max_seq_len=MAX_SEQ_LEN, **options).double()
+    collator = make_collator(kind, model)
+    users = [histories[user] for user in (0, 3, 11)]
+
+    batch = double(collator(users))
+    model(**batch).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    loss = model(**batch).loss.item()
 
     model.zero_grad()
-    sequences = [user["history"][-(MAX_SEQ_LEN + 1) :] for user in users]
-    rows = np.full((len(users), max(map(len, sequences))), -1)
-    for line, sequence in enumerate(sequences):
-        rows[line, len(rows[line]) - len(sequence) :] = sequence
-    negatives = collator.sample_negatives(rows, np.array([user["user"] for user in users])) if sampled else None
-    expected = naive_loss(model, processor, items, rows, negatives, counts / counts.sum(), loss_type)
+    counts = count_actions(histories, len(items))
+    expected = naive_loss(model, processor_of[kind], items, collator, users, counts / counts.sum())
     expected.backward()
-
     assert loss == pytest.approx(expected.item(), abs=1e-6)
     for name, parameter in model.named_parameters():
-        assert torch.allclose(gradients[name], parameter.grad, atol=1e-6), name
+        if parameter.requires_grad:
+            assert torch.allclose(gradients[name], parameter.grad, atol=1e-6), name
 
 
-def test_padded_positions_are_not_encoded(make_model, processor_of, items, train_split, monkeypatch):
-    model, processor = make_model("text"), processor_of["text"]
-    histories = _number_users(histories_as_rows(train_split, items["item_id"]))
-    collator = TransRecDataCollator(
-        prepare_items(items, processor), processor, count_actions(histories, len(items)), max_seq_len=20
-    )
+def test_padded_positions_are_not_encoded(make_model, make_collator, histories, monkeypatch):
+    model = make_model("text+image")
+    collator = make_collator("text+image", model)
     users = [histories[user] for user in range(4)]
-    encoded = []
-    forward = type(model.model.item_encoder).forward
-
-    def counting(self, **inputs):
-        encoded.append(len(inputs["input_ids"]))
-        return forward(self, **inputs)
-
-    monkeypatch.setattr(type(model.model.item_encoder), "forward", counting)
+    texts, pictures = [], []
+    item_encoder = model.item_encoder
+    for part, name, seen in ((item_encoder.text, "input_ids", texts), (item_encoder.image, "pixel_values", pictures)):
+        part.backbone.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name, seen=seen: seen.append(len(kwargs[name])), with_kwargs=True
+        )
     model(**collator(users))
-    assert encoded == [len({row for user in users for row in user["history"]})]
+    distinct = {row for user in users for row in user["history"]}
+    assert texts == [len(distinct)]
+    assert pictures == [len([row for row in distinct if row % 4 != 1])]  # the others have none

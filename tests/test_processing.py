@@ -67,7 +67,7 @@ def test_prepared_items_are_in_catalogue_order_and_unpadded(items, text_processo
 
 
 def test_errors_say_what_to_do(tokenizer, items, id_processor):
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="several of them"):
         TransRecProcessor()
     with pytest.raises(ValueError, match="'en', 'zh'"):
         TransRecProcessor(tokenizer, language="de")

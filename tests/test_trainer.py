@@ -61,7 +61,7 @@ def test_backbone_has_its_own_learning_rate_and_decay(make_trainer):
     assert len(of) == len(list(trainer.model.parameters()))
     for name, parameter in trainer.model.named_parameters():
         group = of[id(parameter)]
-        in_backbone = ".text_backbone." in name
+        in_backbone = ".backbone." in name
         assert group["lr"] == (1e-5 if in_backbone else 3e-3), name
         undecayed = name.endswith("bias") or "norm" in name.lower()
         assert group["weight_decay"] == (0.0 if undecayed else 0.05 if in_backbone else 0.2), name
@@ -79,7 +79,7 @@ def test_a_frozen_backbone_does_not_move(make_trainer):
     before = weights(trainer.model)
     trainer.train()
     for name, tensor in trainer.model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == (".text_backbone." in name), name
+        assert torch.equal(tensor, before[name]) == (".backbone." in name), name
 
 
 def test_the_best_checkpoint_by_validation_hr_is_kept_and_usable(

@@ -17,7 +17,7 @@ def layer_norm(x, norm):
 def reference_sasrec(encoder, vectors, num_heads):
     """One user `(L, D)` at a time, no padding: the block as NineRec's code has it."""
     length, width = vectors.shape
-    positions = torch.arange(encoder.max_seq_len - length, encoder.max_seq_len)
+    positions = torch.arange(encoder.num_positions - length, encoder.num_positions)
     hidden = layer_norm(vectors + encoder.position_embedding.weight[positions], encoder.layer_norm)
     for layer in encoder.layers:
         attention, heads = layer.attention, []
@@ -26,7 +26,7 @@ def reference_sasrec(encoder, vectors, num_heads):
             scores = query[:, head] @ key[:, head].T / math.sqrt(len(head))
             scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -1e9)
             heads.append(scores.softmax(-1) @ value[:, head])
-        hidden = layer_norm(hidden + torch.cat(heads, -1) @ attention.output.weight.T, attention.layer_norm)
+        hidden = layer_norm(hidden + torch.cat(heads, -1) @ attention.output.weight.T, layer.attention_norm)
         inner = F.relu(hidden @ layer.up.weight.T + layer.up.bias)
         hidden = layer_norm(hidden + inner @ layer.down.weight.T + layer.down.bias, layer.layer_norm)
     return hidden
