@@ -393,8 +393,8 @@ def drop_foreign_ids(model, processor: TransRecProcessor, items: datasets.Datase
     ):
         return processor
     logger.warning(
-        "The checkpoint's id part is dropped: its %d items are others than the catalogue's %d, and ids do not transfer. "
-        "The content part goes on alone",
+        "The checkpoint's id part is dropped: its %d items are others than the catalogue's %d, and ids do not "
+        "transfer. The content part goes on alone",
         len(processor.item_ids),
         len(items),
     )

@@ -205,9 +205,6 @@ class DualEncoder(nn.Module):
         self.text_projection = Projection(width, config)
         self.image_projection = Projection(width, config)
         self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
-        for name in ("logit_scale", "logit_bias"):  # of the contrastive pretraining; nothing here trains them
-            if isinstance(getattr(backbone, name, None), nn.Parameter):
-                getattr(backbone, name).requires_grad_(False)
 
     def forward(
         self,
@@ -288,9 +285,6 @@ def adopt(backbone: PreTrainedModel | None, backbone_config) -> PreTrainedModel:
     backbone = build_backbone(backbone_config) if backbone is None else backbone
     backbone = backbone.to(torch.get_default_dtype())
     backbone.config = backbone_config
-    mask_token = getattr(getattr(backbone, "embeddings", None), "mask_token", None)
-    if isinstance(mask_token, nn.Parameter):  # of DINOv2's or SwinV2's own pretraining; nothing here trains it
-        mask_token.requires_grad_(False)
     return backbone
 
 
@@ -497,6 +491,7 @@ class ItemEncoder(nn.Module):
             if len(self.modalities) > 1:
                 self.id_fusion = FUSIONS[config.id_fusion](config)
         self.dropout = nn.Dropout(config.item_dropout_prob)
+        self.mark_trainable()
 
     @property
     def backbones(self) -> list[PreTrainedModel]:
@@ -525,6 +520,19 @@ class ItemEncoder(nn.Module):
             inject_adapter_in_model(PeftConfig.from_peft_type(**peft_config), backbone)
             for module in set(backbone.modules()) - known:
                 module._is_hf_initialized = True  # adapters start as peft has it: at no change
+        self.mark_trainable()
+
+    def mark_trainable(self) -> None:
+        """Leaves out of training what no gradient reaches and, where there are adapters, all but them."""
+        for backbone in self.backbones:
+            if getattr(backbone, "peft_config", None):
+                backbone.requires_grad_(False)
+            for module in backbone.modules():
+                for part in getattr(module, "adapter_layer_names", ()):  # peft's
+                    getattr(module, part).requires_grad_(True)
+                for part in ("mask_token", "logit_scale", "logit_bias"):  # of the backbone's own pretraining
+                    if isinstance(getattr(module, part, None), nn.Parameter):
+                        getattr(module, part).requires_grad_(False)
 
     def merge_adapters(self) -> None:
         """Adds the adapters to the weights that they stand beside, and takes them out."""

@@ -5,6 +5,7 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 """
 
 import fnmatch
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume."""
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers; what adapters leave frozen is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).item_encoder.mark_trainable()
+        return loaded
 
     @classmethod
     def from_encoder_pretrained(
@@ -249,10 +257,18 @@ def _matching(backbone: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter
     return [parameter for name, parameter in named.items() if any(fnmatch.fnmatch(name, p) for p in patterns)]
 
 
+def _layers(backbone: nn.Module) -> list[nn.Module]:
+    """The layers of a backbone, or its stages, in order."""
+    for name, module in backbone.named_modules():
+        is_list = isinstance(module, nn.ModuleList | nn.Sequential)
+        if is_list and name.rpartition(".")[2] in ("layer", "layers", "h", "blocks", "stages"):
+            return list(module)
+    return [module for name, module in backbone.named_modules() if re.fullmatch(r"timm_model\.layer\d+", name)]
+
+
 def _before_last_layers(backbone: nn.Module, count: int) -> list[nn.Parameter]:
     """Parameters of all but the last layers and what is registered after them, such as a final norm."""
-    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
-    layers = next((module for module in lists if len(module) > 1), lists[0] if lists else ())
+    layers = _layers(backbone)
     if not 1 <= count <= len(layers):
         raise ValueError(f"train_last_n_layers must be between 1 and this backbone's {len(layers)}, got {count}")
     parameters = list(backbone.parameters())

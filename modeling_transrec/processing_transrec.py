@@ -106,7 +106,10 @@ class TransRecProcessor(ProcessorMixin):
                 continue
             one = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _, name=name: [name])})
             arguments += super(TransRecProcessor, one)._get_arguments_from_pretrained(
-                pretrained_model_name_or_path, processor_dict, **dict(kwargs)
+                pretrained_model_name_or_path,
+                processor_dict,
+                **kwargs,
+                **({"backend": "pil"} if part == "image" else {}),
             )
         return arguments
 

@@ -1,0 +1,387 @@
+"""Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, with adapters, precomputed."""
+
+import pytest
+import torch
+from transformers import AutoModel, ViTImageProcessorPil
+
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecModel, TransRecProcessor
+from modeling_transrec.item_encoders import FUSIONS
+from modeling_transrec.scoring import precompute_features
+
+from .conftest import IMAGE_SIZE, TINY_VIT, tiny_clip_config, tiny_config, tiny_image, tiny_text_config
+from .test_modeling import make_inputs, perturb
+
+
+SIZE = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
+VISION_CONFIGS = {
+    "vit": {**TINY_VIT, "num_hidden_layers": 2},
+    "dinov2": {**SIZE, "model_type": "dinov2", "image_size": IMAGE_SIZE, "patch_size": 8},
+    "clip_vision_model": {**SIZE, "model_type": "clip_vision_model", "image_size": IMAGE_SIZE, "patch_size": 8},
+    "swin": {
+        "model_type": "swin",
+        "image_size": IMAGE_SIZE,
+        "patch_size": 2,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 2,
+    },
+    "resnet": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 12],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    },
+    "convnext": {"model_type": "convnext", "hidden_sizes": [8, 12], "depths": [1, 1], "num_stages": 2},
+    "timm_wrapper": {
+        "model_type": "timm_wrapper",
+        "architecture": "convnext_atto",
+        "model_args": {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 8]},
+    },
+}
+TEXT_TYPES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "qwen2"]
+
+
+def vision_model(model_type, **fields):
+    torch.manual_seed(0)
+    fields = {"hidden_size": 16, "hidden_dropout_prob": 0.0, **fields}
+    config = TransRecConfig(vision_config=VISION_CONFIGS[model_type], **fields)
+    return perturb(TransRecForSequentialRecommendation(config)).eval()
+
+
+def image_inputs(size=32):
+    inputs = make_inputs("id")
+    del inputs["item_ids"]
+    generator = torch.Generator().manual_seed(1)
+    image_index = torch.tensor([0, 1, -1, 2, 3, 4, -1, 5, 6, 7, 8])
+    return {**inputs, "pixel_values": torch.randn(9, 3, size, size, generator=generator), "image_index": image_index}
+
+
+@pytest.mark.parametrize("model_type", VISION_CONFIGS)
+def test_any_vision_backbone(model_type, tmp_path):
+    model = vision_model(model_type)
+    inputs = image_inputs(32 if model_type == "timm_wrapper" else IMAGE_SIZE)
+    loss = model(**inputs).loss
+    loss.backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused, unused
+    model.save_pretrained(tmp_path)
+    again, info = TransRecForSequentialRecommendation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(again.eval()(**inputs).loss, loss)
+    assert trained(again) == trained(model)
+
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout | torch.nn.BatchNorm2d) or "DropPath" in type(module).__name__:
+            module.eval()
+    model(**inputs).loss.backward()
+    for name, gradient in gradients.items():
+        assert torch.allclose(model.get_parameter(name).grad, gradient, atol=1e-5), name
+
+
+@pytest.mark.parametrize("model_type", VISION_CONFIGS)
+def test_an_item_without_a_picture_has_the_learned_vector_and_costs_nothing(model_type):
+    model = vision_model(model_type)
+    inputs = image_inputs(32 if model_type == "timm_wrapper" else IMAGE_SIZE)
+    seen = []
+    model.item_encoder.image.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    items = {name: inputs[name] for name in ("pixel_values", "image_index")}
+    vectors = model.get_item_features(**items)
+    assert seen == [9]
+    for row in (2, 6):
+        assert torch.equal(vectors[row], model.item_encoder.image.missing_image)
+    alone = model.get_item_features(pixel_values=items["pixel_values"][3:4])
+    assert torch.allclose(alone[0], vectors[4], atol=1e-5)
+    none = model.get_item_features(pixel_values=items["pixel_values"][:0], image_index=torch.tensor([-1, -1]))
+    assert torch.equal(none, vectors[[2, 6]]) and seen == [9, 1]
+
+
+@pytest.mark.parametrize("image_pooling", ["cls", "mean"])
+def test_image_pooling_is_that_of_the_backbones_own_output(image_pooling):
+    model = vision_model("vit", image_pooling=image_pooling)
+    pixels = image_inputs(IMAGE_SIZE)["pixel_values"]
+    hidden = model.item_encoder.image.backbone(pixel_values=pixels).last_hidden_state
+    expected = hidden[:, 0] if image_pooling == "cls" else hidden.mean(1)
+    assert torch.equal(model.item_encoder.image.features(pixels), expected)
+
+
+def test_a_pooling_that_the_backbone_has_not_is_an_error():
+    with pytest.raises(ValueError, match="no pooler_output; choose image_pooling"):
+        model = vision_model("vit", image_pooling="pooler")
+        del model.item_encoder.image.backbone.pooler
+        model.item_encoder.image.backbone.pooler = None
+        model.item_encoder.image.features(image_inputs(IMAGE_SIZE)["pixel_values"])
+
+
+@pytest.mark.parametrize("model_type", TEXT_TYPES)
+def test_any_text_backbone(model_type, tokenizer, tmp_path):
+    text_config = tiny_text_config(len(tokenizer), model_type)
+    if model_type in ("llama", "qwen2"):
+        text_config["num_key_value_heads"] = 1
+    config = TransRecConfig(text_config={**text_config, "pad_token_id": 0}, hidden_size=16)
+    model = perturb(TransRecForSequentialRecommendation(config)).eval()
+    inputs = make_inputs("text")
+    loss = model(**inputs).loss
+    loss.backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not unused, unused
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**inputs).loss, loss)
+    short = {"input_ids": inputs["input_ids"][:1, :4], "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    padded = {name: torch.nn.functional.pad(tensor, (0, 5)) for name, tensor in short.items()}
+    assert torch.allclose(model.get_item_features(**padded), model.get_item_features(**short), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_pooling_is_right_with_padding_on_either_side(pooling):
+    from modeling_transrec.item_encoders import TEXT_POOLINGS
+
+    hidden = torch.randn(1, 3, 5)
+    alone = TEXT_POOLINGS[pooling](hidden, torch.ones(1, 3, dtype=torch.long))
+    junk = torch.full((1, 2, 5), 9.0)
+    left = TEXT_POOLINGS[pooling](torch.cat([junk, hidden], 1), torch.tensor([[0, 0, 1, 1, 1]]))
+    right = TEXT_POOLINGS[pooling](torch.cat([hidden, junk], 1), torch.tensor([[1, 1, 1, 0, 0]]))
+    assert torch.equal(left, alone) and torch.equal(right, alone)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_fusions(fusion, make_model, make_collator, processor_of, histories, items):
+    model = perturb(make_model("text+image", fusion=fusion)).eval()
+    model(**make_collator("text+image", model)([histories[0], histories[3]])).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    processor = processor_of["text+image"]
+    call = {"text": items["text_en"][:6], "images": items["image"][:6]}  # the second has no picture
+    together = model.get_item_features(**processor(**call))
+    for row in range(6):
+        alone = processor(text=[call["text"][row]], images=[call["images"][row]])
+        assert torch.allclose(model.get_item_features(**alone)[0], together[row], atol=1e-5)
+    other = processor(text=["red rope"] * 2, images=[tiny_image(3), None])
+    vectors = model.get_item_features(**other)
+    assert not torch.allclose(vectors[0], vectors[1])  # the picture matters
+    blank = processor(text=["red rope", "blue lamp"], images=[None, None])
+    vectors = model.get_item_features(**blank)
+    assert not torch.allclose(vectors[0], vectors[1])  # without pictures the text tells items apart
+
+
+def test_vector_fusions_are_what_their_names_say(make_model):
+    text, image = torch.randn(4, 16), torch.randn(4, 16)
+    encoder = {name: make_model("text+image", fusion=name).item_encoder.fusion for name in ("sum", "gated", "film")}
+    assert torch.equal(encoder["sum"](text, image), text + image)
+    gate = torch.sigmoid(encoder["gated"].gate(torch.cat([text, image], 1)))
+    assert torch.allclose(encoder["gated"](text, image), gate * text + (1 - gate) * image)
+    scale, shift = encoder["film"].scale_and_shift(text).split(16, dim=1)
+    assert torch.allclose(encoder["film"](text, image), image + scale * image + shift)
+
+
+def test_a_dual_encoder_has_no_tokens_to_attend_to(tokenizer):
+    with pytest.raises(ValueError, match="choose sum, concat, gated or film"):
+        TransRecModel(TransRecConfig(multimodal_config=tiny_clip_config(len(tokenizer)), fusion="co_attention"))
+    with pytest.raises(ValueError, match="no model of text and image"):
+        TransRecModel(TransRecConfig(multimodal_config=tiny_text_config(len(tokenizer))))
+
+
+def test_vilt_gives_the_same_vectors_every_time(make_model, processor_of, items):
+    model, processor = make_model("vilt"), processor_of["vilt"]
+    inputs = processor(text=items["text_en"][:8], images=items["image"][:8])
+    assert torch.equal(model.get_item_features(**inputs), model.get_item_features(**inputs))
+
+
+def test_from_encoder_pretrained_with_text_and_vision(tokenizer, tmp_path):
+    text = AutoModel.from_config(tiny_config("text", tokenizer).text_config)
+    vision = perturb(AutoModel.from_config(TransRecConfig(vision_config=VISION_CONFIGS["swin"]).vision_config))
+    text.save_pretrained(tmp_path / "text")
+    vision.save_pretrained(tmp_path / "vision")
+    model = TransRecForSequentialRecommendation.from_encoder_pretrained(
+        text_model_name_or_path=tmp_path / "text",
+        vision_model_name_or_path=tmp_path / "vision",
+        user_encoder_type="gru4rec",
+        fusion="gated",
+        hidden_size=16,
+    ).eval()
+    pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    found = model.item_encoder.image.features(pixels)
+    assert torch.equal(found, vision.eval()(pixel_values=pixels).pooler_output)
+    assert model.config.modality == "text+image" and model.config.user_encoder_type == "gru4rec"
+    with pytest.raises(ValueError, match="name a backbone"):
+        TransRecModel.from_encoder_pretrained(hidden_size=16)
+
+
+def test_a_tower_of_a_dual_encoder_can_be_a_backbone(tokenizer, tmp_path):
+    clip = perturb(AutoModel.from_config(TransRecConfig(multimodal_config=tiny_clip_config(60)).multimodal_config))
+    clip.eval().save_pretrained(tmp_path)
+    model = TransRecModel.from_encoder_pretrained(vision_model_name_or_path=tmp_path, hidden_size=16).eval()
+    pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    expected = clip.vision_model(pixel_values=pixels).pooler_output
+    assert torch.allclose(model.item_encoder.image.features(pixels), expected, atol=1e-6)
+    both = TransRecModel.from_encoder_pretrained(multimodal_model_name_or_path=tmp_path, hidden_size=16)
+    assert both.config.modality == "text+image"
+
+
+def trained(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class TestFreezing:
+    def test_the_last_layers_and_what_follows_them(self, tokenizer):
+        config = TransRecConfig(
+            text_config={**tiny_text_config(len(tokenizer)), "num_hidden_layers": 3}, hidden_size=16
+        )
+        model = TransRecForSequentialRecommendation(config)
+        model.freeze_backbone(train_last_n_layers=1)
+        names = {name.split(".backbone.")[1] for name in trained(model) if ".backbone." in name}
+        assert names and all(name.startswith("encoder.layer.2.") for name in names)
+        model.train()
+        backbone = model.item_encoder.text.backbone
+        assert not backbone.embeddings.training and not backbone.encoder.layer[1].training
+        assert backbone.encoder.layer[2].training and model.model.user_encoder.training
+        with pytest.raises(ValueError, match="between 1 and this backbone's 3"):
+            model.freeze_backbone(train_last_n_layers=4)
+
+    @pytest.mark.parametrize("model_type", ["vit", "swin", "resnet", "convnext", "timm_wrapper", "clip_vision_model"])
+    def test_vision_backbones_have_layers_or_stages(self, model_type):
+        model = vision_model(model_type)
+        everything = {name for name in trained(model) if ".backbone." in name}
+        model.freeze_backbone(train_last_n_layers=1)
+        left = {name for name in trained(model) if ".backbone." in name}
+        assert left and left < everything
+        assert not any("embed" in name or "stem" in name for name in left), left
+        inputs = image_inputs(32 if model_type == "timm_wrapper" else IMAGE_SIZE)
+        model(**inputs).loss.backward()
+
+    def test_by_pattern(self, make_model):
+        model = make_model("text")
+        model.freeze_backbone(freeze_modules=["embeddings.*", "*.attention.*"])
+        for name, parameter in model.named_parameters():
+            inner = name.partition(".backbone.")[2]
+            frozen = inner.startswith("embeddings.") or ".attention." in inner
+            assert parameter.requires_grad != frozen, name
+        with pytest.raises(ValueError, match="no parameter of the backbone matches 'layers"):
+            model.freeze_backbone(freeze_modules=["layers.*"])
+        with pytest.raises(ValueError, match="not both"):
+            model.freeze_backbone(1, ["embeddings.*"])
+
+    def test_a_frozen_batch_norm_keeps_its_statistics(self):
+        model = vision_model("resnet")
+        model.freeze_backbone()
+        model.train()
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        model(**image_inputs(IMAGE_SIZE)).loss.backward()
+        assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "text+image", "text+id"])
+def test_precomputed_features_stand_for_the_items(kind, make_model, make_collator, processor_of, histories):
+    model = perturb(make_model(kind, fusion="gated"))
+    model.freeze_backbone()
+    collator = make_collator(kind, model)
+    users = [histories[user] for user in (0, 5, 9)]
+    model(**collator(users)).loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad(set_to_none=True)
+    calls = []
+    collator.items = precompute_features(model, collator.items, processor_of[kind], chunk_size=8)
+    for backbone in model.item_encoder.backbones:
+        backbone.register_forward_pre_hook(lambda *args: calls.append(1))
+    model(**collator(users)).loss.backward()
+    assert not calls
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+
+
+class TestAdapters:
+    @pytest.mark.parametrize("kind", ["text", "image", "clip"])
+    def test_saved_loaded_and_merged_like_any_other(self, kind, make_model, make_collator, histories, tmp_path):
+        from peft import LoraConfig
+
+        targets = {"text": ["query", "value"], "image": ["q_proj", "v_proj"], "clip": ["q_proj"]}[kind]
+        model = make_model(kind)
+        batch = make_collator(kind, model)([histories[0], histories[5]])
+        before = model(**batch).loss
+        model.add_peft_adapter(LoraConfig(r=2, target_modules=targets))
+        assert torch.equal(model(**batch).loss, before)  # adapters start at no change
+        in_backbone = {name for name in trained(model) if ".backbone." in name}
+        assert in_backbone and all("lora_" in name for name in in_backbone)
+        assert any("projection" in name for name in trained(model)) and any(
+            "user_encoder" in n for n in trained(model)
+        )
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.normal_(std=0.3)
+        adapted = model(**batch).loss
+        assert not torch.allclose(adapted, before)
+        model.save_pretrained(tmp_path)
+        again, info = TransRecForSequentialRecommendation.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert torch.equal(again.eval()(**batch).loss, adapted)
+        assert trained(again) == trained(model)
+        assert not model.has_frozen_backbone
+
+        model.merge_peft_adapter()
+        assert torch.allclose(model(**batch).loss, adapted, atol=1e-5)
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        model.save_pretrained(tmp_path / "merged")
+        merged = TransRecForSequentialRecommendation.from_pretrained(tmp_path / "merged").eval()
+        assert torch.allclose(merged(**batch).loss, adapted, atol=1e-5)
+        assert merged.config.peft_config is None
+
+    def test_a_fresh_model_of_such_a_configuration_starts_at_no_change(self, make_model, make_collator, histories):
+        plain = make_model("text")
+        batch = make_collator("text", plain)([histories[0]])
+        model = make_model("text", peft_config={"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
+        model.load_state_dict(plain.state_dict(), strict=False)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                assert parameter.abs().sum() == 0
+        assert model(**batch).loss.isfinite()
+
+    def test_errors(self, make_model):
+        model = make_model("text")
+        with pytest.raises(ValueError, match="no adapters to merge"):
+            model.merge_peft_adapter()
+        with pytest.raises(ValueError, match="peft_type"):
+            model.add_peft_adapter({"r": 2})
+        with pytest.raises(ValueError, match="id model has no backbone"):
+            make_model("id").add_peft_adapter({"peft_type": "LORA"})
+
+
+class TestImages:
+    def test_the_processors_output_is_the_image_processors_own(self, image_processor, processor_of):
+        pictures = [tiny_image(seed) for seed in range(3)]
+        found = processor_of["image"](images=[pictures[0], None, pictures[1], pictures[2]])
+        expected = image_processor(pictures, return_tensors="pt")["pixel_values"]
+        assert torch.allclose(found["pixel_values"], expected, atol=1e-6)
+        assert found["image_index"].tolist() == [0, -1, 1, 2]
+
+    def test_grey_palette_and_transparent_pictures_are_read_as_rgb(self, processor_of):
+        pictures = [tiny_image(0).convert(mode) for mode in ("L", "P", "RGBA", "CMYK", "1", "I;16")]
+        assert processor_of["image"](images=pictures)["pixel_values"].shape == (6, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+    def test_a_broken_picture_counts_as_missing_and_is_named(self, processor_of, caplog):
+        inputs = processor_of["image"](images=[b"not a picture", tiny_image(1)])
+        assert inputs["image_index"].tolist() == [-1, 0]
+        assert "cannot be read and counts as missing" in caplog.text
+
+    def test_save_and_load(self, processor_of, items, tmp_path):
+        for kind, processor in processor_of.items():
+            processor.save_pretrained(tmp_path / kind)
+            again = TransRecProcessor.from_pretrained(tmp_path / kind)
+            assert again.modality == processor.modality
+            columns = {name: items[name][:5] for name in processor.item_columns}
+            expected, found = processor.pad(processor.prepare(columns)), again.pad(again.prepare(columns))
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    def test_pictures_of_different_sizes_are_an_error(self):
+        uneven = ViTImageProcessorPil(size={"shortest_edge": 16})
+        with pytest.raises(ValueError, match="pictures of different sizes"):
+            _ = TransRecProcessor(image_processor=uneven).image_shape
