@@ -143,7 +143,7 @@ def tiny_config(kind: str, tokenizer, **fields) -> TransRecConfig:
     if "text" in parts:
         fields["text_config"] = tiny_text_config(len(tokenizer))
     if "image" in parts:
-        fields["vision_config"] = dict(TINY_VIT)
+        fields.setdefault("vision_config", dict(TINY_VIT))
     if "id" in parts:
         fields["num_items"] = NUM_ITEMS
     return TransRecConfig(**fields)

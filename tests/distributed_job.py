@@ -20,7 +20,7 @@ from modeling_transrec import (
 from .conftest import make_sequences, tiny_config
 
 
-def main(folder: Path, users_per_device: int) -> None:
+def main(folder: Path, users_per_device: int, loss_type: str) -> None:
     args = TransRecTrainingArguments(
         output_dir=str(folder / "out"),
         use_cpu=True,
@@ -37,7 +37,8 @@ def main(folder: Path, users_per_device: int) -> None:
     train = make_sequences(items, 12, "train")
     validation = make_sequences(items, 13, "validation")
     torch.manual_seed(0)
-    config = tiny_config("text", processor.tokenizer, loss_type="bce", hidden_dropout_prob=0.0)
+    fields = {"loss_type": loss_type, "gather_negatives": loss_type == "in_batch", "hidden_dropout_prob": 0.0}
+    config = tiny_config("text", processor.tokenizer, **fields)
     config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.0
     model = TransRecForSequentialRecommendation(config)
     trainer = TransRecTrainer(model, args, items, train, validation, processing_class=processor)
@@ -59,4 +60,4 @@ def main(folder: Path, users_per_device: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

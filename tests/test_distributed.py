@@ -6,15 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 
-def run(folder: Path, num_processes: int, users_per_device: int):
+def run(folder: Path, num_processes: int, users_per_device: int, loss_type: str):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     if num_processes == 1:
         launcher = []
-    command = [sys.executable, *launcher, "-m", "tests.distributed_job", str(folder), str(users_per_device)]
+    command = [sys.executable, *launcher, "-m", "tests.distributed_job", str(folder), str(users_per_device), loss_type]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=200
@@ -23,13 +24,14 @@ def run(folder: Path, num_processes: int, users_per_device: int):
     return json.loads((folder / "results.json").read_text()), load_file(folder / "weights.safetensors")
 
 
-def test_two_processes_equal_one(tmp_path, items, text_processor):
+@pytest.mark.parametrize("loss_type", ["bce", "in_batch"])  # in_batch with the negatives of both processes
+def test_two_processes_equal_one(loss_type, tmp_path, items, text_processor):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         text_processor.save_pretrained(tmp_path / name)
         items.save_to_disk(tmp_path / name / "items")
-    one, one_weights = run(tmp_path / "one", num_processes=1, users_per_device=6)
-    two, two_weights = run(tmp_path / "two", num_processes=2, users_per_device=3)
+    one, one_weights = run(tmp_path / "one", num_processes=1, users_per_device=6, loss_type=loss_type)
+    two, two_weights = run(tmp_path / "two", num_processes=2, users_per_device=3, loss_type=loss_type)
     assert (one.pop("num_processes"), two.pop("num_processes")) == (1, 2)
     assert two == one  # every metric of every evaluation
     assert one_weights.keys() == two_weights.keys()

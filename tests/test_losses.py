@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from modeling_transrec.losses import bce_loss, in_batch_loss, log_inclusion_probability, mask_own_items
+from modeling_transrec.losses import (
+    bce_loss,
+    full_softmax_loss,
+    gbce_loss,
+    in_batch_loss,
+    log_inclusion_probability,
+    mask_own_items,
+    sampled_softmax_loss,
+)
 
 
 B, L, U, N, D = 5, 7, 13, 3, 6
@@ -67,6 +75,58 @@ def test_in_batch_equals_a_loop(batch, corrected):
             expected += math.log(sum(math.exp(value) for value in logits.values())) - logits[target]
     names = ["user_hidden", "item_embeds", "labels", "item_index"] + ["item_log_popularity"] * corrected
     assert in_batch_loss(**{name: batch[name] for name in names}).item() == pytest.approx(expected, rel=1e-5)
+
+
+def targets_of(batch):
+    """Every position that has a target: the user's own items, the state, the target."""
+    for user in range(B):
+        own = {int(row) for row in torch.cat([batch["item_index"][user], batch["labels"][user]]) if row >= 0}
+        for position in range(L):
+            if batch["labels"][user, position] >= 0:
+                yield own, batch["user_hidden"][user, position], int(batch["labels"][user, position])
+
+
+SHARED = torch.tensor([2, 7, 7, 11, 0, 4])
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_sampled_softmax_equals_a_loop(batch, corrected):
+    expected = 0.0
+    for own, state, target in targets_of(batch):
+        logits = [(row, float(state @ batch["item_embeds"][row])) for row in SHARED.tolist() if row not in own]
+        logits.append((target, float(state @ batch["item_embeds"][target])))
+        if corrected:
+            logits = [(row, value - float(batch["item_log_popularity"][row])) for row, value in logits]
+        expected += math.log(sum(math.exp(value) for _, value in logits)) - logits[-1][1]
+    names = ["user_hidden", "item_embeds", "labels", "item_index"] + ["item_log_popularity"] * corrected
+    loss = sampled_softmax_loss(**{name: batch[name] for name in names}, negative_index=SHARED)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("gbce_t", [0.0, 0.75, 1.0])
+def test_gbce_equals_a_loop(batch, gbce_t):
+    alpha = len(SHARED) / (50 - 1)
+    beta = alpha * (gbce_t * (1 - 1 / alpha) + 1 / alpha)
+    assert gbce_t < 1 or beta == pytest.approx(alpha)
+    expected = 0.0
+    for own, state, target in targets_of(batch):
+        expected -= math.log(torch.sigmoid(state @ batch["item_embeds"][target]) ** beta)
+        for row in SHARED.tolist():
+            if row not in own:
+                expected -= math.log(1 - torch.sigmoid(state @ batch["item_embeds"][row]))
+    names = ("user_hidden", "item_embeds", "labels", "item_index")
+    arguments = {name: batch[name] for name in names}
+    loss = gbce_loss(**arguments, negative_index=SHARED, num_catalogue_items=torch.tensor(50), gbce_t=gbce_t)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_full_softmax_equals_a_loop(batch):
+    expected = 0.0
+    for _, state, target in targets_of(batch):
+        logits = [float(state @ vector) for vector in batch["item_embeds"]]
+        expected += math.log(sum(map(math.exp, logits))) - logits[target]
+    names = ("user_hidden", "item_embeds", "labels")
+    assert full_softmax_loss(**{name: batch[name] for name in names}).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_own_items_are_masked_and_nothing_else(batch):

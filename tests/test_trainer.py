@@ -8,15 +8,21 @@ from modeling_transrec import (
     FullRankingEvaluator,
     Recommender,
     TransRecForSequentialRecommendation,
+    TransRecProcessor,
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.item_encoders import ItemEncoder
 from modeling_transrec.trainer import last_whole_checkpoint
+
+from .test_backbones import VISION_CONFIGS
 
 
 @pytest.fixture
 def make_trainer(items, train_split, validation_split, make_model, processor_of, tmp_path):
-    def make(kind="text", model_fields=None, callbacks=None, output="out", train=train_split, **options):
+    def make(
+        kind="text", model_fields=None, callbacks=None, output="out", train=train_split, processor=None, **options
+    ):
         options = {
             "per_device_train_batch_size": 4,
             "num_train_epochs": 2,
@@ -28,7 +34,13 @@ def make_trainer(items, train_split, validation_split, make_model, processor_of,
         args = TransRecTrainingArguments(output_dir=str(tmp_path / output), **options)
         model = make_model(kind, **(model_fields or {}))
         return TransRecTrainer(
-            model, args, items, train, validation_split, processing_class=processor_of[kind], callbacks=callbacks
+            model,
+            args,
+            items,
+            train,
+            validation_split,
+            processing_class=processor or processor_of[kind],
+            callbacks=callbacks,
         )
 
     return make
@@ -97,6 +109,70 @@ def test_the_best_checkpoint_by_validation_hr_is_kept_and_usable(
     assert Recommender.from_pretrained(trainer.args.output_dir).index(items).recommend(["i001"], k=3)
 
 
+@pytest.mark.parametrize("model_type", ["vit", "swin", "dinov2"])
+def test_the_best_checkpoint_of_a_vision_model_is_loaded_whole(model_type, make_trainer, items, validation_split):
+    fields = {"vision_config": VISION_CONFIGS[model_type]}
+    trainer = make_trainer("image", fields, num_train_epochs=4, learning_rate=3e-2)
+    trainer.train()
+    evaluator = FullRankingEvaluator(items, validation_split)
+    assert evaluator(trainer.model, trainer.processing_class)["hr@10"] == pytest.approx(trainer.state.best_metric)
+
+
+def test_precomputed_features_train_as_a_frozen_backbone_does(make_trainer, monkeypatch):
+    options = {"freeze_backbone": True, "model_fields": {"hidden_dropout_prob": 0.0}, "learning_rate": 1e-2}
+    fast = make_trainer("text+image", output="fast", **options)
+    backbones = fast.model.item_encoder.backbones
+    calls = []
+    for backbone in backbones:
+        backbone.register_forward_pre_hook(lambda *args: calls.append(1))
+    fast.train()
+    assert not calls  # neither in training nor in validation
+    monkeypatch.setattr(ItemEncoder, "takes_features", False)
+    plain = make_trainer("text+image", output="plain", **options)
+    plain.train()
+    assert_equal_weights(weights(fast.model), weights(plain.model), atol=1e-5)
+    hits = [[entry["eval_hr@10"] for entry in t.state.log_history if "eval_hr@10" in entry] for t in (fast, plain)]
+    assert hits[0] == hits[1]
+
+
+def test_adapters_alone_are_trained_in_the_backbone(make_trainer, make_model):
+    trainer = make_trainer(learning_rate=1e-2)
+    trainer.model.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
+    before = weights(trainer.model)
+    trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        frozen = ".backbone." in name and "lora_" not in name
+        assert torch.equal(tensor, before[name]) == frozen, name
+    trainer.save_model()
+    again = TransRecForSequentialRecommendation.from_pretrained(trainer.args.output_dir)
+    assert_equal_weights(weights(again), weights(trainer.model), atol=0)
+
+
+def test_a_model_of_user_ids_trains_evaluates_and_recommends(make_trainer, items, train_split, validation_split):
+    processor = TransRecProcessor(item_ids=items["item_id"], user_ids=train_split["user_id"])
+    trainer = make_trainer(
+        "id", {"user_encoder_type": "dssm"}, processor=processor, num_train_epochs=20, learning_rate=0.1
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    trainer.save_model()
+    shuffled = validation_split.shuffle(seed=3)
+    evaluator = FullRankingEvaluator(items, shuffled)
+    assert evaluator(trainer.model, processor) == pytest.approx(
+        FullRankingEvaluator(items, validation_split)(trainer.model, processor)
+    )
+    recommender = Recommender.from_pretrained(trainer.args.output_dir).index(items)
+    one = recommender.recommend(["i001"], k=3, user_id="u1")
+    both = recommender.recommend([["i001"], ["i001"]], k=3, user_id=["u1", "u2"])
+    assert [item["item_id"] for item in both[0]] == [item["item_id"] for item in one]
+    assert both[1][0]["score"] != both[0][0]["score"]
+    with pytest.raises(ValueError, match="user_id for each history"):
+        recommender.recommend(["i001"])
+    with pytest.raises(ValueError, match="'new' is not among the 13 users"):
+        recommender.recommend(["i001"], user_id="new")
+
+
 def test_early_stopping_stops(make_trainer):
     trainer = make_trainer(num_train_epochs=30, learning_rate=0.0, early_stopping_patience=2)
     trainer.train()
@@ -121,10 +197,23 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("loss_type", "num_workers"), [("bce", 0), ("bce", 2), ("in_batch", 0)])
-def test_resumed_equals_uninterrupted(loss_type, num_workers, make_trainer):
+@pytest.mark.parametrize(
+    ("kind", "fields", "num_workers"),
+    [
+        ("text", {"loss_type": "bce"}, 0),
+        ("text", {"loss_type": "bce"}, 2),
+        ("text", {"loss_type": "in_batch"}, 0),
+        ("text+id", {"loss_type": "sampled_softmax", "num_negatives": 5, "user_encoder_type": "bert4rec"}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["vit"]}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["swin"]}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["dinov2"]}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["resnet"]}, 0),
+    ],
+)
+def test_resumed_equals_uninterrupted(kind, fields, num_workers, make_trainer):
     options = {
-        "model_fields": {"loss_type": loss_type, "hidden_dropout_prob": 0.3},
+        "kind": kind,
+        "model_fields": {"hidden_dropout_prob": 0.3, **fields},
         "num_train_epochs": 3,
         "save_strategy": "steps",
         "eval_strategy": "steps",
