@@ -10,15 +10,18 @@ On NineRec, from a pretrained text backbone:
         --text_model_name_or_path hfl/chinese-bert-wwm --hidden_size 1024 --loss_type bce \
         --learning_rate 5e-5 --backbone_learning_rate 1e-5 --num_train_epochs 30 --bf16 --output_dir outputs/bili500k
 
+The same with the paper's hyper-parameters by name, from configs/; what the command line says comes first:
+
+    accelerate launch examples/pretrain.py --preset bili_500k-bert --data_dir /data/NineRec --num_train_epochs 30
+
 All options of transformers' TrainingArguments hold; see --help.
 """
 
 from dataclasses import dataclass, field
-
-from transformers import HfArgumentParser
+from pathlib import Path
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.experiment import DataArguments, ModelArguments, train
+from modeling_transrec.experiment import DataArguments, ModelArguments, parse_arguments, train
 
 
 @dataclass
@@ -27,10 +30,8 @@ class PretrainingDataArguments(DataArguments):
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = HfArgumentParser(
-        (ModelArguments, PretrainingDataArguments, TransRecTrainingArguments), allow_abbrev=False
-    )
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
+    types = (ModelArguments, PretrainingDataArguments, TransRecTrainingArguments)
+    model_args, data_args, training_args = parse_arguments(types, args, presets=Path(__file__).parent / "configs")
     train(model_args, data_args, training_args)
 
 

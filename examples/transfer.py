@@ -25,11 +25,17 @@ from pathlib import Path
 import datasets
 import recommend as recommend_script
 from accelerate import PartialState
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.experiment import DataArguments, EvaluationArguments, ModelArguments, evaluate, train
+from modeling_transrec.experiment import (
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    evaluate,
+    parse_arguments,
+    train,
+)
 from modeling_transrec.trainer import last_whole_checkpoint
 
 
@@ -47,8 +53,8 @@ class TransferModelArguments(ModelArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model_name_or_path is not None or self.modality == "id":
-            raise ValueError("transfer.py makes its models itself; leave out --model_name_or_path and --modality id")
+        if self.model_name_or_path is not None or "id" in self.modality.split("+"):
+            raise ValueError("transfer.py makes its models itself; leave out --model_name_or_path and ids")
 
 
 @dataclass
@@ -107,12 +113,14 @@ class Comparison:
         self.evaluate("popularity", "popularity")
 
         id_args = ModelArguments(modality="id", **self.model_args.config_fields())
-        changes = {"learning_rate": self.args.id_learning_rate, "freeze_backbone": False}
+        no_freezing = {"freeze_backbone": False, "train_last_n_layers": None, "freeze_modules": None}
+        changes = {"learning_rate": self.args.id_learning_rate, **no_freezing}
         self.evaluate("IDRec", self.train("idrec", id_args, self.target, **changes))
 
         pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
         # Without a pretrained backbone, NoPT starts from the same random architecture and the source's tokenizer.
-        scratch = self.model_args.text_model_name_or_path is None
+        backbones = (self.model_args.text_model_name_or_path, self.model_args.multimodal_model_name_or_path)
+        scratch = "text" in self.model_args.modality.split("+") and not any(backbones)
         no_pt_args = replace(self.model_args, tokenizer_name_or_path=pretrained) if scratch else self.model_args
         no_pt = self.train("no_pt", no_pt_args, self.target)
         self.evaluate("TransRec NoPT", no_pt)
@@ -162,10 +170,8 @@ def say(message: str) -> None:
 def main(args: list[str] | None = None) -> None:
     datasets.disable_progress_bars()  # the bars that stay are those of training
     logging.disable_progress_bar()
-    parser = HfArgumentParser(
-        (TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments), allow_abbrev=False
-    )
-    Comparison(*parser.parse_args_into_dataclasses(args)).run()
+    types = (TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments)
+    Comparison(*parse_arguments(types, args, presets=Path(__file__).parent / "configs")).run()
 
 
 if __name__ == "__main__":

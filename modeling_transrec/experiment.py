@@ -1,10 +1,13 @@
 """What the scripts share: their arguments, and the steps from arguments to data, model and trained checkpoint."""
 
+import argparse
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import datasets
 from accelerate import PartialState
@@ -13,6 +16,7 @@ from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
     BitImageProcessorPil,
+    HfArgumentParser,
     ViTImageProcessorPil,
     set_seed,
 )
@@ -50,6 +54,51 @@ _CHANGEABLE_FIELDS = (
     "hidden_dropout_prob item_dropout_prob loss_type num_negatives negative_sampling logq_correction gather_negatives "
     "gbce_t objective mask_probability normalize_scores temperature"
 ).split()
+MODEL_MAKING_OPTIONS = (
+    "modality text_model_name_or_path vision_model_name_or_path multimodal_model_name_or_path text_config "
+    "vision_config tokenizer_name_or_path vocab_size text_pooling image_pooling image_size fusion id_fusion "
+    "user_encoder_type hidden_size num_hidden_layers num_attention_heads max_seq_len"
+).split()
+
+
+def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None, presets: Path) -> tuple:
+    """Command-line options to dataclasses. `--preset` fills in what the command line does not say.
+
+    Args:
+        dataclass_types: the dataclasses, in the order in which they come back.
+        args: the options; by default those of the command line.
+        presets: folder of the named presets.
+    """
+    parser = HfArgumentParser(dataclass_types, allow_abbrev=False)
+    parser.add_argument(
+        "--preset", help=f"Options to start from: a name in {presets.name}/, such as bili_food-bert, or a JSON file."
+    )
+    args = list(sys.argv[1:] if args is None else args)
+    preset = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    preset.add_argument("--preset")
+    name = preset.parse_known_args(args)[0].preset
+    if name is not None:
+        args = _preset_options(name, presets, args) + args  # the last of two equal options holds
+    return parser.parse_args_into_dataclasses(args)[: len(dataclass_types)]
+
+
+def _preset_options(name: str, presets: Path, args: list[str]) -> list[str]:
+    path = Path(name) if name.endswith(".json") else presets / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in presets.glob("*.json")))
+        raise ValueError(f"--preset {name}: there is no {path}; named presets are {known}")
+    options = _read_json("--preset", str(path)).get("options")
+    if not isinstance(options, dict):
+        raise ValueError(f'{path} must have its options under "options"')
+    if any(arg.split("=")[0] == "--model_name_or_path" for arg in args):  # a checkpoint brings its own model
+        made = [option for option in options if option in MODEL_MAKING_OPTIONS]
+        logger.warning("The checkpoint decides on %s, not the preset", ", ".join(made))
+        options = {option: value for option, value in options.items() if option not in made}
+    listed = []
+    for option, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        listed += [f"--{option}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
+    return listed
 
 
 @dataclass
