@@ -5,7 +5,10 @@ those items; it returns the SUM over the positions that have a target. The model
 all accumulation steps and processes, so that every target weighs the same. `bce` and `full_softmax` are then the same
 loss however a batch is divided; the candidates of the others are those of one process and accumulation step.
 
-Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives, `V` catalogue, `D` hidden size.
+Only positions that have a target are scored, not the padding.
+
+Shapes: `B` users, `L` history length, `M` targets, `U` distinct items of the batch, `N` negatives, `V` catalogue, `D`
+hidden size.
 """
 
 from collections.abc import Callable
@@ -23,6 +26,20 @@ MASK_INDEX = -2  # in `item_index`: an item that is masked, to be predicted
 def full_precision(scores: torch.Tensor) -> torch.Tensor:
     """Scores as float32 at least: exponentials of half-precision scores are too coarse."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def at_targets(user_hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tuple]:
+    """States `(M, D)` and targets `(M,)` of the positions that have one, and these positions: rows and columns.
+
+    >>> import torch
+    >>> hidden = torch.arange(6.0).view(2, 3, 1)
+    >>> at_targets(hidden, torch.tensor([[-100, -100, 7], [-100, 5, 6]]))
+    (tensor([[2.],
+            [4.],
+            [5.]]), tensor([7, 5, 6]), (tensor([0, 1, 1]), tensor([2, 1, 2])))
+    """
+    places = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
+    return user_hidden[places], labels[places], places
 
 
 def bce_loss(
@@ -49,13 +66,11 @@ def bce_loss(
     >>> bce_loss(user, items, labels=torch.tensor([[0]]), negative_index=torch.tensor([[[1]]]))
     tensor(0.2539)
     """
-    valid = labels != IGNORE_INDEX  # (B, L)
-    positives = item_embeds[labels.clamp(min=0)]  # (B, L, D)
-    negatives = item_embeds[negative_index.clamp(min=0)]  # (B, L, N, D)
-    positive_scores = (user_hidden * positives).sum(-1)  # (B, L)
-    negative_scores = (user_hidden[:, :, None] * negatives).sum(-1)  # (B, L, N)
+    states, targets, places = at_targets(user_hidden, labels)
+    positive_scores = (states * item_embeds[targets]).sum(-1)  # (M,)
+    negative_scores = (states[:, None] * item_embeds[negative_index[places]]).sum(-1)  # (M, N)
     loss = F.softplus(-full_precision(positive_scores)) + F.softplus(full_precision(negative_scores)).mean(-1)
-    return loss.masked_fill(~valid, 0.0).sum()
+    return loss.sum()
 
 
 def log_inclusion_probability(item_log_popularity: torch.Tensor, num_draws: int | torch.Tensor) -> torch.Tensor:
@@ -72,23 +87,6 @@ def log_inclusion_probability(item_log_popularity: torch.Tensor, num_draws: int 
     """
     log_absent = num_draws * torch.log1p(-item_log_popularity.exp().clamp(1e-12, 1 - 1e-6))
     return torch.log(-torch.expm1(log_absent))
-
-
-def mask_own_items(scores: torch.Tensor, labels: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
-    """Removes accidental negatives: a user's own items, except the target of the position `(B, L, U)`.
-
-    Args:
-        scores: `(B, L, U)` of every position against the batch's items.
-        labels: `(B, L)` rows of the targets, -100 where there is none.
-        item_index: `(B, L)` rows of the user's history, -1 at padding. Targets count as the user's own items too.
-    """
-    num_items = scores.shape[-1]
-    own = torch.cat([item_index, labels], dim=1)  # (B, 2L)
-    own = torch.where(own < 0, num_items, own)  # padding goes to an extra column
-    is_own = scores.new_zeros(len(scores), num_items + 1, dtype=torch.bool).scatter_(1, own, True)[:, :-1]  # (B, U)
-    target = labels.clamp(min=0)[:, :, None]  # (B, L, 1)
-    masked = scores.masked_fill(is_own[:, None], float("-inf"))
-    return masked.scatter(2, target, scores.gather(2, target))
 
 
 def in_batch_loss(
@@ -122,15 +120,30 @@ def in_batch_loss(
     >>> in_batch_loss(user, items, labels=torch.tensor([[0]]), item_index=torch.tensor([[2]]))
     tensor(0.0181)
     """
-    scores = full_precision(user_hidden @ item_embeds.T)  # (B, L, U)
+    states, targets, (users, _) = at_targets(user_hidden, labels)
+    scores = full_precision(states @ item_embeds.T)  # (M, U)
     if item_log_popularity is not None:
         if num_draws is None:
             num_draws = count_draws(item_index, labels)
         scores = scores - log_inclusion_probability(item_log_popularity.to(scores.dtype), num_draws)
     if is_candidate is not None:
         scores = scores.masked_fill(~is_candidate, float("-inf"))
-    scores = mask_own_items(scores, labels, item_index)
-    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    excluded = own_items(labels, item_index, len(item_embeds))[users]  # (M, U)
+    excluded.scatter_(1, targets[:, None], False)
+    return F.cross_entropy(scores.masked_fill(excluded, float("-inf")), targets, reduction="sum")
+
+
+def own_items(labels: torch.Tensor, item_index: torch.Tensor, num_items: int) -> torch.Tensor:
+    """Which of the batch's items are in a user's history or targets: `(B, U)` booleans.
+
+    >>> import torch
+    >>> own_items(torch.tensor([[-100, 2]]), item_index=torch.tensor([[-1, 0]]), num_items=4)
+    tensor([[ True, False,  True, False]])
+    """
+    own = torch.cat([item_index, labels], dim=1)  # (B, 2L)
+    own = torch.where(own < 0, num_items, own)  # padding goes to an extra column
+    is_own = torch.zeros(len(own), num_items + 1, dtype=torch.bool, device=own.device)
+    return is_own.scatter_(1, own, True)[:, :-1]
 
 
 def count_draws(item_index: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -173,15 +186,16 @@ def sampled_softmax_loss(
     >>> sampled_softmax_loss(user, items, torch.tensor([[0]]), torch.tensor([[-1]]), negative_index=torch.tensor([1]))
     tensor(0.0181)
     """
-    positive_scores = full_precision((user_hidden * item_embeds[labels.clamp(min=0)]).sum(-1))  # (B, L)
-    negative_scores = full_precision(user_hidden @ item_embeds[negative_index].T)  # (B, L, N)
+    states, targets, (users, _) = at_targets(user_hidden, labels)
+    positive_scores = full_precision((states * item_embeds[targets]).sum(-1))  # (M,)
+    negative_scores = full_precision(states @ item_embeds[negative_index].T)  # (M, N)
     if item_log_popularity is not None:
-        positive_scores = positive_scores - item_log_popularity[labels.clamp(min=0)]
+        positive_scores = positive_scores - item_log_popularity[targets]
         negative_scores = negative_scores - item_log_popularity[negative_index]
-    own = own_negatives(negative_index, labels, item_index)[:, None]  # (B, 1, N)
-    negative_scores = negative_scores.masked_fill(own, float("-inf"))
-    partition = torch.cat([positive_scores[:, :, None], negative_scores], dim=-1).logsumexp(-1)  # (B, L)
-    return (partition - positive_scores).masked_fill(labels == IGNORE_INDEX, 0.0).sum()
+    own = own_items(labels, item_index, len(item_embeds))[:, negative_index]  # (B, N)
+    negative_scores = negative_scores.masked_fill(own[users], float("-inf"))
+    partition = torch.cat([positive_scores[:, None], negative_scores], dim=-1).logsumexp(-1)  # (M,)
+    return (partition - positive_scores).sum()
 
 
 def gbce_loss(
@@ -213,18 +227,12 @@ def gbce_loss(
     """
     sampled = min(len(negative_index) / max(float(num_catalogue_items) - 1, 1), 1.0)
     beta = sampled * (gbce_t * (1 - 1 / sampled) + 1 / sampled)
-    positive_scores = full_precision((user_hidden * item_embeds[labels.clamp(min=0)]).sum(-1))  # (B, L)
-    negative_scores = full_precision(user_hidden @ item_embeds[negative_index].T)  # (B, L, N)
-    own = own_negatives(negative_index, labels, item_index)[:, None]  # (B, 1, N)
-    negative_terms = F.softplus(negative_scores).masked_fill(own, 0.0).sum(-1)
-    loss = beta * F.softplus(-positive_scores) + negative_terms
-    return loss.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
-
-
-def own_negatives(negative_index: torch.Tensor, labels: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
-    """Which shared negatives `(N,)` are a user's own items, in history or targets: `(B, N)` booleans."""
-    own = torch.cat([item_index, labels], dim=1)  # (B, 2L)
-    return (own[:, :, None] == negative_index).any(dim=1)
+    states, targets, (users, _) = at_targets(user_hidden, labels)
+    positive_scores = full_precision((states * item_embeds[targets]).sum(-1))  # (M,)
+    negative_scores = full_precision(states @ item_embeds[negative_index].T)  # (M, N)
+    own = own_items(labels, item_index, len(item_embeds))[:, negative_index]  # (B, N)
+    negative_terms = F.softplus(negative_scores).masked_fill(own[users], 0.0)
+    return beta * F.softplus(-positive_scores).sum() + negative_terms.sum()
 
 
 def full_softmax_loss(user_hidden: torch.Tensor, item_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -244,8 +252,8 @@ def full_softmax_loss(user_hidden: torch.Tensor, item_embeds: torch.Tensor, labe
     >>> full_softmax_loss(user, items, labels=torch.tensor([[0]]))
     tensor(0.0181)
     """
-    scores = full_precision(user_hidden @ item_embeds.T)  # (B, L, V)
-    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    states, targets, _ = at_targets(user_hidden, labels)
+    return F.cross_entropy(full_precision(states @ item_embeds.T), targets, reduction="sum")  # over (M, V)
 
 
 class Loss(NamedTuple):

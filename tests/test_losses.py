@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from modeling_transrec.losses import (
+    LOSSES,
     bce_loss,
     full_softmax_loss,
     gbce_loss,
     in_batch_loss,
     log_inclusion_probability,
-    mask_own_items,
+    own_items,
     sampled_softmax_loss,
 )
 
@@ -129,15 +130,20 @@ def test_full_softmax_equals_a_loop(batch):
     assert full_softmax_loss(**{name: batch[name] for name in names}).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_own_items_are_masked_and_nothing_else(batch):
-    masked = mask_own_items(torch.zeros(B, L, U), batch["labels"], batch["item_index"])
+def test_own_items_are_those_of_history_and_targets(batch):
+    found = own_items(batch["labels"], batch["item_index"], U)
     for user in range(B):
         own = {int(row) for row in torch.cat([batch["item_index"][user], batch["labels"][user]]) if row >= 0}
-        for position in range(L):
-            target = int(batch["labels"][user, position])
-            if target != -100:
-                out = {item for item in range(U) if masked[user, position, item] == float("-inf")}
-                assert out == own - {target}
+        assert set(found[user].nonzero().flatten().tolist()) == own
+
+
+def test_a_batch_without_targets_has_no_loss(batch):
+    labels = torch.full_like(batch["labels"], -100)
+    for loss in LOSSES.values():
+        fields = {name: {**batch, "num_catalogue_items": U}[name] for name in loss.batch_fields}
+        if loss.candidates == "shared":
+            fields["negative_index"] = SHARED
+        assert loss.function(batch["user_hidden"], batch["item_embeds"], labels, **fields) == 0
 
 
 def test_inclusion_probability_equals_simulation():
