@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
+from .losses import PADDING_INDEX
 from .processing_transrec import TransRecProcessor
 
 
@@ -154,6 +155,32 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
         keep_in_memory=True,
     )
     return rows.with_format(None)
+
+
+def history_lengths(histories: datasets.Dataset) -> np.ndarray:
+    """Number of items of each history, `(number of users,)`."""
+    table = histories.with_format("arrow")
+    return np.concatenate(
+        [pc.list_value_length(batch["history"]).to_numpy() for batch in table.iter(batch_size=100_000)]
+    )
+
+
+def left_pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Lists, given as their values one after the other and their lengths, to one array, padded with -1 on the left.
+
+    >>> left_pad(np.array([5, 1, 2]), lengths=np.array([1, 2]))
+    array([[-1,  5],
+           [ 1,  2]])
+    """
+    padded = np.full((len(lengths), lengths.max()), PADDING_INDEX, dtype=np.int64)
+    padded[np.arange(lengths.max()) >= (lengths.max() - lengths)[:, None]] = values
+    return padded
+
+
+def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray:
+    """Histories of the users at these rows as one array `(B, L)`, padded with -1 on the left."""
+    lists = histories.with_format("arrow")[users]["history"]
+    return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
 
 
 def count_actions(histories: datasets.Dataset, num_items: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import datasets
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from .configuration_transrec import TransRecConfig
+from .data import left_pad
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX
 from .processing_transrec import TransRecProcessor
 
@@ -66,7 +68,7 @@ class TransRecDataCollator:
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
         config, loss = self.config, LOSSES[self.config.loss_type]
         users = np.array([feature["user"] for feature in features])
-        rows = left_pad([feature["history"][-(config.max_seq_len + 1) :] for feature in features])  # (B, L + 1)
+        rows = left_pad_lists([feature["history"][-(config.max_seq_len + 1) :] for feature in features])  # (B, L + 1)
         inputs, targets = self.split(rows, users)  # (B, L) rows into the catalogue
         parts = [inputs, targets]
         if loss.candidates == "position":
@@ -163,18 +165,14 @@ class TransRecDataCollator:
         return np.stack(np.broadcast_arrays(users[:, None, None], counters[None]), axis=-1)
 
 
-def left_pad(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+def left_pad_lists(lists: Sequence[Sequence[int]]) -> np.ndarray:
     """Lists to one array, padded with -1 on the left to the longest.
 
-    >>> left_pad([[5], [1, 2]])
+    >>> left_pad_lists([[5], [1, 2]])
     array([[-1,  5],
            [ 1,  2]])
     """
-    lengths = np.array([len(sequence) for sequence in sequences])
-    padded = np.full((len(sequences), lengths.max()), PADDING_INDEX, dtype=np.int64)
-    filled = np.arange(lengths.max()) >= (lengths.max() - lengths)[:, None]
-    padded[filled] = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
-    return padded
+    return left_pad(np.array(list(itertools.chain.from_iterable(lists)), dtype=np.int64), np.array([*map(len, lists)]))
 
 
 def sorted_distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

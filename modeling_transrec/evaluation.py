@@ -12,8 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .data import NO_TARGET, histories_as_rows, prepare_items
-from .data_collator import left_pad
+from .data import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
@@ -78,12 +77,12 @@ class FullRankingEvaluator:
         self.split = split
         if len(sequences) == 0:
             raise ValueError("there are no users to evaluate: the split is empty")
-        rows = histories_as_rows(sequences, items["item_id"]).with_format("numpy")
-        self.targets = rows["target"][:]
+        self.histories = histories_as_rows(sequences, items["item_id"])
+        self.lengths = history_lengths(self.histories)
+        self.targets = np.asarray(self.histories.with_format("numpy")["target"][:])
         if (self.targets == NO_TARGET).any():
             raise ValueError("a user to evaluate has no target; evaluate on the validation or test split")
-        self.histories = rows.with_format(None)["history"][:]
-        if not all(self.histories):
+        if (self.lengths == 0).any():
             raise ValueError("a user to evaluate has an empty history; leave such users out")
         self.prepared_items = prepared_items
 
@@ -170,12 +169,11 @@ class FullRankingEvaluator:
             device: where the histories are put.
         """
         state = PartialState()
-        lengths = [len(history) for history in self.histories]
-        order = np.argsort(lengths, kind="stable")  # users of like length together: little padding
+        order = np.argsort(self.lengths, kind="stable")  # users of like length together: little padding
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         ranks = []
         for users in batches[state.process_index :: state.num_processes]:
-            histories = torch.from_numpy(left_pad([self.histories[user] for user in users])).to(device)
+            histories = torch.from_numpy(read_histories(self.histories, users)).to(device)
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
             ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))

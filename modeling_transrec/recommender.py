@@ -6,7 +6,7 @@ import datasets
 import torch
 
 from .data import prepare_items
-from .data_collator import left_pad
+from .data_collator import left_pad_lists
 from .modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 from .scoring import encode_catalogue, top_items
@@ -109,7 +109,7 @@ class Recommender:
             raise ValueError("an empty history says nothing about the user; recommend popular items instead")
         user_rows = self._user_rows(user_id, len(histories))
         self.item_vectors = self.item_vectors.to(self.model.device)
-        seen = torch.from_numpy(left_pad(histories)).to(self.model.device)  # (B, L)
+        seen = torch.from_numpy(left_pad_lists(histories)).to(self.model.device)  # (B, L)
         inputs = seen[:, -self.model.config.max_seq_len :]
         mask = inputs >= 0
         vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]

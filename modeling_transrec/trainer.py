@@ -11,7 +11,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from .data import count_actions, histories_as_rows, prepare_items
+from .data import count_actions, histories_as_rows, history_lengths, prepare_items
 from .data_collator import TransRecDataCollator
 from .evaluation import FullRankingEvaluator
 from .modeling_transrec import TransRecForSequentialRecommendation
@@ -92,7 +92,7 @@ class TransRecTrainer(Trainer):
                 user_rows,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
-            train_dataset = _number_users(histories)
+            train_dataset = number_users(histories)
             callbacks.append(_SetEpochCallback(collator))
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -186,11 +186,15 @@ class _SetEpochCallback(TrainerCallback):
         self.collator.set_epoch(int(state.epoch))
 
 
-def _number_users(histories: datasets.Dataset) -> datasets.Dataset:
-    """Adds each user's number; leaves out histories without a target, which teach nothing."""
-    histories = histories.remove_columns("target").add_column("user", list(range(len(histories))))
-    lengths = [len(history) for history in histories["history"]]
-    long_enough = [user for user, length in enumerate(lengths) if length >= 2]
+def number_users(histories: datasets.Dataset) -> datasets.Dataset:
+    """Adds each user's number and length; leaves out histories without a target, which teach nothing.
+
+    The length serves `train_sampling_strategy="group_by_length"`.
+    """
+    lengths = history_lengths(histories)
+    long_enough = np.flatnonzero(lengths >= 2)
+    histories = histories.remove_columns("target").add_column("user", np.arange(len(histories)))
+    histories = histories.add_column("length", lengths)
     if len(long_enough) < len(histories):
         logger.warning(
             "%d of %d training histories have fewer than 2 items and are left out",

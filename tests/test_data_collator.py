@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_transrec.data_collator import hash_integers, left_pad
+from modeling_transrec.data_collator import hash_integers, left_pad_lists
 
 
 MAX_SEQ_LEN = 8
@@ -164,4 +164,4 @@ def test_hash_spreads_neighbouring_keys():
 
 
 def test_left_pad_keeps_order_and_empty_lists():
-    assert left_pad([[], [3], [1, 2, 0]]).tolist() == [[-1, -1, -1], [-1, -1, 3], [1, 2, 0]]
+    assert left_pad_lists([[], [3], [1, 2, 0]]).tolist() == [[-1, -1, -1], [-1, -1, 3], [1, 2, 0]]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_transrec.data import count_actions
-from modeling_transrec.data_collator import left_pad
+from modeling_transrec.data_collator import left_pad_lists
 from modeling_transrec.losses import LOSSES
 from modeling_transrec.user_encoders import USER_ENCODERS
 
@@ -34,7 +34,7 @@ def encode(model, processor, items, row):
 def naive_loss(model, processor, items, collator, users, share):
     """Users one by one, without padding; every occurrence of an item is encoded anew."""
     config = model.config
-    rows = left_pad([user["history"][-(MAX_SEQ_LEN + 1) :] for user in users])
+    rows = left_pad_lists([user["history"][-(MAX_SEQ_LEN + 1) :] for user in users])
     numbers = np.array([user["user"] for user in users])
     inputs, targets = collator.split(rows, numbers)
     if config.loss_type == "bce":

@@ -15,6 +15,7 @@ from modeling_transrec import (
 from modeling_transrec.item_encoders import ItemEncoder
 from modeling_transrec.trainer import last_whole_checkpoint
 
+from .conftest import make_sequences
 from .test_backbones import VISION_CONFIGS
 
 
@@ -270,6 +271,16 @@ def test_accumulated_batches_equal_one_batch(make_trainer):
     together = run(per_device_train_batch_size=12, gradient_accumulation_steps=1)
     apart = run(per_device_train_batch_size=3, gradient_accumulation_steps=4)
     assert_equal_weights(together, apart, atol=1e-6)
+
+
+def test_batches_of_histories_of_like_length(make_trainer, items):
+    users = make_sequences(items, 200, "train")
+
+    def padding(**options):
+        loader = make_trainer(train=users, per_device_train_batch_size=5, **options).get_train_dataloader()
+        return sum(int((batch["item_index"] == -1).sum()) for batch in loader)
+
+    assert padding(train_sampling_strategy="group_by_length") < 0.3 * padding()
 
 
 def test_histories_without_a_target_are_left_out(make_trainer, train_split, caplog):
