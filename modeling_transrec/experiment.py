@@ -26,6 +26,7 @@ from .data import count_actions, histories_as_rows, load_items, load_sequences
 from .evaluation import FullRankingEvaluator
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from .processing_transrec import TransRecProcessor, train_tokenizer
+from .recommender import drop_foreign_ids
 from .trainer import TransRecTrainer
 from .training_args import TransRecTrainingArguments
 
@@ -427,28 +428,7 @@ def _from_checkpoint(
     for name in ("language", "max_text_length"):
         if getattr(args, name) is not None:
             setattr(processor, name, getattr(args, name))
-    return model, drop_foreign_ids(model, processor, items)
-
-
-def drop_foreign_ids(model, processor: TransRecProcessor, items: datasets.Dataset) -> TransRecProcessor:
-    """Of a model of content and ids, takes the id part out where the catalogue has other items; says so.
-
-    Returns: the processor to use from now on.
-    """
-    if (
-        processor.item_ids is None
-        or len(processor.modalities) == 1
-        or set(items["item_id"]) <= set(processor.item_ids)
-    ):
-        return processor
-    logger.warning(
-        "The checkpoint's id part is dropped: its %d items are others than the catalogue's %d, and ids do not "
-        "transfer. The content part goes on alone",
-        len(processor.item_ids),
-        len(items),
-    )
-    model.drop_item_ids()
-    return processor.without_item_ids()
+    return model, drop_foreign_ids(model, processor, items["item_id"])
 
 
 def _read_json(option: str, value: str) -> dict:
@@ -553,7 +533,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     else:
         model = TransRecModel.from_pretrained(args.model_name_or_path).to(state.device)
         processor = TransRecProcessor.from_pretrained(args.model_name_or_path)
-        processor = drop_foreign_ids(model, processor, items)
+        processor = drop_foreign_ids(model, processor, items["item_id"])
         processor.language = args.language or processor.language
         metrics = evaluator(model, processor)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"

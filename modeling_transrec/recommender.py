@@ -1,5 +1,6 @@
 """What a practitioner holds: a model, its processor and an encoded catalogue, to ask for recommendations."""
 
+import logging
 from collections.abc import Sequence
 
 import datasets
@@ -12,8 +13,30 @@ from .processing_transrec import TransRecProcessor
 from .scoring import encode_catalogue, top_items
 
 
+logger = logging.getLogger(__name__)
+
 # Arguments of `from_pretrained` that say where files come from: they hold for the processor, too.
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+def drop_foreign_ids(
+    model: TransRecPreTrainedModel, processor: TransRecProcessor, item_ids: Sequence[str]
+) -> TransRecProcessor:
+    """Of a model of content and ids, takes the id part out where the catalogue has other items, and says so.
+
+    Returns: the processor to use from now on.
+    """
+    has_content = len(processor.modalities) > 1
+    if processor.item_ids is None or not has_content or set(item_ids) <= set(processor.item_ids):
+        return processor
+    logger.warning(
+        "The checkpoint's id part is dropped: its %d items are others than the catalogue's %d, and ids do not "
+        "transfer. The content part goes on alone",
+        len(processor.item_ids),
+        len(item_ids),
+    )
+    model.drop_item_ids()
+    return processor.without_item_ids()
 
 
 class Recommender:
@@ -52,6 +75,8 @@ class Recommender:
     def index(self, items: datasets.Dataset | Sequence[dict], chunk_size: int = 256) -> "Recommender":
         """Encodes the catalogue to recommend from; replaces an earlier one.
 
+        A model of content and ids goes on with content alone where an item is new to it.
+
         Args:
             items: `item_id` and what the processor reads, such as `text_en`: a data set or a list of dicts.
             chunk_size: items encoded at a time.
@@ -70,6 +95,7 @@ class Recommender:
         rows = {item_id: row for row, item_id in enumerate(item_ids)}
         if len(rows) != len(item_ids):
             raise ValueError("items have an item_id twice; ids must be distinct")
+        self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
         prepared = prepare_items(items, self.processor)
         self.item_vectors = encode_catalogue(self.model, prepared, self.processor, chunk_size)
         self.item_ids, self._rows = item_ids, rows

@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeling_transrec import TransRecConfig, TransRecModel, TransRecProcessor, TransRecTrainingArguments
+from modeling_transrec.experiment import DataArguments, ModelArguments, parse_arguments
+
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--use_cpu", "true", "--disable_tqdm", "true", "--hidden_size", "32", "--max_seq_len", "8"]
@@ -142,3 +145,61 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert whole.keys() == resumed.keys()
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
+
+
+CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+TYPES = (ModelArguments, DataArguments, TransRecTrainingArguments)
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("*.json")))
+def test_every_preset_fits_the_scripts(preset, tmp_path):
+    model, data, training = parse_arguments(
+        TYPES, ["--preset", preset, "--output_dir", str(tmp_path), "--use_cpu", "true"], CONFIGS
+    )
+    options = json.loads((CONFIGS / f"{preset}.json").read_text())["options"]
+    given = {**vars(model), **vars(data), **vars(training)}
+    assert {name: given[name] for name in options} == options
+    num_items = 5 if "id" in model.modality.split("+") else None
+    TransRecConfig(num_items=num_items, **model.config_fields())
+
+
+def test_the_command_line_comes_before_the_preset(tmp_path, caplog):
+    common = ["--preset", "bili_food-bert", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    model, data, training = parse_arguments(TYPES, [*common, "--hidden_size", "64", "--learning_rate", "0.5"], CONFIGS)
+    assert (model.hidden_size, training.learning_rate, training.backbone_learning_rate) == (64, 0.5, 1e-5)
+    assert data.dataset_config_name == "Bili_Food" and model.language == "zh"
+    model, _, training = parse_arguments(TYPES, [*common, "--model_name_or_path", "outputs/pretrained"], CONFIGS)
+    assert model.text_model_name_or_path is None and model.hidden_size is None and model.loss_type == "bce"
+    assert "The checkpoint decides on text_model_name_or_path" in caplog.text
+    with pytest.raises(ValueError, match="named presets are bili_2m-bert"):
+        parse_arguments(TYPES, ["--preset", "bili_food"], CONFIGS)
+
+
+def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
+    options = ["--use_cpu", "true", "--disable_tqdm", "true", "--num_train_epochs", "1", "--hidden_size", "16"]
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    script("pretrain").main([*options, "--modality", "text+id", "--output_dir", source])
+    assert TransRecProcessor.from_pretrained(source).modality == "text+id"
+    results = tmp_path / "zero_shot.json"
+    script("evaluate").main(["--model_name_or_path", source, "--use_cpu", "true", "--output_file", str(results)])
+    assert "id part is dropped: its 600 items are others than the catalogue's 300" in caplog.text
+    assert json.loads(results.read_text())["metrics"]["hr@10"] > 0
+    script("recommend").main(["--model_name_or_path", source, "--use_cpu", "true"])
+    script("finetune").main([*options, "--model_name_or_path", source, "--output_dir", target])
+    assert TransRecModel.from_pretrained(target).config.modality == "text"
+    assert TransRecProcessor.from_pretrained(target).modality == "text"
+    pretrained, finetuned = (TransRecModel.from_pretrained(path) for path in (source, target))
+    assert pretrained.item_encoder.id_embedding is not None and finetuned.item_encoder.id_embedding is None
+
+
+def test_finetune_with_pictures_and_adapters(script, tmp_path):
+    options = ["--use_cpu", "true", "--disable_tqdm", "true", "--num_train_epochs", "1", "--hidden_size", "16"]
+    vision = '{"model_type": "vit", "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, '
+    vision += '"intermediate_size": 16, "patch_size": 8}'
+    options += ["--modality", "text+image", "--vision_config", vision, "--image_size", "16", "--fusion", "gated"]
+    options += ["--peft", "lora", "--peft_config", '{"r": 2, "target_modules": ["query", "q_proj"]}']
+    script("finetune").main([*options, "--output_dir", str(tmp_path)])
+    model = TransRecModel.from_pretrained(tmp_path)
+    assert model.config.modality == "text+image" and model.config.peft_config["r"] == 2
+    assert model.config.vision_config.image_size == 16
+    script("recommend").main(["--model_name_or_path", str(tmp_path), "--use_cpu", "true"])
