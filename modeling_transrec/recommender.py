@@ -16,7 +16,7 @@ from .scoring import encode_catalogue, top_items
 logger = logging.getLogger(__name__)
 
 # Arguments of `from_pretrained` that say where files come from: they hold for the processor, too.
-_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 def drop_foreign_ids(
@@ -66,9 +66,7 @@ class Recommender:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "Recommender":
         """Loads model and processor from a Hub id or a folder. `kwargs` are those of the model's `from_pretrained`."""
-        shared = {
-            name: kwargs[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in kwargs
-        }
+        shared = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **shared))
 
