@@ -149,11 +149,6 @@ class TransRecPreTrainedModel(PreTrainedModel):
         dtype = next(iter(backbones.values())).dtype
         return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
 
-    @property
-    def item_encoder(self) -> ItemEncoder:
-        """The item encoder."""
-        return self.base_model._modules["item_encoder"]
-
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
         """User or item vectors `(…, D)` to vectors whose dot product is the score.
 
@@ -472,6 +467,11 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         super().__init__(config)
         self.model = TransRecModel(config, backbones)
         self.post_init()
+
+    @property
+    def item_encoder(self) -> ItemEncoder:
+        """The item encoder of the base model."""
+        return self.model.item_encoder
 
     def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
         """See [`TransRecModel.get_item_features`]."""

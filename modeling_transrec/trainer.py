@@ -108,7 +108,9 @@ class TransRecTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if train_dataset is not None and model.has_frozen_backbone and model.item_encoder.takes_features:
+        if train_dataset is not None and model.has_frozen_backbone and not model.item_encoder.takes_features:
+            logger.warning("The backbone is frozen, but this fusion or model reads more than one vector an item")
+        elif train_dataset is not None and model.has_frozen_backbone:
             logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
             with self.accelerator.autocast():
                 self.prepared_items = precompute_features(
