@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modeling_transrec import Recommender
+from modeling_transrec import FullRankingEvaluator, Recommender
 
 
 @pytest.fixture
@@ -56,3 +56,33 @@ def test_errors_say_what_to_do(recommender, make_model, text_processor):
         Recommender(make_model("text"), text_processor).recommend(["i001"])
     with pytest.raises(ValueError, match="item_id twice"):
         recommender.index([{"item_id": "a", "text_en": "x"}, {"item_id": "a", "text_en": "y"}])
+
+
+def test_pictures_come_as_objects_files_or_bytes(make_model, processor_of, items, tmp_path):
+    model, processor = make_model("text+image"), processor_of["text+image"]
+    rows = [dict(items[row]) for row in range(5)]  # the second has no picture
+    expected = Recommender(model, processor).index(rows).item_vectors
+    files = []
+    for row in rows:
+        path = tmp_path / f"{row['item_id']}.png"
+        if row["image"] is not None:
+            row["image"].save(path)
+        files.append({**row, "image": None if row["image"] is None else str(path)})
+    assert torch.equal(Recommender(model, processor).index(files).item_vectors, expected)
+    contents = [{**row, "image": row["image"] and open(row["image"], "rb").read()} for row in files]
+    assert torch.equal(Recommender(model, processor).index(contents).item_vectors, expected)
+
+
+def test_normalised_scores_are_cosines_by_temperature(make_model, processor_of, items, validation_split):
+    model = make_model("text", normalize_scores=True, temperature=0.1)
+    recommender = Recommender(model, processor_of["text"]).index(items)
+    history = ["i003", "i008", "i020"]
+    vectors = recommender.item_vectors
+    user = model.get_user_features(vectors[[3, 8, 20]][None], torch.ones(1, 3, dtype=torch.bool))[0]
+    expected = torch.nn.functional.cosine_similarity(user[None], vectors) / 0.1
+    for found in recommender.recommend(history, k=37, exclude_seen=False):
+        row = int(found["item_id"][1:])
+        assert found["score"] == pytest.approx(expected[row].item(), abs=1e-4)
+    best = [found["item_id"] for found in recommender.recommend(validation_split["item_ids"][0], k=10)]
+    evaluator = FullRankingEvaluator(items, validation_split.select([0]), ks=[10])
+    assert evaluator(model, processor_of["text"])["hr@10"] == float(validation_split["target"][0] in best)
