@@ -4,7 +4,7 @@ Works on any loaded checkpoint, and on anything that scores histories; the basel
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -16,7 +16,7 @@ from .data import NO_TARGET, histories_as_rows, history_lengths, prepare_items, 
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
-from .scoring import PrecomputedItems, encode_items, rank_targets
+from .scoring import PrecomputedItems, centered_cosine, encode_items, rank_targets
 
 
 # Histories as rows of the catalogue, (B, L), -1 at padding on the left, and users as rows of the split, (B,), to
@@ -40,6 +40,9 @@ class FullRankingEvaluator:
         item_batch_size (`int`, defaults to 256): items encoded at a time.
         split (`str`, *optional*): name of the split, stored in the protocol.
         prepared_items (*optional*): the items as the processor prepares them, where that is done already.
+        center_scores (`bool`, defaults to `False`):
+            Whether scores are cosines of vectors minus their means, of users over the split's histories and of items
+            over the catalogue, in place of the model's own scores: for zero-shot, see [`centered_cosine`].
 
     Example:
 
@@ -65,6 +68,7 @@ class FullRankingEvaluator:
         item_batch_size: int = 256,
         split: str | None = None,
         prepared_items: datasets.Dataset | PrecomputedItems | None = None,
+        center_scores: bool = False,
     ):
         self.items = items
         self.sequences = sequences
@@ -85,6 +89,7 @@ class FullRankingEvaluator:
         if (self.lengths == 0).any():
             raise ValueError("a user to evaluate has an empty history; leave such users out")
         self.prepared_items = prepared_items
+        self.center_scores = center_scores
 
     @property
     def protocol(self) -> dict:
@@ -95,6 +100,7 @@ class FullRankingEvaluator:
             "num_candidates": len(self.items),
             "ranking": "full: every catalogue item is a candidate",
             "seen_items": "excluded, except the target" if self.exclude_seen else "candidates",
+            "scores": "centered cosine" if self.center_scores else "the model's own",
             "ties": "expected value over a random order",
             "ks": list(self.ks),
         }
@@ -115,19 +121,28 @@ class FullRankingEvaluator:
         model.eval()
         try:
             catalogue = self.encode(model, processor, autocast)
-            candidates = model.to_scoring_space(catalogue).T  # (D, V)
             user_rows = None
             if processor.user_ids is not None:
                 user_rows = torch.tensor(processor.user_rows(self.sequences["user_id"]), device=model.device)
 
-            def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+            def encode_users(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
                 inputs = histories[:, -model.config.max_seq_len :]
                 mask = inputs >= 0
                 vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
                 ids = None if user_rows is None else user_rows[torch.from_numpy(users).to(model.device)]
                 with autocast():
-                    wanted = model.get_user_features(vectors.to(model.dtype), mask, ids)
-                return model.to_scoring_space(wanted.float()) @ candidates
+                    return model.get_user_features(vectors.to(model.dtype), mask, ids).float()
+
+            if self.center_scores:
+                user_mean, item_mean = self.mean_user(encode_users, model.device), catalogue.mean(dim=0)
+
+                def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+                    return centered_cosine(encode_users(histories, users), catalogue, user_mean, item_mean)
+            else:
+                candidates = model.to_scoring_space(catalogue).T  # (D, V)
+
+                def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+                    return model.to_scoring_space(encode_users(histories, users)) @ candidates
 
             return self.evaluate(score, device=model.device)
         finally:
@@ -168,22 +183,37 @@ class FullRankingEvaluator:
                 the split, to scores `(B, V)`, which may be changed in place.
             device: where the histories are put.
         """
-        state = PartialState()
-        order = np.argsort(self.lengths, kind="stable")  # users of like length together: little padding
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         ranks = []
-        for users in batches[state.process_index :: state.num_processes]:
-            histories = torch.from_numpy(read_histories(self.histories, users)).to(device)
+        for histories, users in self.batches(device):
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
             ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))
-        if state.num_processes > 1:
+        if PartialState().num_processes > 1:
             ranks = gather_object(ranks)
         counts = torch.empty(2, len(self.targets), dtype=torch.long)
         for users, batch_counts in ranks:
             counts[:, users] = batch_counts
         num_better, num_tied = counts  # in the order of the split, whoever ranked them: sums are equal to the last bit
         return ranking_metrics(num_better, num_tied, self.ks)
+
+    def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """This process's share of the histories `(B, L)`, and the users' rows in the split `(B,)`."""
+        state = PartialState()
+        order = np.argsort(self.lengths, kind="stable")  # users of like length together: little padding
+        starts = range(0, len(order), self.batch_size)
+        for start in starts[state.process_index :: state.num_processes]:
+            users = order[start : start + self.batch_size]
+            yield torch.from_numpy(read_histories(self.histories, users)).to(device), users
+
+    def mean_user(self, encode_users: Scorer, device: torch.device | str) -> torch.Tensor:
+        """The mean user vector `(D,)` of the split, the same on every process."""
+        sums = [
+            (int(users[0]), encode_users(histories, users).sum(0).cpu()) for histories, users in self.batches(device)
+        ]
+        if PartialState().num_processes > 1:
+            sums = gather_object(sums)
+        total = torch.stack([part for _, part in sorted(sums, key=lambda part: part[0])]).sum(0)
+        return (total / len(self.targets)).to(device)
 
     def evaluate_random(self) -> dict[str, float]:
         """A uniformly random ranking, in closed form: all candidates tie."""

@@ -502,6 +502,9 @@ class EvaluationArguments:
     )
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K."})
     include_seen: bool = field(default=False, metadata={"help": "Keep the history's items as candidates."})
+    center_scores: bool = field(
+        default=False, metadata={"help": "Score by centred cosine, for a model that has not seen this platform."}
+    )
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users ranked at a time."})
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time."})
     max_seq_len: int = field(default=20, metadata={"help": "History kept for the baselines; a model has its own."})
@@ -524,6 +527,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
         batch_size=args.per_device_eval_batch_size,
         item_batch_size=args.item_batch_size,
         split=args.split,
+        center_scores=args.center_scores,
     )
     if args.model_name_or_path == "random":
         metrics = evaluator.evaluate_random()

@@ -10,7 +10,7 @@ from .data import prepare_items
 from .data_collator import left_pad_lists
 from .modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
-from .scoring import encode_catalogue, top_items
+from .scoring import centered_cosine, encode_catalogue, top_items
 
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Recommender:
         self.item_ids: list[str] = []
         self.item_vectors: torch.Tensor | None = None  # (V, D)
         self._rows: dict[str, int] = {}
+        self._means: tuple[torch.Tensor, torch.Tensor] | None = None  # of users and items, where scores are centred
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "Recommender":
@@ -70,7 +71,13 @@ class Recommender:
         model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **shared))
 
-    def index(self, items: datasets.Dataset | Sequence[dict], chunk_size: int = 256) -> "Recommender":
+    @torch.no_grad()
+    def index(
+        self,
+        items: datasets.Dataset | Sequence[dict],
+        chunk_size: int = 256,
+        histories: Sequence[Sequence[str]] | None = None,
+    ) -> "Recommender":
         """Encodes the catalogue to recommend from; replaces an earlier one.
 
         A model of content and ids goes on with content alone where an item is new to it.
@@ -78,6 +85,8 @@ class Recommender:
         Args:
             items: `item_id` and what the processor reads, such as `text_en`: a data set or a list of dicts.
             chunk_size: items encoded at a time.
+            histories: item ids of some users of this platform, a few hundred or more, for a model that has not been
+                trained on it: scores are then centred cosines, see [`centered_cosine`], in place of the model's own.
 
         Returns: itself.
         """
@@ -97,6 +106,11 @@ class Recommender:
         prepared = prepare_items(items, self.processor)
         self.item_vectors = encode_catalogue(self.model, prepared, self.processor, chunk_size)
         self.item_ids, self._rows = item_ids, rows
+        self._means = None
+        if histories is not None:
+            parts = [histories[start : start + 256] for start in range(0, len(histories), 256)]
+            users = torch.cat([self._encode_users(self._histories_as_rows(part)) for part in parts])
+            self._means = users.mean(dim=0), self.item_vectors.mean(dim=0)
         return self
 
     @torch.no_grad()
@@ -128,17 +142,12 @@ class Recommender:
             raise ValueError("history must be a list of item ids, not one id")
         history = list(history)
         single = not history or not isinstance(history[0], list | tuple)
-        histories = [[self._row(item_id) for item_id in one] for one in ([history] if single else history)]
-        if not all(histories):
-            raise ValueError("an empty history says nothing about the user; recommend popular items instead")
-        user_rows = self._user_rows(user_id, len(histories))
-        self.item_vectors = self.item_vectors.to(self.model.device)
-        seen = torch.from_numpy(left_pad_lists(histories)).to(self.model.device)  # (B, L)
-        inputs = seen[:, -self.model.config.max_seq_len :]
-        mask = inputs >= 0
-        vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]
-        users = self.model.get_user_features(vectors.to(self.model.dtype), mask, user_rows).float()
-        scores = self.model.to_scoring_space(users) @ self.model.to_scoring_space(self.item_vectors).T
+        seen = self._histories_as_rows([history] if single else history)  # (B, L)
+        users = self._encode_users(seen, self._user_rows(user_id, len(seen)))
+        if self._means is not None:
+            scores = centered_cosine(users, self.item_vectors, *self._means)
+        else:
+            scores = self.model.to_scoring_space(users) @ self.model.to_scoring_space(self.item_vectors).T
         scores, rows = top_items(scores, k, seen if exclude_seen else None)
         found = [
             [
@@ -149,6 +158,21 @@ class Recommender:
             for user_rows, user_scores in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
         return found[0] if single else found
+
+    def _histories_as_rows(self, histories: Sequence[Sequence[str]]) -> torch.Tensor:
+        """Item ids to rows of the catalogue `(B, L)`, -1 at padding on the left."""
+        rows = [[self._row(item_id) for item_id in history] for history in histories]
+        if not all(rows):
+            raise ValueError("an empty history says nothing about the user; recommend popular items instead")
+        return torch.from_numpy(left_pad_lists(rows)).to(self.model.device)
+
+    def _encode_users(self, histories: torch.Tensor, user_rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows of the catalogue `(B, L)` to user vectors `(B, D)`, float32."""
+        self.item_vectors = self.item_vectors.to(self.model.device)
+        inputs = histories[:, -self.model.config.max_seq_len :]
+        mask = inputs >= 0
+        vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]
+        return self.model.get_user_features(vectors.to(self.model.dtype), mask, user_rows).float()
 
     def _user_rows(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
         if self.processor.user_ids is None:

@@ -116,6 +116,24 @@ def encode_catalogue(
     return catalogue
 
 
+def centered_cosine(
+    users: torch.Tensor, items: torch.Tensor, user_mean: torch.Tensor, item_mean: torch.Tensor
+) -> torch.Tensor:
+    """Cosine of user and item vectors minus their means: scores `(B, V)` for catalogues that a model has not seen.
+
+    There the vectors share a large common part, and the model's own scores rank the same few items first for
+    everybody. Centring takes it out (Suzuki et al., "Centering Similarity Measures to Reduce Hubs", EMNLP 2013).
+
+    Args:
+        users: `(B, D)`.
+        items: `(V, D)`, the catalogue.
+        user_mean: `(D,)` over users of the same platform.
+        item_mean: `(D,)` over the catalogue.
+    """
+    users, items = users - user_mean, items - item_mean
+    return torch.nn.functional.normalize(users, dim=1) @ torch.nn.functional.normalize(items, dim=1).T
+
+
 def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
     """Scores `(B, V)` with -inf at the seen items.
 

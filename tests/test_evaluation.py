@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_transrec import FullRankingEvaluator, TransRecModel, TransRecProcessor
+from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.scoring import encode_catalogue, rank_targets, top_items
 
@@ -162,3 +162,33 @@ def test_the_base_model_can_be_evaluated(items, validation_split, make_model, pr
     evaluator = FullRankingEvaluator(items, validation_split)
     assert isinstance(model.model, TransRecModel)
     assert evaluator(model.model, processor_of["id"]) == evaluator(model, processor_of["id"])
+
+
+def test_centred_scores_are_cosines_of_vectors_minus_their_means(items, validation_split, make_model, processor_of):
+    model, processor = make_model("text"), processor_of["text"]
+    evaluator = FullRankingEvaluator(items, validation_split, ks=[10], batch_size=4, center_scores=True)
+    metrics = evaluator(model, processor)
+    assert evaluator.protocol["scores"] == "centered cosine"
+    catalogue = model.get_item_features(**processor(text=list(items["text_en"])))
+    row = {item_id: number for number, item_id in enumerate(items["item_id"])}
+    histories = [[row[item] for item in history] for history in validation_split["item_ids"]]
+    users = torch.cat(
+        [
+            model.get_user_features(
+                catalogue[history[-20:]][None], torch.ones(1, len(history[-20:]), dtype=torch.bool)
+            )
+            for history in histories
+        ]
+    )
+    centred = torch.nn.functional.cosine_similarity(
+        (users - users.mean(0))[:, None], (catalogue - catalogue.mean(0))[None], dim=-1
+    )
+    targets = [row[item] for item in validation_split["target"]]
+    hit, gain = brute_force(centred.detach().double().numpy(), histories, targets, 10, exclude_seen=True)
+    assert metrics["hr@10"] == pytest.approx(hit) and metrics["ndcg@10"] == pytest.approx(gain)
+
+    recommender = Recommender(model, processor).index(items, histories=validation_split["item_ids"])
+    found = recommender.recommend(validation_split["item_ids"][3], k=5, exclude_seen=False)
+    best = centred[3].topk(5)
+    assert [row[item["item_id"]] for item in found] == best.indices.tolist()
+    assert [item["score"] for item in found] == pytest.approx(best.values.tolist(), abs=1e-5)
