@@ -2,6 +2,9 @@
 
 Each is one class and one row of [`USER_ENCODERS`]. The state at a position summarises the history up to it and never
 looks ahead, but for BERT4Rec, which looks at both sides; padded positions (`mask` false) never reach the others.
+
+Most positions of a batch are padding, since a few users have long histories. What is computed position by position is
+computed for the `M` items alone, `(M, D)`; only what mixes positions sees the padded histories.
 """
 
 import torch
@@ -13,6 +16,35 @@ from .configuration_transrec import TransRecConfig
 
 
 LAYER_NORM_EPS = 1e-6
+
+
+class Packing:
+    """Where the items of padded histories are.
+
+    Args:
+        mask: `(B, L)` booleans, false at padding.
+
+    Example:
+
+    >>> packing = Packing(torch.tensor([[False, True], [True, True]]))
+    >>> packing.pack(torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]]))
+    tensor([[1.],
+            [2.],
+            [3.]])
+    """
+
+    def __init__(self, mask: torch.Tensor):
+        self.batch_size, self.length = mask.shape
+        self.index = mask.flatten().nonzero().squeeze(1)  # (M,)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(B, L, …)` to `(M, …)`: the items alone."""
+        return padded.flatten(0, 1).index_select(0, self.index)
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(M, D)` to `(B, L, D)`, zero at padding."""
+        padded = packed.new_zeros(self.batch_size * self.length, packed.shape[-1])
+        return padded.index_copy(0, self.index, packed).view(self.batch_size, self.length, -1)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -35,13 +67,12 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """States `(B, L, D)` and additive mask `(B, 1, L, L)` to `(B, L, D)`."""
-        B, L, _ = hidden.shape
+    def forward(self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor) -> torch.Tensor:
+        """States `(M, D)` and additive mask `(B, 1, L, L)` to `(M, D)`."""
         query, key, value = (
-            projection(hidden).view(B, L, -1, self.head_dim).transpose(1, 2)  # (B, heads, L, D / heads)
+            packing.pad(projection(hidden)).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
-        )
+        )  # (B, heads, L, D / heads)
         if self.rotary:
             query, key = rotate(query), rotate(key)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -55,7 +86,7 @@ class SelfAttention(nn.Module):
             dropout=self.config.hidden_dropout_prob if self.training else 0.0,
             is_causal=False,  # the mask says it
         )
-        return self.output(attended.reshape(B, L, -1))
+        return self.output(packing.pack(attended.flatten(2)))
 
 
 def rotate(vectors: torch.Tensor) -> torch.Tensor:
@@ -102,8 +133,8 @@ class SASRecLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
-    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, attention_mask)))
+    def forward(self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, packing, attention_mask)))
         return self.layer_norm(hidden + self.dropout(self.down(self.up(hidden).relu())))
 
 
@@ -129,12 +160,13 @@ class SASRecUserEncoder(nn.Module):
             item_vectors: `(B, L, D)`, oldest item first.
             mask: `(B, L)` booleans, false at padding.
         """
-        positions = self.position_embedding(positions_from_the_end(mask, self.num_positions))
-        hidden = self.dropout(self.layer_norm(item_vectors + positions))
+        packing = Packing(mask)
+        positions = self.position_embedding(packing.pack(positions_from_the_end(mask, self.num_positions)))
+        hidden = self.dropout(self.layer_norm(packing.pack(item_vectors) + positions))  # (M, D)
         attention_mask = attention_mask_of(mask, hidden.dtype, self.causal)
         for layer in self.layers:
-            hidden = layer(hidden, attention_mask)
-        return hidden
+            hidden = layer(hidden, packing, attention_mask)
+        return packing.pad(hidden)
 
 
 class BERT4RecUserEncoder(SASRecUserEncoder):
@@ -260,7 +292,8 @@ class DNNUserEncoder(nn.Module):
         """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
         count = mask.cumsum(1).clamp(min=1)[:, :, None]
         mean = (self.dropout(item_vectors) * mask[:, :, None]).cumsum(1) / count  # over the history up to each item
-        return self.mlp(mean)
+        packing = Packing(mask)
+        return packing.pad(self.mlp(packing.pack(mean)))
 
 
 class DSSMUserEncoder(nn.Module):
@@ -297,8 +330,8 @@ class LiGRLayer(GradientCheckpointingLayer):
         self.feed_forward_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        attended = self.dropout(self.attention(self.attention_norm(hidden), attention_mask))
+    def forward(self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor) -> torch.Tensor:
+        attended = self.dropout(self.attention(self.attention_norm(hidden), packing, attention_mask))
         hidden = hidden + attended * self.attention_gate(hidden).sigmoid()
         inner = self.feed_forward_norm(hidden)
         inner = self.dropout(self.down(nn.functional.silu(self.gate(inner)) * self.up(inner)))
@@ -317,11 +350,12 @@ class LiGRUserEncoder(nn.Module):
 
     def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
-        hidden = self.dropout(item_vectors)
+        packing = Packing(mask)
+        hidden = self.dropout(packing.pack(item_vectors))  # (M, D)
         attention_mask = attention_mask_of(mask, hidden.dtype)
         for layer in self.layers:
-            hidden = layer(hidden, attention_mask)
-        return self.layer_norm(hidden)
+            hidden = layer(hidden, packing, attention_mask)
+        return packing.pad(self.layer_norm(hidden))
 
 
 USER_ENCODERS = {
