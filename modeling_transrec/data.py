@@ -55,7 +55,7 @@ def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str
 def prepare_items(items: datasets.Dataset, processor: TransRecProcessor) -> datasets.Dataset:
     """Every item's model inputs, unpadded, in catalogue order; each is tokenised, and its picture resized, just once.
 
-    Resized pictures are cached on disk, beside the data set's other caches.
+    The result is cached on disk, beside the data set's other caches, by the items and all that the processor does.
 
     Raises:
         ValueError: if there is no text at all in the processor's language, or no picture at all.
@@ -77,8 +77,8 @@ def prepare_items(items: datasets.Dataset, processor: TransRecProcessor) -> data
         remove_columns=columns,
         features=_prepared_features(processor),
         desc="Preparing items",
-        keep_in_memory=not has_images,
-        new_fingerprint=Hasher.hash((items._fingerprint, processor.to_json_string())) if has_images else None,
+        keep_in_memory=not items.cache_files,
+        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint)),
     )
     if has_images:
         missing = prepared.data["pixels"].null_count

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import logging
 from collections.abc import Iterable, Sequence
 
@@ -117,6 +118,18 @@ class TransRecProcessor(ProcessorMixin):
     def modalities(self) -> list[str]:
         """What of an item is read, of `"text"`, `"image"` and `"id"`."""
         return self.modality.split("+")
+
+    @property
+    def fingerprint(self) -> str:
+        """What [`prepare`] depends on, as text: two processors with the same one make the same of an item."""
+        parts = [type(self.tokenizer).__name__, self.to_json_string()]
+        if "text" in self.modalities:
+            backend = getattr(self.tokenizer, "backend_tokenizer", None)
+            described = {"vocabulary": self.tokenizer.get_vocab(), "options": str(self.tokenizer.init_kwargs)}
+            if backend is not None:  # it remembers how it was last called
+                described = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+            parts.append(json.dumps(described, sort_keys=True))
+        return "\n".join(parts)
 
     @property
     def text_column(self) -> str:

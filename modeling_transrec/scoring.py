@@ -3,11 +3,17 @@
 Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` hidden size, `K` cut-off.
 """
 
+import hashlib
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from datasets.utils import tqdm
+from filelock import FileLock
 
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
@@ -16,7 +22,9 @@ from .processing_transrec import TransRecProcessor
 def item_chunks(items: datasets.Dataset, chunk_size: int) -> list[np.ndarray]:
     """Rows of the catalogue in chunks, items of like text length together, so that little is padded."""
     if "input_ids" in items.column_names:
-        order = np.argsort([len(ids) for ids in items["input_ids"]], kind="stable")
+        batches = items.with_format("arrow").iter(batch_size=100_000)
+        lengths = [pc.list_value_length(batch["input_ids"]).to_numpy() for batch in batches]
+        order = np.argsort(np.concatenate(lengths), kind="stable")
     else:
         order = np.arange(len(items))
     return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
@@ -48,16 +56,21 @@ def encode_items(
 
 
 class PrecomputedItems:
-    """The features of frozen backbones in place of texts and pictures, by row of the catalogue.
+    """The features of frozen backbones in place of texts and pictures, by row of the catalogue; read from disk.
 
     Args:
-        columns: `text_features` `(V, H)`, `image_features` `(V, H)`, `item_ids` `(V,)`, any of them.
-        has_image: `(V,)` booleans, false where an item has no picture.
+        folder: with `text_features.npy` and `image_features.npy` `(V, H)`, `item_ids.npy` `(V,)`, any of them; and
+            `has_image.npy` `(V,)`, false where an item has no picture.
     """
 
-    def __init__(self, columns: dict[str, np.ndarray], has_image: np.ndarray | None = None):
-        self.columns, self.has_image = columns, has_image
-        self.column_names = list(columns)
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.columns = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+        self.has_image = self.columns.pop("has_image", None)
+        self.column_names = list(self.columns)
+
+    def __reduce__(self):
+        return type(self), (self.folder,)  # a worker that is started anew maps the files, too
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -73,33 +86,70 @@ class PrecomputedItems:
 
 @torch.no_grad()
 def precompute_features(
-    model: TransRecPreTrainedModel, items: datasets.Dataset, processor: TransRecProcessor, chunk_size: int = 256
+    model: TransRecPreTrainedModel,
+    items: datasets.Dataset,
+    processor: TransRecProcessor,
+    chunk_size: int = 256,
+    cache_dir: str | None = None,
 ) -> PrecomputedItems:
-    """What the frozen backbones make of every item: computed once, it can stand for the items in training.
+    """What the frozen backbones make of every item, which can stand for the items in training.
+
+    It is computed once, and kept in the cache of `datasets` for other runs with the same items and weights.
 
     Args:
         model: with frozen backbones, see [`~TransRecPreTrainedModel.freeze_backbone`].
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
         chunk_size: items encoded at a time.
+        cache_dir: folder of the cache; by default that of `datasets`.
     """
-    encoder, columns, has_image = model.item_encoder, {}, None
-    for rows in item_chunks(items, chunk_size):
-        inputs = processor.pad(items[rows]).to(model.device)
-        found = {}
-        if encoder.text is not None:
-            found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])
-        if encoder.image is not None:
-            features, image_index = encoder.image.features(inputs["pixel_values"]), inputs["image_index"]
-            has_image = np.zeros(len(items), dtype=bool) if has_image is None else has_image
-            has_image[rows] = (image_index >= 0).cpu().numpy()
-            found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
-        if encoder.id_embedding is not None:
-            found["item_ids"] = inputs["item_ids"]
-        for name, values in found.items():
-            values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
-            columns.setdefault(name, np.empty((len(items), *values.shape[1:]), values.dtype))[rows] = values
-    return PrecomputedItems(columns, has_image)
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
+    folder = cache / _features_fingerprint(model, items)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # of two runs the second waits for the first
+        if not folder.is_dir():
+            _compute_features(model, items, processor, chunk_size, folder)
+    return PrecomputedItems(folder)
+
+
+def _compute_features(model, items, processor, chunk_size: int, folder: Path) -> None:
+    encoder, columns = model.item_encoder, {}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+        for rows in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
+            inputs = processor.pad(items[rows]).to(model.device)
+            found = {}
+            if encoder.text is not None:
+                found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])
+            if encoder.image is not None:
+                features, image_index = encoder.image.features(inputs["pixel_values"]), inputs["image_index"]
+                found["has_image"] = image_index >= 0
+                found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
+            if encoder.id_embedding is not None:
+                found["item_ids"] = inputs["item_ids"]
+            for name, values in found.items():
+                values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
+                if name not in columns:
+                    columns[name] = np.lib.format.open_memmap(
+                        Path(unfinished) / f"{name}.npy", "w+", values.dtype, (len(items), *values.shape[1:])
+                    )
+                columns[name][rows] = values
+        for values in columns.values():
+            values.flush()
+        Path(unfinished).rename(folder)
+
+
+def _features_fingerprint(model: TransRecPreTrainedModel, items: datasets.Dataset) -> str:
+    """Changes with the items, the backbones' configurations and weights, and the precision that they run at."""
+    config, encoder = model.config.to_dict(), model.item_encoder
+    parts = [items._fingerprint, type(model.item_encoder).__name__, str(model.device.type)]
+    parts += [str(config.get(name)) for name in ("text_config", "vision_config", "text_pooling", "image_pooling")]
+    parts.append(str(torch.is_autocast_enabled(model.device.type) and torch.get_autocast_dtype(model.device.type)))
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for backbone in encoder.backbones:
+        for name, tensor in backbone.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
 
 
 def encode_catalogue(

@@ -112,7 +112,7 @@ class TransRecTrainer(Trainer):
             logger.warning("The backbone is frozen, but this fusion or model reads more than one vector an item")
         elif train_dataset is not None and model.has_frozen_backbone:
             logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
-            with self.accelerator.autocast():
+            with args.main_process_first(local=False, desc="computing features"), self.accelerator.autocast():
                 self.prepared_items = precompute_features(
                     model.eval(), self.prepared_items, processing_class, args.item_batch_size
                 )

@@ -1,5 +1,7 @@
 """Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, with adapters, precomputed."""
 
+import unittest.mock
+
 import pytest
 import torch
 from transformers import AutoModel, ViTImageProcessorPil
@@ -279,7 +281,7 @@ class TestFreezing:
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "text+image", "text+id"])
-def test_precomputed_features_stand_for_the_items(kind, make_model, make_collator, processor_of, histories):
+def test_precomputed_features_stand_for_the_items(kind, make_model, make_collator, processor_of, histories, tmp_path):
     model = perturb(make_model(kind, fusion="gated"))
     model.freeze_backbone()
     collator = make_collator(kind, model)
@@ -288,7 +290,8 @@ def test_precomputed_features_stand_for_the_items(kind, make_model, make_collato
     expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
     calls = []
-    collator.items = precompute_features(model, collator.items, processor_of[kind], chunk_size=8)
+    prepared = collator.items
+    collator.items = precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
     for backbone in model.item_encoder.backbones:
         backbone.register_forward_pre_hook(lambda *args: calls.append(1))
     model(**collator(users)).loss.backward()
@@ -296,6 +299,20 @@ def test_precomputed_features_stand_for_the_items(kind, make_model, make_collato
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+
+    again = precompute_features(model, prepared, processor_of[kind], chunk_size=5, cache_dir=tmp_path)
+    assert not calls and again.folder == collator.items.folder  # another run has them from the disk
+    with torch.no_grad():
+        next(model.item_encoder.backbones[0].parameters()).add_(0.1)
+    other = precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
+    assert calls and other.folder != again.folder
+    with torch.no_grad():
+        next(model.item_encoder.backbones[0].parameters()).add_(0.1)
+    interrupted = unittest.mock.Mock(side_effect=KeyboardInterrupt)
+    with unittest.mock.patch.object(processor_of[kind], "pad", interrupted), pytest.raises(KeyboardInterrupt):
+        precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
+    folders = {path.name for path in (tmp_path / "transrec_features").iterdir() if path.is_dir()}
+    assert folders == {again.folder.name, other.folder.name}  # nothing half-written is left
 
 
 class TestAdapters:

@@ -91,3 +91,14 @@ def test_unknown_and_repeated_items_are_named(items, train_split):
         histories_as_rows(train_split, items["item_id"][:3])
     with pytest.raises(ValueError, match="twice"):
         histories_as_rows(train_split, [*items["item_id"], "i000"])
+
+
+def test_fingerprint_follows_what_the_processor_does_not_how_it_was_called(processor_of, tmp_path):
+    processor_of["text"].save_pretrained(tmp_path)
+    first, second, lower, shorter = (
+        TransRecProcessor.from_pretrained(tmp_path, **options)
+        for options in ({}, {}, {"do_lower_case": False}, {"max_text_length": 7})
+    )
+    second(text=["a rather long text that is cut off somewhere"] * 30)
+    assert first.fingerprint == second.fingerprint
+    assert len({processor.fingerprint for processor in (first, lower, shorter)}) == 3
