@@ -204,7 +204,7 @@ def test_names(load, data_dir):
     assert "Sample_Source" in error_of(load, None, data_dir=None)
     assert "no valid data set name" in error_of(load, "..")
     names = datasets.get_dataset_config_names("ninerec")
-    assert {"Bili_500K", "DY_items", "Sample_Target"} <= set(names) and len(names) == 26
+    assert {"Bili_500K", "DY_items", "Sample_Target"} <= set(names) and len(names) == 30
 
 
 @pytest.mark.parametrize(

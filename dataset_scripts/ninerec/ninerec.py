@@ -6,21 +6,25 @@
 
 import difflib
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import datasets
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from modeling_transrec.sequences import leave_one_out
+from modeling_transrec.sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 
-from .files import SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
-from .reader import ITEM_COLUMNS, are_pair_columns, find_covers, read_items, read_sequences, select_catalogue
+from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
+from .interactions import are_pair_columns, read_sequences
+from .reader import ITEM_COLUMNS, find_covers, read_items, select_catalogue
 from .sample import SAMPLES, sample_folder
 
 
 VERSION = datasets.Version("1.0.0")
+PROTOCOL_LINE = "Protocol: "
 ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
 DESCRIPTION = (
@@ -46,6 +50,16 @@ ITEM_FEATURES = datasets.Features(
 )
 
 
+def _temporal_split(sequences: Sequences, config: "NineRecConfig") -> dict[str, Split]:
+    if config.test_start is None and sequences.timestamps is not None:
+        times = np.quantile(sequences.timestamps, (0.8, 0.9), method="higher")
+        config.validation_start, config.test_start = (int(time) for time in times)
+    return temporal_split(sequences, config.validation_start, config.test_start, max_history=config.max_seq_len + 1)
+
+
+SPLITS = {"leave_one_out": lambda sequences, config: leave_one_out(sequences), "temporal": _temporal_split}
+
+
 @dataclass
 class NineRecConfig(datasets.BuilderConfig):
     """Options of one data set; `NAME` and `NAME_items` with the same options fit each other.
@@ -53,22 +67,38 @@ class NineRecConfig(datasets.BuilderConfig):
     Args:
         max_seq_len: longest history of the model; the last `max_seq_len + 3` actions of a user are kept.
         min_actions: users with fewer actions are dropped.
+        min_item_actions: items with fewer actions are dropped, too, and so on until all have enough (the k-core).
+        split: `"leave_one_out"` (each user's last action tests) or `"temporal"` (actions after a point in time test).
+        validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
+            which 80 % and 90 % of the actions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
         pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
             where not given. Columns of other names are not used.
     """
 
     max_seq_len: int = 20
-    min_actions: int = 5
+    min_actions: int | None = None
+    min_item_actions: int | None = None
+    split: str = "leave_one_out"
+    validation_start: int | None = None
+    test_start: int | None = None
     catalogue: str = "interacted"
     pair_columns: tuple[str, ...] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("max_seq_len", 1), ("min_actions", 3)):
+        _, filters = DERIVED.get(self.subset, (None, {}))
+        for name, default, least in (("max_seq_len", 20, 1), ("min_actions", 5, 3), ("min_item_actions", 1, 1)):
+            if getattr(self, name) is None:
+                setattr(self, name, filters.get(name, default))
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be {' or '.join(map(repr, SPLITS))}, got {self.split!r}")
+        times = (self.validation_start, self.test_start)
+        if times != (None, None) and (self.split != "temporal" or None in times):
+            raise ValueError("give validation_start and test_start together, and with split='temporal'")
         if self.catalogue not in ("interacted", "all"):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
         if self.pair_columns is not None:
@@ -89,10 +119,16 @@ class NineRecConfig(datasets.BuilderConfig):
     def subset(self) -> str:
         return self.name.removesuffix(ITEMS_SUFFIX)
 
+    @property
+    def protocol(self) -> dict:
+        """What decides which actions are in which split, and which items are candidates."""
+        names = ("split", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
+        times = ("validation_start", "test_start") if self.split == "temporal" else ()
+        return {name: getattr(self, name) for name in names + times}
+
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """The cache key: the state of the files that are read, and the options."""
-        options = (self.max_seq_len, self.min_actions, self.catalogue, self.pair_columns)
-        key = f"{self.files.state_hash(with_covers=self.is_items)} {options}"
+        key = f"{self.files.state_hash(with_covers=self.is_items)} {self.protocol} {self.pair_columns}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
 
@@ -103,7 +139,7 @@ class NineRec(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = NineRecConfig
     BUILDER_CONFIGS = [
         NineRecConfig(name=name + suffix, version=VERSION, description=DESCRIPTION.format(name=name))
-        for name in SOURCES + TARGETS + SAMPLES
+        for name in (*SOURCES, *TARGETS, *DERIVED, *SAMPLES)
         for suffix in ("", ITEMS_SUFFIX)
     ]
 
@@ -127,7 +163,8 @@ class NineRec(datasets.ArrowBasedBuilder):
         config = NineRecConfig(name=config_name, version=VERSION, **config_kwargs)
         if config.subset in SAMPLES and not config.data_dir:
             data_dir = sample_folder(self._sample_parent)
-        config.files = find_files(config.subset, data_dir)
+        source, _ = DERIVED.get(config.subset, (config.subset, None))
+        config.files = find_files(source, data_dir)
         config.description = DESCRIPTION.format(name=config.subset)
         if config.subset in SAMPLES:
             config.description = f"{SYNTHETIC.format(name=config.subset)} {config.description}"
@@ -148,30 +185,32 @@ class NineRec(datasets.ArrowBasedBuilder):
             config.files.interactions,
             items["item_id"],
             min_actions=config.min_actions,
-            max_actions=config.max_seq_len + 3,
+            max_actions=config.max_seq_len + 3 if config.split == "leave_one_out" else None,
+            min_item_actions=config.min_item_actions,
             pair_columns=config.pair_columns,
+            scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
         )
+        splits = SPLITS[config.split](sequences, config)
+        self.info.description += f"\n{PROTOCOL_LINE}{json.dumps(config.protocol)}"
         if config.is_items:
-            catalogue = select_catalogue(items, sequences, config.catalogue)
-            tables = {
-                datasets.Split.TRAIN: _items_table(catalogue, find_covers(config.files.covers, catalogue["item_id"]))
-            }
-        else:
-            splits = (datasets.Split.TRAIN, datasets.Split.VALIDATION, datasets.Split.TEST)
-            tables = {split: _sequences_table(sequences, str(split)) for split in splits}
-        return [datasets.SplitGenerator(name=split, gen_kwargs={"table": table}) for split, table in tables.items()]
+            catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
+            table = _items_table(catalogue, find_covers(config.files.covers, catalogue["item_id"]))
+            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"items": table})]
+        return [
+            datasets.SplitGenerator(name=name, gen_kwargs={"sequences": sequences, "split": split})
+            for name, split in splits.items()
+        ]
 
-    def _generate_tables(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    def _generate_tables(
+        self, items: pa.Table | None = None, sequences: Sequences | None = None, split: Split | None = None
+    ) -> Iterator[tuple[int, pa.Table]]:
         """No polars here: this runs in a DataLoader's workers when streaming, and polars hangs in a forked process."""
-        for number, batch in enumerate(table.to_batches(max_chunksize=ROWS_PER_TABLE)):
-            yield number, pa.Table.from_batches([batch])
-
-
-def _sequences_table(sequences: pl.DataFrame, split: str) -> pa.Table:
-    """In chunks, as offsets into one array of this type end at 2 GiB."""
-    schema = SEQUENCE_FEATURES.arrow_schema
-    chunks = sequences.iter_slices(ROWS_PER_TABLE)
-    return pa.concat_tables(leave_one_out(rows, split).to_arrow().cast(schema) for rows in chunks)
+        if items is not None:
+            for number, batch in enumerate(items.to_batches(max_chunksize=ROWS_PER_TABLE)):
+                yield number, pa.Table.from_batches([batch])
+            return
+        for number, first in enumerate(range(0, len(split.users), ROWS_PER_TABLE)):
+            yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
 
 
 def _items_table(items: pl.DataFrame, covers: list[str | None]) -> pa.Table:
