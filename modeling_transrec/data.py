@@ -5,6 +5,7 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 `text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from .processing_transrec import TransRecProcessor
 logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
+_PROTOCOL_LINE = "Protocol: "  # in the description of a data set
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
@@ -44,6 +46,19 @@ def load_sequences(name: str, config_name: str, split: str, **kwargs) -> dataset
     sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
     _check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
     return sequences
+
+
+def split_protocol(dataset: datasets.Dataset) -> dict | None:
+    """How the data set was filtered and split, where its builder says it.
+
+    >>> import modeling_transrec
+    >>> split_protocol(load_sequences("ninerec", "Sample_Target", "test"))["split_strategy"]
+    'leave_one_out'
+    """
+    for line in (dataset.info.description or "").splitlines():
+        if line.startswith(_PROTOCOL_LINE):
+            return json.loads(line.removeprefix(_PROTOCOL_LINE))
+    return None
 
 
 def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:

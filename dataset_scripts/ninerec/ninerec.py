@@ -68,7 +68,7 @@ class NineRecConfig(datasets.BuilderConfig):
         max_seq_len: longest history of the model; the last `max_seq_len + 3` actions of a user are kept.
         min_actions: users with fewer actions are dropped.
         min_item_actions: items with fewer actions are dropped, too, and so on until all have enough (the k-core).
-        split: `"leave_one_out"` (each user's last action tests) or `"temporal"` (actions after a point in time test).
+        split_strategy: `"leave_one_out"` (each user's last action tests) or `"temporal"` (what comes after a time does).
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
             which 80 % and 90 % of the actions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
@@ -79,7 +79,7 @@ class NineRecConfig(datasets.BuilderConfig):
     max_seq_len: int = 20
     min_actions: int | None = None
     min_item_actions: int | None = None
-    split: str = "leave_one_out"
+    split_strategy: str = "leave_one_out"
     validation_start: int | None = None
     test_start: int | None = None
     catalogue: str = "interacted"
@@ -94,11 +94,11 @@ class NineRecConfig(datasets.BuilderConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be {' or '.join(map(repr, SPLITS))}, got {self.split!r}")
+        if self.split_strategy not in SPLITS:
+            raise ValueError(f"split_strategy must be {' or '.join(map(repr, SPLITS))}, got {self.split_strategy!r}")
         times = (self.validation_start, self.test_start)
-        if times != (None, None) and (self.split != "temporal" or None in times):
-            raise ValueError("give validation_start and test_start together, and with split='temporal'")
+        if times != (None, None) and (self.split_strategy != "temporal" or None in times):
+            raise ValueError("give validation_start and test_start together, and with split_strategy='temporal'")
         if self.catalogue not in ("interacted", "all"):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
         if self.pair_columns is not None:
@@ -122,8 +122,8 @@ class NineRecConfig(datasets.BuilderConfig):
     @property
     def protocol(self) -> dict:
         """What decides which actions are in which split, and which items are candidates."""
-        names = ("split", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
-        times = ("validation_start", "test_start") if self.split == "temporal" else ()
+        names = ("split_strategy", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
+        times = ("validation_start", "test_start") if self.split_strategy == "temporal" else ()
         return {name: getattr(self, name) for name in names + times}
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
@@ -185,12 +185,12 @@ class NineRec(datasets.ArrowBasedBuilder):
             config.files.interactions,
             items["item_id"],
             min_actions=config.min_actions,
-            max_actions=config.max_seq_len + 3 if config.split == "leave_one_out" else None,
+            max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
             min_item_actions=config.min_item_actions,
             pair_columns=config.pair_columns,
             scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
         )
-        splits = SPLITS[config.split](sequences, config)
+        splits = SPLITS[config.split_strategy](sequences, config)
         self.info.description += f"\n{PROTOCOL_LINE}{json.dumps(config.protocol)}"
         if config.is_items:
             catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
