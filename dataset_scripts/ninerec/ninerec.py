@@ -68,7 +68,7 @@ class NineRecConfig(datasets.BuilderConfig):
         max_seq_len: longest history of the model; the last `max_seq_len + 3` actions of a user are kept.
         min_actions: users with fewer actions are dropped.
         min_item_actions: items with fewer actions are dropped, too, and so on until all have enough (the k-core).
-        split_strategy: `"leave_one_out"` (each user's last action tests) or `"temporal"` (what comes after a time does).
+        split_strategy: `"leave_one_out"`: each user's last action tests; `"temporal"`: what comes after a time does.
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
             which 80 % and 90 % of the actions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
