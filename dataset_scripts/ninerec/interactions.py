@@ -15,16 +15,18 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet
 
 from modeling_transrec.sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
 
-from .reader import header_roles, warn
-from .text_files import Irregular, field_chunks, first_row, regular_chunks
+from .reader import as_strings, header_roles, warn
+from .text_files import Irregular, field_chunks, first_row, parquet_columns, regular_chunks
 
 
 logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
+PARQUET_ROWS = 1 << 21  # rows read at a time
 ROWS_PER_PART = 1 << 24  # actions that are sorted at a time
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
@@ -39,54 +41,127 @@ def read_sequences(
     max_actions: int | None = None,
     min_item_actions: int = 1,
     pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
     scratch_dir: str | Path | None = None,
 ) -> Sequences:
-    """The sequences of a `_pair.csv` or `_behaviour.tsv` file, users in order of first appearance.
+    """The sequences of a file of interactions, users in order of first appearance.
 
     Args:
-        path: the file.
+        path: CSV, TSV or Parquet with a row an action, or TSV with a line a user (user, TAB, items).
         item_ids: the distinct ids of the items table; actions on other items are dropped.
         min_actions, min_item_actions: see [`filter_actions`].
         max_actions: the last actions of a user that are kept; by default all.
-        pair_columns: what the columns of a pair file without header are; detected where not given.
+        pair_columns: what the columns of a file without header are; detected where not given.
+        columns: what the columns of the header are called, where it is not by one of the usual names.
         scratch_dir: folder for a temporary file of 32 bytes an action.
     """
     options = (min_actions, max_actions, min_item_actions, scratch_dir)
-    if path.suffix == ".tsv":
+    if is_behaviour(path):
         return _build(path, _behaviour_chunks(path), item_ids, *options)
-    columns, header_line = _pair_columns(path, pair_columns)
+    roles, header_line = _pair_columns(path, pair_columns, columns)
+    if path.suffix == ".parquet":
+        return _build(path, partial(_parquet_pairs, path, roles), item_ids, *options)
+    kind = _timestamp_kind(path, roles, header_line)
     try:
-        chunks = partial(_regular_pairs, path, columns, header_line)
-        return _build(path, _with_roles(path, chunks, columns, item_ids), item_ids, *options)
+        chunks = partial(_regular_pairs, path, roles, header_line, kind)
+        return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
     except Irregular as reason:
         logger.info("%s is read line by line: %s", path, reason)
-    chunks = partial(_read_columns, path, columns, header_line)
-    return _build(path, _with_roles(path, chunks, columns, item_ids), item_ids, *options)
+    chunks = partial(_read_columns, path, roles, header_line, kind)
+    return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
+
+
+def is_behaviour(path: Path) -> bool:
+    """Whether a file has a line a user, not a row an action: a TSV file named so, or of two columns."""
+    return path.suffix == ".tsv" and (path.stem.endswith("_behaviour") or len(first_row(path)[1]) == 2)
 
 
 # Rows of the files
 
 
-def _regular_pairs(path: Path, columns: list[str | None], header_line: int | None) -> Iterator[pl.DataFrame]:
+def _timestamp_kind(path: Path, columns: list[str | None], header_line: int | None) -> str | None:
+    """How the first row writes its time: `"integer"`, `"float"` or `"date"`; `None` without a time."""
+    if "timestamp" not in columns:
+        return None
+    row = first_row(path, after=header_line)[1]
+    text = row[columns.index("timestamp")].strip() if len(row) == len(columns) else ""
+    if _to_seconds(pl.Series([text], dtype=pl.String)).null_count() == 0:
+        return "date"
+    return "float" if "." in text else "integer"
+
+
+def _to_seconds(dates: pl.Series) -> pl.Series:
+    """Dates and times of ISO 8601, such as `2021-05-07 12:30:00`, to seconds since 1970; null where there is none.
+
+    Without a zone they are taken as UTC.
+    """
+    text = dates.str.strip_chars().str.replace("T", " ", literal=True).str.replace(r"(Z|\+00:?00)$", "")
+    formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+    parsed = [text.str.to_datetime(one, strict=False, time_unit="us") for one in formats]
+    return pl.select(pl.coalesce(parsed)).to_series().dt.epoch("s")
+
+
+def _regular_pairs(
+    path: Path, columns: list[str | None], header_line: int | None, kind: str | None
+) -> Iterator[pl.DataFrame]:
     """The rows of a pair file that is plain enough for a fast reader."""
-    types = {}
-    if "timestamp" in columns:
-        row = first_row(path, after=header_line)[1]
-        has_point = len(row) == len(columns) and "." in row[columns.index("timestamp")]
-        types["timestamp"] = pa.float64() if has_point else pa.int64()
+    types = {"integer": {"timestamp": pa.int64()}, "float": {"timestamp": pa.float64()}}.get(kind, {})
     for chunk in regular_chunks(path, columns, types, skip_lines=header_line or 0):
         chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
         if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
             raise Irregular("it has empty ids")
-        if types.get("timestamp") == pa.float64():
+        if kind == "float":
             whole = chunk["timestamp"].cast(pl.Int64, strict=False)
             if not (whole == chunk["timestamp"]).fill_null(False).all():
                 raise Irregular("it has timestamps with a fraction")
             chunk = chunk.with_columns(whole)
+        elif kind == "date":
+            seconds = _to_seconds(chunk["timestamp"])
+            if seconds.null_count():
+                raise Irregular("it has dates of another form")
+            chunk = chunk.with_columns(seconds.alias("timestamp"))
         yield chunk
 
 
-def _read_columns(path: Path, columns: list[str | None], header_line: int | None) -> Iterator[pl.DataFrame]:
+def _parquet_pairs(path: Path, columns: list[str | None]) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file."""
+    file = pyarrow.parquet.ParquetFile(path)
+    names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
+    row, found = 1, False
+    for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=list(names)):
+        frame = pl.from_arrow(batch)
+        chunk = {}
+        for name, role in names.items():
+            values = frame[name]
+            if role == "timestamp":
+                chunk[role] = _parquet_seconds(path, name, values)
+            else:
+                chunk[role] = as_strings(path, name, values).str.strip_chars()
+            missing = chunk[role].is_null() | (chunk[role] == "") if role != "timestamp" else chunk[role].is_null()
+            if missing.any():
+                raise ValueError(
+                    f"{path}, row {row + missing.arg_true()[0]}: empty {name}; fill it in or remove the row"
+                )
+        row, found = row + frame.height, found or frame.height > 0
+        yield pl.DataFrame(chunk)
+    if not found:
+        raise ValueError(f"{path}: the file has no rows")
+
+
+def _parquet_seconds(path: Path, name: str, values: pl.Series) -> pl.Series:
+    if isinstance(values.dtype, pl.Datetime | pl.Date):
+        return values.dt.epoch("s")
+    if values.dtype == pl.String:
+        return _to_seconds(values)
+    whole = values.cast(pl.Int64, strict=False)
+    if not values.dtype.is_numeric() or not (whole == values).all():
+        raise ValueError(f"{path}: column {name!r} holds no whole numbers and no dates, but {values.dtype}")
+    return whole
+
+
+def _read_columns(
+    path: Path, columns: list[str | None], header_line: int | None, kind: str | None = None
+) -> Iterator[pl.DataFrame]:
     """All rows, strings but for `timestamp`; every field must be there and not be empty."""
     index = {column: place for place, column in enumerate(columns) if column is not None}
     found = False
@@ -107,22 +182,25 @@ def _read_columns(path: Path, columns: list[str | None], header_line: int | None
             if empty.height:
                 raise ValueError(f"{path}:{empty['line'][0]}: empty {column}; fill it in or remove this line")
         found = found or rows.height > 0
-        yield _parse_timestamps(path, rows).drop("line")
+        yield _parse_timestamps(path, rows, kind).drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
 
 
-def _parse_timestamps(path: Path, rows: pl.DataFrame) -> pl.DataFrame:
-    if "timestamp" not in rows.columns:
+def _parse_timestamps(path: Path, rows: pl.DataFrame, kind: str | None) -> pl.DataFrame:
+    if kind is None:
         return rows
-    seconds = pl.col("timestamp").str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-    parsed = rows.with_columns(seconds)
-    bad = parsed["timestamp"].is_null()
+    if kind == "date":
+        seconds, what = _to_seconds(rows["timestamp"]), "date such as 2021-05-07 12:30:00"
+    else:
+        seconds = rows["timestamp"].str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+        what = "whole number of seconds"
+    bad = seconds.is_null()
     if bad.any():
         line, text = rows.filter(bad).select("line", "timestamp").row(0)
         hint = " (if this line is a header: name its columns user_id,item_id,timestamp)" if line == 1 else ""
-        raise ValueError(f"{path}:{line}: timestamp {text!r} is not a whole number of seconds{hint}")
-    return parsed
+        raise ValueError(f"{path}:{line}: timestamp {text!r} is not a {what}{hint}")
+    return rows.with_columns(seconds.alias("timestamp"))
 
 
 def _behaviour_chunks(path: Path) -> Chunks:
@@ -171,15 +249,26 @@ def are_pair_columns(columns: Iterable[str | None]) -> bool:
     return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(columns) == 2)
 
 
-def _pair_columns(path: Path, pair_columns: tuple[str, ...] | None) -> tuple[list[str | None], int | None]:
+def _pair_columns(
+    path: Path, pair_columns: tuple[str, ...] | None, columns: dict[str, str] | None = None
+) -> tuple[list[str | None], int | None]:
     """What each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path)
-    named = [role if role in PAIR_COLUMNS else None for role in header_roles(first)]
+    named = [role if role in PAIR_COLUMNS else None for role in header_roles(first, columns)]
+    for role in ("user_id", "timestamp"):
+        if role in (columns or {}) and role not in named:
+            raise ValueError(f"{path}:{line}: there is no column {columns[role]!r} for {role}; there are {first}")
     header = {"user_id", "item_id"} <= set(named)
+    if path.suffix == ".parquet" and not header:
+        raise ValueError(
+            f"{path}: its columns {first} name no user or no item; say what they are called: "
+            'columns={"user_id": …, "item_id": …, "timestamp": …}'
+        )
     if header and not are_pair_columns(named):
         raise ValueError(
-            f"{path}:{line}: the header {first} does not name user, item and timestamp once each; "
-            f"name its columns {','.join(PAIR_COLUMNS)} in the order of the file"
+            f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
+            f"{','.join(PAIR_COLUMNS)} in the order of the file, or say what they are called: "
+            'columns={"timestamp": …}'
         )
     if pair_columns is not None:
         columns = [column if column in PAIR_COLUMNS else None for column in pair_columns]

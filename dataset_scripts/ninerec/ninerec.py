@@ -9,14 +9,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import datasets
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from modeling_transrec.sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 
+from .archives import Member, read_members
 from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
 from .interactions import are_pair_columns, read_sequences
 from .reader import ITEM_COLUMNS, find_covers, read_items, select_catalogue
@@ -27,6 +28,7 @@ VERSION = datasets.Version("1.0.0")
 PROTOCOL_LINE = "Protocol: "
 ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
+COVERS_PER_TABLE = 200
 DESCRIPTION = (
     "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): user sequences "
     "split by leave-one-out, and an items table with Chinese and English texts and cover images."
@@ -74,6 +76,8 @@ class NineRecConfig(datasets.BuilderConfig):
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
         pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
             where not given. Columns of other names are not used.
+        columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
+            `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`.
     """
 
     max_seq_len: int = 20
@@ -84,6 +88,7 @@ class NineRecConfig(datasets.BuilderConfig):
     test_start: int | None = None
     catalogue: str = "interacted"
     pair_columns: tuple[str, ...] | None = None
+    columns: dict[str, str] | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -109,6 +114,10 @@ class NineRecConfig(datasets.BuilderConfig):
                     f"in the order of the file (other names: not used); got {self.pair_columns!r}"
                 )
             self.pair_columns = columns
+        roles = ("user_id", "item_id", "timestamp", "text_zh", "text_en")
+        for role, column in (self.columns or {}).items():
+            if role not in roles or not isinstance(column, str):
+                raise ValueError(f"columns must give names of {', '.join(roles)}, got {role!r}: {column!r}")
         self.files: DatasetFiles | None = None
 
     @property
@@ -128,7 +137,7 @@ class NineRecConfig(datasets.BuilderConfig):
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """The cache key: the state of the files that are read, and the options."""
-        key = f"{self.files.state_hash(with_covers=self.is_items)} {self.protocol} {self.pair_columns}"
+        key = f"{self.files.state_hash(with_covers=self.is_items)} {self.protocol} {self.pair_columns} {self.columns}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
 
@@ -180,46 +189,59 @@ class NineRec(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         """Read and check everything here: an error in a later step would be hidden behind a general one."""
         config = self.config
-        items = read_items(config.files.items)
+        items_path, interactions_path = config.files.tables(Path(self._cache_dir_root, "ninerec_archives"))
+        items = read_items(items_path, config.columns)
         sequences = read_sequences(
-            config.files.interactions,
+            interactions_path,
             items["item_id"],
             min_actions=config.min_actions,
             max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
             min_item_actions=config.min_item_actions,
             pair_columns=config.pair_columns,
+            columns=config.columns,
             scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
         )
         splits = SPLITS[config.split_strategy](sequences, config)
         self.info.description += f"\n{PROTOCOL_LINE}{json.dumps(config.protocol)}"
         if config.is_items:
             catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
-            table = _items_table(catalogue, find_covers(config.files.covers, catalogue["item_id"]))
-            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"items": table})]
+            covers = find_covers(config.files.covers, catalogue["item_id"])
+            archive = config.files.covers.archive if isinstance(config.files.covers, Member) else None
+            items = {
+                "items": catalogue.select(ITEM_COLUMNS).to_arrow(),
+                "covers": pa.array(covers, pa.string()),
+                "archive": archive,
+            }
+            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=items)]
         return [
             datasets.SplitGenerator(name=name, gen_kwargs={"sequences": sequences, "split": split})
             for name, split in splits.items()
         ]
 
-    def _generate_tables(
-        self, items: pa.Table | None = None, sequences: Sequences | None = None, split: Split | None = None
-    ) -> Iterator[tuple[int, pa.Table]]:
+    def _generate_tables(self, **parts) -> Iterator[tuple[int, pa.Table]]:
         """No polars here: this runs in a DataLoader's workers when streaming, and polars hangs in a forked process."""
-        if items is not None:
-            for number, batch in enumerate(items.to_batches(max_chunksize=ROWS_PER_TABLE)):
-                yield number, pa.Table.from_batches([batch])
-            return
-        for number, first in enumerate(range(0, len(split.users), ROWS_PER_TABLE)):
-            yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
+        return _item_tables(**parts) if self.config.is_items else _sequence_tables(**parts)
 
 
-def _items_table(items: pl.DataFrame, covers: list[str | None]) -> pa.Table:
-    """Items with `image` as `datasets.Image` stores it: the path, read when the image is used."""
-    paths = pa.array(covers, pa.string())
-    image = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"], mask=paths.is_null()
-    )
-    return items.select(ITEM_COLUMNS).to_arrow().append_column("image", image).cast(ITEM_FEATURES.arrow_schema)
+def _sequence_tables(sequences: Sequences, split: Split) -> Iterator[tuple[int, pa.Table]]:
+    for number, first in enumerate(range(0, len(split.users), ROWS_PER_TABLE)):
+        yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
+
+
+def _item_tables(items: pa.Table, covers: pa.Array, archive: Path | None) -> Iterator[tuple[int, pa.Table]]:
+    """Items with `image` as `datasets.Image` stores it: the path, read when the image is used.
+
+    Covers in an archive are stored as they are in it: one file, not as many as there are items.
+    """
+    step = ROWS_PER_TABLE if archive is None else COVERS_PER_TABLE
+    for number, first in enumerate(range(0, len(items), step)):
+        paths = covers.slice(first, step)
+        contents = pa.nulls(len(paths), pa.binary())
+        if archive is not None:
+            contents = pa.array(read_members(archive, paths.to_pylist()), pa.binary())
+        image = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
+        rows = items.slice(first, step).append_column("image", image)
+        yield number, rows.cast(ITEM_FEATURES.arrow_schema)
 
 
 def _missing_name(data_dir: str | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet
 
 
 BLOCK_SIZE = 1 << 26  # bytes read at a time
@@ -31,11 +32,16 @@ def _bad_utf8(path: Path) -> ValueError | None:
     return None
 
 
+def separator(path: Path) -> str:
+    """What separates the fields of a file, by its suffix."""
+    return "\t" if path.suffix == ".tsv" else ","
+
+
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows of an RFC 4180 file with the line on which each starts; blank lines are left out."""
     line = 1
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter=separator(path))
         try:
             for row in reader:
                 if len(row) > 1 or row and row[0].strip():
@@ -60,8 +66,21 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise _bad_utf8(path) from None
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns of a Parquet file."""
+    try:
+        return pyarrow.parquet.read_schema(path).names
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no whole Parquet file: {error}") from None
+
+
 def first_row(path: Path, after: int | None = None) -> tuple[int, list[str]]:
-    """Line number and fields of the first row, or of the first after the header's line; a .tsv splits at tabs."""
+    """Line number and fields of the first row, or of the first after the header's line; a .tsv splits at tabs.
+
+    Of a Parquet file the names of the columns.
+    """
+    if path.suffix == ".parquet":
+        return 0, parquet_columns(path)
     rows = _tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path)
     for line, row in rows:
         if after is None or line > after:
@@ -123,14 +142,13 @@ def _read_lines(path: Path, block: bytes) -> pl.DataFrame:
 
 def field_chunks(path: Path) -> Iterator[pl.DataFrame]:
     """The rows of a CSV or TSV file as frames of `line` and `fields` (list of string)."""
-    separator = "\t" if path.suffix == ".tsv" else ","
-    if separator == "," and _has_quotes(path):
+    if path.suffix != ".tsv" and _has_quotes(path):
         rows = csv_rows(path)
         while chunk := list(islice(rows, CHUNK_ROWS)):
             yield pl.DataFrame(chunk, schema={"line": pl.Int64, "fields": pl.List(pl.String)}, orient="row")
         return
     for chunk in _line_chunks(path):
-        yield chunk.select("line", pl.col("text").str.split(separator).alias("fields"))
+        yield chunk.select("line", pl.col("text").str.split(separator(path)).alias("fields"))
 
 
 class Irregular(Exception):
@@ -140,10 +158,10 @@ class Irregular(Exception):
 def regular_chunks(
     path: Path, columns: list[str | None], types: dict[str, pa.DataType], skip_lines: int
 ) -> Iterator[pl.DataFrame]:
-    """The rows of a plain CSV file, many times faster than by [`field_chunks`].
+    """The rows of a plain CSV or TSV file, many times faster than by [`field_chunks`].
 
     Args:
-        path: comma-separated, without quotes.
+        path: without quotes, unless it is a TSV file, where they mean nothing.
         columns: what each column is, `None` where it is not used.
         types: of the columns that are not strings.
         skip_lines: number of lines before the first row.
@@ -151,7 +169,7 @@ def regular_chunks(
     Raises:
         Irregular: if any row is not plainly of this form.
     """
-    if _has_quotes(path):
+    if path.suffix != ".tsv" and _has_quotes(path):
         raise Irregular("it has quotes")
     names = [column or f"column {place} is not used" for place, column in enumerate(columns)]
     used = [column for column in columns if column is not None]
@@ -161,7 +179,7 @@ def regular_chunks(
             pyarrow.csv.open_csv(
                 path,
                 read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=skip_lines, block_size=BLOCK_SIZE),
-                parse_options=pyarrow.csv.ParseOptions(quote_char=False),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=separator(path), quote_char=False),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types={name: types.get(name, pa.string()) for name in used},
                     include_columns=used,
