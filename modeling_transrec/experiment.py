@@ -124,11 +124,18 @@ class DataArguments:
         metadata={"help": "'leave_one_out', or 'temporal': what happened after a point in time tests."},
     )
     validation_start: int | None = field(
-        default=None, metadata={"help": "Time of the temporal split; by default after 80 % of the actions."}
+        default=None, metadata={"help": "Time of the temporal split; by default after 80 %% of the actions."}
     )
-    test_start: int | None = field(default=None, metadata={"help": "The same for the test split; 90 %."})
+    test_start: int | None = field(default=None, metadata={"help": "The same for the test split; 90 %%."})
     catalogue: str | None = field(
         default=None, metadata={"help": "Candidates: 'interacted' items, or 'all' of the items table."}
+    )
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the columns of your tables are called, as JSON: "
+            '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}.'
+        },
     )
 
     def loading_kwargs(self, max_seq_len: int) -> dict:
@@ -136,6 +143,8 @@ class DataArguments:
         kwargs = {} if self.data_dir is None else {"data_dir": self.data_dir}
         names = "min_actions min_item_actions split_strategy validation_start test_start catalogue".split()
         options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.columns is not None:
+            options["columns"] = _read_json("--columns", self.columns)
         if self.dataset_name == "ninerec":
             return {**kwargs, **options, "max_seq_len": max_seq_len}
         if options:
