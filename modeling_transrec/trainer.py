@@ -98,6 +98,8 @@ class TransRecTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         if args.freezes:
             model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
+        if args.gradient_caching_chunk_size is not None:
+            model.enable_gradient_caching(args.gradient_caching_chunk_size)
         super().__init__(
             model=model,
             args=args,
