@@ -357,6 +357,8 @@ class TransRecModel(TransRecPreTrainedModel):
         missing = [name for name in needed if name not in given]
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
+        if "pixel_values" in given and given["pixel_values"].dtype == torch.uint8:
+            raise ValueError("pixel_values are bytes; processor.normalize(batch) makes them what the backbone reads")
         return self.item_encoder(**given)
 
     def get_user_hidden(

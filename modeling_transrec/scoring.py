@@ -51,7 +51,7 @@ def encode_items(
     Yields: rows of the catalogue `(C,)` and their vectors `(C, D)`, float32.
     """
     for rows in item_chunks(items, chunk_size)[process_index::num_processes]:
-        inputs = processor.pad(items[rows]).to(model.device)
+        inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
         yield rows, model.get_item_features(**inputs).float()
 
 
@@ -116,7 +116,7 @@ def _compute_features(model, items, processor, chunk_size: int, folder: Path) ->
     encoder, columns = model.item_encoder, {}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
         for rows in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
-            inputs = processor.pad(items[rows]).to(model.device)
+            inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
             found = {}
             if encoder.text is not None:
                 found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])

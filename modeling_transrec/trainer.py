@@ -145,6 +145,10 @@ class TransRecTrainer(Trainer):
         )
         return self.optimizer
 
+    def compute_loss(self, model, inputs: dict[str, torch.Tensor], *args, **kwargs):
+        """As in transformers; pictures travel as bytes and are normalised on the device."""
+        return super().compute_loss(model, self.processing_class.normalize(inputs), *args, **kwargs)
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
