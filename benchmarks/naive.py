@@ -34,6 +34,21 @@ def pad_texts(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return padded
 
 
+def features(encoder, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The bare backbone over all texts or pictures at once, as they are padded."""
+    if encoder.text is not None:
+        mask = inputs["attention_mask"]
+        return encoder.text.pooling(encoder.text.hidden(inputs["input_ids"], mask), mask)
+    return encoder.image.features(inputs["pixel_values"])
+
+
+def encode(encoder, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Items to vectors, all at once."""
+    if encoder.id_embedding is not None:
+        return encoder.id_embedding(inputs["item_ids"])
+    return (encoder.text or encoder.image).projection(features(encoder, inputs))
+
+
 def sasrec(encoder, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """SASRec over every position, padded ones too: `(B, L, D)` to `(B, L, D)`."""
     positions = encoder.position_embedding(positions_from_the_end(mask, encoder.num_positions))
@@ -54,7 +69,7 @@ def sasrec(encoder, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def training_loss(model, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     """Binary cross entropy of positives and negatives, mean over the valid positions; `rows` as in [`item_inputs`]."""
-    vectors = model.item_encoder(**inputs).view(*rows.shape, 2, -1)  # (B, L + 1, 2, D)
+    vectors = encode(model.item_encoder, inputs).view(*rows.shape, 2, -1)  # (B, L + 1, 2, D)
     mask = rows[:, :-1] >= 0
     hidden = sasrec(model.model.user_encoder, vectors[:, :-1, 0] * mask[:, :, None], mask)
     positive = (hidden * vectors[:, 1:, 0]).sum(-1)  # (B, L)

@@ -251,10 +251,8 @@ class Bench:
     def floor(self, batch: dict) -> torch.Tensor:
         """The bare backbone over the batch's distinct items; for ids the whole model on one padded block."""
         encoder = self.model.item_encoder
-        if encoder.text is not None:
-            return encoder.text.features(batch["input_ids"], batch["attention_mask"]).float().sum()
-        if encoder.image is not None:
-            return encoder.image.features(batch["pixel_values"]).float().sum()
+        if encoder.backbones:
+            return naive.features(encoder, batch).float().sum()
         table, mask = encoder.id_embedding(batch["item_ids"]), batch["item_index"] >= 0
         hidden = naive.sasrec(self.model.model.user_encoder, table[batch["item_index"].clamp(min=0)], mask)
         positive = (hidden * table[batch["labels"].clamp(min=0)]).sum(-1)
@@ -372,7 +370,7 @@ class RankingBench(Bench):
     def encode_naively(self) -> None:
         for start in range(0, len(self.data.items), 256):
             inputs = naive.pad_texts(self.processor.pad(self.data.items[start : start + 256]))
-            self.model.get_item_features(**self.to_device(inputs))
+            naive.encode(self.model.item_encoder, self.to_device(inputs))
 
     @torch.no_grad()
     def states(self, histories: torch.Tensor) -> torch.Tensor:
