@@ -38,7 +38,8 @@ class TransRecTrainingArguments(TrainingArguments):
     and weight decay 0.1 (the paper's); learning rate 5e-4, which suits parts that start from scratch: give a
     pretrained backbone its own, the paper's are 5e-6 to 5e-5; a tenth of the steps to warm up, without which post-norm
     transformers that start from scratch rank by popularity for long; `remove_unused_columns=False`, since the collator
-    reads the columns, not the model.
+    reads the columns, not the model; `logging_nan_inf_filter=False`, with which no step waits for its loss to come
+    from the device, and a loss that is NaN is logged as such.
     """
 
     num_train_epochs: float = field(default=20, metadata={"help": "Epochs; the best one is kept."})
@@ -54,6 +55,7 @@ class TransRecTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(default="hr@10", metadata={"help": "Validation metric of the best."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether a higher metric is better."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN losses out of the log."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
 
     backbone_learning_rate: float | None = field(
