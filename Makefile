@@ -34,7 +34,7 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Time training step and evaluation against a naive one and the floor (CPU, half an hour)
+bench: $(INSTALLED) ## Time training step and evaluation against a naive one and the floor (CPU)
 	$(BIN)/python benchmarks/speed.py
 
 bench-gpu: $(INSTALLED) ## The same on a GPU in bfloat16, with BERT-base and Swin-T
