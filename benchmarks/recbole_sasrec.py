@@ -36,7 +36,7 @@ from modeling_transrec import (
 
 
 RESULTS = Path(__file__).parent / "results" / "recbole_sasrec.json"
-# RecBole 1.2.1 with newer numpy, pandas or setuptools does not import (ray reads pkg_resources).
+# With a newer setuptools RecBole does not import: ray reads pkg_resources.
 PACKAGES = ["recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "setuptools<81"]
 TARGETS_PER_BATCH = 2048
 WORKER = """

@@ -21,6 +21,7 @@ import itertools
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ from modeling_transrec.trainer import number_users
 
 RESULTS = Path(__file__).parent / "results"
 VOCAB_SIZE, MAX_SEQ_LEN, USERS_PER_BATCH = 8000, 20, 64
-PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "L4": 121, "A10G": 70}  # dense bfloat16, by part of the name
+PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}  # dense bfloat16, by part of the name
 
 
 class Shape(NamedTuple):
@@ -216,7 +217,7 @@ class Bench:
         return [self.data.histories[int(user)] for user in users]
 
     def to_device(self, batch: dict) -> dict:
-        return {name: tensor.to(self.device) for name, tensor in self.processor.normalize(batch).items()}
+        return self.processor.normalize({name: tensor.to(self.device) for name, tensor in batch.items()})
 
     def autocast(self):
         if self.args.dtype == "float32":
@@ -331,7 +332,7 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
 
 
 def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:
-    """Tokens or pictures a second of our step and, on a GPU, the share of its peak that the backbone's FLOPs are."""
+    """Tokens or pictures a second of our step and, on a GPU, the share of its peak FLOPs that are used."""
     found = {}
     if "attention_mask" in batch:
         found["tokens per second"] = round(int(batch["attention_mask"].sum()) / seconds["ours"])
@@ -339,7 +340,7 @@ def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:
         found["images per second"] = round(len(batch["pixel_values"]) / seconds["ours"])
     if bench.device.type == "cuda" and found:
         with FlopCounterMode(display=False) as counter:
-            bench.step(lambda: bench.floor(batch))
+            bench.our_step(batch)
         achieved = counter.get_total_flops() / seconds["ours"] / 1e12
         device = torch.cuda.get_device_name()
         known = [peak for part, peak in PEAK_TFLOPS.items() if part in device]
@@ -583,9 +584,8 @@ def main() -> None:
             record["machine"]["gpu"] = torch.cuda.get_device_name()
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         record["machine"] |= {**versions, "modeling_transrec": __version__, "dtype": args.dtype}
-        options = {"data_dir": "DATA"} if args.data_dir else {}
-        options |= {"device": args.device, "dtype": args.dtype, "batch_size": args.batch_size, "seconds": args.seconds}
-        record["command"] = "python benchmarks/speed.py " + " ".join(f"--{name} {v}" for name, v in options.items())
+        paths = {str(args.data_dir): "DATA", str(args.output_file): "FILE"}
+        record["command"] = " ".join(["python benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])])
         record["results"] = {}
         for section in args.sections:
             for row in SECTIONS[section](args):
