@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import json
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -452,7 +453,7 @@ def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
 
 
 def measure_growth(args: argparse.Namespace) -> Iterable[dict]:
-    """Seconds and peak memory of our step against batch and history length, of step and ranking against the rest."""
+    """Seconds and peak memory of our step against batch, history, catalogue and users; the last three with ids."""
     base = SHAPES["Amazon_Beauty"]
     fields = next(fields for name, fields in args.backbones.items() if name.startswith("text"))
 
@@ -585,7 +586,9 @@ def main() -> None:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         record["machine"] |= {**versions, "modeling_transrec": __version__, "dtype": args.dtype}
         paths = {str(args.data_dir): "DATA", str(args.output_file): "FILE"}
-        record["command"] = " ".join(["python benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])])
+        record["command"] = shlex.join(
+            ["python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
+        )
         record["results"] = {}
         for section in args.sections:
             for row in SECTIONS[section](args):
