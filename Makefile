@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install run test lint format clean
+.PHONY: help install run test lint format bench bench-gpu clean
 
 help: ## Show this help
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # Reinstalled only when the dependencies change.
 $(INSTALLED): setup.cfg pyproject.toml
@@ -33,6 +33,12 @@ lint: $(INSTALLED) ## Check style
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## Time training step and evaluation against a naive one and the floor (CPU)
+	$(BIN)/python benchmarks/speed.py
+
+bench-gpu: $(INSTALLED) ## The same on a GPU in bfloat16, with BERT-base and Swin-T
+	$(BIN)/python benchmarks/speed.py --device cuda --dtype bfloat16
 
 clean: ## Remove build products and outputs (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs

@@ -33,9 +33,10 @@ class TransRecDataCollator:
         user_rows: `(number of users,)` each user's row in the user-id table, for DSSM.
         seed: of negatives and masks.
 
-    Returns (when called on a list of `{"history": rows, "user": number}`): the processor's item inputs `(U, …)`,
-    `item_index` and `labels` `(B, L)`, and what the loss reads: `negative_index` `(B, L, N)` or `(N,)`,
-    `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`; `user_ids` `(B,)` for DSSM.
+    Returns (when called on a list of `{"history": rows, "user": number}`): what the processor's `pad` makes of the
+    items, pictures being bytes until its `normalize`; `item_index` and `labels` `(B, L)`, and what the loss reads:
+    `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`;
+    `user_ids` `(B,)` for DSSM.
     """
 
     def __init__(

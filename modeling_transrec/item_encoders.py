@@ -13,6 +13,7 @@ import json
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -35,6 +36,22 @@ def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
     """The vector of the last real token `(U, H)`, with left or right padding."""
     last = attention_mask.cumsum(dim=1).argmax(dim=1)  # (U,)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
+TEXTS_AT_A_TIME_ON_CPU = 128
+
+
+def chunks_by_length(attention_mask: torch.Tensor, chunk_size: int) -> list[tuple[torch.Tensor, int]]:
+    """Texts of like length together: of each chunk the rows in `attention_mask` `(U, T)` and the longest length.
+
+    >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), chunk_size=2)
+    [(tensor([1, 2]), 2), (tensor([0]), 3)]
+    """
+    ends = attention_mask.bool() * torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    lengths, order = ends.amax(dim=1).cpu().sort(stable=True)
+    chunks = zip(order.split(chunk_size), lengths.split(chunk_size), strict=True)
+    return [(rows.to(attention_mask.device), int(sizes[-1])) for rows, sizes in chunks]
 
 
 TEXT_POOLINGS = {"cls": cls_pooling, "mean": mean_pooling, "last": last_pooling}
@@ -111,8 +128,17 @@ class TextEncoder(nn.Module):
         return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen."""
-        return self.pooling(self.hidden(input_ids, attention_mask), attention_mask)
+        """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen.
+
+        Texts of like length go through the backbone together, which leaves out most of the padding.
+        """
+        at_a_time = TEXTS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TEXTS_AT_A_TIME
+        parts, order = [], []
+        for rows, length in chunks_by_length(attention_mask, at_a_time):
+            mask = attention_mask[rows, :length]
+            parts.append(self.pooling(self.hidden(input_ids[rows, :length], mask), mask))
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()]
 
     def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected token vectors `(U, T, D)` and their mask `(U, T)`."""
@@ -491,6 +517,7 @@ class ItemEncoder(nn.Module):
             if len(self.modalities) > 1:
                 self.id_fusion = FUSIONS[config.id_fusion](config)
         self.dropout = nn.Dropout(config.item_dropout_prob)
+        self.chunk_size = None
         self.mark_trainable()
 
     @property
@@ -568,18 +595,78 @@ class ItemEncoder(nn.Module):
         image = None if self.image is None else self.image(pixel_values, image_index, image_features)
         return self.fusion(text, image) if self.fusion is not None else text if image is None else image
 
-    def forward(self, item_ids: torch.Tensor | None = None, **content: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            item_ids: `(U,)` rows of the id table.
-            content: `input_ids` and `attention_mask` `(U, T)`; `pixel_values` `(P, 3, H, W)` of the items that have a
-                picture and `image_index` `(U,)`, each item's row there or -1 (by default all have one, in order); or
-                precomputed `text_features` `(U, H)` and `image_features` `(P, H)` in their place.
-
-        Returns: `(U, D)`.
-        """
+    def encode(self, item_ids: torch.Tensor | None = None, **content: torch.Tensor) -> torch.Tensor:
+        """All items at once; arguments and result as in [`forward`]."""
         vectors = self.encode_content(**content)
         if self.id_embedding is not None:
             ids = self.id_embedding(item_ids)
             vectors = ids if vectors is None else self.id_fusion(vectors, ids)
         return self.dropout(vectors)
+
+    def encode_in_chunks(self, chunk_size: int, **inputs: torch.Tensor) -> torch.Tensor:
+        """`chunk_size` items at a time, of like text length; activations are computed anew in the backward pass.
+
+        Gradient caching (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+        RepL4NLP 2021): the memory for activations is that of one chunk, loss and gradients are those of one pass.
+        """
+
+        def encode_chunk(rows: torch.Tensor, pictures: torch.Tensor, length: int | None) -> torch.Tensor:
+            return self.encode(**take_items(inputs, rows, pictures, length))
+
+        chunks = plan_chunks(inputs, chunk_size)
+        vectors = torch.cat([checkpoint(encode_chunk, *chunk, use_reentrant=False) for chunk in chunks])
+        return vectors[torch.cat([rows for rows, _, _ in chunks]).argsort()]
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            inputs: `item_ids` `(U,)`, rows of the id table; `input_ids` and `attention_mask` `(U, T)`; `pixel_values`
+                `(P, 3, H, W)` of the items that have a picture and `image_index` `(U,)`, each item's row there or -1
+                (by default all have one, in order); or precomputed `text_features` `(U, H)` and `image_features`
+                `(P, H)` in their place.
+
+        Returns: `(U, D)`.
+        """
+        if self.chunk_size is not None and torch.is_grad_enabled():
+            return self.encode_in_chunks(self.chunk_size, **inputs)
+        return self.encode(**inputs)
+
+
+PICTURE_INPUTS = ("pixel_values", "image_features")  # one row a picture; of the others one row an item
+
+
+def plan_chunks(
+    inputs: dict[str, torch.Tensor], chunk_size: int
+) -> list[tuple[torch.Tensor, torch.Tensor, int | None]]:
+    """Items in chunks of like text length: of each the items' rows, their pictures' rows and the longest text.
+
+    Example:
+
+    >>> attention_mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0]])
+    >>> plan_chunks({"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}, chunk_size=2)
+    [(tensor([1, 2]), tensor([1]), 2), (tensor([3, 0]), tensor([2, 0]), 3)]
+    """
+    per_item = [values for name, values in inputs.items() if name not in PICTURE_INPUTS] or list(inputs.values())
+    device = per_item[0].device
+    if "attention_mask" in inputs:
+        chunks = chunks_by_length(inputs["attention_mask"], chunk_size)
+    else:
+        chunks = [(rows, None) for rows in torch.arange(len(per_item[0]), device=device).split(chunk_size)]
+    if "image_index" not in inputs:
+        return [(rows, rows, length) for rows, length in chunks]
+    image_index = [inputs["image_index"][rows] for rows, _ in chunks]
+    return [(rows, index[index >= 0], length) for (rows, length), index in zip(chunks, image_index, strict=True)]
+
+
+def take_items(
+    inputs: dict[str, torch.Tensor], rows: torch.Tensor, pictures: torch.Tensor, length: int | None
+) -> dict[str, torch.Tensor]:
+    """The inputs of one chunk of [`plan_chunks`]; its texts are padded to `length`."""
+    taken = {name: values[pictures if name in PICTURE_INPUTS else rows] for name, values in inputs.items()}
+    for name in ("input_ids", "attention_mask"):
+        if name in taken:
+            taken[name] = taken[name][:, :length]
+    if "image_index" in taken:
+        has_picture = taken["image_index"] >= 0
+        taken["image_index"] = torch.where(has_picture, has_picture.cumsum(0) - 1, -1)
+    return taken

@@ -225,7 +225,8 @@ def gbce_loss(
     >>> gbce_loss(user, items, torch.tensor([[0]]), torch.tensor([[-1]]), torch.tensor([1]), num_catalogue_items=5)
     tensor(0.1824)
     """
-    sampled = min(len(negative_index) / max(float(num_catalogue_items) - 1, 1), 1.0)
+    num_others = torch.as_tensor(num_catalogue_items - 1, device=user_hidden.device).clamp(min=1)
+    sampled = (len(negative_index) / num_others).clamp(max=1.0)
     beta = sampled * (gbce_t * (1 - 1 / sampled) + 1 / sampled)
     states, targets, (users, _) = at_targets(user_hidden, labels)
     positive_scores = full_precision((states * item_embeds[targets]).sum(-1))  # (M,)

@@ -204,6 +204,28 @@ class TransRecPreTrainedModel(PreTrainedModel):
                         module.eval()
         return self
 
+    def enable_gradient_caching(self, chunk_size: int) -> None:
+        """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.
+
+        The memory for activations is then that of one chunk, whatever the batch; loss and gradients stay the same.
+
+        Args:
+            chunk_size: items encoded at a time.
+        """
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+        if not self.item_encoder.backbones:
+            raise ValueError("an id model has no backbone whose activations could be computed anew")
+        for module in self.item_encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(
+                p.requires_grad for p in module.parameters()
+            ):
+                raise ValueError(
+                    "gradient caching encodes items chunk by chunk, and this backbone's batch norm would see another "
+                    "batch; freeze it (freeze_modules), or take a backbone with layer norm"
+                )
+        self.item_encoder.chunk_size = chunk_size
+
     def drop_item_ids(self) -> None:
         """Leaves the content part of a model of content and ids: ids do not transfer to other items."""
         if self.config.num_items is None or self.config.modality == "id":
@@ -335,6 +357,8 @@ class TransRecModel(TransRecPreTrainedModel):
         missing = [name for name in needed if name not in given]
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
+        if "pixel_values" in given and given["pixel_values"].dtype == torch.uint8:
+            raise ValueError("pixel_values are bytes; processor.normalize(batch) makes them what the backbone reads")
         return self.item_encoder(**given)
 
     def get_user_hidden(

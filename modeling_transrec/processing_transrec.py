@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -189,7 +189,7 @@ class TransRecProcessor(ProcessorMixin):
             columns[column] = [given[name]] if single else list(given[name])
         if len({len(values) for values in columns.values()}) > 1:
             raise ValueError(f"text, images and item_ids must be of as many items: {_lengths(columns)}")
-        return self.pad(self.prepare(columns))
+        return self.normalize(self.pad(self.prepare(columns)))
 
     def prepare(self, items: dict[str, Sequence]) -> dict[str, list]:
         """Columns of the items table to unpadded inputs.
@@ -213,7 +213,10 @@ class TransRecProcessor(ProcessorMixin):
         return prepared
 
     def pad(self, features: dict[str, list]) -> BatchFeature:
-        """Unpadded inputs of [`prepare`], or precomputed features in their place, to the model's tensors."""
+        """Unpadded inputs of [`prepare`], or precomputed features in their place, to the model's tensors.
+
+        Pictures stay bytes, a quarter of what floats take on the way to the device; [`normalize`] them there.
+        """
         batch = {}
         if "input_ids" in features:
             # On the right, whatever the tokenizer's habit: backbones with absolute positions count from the left.
@@ -227,7 +230,7 @@ class TransRecProcessor(ProcessorMixin):
         if "pixels" in features:
             pixels, batch["image_index"] = _present(features["pixels"])
             flat = np.frombuffer(b"".join(pixels), dtype=np.uint8)
-            batch["pixel_values"] = self._normalize(torch.from_numpy(flat.reshape(-1, *self.image_shape).copy()))
+            batch["pixel_values"] = torch.from_numpy(flat.reshape(-1, *self.image_shape).copy())
         if "item_ids" in features:
             batch["item_ids"] = torch.tensor(features["item_ids"], dtype=torch.long)
         if "text_features" in features:
@@ -236,6 +239,21 @@ class TransRecProcessor(ProcessorMixin):
             vectors, batch["image_index"] = _present(features["image_features"])
             batch["image_features"] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
         return BatchFeature(batch)
+
+    def normalize(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The batch with its pictures rescaled and normalised by the image processor's constants, where it has any.
+
+        `pixel_values` `(P, 3, H, W)` become float32 from uint8, on the device that they are on.
+        """
+        if "pixel_values" not in batch:
+            return batch
+        processor, values = self.image_processor, batch["pixel_values"].float()
+        if getattr(processor, "do_rescale", True):
+            values *= processor.rescale_factor
+        if getattr(processor, "do_normalize", True):
+            for channel, mean, std in zip(values.unbind(1), processor.image_mean, processor.image_std, strict=True):
+                channel.sub_(mean).div_(std)
+        return type(batch)({**batch, "pixel_values": values})
 
     def without_item_ids(self) -> "TransRecProcessor":
         """The same for content alone: what a model of content and ids keeps on another catalogue."""
@@ -283,16 +301,6 @@ class TransRecProcessor(ProcessorMixin):
         """The image processor's resizing and cropping alone: `(P, 3, H, W)` of uint8."""
         resized = self.image_processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
         return np.asarray(resized["pixel_values"]).astype(np.uint8)
-
-    def _normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The image processor's rescaling and normalisation: `(P, 3, H, W)` of uint8 to float32."""
-        processor, values = self.image_processor, pixels.float()
-        if getattr(processor, "do_rescale", True):
-            values = values * processor.rescale_factor
-        if getattr(processor, "do_normalize", True):
-            mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
-            values = (values - mean) / std
-        return values
 
     @property
     def _empty_text_token(self) -> int:

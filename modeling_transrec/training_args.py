@@ -26,6 +26,10 @@ class TransRecTrainingArguments(TrainingArguments):
             Cut-offs of the validation metrics; 10 is always there, the best checkpoint is chosen by it.
         item_batch_size (`int`, defaults to 256):
             Items encoded at a time when the catalogue is evaluated.
+        gradient_caching_chunk_size (`int`, *optional*):
+            Encode the items of a training batch so many at a time, and compute their activations anew in the backward
+            pass (gradient caching, arXiv 2101.06983): thousands of users fit on one device, at the price of a second
+            forward pass. Loss and gradients stay the same.
         early_stopping_patience (`int`, *optional*):
             Stop after so many evaluations without a better `metric_for_best_model`.
 
@@ -34,7 +38,8 @@ class TransRecTrainingArguments(TrainingArguments):
     and weight decay 0.1 (the paper's); learning rate 5e-4, which suits parts that start from scratch: give a
     pretrained backbone its own, the paper's are 5e-6 to 5e-5; a tenth of the steps to warm up, without which post-norm
     transformers that start from scratch rank by popularity for long; `remove_unused_columns=False`, since the collator
-    reads the columns, not the model.
+    reads the columns, not the model; `logging_nan_inf_filter=False`, with which no step waits for its loss to come
+    from the device, and a loss that is NaN is logged as such.
     """
 
     num_train_epochs: float = field(default=20, metadata={"help": "Epochs; the best one is kept."})
@@ -50,6 +55,7 @@ class TransRecTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(default="hr@10", metadata={"help": "Validation metric of the best."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether a higher metric is better."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN losses out of the log."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
 
     backbone_learning_rate: float | None = field(
@@ -67,6 +73,9 @@ class TransRecTrainingArguments(TrainingArguments):
     )
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time in evaluation."})
+    gradient_caching_chunk_size: int | None = field(
+        default=None, metadata={"help": "Encode so many items at a time, activations anew in the backward pass."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations that are no better."}
     )

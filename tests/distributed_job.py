@@ -20,7 +20,7 @@ from modeling_transrec import (
 from .conftest import make_sequences, tiny_config
 
 
-def main(folder: Path, users_per_device: int, loss_type: str) -> None:
+def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | None) -> None:
     args = TransRecTrainingArguments(
         output_dir=str(folder / "out"),
         use_cpu=True,
@@ -31,6 +31,7 @@ def main(folder: Path, users_per_device: int, loss_type: str) -> None:
         per_device_train_batch_size=users_per_device,
         per_device_eval_batch_size=2,
         item_batch_size=5,
+        gradient_caching_chunk_size=chunk_size,
     )
     processor = TransRecProcessor.from_pretrained(folder)
     items = datasets.load_from_disk(str(folder / "items"))
@@ -66,4 +67,4 @@ def main(folder: Path, users_per_device: int, loss_type: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) or None)

@@ -6,7 +6,14 @@ import pytest
 import torch
 from transformers import AutoModel, ViTImageProcessorPil
 
-from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecModel, TransRecProcessor
+from modeling_transrec import (
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecModel,
+    TransRecProcessor,
+    TransRecTrainer,
+    TransRecTrainingArguments,
+)
 from modeling_transrec.item_encoders import FUSIONS
 from modeling_transrec.scoring import precompute_features
 
@@ -380,6 +387,24 @@ class TestImages:
         assert torch.allclose(found["pixel_values"], expected, atol=1e-6)
         assert found["image_index"].tolist() == [0, -1, 1, 2]
 
+    def test_they_travel_as_bytes_and_are_normalised_before_the_model(
+        self, make_model, items, train_split, processor_of, tmp_path
+    ):
+        model, processor = make_model("image"), processor_of["image"]
+        args = TransRecTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
+        trainer = TransRecTrainer(model, args, items, train_split, processing_class=processor)
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert batch["pixel_values"].dtype == torch.uint8
+        with pytest.raises(ValueError, match="normalize"):
+            model(**batch)
+        seen = []
+        model.item_encoder.image.backbone.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True
+        )
+        trainer.compute_loss(model, batch)
+        known = {tuple(picture.flatten().tolist()) for picture in processor(images=items["image"])["pixel_values"]}
+        assert len(seen[0]) and {tuple(picture.flatten().tolist()) for picture in seen[0]} <= known
+
     def test_grey_palette_and_transparent_pictures_are_read_as_rgb(self, processor_of):
         pictures = [tiny_image(0).convert(mode) for mode in ("L", "P", "RGBA", "CMYK", "1", "I;16")]
         assert processor_of["image"](images=pictures)["pixel_values"].shape == (6, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -395,7 +420,7 @@ class TestImages:
             again = TransRecProcessor.from_pretrained(tmp_path / kind)
             assert again.modality == processor.modality
             columns = {name: items[name][:5] for name in processor.item_columns}
-            expected, found = processor.pad(processor.prepare(columns)), again.pad(again.prepare(columns))
+            expected, found = (one.normalize(one.pad(one.prepare(columns))) for one in (processor, again))
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
     def test_pictures_of_different_sizes_are_an_error(self):

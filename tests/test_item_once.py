@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modeling_transrec import item_encoders
 from modeling_transrec.data import count_actions
 from modeling_transrec.data_collator import left_pad_lists
 from modeling_transrec.losses import LOSSES
@@ -132,3 +133,29 @@ def test_padded_positions_are_not_encoded(make_model, make_collator, histories, 
     distinct = {row for user in users for row in user["history"]}
     assert texts == [len(distinct)]
     assert pictures == [len([row for row in distinct if row % 4 != 1])]  # the others have none
+
+
+@pytest.mark.parametrize("kind", ["text", "text+image", "text+id"])
+def test_texts_of_like_length_are_encoded_together(kind, make_model, make_collator, histories, monkeypatch):
+    model = make_model(kind).double()
+    batch = double(make_collator(kind, model)([histories[user] for user in range(4)]))
+    seen = []
+    model.item_encoder.text.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    results = []
+    for at_a_time in (1000, 6):
+        monkeypatch.setattr(item_encoders, "TEXTS_AT_A_TIME_ON_CPU", at_a_time)
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        results.append((loss, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]))
+    (loss, gradients), (other_loss, other_gradients) = results
+    assert torch.allclose(loss, other_loss)
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    chunks = seen[1:]
+    assert [len(mask) for mask in chunks[:-1]] == [6] * (len(chunks) - 1)
+    lengths = torch.cat([mask.sum(1) for mask in chunks])
+    assert torch.equal(lengths, batch["attention_mask"].sum(1).sort().values)
+    assert all(mask.shape[1] == mask.sum(1).max() for mask in chunks)  # padded to the longest of the chunk alone

@@ -1,0 +1,196 @@
+"""IDRec beside RecBole's SASRec on the same data: seconds of a training epoch and of a full-ranking validation.
+
+    python benchmarks/recbole_sasrec.py --data_dir DATA
+
+RecBole is installed into a virtual environment of its own, in a temporary folder or in `--venv`, where it stays. Both
+have 2 layers of 64 dimensions with 2 heads, histories of 20 items and cross entropy over the catalogue. RecBole makes
+one training sequence of every prefix of a history, ours predicts all positions of a history at once; a batch has
+about as many targets in both. The two take turns. Results: `benchmarks/results/recbole_sasrec.json`.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from transformers import TrainerCallback
+
+from modeling_transrec import (
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecProcessor,
+    TransRecTrainer,
+    TransRecTrainingArguments,
+    __version__,
+    load_items,
+    load_sequences,
+)
+
+
+RESULTS = Path(__file__).parent / "results" / "recbole_sasrec.json"
+# With a newer setuptools RecBole does not import: ray reads pkg_resources.
+PACKAGES = ["recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "setuptools<81"]
+TARGETS_PER_BATCH = 2048
+WORKER = """
+import json, sys, time, warnings
+warnings.filterwarnings("ignore")
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.model.sequential_recommender import SASRec
+from recbole.trainer import Trainer
+import numpy, recbole, torch
+
+folder, epochs, batch_size, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(threads)
+config = Config(model="SASRec", dataset="data", config_dict={
+    "data_path": folder, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "use_gpu": False,
+    "MAX_ITEM_LIST_LENGTH": 20, "hidden_size": 64, "inner_size": 256, "n_layers": 2, "n_heads": 2,
+    "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "loss_type": "CE", "train_neg_sample_args": None,
+    "train_batch_size": batch_size, "eval_batch_size": 256 * 100_000, "show_progress": False, "state": "ERROR",
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
+    "checkpoint_dir": folder, "metrics": ["Hit", "NDCG"], "topk": [10], "valid_metric": "Hit@10"})
+train, validation, _ = data_preparation(config, create_dataset(config))
+model = SASRec(config, train.dataset)
+trainer = Trainer(config, model)
+found = {"epoch_seconds": [], "evaluation_seconds": []}
+for epoch in range(epochs):
+    start = time.perf_counter()
+    trainer._train_epoch(train, epoch)
+    found["epoch_seconds"].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    metrics = trainer.evaluate(validation, load_best_model=False)
+    found["evaluation_seconds"].append(time.perf_counter() - start)
+found["hr@10"] = float(metrics["hit@10"])
+found["versions"] = {"recbole": recbole.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
+print(json.dumps(found))
+"""
+
+
+def install(folder: Path) -> Path:
+    """RecBole's own Python."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    return python
+
+
+def write_interactions(histories: datasets.Dataset, folder: Path) -> None:
+    """Whole histories, the targets of validation and test at their ends, as RecBole's atomic file.
+
+    RecBole cuts off two items of each user, for validation and test.
+    """
+    (folder / "data").mkdir()
+    with open(folder / "data" / "data.inter", "w", encoding="utf-8") as file:
+        file.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        for user in histories:
+            for place, item in enumerate([*user["item_ids"], user["target"]]):
+                file.write(f"{user['user_id']}\t{item}\t{place}\n")
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of every epoch, and of every evaluation after it."""
+
+    def __init__(self):
+        self.epochs, self.evaluations, self.start = [], [], 0.0
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.epochs.append(time.perf_counter() - self.start)
+        self.start = time.perf_counter()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluations.append(time.perf_counter() - self.start)
+
+
+def train_ours(items, train, validation, epochs: int) -> dict:
+    """Epoch and evaluation seconds of IDRec."""
+    config = TransRecConfig(num_items=len(items), hidden_size=64, max_seq_len=20, loss_type="full_softmax")
+    model, processor = TransRecForSequentialRecommendation(config), TransRecProcessor(item_ids=items["item_id"])
+    targets = sum(len(history) - 1 for history in train["item_ids"]) / len(train)
+    with tempfile.TemporaryDirectory() as folder:
+        args = TransRecTrainingArguments(
+            output_dir=folder,
+            use_cpu=True,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=round(TARGETS_PER_BATCH / targets),
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            save_strategy="no",
+            load_best_model_at_end=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        watch = Stopwatch()
+        trainer = TransRecTrainer(model, args, items, train, validation, processing_class=processor, callbacks=[watch])
+        trainer.train()
+    hits = [entry["eval_hr@10"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
+    return {"epoch_seconds": watch.epochs, "evaluation_seconds": watch.evaluations, "hr@10": hits[-1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", help="Folder of the raw files.")
+    parser.add_argument("--dataset_config_name", default="Amazon_Beauty")
+    parser.add_argument("--venv", type=Path, help="Environment of RecBole; made where it is not there.")
+    parser.add_argument("--epochs", type=int, default=3, help="Of each turn.")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--num_users", type=int, help="Only so many users.")
+    parser.add_argument("--output_file", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    datasets.disable_progress_bars()
+    items = load_items("ninerec", args.dataset_config_name, data_dir=args.data_dir)
+    train, validation, test = (
+        load_sequences("ninerec", args.dataset_config_name, split, data_dir=args.data_dir)
+        for split in ("train", "validation", "test")
+    )
+    if args.num_users is not None:
+        train, validation, test = (split.select(range(args.num_users)) for split in (train, validation, test))
+    found = {"recbole": [], "ours": []}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        python = install(args.venv or folder / "venv")
+        write_interactions(test, folder)
+        (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+        for _ in range(args.turns):
+            command = [python, folder / "worker.py", folder, args.epochs, TARGETS_PER_BATCH, torch.get_num_threads()]
+            done = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"RecBole failed:\n{done.stderr[-3000:]}")
+            found["recbole"].append(json.loads(done.stdout.splitlines()[-1]))
+            found["ours"].append(train_ours(items, train, validation, args.epochs))
+    record = {
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "modeling_transrec": __version__,
+        },
+        "recbole": found["recbole"][0].pop("versions"),
+        "command": f"python benchmarks/recbole_sasrec.py --data_dir DATA --epochs {args.epochs} --turns {args.turns}",
+        "data": {"name": args.dataset_config_name, "users": len(train), "items": len(items)},
+    }
+    for name in ("epoch_seconds", "evaluation_seconds"):
+        medians = {who: statistics.median(s for turn in turns for s in turn[name]) for who, turns in found.items()}
+        record[name] = {who: round(seconds, 3) for who, seconds in medians.items()}
+        record[name]["recbole ÷ ours"] = round(medians["recbole"] / medians["ours"], 2)
+    record["hr@10 of the validation split after the last epoch"] = {
+        who: turns[-1]["hr@10"] for who, turns in found.items()
+    }
+    args.output_file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,603 @@
+"""What a training step and an evaluation cost, beside a naive implementation and the floor.
+
+    python benchmarks/speed.py                                  # CPU
+    python benchmarks/speed.py --device cuda --dtype bfloat16   # BERT-base, Swin-T and ids on a GPU
+
+All that is compared runs in one process, in turn, on the same batches; ratios are medians over the rounds. A step is
+forward and backward pass, without the optimizer, which costs all the same.
+
+- naive: every position's positive and negative, padding included, texts of 30 tokens; see naive.py;
+- ours: the collator's batch through the model;
+- floor: the bare backbone over the batch's distinct items, texts padded to the longest; for ids the table, the user
+  encoder and the loss over the batch as one padded block.
+
+Data have the lengths, popularity and text lengths of Amazon_Beauty and ML100K, synthetic unless `--data_dir` holds the
+files; pictures are noise. Results: `benchmarks/results/speed_cpu.json` and `.md`, or `speed_cuda`.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import naive
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ViTImageProcessorPil
+
+from modeling_transrec import (
+    FullRankingEvaluator,
+    TransRecConfig,
+    TransRecDataCollator,
+    TransRecForSequentialRecommendation,
+    TransRecProcessor,
+    TransRecTrainer,
+    TransRecTrainingArguments,
+    __version__,
+    load_items,
+    load_sequences,
+    train_tokenizer,
+)
+from modeling_transrec.data import count_actions, histories_as_rows, prepare_items, read_histories
+from modeling_transrec.data_collator import left_pad_lists
+from modeling_transrec.experiment import SMALL_BERT, SMALL_RESNET
+from modeling_transrec.metrics import ranking_metrics
+from modeling_transrec.scoring import encode_catalogue
+from modeling_transrec.trainer import number_users
+
+
+RESULTS = Path(__file__).parent / "results"
+VOCAB_SIZE, MAX_SEQ_LEN, USERS_PER_BATCH = 8000, 20, 64
+PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}  # dense bfloat16, by part of the name
+
+
+class Shape(NamedTuple):
+    """A data set's size and deciles: items of a training history, tokens of a text, training actions on an item."""
+
+    num_users: int
+    num_items: int
+    history_lengths: tuple[float, ...]
+    text_lengths: tuple[float, ...]
+    item_counts: tuple[float, ...]
+
+
+SHAPES = {
+    "Amazon_Beauty": Shape(
+        22_363,
+        12_101,
+        (3, 3, 3, 3, 4, 4, 5, 6, 8, 12, 21),
+        (2, 6, 7, 7, 8, 8, 8, 9, 9, 10, 16),
+        (0, 3, 4, 4, 5, 6, 8, 10, 14, 25, 361),
+    ),
+    "ML100K": Shape(
+        943,
+        1_409,
+        (18, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21),
+        (7, 8, 8, 9, 9, 10, 11, 11, 12, 14, 25),
+        (0, 1, 2, 3, 5, 8, 11, 15, 21, 34, 131),
+    ),
+}
+MEDIUM_BERT = {**SMALL_BERT, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
+MEDIUM_BERT["intermediate_size"] = 1536
+SMALL_VIT = {"model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_size": 128, "num_hidden_layers": 4}
+SMALL_VIT |= {"num_attention_heads": 4, "intermediate_size": 512}
+SWIN_T = {"model_type": "swin", "image_size": 224, "embed_dim": 96, "depths": [2, 2, 6, 2]}
+SWIN_T |= {"num_heads": [3, 6, 12, 24], "window_size": 7}
+BACKBONES = {  # by device: fields of the configuration
+    "cpu": {
+        "id": {},
+        "text: BERT 2 x 128": {"text_config": SMALL_BERT},
+        "text: BERT 6 x 384": {"text_config": MEDIUM_BERT},
+        "image: small ResNet, 64 px": {"vision_config": {**SMALL_RESNET, "image_size": 64}},
+        "image: small ViT, 64 px": {"vision_config": SMALL_VIT},
+    },
+    "cuda": {
+        "id": {},
+        "text: BERT-base": {"text_config": {"model_type": "bert"}},
+        "image: Swin-T, 224 px": {"vision_config": SWIN_T},
+    },
+}
+
+
+class Data(NamedTuple):
+    """A catalogue of prepared items, numbered training histories and the items' counts."""
+
+    items: datasets.Dataset
+    histories: datasets.Dataset
+    item_counts: np.ndarray
+
+
+def draw(deciles: tuple[float, ...], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Integers whose distribution has these deciles."""
+    return np.interp(rng.random(count), np.linspace(0, 1, len(deciles)), deciles).round().astype(int)
+
+
+def synthetic_histories(shape: Shape, rng: np.random.Generator) -> datasets.Dataset:
+    """Histories as rows, items by popularity."""
+    lengths = draw(shape.history_lengths, shape.num_users, rng)
+    weights = draw(shape.item_counts, shape.num_items, rng) + 0.5
+    flat = rng.choice(shape.num_items, size=lengths.sum(), p=weights / weights.sum())
+    lists = [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])]
+    features = datasets.Features(
+        {"history": datasets.List(datasets.Value("int32")), "target": datasets.Value("int32")}
+    )
+    targets = rng.integers(0, shape.num_items, shape.num_users)
+    return datasets.Dataset.from_dict({"history": lists, "target": targets}, features=features)
+
+
+def synthetic_items(shape: Shape, config: TransRecConfig, rng: np.random.Generator) -> datasets.Dataset:
+    """Items as the processor prepares them: random tokens, noise, rows of the id table."""
+    if config.modality == "text":
+        lengths = draw(shape.text_lengths, shape.num_items, rng)
+        flat = rng.integers(5, VOCAB_SIZE, lengths.sum())
+        columns = {"input_ids": [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])]}
+    elif config.modality == "image":
+        size = 3 * config.vision_config.image_size**2
+        pool = [rng.integers(0, 256, size, dtype=np.uint8).tobytes() for _ in range(256)]
+        columns = {"pixels": [pool[row % len(pool)] for row in range(shape.num_items)]}
+    else:
+        columns = {"item_ids": list(range(shape.num_items))}
+    return datasets.Dataset.from_dict(columns)
+
+
+def make_data(name: str, config: TransRecConfig, processor: TransRecProcessor, data_dir: str | None) -> Data:
+    """A data set of this shape; where there is a folder, its histories and texts."""
+    rng = np.random.default_rng(0)
+    shape = SHAPES[name]
+    if data_dir is None:
+        histories = synthetic_histories(shape, rng)
+    else:
+        sequences = load_sequences("ninerec", name, "train", data_dir=data_dir)
+        items = load_items("ninerec", name, data_dir=data_dir)
+        histories = histories_as_rows(sequences, items["item_id"])
+    if data_dir is not None and config.modality == "text":
+        prepared = prepare_items(items, processor)
+    else:
+        prepared = synthetic_items(shape, config, rng)
+    return Data(prepared, number_users(histories), count_actions(histories, len(prepared)))
+
+
+def make_processor(config: TransRecConfig, name: str, data_dir: str | None) -> TransRecProcessor:
+    if config.modality == "text":
+        texts = ["red shoes", "blue lamp"]
+        if data_dir is not None:
+            texts = [text for text in load_items("ninerec", name, data_dir=data_dir)["text_en"] if text]
+        return TransRecProcessor(train_tokenizer(texts, VOCAB_SIZE))
+    if config.modality == "image":
+        size = config.vision_config.image_size
+        return TransRecProcessor(image_processor=ViTImageProcessorPil(size={"height": size, "width": size}))
+    return TransRecProcessor(item_ids=[str(row) for row in range(config.num_items)])
+
+
+class Bench:
+    """A model with data to step on.
+
+    Args:
+        name: of the data set's shape.
+        fields: of the configuration.
+        args: the command line.
+    """
+
+    def __init__(self, name: str, fields: dict, args: argparse.Namespace, shape: Shape | None = None):
+        torch.manual_seed(0)
+        fields = {"max_seq_len": MAX_SEQ_LEN, "loss_type": "bce", **fields}
+        if not {"text_config", "vision_config"} & fields.keys():
+            fields["num_items"] = (shape or SHAPES[name]).num_items
+        if "text_config" in fields:
+            fields["text_config"] = {**fields["text_config"], "vocab_size": VOCAB_SIZE}
+        self.args, self.device = args, torch.device(args.device)
+        self.model = TransRecForSequentialRecommendation(TransRecConfig(**fields)).train().to(self.device)
+        config = self.model.config
+        if shape is None:
+            self.processor = make_processor(config, name, args.data_dir)
+            self.data = make_data(name, config, self.processor, args.data_dir)
+        else:
+            rng = np.random.default_rng(0)
+            self.processor = make_processor(config, name, None)
+            histories = synthetic_histories(shape, rng)
+            items = synthetic_items(shape, config, rng)
+            self.data = Data(items, number_users(histories), count_actions(histories, len(items)))
+        self.collator = TransRecDataCollator(config, self.data.items, self.processor, self.data.item_counts)
+
+    def features(self, round_number: int, batch_size: int) -> list[dict]:
+        """Users of one batch."""
+        users = np.random.default_rng(round_number).integers(0, len(self.data.histories), batch_size)
+        return [self.data.histories[int(user)] for user in users]
+
+    def to_device(self, batch: dict) -> dict:
+        return self.processor.normalize({name: tensor.to(self.device) for name, tensor in batch.items()})
+
+    def autocast(self):
+        if self.args.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.args.dtype))
+
+    def step(self, loss: Callable[[], torch.Tensor]) -> float:
+        """Forward and backward pass; the loss."""
+        self.model.zero_grad()
+        with self.autocast():
+            value = loss()
+        value.backward()
+        return value.item()
+
+    def our_step(self, batch: dict) -> float:
+        return self.step(lambda: self.model(**batch).loss)
+
+    def steps(self, features: list[dict]) -> dict[str, Callable[[], float]]:
+        """The three steps on one batch, by name."""
+        batch = self.to_device(self.collator(features))
+        users = np.array([feature["user"] for feature in features])
+        rows = left_pad_lists([feature["history"][-(MAX_SEQ_LEN + 1) :] for feature in features])
+        rows = np.pad(rows, ((0, 0), (MAX_SEQ_LEN + 1 - rows.shape[1], 0)), constant_values=-1)
+        inputs = self.to_device(naive.item_inputs(self.collator, rows, users))
+        rows = torch.from_numpy(rows).to(self.device)
+        return {
+            "naive": lambda: self.step(lambda: naive.training_loss(self.model, inputs, rows)),
+            "ours": lambda: self.our_step(batch),
+            "floor": lambda: self.step(lambda: self.floor(batch)),
+        }
+
+    def floor(self, batch: dict) -> torch.Tensor:
+        """The bare backbone over the batch's distinct items; for ids the whole model on one padded block."""
+        encoder = self.model.item_encoder
+        if encoder.backbones:
+            return naive.features(encoder, batch).float().sum()
+        table, mask = encoder.id_embedding(batch["item_ids"]), batch["item_index"] >= 0
+        hidden = naive.sasrec(self.model.model.user_encoder, table[batch["item_index"].clamp(min=0)], mask)
+        positive = (hidden * table[batch["labels"].clamp(min=0)]).sum(-1)
+        negative = (hidden * table[batch["negative_index"][:, :, 0].clamp(min=0)]).sum(-1)
+        return ((F.softplus(-positive) + F.softplus(negative)) * mask).sum() / mask.sum()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(function: Callable, device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def in_turn(rounds: Iterable[dict[str, Callable]], device: torch.device, seconds: float, least: int = 3) -> dict:
+    """Times of functions by name, each round in turn, the first round to warm up; until `seconds` are over."""
+    times, start = [], None
+    for number, functions in enumerate(rounds):
+        found = {name: seconds_of(function, device) for name, function in functions.items()}
+        if number == 0:
+            start = time.perf_counter()
+            continue
+        times.append(found)
+        if len(times) >= least and time.perf_counter() - start > seconds:
+            break
+    return {name: [found[name] for found in times] for name in times[0]}
+
+
+def summary(times: dict[str, list[float]]) -> dict:
+    """Median seconds of each, and medians over the rounds of naive ÷ ours and ours ÷ floor."""
+    found = {"seconds": {name: round(statistics.median(values), 6) for name, values in times.items()}}
+    found["rounds"] = len(times["ours"])
+    for one, other in (("naive", "ours"), ("ours", "floor")):
+        if one in times and other in times:
+            ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
+            found[f"{one} ÷ {other}"] = round(statistics.median(ratios), 2)
+    return found
+
+
+def peak_bytes(function: Callable, device: torch.device) -> int:
+    """Most bytes that a function allocates at one time, beside what lies there already."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events), default=0)
+
+
+def measure_training(args: argparse.Namespace) -> Iterable[dict]:
+    """Naive, ours and floor for every backbone and data set."""
+    for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
+        bench = Bench(name, fields, args)
+        rounds = (bench.steps(bench.features(number, args.batch_size)) for number in itertools.count())
+        times = in_turn(rounds, bench.device, args.seconds)
+        features = bench.features(0, args.batch_size)
+        batch, steps = bench.to_device(bench.collator(features)), bench.steps(features)
+        row = {"backbone": backbone, "data": name, **summary(times)}
+        row["peak MB"] = {step: round(peak_bytes(run, bench.device) / 1e6, 1) for step, run in steps.items()}
+        bench.model.eval()  # without dropout, the losses are the same
+        losses = {step: steps[step]() for step in ("naive", "ours")}
+        if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
+            raise RuntimeError(f"{backbone}: the naive step's loss is not ours: {losses}")
+        row |= throughput(bench, batch, row["seconds"])
+        yield row
+
+
+def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:
+    """Tokens or pictures a second of our step and, on a GPU, the share of its peak FLOPs that are used."""
+    found = {}
+    if "attention_mask" in batch:
+        found["tokens per second"] = round(int(batch["attention_mask"].sum()) / seconds["ours"])
+    if "pixel_values" in batch:
+        found["images per second"] = round(len(batch["pixel_values"]) / seconds["ours"])
+    if bench.device.type == "cuda" and found:
+        with FlopCounterMode(display=False) as counter:
+            bench.our_step(batch)
+        achieved = counter.get_total_flops() / seconds["ours"] / 1e12
+        device = torch.cuda.get_device_name()
+        known = [peak for part, peak in PEAK_TFLOPS.items() if part in device]
+        peak = bench.args.peak_tflops or (known[0] if known else None)
+        found |= {"TFLOP/s": round(achieved, 1), "MFU": None if peak is None else round(achieved / peak, 3)}
+    return found
+
+
+class RankingBench(Bench):
+    """A model with users to rank every item for; targets are drawn at random."""
+
+    def __init__(self, name: str, fields: dict, args: argparse.Namespace, shape: Shape):
+        super().__init__(name, fields, args, shape)
+        self.model.eval()
+        item_ids = [str(row) for row in range(shape.num_items)]
+        targets = np.random.default_rng(1).choice(item_ids, shape.num_users)
+        lists = [[item_ids[row] for row in history] for history in self.data.histories["history"]]
+        split = datasets.Dataset.from_dict({"item_ids": lists, "target": targets})
+        items = datasets.Dataset.from_dict({"item_id": item_ids})
+        self.evaluator = FullRankingEvaluator(items, split, prepared_items=self.data.items)
+        self.catalogue = self.encode()
+        self.batches = [rows for rows, _ in self.evaluator.batches(self.device)]
+
+    def encode(self) -> torch.Tensor:
+        return encode_catalogue(self.model, self.data.items, self.processor)
+
+    @torch.no_grad()
+    def encode_naively(self) -> None:
+        for start in range(0, len(self.data.items), 256):
+            inputs = naive.pad_texts(self.processor.pad(self.data.items[start : start + 256]))
+            naive.encode(self.model.item_encoder, self.to_device(inputs))
+
+    @torch.no_grad()
+    def states(self, histories: torch.Tensor) -> torch.Tensor:
+        """User vectors `(B, D)` of histories `(B, L)`."""
+        inputs = histories[:, -MAX_SEQ_LEN:]
+        mask = inputs >= 0
+        return self.model.get_user_features(self.catalogue[inputs.clamp(min=0)] * mask[:, :, None], mask)
+
+    def rank(self) -> dict[str, float]:
+        return self.evaluator.evaluate(lambda rows, users: self.states(rows) @ self.catalogue.T, self.device)
+
+    def rank_naively(self) -> dict[str, float]:
+        evaluator, ranks = self.evaluator, []
+        for start in range(0, len(evaluator.targets), evaluator.batch_size):
+            users = np.arange(start, min(start + evaluator.batch_size, len(evaluator.targets)))
+            rows = read_histories(evaluator.histories, users)
+            states = self.states(torch.from_numpy(rows).to(self.device))
+            ranks += naive.rank_users(states, self.catalogue, rows, evaluator.targets[users])
+        ranks = torch.tensor(ranks)
+        return ranking_metrics(ranks, torch.zeros_like(ranks), evaluator.ks)
+
+    def floor_of_ranking(self) -> None:
+        for rows in self.batches:
+            self.states(rows) @ self.catalogue.T
+
+
+def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
+    """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; and the catalogue."""
+    backbone = next(name for name in args.backbones if name.startswith("text"))
+    for name in args.shapes:
+        shape = SHAPES[name]._replace(num_users=min(SHAPES[name].num_users, args.eval_users))
+        bench = RankingBench(name, args.backbones[backbone], args, shape)
+        found, expected = bench.rank(), bench.rank_naively()
+        if any(abs(found[metric] - expected[metric]) > 1e-4 for metric in expected):
+            raise RuntimeError(f"the loop's metrics are not ours: {expected}, {found}")
+        size = {"users": shape.num_users, "items": shape.num_items}
+        ranking = {"naive": bench.rank_naively, "ours": bench.rank, "floor": bench.floor_of_ranking}
+        encoding = {"naive": bench.encode_naively, "ours": bench.encode}
+        for what, functions in (("ranking", ranking), ("catalogue encoding", encoding)):
+            times = in_turn(itertools.repeat(functions), bench.device, args.seconds)
+            peak = {step: round(peak_bytes(run, bench.device) / 1e6, 1) for step, run in functions.items()}
+            yield {"what": what, "data": name, "backbone": backbone, **size, **summary(times), "peak MB": peak}
+
+
+def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
+    """Share of an epoch's time in which the Trainer's step waits for its batch, by number of workers."""
+    for (backbone, fields), workers in itertools.product(args.backbones.items(), (0, args.workers)):
+        name = args.shapes[0]
+        bench = Bench(name, fields, args)
+        ids = [str(row) for row in range(len(bench.data.items))]
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TransRecTrainingArguments(
+                output_dir=folder,
+                use_cpu=args.device == "cpu",
+                bf16=args.dtype == "bfloat16",
+                per_device_train_batch_size=args.batch_size,
+                dataloader_num_workers=workers,
+                eval_strategy="no",
+                load_best_model_at_end=False,
+                report_to="none",
+            )
+            items = datasets.Dataset.from_dict({"item_id": ids})
+            trainer = TransRecTrainer(bench.model, arguments, items, processing_class=bench.processor)
+            trainer.train_dataset, trainer.data_collator = bench.data.histories, bench.collator
+            waited, computed, batches = 0.0, 0.0, iter(trainer.get_train_dataloader())
+            bench.model.train()
+            for number in range(args.loading_steps + 1):
+                synchronize(bench.device)
+                start = time.perf_counter()
+                batch = next(batches)
+                there = time.perf_counter()
+                bench.our_step(bench.to_device(batch))
+                synchronize(bench.device)
+                if number:  # the first starts the workers
+                    waited, computed = waited + there - start, computed + time.perf_counter() - there
+            del batches
+        yield {"backbone": backbone, "data": name, "workers": workers, "waits": round(waited / (waited + computed), 4)}
+
+
+def measure_growth(args: argparse.Namespace) -> Iterable[dict]:
+    """Seconds and peak memory of our step against batch, history, catalogue and users; the last three with ids."""
+    base = SHAPES["Amazon_Beauty"]
+    fields = next(fields for name, fields in args.backbones.items() if name.startswith("text"))
+
+    def step_row(along: str, size: int, bench: Bench, batch_size: int, **labels) -> dict:
+        def rounds():
+            for number in itertools.count():
+                batch = bench.to_device(bench.collator(bench.features(number, batch_size)))
+                yield {"ours": lambda batch=batch: bench.our_step(batch)}
+
+        times = in_turn(rounds(), bench.device, args.seconds / 4)
+        run = next(rounds())["ours"]
+        peak = round(peak_bytes(run, bench.device) / 1e6, 1)
+        seconds = round(statistics.median(times["ours"]), 6)
+        return {"along": along, "size": size, **labels, "seconds": seconds, "peak MB": peak}
+
+    bench = Bench("Amazon_Beauty", fields, args, base)
+    for chunk_size in (None, 256):
+        bench.model.item_encoder.chunk_size = chunk_size
+        for users in args.growth_batches:
+            yield step_row("users in the batch", users, bench, users, gradient_caching_chunk_size=chunk_size)
+    for length in args.growth_lengths:
+        shape = base._replace(num_users=2_000, history_lengths=(length + 1,) * 11)
+        yield step_row("history length", length, Bench("", {"max_seq_len": length}, args, shape), args.batch_size)
+    for num_items in args.growth_catalogues:
+        shape = base._replace(num_users=2_000, num_items=num_items)
+        yield step_row("catalogue", num_items, Bench("", {}, args, shape), args.batch_size)
+    for num_users in args.growth_users:
+        shape = base._replace(num_users=num_users)
+        yield step_row("users of the data set", num_users, Bench("", {}, args, shape), args.batch_size)
+
+
+def measure_largest_batch(args: argparse.Namespace) -> Iterable[dict]:
+    """Most users in a batch that fit into 24 GB of a GPU, with and without gradient caching, by doubling."""
+    share = 24e9 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
+    for (backbone, fields), chunk_size in itertools.product(args.backbones.items(), (None, 256)):
+        if backbone == "id":
+            continue
+        bench = Bench("Amazon_Beauty", fields, args)
+        bench.model.item_encoder.chunk_size = chunk_size
+        optimizer = torch.optim.AdamW(bench.model.parameters(), fused=True)
+        users = 64
+        while users <= 65_536 and _fits(bench, optimizer, users):
+            users *= 2
+        del bench, optimizer
+        torch.cuda.empty_cache()
+        yield {"backbone": backbone, "gradient_caching_chunk_size": chunk_size, "users": users // 2}
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _fits(bench: Bench, optimizer: torch.optim.Optimizer, users: int) -> bool:
+    try:
+        batch = bench.to_device(bench.collator(bench.features(0, users)))
+        bench.our_step(batch)
+        optimizer.step()
+        return True
+    except torch.cuda.OutOfMemoryError:
+        return False
+
+
+SECTIONS = {
+    "training": measure_training,
+    "evaluation": measure_evaluation,
+    "loading": measure_loading,
+    "growth": measure_growth,
+    "largest_batch": measure_largest_batch,
+}
+
+
+def flatten(row: dict) -> dict:
+    """Nested fields as `"seconds, ours"`."""
+    flat = {}
+    for name, value in row.items():
+        inner = value if isinstance(value, dict) else {None: value}
+        flat |= {name if key is None else f"{name}, {key}": one for key, one in inner.items()}
+    return flat
+
+
+def render(record: dict) -> str:
+    """The results as Markdown, a table a section."""
+    machine = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
+    lines = ["# Speed", "", f"{machine}.", "", "```bash", record["command"], "```"]
+    for section, rows in record["results"].items():
+        about = " ".join(SECTIONS[section].__doc__.split())
+        names = list(dict.fromkeys(name for row in rows for name in flatten(row)))
+        lines += ["", f"## {section.replace('_', ' ').capitalize()}", "", about, ""]
+        lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+        for row in map(flatten, rows):
+            lines.append(f"| {' | '.join('' if row.get(name) is None else str(row[name]) for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="Autocast to it.")
+    parser.add_argument("--data_dir", help="Folder of the raw files; by default data of the same shape are made.")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="By default all that the device can run.")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--backbones", nargs="+", help="Parts of their names; by default all.")
+    parser.add_argument("--batch_size", type=int, default=USERS_PER_BATCH)
+    parser.add_argument("--seconds", type=float, default=20.0, help="For the rounds of a row; at least 3 are run.")
+    parser.add_argument("--eval_users", type=int, default=4096)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--loading_steps", type=int, default=20)
+    parser.add_argument("--growth_batches", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--growth_lengths", type=int, nargs="+", default=[10, 20, 50, 100, 200])
+    parser.add_argument("--growth_catalogues", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--growth_users", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--peak_tflops", type=float, help="Of the GPU, for the model FLOPs utilisation.")
+    parser.add_argument("--output_file", type=Path, help="By default benchmarks/results/speed_DEVICE.json.")
+    parser.add_argument("--render", action="store_true", help="Only write the table of what is there.")
+    args = parser.parse_args(argv)
+    args.output_file = args.output_file or RESULTS / f"speed_{args.device}.json"
+    known = BACKBONES[args.device]
+    parts = args.backbones or [""]
+    args.backbones = {name: fields for name, fields in known.items() if any(part in name for part in parts)}
+    args.sections = args.sections or [name for name in SECTIONS if name != "largest_batch" or args.device == "cuda"]
+    return args
+
+
+def main() -> None:
+    args = parse()
+    if not args.render:
+        datasets.disable_progress_bars()
+        transformers.logging.set_verbosity_error()
+        record = {"machine": {"processor": platform.machine(), "threads": torch.get_num_threads()}}
+        if args.device == "cuda":
+            record["machine"]["gpu"] = torch.cuda.get_device_name()
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        record["machine"] |= {**versions, "modeling_transrec": __version__, "dtype": args.dtype}
+        paths = {str(args.data_dir): "DATA", str(args.output_file): "FILE"}
+        record["command"] = shlex.join(
+            ["python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
+        )
+        record["results"] = {}
+        for section in args.sections:
+            for row in SECTIONS[section](args):
+                print(section, json.dumps(row), flush=True)
+                record["results"].setdefault(section, []).append(row)
+                args.output_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = json.loads(args.output_file.read_text(encoding="utf-8"))
+    args.output_file.with_suffix(".md").write_text(render(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Gradient caching against the plain step: the same loss and gradients, in the memory of one chunk."""
+
+import itertools
+
+import pytest
+import torch
+
+from modeling_transrec import TransRecTrainer, TransRecTrainingArguments, item_encoders
+
+from .conftest import NUM_USERS
+
+
+CHUNK_SIZE = 5
+KINDS = ("text", "image", "text+image", "text+id", "clip", "vilt")
+
+
+def step(model, batch, seed: int = 0, autocast: bool = False):
+    """Loss and gradients of one step, and the random state after it."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = model(**batch).loss
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), gradients, torch.get_rng_state()
+
+
+def assert_same(one, other, atol: float = 1e-5):
+    assert one[0] == pytest.approx(other[0], abs=atol)
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in one[1].items():
+        assert torch.allclose(gradient, other[1][name], atol=atol), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_step(kind, make_model, make_collator, histories):
+    model = make_model(kind, loss_type="bce", num_negatives=2)
+    batch = make_collator(kind, model)([histories[user] for user in range(NUM_USERS)])
+    plain = step(model, batch)
+    model.enable_gradient_caching(CHUNK_SIZE)
+    assert_same(step(model, batch), plain)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_that_of_the_plain_step(
+    kind, activation_checkpointing, autocast, make_model, make_collator, histories, monkeypatch
+):
+    """The plain step here encodes the same chunks, with all their activations kept."""
+    model = make_model(kind, loss_type="bce", hidden_dropout_prob=0.3, item_dropout_prob=0.3).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    if activation_checkpointing:
+        model.activation_checkpointing_enable()
+    batch = make_collator(kind, model)([histories[user] for user in range(NUM_USERS)])
+    model.enable_gradient_caching(CHUNK_SIZE)
+    cached = step(model, batch, autocast=autocast)
+    with monkeypatch.context() as patch:
+        patch.setattr(item_encoders, "checkpoint", lambda function, *args, use_reentrant: function(*args))
+        plain = step(model, batch, autocast=autocast)
+    assert_same(cached, plain, atol=1e-6)
+    assert torch.equal(cached[2], plain[2])  # what comes after the step draws the same
+    assert cached[0] != pytest.approx(step(model, batch, seed=1, autocast=autocast)[0], abs=1e-3)  # there was dropout
+
+
+def peak_bytes(function) -> int:
+    """Most bytes that were allocated at one time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+def test_memory_does_not_grow_with_the_number_of_items(make_model):
+    model = make_model("text")
+
+    def growth() -> float:
+        """Bytes for each further item."""
+
+        def step(num_items: int):
+            ids = torch.ones(num_items, 12, dtype=torch.long)
+            model.get_item_features(input_ids=ids, attention_mask=ids).sum().backward()
+
+        return (peak_bytes(lambda: step(400)) - peak_bytes(lambda: step(100))) / 300
+
+    plain = growth()
+    model.enable_gradient_caching(20)
+    assert plain > 10_000
+    assert growth() < 1_000  # tokens, mask and vector
+
+
+def test_the_trainer_trains_to_the_same_weights(
+    make_model, items, train_split, validation_split, processor_of, tmp_path
+):
+    weights = []
+    for chunk_size in (None, CHUNK_SIZE):
+        model = make_model("text", loss_type="bce", hidden_dropout_prob=0.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        args = TransRecTrainingArguments(
+            output_dir=str(tmp_path / str(chunk_size)),
+            gradient_caching_chunk_size=chunk_size,
+            num_train_epochs=2,
+            per_device_train_batch_size=3,
+            gradient_accumulation_steps=2,
+            optim="sgd",
+            learning_rate=0.05,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        )
+        trainer = TransRecTrainer(
+            model, args, items, train_split, validation_split, processing_class=processor_of["text"]
+        )
+        trainer.train()
+        assert trainer.model.item_encoder.chunk_size == chunk_size
+        weights.append(trainer.model.state_dict())
+    for name, weight in weights[0].items():
+        assert torch.allclose(weights[1][name], weight, atol=1e-5), name
+
+
+def test_what_cannot_be_encoded_in_chunks_is_refused(make_model):
+    resnet = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
+    resnet |= {"layer_type": "basic"}
+    model = make_model("image", vision_config=resnet)
+    with pytest.raises(ValueError, match="batch norm"):
+        model.enable_gradient_caching(8)
+    model.freeze_backbone()
+    model.enable_gradient_caching(8)
+    with pytest.raises(ValueError, match="id model"):
+        make_model("id").enable_gradient_caching(8)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_model("text").enable_gradient_caching(0)
