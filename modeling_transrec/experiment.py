@@ -457,7 +457,7 @@ def _read_backbone_config(option: str, value: str) -> dict:
 def train(
     model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
 ) -> TransRecTrainer:
-    """Trains, keeps the best checkpoint by validation HR@10, saves model and processor in `output_dir`.
+    """Trains, keeps the best checkpoint by validation HR@10, saves model, processor and card in `output_dir`.
 
     The test split is not read.
     """
@@ -481,11 +481,17 @@ def train(
     if resume is not None and resume.lower() in ("true", "false"):  # HfArgumentParser knows it as a path alone
         resume = resume.lower() == "true"
     result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
+    card = {"dataset": data_args.dataset_name, "dataset_args": data_args.dataset_config_name}
+    card["finetuned_from"] = model_args.model_name_or_path
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.save_model()
+        trainer.create_model_card(**card)
+    trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
     return trainer
 
 
