@@ -275,7 +275,7 @@ class ModelArguments:
 
 def load_config(model_name_or_path: str) -> TransRecConfig:
     """The configuration of a TransRec checkpoint; another model's is an error."""
-    config = AutoConfig.from_pretrained(model_name_or_path)
+    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
     if config.model_type != TransRecConfig.model_type:
         raise ValueError(
             f"{model_name_or_path} is a {config.model_type} model, not a TransRec checkpoint; a backbone is given as "

@@ -1,5 +1,6 @@
 """The Trainer: transformers' own, with the item-once collator, two learning rates and full-ranking validation."""
 
+import contextlib
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from .model_card import (
     split_hyperparameters,
     write_model_card,
 )
-from .modeling_transrec import TransRecForSequentialRecommendation
+from .modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
 from .processing_transrec import TransRecProcessor
 from .scoring import precompute_features
 from .training_args import TransRecTrainingArguments
@@ -200,7 +201,11 @@ class TransRecTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
         folder = self.args.output_dir if output_dir is None else output_dir
-        super().save_model(output_dir, _internal_call=True)
+        code = contextlib.nullcontext()
+        if self.args.hub_with_code:
+            code = saved_with_code(self.accelerator.unwrap_model(self.model), self.processing_class)
+        with code:
+            super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             os.remove(os.path.join(folder, TRAINING_ARGS_NAME))
             with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:

@@ -52,10 +52,11 @@ class HubServer:
 
     Args:
         root: folders `ROOT/ORGANIZATION/NAME`, if given, are model repositories from the start.
-        tokens: what each token may do, `"read"` or `"write"`; anything else, and nothing, may read what is public.
+        tokens: what each token may do, `"read"` or `"write"`; others are expired; without one, what is public.
+        port: a port, or 0 for any free one.
     """
 
-    def __init__(self, root: Path | None = None, tokens: dict[str, str] | None = None):
+    def __init__(self, root: Path | None = None, tokens: dict[str, str] | None = None, port: int = 0):
         self.tokens = {"hf_write": "write", "hf_read": "read"} if tokens is None else tokens
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.lfs: dict[str, bytes] = {}
@@ -64,7 +65,7 @@ class HubServer:
         for folder in sorted(root.glob("*/*")) if root is not None else ():
             files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
             self.add(f"{folder.parent.name}/{folder.name}", files)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
