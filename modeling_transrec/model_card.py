@@ -1,5 +1,6 @@
 """The model card: what a checkpoint is, what it was trained on and what was measured."""
 
+import hashlib
 import json
 import os
 import platform
@@ -155,6 +156,19 @@ def describe_model(
         "example_ids": list(processor.item_ids[:3]) if config.modality == "id" else [],
         "example_user": processor.user_ids[0] if processor.user_ids else None,
     }
+
+
+def checkpoint_hash(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> str:
+    """Equal for two checkpoints that make the same vectors of the same items and histories."""
+    config = model.config
+    nested = (*config.sub_configs_defaults, "peft_config")
+    options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    digest.update(processor.fingerprint.encode())
+    for name, tensor in model.base_model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def is_hub_id(name: str | None) -> bool:
