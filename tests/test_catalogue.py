@@ -1,5 +1,7 @@
 """A catalogue that travels: saved, pushed, changed without encoding it again, and never mixed with another model."""
 
+import sys
+
 import datasets
 import pytest
 import torch
@@ -51,11 +53,9 @@ def test_centred_scores_travel(recommender, items, tmp_path):
     recommender.save_pretrained(tmp_path)
     loaded = Recommender.from_pretrained(tmp_path)
     assert loaded.recommend(HISTORIES, k=5) == centred
-    assert (
-        Recommender(loaded.model, loaded.processor).use_catalogue(recommender.catalogue).recommend(HISTORIES, k=5)
-        == pytest.approx(own)
-        or True
-    )
+    same = Recommender(loaded.model, loaded.processor)
+    assert same.use_catalogue(recommender.catalogue).recommend(HISTORIES, k=5) == own
+    assert same.use_catalogue(recommender.catalogue, histories=HISTORIES).recommend(HISTORIES, k=5) == centred
     loaded.index(items).save_pretrained(tmp_path)  # not centred any more
     assert Recommender.from_pretrained(tmp_path).recommend(HISTORIES, k=5) == own
 
@@ -158,6 +158,6 @@ def test_faiss_finds_what_the_whole_search_finds(recommender, items):
 
 
 def test_without_faiss_the_error_names_the_extra(recommender, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"modeling_transrec\[faiss\]"):
         recommender.search_with_faiss()
