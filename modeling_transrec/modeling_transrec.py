@@ -343,16 +343,19 @@ def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]
         "AutoModel": f"modeling_transrec.{TransRecModel.__name__}",
     }
     is_base = isinstance(model, TransRecModel)
-    model._auto_class = "AutoModel" if is_base else AutoModelForSequentialRecommendation.__name__
-    processor._auto_class = "AutoProcessor"
+    names = {
+        type(model): "AutoModel" if is_base else AutoModelForSequentialRecommendation.__name__,
+        type(processor): "AutoProcessor",
+    }
+    before = {owner: owner._auto_class for owner in names}
     try:
+        for owner, name in names.items():
+            owner._auto_class = name  # as register_for_auto_class does, which knows transformers' own names alone
         yield
     finally:
-        for owner in (model, processor):
-            del owner._auto_class
-        parts = [getattr(processor, name) for name in processor.get_attributes()]
-        for described in (model.config, processor, *parts):
-            vars(described).pop("auto_map", None)
+        for owner, name in before.items():
+            owner._auto_class = name
+        vars(model.config).pop("auto_map", None)
 
 
 def _load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTrainedModel:

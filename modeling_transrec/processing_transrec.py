@@ -114,6 +114,15 @@ class TransRecProcessor(ProcessorMixin):
             )
         return arguments
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; without code, what came with code does not refer to it any more."""
+        if self._auto_class is None:
+            parts = [getattr(self, name) for name in self.get_attributes()]
+            described = [vars(self), *(vars(part) for part in parts)]
+            for fields in (*described, *(part.init_kwargs for part in parts if hasattr(part, "init_kwargs"))):
+                fields.pop("auto_map", None)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     @property
     def modalities(self) -> list[str]:
         """What of an item is read, of `"text"`, `"image"` and `"id"`."""
