@@ -24,6 +24,7 @@ from transformers import (
 from .configuration_transrec import TransRecConfig
 from .data import count_actions, histories_as_rows, load_items, load_sequences
 from .evaluation import FullRankingEvaluator
+from .model_card import is_hub_id
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import drop_foreign_ids
@@ -515,6 +516,16 @@ class EvaluationArguments:
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time."})
     max_seq_len: int = field(default=20, metadata={"help": "History kept for the baselines; a model has its own."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay off the accelerator."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
+    create_pr: bool = field(default=False, metadata={"help": "As a pull request, where the repository is another's."})
+
+    def __post_init__(self):
+        if self.create_pr and not self.push_to_hub:
+            raise ValueError("--create_pr is an option of --push_to_hub")
+        if self.push_to_hub and not is_hub_id(self.model_name_or_path):
+            raise ValueError(f"--push_to_hub adds results to a card on the Hub; {self.model_name_or_path} is a folder")
+        if self.push_to_hub and self.model_name_or_path in BASELINES:
+            raise ValueError(f"--push_to_hub: {self.model_name_or_path} has no card")
 
 
 def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:

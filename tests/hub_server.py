@@ -274,8 +274,14 @@ class _Handler(BaseHTTPRequestHandler):
                 files.pop(value["path"], None)
             elif operation["key"] == "deletedFolder":
                 files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
+        answer = {}
+        if "create_pr=1" in self.parsed.query:
+            number = sum(one.startswith("refs/pr/") for one in repository.branches) + 1
+            answer["pullRequestUrl"] = f"{self.hub.url}/{name}/discussions/{number}"
+            repository.branches[f"refs/pr/{number}"] = repository.branches[branch]
+            branch = f"refs/pr/{number}"
         sha = repository.commit(branch, files)
-        self.json({"commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"})
+        self.json({"commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}", **answer})
 
     def resolve(self, kind: str, name: str, revision: str, path: str) -> None:
         repository = self.repository(kind, name)

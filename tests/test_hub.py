@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoProcessor
 
 from modeling_transrec import (
     AutoModelForSequentialRecommendation,
+    FullRankingEvaluator,
     Recommender,
     TransRecConfig,
     TransRecForSequentialRecommendation,
@@ -20,6 +21,8 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.experiment import EvaluationArguments
+from modeling_transrec.model_card import THIS_MODEL, push_results, result_row
 
 
 NAME = "ninerec/sasrec-bert-bili2m"
@@ -108,6 +111,26 @@ class TestRoundTrip:
         assert_equal_weights(TransRecModel.from_pretrained(NAME, cache_dir=tmp_path), model.model)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert_equal_weights(TransRecModel.from_pretrained(NAME, cache_dir=tmp_path), model.model)
+
+    def test_results_as_a_pull_request(self, hub, pushed, text_processor, items, validation_split):
+        Recommender(pushed, text_processor).push_to_hub("someone/model")
+        before = dict(hub.files("someone/model"))
+        evaluator = FullRankingEvaluator(items, validation_split, split="test")
+        protocol = {"dataset": "shop/reviews/Shoes", "max_seq_len": 20, **evaluator.protocol}
+        row = result_row(THIS_MODEL, evaluator(pushed, text_processor), protocol)
+        push_results("someone/model", [row], create_pr=True)
+        assert hub.files("someone/model") == before
+        repository = hub.repositories["models", "someone/model"]
+        proposed = repository.commits[repository.branches["refs/pr/1"]]
+        card = ModelCard(proposed["README.md"].decode())
+        assert {result.metric_type for result in card.data.eval_results} == set(row["metrics"])
+        assert f"**{row['metrics']['hr@10']:.4f}**" in card.text and "Nothing has been measured" not in card.text
+        assert ".eval_results/shop--reviews--Shoes--test.yaml" in proposed
+        with pytest.raises(ValueError, match="no place for results"):
+            push_results(NAME, [row])  # a card of transformers' own
+        for name, message in (("random", "has no card"), ("./outputs", "is a folder")):
+            with pytest.raises(ValueError, match=message):
+                EvaluationArguments(model_name_or_path=name, push_to_hub=True)
 
 
 class TestTrouble:
