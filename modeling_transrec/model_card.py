@@ -86,7 +86,7 @@ class DataFacts:
 
     @property
     def title(self) -> str:
-        return f"{self.name}/{self.config_name}" if self.config_name else self.name
+        return f"{self.name}/{self.config_name or 'default'}"
 
 
 @dataclass

@@ -104,11 +104,16 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
 
-        Without [`saved_with_code`], a configuration that came with code does not refer to it any more.
+        Without [`saved_with_code`], a configuration that came with code does not refer to it any more. Where on this
+        machine a backbone came from is not saved.
         """
         kwargs.setdefault("save_original_format", False)
         if self._auto_class is None:
             vars(self.config).pop("auto_map", None)
+        for name in self.config.sub_configs_defaults:
+            part = getattr(self.config, name)
+            if part is not None and (os.path.isabs(part._name_or_path) or os.path.exists(part._name_or_path)):
+                part._name_or_path = ""
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def push_to_hub(self, *args, **kwargs):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -207,7 +208,8 @@ class TransRecTrainer(Trainer):
         with code:
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
-            os.remove(os.path.join(folder, TRAINING_ARGS_NAME))
+            Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
+            os.makedirs(folder, exist_ok=True)
             with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
                 json.dump(public_training_args(self.args), file, indent=2)
         if self.args.push_to_hub and not _internal_call:
@@ -229,16 +231,14 @@ class TransRecTrainer(Trainer):
         Args:
             model_name: the repository's id; by default `hub_model_id`, or the name of `output_dir`.
             finetuned_from: the checkpoint that training started from; by default the model's own `name_or_path`.
-            dataset: the training data set, `"ninerec"`, a Hub id or a folder.
+            dataset: the training data set, `"ninerec"`, a Hub id or a folder; it stays unnamed otherwise.
             dataset_args: its configuration, such as `"Bili_Food"`.
             license: the licence of the weights.
             tags: further tags.
         """
-        data = None
-        if dataset is not None:
-            users = None if self.train_dataset is None else len(self.train_dataset)
-            data = DataFacts(dataset, dataset_args, users, len(self.items))
-        results = [] if data is None else self._validation_results(data)
+        users = None if self.train_dataset is None else len(self.train_dataset)
+        data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
+        results = self._validation_results(data)
         if not self.is_world_process_zero():
             return
         for entry in self.args.card_results or ():
@@ -307,6 +307,7 @@ class TransRecTrainer(Trainer):
             private: whether a new repository is private; by default that of the arguments.
             kwargs: those of [`create_model_card`].
         """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)

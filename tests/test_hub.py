@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, ViTImageProcessorPil
 
 from modeling_transrec import (
     AutoModelForSequentialRecommendation,
@@ -256,6 +256,20 @@ class TestSafety:
     def test_absurd_sizes_are_refused(self, changed):
         with pytest.raises(StrictDataclassClassValidationError, match="must be at most"):
             TransRecConfig(**changed)
+
+    def test_absurd_pictures_are_refused(self, image_processor):
+        absurd = ViTImageProcessorPil(size={"height": 10**6, "width": 16})
+        with pytest.raises(ValueError, match="size must be at most 8192, got height=1000000"):
+            TransRecProcessor(image_processor=absurd)
+
+    def test_folders_of_this_machine_stay_here(self, make_model, text_processor, tmp_path):
+        make_model("text").model.item_encoder.backbones[0].save_pretrained(tmp_path / "backbone")
+        model = TransRecModel.from_encoder_pretrained(str(tmp_path / "backbone"), hidden_size=16)
+        model.save_pretrained(tmp_path / "first")
+        text_processor.save_pretrained(tmp_path / "first")
+        Recommender.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+        for file in [*(tmp_path / "first").iterdir(), *(tmp_path / "second").iterdir()]:
+            assert str(tmp_path).encode() not in file.read_bytes(), file
 
     def test_a_configuration_far_larger_than_the_weights(self, make_model, tmp_path):
         make_model("id").save_pretrained(tmp_path)
