@@ -20,8 +20,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from modeling_transrec.experiment import DataArguments, EvaluationArguments, evaluate
-from modeling_transrec.model_card import THIS_MODEL, push_results, result_row
+from modeling_transrec.experiment import DataArguments, EvaluationArguments, evaluate, push_evaluation
 
 
 def main(args: list[str] | None = None) -> dict:
@@ -34,9 +33,8 @@ def main(args: list[str] | None = None) -> dict:
         if evaluation_args.output_file is not None:
             Path(evaluation_args.output_file).parent.mkdir(parents=True, exist_ok=True)
             Path(evaluation_args.output_file).write_text(text + "\n", encoding="utf-8")
-        if evaluation_args.push_to_hub:
-            row = result_row(THIS_MODEL, results["metrics"], results["protocol"])
-            print(push_results(evaluation_args.model_name_or_path, [row], create_pr=evaluation_args.create_pr))
+    if evaluation_args.push_to_hub:
+        push_evaluation(evaluation_args, data_args, results)
     return results
 
 

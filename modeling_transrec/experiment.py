@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -24,7 +24,7 @@ from transformers import (
 from .configuration_transrec import TransRecConfig
 from .data import count_actions, histories_as_rows, load_items, load_sequences
 from .evaluation import FullRankingEvaluator
-from .model_card import is_hub_id
+from .model_card import THIS_MODEL, is_hub_id, push_results, result_row
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import drop_foreign_ids
@@ -560,3 +560,20 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
     protocol = {"dataset": dataset, "model": args.model_name_or_path, "max_seq_len": max_seq_len, **evaluator.protocol}
     return {"metrics": metrics, "protocol": protocol}
+
+
+def push_evaluation(args: EvaluationArguments, data_args: DataArguments, results: dict) -> str | None:
+    """Adds what [`evaluate`] measured to the checkpoint's card, random and popularity on the same split beside it.
+
+    Returns: the commit's address; `None` on all processes but the main one.
+    """
+    rows = []
+    for name in BASELINES:
+        changes = {"model_name_or_path": name, "max_seq_len": results["protocol"]["max_seq_len"]}
+        changes.update(center_scores=False, push_to_hub=False, create_pr=False)
+        found = evaluate(replace(args, **changes), data_args)
+        rows.append(result_row(name, found["metrics"], found["protocol"]))
+    rows.append(result_row(THIS_MODEL, results["metrics"], results["protocol"]))
+    if not PartialState().is_main_process:
+        return None
+    return push_results(args.model_name_or_path, rows, create_pr=args.create_pr)

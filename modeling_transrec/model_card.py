@@ -203,8 +203,7 @@ def build_model_card(facts: CardFacts) -> ModelCard:
         with_code=facts.with_code,
         data=_describe_data(facts.data, facts.trained),
         data_condition=facts.data.condition if facts.data is not None else None,
-        protocol=_describe_protocol(facts.results),
-        results=results_table(facts.results),
+        results=_results_sections(facts.results),
         procedure="\n".join(f"- {line}" for line in facts.training) or "How it was trained was not recorded.",
         curve=facts.curve,
         no_curve="matplotlib was not installed" if not is_matplotlib_available() else "there is nothing to draw",
@@ -304,6 +303,11 @@ def _describe_protocol(results: Sequence[dict]) -> str:
         "target. Every item of the catalogue is ranked; items of the history are no candidates. The checkpoint is "
         "chosen by validation HR@10."
     )
+
+
+def _results_sections(results: Sequence[dict]) -> str:
+    """What of a card changes when results are added."""
+    return f"## Protocol\n\n{_describe_protocol(results)}\n\n## Results\n\n{results_table(results)}"
 
 
 def results_table(results: Sequence[dict]) -> str:
@@ -484,7 +488,7 @@ def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, c
     _, end, after = rest.partition(_END)
     if not end:
         raise ValueError(f"the card of {repo_id} has no place for results: {_BEGIN} … {_END}")
-    card.text = f"{before}{begin}\n{results_table(results)}\n{end}{after}"
+    card.text = f"{before}{begin}\n{_results_sections(results)}\n{end}{after}"
     card.data.eval_results = eval_results(results)
     card.data.model_name = card.data.model_name or repo_id
     files = {

@@ -67,6 +67,10 @@ def test_from_training_to_a_fine_tuned_repository(hub, tmp_path):
     after = hub.files(TARGET)
     splits = [result.dataset_split for result in ModelCard(after["README.md"].decode()).data.eval_results]
     assert set(splits) == {"validation", "test"}
+    text = after["README.md"].decode()
+    for model in ("random", "popularity", "**this model**"):
+        assert f"| {model} | {DATA}/Shoes, test |" in text and f"| {model} | {DATA}/Shoes, validation |" in text
+    assert f"`{DATA}/Shoes`, test split: 800 users" in text
     assert {name for name in after if after[name] != before.get(name)} == {
         "README.md",
         "results.json",
