@@ -1,4 +1,4 @@
-"""The whole story: train, publish, load by name elsewhere, recommend, fine-tune on other data, publish that."""
+"""The whole story: train, publish; in a fresh process load by name, recommend, fine-tune on other data, publish."""
 
 import os
 import re
@@ -19,40 +19,39 @@ TINY = '{"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_a
 TINY += '"intermediate_size": 32, "max_position_embeddings": 64}'
 
 
-def run(*command: str, home: Path, **environment: str) -> str:
-    """In a fresh process, with a fresh cache."""
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run([sys.executable, *command], env=environment, cwd=home, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "hf_write" not in done.stdout + done.stderr
-    return done.stdout
+def script(name: str, *options: str) -> None:
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(options))
 
 
 def test_from_training_to_a_fine_tuned_repository(hub, tmp_path):
-    homes = [tmp_path / name for name in ("source", "user", "target")]
-    for home in homes:
-        home.mkdir()
     common = ["--use_cpu", "true", "--disable_tqdm", "true", "--max_steps", "3", "--push_to_hub", "true"]
 
     # Train on the sample and publish.
     new = ["--text_config", TINY, "--hidden_size", "16", "--max_seq_len", "8", "--hub_with_code", "true"]
-    pretrain = str(EXAMPLES / "pretrain.py")
-    run(pretrain, *common, *new, "--output_dir", "pretrained", "--hub_model_id", SOURCE, home=homes[0])
+    script("pretrain", *common, *new, "--output_dir", str(tmp_path / "pretrained"), "--hub_model_id", SOURCE)
     published = hub.files(SOURCE)
     assert {"model.safetensors", "processor_config.json", "training_args.json", "README.md"} <= published.keys()
     assert "modeling_transrec.py" in published and not [name for name in published if name.endswith(".bin")]
 
-    # Somebody else pastes the card's snippet.
-    (snippet,) = re.findall(r"```python\n(.*?)```", published["README.md"].decode(), flags=re.DOTALL)
-    shown = run("-c", snippet, home=homes[1], HF_TOKEN="")
-    assert shown.count("'item_id'") == 2 and "'score'" in shown
-
-    # A shop fine-tunes on its own data set, from the Hub, too.
+    # A shop, elsewhere, pastes the card's snippet and fine-tunes on its own data set, from the Hub, too.
     for name, config in (("Sample_Target", "Shoes"), ("Sample_Target_items", "Shoes_items")):
         datasets.load_dataset("ninerec", name).push_to_hub(DATA, config)
+    (snippet,) = re.findall(r"```python\n(.*?)```", published["README.md"].decode(), flags=re.DOTALL)
     data = ["--dataset_name", DATA, "--dataset_config_name", "Shoes"]
     start = ["--model_name_or_path", SOURCE, "--output_dir", "finetuned", "--hub_model_id", TARGET]
-    run(str(EXAMPLES / "finetune.py"), *common, *data, *start, home=homes[2])
+    finetune = f"import runpy; runpy.run_path({str(EXAMPLES / 'finetune.py')!r})['main']({[*common, *data, *start]!r})"
+    (tmp_path / "shop").mkdir()
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "shop"), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{snippet}\n{finetune}"],
+        env=environment,
+        cwd=tmp_path / "shop",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "hf_write" not in done.stdout + done.stderr
+    assert done.stdout.splitlines()[0].count("'item_id'") == 2
     card = ModelCard(hub.files(TARGET)["README.md"].decode())
     assert card.data.base_model == [SOURCE] and card.data.datasets == [DATA]
     assert f"Fine-tuned from {SOURCE}" in card.text
@@ -62,8 +61,7 @@ def test_from_training_to_a_fine_tuned_repository(hub, tmp_path):
 
     # And adds the results on the test split to its card.
     before = dict(hub.files(TARGET))
-    options = ["--model_name_or_path", TARGET, "--use_cpu", "true", "--push_to_hub", "true"]
-    runpy.run_path(str(EXAMPLES / "evaluate.py"))["main"]([*options, *data])
+    script("evaluate", "--model_name_or_path", TARGET, "--use_cpu", "true", "--push_to_hub", "true", *data)
     after = hub.files(TARGET)
     splits = [result.dataset_split for result in ModelCard(after["README.md"].decode()).data.eval_results]
     assert set(splits) == {"validation", "test"}
