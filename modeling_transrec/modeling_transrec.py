@@ -122,17 +122,17 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return super().push_to_hub(*args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool = True, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = True, **kwargs):
         """As in transformers, but weights are read from safetensors alone; what adapters leave frozen is frozen again.
 
         Raises:
             OSError: if there are no weights as safetensors.
             ValueError: if they are said to lie outside the checkpoint, or are far fewer than the configuration wants.
         """
-        if not use_safetensors:
+        if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         size = None
-        if pretrained_model_name_or_path is not None:
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             size = _check_weight_files(str(pretrained_model_name_or_path), kwargs)
         token = _weight_bytes.set(size)
         try:

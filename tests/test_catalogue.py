@@ -40,6 +40,8 @@ def test_saved_and_loaded_without_encoding(recommender, items, tmp_path, monkeyp
     loaded = Recommender.from_pretrained(tmp_path)
     assert loaded.recommend(HISTORIES, k=7) == recommender.recommend(HISTORIES, k=7)
     assert list(loaded.items["text_zh"]) == list(items["text_zh"]) and "image" not in loaded.items.column_names
+    recommender.remove_items(["i000"]).save_pretrained(tmp_path)  # over the old one, which no cache brings back
+    assert Recommender.from_pretrained(tmp_path).item_ids == recommender.item_ids
     public = datasets.load_dataset(str(tmp_path), data_dir="catalogue", split="train")
     assert public.column_names == ["item_id", "text_en", "text_zh", "vector", "checkpoint"]
     assert torch.equal(torch.tensor(public["vector"][:]), recommender.item_vectors)

@@ -190,6 +190,17 @@ class TestTrouble:
         assert_equal_weights(old, pushed.model)
         assert TransRecModel.from_pretrained(NAME, cache_dir=tmp_path).config.hidden_size == 24
 
+    def test_a_dropped_upload_leaves_the_repository_as_it_was(self, hub, pushed, make_model, monkeypatch):
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        before, model = dict(hub.files(NAME)), make_model("text", hidden_size=24)
+        hub.fail("PUT /lfs/*", drop_after=0)
+        with pytest.raises(RuntimeError, match="Error while uploading 'model.safetensors' to the Hub"):
+            model.push_to_hub(NAME)
+        assert hub.files(NAME) == before
+        hub.faults.clear()
+        model.push_to_hub(NAME)
+        assert hub.files(NAME)["model.safetensors"] != before["model.safetensors"]
+
     def test_an_interrupted_upload_goes_on_where_it_was(self, hub, pushed, make_model):
         before = dict(hub.files(NAME))
         model = make_model("text", hidden_size=24)
