@@ -5,6 +5,7 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 `text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from .processing_transrec import TransRecProcessor
 logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
+_PROTOCOL_LINE = "Protocol: "  # in the description of a data set
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
@@ -44,6 +46,19 @@ def load_sequences(name: str, config_name: str, split: str, **kwargs) -> dataset
     sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
     _check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
     return sequences
+
+
+def split_protocol(dataset: datasets.Dataset) -> dict | None:
+    """How the data set was filtered and split, where its builder says it.
+
+    >>> import modeling_transrec
+    >>> split_protocol(load_sequences("ninerec", "Sample_Target", "test"))["split_strategy"]
+    'leave_one_out'
+    """
+    for line in (dataset.info.description or "").splitlines():
+        if line.startswith(_PROTOCOL_LINE):
+            return json.loads(line.removeprefix(_PROTOCOL_LINE))
+    return None
 
 
 def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:
@@ -99,7 +114,10 @@ def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
 
 
 def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
-    """Histories and targets as rows into the catalogue: columns `history` (int32 list) and `target` (-1: none).
+    """Histories and targets as rows into the catalogue.
+
+    Columns: `history` (list of int32), `target` (-1: none), `user` (number of the row) and `length` (of the history).
+    They are kept on disk where `sequences` are, and read from there: memory does not grow with the number of users.
 
     Args:
         sequences: with columns `item_ids` and `target`.
@@ -113,7 +131,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     >>> import datasets
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a", "c"]], "target": ["b"]})
     >>> histories_as_rows(sequences, ["a", "b", "c"])[0]
-    {'history': [0, 2], 'target': 1}
+    {'history': [0, 2], 'target': 1, 'user': 0, 'length': 2}
     """
     catalogue = pa.array(item_ids, pa.string())
     if pc.count_distinct(catalogue).as_py() != len(catalogue):
@@ -132,7 +150,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     table = sequences.with_format("arrow")
     has_target = "target" in sequences.column_names
 
-    def convert(batch: pa.Table) -> pa.Table:
+    def convert(batch: pa.Table, users: list[int]) -> pa.Table:
         ids = batch["item_ids"].combine_chunks()
         ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
         lengths = pc.list_value_length(ids).to_numpy()
@@ -144,25 +162,25 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
             target = pc.fill_null(target, NO_TARGET).cast(pa.int32())
         else:
             target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))
-        return pa.table({"history": history, "target": target})
+        users = pa.array(users, pa.int64())
+        return pa.table({"history": history, "target": target, "user": users, "length": pa.array(lengths, pa.int32())})
 
     rows = table.map(
         convert,
+        with_indices=True,
         batched=True,
+        batch_size=10_000,
         remove_columns=sequences.column_names,
         desc="Looking up items",
-        load_from_cache_file=False,
-        keep_in_memory=True,
+        keep_in_memory=not sequences.cache_files,
+        new_fingerprint=Hasher.hash((sequences._fingerprint, catalogue, "histories")),
     )
     return rows.with_format(None)
 
 
 def history_lengths(histories: datasets.Dataset) -> np.ndarray:
     """Number of items of each history, `(number of users,)`."""
-    table = histories.with_format("arrow")
-    return np.concatenate(
-        [pc.list_value_length(batch["history"]).to_numpy() for batch in table.iter(batch_size=100_000)]
-    )
+    return histories.with_format("numpy")["length"][:]
 
 
 def left_pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ Works on any loaded checkpoint, and on anything that scores histories; the basel
 """
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import datasets
@@ -12,12 +14,15 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .data import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories
+from .data import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories, split_protocol
+from .data_collator import hash_integers
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 from .scoring import PrecomputedItems, centered_cosine, encode_items, rank_targets
 
+
+GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
 
 # Histories as rows of the catalogue, (B, L), -1 at padding on the left, and users as rows of the split, (B,), to
 # scores (B, V).
@@ -96,6 +101,8 @@ class FullRankingEvaluator:
         """What the numbers mean: stored and published beside them."""
         return {
             "split": self.split,
+            "fingerprint": self.fingerprint,
+            "data": split_protocol(self.sequences),
             "num_users": len(self.targets),
             "num_candidates": len(self.items),
             "ranking": "full: every catalogue item is a candidate",
@@ -104,6 +111,28 @@ class FullRankingEvaluator:
             "ties": "expected value over a random order",
             "ks": list(self.ks),
         }
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The same for two people who rank the same candidates for the same histories with the same targets.
+
+        The order of users and items and the users' ids do not matter.
+        """
+        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in self.items["item_id"])
+        item_hashes = np.frombuffer(b"".join(ids), dtype=np.uint64)
+        totals = [len(self.targets), len(self.items)]
+        for seed in (0, 1):
+            total = int(hash_integers(item_hashes[:, None], seed=[seed]).sum())
+            for start in range(0, len(self.targets), 10_000):
+                users = np.arange(start, min(start + 10_000, len(self.targets)))
+                rows = read_histories(self.histories, users)
+                from_end = np.arange(rows.shape[1], 0, -1, dtype=np.uint64)
+                keys = np.stack(np.broadcast_arrays(item_hashes[rows], from_end), axis=-1)
+                histories = np.where(rows >= 0, hash_integers(keys, seed=[seed]), np.uint64(0)).sum(axis=1)
+                pairs = np.stack([histories, item_hashes[self.targets[users]]], axis=-1)
+                total += int(hash_integers(pairs, seed=[seed]).sum())
+            totals.append(total % 2**64)
+        return hashlib.sha256(repr(totals).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def __call__(
@@ -193,8 +222,27 @@ class FullRankingEvaluator:
         counts = torch.empty(2, len(self.targets), dtype=torch.long)
         for users, batch_counts in ranks:
             counts[:, users] = batch_counts
-        num_better, num_tied = counts  # in the order of the split, whoever ranked them: sums are equal to the last bit
-        return ranking_metrics(num_better, num_tied, self.ks)
+        # In the order of the split, whoever ranked them: sums are equal to the last bit.
+        self.num_better, self.num_tied = counts
+        return ranking_metrics(self.num_better, self.num_tied, self.ks)
+
+    def metrics_of_groups(self, item_counts: np.ndarray) -> dict[str, dict[str, float]]:
+        """The last evaluation's metrics, apart for targets of like popularity and for users of like history.
+
+        Args:
+            item_counts: `(V,)` training actions on each item; cold items have none.
+
+        Returns: `{"target 0": {"num_users": …, "hr@10": …}, …, "history 1-5": …}`; groups without users are left out.
+        """
+        found = {}
+        for name, values in (("target", np.asarray(item_counts)[self.targets]), ("history", self.lengths)):
+            for low, high in zip(GROUP_BOUNDS, [*GROUP_BOUNDS[1:], None], strict=True):
+                chosen = torch.from_numpy((values >= low) & ((values < high) if high is not None else True))
+                if chosen.any():
+                    label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
+                    metrics = ranking_metrics(self.num_better[chosen], self.num_tied[chosen], self.ks)
+                    found[f"{name} {label}"] = {"num_users": int(chosen.sum()), **metrics}
+        return found
 
     def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """This process's share of the histories `(B, L)`, and the users' rows in the split `(B,)`."""

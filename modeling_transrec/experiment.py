@@ -116,11 +116,43 @@ class DataArguments:
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of the raw files (or set NINEREC_DATA_DIR). The samples need none."}
     )
+    min_actions: int | None = field(default=None, metadata={"help": "Drop users with fewer actions (ninerec: 5)."})
+    min_item_actions: int | None = field(
+        default=None, metadata={"help": "Drop items with fewer actions, too, until all have enough (the k-core)."}
+    )
+    split_strategy: str | None = field(
+        default=None,
+        metadata={"help": "'leave_one_out', or 'temporal': what happened after a point in time tests."},
+    )
+    validation_start: int | None = field(
+        default=None, metadata={"help": "Time of the temporal split; by default after 80 %% of the actions."}
+    )
+    test_start: int | None = field(default=None, metadata={"help": "The same for the test split; 90 %%."})
+    catalogue: str | None = field(
+        default=None, metadata={"help": "Candidates: 'interacted' items, or 'all' of the items table."}
+    )
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the columns of your tables are called, as JSON: "
+            '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}.'
+        },
+    )
 
     def loading_kwargs(self, max_seq_len: int) -> dict:
-        """Arguments of `load_dataset` beside names; only the ninerec builder cuts histories while it reads."""
+        """Arguments of `load_dataset` beside names; only the ninerec builder filters and cuts while it reads."""
         kwargs = {} if self.data_dir is None else {"data_dir": self.data_dir}
-        return {**kwargs, "max_seq_len": max_seq_len} if self.dataset_name == "ninerec" else kwargs
+        names = "min_actions min_item_actions split_strategy validation_start test_start catalogue".split()
+        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.columns is not None:
+            options["columns"] = _read_json("--columns", self.columns)
+        if self.dataset_name == "ninerec":
+            return {**kwargs, **options, "max_seq_len": max_seq_len}
+        if options:
+            raise ValueError(
+                f"--{next(iter(options))} is for --dataset_name ninerec; {self.dataset_name} comes split already"
+            )
+        return kwargs
 
     def load_items(self, max_seq_len: int) -> datasets.Dataset:
         """The catalogue."""
@@ -509,6 +541,10 @@ class EvaluationArguments:
     )
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K."})
     include_seen: bool = field(default=False, metadata={"help": "Keep the history's items as candidates."})
+    by_group: bool = field(
+        default=False,
+        metadata={"help": "Also metrics by popularity of the target (cold: 0) and length of the history."},
+    )
     center_scores: bool = field(
         default=False, metadata={"help": "Score by centred cosine, for a model that has not seen this platform."}
     )
@@ -546,11 +582,14 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
         split=args.split,
         center_scores=args.center_scores,
     )
+    item_counts = None
+    if args.model_name_or_path == "popularity" or args.by_group:
+        histories = histories_as_rows(data_args.load_sequences("train", max_seq_len), items["item_id"])
+        item_counts = count_actions(histories, len(items))
     if args.model_name_or_path == "random":
         metrics = evaluator.evaluate_random()
     elif args.model_name_or_path == "popularity":
-        histories = histories_as_rows(data_args.load_sequences("train", max_seq_len), items["item_id"])
-        metrics = evaluator.evaluate_popularity(count_actions(histories, len(items)))
+        metrics = evaluator.evaluate_popularity(item_counts)
     else:
         model = TransRecModel.from_pretrained(args.model_name_or_path).to(state.device)
         processor = TransRecProcessor.from_pretrained(args.model_name_or_path)
@@ -559,7 +598,8 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
         metrics = evaluator(model, processor)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
     protocol = {"dataset": dataset, "model": args.model_name_or_path, "max_seq_len": max_seq_len, **evaluator.protocol}
-    return {"metrics": metrics, "protocol": protocol}
+    groups = {"groups": evaluator.metrics_of_groups(item_counts)} if args.by_group else {}
+    return {"metrics": metrics, **groups, "protocol": protocol}
 
 
 def push_evaluation(args: EvaluationArguments, data_args: DataArguments, results: dict) -> str | None:
@@ -570,7 +610,7 @@ def push_evaluation(args: EvaluationArguments, data_args: DataArguments, results
     rows = []
     for name in BASELINES:
         changes = {"model_name_or_path": name, "max_seq_len": results["protocol"]["max_seq_len"]}
-        changes.update(center_scores=False, push_to_hub=False, create_pr=False)
+        changes.update(center_scores=False, by_group=False, push_to_hub=False, create_pr=False)
         found = evaluate(replace(args, **changes), data_args)
         rows.append(result_row(name, found["metrics"], found["protocol"]))
     rows.append(result_row(THIS_MODEL, results["metrics"], results["protocol"]))

@@ -1,138 +1,243 @@
-"""Pure functions on interactions: order, filter, leave-one-out split, popularity.
+"""Pure functions on actions: user sequences, filters, and splits into training, validation and test.
 
-The protocol is NineRec's (arXiv 2309.07705). Frames go in and come out; nothing here reads a file.
+Actions are numbers here, so that hundreds of millions fit into memory: a user is a number, an item a row of the items
+table. Nothing here reads a file, and nothing loops over users.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 
-def order_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Put each user's rows in time order, users in order of first appearance.
+@dataclass(frozen=True)
+class Sequences:
+    """Every user's actions in time order, one user after the other.
 
     Args:
-        interactions: one row per action with `user_id`, `item_id` and, where known, `timestamp` (seconds).
+        user_ids: `(users,)` strings.
+        offsets: `(users + 1,)`; the actions of user `u` are those from `offsets[u]` to `offsets[u + 1]`.
+        items: `(actions,)` rows of `item_ids`.
+        timestamps: `(actions,)`, `None` where unknown.
+        item_ids: `(V,)` strings, the ids of the items table.
+    """
 
-    Returns:
-        The same rows. Equal timestamps keep the order of the input; without timestamps (no such column, or all
-        null) the input is taken to be in time order.
+    user_ids: pa.Array
+    offsets: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    item_ids: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`(users,)` number of actions of each."""
+        return np.diff(self.offsets)
+
+    def item_counts(self) -> np.ndarray:
+        """`(V,)` number of actions on each item."""
+        return np.bincount(self.items, minlength=len(self.item_ids))
+
+    def select_actions(self, keep: np.ndarray) -> "Sequences":
+        """Only the actions where `keep` `(actions,)` is true; users that have none left are gone."""
+        kept = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
+        left = np.diff(kept) > 0
+        timestamps = None if self.timestamps is None else self.timestamps[keep]
+        user_ids = self.user_ids if left.all() else self.user_ids.filter(pa.array(left))
+        offsets = np.concatenate([[0], kept[1:][left]])
+        return replace(self, user_ids=user_ids, offsets=offsets, items=self.items[keep], timestamps=timestamps)
+
+
+def sort_actions(actions: pl.DataFrame) -> pl.DataFrame:
+    """Rows `user`, `item` and, where known, `timestamp`, all whole numbers, by user and then in time order.
+
+    Equal timestamps keep the order of the rows; without timestamps the rows are taken to be in time order.
 
     Example:
 
-    >>> frame = pl.DataFrame({"user_id": ["b", "a", "b"], "item_id": ["x", "y", "z"], "timestamp": [9, 5, 3]})
-    >>> order_interactions(frame).rows()
-    [('b', 'z', 3), ('b', 'x', 9), ('a', 'y', 5)]
+    >>> sort_actions(pl.DataFrame({"user": [2, 1, 2], "item": [7, 8, 9], "timestamp": [9, 5, 3]})).rows()
+    [(1, 8, 5), (2, 9, 3), (2, 7, 9)]
     """
-    keys = ["_first_row"]
-    if "timestamp" in interactions.columns:
-        unknown = interactions["timestamp"].null_count()
-        if unknown not in (0, interactions.height):
-            raise ValueError(
-                f"{unknown} of {interactions.height} interactions have no timestamp; time order needs all or none"
-            )
-        if unknown == 0:
-            keys.append("timestamp")
-    return (
-        interactions.with_row_index("_row")
-        .with_columns(pl.col("_row").min().over("user_id").alias("_first_row"))
-        .sort(keys, maintain_order=True)
-        .drop("_row", "_first_row")
-    )
+    if "timestamp" not in actions.columns or actions.is_empty():
+        return actions.sort("user", maintain_order=True)
+    first, last = actions["timestamp"].min(), actions["timestamp"].max()
+    bits = (last - first).bit_length()
+    if actions["user"].max().bit_length() + bits > 63:
+        return actions.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
+    # One key sorts many times faster than two.
+    key = pl.col("user").cast(pl.Int64) * 2**bits + (pl.col("timestamp") - first)
+    return actions.with_columns(key.alias("_key")).sort("_key", maintain_order=True).drop("_key")
 
 
-def build_sequences(interactions: pl.DataFrame, min_actions: int = 5, max_actions: int = 23) -> pl.DataFrame:
-    """Collect one sequence per user: drop users with fewer than `min_actions`, keep the last `max_actions`.
+def find_repeated(ordered: pl.DataFrame) -> np.ndarray:
+    """Rows `(n,)` of sorted actions that repeat user, item and timestamp of an earlier row: booleans.
 
-    Args:
-        interactions: one row per action, see [`order_interactions`].
-        min_actions: users with fewer actions are dropped (counted before the cut to `max_actions`).
-        max_actions: the latest actions kept of each user; `max_seq_len + 3` in NineRec.
-
-    Returns:
-        `user_id`, `item_ids` (list of string) and `timestamps` (list of int64, null where unknown), users in order
-        of first appearance.
-
-    Example:
-
-    >>> frame = pl.DataFrame({"user_id": ["a", "b", "a", "a"], "item_id": ["x", "x", "y", "z"]})
-    >>> build_sequences(frame, min_actions=3, max_actions=2).rows()
-    [('a', ['y', 'z'], None)]
+    >>> find_repeated(pl.DataFrame({"user": [1, 1, 1], "item": [7, 8, 7], "timestamp": [5, 5, 5]}))
+    array([False, False,  True])
     """
-    for name, value in (("min_actions", min_actions), ("max_actions", max_actions)):
+    user, timestamp = ordered["user"].to_numpy(), ordered["timestamp"].to_numpy()
+    repeated = np.zeros(len(user), dtype=bool)
+    tied = (user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])
+    rows = np.flatnonzero(np.concatenate([[False], tied]) | np.concatenate([tied, [False]]))
+    if len(rows):  # equal actions stand within one tie
+        keys = ordered.select("user", "item", "timestamp")[rows].select(pl.struct(pl.all())).to_series()
+        repeated[rows] = ~keys.is_first_distinct().to_numpy()
+    return repeated
+
+
+def filter_actions(sequences: Sequences, min_actions: int = 5, min_item_actions: int = 1) -> Sequences:
+    """Drops users with fewer than `min_actions` actions.
+
+    With `min_item_actions`, items with fewer actions go first, then users, and so on until all that is left has
+    enough: the k-core, as NineRec makes Bili_warm20 and Bili_warm50 (Table 15).
+    """
+    for name, value in (("min_actions", min_actions), ("min_item_actions", min_item_actions)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    ordered = order_interactions(interactions)
-    timed = "timestamp" in ordered.columns and ordered["timestamp"].null_count() == 0
-    columns = [pl.col("item_id").alias("item_ids")]
-    if timed:
-        columns.append(pl.col("timestamp").cast(pl.Int64).alias("timestamps"))
-    sequences = (
-        ordered.group_by("user_id", maintain_order=True)
-        .agg(columns)
-        .filter(pl.col("item_ids").list.len() >= min_actions)
-        .with_columns(pl.exclude("user_id").list.tail(max_actions))
-    )
-    if not timed:
-        sequences = sequences.with_columns(pl.lit(None, dtype=pl.List(pl.Int64)).alias("timestamps"))
-    return sequences
+    while True:
+        before = len(sequences.items)
+        if min_item_actions > 1:
+            enough = sequences.item_counts() >= min_item_actions
+            if not enough[sequences.items].all():
+                sequences = sequences.select_actions(enough[sequences.items])
+        long_enough = sequences.lengths >= min_actions
+        if not long_enough.all():
+            sequences = sequences.select_actions(np.repeat(long_enough, sequences.lengths))
+        if min_item_actions == 1 or len(sequences.items) == before:
+            return sequences
 
 
-def leave_one_out(sequences: pl.DataFrame, split: str) -> pl.DataFrame:
-    """Split sequences for next-item recommendation: the last item tests, the last but one validates.
+def keep_last(sequences: Sequences, max_actions: int) -> Sequences:
+    """Only each user's last `max_actions` actions."""
+    if max_actions < 1:
+        raise ValueError(f"max_actions must be at least 1, got {max_actions}")
+    if len(sequences) == 0 or sequences.lengths.max() <= max_actions:
+        return sequences
+    to_end = np.repeat(sequences.offsets[1:], sequences.lengths) - np.arange(len(sequences.items))
+    return sequences.select_actions(to_end <= max_actions)
 
-    | split | `item_ids` | `target` |
+
+class Split(NamedTuple):
+    """One split: a history of each of its users, and what comes next.
+
+    Args:
+        users: `(B,)` numbers of the users.
+        start, stop: `(B,)`; the history is the actions from `start` to `stop`.
+        has_target: whether the action at `stop` is the target.
+    """
+
+    users: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    has_target: bool
+
+
+def leave_one_out(sequences: Sequences) -> dict[str, Split]:
+    """The last action tests, the last but one validates (the protocol of NineRec).
+
+    | split | history | target |
     |---|---|---|
-    | train | all but the last two | null |
+    | train | all but the last two | none |
     | validation | all but the last two | the last but one |
     | test | all but the last | the last |
-
-    Args:
-        sequences: `user_id`, `item_ids`, `timestamps`, see [`build_sequences`]; at least 3 items each.
-        split: `"train"`, `"validation"` or `"test"`.
-
-    Returns:
-        `user_id`, `item_ids`, `target`, `timestamps` (those of `item_ids`), one row per row of `sequences`.
-
-    Example:
-
-    >>> sequences = pl.DataFrame({"user_id": ["a"], "item_ids": [["x", "y", "z"]], "timestamps": [[1, 2, 3]]})
-    >>> leave_one_out(sequences, "validation").rows()
-    [('a', ['x'], 'y', [1])]
-    >>> leave_one_out(sequences, "test").rows()
-    [('a', ['x', 'y'], 'z', [1, 2])]
     """
-    held_out = {"train": 2, "validation": 2, "test": 1}
-    if split not in held_out:
-        raise ValueError(f"split must be one of {', '.join(held_out)}, got {split!r}")
-    too_short = sequences.filter(pl.col("item_ids").list.len() < 3)
-    if too_short.height:
+    too_short = sequences.lengths < 3
+    if too_short.any():
+        user = sequences.user_ids[int(np.argmax(too_short))].as_py()
         raise ValueError(
-            f"{too_short.height} sequences have fewer than 3 items (e.g. user {too_short['user_id'][0]!r}); "
-            "leave-one-out needs a history, a validation and a test item"
+            f"{too_short.sum()} sequences have fewer than 3 items (e.g. user {user!r}); leave-one-out needs a "
+            "history, a validation and a test item"
         )
-    length = pl.col("item_ids").list.len() - held_out[split]
-    target = pl.lit(None, dtype=pl.String) if split == "train" else pl.col("item_ids").list.get(-held_out[split])
-    return sequences.select(
-        "user_id",
-        pl.col("item_ids").list.head(length),
-        target.alias("target"),
-        pl.col("timestamps").list.head(length),
-    )
+    users, start, end = np.arange(len(sequences)), sequences.offsets[:-1], sequences.offsets[1:]
+    return {
+        "train": Split(users, start, end - 2, has_target=False),
+        "validation": Split(users, start, end - 2, has_target=True),
+        "test": Split(users, start, end - 1, has_target=True),
+    }
 
 
-def count_items(item_ids: pl.Series) -> pl.DataFrame:
-    """Count how often each item occurs in the sequences (its popularity).
+def temporal_split(sequences: Sequences, validation_start: int, test_start: int, max_history: int) -> dict[str, Split]:
+    """Training knows nothing that happened later than what is tested, on the whole platform.
+
+    Where it does, results are optimistic (Ji et al., "A Critical Study on Data Leakage in Recommender System Offline
+    Evaluation", TOIS 2023). Train holds the actions before `validation_start`. Validation predicts each user's first
+    action from then on and before `test_start`, test the first from `test_start` on, both from all that the user did
+    before that time. Users without an action before, or without one in the period, are not in that split.
 
     Args:
-        item_ids: lists of item ids, e.g. the `item_ids` column of the train split.
-
-    Returns:
-        `item_id` and `count`, most frequent first, ties in order of first appearance.
-
-    Example:
-
-    >>> count_items(pl.Series([["x", "y"], ["y"]])).rows()
-    [('y', 2), ('x', 1)]
+        sequences: with timestamps.
+        validation_start, test_start: in the timestamps' unit.
+        max_history: the last actions before the boundary that are kept.
     """
-    items = pl.DataFrame({"item_id": item_ids.explode().drop_nulls()})
-    counts = items.group_by("item_id", maintain_order=True).agg(pl.len().cast(pl.Int64).alias("count"))
-    return counts.sort("count", descending=True, maintain_order=True)
+    if sequences.timestamps is None:
+        raise ValueError("a temporal split needs timestamps")
+    if validation_start >= test_start:
+        raise ValueError(f"validation_start {validation_start} must be before test_start {test_start}")
+
+    def before(time: int) -> np.ndarray:
+        """Position of each user's first action at or after `time`."""
+        earlier = np.concatenate([[0], np.cumsum(sequences.timestamps < time)])
+        return sequences.offsets[:-1] + np.diff(earlier[sequences.offsets])
+
+    def split(stop: np.ndarray, end: np.ndarray | None) -> Split:
+        start = np.maximum(sequences.offsets[:-1], stop - max_history)
+        chosen = (stop > start) if end is None else (stop > start) & (stop < end)
+        users = np.flatnonzero(chosen)
+        return Split(users, start[users], stop[users], has_target=end is not None)
+
+    validation, test = before(validation_start), before(test_start)
+    splits = {
+        "train": split(validation, None),
+        "validation": split(validation, test),
+        "test": split(test, sequences.offsets[1:]),
+    }
+    for name, one in splits.items():
+        if len(one.users) == 0:
+            raise ValueError(
+                f"no user is in the {name} split; choose other times than {validation_start}, {test_start}"
+            )
+    return splits
+
+
+def used_items(sequences: Sequences, splits: Iterable[Split]) -> np.ndarray:
+    """Which items occur in a history or target of the splits: `(V,)` booleans."""
+    change = np.zeros(len(sequences.items) + 1, dtype=np.int64)
+    for split in splits:
+        np.add.at(change, split.start, 1)
+        np.add.at(change, split.stop + split.has_target, -1)
+    used = np.zeros(len(sequences.item_ids), dtype=bool)
+    used[sequences.items[np.cumsum(change[:-1]) > 0]] = True
+    return used
+
+
+def to_table(sequences: Sequences, split: Split, first: int = 0, count: int | None = None) -> pa.Table:
+    """Rows of a split, `count` of them from `first` on: `user_id`, `item_ids` (history), `target`, `timestamps`.
+
+    `target` is null where the split has none; `timestamps`, those of the history, where they are unknown.
+    """
+    rows = slice(first, None if count is None else first + count)
+    users, start, stop = split.users[rows], split.start[rows], split.stop[rows]
+    offsets = np.concatenate([[0], np.cumsum(stop - start)])
+    places = np.repeat(start - offsets[:-1], stop - start) + np.arange(offsets[-1])
+    ends = pa.array(offsets.astype(np.int32))
+    if sequences.timestamps is None:
+        timestamps = pa.nulls(len(users), pa.list_(pa.int64()))
+    else:
+        timestamps = pa.ListArray.from_arrays(ends, pa.array(sequences.timestamps[places], pa.int64()))
+    if split.has_target:
+        target = sequences.item_ids.take(pa.array(sequences.items[stop]))
+    else:
+        target = pa.nulls(len(users), pa.string())
+    return pa.table(
+        {
+            "user_id": sequences.user_ids.take(pa.array(users)),
+            "item_ids": pa.ListArray.from_arrays(ends, sequences.item_ids.take(pa.array(sequences.items[places]))),
+            "target": target,
+            "timestamps": timestamps,
+        }
+    )

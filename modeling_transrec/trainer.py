@@ -99,7 +99,8 @@ class TransRecTrainer(Trainer):
         callbacks = list(callbacks or [])
         collator = None
         if train_dataset is not None:
-            histories = histories_as_rows(train_dataset, items["item_id"])
+            with args.main_process_first(local=False, desc="looking up items"):
+                histories = histories_as_rows(train_dataset, items["item_id"])
             user_rows = None
             if processing_class.user_ids is not None:
                 user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
@@ -114,7 +115,7 @@ class TransRecTrainer(Trainer):
                 user_rows,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
-            train_dataset = number_users(histories)
+            train_dataset = keep_teaching(histories).remove_columns("target")
             callbacks.append(_SetEpochCallback(collator))
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -339,15 +340,9 @@ class _SetEpochCallback(TrainerCallback):
         self.collator.set_epoch(int(state.epoch))
 
 
-def number_users(histories: datasets.Dataset) -> datasets.Dataset:
-    """Adds each user's number and length; leaves out histories without a target, which teach nothing.
-
-    The length serves `train_sampling_strategy="group_by_length"`.
-    """
-    lengths = history_lengths(histories)
-    long_enough = np.flatnonzero(lengths >= 2)
-    histories = histories.remove_columns("target").add_column("user", np.arange(len(histories)))
-    histories = histories.add_column("length", lengths)
+def keep_teaching(histories: datasets.Dataset) -> datasets.Dataset:
+    """Leaves out histories of a single item: there is nothing to predict in them."""
+    long_enough = np.flatnonzero(history_lengths(histories) >= 2)
     if len(long_enough) < len(histories):
         logger.warning(
             "%d of %d training histories have fewer than 2 items and are left out",

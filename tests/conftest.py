@@ -16,7 +16,7 @@ from modeling_transrec import (
     train_tokenizer,
 )
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
-from modeling_transrec.trainer import number_users
+from modeling_transrec.trainer import keep_teaching
 
 from . import HUB_PORT
 from .hub_server import HubServer
@@ -194,7 +194,7 @@ def prepared_items(items, processor_of):
 
 @pytest.fixture(scope="session")
 def histories(items, train_split):
-    return number_users(histories_as_rows(train_split, items["item_id"]))
+    return keep_teaching(histories_as_rows(train_split, items["item_id"]))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,47 @@ def test_protocol_is_kept_with_the_numbers(items, validation_split):
     assert protocol["num_users"] == 13 and protocol["num_candidates"] == 37
     assert protocol["split"] == "validation" and protocol["ks"] == [5, 10]
     assert "excluded" in protocol["seen_items"]
+
+
+def test_fingerprint_tells_what_was_evaluated(items, validation_split):
+    def fingerprint(items, split):
+        return FullRankingEvaluator(items, split).fingerprint
+
+    expected = fingerprint(items, validation_split)
+    shuffled = validation_split.shuffle(seed=1)
+    assert fingerprint(items.shuffle(seed=2), shuffled.rename_column("user_id", "user")) == expected
+    rows = validation_split.to_list()
+    for change in ("target", "history", "order", "user"):
+        changed = [dict(row) for row in rows]
+        first = changed[0]
+        if change == "target":
+            first["target"] = next(one for one in items["item_id"] if one not in [first["target"], *first["item_ids"]])
+        elif change == "history":
+            first["item_ids"] = first["item_ids"][1:]
+        elif change == "order":
+            first["item_ids"] = first["item_ids"][::-1]
+        else:
+            changed = changed[1:]
+        assert fingerprint(items, datasets.Dataset.from_list(changed)) != expected, change
+    in_use = {one for row in rows for one in [row["target"], *row["item_ids"]]}
+    unused = next(row for row, one in enumerate(items["item_id"]) if one not in in_use)
+    assert fingerprint(items.select([r for r in range(len(items)) if r != unused]), validation_split) != expected
+
+
+def test_metrics_of_groups_are_those_of_their_users(items, validation_split, train_split):
+    counts = count_actions(histories_as_rows(train_split, items["item_id"]), len(items))
+    evaluator = FullRankingEvaluator(items, validation_split)
+    whole = evaluator.evaluate_popularity(counts)
+    groups = evaluator.metrics_of_groups(counts)
+    for kind in ("target", "history"):
+        parts = [group for name, group in groups.items() if name.startswith(kind)]
+        assert len(parts) > 1 and sum(part["num_users"] for part in parts) == len(validation_split)
+        weighted = sum(part["num_users"] * part["hr@10"] for part in parts) / len(validation_split)
+        assert weighted == pytest.approx(whole["hr@10"])
+    places = dict(zip(items["item_id"], counts, strict=True))
+    chosen = [row for row in validation_split if 5 <= places[row["target"]] < 10]
+    alone = FullRankingEvaluator(items, datasets.Dataset.from_list(chosen)).evaluate_popularity(counts)
+    assert groups["target 5-9"] == {"num_users": len(chosen), **alone}
 
 
 def test_a_split_without_targets_is_an_error(items, train_split):

@@ -11,6 +11,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from dataset_scripts.ninerec import registration
+from modeling_transrec.data import split_protocol
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +205,7 @@ def test_names(load, data_dir):
     assert "Sample_Source" in error_of(load, None, data_dir=None)
     assert "no valid data set name" in error_of(load, "..")
     names = datasets.get_dataset_config_names("ninerec")
-    assert {"Bili_500K", "DY_items", "Sample_Target"} <= set(names) and len(names) == 26
+    assert {"Bili_500K", "DY_items", "Sample_Target"} <= set(names) and len(names) == 30
 
 
 @pytest.mark.parametrize(
@@ -271,3 +272,50 @@ def test_registration_does_not_import_the_builder():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+def test_protocol_is_stored_with_the_data(load):
+    expected = {"split_strategy": "leave_one_out", "max_seq_len": 20, "min_actions": 5, "min_item_actions": 1}
+    expected["catalogue"] = "interacted"
+    assert split_protocol(load("My.Set")["test"]) == expected
+    assert split_protocol(load("My.Set")["test"]) == expected  # from the cache, too
+    assert split_protocol(load("My.Set_items", min_actions=6)["train"]) == {**expected, "min_actions": 6}
+
+
+def test_temporal_split(load):
+    times = {"split_strategy": "temporal", "validation_start": 997, "test_start": 999}
+    data = load(**times)
+    for row in data["train"]:
+        assert all(time < 997 for time in row["timestamps"]) and row["target"] is None
+    assert data["validation"][0]["item_ids"] == ["i6", "i5", "i4"] and data["validation"][0]["target"] == "i3"
+    assert data["test"][0]["item_ids"] == ["i6", "i5", "i4", "i3", "i2"] and data["test"][0]["target"] == "i1"
+    assert split_protocol(data["test"])["test_start"] == 999
+    by_share = load(split_strategy="temporal")
+    assert split_protocol(by_share["train"])["validation_start"] == 998  # 21 of 32 are before
+    used = {one for split in data.values() for row in split for one in [*row["item_ids"], row["target"]]} - {None}
+    assert set(load("My.Set_items", **times)["train"]["item_id"]) == used
+    for wrong in (
+        {"split_strategy": "random"},
+        {"validation_start": 5, "test_start": 6},
+        {**times, "test_start": None},
+    ):
+        with pytest.raises(ValueError, match="split_strategy"):
+            load(**wrong)
+
+
+def test_k_core_and_the_warm_sets(load, data_dir):
+    rows = [
+        f"u{user},i{item},{user * 50 + item}" for user in range(30) for item in range(12) if user < 20 or item < 10
+    ]
+    rows += [f"short,i{item},{item}" for item in range(11)]  # 10 left, when i10 and i11 have gone for user 20 to 29
+    (data_dir / "archive" / "Bili_500K_pair.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    (data_dir / "archive" / "Bili_500K_item.csv").write_text("".join(f"i{item},,text\n" for item in range(13)))
+    core = load("Bili_500K", min_actions=10, min_item_actions=25)
+    assert len(core["test"]) == 31 and {len(row["item_ids"]) for row in core["test"]} == {9}
+    assert len(load("Bili_500K_items", min_actions=10, min_item_actions=25)["train"]) == 10
+    warm = load("Bili_warm20")
+    assert split_protocol(warm["test"])["min_item_actions"] == 20
+    assert split_protocol(warm["test"])["min_actions"] == 10
+    assert {len(row["item_ids"]) for row in warm["test"]} == {11, 10, 9}
+    with pytest.raises(ValueError, match="none of 31 users"):
+        load("Bili_warm50")

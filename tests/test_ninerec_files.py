@@ -7,7 +7,7 @@ import pytest
 
 from dataset_scripts.ninerec import files
 from dataset_scripts.ninerec.files import find_files, find_names
-from dataset_scripts.ninerec.reader import read_interactions
+from dataset_scripts.ninerec.interactions import read_sequences
 
 
 def write(path, content):
@@ -58,7 +58,7 @@ def test_any_path_and_name(tmp_path):
     make_dataset(folder, "数据 1")
     write(folder / "数据 1_cover" / "数据 1_cover" / os.fsdecode(b"\xd6.jpg"), b"x")
     found = find_files("数据 1", str(folder) + "/")
-    assert read_interactions(found.interactions, pl.Series(["i1"])).rows() == [("u", "i1", 3)]
+    assert read_sequences(found.interactions, pl.Series(["i1"]), min_actions=1).timestamps.tolist() == [3]
     assert found.covers == folder / "数据 1_cover" / "数据 1_cover"
     assert find_names(tmp_path) == ["数据 1"] and found.state_hash(with_covers=True)
 

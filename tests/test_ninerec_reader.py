@@ -1,21 +1,18 @@
-"""`dataset_scripts.ninerec.reader` on small files written by the tests."""
+"""`dataset_scripts.ninerec`'s `reader` and `interactions` on small files written by the tests."""
 
 import logging
 import os
 import random
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from dataset_scripts.ninerec import text_files
-from dataset_scripts.ninerec.reader import (
-    find_covers,
-    read_interactions,
-    read_items,
-    read_sequences,
-    select_catalogue,
-)
+from dataset_scripts.ninerec import interactions, text_files
+from dataset_scripts.ninerec.interactions import read_sequences
+from dataset_scripts.ninerec.reader import find_covers, read_items, select_catalogue
 
 
 IDS = pl.Series(["i1", "i2", "i3", "007"])
@@ -27,8 +24,24 @@ def write(path, content):
     return path
 
 
+def actions_in(path, item_ids, **kwargs):
+    """Rows (user, item, timestamp), user by user."""
+    sequences = read_sequences(path, item_ids, min_actions=1, **kwargs)
+    users = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    known = sequences.timestamps is not None
+    times = sequences.timestamps.tolist() if known else [None] * len(users)
+    ids, user_ids = sequences.item_ids.to_pylist(), sequences.user_ids.to_pylist()
+    return [(user_ids[u], ids[i], t) for u, i, t in zip(users, sequences.items, times, strict=True)]
+
+
+def by_user(rows):
+    """Rows in the order of `actions_in`."""
+    users = [user for user, _, _ in rows]
+    return sorted(rows, key=lambda row: (users.index(row[0]), row[2]))
+
+
 def pairs(tmp_path, content, item_ids=IDS, **kwargs):
-    return read_interactions(write(tmp_path / "X_pair.csv", content), item_ids, **kwargs).rows()
+    return actions_in(write(tmp_path / "X_pair.csv", content), item_ids, **kwargs)
 
 
 def items(tmp_path, content):
@@ -36,7 +49,7 @@ def items(tmp_path, content):
 
 
 def behaviour(tmp_path, content):
-    return read_interactions(write(tmp_path / "X_behaviour.tsv", content), IDS).rows()
+    return actions_in(write(tmp_path / "X_behaviour.tsv", content), IDS)
 
 
 # Items
@@ -76,8 +89,8 @@ def test_items_by_header(tmp_path, content, expected):
         ('1,a,"x\ny"\n2,c,d,e\n', 3, "4 columns where 3 are expected"),
         ("1,a,b\n ,c,d\n", 2, "empty item_id"),
         ("1,text\n", 1, "2 columns where 3 are expected.*item_id,text_en"),
-        ("item_id,text\n", 1, "2 columns where 3"),
-        ("item_id,text,url\n1,a,b\n", 1, "names no text"),
+        ("item_id,words\n", 1, "2 columns where 3"),
+        ("item_id,words,url\n1,a,b\n", 1, "names no text"),
         ("id,en,english\n1,a,b\n", 1, "two columns of the header mean the same"),
         ('1,a,b\n2,"c" d,e\n', 2, "breaks CSV quoting"),
         ('1,a,b\n2,"c,d\n3,e,f\n', 2, "breaks CSV quoting"),
@@ -133,12 +146,55 @@ def test_pairs_with_quotes(tmp_path, monkeypatch):
 
 
 def test_pairs_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "CHUNK_ROWS", 3)
-    rows = [(f"u{n}", "i1", n) for n in range(10)]
+    monkeypatch.setattr(text_files, "BLOCK_SIZE", 40)
+    monkeypatch.setattr(interactions, "ROWS_PER_PART", 7)
+    rows = [(f"u{n % 5}", f"i{n % 3 + 1}", 90 - n) for n in range(50)]
     content = "user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
-    assert pairs(tmp_path, content) == rows
-    with pytest.raises(ValueError, match=r"X_pair\.csv:12: 2 columns"):
+    assert pairs(tmp_path, content) == by_user(rows)
+    assert pairs(tmp_path, content.replace(",90\n", ",90.0\n")) == by_user(rows)
+    assert pairs(tmp_path, content.replace(",89\n", ",89.0\n")) == by_user(rows)  # read line by line
+    assert pairs(tmp_path, content.replace(",89\n", ", 89 \n")) == by_user(rows)
+    with pytest.raises(ValueError, match=r"X_pair\.csv:52: 2 columns"):
         pairs(tmp_path, content + "u,i1\n")
+
+
+@pytest.mark.parametrize("num_parts", [1, 5])
+def test_filters_in_parts(tmp_path, monkeypatch, caplog, num_parts):
+    rng = random.Random(1)
+    rows = [(f"u{int(rng.expovariate(0.1))}", rng.choice(IDS.to_list()), n) for n in range(500)]
+    expected, kept = {}, {}
+    for user, item, time in rows:
+        expected.setdefault(user, []).append((item, time))
+    kept = {user: actions[-6:] for user, actions in expected.items() if len(actions) >= 9}
+    monkeypatch.setattr(interactions, "ROWS_PER_PART", 500 // num_parts)
+    path = write(tmp_path / "X_pair.csv", "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    for extra in ({}, {"min_item_actions": 2}):
+        sequences = read_sequences(path, IDS, min_actions=9, max_actions=6, scratch_dir=tmp_path / "new", **extra)
+        assert sequences.user_ids.to_pylist() == list(kept)
+        assert sequences.timestamps.tolist() == [time for actions in kept.values() for _, time in actions]
+    short = next(user for user, actions in expected.items() if len(actions) < 9)
+    assert f"{len(expected) - len(kept)} users have fewer than 9 actions: dropped (e.g. {short!r})" in caplog.text
+    assert not list((tmp_path / "new").iterdir())  # the temporary file is gone
+
+
+def test_users_of_one_hash_are_told_apart(tmp_path, monkeypatch):
+    path = write(tmp_path / "X_pair.csv", "user,item,time\n" + "".join(f"u{n % 3},i1,{n}\n" for n in range(9)))
+    written, seeds = interactions._write_coded, []
+
+    def colliding(path, chunks, table, file, seed):
+        count = written(path, chunks, table, file, seed)
+        seeds.append(seed)
+        if seed == 0:
+            with pa.OSFile(str(file), "rb") as source:
+                table = pa.ipc.open_file(source).read_all()
+            table = table.set_column(0, "user", pa.array([5] * count, pa.uint64()))
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+        return count
+
+    monkeypatch.setattr(interactions, "_write_coded", colliding)
+    assert actions_in(path, IDS) == [(f"u{u}", "i1", t) for u in range(3) for t in (u, u + 3, u + 6)]
+    assert seeds == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +247,7 @@ def test_order_of_columns_is_detected_where_users_look_like_items(tmp_path, capl
     rows = [(str(rng.randrange(1, 56)), str(item % 100 + 1), str(item)) for item in range(400)]
     content = "".join(",".join((i, u, t) if swapped else (u, i, t)) + "\n" for u, i, t in rows)
     found = pairs(tmp_path, content, pl.Series([str(i) for i in range(1, 101)]))
-    assert found == [(u, i, int(t)) for u, i, t in rows]
+    assert found == by_user([(u, i, int(t)) for u, i, t in rows])
     assert f"column {1 if swapped else 2} holds items" in caplog.text
 
 
@@ -201,9 +257,9 @@ def test_order_of_columns_too_close_to_call(tmp_path):
     with pytest.raises(ValueError, match=r"X_pair\.csv: cannot tell users from items.*pair_columns="):
         pairs(tmp_path, content, ids)
     rows = pairs(tmp_path, content, ids, pair_columns=("item_id", "user_id", "timestamp"))
-    assert rows[13] == ("1", "3", 13)
+    assert ("1", "3", 13) in rows
     rows = pairs(tmp_path, content, ids, pair_columns=("timestamp", "user_id", "item_id"))
-    assert rows == [(str(n * 7 % 9), str(n), n) for n in range(10)]  # later items are not in the table
+    assert rows == by_user([(str(n * 7 % 9), str(n), n) for n in range(10)])  # later items are not in the table
 
 
 def test_small_part_of_a_table_of_integers_is_too_close_to_call(tmp_path):
@@ -233,8 +289,9 @@ def test_pair_columns_must_fit(tmp_path):
 
 def test_duplicate_pairs(tmp_path, caplog):
     content = "u,i1,1\nu,i1,2\nv,i1,1\nu,i2,1\nu,i1,1.0\n"
-    assert pairs(tmp_path, content) == [("u", "i1", 1), ("u", "i1", 2), ("v", "i1", 1), ("u", "i2", 1)]
+    assert pairs(tmp_path, content) == [("u", "i1", 1), ("u", "i2", 1), ("u", "i1", 2), ("v", "i1", 1)]
     assert "1 rows of X_pair.csv repeat user, item and timestamp" in caplog.text
+    assert "('u', 'i1', 1)" in caplog.text
     assert pairs(tmp_path, "u,i1\nu,i1\n") == [("u", "i1", None)] * 2  # without time both are actions
 
 
@@ -284,7 +341,7 @@ def test_duplicate_behaviour_lines(tmp_path, caplog):
 def test_unknown_items_go_before_the_length_filter(tmp_path, caplog):
     path = write(tmp_path / "X_behaviour.tsv", "u\ti1 i2 x i3\nv\ti1 i2 x\nw\tx\n")
     sequences = read_sequences(path, IDS, min_actions=3, max_actions=23)
-    assert sequences["item_ids"].to_list() == [["i1", "i2", "i3"]]
+    assert sequences.items.tolist() == [0, 1, 2] and sequences.user_ids.to_pylist() == ["u"]
     assert "1 users have fewer than 3 actions: dropped (e.g. 'v')" in caplog.text
     with pytest.raises(ValueError, match="none of 2 users has 5 actions"):
         read_sequences(path, IDS, min_actions=5, max_actions=23)
@@ -292,11 +349,11 @@ def test_unknown_items_go_before_the_length_filter(tmp_path, caplog):
 
 def test_catalogue(caplog):
     table = pl.DataFrame({"item_id": ["c", "b", "a"], "text_zh": ["", "", "中"], "text_en": [" ", "x", ""]})
-    sequences = pl.DataFrame({"item_ids": [["a", "c"], ["a"]]})
-    assert select_catalogue(table, sequences, "interacted")["item_id"].to_list() == ["c", "a"]
+    used = np.array([True, False, True])
+    assert select_catalogue(table, used, "interacted")["item_id"].to_list() == ["c", "a"]
     assert "1 items occur in no kept sequence" in caplog.text and "'b'" in caplog.text
     assert "1 items have an empty text in both languages: kept (e.g. 'c')" in caplog.text
-    assert select_catalogue(table, sequences, "all").equals(table)
+    assert select_catalogue(table, used, "all").equals(table)
 
 
 def test_covers(tmp_path, caplog):

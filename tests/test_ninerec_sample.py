@@ -1,5 +1,6 @@
 """The synthetic sample: its layout, that it is deterministic, and that content tells what comes next."""
 
+import collections
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,8 +12,9 @@ from PIL import Image
 
 from dataset_scripts.ninerec import registration, sample
 from dataset_scripts.ninerec.files import find_files
-from dataset_scripts.ninerec.reader import read_items, read_sequences
-from modeling_transrec.sequences import count_items, leave_one_out
+from dataset_scripts.ninerec.interactions import read_sequences
+from dataset_scripts.ninerec.reader import read_items
+from modeling_transrec.sequences import leave_one_out, to_table
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +61,18 @@ def test_layout(folder):
 def test_sizes(tables):
     for name, (users, num_items) in {"Sample_Source": (2000, 600), "Sample_Target": (800, 300)}.items():
         items, sequences = tables[name]
-        lengths = sequences["item_ids"].list.len()
-        assert (sequences.height, items.height) == (users, num_items)
-        assert sequences["item_ids"].explode().n_unique() == num_items
+        lengths = sequences.lengths
+        assert (len(sequences), items.height) == (users, num_items)
+        assert (sequences.item_counts() > 0).all()
         assert lengths.min() == 5 and lengths.max() == 23 and 9 < lengths.mean() < 12
-        assert (sequences["item_ids"].list.n_unique() == lengths).all()
+        actions = list(zip(np.repeat(np.arange(users), lengths), sequences.items, strict=True))
+        assert len(set(actions)) == len(actions)  # nobody has an item twice
 
 
 def test_platforms_share_words_but_no_ids(tables):
     (source_items, source), (target_items, target) = tables.values()
     assert not set(source_items["item_id"]) & set(target_items["item_id"])
-    assert not set(source["user_id"]) & set(target["user_id"])
+    assert not set(source.user_ids.to_pylist()) & set(target.user_ids.to_pylist())
     assert not set(source_items["text_en"]) & set(target_items["text_en"])
     words = [
         {word for zh, en in pairs for word in (zh, en)} & set("".join(items["text_en"]).replace(",", " ").split())
@@ -102,9 +105,10 @@ def test_content_beats_popularity_beats_chance(tables, name):
          for text in items["text_en"]]
     )  # fmt: skip
     index = {item_id: i for i, item_id in enumerate(items["item_id"])}
-    counts = dict(count_items(leave_one_out(sequences, "train")["item_ids"]).rows())
+    rows = {split: to_table(sequences, one).to_pylist() for split, one in leave_one_out(sequences).items()}
+    counts = collections.Counter(item for row in rows["train"] for item in row["item_ids"])
     popularity = np.array([counts.get(item_id, 0) for item_id in items["item_id"]])
-    test = [([index[i] for i in h], index[t]) for _, h, t, _ in leave_one_out(sequences, "test").rows()]
+    test = [([index[i] for i in row["item_ids"]], index[row["target"]]) for row in rows["test"]]
 
     popular = hit_rate(lambda history: popularity, test)
     content = hit_rate(lambda history: 1e6 * (topics == topics[history[-1]]) + popularity, test)

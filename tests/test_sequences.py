@@ -2,124 +2,175 @@
 
 import random
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from modeling_transrec.sequences import build_sequences, count_items, leave_one_out, order_interactions
+from modeling_transrec.sequences import (
+    Sequences,
+    filter_actions,
+    find_repeated,
+    keep_last,
+    leave_one_out,
+    sort_actions,
+    temporal_split,
+    to_table,
+    used_items,
+)
 
 
-def naive_sequences(rows, min_actions, max_actions):
-    """User -> (items, timestamps); Python's sort is stable and dicts keep the order of first appearance."""
-    users = {}
-    for user, item, timestamp in rows:
-        users.setdefault(user, []).append((timestamp, item))
-    kept = {}
-    for user, actions in users.items():
-        if len(actions) >= min_actions:
-            last = sorted(actions, key=lambda action: action[0])[-max_actions:]
-            kept[user] = ([item for _, item in last], [timestamp for timestamp, _ in last])
-    return kept
-
-
-def random_rows(seed, num_rows=700, num_users=37, num_times=11):
-    """Rows with many ties in time; ids whose order as text, as number and of appearance differ."""
+def random_rows(seed, num_rows=700, num_users=37, num_times=11, num_items=113):
+    """Rows (user, item, time) with many ties in time."""
     rng = random.Random(seed)
-    users = [str(i) for i in range(num_users)]
-    rng.shuffle(users)
-    return [
-        (users[min(int(rng.expovariate(0.1)), num_users - 1)], f"{rng.randrange(113):03d}", rng.randrange(num_times))
-        for _ in range(num_rows)
-    ]
+    users = [int(rng.expovariate(0.1)) % num_users for _ in range(num_rows)]
+    return [(user, rng.randrange(num_items), rng.randrange(num_times)) for user in users]
 
 
-def frame_of(rows):
-    return pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row")
+def naive(rows):
+    """User -> [(item, time), …]; Python's sort is stable."""
+    users = {}
+    for user, item, time in rows:
+        users.setdefault(user, []).append((item, time))
+    return {user: sorted(actions, key=lambda action: action[1]) for user, actions in sorted(users.items())}
 
 
-@pytest.mark.parametrize("seed", range(5))
+def sequences_of(users, num_items=113, timed=True):
+    """[Sequences] of `naive`'s dictionary."""
+    actions = [action for one in users.values() for action in one]
+    return Sequences(
+        pa.array([f"u{user}" for user in users], pa.string()),
+        np.concatenate([[0], np.cumsum([len(one) for one in users.values()])]).astype(np.int64),
+        np.array([item for item, _ in actions], dtype=np.int32),
+        np.array([time for _, time in actions], dtype=np.int64) if timed else None,
+        pa.array([f"i{item}" for item in range(num_items)], pa.string()),
+    )
+
+
+def as_dict(sequences):
+    pairs = list(zip(sequences.items.tolist(), sequences.timestamps.tolist(), strict=True))
+    ends = sequences.offsets
+    return {int(user[1:]): pairs[ends[row] : ends[row + 1]] for row, user in enumerate(sequences.user_ids.to_pylist())}
+
+
+@pytest.mark.parametrize("scale", [1, 2**60])  # times whose key has no room beside the user
+@pytest.mark.parametrize("seed", range(3))
+def test_sorted_as_plain_python_sorts(seed, scale):
+    rows = [(user, item, time * scale - 5) for user, item, time in random_rows(seed, num_times=7)]
+    ordered = sort_actions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+    assert ordered.rows() == [(user, *action) for user, actions in naive(rows).items() for action in actions]
+
+
+def test_without_timestamps_the_order_of_the_rows_counts():
+    rows = [(user, item) for user, item, _ in random_rows(7)]
+    ordered = sort_actions(pl.DataFrame(rows, schema=["user", "item"], orient="row"))
+    assert ordered.rows() == sorted(rows, key=lambda row: row[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_repeated_rows_are_found_wherever_they_stand(seed):
+    rows = random_rows(seed, num_items=5)
+    ordered = sort_actions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+    seen, expected = set(), []
+    for row in ordered.rows():
+        expected.append(row in seen)
+        seen.add(row)
+    assert any(expected) and not all(expected)
+    assert find_repeated(ordered).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("min_actions", "max_actions"), [(5, 23), (1, 4), (13, 7)])
-def test_sequences_equal_plain_python(seed, min_actions, max_actions):
-    rows = random_rows(seed)
-    expected = naive_sequences(rows, min_actions, max_actions)
-    sequences = build_sequences(frame_of(rows), min_actions, max_actions)
-    assert sequences["user_id"].to_list() == list(expected)
-    assert sequences["item_ids"].to_list() == [items for items, _ in expected.values()]
-    assert sequences["timestamps"].to_list() == [times for _, times in expected.values()]
-    lengths = sequences["item_ids"].list.len()
-    assert lengths.max() == max_actions  # the cut took place
+def test_short_users_go_and_the_last_actions_stay(seed, min_actions, max_actions):
+    users = naive(random_rows(seed))
+    expected = {user: actions[-max_actions:] for user, actions in users.items() if len(actions) >= min_actions}
+    found = keep_last(filter_actions(sequences_of(users), min_actions), max_actions)
+    assert as_dict(found) == expected
+    assert found.lengths.max() == max_actions  # the cut took place
 
 
-def test_row_order_matters_only_within_ties():
-    rows = [(user, item, time) for time, (user, item, _) in enumerate(random_rows(3))]
-    shuffled = random.Random(0).sample(rows, len(rows))
-    one = build_sequences(frame_of(rows)).sort("user_id")
-    other = build_sequences(frame_of(shuffled)).sort("user_id")
-    assert one.rows() == other.rows()
+@pytest.mark.parametrize("seed", range(3))
+def test_k_core_equals_plain_python(seed):
+    users = naive(random_rows(seed, num_rows=900, num_items=60))
+    found = as_dict(filter_actions(sequences_of(users), min_actions=9, min_item_actions=11))
+    while True:
+        counts = {}
+        for actions in users.values():
+            for item, _ in actions:
+                counts[item] = counts.get(item, 0) + 1
+        smaller = {user: [a for a in actions if counts[a[0]] >= 11] for user, actions in users.items()}
+        smaller = {user: actions for user, actions in smaller.items() if len(actions) >= 9}
+        if smaller == users:
+            break
+        users = smaller
+    assert 0 < len(users)
+    assert found == users
 
 
-@pytest.mark.parametrize("column", ["absent", "null"])
-def test_without_timestamps_the_order_of_the_rows_counts(column):
-    rows = random_rows(7)
-    frame = frame_of(rows).drop("timestamp")
-    if column == "null":
-        frame = frame.with_columns(pl.lit(None, dtype=pl.Int64).alias("timestamp"))
-    expected = naive_sequences([(user, item, 0) for user, item, _ in rows], 5, 23)
-    sequences = build_sequences(frame)
-    assert sequences["item_ids"].to_list() == [items for items, _ in expected.values()]
-    assert sequences["timestamps"].null_count() == sequences.height
-    assert sequences.schema["timestamps"] == pl.List(pl.Int64)
+def test_nothing_left_is_no_error():
+    assert len(filter_actions(sequences_of(naive(random_rows(0))), min_actions=10_000)) == 0
+    assert len(filter_actions(sequences_of(naive(random_rows(0))), min_item_actions=10_000)) == 0
 
 
-def test_order_keeps_every_row_and_column():
-    frame = frame_of(random_rows(1)).with_row_index("number")
-    ordered = order_interactions(frame)
-    assert ordered.columns == frame.columns
-    assert sorted(ordered["number"]) == list(range(frame.height))
-    ties = ordered.group_by("user_id", "timestamp", maintain_order=True).agg("number")["number"]
-    assert ties.list.len().max() > 1
-    assert all(numbers == sorted(numbers) for numbers in ties.to_list())
-
-
-def test_some_unknown_timestamps_are_an_error():
-    frame = pl.DataFrame({"user_id": ["a", "a"], "item_id": ["x", "y"], "timestamp": [1, None]})
-    with pytest.raises(ValueError, match="1 of 2 interactions have no timestamp"):
-        order_interactions(frame)
-
-
-def test_min_actions_counts_before_the_cut():
-    rows = [("a", str(i), i) for i in range(9)] + [("b", str(i), i) for i in range(4)]
-    sequences = build_sequences(frame_of(rows), min_actions=5, max_actions=3)
-    assert sequences.rows() == [("a", ["6", "7", "8"], [6, 7, 8])]
+def rows_of(sequences, split, **kwargs):
+    return [tuple(row.values()) for row in to_table(sequences, split, **kwargs).to_pylist()]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_leave_one_out_equals_plain_python(seed):
-    kept = naive_sequences(random_rows(seed), 5, 23)
-    sequences = build_sequences(frame_of(random_rows(seed)))
-    cut = {"train": -2, "validation": -2, "test": -1}
-    for split, end in cut.items():
-        rows = leave_one_out(sequences, split).rows()
-        assert len(rows) == len(kept)
-        for row, (user, (items, times)) in zip(rows, kept.items(), strict=True):
-            target = None if split == "train" else items[end]
-            assert row == (user, items[:end], target, times[:end])
+    users = {user: actions for user, actions in naive(random_rows(seed)).items() if len(actions) >= 3}
+    sequences = sequences_of(users)
+    splits = leave_one_out(sequences)
+    for split, end in {"train": -2, "validation": -2, "test": -1}.items():
+        expected = [
+            (
+                f"u{user}",
+                [f"i{item}" for item, _ in actions[:end]],
+                None if split == "train" else f"i{actions[end][0]}",
+                [time for _, time in actions[:end]],
+            )
+            for user, actions in users.items()
+        ]
+        assert rows_of(sequences, splits[split]) == expected
+        assert rows_of(sequences, splits[split], first=3, count=4) == expected[3:7]
 
 
-def test_leave_one_out_without_timestamps():
-    sequences = build_sequences(frame_of([("a", item, 0) for item in "vwxyz"]).drop("timestamp"))
-    assert leave_one_out(sequences, "test").rows() == [("a", ["v", "w", "x", "y"], "z", None)]
+def test_without_timestamps_they_are_null():
+    sequences = sequences_of({1: [(item, 0) for item in range(5)]}, timed=False)
+    assert rows_of(sequences, leave_one_out(sequences)["test"]) == [("u1", ["i0", "i1", "i2", "i3"], "i4", None)]
+    with pytest.raises(ValueError, match="needs timestamps"):
+        temporal_split(sequences, 1, 2, max_history=9)
 
 
-def test_leave_one_out_errors():
-    sequences = pl.DataFrame({"user_id": ["long", "short"], "item_ids": [["x", "y", "z"], ["x", "y"]]})
-    sequences = sequences.with_columns(pl.lit(None, dtype=pl.List(pl.Int64)).alias("timestamps"))
-    with pytest.raises(ValueError, match="1 sequences have fewer than 3 items.*'short'"):
-        leave_one_out(sequences, "test")
-    with pytest.raises(ValueError, match="'dev'"):
-        leave_one_out(sequences.head(1), "dev")
+def test_leave_one_out_names_a_user_that_is_too_short():
+    with pytest.raises(ValueError, match="1 sequences have fewer than 3 items.*'u8'"):
+        leave_one_out(sequences_of({7: [(0, 0)] * 3, 8: [(0, 0)] * 2}))
 
 
-def test_count_items():
-    counts = count_items(pl.Series([["b", "a", "b"], [], ["c", "a", "b"]], dtype=pl.List(pl.String)))
-    assert counts.rows() == [("b", 3), ("a", 2), ("c", 1)]
-    assert counts.schema == {"item_id": pl.String, "count": pl.Int64}
+@pytest.mark.parametrize("max_history", [4, 1000])
+@pytest.mark.parametrize("seed", range(3))
+def test_temporal_split_equals_plain_python(seed, max_history):
+    users = naive(random_rows(seed, num_times=100))
+    sequences = sequences_of(users)
+    splits = temporal_split(sequences, validation_start=70, test_start=85, max_history=max_history)
+    expected = {"train": [], "validation": [], "test": []}
+    for user, actions in users.items():
+        for split, start, end in (("train", 70, None), ("validation", 70, 85), ("test", 85, 10**9)):
+            history = [action for action in actions if action[1] < start][-max_history:]
+            period = [] if end is None else [action for action in actions if start <= action[1] < end]
+            if history and (period or end is None):
+                target = f"i{period[0][0]}" if period else None
+                expected[split].append((f"u{user}", [f"i{i}" for i, _ in history], target, [t for _, t in history]))
+    for split, rows in expected.items():
+        assert rows and rows_of(sequences, splits[split]) == rows
+    seen = {item for rows in expected.values() for _, items, target, _ in rows for item in [*items, target]} - {None}
+    used = used_items(sequences, splits.values())
+    assert {f"i{row}" for row in np.flatnonzero(used)} == seen
+
+
+def test_temporal_split_errors():
+    sequences = sequences_of({1: [(0, 1), (1, 5), (2, 9)]})
+    with pytest.raises(ValueError, match="must be before"):
+        temporal_split(sequences, 5, 5, max_history=9)
+    with pytest.raises(ValueError, match="no user is in the test split"):
+        temporal_split(sequences, 5, 99, max_history=9)

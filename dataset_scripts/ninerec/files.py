@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .reader import is_cover
+from .archives import Member, list_members
+from .reader import header_roles, is_cover
 from .text_files import first_row
 
 
@@ -17,33 +18,55 @@ logger = logging.getLogger(__name__)
 REPOSITORY = "https://github.com/westlake-repl/NineRec"
 SOURCES = ("Bili_500K", "Bili_2M")
 TARGETS = ("Bili_Food", "Bili_Dance", "Bili_Movie", "Bili_Cartoon", "Bili_Music", "KU", "QB", "TN", "DY")
+# Made from another data set by leaving out rare items and short users (Table 15 of the paper).
+DERIVED = {
+    "Bili_warm20": ("Bili_500K", {"min_actions": 10, "min_item_actions": 20}),
+    "Bili_warm50": ("Bili_500K", {"min_actions": 10, "min_item_actions": 50}),
+}
 ARCHIVES = {
     "source": "https://drive.google.com/file/d/1fR5XB-dC0CDsyZ4BvtUJJn7i3OnWJa-9",
     "target": "https://drive.google.com/file/d/15RlthgPczrFbP4U7l6QflSImK5wSGP5K",
 }
 SHARED_COVERS = "Source_Bili_2M_cover"
 NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
-PACKED = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# Ends of file names, best first: NineRec's, MicroLens's and plain ones. PixelRec's tables have the bare name.
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+ITEM_ENDS = ("_item", "_items", "_item_info", "_titles", "_title_en")
+INTERACTION_ENDS = ("_pair", "_pairs", "_behaviour", "_interactions")
+PACKED = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of one data set. `interactions` is a pair file or a behaviour file."""
+    """The files of one data set, each on disk or in a zip archive. `covers` is a folder."""
 
     name: str
     root: Path
-    items: Path
-    interactions: Path
-    covers: Path | None
+    items: Path | Member
+    interactions: Path | Member
+    covers: Path | Member | None
 
     def state_hash(self, with_covers: bool) -> str:
         """Hash of absolute path, size and modification time of what is read."""
-        state = [_file_state(path.absolute(), path.stat()) for path in (self.items, self.interactions)]
-        if with_covers and self.covers is not None:
-            state.append(str(self.covers.absolute()))
-            with os.scandir(self.covers) as entries:
-                state += sorted(_file_state(e.name, e.stat()) for e in entries if is_cover(e))
+        read = [self.items, self.interactions, *([self.covers] if with_covers and self.covers is not None else [])]
+        state = []
+        for one in read:
+            if isinstance(one, Member):
+                state.append(one.state())
+            elif one is self.covers:
+                state.append(str(one.absolute()))
+                with os.scandir(one) as entries:
+                    state += sorted(_file_state(e.name, e.stat()) for e in entries if is_cover(e))
+            else:
+                state.append(_file_state(one.absolute(), one.stat()))
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
+
+    def tables(self, folder: Path) -> tuple[Path, Path]:
+        """Items and interactions as files; those in an archive are written below `folder`."""
+        items, interactions = (
+            one.extract(folder) if isinstance(one, Member) else one for one in (self.items, self.interactions)
+        )
+        return items, interactions
 
 
 def _file_state(path: str | Path, stat: os.stat_result) -> str:
@@ -64,20 +87,47 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             continue
         seen.add(real)
         found = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        folders[:] = [name for name in found if not name.endswith("_cover")]
+        folders[:] = [
+            name for name in found if not name.endswith(("_cover", "_covers")) and name not in ("cover", "covers")
+        ]
         yield folder, found, files
 
 
 def find_names(data_dir: str | Path) -> list[str]:
-    """Names X under `data_dir` with an `X_item.csv` and an `X_pair.csv` or `X_behaviour.tsv`, sorted."""
-    present = {
-        name
-        for folder, _, files in _walk(Path(os.path.expanduser(data_dir)))
-        for name in files
-        if name.endswith(("_item.csv", "_pair.csv", "_behaviour.tsv")) and os.path.exists(os.path.join(folder, name))
-    }
-    names = {name.removesuffix("_item.csv") for name in present if name.endswith("_item.csv")}
-    return sorted(n for n in names if NAME.fullmatch(n) and {f"{n}_pair.csv", f"{n}_behaviour.tsv"} & present)
+    """Names X under `data_dir` that have an items table and interactions, sorted."""
+    found = {"items": set(), "interactions": set()}
+    root = Path(os.path.expanduser(data_dir))
+    present = [path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).exists()]
+    present += [member.path for archive in _archives(root) for member in list_members(archive)]
+    for path in present:
+        stem, suffix = os.path.splitext(path.name)
+        for kind, ends in (("items", ITEM_ENDS), ("interactions", INTERACTION_ENDS)):
+            if suffix in TABLE_SUFFIXES:
+                found[kind].update(stem.removesuffix(end) for end in ends if stem.endswith(end) and stem != end)
+        if (
+            suffix in TABLE_SUFFIXES
+            and isinstance(path, Path)
+            and not any(stem.endswith(end) for end in ITEM_ENDS + INTERACTION_ENDS)
+        ):
+            kind = _kind_of_table(path)
+            if kind is not None:
+                found[kind].add(stem)
+    return sorted(name for name in found["items"] & found["interactions"] if NAME.fullmatch(name))
+
+
+def _archives(root: Path) -> list[Path]:
+    return sorted(Path(folder, name) for folder, _, files in _walk(root) for name in files if name.endswith(".zip"))
+
+
+def _kind_of_table(path: Path) -> str | None:
+    """`"interactions"` or `"items"` of a table whose name does not tell, by the columns that its header names."""
+    try:
+        roles = set(header_roles(first_row(path)[1]))
+    except (ValueError, OSError):
+        return None
+    if {"user_id", "item_id"} <= roles:
+        return "interactions"
+    return "items" if "item_id" in roles and roles & {"text_zh", "text_en", "title"} else None
 
 
 def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
@@ -92,42 +142,78 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir {str(root.absolute())!r} is not a folder.{_how_to_get(name)}")
 
-    wanted = [f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover"]
-    if name in SOURCES:
-        wanted.append(SHARED_COVERS)
-    found: dict[str, dict[str, Path]] = {entry: {} for entry in wanted}
+    items = [f"{name}{end}{suffix}" for end in ITEM_ENDS for suffix in TABLE_SUFFIXES]
+    interactions = [f"{name}{end}{suffix}" for end in INTERACTION_ENDS for suffix in TABLE_SUFFIXES]
+    either = [f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
+    covers = [f"{name}_cover", f"{name}_covers", *([SHARED_COVERS] if name in SOURCES else []), "cover", "covers"]
+    found: dict[str, dict[str, Path | Member]] = {}
     for folder, folders, files in _walk(root):
-        for entries, names in ((wanted[:3], files), (wanted[3:], folders)):
-            for entry in set(entries) & set(names):
+        for wanted, names in ((items + interactions + either, files), (covers, folders)):
+            for entry in set(wanted) & set(names):
                 path = Path(folder, entry)
-                if path.exists():
-                    found[entry].setdefault(os.path.realpath(path), path)
-                else:
+                if not path.exists():
                     logger.warning("%s is a link to nothing and is left out", path)
-    for entry, candidates in found.items():
+                    continue
+                key = entry
+                if entry in either:
+                    kind = _kind_of_table(path)
+                    if kind is None:
+                        continue
+                    key = f"{kind} {entry}"
+                found.setdefault(key, {}).setdefault(os.path.realpath(path), path)
+    items = [*items, *(f"items {entry}" for entry in either)]
+    interactions = [*interactions, *(f"interactions {entry}" for entry in either)]
+    _search_archives(root, found, [items, interactions, covers])
+    for entry in [*items, *interactions, *covers]:
+        candidates = found.get(entry, {})
         if len(candidates) > 1:
-            listed = "\n  ".join(sorted(map(str, candidates.values())))
+            listed = "\n  ".join(sorted(str(getattr(one, "archive", one)) for one in candidates.values()))
             raise ValueError(
                 f"{len(candidates)} candidates for {entry} under {str(root)!r}; "
                 f"keep one or point data_dir at the right folder:\n  {listed}"
             )
-    only = {entry: next(iter(candidates.values()), None) for entry, candidates in found.items()}
-    items, pair, behaviour = (only[entry] for entry in wanted[:3])
-    if items is None or (pair is None and behaviour is None):
-        missing = wanted[0] if items is None else f"{wanted[1]} or {wanted[2]}"
+    only = {entry: next(iter(candidates.values())) for entry, candidates in found.items()}
+    item_tables = [only[entry] for entry in items if entry in only]
+    tables = [only[entry] for entry in interactions if entry in only]
+    if not item_tables or not tables:
+        missing = f"{name}_item.csv" if not item_tables else f"{name}_pair.csv or {name}_behaviour.tsv"
         known = ", ".join(find_names(root)) or "none"
         packed = sorted(file for _, _, files in _walk(root) for file in files if file.endswith(PACKED))
+        packed += [archive.name for archive in _archives(root) if not list_members(archive)]
         unpack = f" Not unpacked yet: {', '.join(packed[:5])}." if packed else ""
         raise FileNotFoundError(
             f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
         )
-    interactions = behaviour
-    if pair is not None and (behaviour is None or len(first_row(pair)[1]) > 2):
-        interactions = pair
-    covers = next((only[entry] for entry in wanted[3:] if only[entry] is not None), None)
-    while covers is not None and (covers / covers.name).is_dir():  # an archive unpacked into a folder of its name
-        covers = covers / covers.name
-    return DatasetFiles(name, root, items, interactions, covers)
+    cover_folders = (only[entry] for entry in covers if entry in only)
+    folder = next(cover_folders, None)
+    while (
+        isinstance(folder, Path) and (folder / folder.name).is_dir()
+    ):  # an archive unpacked into a folder of its name
+        folder = folder / folder.name
+    return DatasetFiles(name, root, item_tables[0], _best_interactions(tables), folder)
+
+
+def _search_archives(root: Path, found: dict, kinds: list[list[str]]) -> None:
+    """Adds what is in zip archives, of those kinds of which nothing lies on disk."""
+    missing = [entries for entries in kinds if not any(entry in found for entry in entries)]
+    if not missing:
+        return
+    for archive in _archives(root):
+        for member in list_members(archive):
+            is_folder = member.name.endswith("/")
+            for entries in missing:
+                if member.path.name in entries and is_folder == (entries is kinds[-1]):
+                    within = found.setdefault(member.path.name, {})
+                    if not any(is_folder and member.name.startswith(one.name) for one in within.values()):
+                        within[f"{archive}::{member.name}"] = member
+
+
+def _best_interactions(tables: list[Path | Member]) -> Path | Member:
+    """The first with more than two columns, and so with a time; else a file of a line a user; else the first."""
+    on_disk = [table for table in tables if isinstance(table, Path)]
+    timed = [table for table in on_disk if len(first_row(table)[1]) > 2]
+    behaviours = [table for table in on_disk if table.suffix == ".tsv"]
+    return (timed or behaviours or tables)[0]
 
 
 def _how_to_get(name: str) -> str:

@@ -6,23 +6,29 @@
 
 import difflib
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import datasets
-import polars as pl
+import numpy as np
 import pyarrow as pa
 
-from modeling_transrec.sequences import leave_one_out
+from modeling_transrec.sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 
-from .files import SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
-from .reader import ITEM_COLUMNS, are_pair_columns, find_covers, read_items, read_sequences, select_catalogue
+from .archives import Member, read_members
+from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
+from .interactions import are_pair_columns, read_sequences
+from .reader import ITEM_COLUMNS, find_covers, read_items, select_catalogue
 from .sample import SAMPLES, sample_folder
 
 
 VERSION = datasets.Version("1.0.0")
+PROTOCOL_LINE = "Protocol: "
 ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
+COVERS_PER_TABLE = 200
 DESCRIPTION = (
     "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): user sequences "
     "split by leave-one-out, and an items table with Chinese and English texts and cover images."
@@ -46,6 +52,16 @@ ITEM_FEATURES = datasets.Features(
 )
 
 
+def _temporal_split(sequences: Sequences, config: "NineRecConfig") -> dict[str, Split]:
+    if config.test_start is None and sequences.timestamps is not None:
+        times = np.quantile(sequences.timestamps, (0.8, 0.9), method="higher")
+        config.validation_start, config.test_start = (int(time) for time in times)
+    return temporal_split(sequences, config.validation_start, config.test_start, max_history=config.max_seq_len + 1)
+
+
+SPLITS = {"leave_one_out": lambda sequences, config: leave_one_out(sequences), "temporal": _temporal_split}
+
+
 @dataclass
 class NineRecConfig(datasets.BuilderConfig):
     """Options of one data set; `NAME` and `NAME_items` with the same options fit each other.
@@ -53,22 +69,41 @@ class NineRecConfig(datasets.BuilderConfig):
     Args:
         max_seq_len: longest history of the model; the last `max_seq_len + 3` actions of a user are kept.
         min_actions: users with fewer actions are dropped.
+        min_item_actions: items with fewer actions are dropped, too, and so on until all have enough (the k-core).
+        split_strategy: `"leave_one_out"`: each user's last action tests; `"temporal"`: what comes after a time does.
+        validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
+            which 80 % and 90 % of the actions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
         pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
             where not given. Columns of other names are not used.
+        columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
+            `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`.
     """
 
     max_seq_len: int = 20
-    min_actions: int = 5
+    min_actions: int | None = None
+    min_item_actions: int | None = None
+    split_strategy: str = "leave_one_out"
+    validation_start: int | None = None
+    test_start: int | None = None
     catalogue: str = "interacted"
     pair_columns: tuple[str, ...] | None = None
+    columns: dict[str, str] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("max_seq_len", 1), ("min_actions", 3)):
+        _, filters = DERIVED.get(self.subset, (None, {}))
+        for name, default, least in (("max_seq_len", 20, 1), ("min_actions", 5, 3), ("min_item_actions", 1, 1)):
+            if getattr(self, name) is None:
+                setattr(self, name, filters.get(name, default))
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.split_strategy not in SPLITS:
+            raise ValueError(f"split_strategy must be {' or '.join(map(repr, SPLITS))}, got {self.split_strategy!r}")
+        times = (self.validation_start, self.test_start)
+        if times != (None, None) and (self.split_strategy != "temporal" or None in times):
+            raise ValueError("give validation_start and test_start together, and with split_strategy='temporal'")
         if self.catalogue not in ("interacted", "all"):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
         if self.pair_columns is not None:
@@ -79,6 +114,10 @@ class NineRecConfig(datasets.BuilderConfig):
                     f"in the order of the file (other names: not used); got {self.pair_columns!r}"
                 )
             self.pair_columns = columns
+        roles = ("user_id", "item_id", "timestamp", "text_zh", "text_en")
+        for role, column in (self.columns or {}).items():
+            if role not in roles or not isinstance(column, str):
+                raise ValueError(f"columns must give names of {', '.join(roles)}, got {role!r}: {column!r}")
         self.files: DatasetFiles | None = None
 
     @property
@@ -89,10 +128,16 @@ class NineRecConfig(datasets.BuilderConfig):
     def subset(self) -> str:
         return self.name.removesuffix(ITEMS_SUFFIX)
 
+    @property
+    def protocol(self) -> dict:
+        """What decides which actions are in which split, and which items are candidates."""
+        names = ("split_strategy", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
+        times = ("validation_start", "test_start") if self.split_strategy == "temporal" else ()
+        return {name: getattr(self, name) for name in names + times}
+
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """The cache key: the state of the files that are read, and the options."""
-        options = (self.max_seq_len, self.min_actions, self.catalogue, self.pair_columns)
-        key = f"{self.files.state_hash(with_covers=self.is_items)} {options}"
+        key = f"{self.files.state_hash(with_covers=self.is_items)} {self.protocol} {self.pair_columns} {self.columns}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
 
@@ -103,7 +148,7 @@ class NineRec(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = NineRecConfig
     BUILDER_CONFIGS = [
         NineRecConfig(name=name + suffix, version=VERSION, description=DESCRIPTION.format(name=name))
-        for name in SOURCES + TARGETS + SAMPLES
+        for name in (*SOURCES, *TARGETS, *DERIVED, *SAMPLES)
         for suffix in ("", ITEMS_SUFFIX)
     ]
 
@@ -127,7 +172,8 @@ class NineRec(datasets.ArrowBasedBuilder):
         config = NineRecConfig(name=config_name, version=VERSION, **config_kwargs)
         if config.subset in SAMPLES and not config.data_dir:
             data_dir = sample_folder(self._sample_parent)
-        config.files = find_files(config.subset, data_dir)
+        source, _ = DERIVED.get(config.subset, (config.subset, None))
+        config.files = find_files(source, data_dir)
         config.description = DESCRIPTION.format(name=config.subset)
         if config.subset in SAMPLES:
             config.description = f"{SYNTHETIC.format(name=config.subset)} {config.description}"
@@ -143,44 +189,59 @@ class NineRec(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         """Read and check everything here: an error in a later step would be hidden behind a general one."""
         config = self.config
-        items = read_items(config.files.items)
+        items_path, interactions_path = config.files.tables(Path(self._cache_dir_root, "ninerec_archives"))
+        items = read_items(items_path, config.columns)
         sequences = read_sequences(
-            config.files.interactions,
+            interactions_path,
             items["item_id"],
             min_actions=config.min_actions,
-            max_actions=config.max_seq_len + 3,
+            max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
+            min_item_actions=config.min_item_actions,
             pair_columns=config.pair_columns,
+            columns=config.columns,
+            scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
         )
+        splits = SPLITS[config.split_strategy](sequences, config)
+        self.info.description += f"\n{PROTOCOL_LINE}{json.dumps(config.protocol)}"
         if config.is_items:
-            catalogue = select_catalogue(items, sequences, config.catalogue)
-            tables = {
-                datasets.Split.TRAIN: _items_table(catalogue, find_covers(config.files.covers, catalogue["item_id"]))
+            catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
+            covers = find_covers(config.files.covers, catalogue["item_id"])
+            archive = config.files.covers.archive if isinstance(config.files.covers, Member) else None
+            items = {
+                "items": catalogue.select(ITEM_COLUMNS).to_arrow(),
+                "covers": pa.array(covers, pa.string()),
+                "archive": archive,
             }
-        else:
-            splits = (datasets.Split.TRAIN, datasets.Split.VALIDATION, datasets.Split.TEST)
-            tables = {split: _sequences_table(sequences, str(split)) for split in splits}
-        return [datasets.SplitGenerator(name=split, gen_kwargs={"table": table}) for split, table in tables.items()]
+            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=items)]
+        return [
+            datasets.SplitGenerator(name=name, gen_kwargs={"sequences": sequences, "split": split})
+            for name, split in splits.items()
+        ]
 
-    def _generate_tables(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    def _generate_tables(self, **parts) -> Iterator[tuple[int, pa.Table]]:
         """No polars here: this runs in a DataLoader's workers when streaming, and polars hangs in a forked process."""
-        for number, batch in enumerate(table.to_batches(max_chunksize=ROWS_PER_TABLE)):
-            yield number, pa.Table.from_batches([batch])
+        return _item_tables(**parts) if self.config.is_items else _sequence_tables(**parts)
 
 
-def _sequences_table(sequences: pl.DataFrame, split: str) -> pa.Table:
-    """In chunks, as offsets into one array of this type end at 2 GiB."""
-    schema = SEQUENCE_FEATURES.arrow_schema
-    chunks = sequences.iter_slices(ROWS_PER_TABLE)
-    return pa.concat_tables(leave_one_out(rows, split).to_arrow().cast(schema) for rows in chunks)
+def _sequence_tables(sequences: Sequences, split: Split) -> Iterator[tuple[int, pa.Table]]:
+    for number, first in enumerate(range(0, len(split.users), ROWS_PER_TABLE)):
+        yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
 
 
-def _items_table(items: pl.DataFrame, covers: list[str | None]) -> pa.Table:
-    """Items with `image` as `datasets.Image` stores it: the path, read when the image is used."""
-    paths = pa.array(covers, pa.string())
-    image = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"], mask=paths.is_null()
-    )
-    return items.select(ITEM_COLUMNS).to_arrow().append_column("image", image).cast(ITEM_FEATURES.arrow_schema)
+def _item_tables(items: pa.Table, covers: pa.Array, archive: Path | None) -> Iterator[tuple[int, pa.Table]]:
+    """Items with `image` as `datasets.Image` stores it: the path, read when the image is used.
+
+    Covers in an archive are stored as they are in it: one file, not as many as there are items.
+    """
+    step = ROWS_PER_TABLE if archive is None else COVERS_PER_TABLE
+    for number, first in enumerate(range(0, len(items), step)):
+        paths = covers.slice(first, step)
+        contents = pa.nulls(len(paths), pa.binary())
+        if archive is not None:
+            contents = pa.array(read_members(archive, paths.to_pylist()), pa.binary())
+        image = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
+        rows = items.slice(first, step).append_column("image", image)
+        yield number, rows.cast(ITEM_FEATURES.arrow_schema)
 
 
 def _missing_name(data_dir: str | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 NAME = "ninerec"
 MODULE = "dataset_scripts.ninerec.ninerec"
-SOURCES = ("ninerec.py", "files.py", "reader.py", "sample.py", "text_files.py")
+SOURCES = ("ninerec.py", "archives.py", "files.py", "interactions.py", "reader.py", "sample.py", "text_files.py")
 
 
 def code_hash() -> str:

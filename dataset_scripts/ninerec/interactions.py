@@ -1,0 +1,567 @@
+"""Read and check interactions in NineRec's layout: `_pair.csv` and `_behaviour.tsv` files to sequences.
+
+A file is read in chunks, and never held as a whole: users become hashes and items rows of the items table, which go to
+a file on disk; sequences are then made of a part of the users at a time. Errors and warnings as in `reader.py`.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from modeling_transrec.sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
+
+from .reader import as_strings, header_roles, warn
+from .text_files import Irregular, field_chunks, first_row, parquet_columns, regular_chunks
+
+
+logger = logging.getLogger(__name__)
+
+PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
+PARQUET_ROWS = 1 << 21  # rows read at a time
+ROWS_PER_PART = 1 << 24  # actions that are sorted at a time
+DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
+
+# Makes a new iterator over the rows of a file, in its order: `user_id`, `item_id` and, where known, `timestamp`.
+Chunks = Callable[[], Iterator[pl.DataFrame]]
+
+
+def read_sequences(
+    path: Path,
+    item_ids: pl.Series,
+    min_actions: int = 5,
+    max_actions: int | None = None,
+    min_item_actions: int = 1,
+    pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
+    scratch_dir: str | Path | None = None,
+) -> Sequences:
+    """The sequences of a file of interactions, users in order of first appearance.
+
+    Args:
+        path: CSV, TSV or Parquet with a row an action, or TSV with a line a user (user, TAB, items).
+        item_ids: the distinct ids of the items table; actions on other items are dropped.
+        min_actions, min_item_actions: see [`filter_actions`].
+        max_actions: the last actions of a user that are kept; by default all.
+        pair_columns: what the columns of a file without header are; detected where not given.
+        columns: what the columns of the header are called, where it is not by one of the usual names.
+        scratch_dir: folder for a temporary file of 32 bytes an action.
+    """
+    options = (min_actions, max_actions, min_item_actions, scratch_dir)
+    if is_behaviour(path):
+        return _build(path, _behaviour_chunks(path), item_ids, *options)
+    roles, header_line = _pair_columns(path, pair_columns, columns)
+    if path.suffix == ".parquet":
+        return _build(path, partial(_parquet_pairs, path, roles), item_ids, *options)
+    kind = _timestamp_kind(path, roles, header_line)
+    try:
+        chunks = partial(_regular_pairs, path, roles, header_line, kind)
+        return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
+    except Irregular as reason:
+        logger.info("%s is read line by line: %s", path, reason)
+    chunks = partial(_read_columns, path, roles, header_line, kind)
+    return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
+
+
+def is_behaviour(path: Path) -> bool:
+    """Whether a file has a line a user, not a row an action: a TSV file named so, or of two columns."""
+    return path.suffix == ".tsv" and (path.stem.endswith("_behaviour") or len(first_row(path)[1]) == 2)
+
+
+# Rows of the files
+
+
+def _timestamp_kind(path: Path, columns: list[str | None], header_line: int | None) -> str | None:
+    """How the first row writes its time: `"integer"`, `"float"` or `"date"`; `None` without a time."""
+    if "timestamp" not in columns:
+        return None
+    row = first_row(path, after=header_line)[1]
+    text = row[columns.index("timestamp")].strip() if len(row) == len(columns) else ""
+    if _to_seconds(pl.Series([text], dtype=pl.String)).null_count() == 0:
+        return "date"
+    return "float" if "." in text else "integer"
+
+
+def _to_seconds(dates: pl.Series) -> pl.Series:
+    """Dates and times of ISO 8601, such as `2021-05-07 12:30:00`, to seconds since 1970; null where there is none.
+
+    Without a zone they are taken as UTC.
+    """
+    text = dates.str.strip_chars().str.replace("T", " ", literal=True).str.replace(r"(Z|\+00:?00)$", "")
+    formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+    parsed = [text.str.to_datetime(one, strict=False, time_unit="us") for one in formats]
+    return pl.select(pl.coalesce(parsed)).to_series().dt.epoch("s")
+
+
+def _regular_pairs(
+    path: Path, columns: list[str | None], header_line: int | None, kind: str | None
+) -> Iterator[pl.DataFrame]:
+    """The rows of a pair file that is plain enough for a fast reader."""
+    types = {"integer": {"timestamp": pa.int64()}, "float": {"timestamp": pa.float64()}}.get(kind, {})
+    for chunk in regular_chunks(path, columns, types, skip_lines=header_line or 0):
+        chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
+        if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
+            raise Irregular("it has empty ids")
+        if kind == "float":
+            whole = chunk["timestamp"].cast(pl.Int64, strict=False)
+            if not (whole == chunk["timestamp"]).fill_null(False).all():
+                raise Irregular("it has timestamps with a fraction")
+            chunk = chunk.with_columns(whole)
+        elif kind == "date":
+            seconds = _to_seconds(chunk["timestamp"])
+            if seconds.null_count():
+                raise Irregular("it has dates of another form")
+            chunk = chunk.with_columns(seconds.alias("timestamp"))
+        yield chunk
+
+
+def _parquet_pairs(path: Path, columns: list[str | None]) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file."""
+    file = pyarrow.parquet.ParquetFile(path)
+    names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
+    row, found = 1, False
+    for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=list(names)):
+        frame = pl.from_arrow(batch)
+        chunk = {}
+        for name, role in names.items():
+            values = frame[name]
+            if role == "timestamp":
+                chunk[role] = _parquet_seconds(path, name, values)
+            else:
+                chunk[role] = as_strings(path, name, values).str.strip_chars()
+            missing = chunk[role].is_null() | (chunk[role] == "") if role != "timestamp" else chunk[role].is_null()
+            if missing.any():
+                raise ValueError(
+                    f"{path}, row {row + missing.arg_true()[0]}: empty {name}; fill it in or remove the row"
+                )
+        row, found = row + frame.height, found or frame.height > 0
+        yield pl.DataFrame(chunk)
+    if not found:
+        raise ValueError(f"{path}: the file has no rows")
+
+
+def _parquet_seconds(path: Path, name: str, values: pl.Series) -> pl.Series:
+    if isinstance(values.dtype, pl.Datetime | pl.Date):
+        return values.dt.epoch("s")
+    if values.dtype == pl.String:
+        return _to_seconds(values)
+    whole = values.cast(pl.Int64, strict=False)
+    if not values.dtype.is_numeric() or not (whole == values).all():
+        raise ValueError(f"{path}: column {name!r} holds no whole numbers and no dates, but {values.dtype}")
+    return whole
+
+
+def _read_columns(
+    path: Path, columns: list[str | None], header_line: int | None, kind: str | None = None
+) -> Iterator[pl.DataFrame]:
+    """All rows, strings but for `timestamp`; every field must be there and not be empty."""
+    index = {column: place for place, column in enumerate(columns) if column is not None}
+    found = False
+    for chunk in field_chunks(path):
+        rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
+        wrong = rows.filter(pl.col("fields").list.len() != len(columns))
+        if wrong.height:
+            line, fields = wrong.row(0)
+            raise ValueError(
+                f"{path}:{line}: {len(fields)} columns where {len(columns)} are expected "
+                f"({', '.join(column or 'not used' for column in columns)}): {fields[:4]}; correct or remove this line"
+            )
+        rows = rows.select(
+            "line", *(pl.col("fields").list.get(place).str.strip_chars().alias(name) for name, place in index.items())
+        )
+        for column in index:
+            empty = rows.filter(pl.col(column) == "")
+            if empty.height:
+                raise ValueError(f"{path}:{empty['line'][0]}: empty {column}; fill it in or remove this line")
+        found = found or rows.height > 0
+        yield _parse_timestamps(path, rows, kind).drop("line")
+    if not found:
+        raise ValueError(f"{path}: the file has a header but no rows")
+
+
+def _parse_timestamps(path: Path, rows: pl.DataFrame, kind: str | None) -> pl.DataFrame:
+    if kind is None:
+        return rows
+    if kind == "date":
+        seconds, what = _to_seconds(rows["timestamp"]), "date such as 2021-05-07 12:30:00"
+    else:
+        seconds = rows["timestamp"].str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+        what = "whole number of seconds"
+    bad = seconds.is_null()
+    if bad.any():
+        line, text = rows.filter(bad).select("line", "timestamp").row(0)
+        hint = " (if this line is a header: name its columns user_id,item_id,timestamp)" if line == 1 else ""
+        raise ValueError(f"{path}:{line}: timestamp {text!r} is not a {what}{hint}")
+    return rows.with_columns(seconds.alias("timestamp"))
+
+
+def _behaviour_chunks(path: Path) -> Chunks:
+    """The actions of a behaviour file; equal lines count once."""
+    line, first = first_row(path)
+    has_header = len(first) == 2 and header_roles(first) == ["user_id", "item_id"]
+    lines = partial(_read_columns, path, ["user_id", "item_ids"], line if has_header else None)
+    hashes = pl.concat(
+        chunk.select(
+            *(pl.col("user_id").hash(seed).alias(f"user {seed}") for seed in (0, 1)),
+            *(pl.struct("user_id", "item_ids").hash(seed).alias(f"line {seed}") for seed in (0, 1)),
+        )
+        for chunk in lines()
+    )
+    is_first = hashes.select(pl.struct("line 0", "line 1").is_first_distinct()).to_series()
+    again = is_first & ~hashes.select(pl.struct("user 0", "user 1").is_first_distinct()).to_series()
+
+    def user_at(wanted: pl.Series) -> str | None:
+        return _values_at(lines, "user_id", wanted.arg_true().head(1).to_numpy())[0].as_py() if wanted.any() else None
+
+    warn((~is_first).sum(), f"lines of {path.name} repeat an earlier line: dropped", user_at(~is_first))
+    what = f"further lines of {path.name} are of an earlier user: appended to that user's actions"
+    warn(again.sum(), what, user_at(again))
+
+    def chunks() -> Iterator[pl.DataFrame]:
+        row = 0
+        items = pl.col("item_ids").str.replace_all(r" +", " ").str.split(" ")
+        for chunk in lines():
+            kept = chunk.filter(is_first.slice(row, chunk.height))
+            row += chunk.height
+            yield kept.select("user_id", items.alias("item_id")).explode("item_id")
+
+    return chunks
+
+
+# Columns of a pair file
+
+
+def are_pair_columns(columns: Iterable[str | None]) -> bool:
+    """Whether there are user and item once each and timestamp once, or nothing else.
+
+    Without that rule an unknown name for the time would silently mean that the file has none.
+    """
+    columns = list(columns)
+    known = sorted(column for column in columns if column in PAIR_COLUMNS)
+    return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(columns) == 2)
+
+
+def _pair_columns(
+    path: Path, pair_columns: tuple[str, ...] | None, columns: dict[str, str] | None = None
+) -> tuple[list[str | None], int | None]:
+    """What each column of a pair file is, None where it is not used, and the line of the header, if any."""
+    line, first = first_row(path)
+    named = [role if role in PAIR_COLUMNS else None for role in header_roles(first, columns)]
+    for role in ("user_id", "timestamp"):
+        if role in (columns or {}) and role not in named:
+            raise ValueError(f"{path}:{line}: there is no column {columns[role]!r} for {role}; there are {first}")
+    header = {"user_id", "item_id"} <= set(named)
+    if path.suffix == ".parquet" and not header:
+        raise ValueError(
+            f"{path}: its columns {first} name no user or no item; say what they are called: "
+            'columns={"user_id": …, "item_id": …, "timestamp": …}'
+        )
+    if header and not are_pair_columns(named):
+        raise ValueError(
+            f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
+            f"{','.join(PAIR_COLUMNS)} in the order of the file, or say what they are called: "
+            'columns={"timestamp": …}'
+        )
+    if pair_columns is not None:
+        columns = [column if column in PAIR_COLUMNS else None for column in pair_columns]
+        if len(columns) != len(first) or (header and columns != named):
+            raise ValueError(f"{path}:{line}: pair_columns={pair_columns} does not fit the file's columns {first}")
+    elif header:
+        columns = named
+    elif len(first) in (2, 3):
+        columns = ["column 1", "column 2", "timestamp"][: len(first)]
+    else:
+        raise ValueError(
+            f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
+            f"commas; if there are more, name all in a header line such as: {','.join(PAIR_COLUMNS)},rating"
+        )
+    return columns, line if header else None
+
+
+def _with_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> Chunks:
+    """The same chunks, with the columns of users and items named."""
+    if "user_id" in columns:
+        return chunks
+    user, item = _detect_order(path, chunks, item_ids)
+
+    def renamed() -> Iterator[pl.DataFrame]:
+        return (chunk.rename({user: "user_id", item: "item_id"}) for chunk in chunks())
+
+    return renamed
+
+
+def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str, str]:
+    """Which column holds users and which items, by the overlap of distinct values with the items table.
+
+    Containment does not suffice: where both ids are integers from 1, all users are item ids, too. The Jaccard
+    overlap also asks that the column covers the table.
+    """
+    names = ("column 1", "column 2")
+    table = _arrow(item_ids)
+    counters = {name: DistinctCounter() for name in names}
+    in_table = {name: np.zeros(len(table), dtype=bool) for name in names}
+    example = None
+    for chunk in chunks():
+        example = example or chunk.row(0)[:2]
+        for name in names:
+            counters[name].add(chunk[name])
+            in_table[name][pc.index_in(_arrow(chunk[name]), value_set=table).drop_null()] = True
+    jaccard, contained = {}, {}
+    for name in names:
+        common, distinct = int(in_table[name].sum()), counters[name].estimate()
+        jaccard[name] = common / (distinct + len(table) - common)
+        contained[name] = common / distinct
+    user, item = sorted(jaccard, key=jaccard.get)
+    if jaccard[item] == 0:
+        raise ValueError(
+            f"{path}: no user or item id (e.g. {example}) is in the items table (e.g. {item_ids[0]!r}); "
+            "are these files of the same data set?"
+        )
+    overlaps = ", ".join(f"{column} {value:.3f}" for column, value in jaccard.items())
+    both_look_like_items = contained[user] >= 0.5 and jaccard[item] < 0.5
+    if both_look_like_items or jaccard[item] < 1.25 * jaccard[user]:
+        raise ValueError(
+            f"{path}: cannot tell users from items: overlap with the items table is {overlaps}. "
+            'Give the option pair_columns=("user_id", "item_id", "timestamp") in the order of the file '
+            "(without timestamp where there is none)."
+        )
+    logger.info("%s: %s holds items, %s users (overlap with the items table: %s)", path.name, item, user, overlaps)
+    return user, item
+
+
+class DistinctCounter:
+    """Counts distinct values in fixed memory, to a fraction of a per cent (linear counting, Whang et al., TODS 1990).
+
+    >>> counter = DistinctCounter()
+    >>> counter.add(pl.Series(["a", "b"]))
+    >>> counter.add(pl.Series(["b", "c"]))
+    >>> counter.estimate()
+    3
+    """
+
+    def __init__(self):
+        self.seen = np.zeros(1 << DISTINCT_BITS, dtype=bool)
+
+    def add(self, values: pl.Series) -> None:
+        self.seen[values.hash().to_numpy() >> np.uint64(64 - DISTINCT_BITS)] = True
+
+    def estimate(self) -> int:
+        num_seen = min(int(self.seen.sum()), len(self.seen) - 1)
+        return round(-len(self.seen) * np.log1p(-num_seen / len(self.seen)))
+
+
+# Rows to sequences
+
+
+def _build(
+    path: Path,
+    chunks: Chunks,
+    item_ids: pl.Series,
+    min_actions: int,
+    max_actions: int | None,
+    min_item_actions: int,
+    scratch_dir: str | Path | None,
+) -> Sequences:
+    table = _arrow(item_ids)
+    limits = (min_actions, max_actions, min_item_actions)
+    if scratch_dir is not None:
+        Path(scratch_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="actions-") as folder:
+        for seed in range(4):
+            try:
+                report = _Report()
+                num_actions = _write_coded(path, chunks, table, Path(folder, "actions.arrow"), seed)
+                parts = _read_parts(Path(folder, "actions.arrow"), num_actions)
+                sequences = _merge([_sequences_of(part, table, *limits, report) for part in parts])
+                break
+            except _Collision:
+                logger.info("%s: two users have the same hash; their ids are hashed anew", path.name)
+        else:
+            raise RuntimeError(f"{path}: two user ids have the same hash, whatever the seed")
+    if min_item_actions > 1:
+        before = sequences
+        sequences = filter_actions(sequences, min_actions, min_item_actions)
+        gone = len(before.items) - len(sequences.items)
+        warn(
+            gone,
+            f"actions went with items of fewer than {min_item_actions} and users of fewer than {min_actions} actions",
+            path.name,
+        )
+        if max_actions is not None:
+            sequences = keep_last(sequences, max_actions)
+    if len(sequences) == 0:
+        raise ValueError(
+            f"{path}: none of {report.num_users:,} users has {min_actions} actions on known items; "
+            "lower min_actions or check the files"
+        )
+    named = _values_at(chunks, "user_id", sequences.user_ids.to_numpy())
+    if report.num_repeated:
+        row, item, timestamp = report.repeated
+        example = (_values_at(chunks, "user_id", np.array([row]))[0].as_py(), table[item].as_py(), timestamp)
+        what = f"rows of {path.name} repeat user, item and timestamp of an earlier row: dropped"
+        warn(report.num_repeated, what, example)
+    if report.num_short:
+        example = _values_at(chunks, "user_id", np.array([report.short]))[0].as_py()
+        warn(report.num_short, f"users have fewer than {min_actions} actions: dropped", example)
+    return Sequences(named, sequences.offsets, sequences.items, sequences.timestamps, table.cast(pa.string()))
+
+
+class _Collision(Exception):
+    """Two users have one hash."""
+
+
+def _write_coded(path: Path, chunks: Chunks, table: pa.Array, file: Path, seed: int) -> int:
+    """Writes the actions on known items as numbers, and returns how many there are.
+
+    `user` and `check` are hashes of the user's id, `item` is a row of the items table, `row` a row of the file.
+    """
+    num_known = row = 0
+    unknown_items, num_unknown, example, writer = set(), 0, None, None
+    with pa.OSFile(str(file), "wb") as sink:
+        for chunk in chunks():
+            item = pc.index_in(_arrow(chunk["item_id"]), value_set=table)
+            coded = chunk.select(
+                pl.col("user_id").hash(seed).alias("user"),
+                (pl.col("user_id").hash(seed + 1000) // 2**32).cast(pl.UInt32).alias("check"),
+                pl.Series("item", pl.from_arrow(item), dtype=pl.Int32),
+                pl.int_range(row, row + chunk.height, dtype=pl.Int64).alias("row"),
+                *(["timestamp"] if "timestamp" in chunk.columns else []),
+            )
+            row += chunk.height
+            if item.null_count:
+                missing = chunk["item_id"].filter(coded["item"].is_null())
+                example = (missing[0], chunk["item_id"][0]) if example is None else example
+                unknown_items.update(missing.unique())
+                num_unknown += missing.len()
+                coded = coded.filter(pl.col("item").is_not_null())
+            batch = coded.to_arrow()
+            writer = writer or pa.ipc.new_file(sink, batch.schema)
+            writer.write_table(batch)
+            num_known += coded.height
+        if writer is not None:
+            writer.close()
+    if num_known == 0:
+        raise ValueError(
+            f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "
+            f"(e.g. {table[0].as_py()!r}); are these files of the same data set?"
+        )
+    if num_unknown:
+        what = f"actions in {path.name} are on {len(unknown_items):,} items that are not in the items table: dropped"
+        warn(num_unknown, what, example[0])
+    return num_known
+
+
+@dataclass
+class _Report:
+    """What was left out on the way, with the first example; users are named by their first row in the file."""
+
+    num_users: int = 0
+    num_short: int = 0
+    short: int | None = None
+    num_repeated: int = 0
+    repeated: tuple[int, int, int] | None = None  # user, item, timestamp
+
+
+def _read_parts(file: Path, num_actions: int) -> Iterator[pl.DataFrame]:
+    """The actions of a part of the users at a time, those whose hashes lie in one range."""
+    num_parts = -(-num_actions // ROWS_PER_PART)
+    bounds = [2**64 * part // num_parts for part in range(num_parts + 1)]
+    with pa.OSFile(str(file), "rb") as source:
+        reader = pa.ipc.open_file(source)
+        for low, high in zip(bounds, bounds[1:], strict=False):
+            is_here = pl.col("user").is_between(pl.lit(low, pl.UInt64), pl.lit(high - 1, pl.UInt64))
+            batches = (pl.from_arrow(reader.get_batch(number)) for number in range(reader.num_record_batches))
+            yield pl.concat(batch.filter(is_here) for batch in batches)
+
+
+def _sequences_of(
+    actions: pl.DataFrame,
+    table: pa.Array,
+    min_actions: int,
+    max_actions: int | None,
+    min_item_actions: int,
+    report: _Report,
+) -> Sequences:
+    """Sequences of some users, whose `user_ids` are the first rows of each in the file, in this order."""
+    timed = "timestamp" in actions.columns
+    first_row = pl.col("row").min().over("user").alias("user")
+    ordered = sort_actions(actions.select(first_row, "check", "item", *(["timestamp"] if timed else [])))
+    user, check = ordered["user"].to_numpy(), ordered["check"].to_numpy()
+    if ((user[1:] == user[:-1]) & (check[1:] != check[:-1])).any():
+        raise _Collision
+    if timed:
+        repeated = find_repeated(ordered)
+        if repeated.any():
+            report.num_repeated += int(repeated.sum())
+            example = ordered.select("user", "item", "timestamp").row(int(np.argmax(repeated)))
+            report.repeated = min(report.repeated or example, example)
+            ordered = ordered.filter(~repeated)
+            user = ordered["user"].to_numpy()
+    starts = np.flatnonzero(np.concatenate([[True], user[1:] != user[:-1]])) if len(user) else np.zeros(0, np.int64)
+    sequences = Sequences(
+        pa.array(user[starts]),
+        np.concatenate([starts, [len(user)]]),
+        ordered["item"].to_numpy(),
+        ordered["timestamp"].to_numpy() if timed else None,
+        table,
+    )
+    report.num_users += len(sequences)
+    if min_item_actions > 1:  # which only all users together tell
+        return sequences
+    short = sequences.lengths < min_actions
+    if short.any():
+        report.num_short += int(short.sum())
+        example = int(user[starts][np.argmax(short)])
+        report.short = example if report.short is None else min(report.short, example)
+    sequences = filter_actions(sequences, min_actions)
+    return sequences if max_actions is None else keep_last(sequences, max_actions)
+
+
+def _merge(parts: list[Sequences]) -> Sequences:
+    """Sequences of parts of the users as one, in order of their first rows; `parts` is emptied on the way."""
+    if len(parts) == 1:
+        return parts.pop()
+    user_ids = pa.concat_arrays([part.user_ids for part in parts])
+    lengths = np.concatenate([part.lengths for part in parts])
+    order = np.argsort(user_ids.to_numpy())
+    offsets = np.concatenate([[0], np.cumsum(lengths[order])])
+    starts = np.empty_like(lengths)
+    starts[order] = offsets[:-1]
+    items, timestamps, table, done = np.empty(offsets[-1], np.int32), None, parts[0].item_ids, 0
+    if parts[0].timestamps is not None:
+        timestamps = np.empty(offsets[-1], np.int64)
+    while parts:
+        part = parts.pop(0)
+        shift = starts[done : done + len(part)] - part.offsets[:-1]
+        places = np.repeat(shift, part.lengths) + np.arange(len(part.items))
+        items[places] = part.items
+        if timestamps is not None:
+            timestamps[places] = part.timestamps
+        done += len(part)
+    return Sequences(user_ids.take(pa.array(order)), offsets, items, timestamps, table)
+
+
+def _values_at(chunks: Chunks, column: str, rows: np.ndarray) -> pa.Array:
+    """The strings of a column at some rows of a file, which are given in ascending order."""
+    found, row = [], 0
+    for chunk in chunks():
+        low, high = np.searchsorted(rows, [row, row + chunk.height])
+        found.append(_arrow(chunk[column].gather(rows[low:high] - row)))
+        row += chunk.height
+        if high == len(rows):
+            break
+    return pa.concat_arrays(found)
+
+
+def _arrow(strings: pl.Series) -> pa.Array:
+    """Strings as an Arrow array whose offsets have 64 bits."""
+    array = strings.to_arrow()
+    return (array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array).cast(pa.large_string())

@@ -1,0 +1,96 @@
+"""`examples/prepare_data.py`: anybody's tables to Parquet files with a card, and back."""
+
+import importlib
+
+import pytest
+import yaml
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
+
+from .test_scripts import script  # noqa: F401
+
+
+pytestmark = pytest.mark.usefixtures("script")
+
+COLUMNS = '{"user_id": "customer", "item_id": "sku", "timestamp": "bought", "text_en": "product"}'
+
+
+@pytest.fixture
+def tables(tmp_path):
+    lines = [f"c{u},p{(3 * u + k) % 11},{100 * k + u}" for k in range(7) for u in range(9)]
+    (tmp_path / "sales.csv").write_text("\n".join(["customer,sku,bought", *lines]) + "\n")
+    (tmp_path / "products.tsv").write_text("sku\tproduct\n" + "".join(f"p{n}\tproduct {n}\n" for n in range(12)))
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "pictures" / "p3.png")
+    return tmp_path
+
+
+def prepare(tables, *extra, interactions="sales.csv"):
+    arguments = ["--dataset_config_name", "shop", "--output_dir", str(tables / "out")]
+    arguments += ["--interactions", str(tables / interactions), "--items", str(tables / "products.tsv")]
+    arguments += ["--covers", str(tables / "pictures"), "--columns", COLUMNS, *extra]
+    return importlib.import_module("prepare_data").main(arguments)
+
+
+def test_prepared_data_is_the_data(tables):
+    folder = prepare(tables)
+    for path in (tables / "pictures").iterdir():  # the pictures are in the Parquet files
+        path.unlink()
+    items, test = load_items(str(folder), "shop"), load_sequences(str(folder), "shop", "test")
+    assert len(items) == 11 and items[3]["image"].convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert items[0] == {"item_id": "p0", "text_zh": "", "text_en": "product 0", "image": None}
+    assert test[2] == {
+        "user_id": "c2",
+        "item_ids": ["p6", "p7", "p8", "p9", "p10", "p0"],
+        "target": "p1",
+        "timestamps": [2, 102, 202, 302, 402, 502],
+    }
+    assert load_sequences(str(folder), "shop", "train")[2]["item_ids"] == ["p6", "p7", "p8", "p9", "p10"]
+    streamed = load_dataset(str(folder), "shop", split="test", streaming=True)
+    assert [row["user_id"] for row in streamed] == test["user_id"][:]
+
+    for name in ("sales.csv", "products.tsv"):
+        kind = "interactions" if name == "sales.csv" else "items"
+        (tables / name).rename(tables / f"shop_{kind}{name[-4:]}")
+    options = {"data_dir": str(tables), "columns": yaml.safe_load(COLUMNS)}
+    direct = FullRankingEvaluator(
+        load_items("ninerec", "shop", **options), load_sequences("ninerec", "shop", "test", **options)
+    )
+    assert FullRankingEvaluator(items, test).fingerprint == direct.fingerprint
+
+
+def test_the_card_says_what_is_there(tables):
+    folder = prepare(tables)
+    card = DatasetCard.load(folder / "README.md")
+    assert [config["config_name"] for config in card.data.configs] == ["shop", "shop_items"]
+    assert "9 in test" in card.text and "11; 11 with a text, 1 with a picture" in card.text
+    assert '"split_strategy": "leave_one_out"' in card.text
+    with Image.open(folder / "statistics.png") as plot:
+        assert plot.width > 500
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "shop", "shop_items", "statistics.png"]
+
+
+def test_nothing_half_written_is_left(tables):
+    (tables / "bad.csv").write_text("customer,sku,bought\nc1,p1,1\nc1,p2\n")
+    with pytest.raises(ValueError, match=r"shop_interactions\.csv:3: 2 columns where 3"):
+        prepare(tables, interactions="bad.csv")
+    assert not (tables / "out").exists() and not list(tables.glob(".out*"))
+    prepare(tables)
+    with pytest.raises(FileExistsError, match="exists already"):
+        prepare(tables)
+
+
+def test_wrong_options(tables):
+    with pytest.raises(ValueError, match="neither a file nor a Hub data set"):
+        prepare(tables, interactions="absent.csv")
+    (tables / "sales.xls").write_text("")
+    with pytest.raises(ValueError, match="must end in .csv, .tsv, .parquet"):
+        prepare(tables, interactions="sales.xls")
+    with pytest.raises(ValueError, match="do not allow modified copies"):
+        main = importlib.import_module("prepare_data").main
+        main(["--dataset_config_name", "Bili_Food", "--output_dir", str(tables / "out"), "--public", "true"])
+    with pytest.raises(ValueError, match="together"):
+        importlib.import_module("prepare_data").main(["--items", "x.csv", "--output_dir", str(tables / "out")])
