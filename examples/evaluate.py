@@ -7,6 +7,10 @@ Zero-shot, on a data set that the model has never seen:
     accelerate launch examples/evaluate.py --model_name_or_path outputs/pretrained \
         --dataset_config_name Bili_Food --data_dir /data/NineRec --language zh
 
+Of a checkpoint on the Hub, with the results added to its card (`--create_pr true` where it is another's):
+
+    accelerate launch examples/evaluate.py --model_name_or_path me/my-recommender --push_to_hub true
+
 Baselines without training: `--model_name_or_path random` and `--model_name_or_path popularity`.
 """
 
@@ -16,7 +20,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from modeling_transrec.experiment import DataArguments, EvaluationArguments, evaluate
+from modeling_transrec.experiment import DataArguments, EvaluationArguments, evaluate, push_evaluation
 
 
 def main(args: list[str] | None = None) -> dict:
@@ -29,6 +33,8 @@ def main(args: list[str] | None = None) -> dict:
         if evaluation_args.output_file is not None:
             Path(evaluation_args.output_file).parent.mkdir(parents=True, exist_ok=True)
             Path(evaluation_args.output_file).write_text(text + "\n", encoding="utf-8")
+    if evaluation_args.push_to_hub:
+        push_evaluation(evaluation_args, data_args, results)
     return results
 
 

@@ -76,7 +76,7 @@ def main(args: list[str] | None = None) -> None:
         return
     max_seq_len = load_config(args.model_name_or_path).max_seq_len
     items = data_args.load_items(max_seq_len)
-    recommender = Recommender.from_pretrained(args.model_name_or_path)
+    recommender = Recommender.from_pretrained(args.model_name_or_path, load_catalogue=False)
     recommender.model.to(state.device)
     recommender.processor.language = args.language or recommender.processor.language
     recommender.index(items)

@@ -65,6 +65,11 @@ class TransferTrainingArguments(TransRecTrainingArguments):
     eval_ks: list[int] = field(default_factory=lambda: [10], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
     output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.push_to_hub:
+            raise ValueError("transfer.py trains several models; publish one of them with pretrain.py or finetune.py")
+
 
 def render(rows: dict[str, dict], title: str) -> str:
     """The table, as Markdown."""

@@ -22,6 +22,17 @@ _IMAGE_POOLINGS = ("pooler", "cls", "mean")
 _FUSIONS = ("sum", "concat", "gated", "film", "co_attention", "merged_attention")
 _ID_FUSIONS = ("sum", "concat")
 _DEFAULT_OBJECTIVES = {"bert4rec": "masked_item", "dnn": "last_item", "dssm": "last_item"}
+# More than this is a mistake or an attack: building it would take forever, on the smallest of memories.
+_LARGEST = {
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**10,
+    "max_seq_len": 2**20,
+    "num_negatives": 2**24,
+    "num_items": 2**31,
+    "num_users": 2**31,
+}
+_LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
 _POSITIVE = "hidden_size num_hidden_layers num_attention_heads max_seq_len num_negatives num_items num_users".split()
 
 
@@ -186,6 +197,12 @@ class TransRecConfig(PretrainedConfig):
         for name in _POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) is not None and getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest:,}, got {getattr(self, name):,}")
+        for name in self.sub_configs_defaults:
+            if isinstance(getattr(self, name), PretrainedConfig):
+                _check_sizes(name, getattr(self, name).to_dict())
         for name in ("hidden_dropout_prob", "item_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -219,6 +236,22 @@ class TransRecConfig(PretrainedConfig):
             "id": self.num_items,
         }
         return "+".join(name for name, part in parts.items() if part is not None) or None
+
+
+def _check_sizes(name: str, value) -> None:
+    """Refuses a backbone's sizes that nobody could build."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_sizes(f"{name}.{key}", part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_sizes(name, part)
+    elif isinstance(value, int):
+        key = name.rpartition(".")[2]
+        counts_layers = any(word in key for word in ("layer", "depth", "block", "stage")) and "size" not in key
+        largest = _LARGEST_BACKBONE_LAYERS if counts_layers else _LARGEST_BACKBONE_SIZE
+        if value > largest:
+            raise ValueError(f"{name} must be at most {largest:,}, got {value:,}")
 
 
 def _check_choice(name: str, value: str, choices) -> None:

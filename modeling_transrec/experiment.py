@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -24,6 +24,7 @@ from transformers import (
 from .configuration_transrec import TransRecConfig
 from .data import count_actions, histories_as_rows, load_items, load_sequences
 from .evaluation import FullRankingEvaluator
+from .model_card import THIS_MODEL, is_hub_id, push_results, result_row
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import drop_foreign_ids
@@ -307,7 +308,7 @@ class ModelArguments:
 
 def load_config(model_name_or_path: str) -> TransRecConfig:
     """The configuration of a TransRec checkpoint; another model's is an error."""
-    config = AutoConfig.from_pretrained(model_name_or_path)
+    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
     if config.model_type != TransRecConfig.model_type:
         raise ValueError(
             f"{model_name_or_path} is a {config.model_type} model, not a TransRec checkpoint; a backbone is given as "
@@ -489,7 +490,7 @@ def _read_backbone_config(option: str, value: str) -> dict:
 def train(
     model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
 ) -> TransRecTrainer:
-    """Trains, keeps the best checkpoint by validation HR@10, saves model and processor in `output_dir`.
+    """Trains, keeps the best checkpoint by validation HR@10, saves model, processor and card in `output_dir`.
 
     The test split is not read.
     """
@@ -513,11 +514,17 @@ def train(
     if resume is not None and resume.lower() in ("true", "false"):  # HfArgumentParser knows it as a path alone
         resume = resume.lower() == "true"
     result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
+    card = {"dataset": data_args.dataset_name, "dataset_args": data_args.dataset_config_name}
+    card["finetuned_from"] = model_args.model_name_or_path
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.save_model()
+        trainer.create_model_card(**card)
+    trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
     return trainer
 
 
@@ -545,6 +552,16 @@ class EvaluationArguments:
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time."})
     max_seq_len: int = field(default=20, metadata={"help": "History kept for the baselines; a model has its own."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay off the accelerator."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
+    create_pr: bool = field(default=False, metadata={"help": "As a pull request, where the repository is another's."})
+
+    def __post_init__(self):
+        if self.create_pr and not self.push_to_hub:
+            raise ValueError("--create_pr is an option of --push_to_hub")
+        if self.push_to_hub and not is_hub_id(self.model_name_or_path):
+            raise ValueError(f"--push_to_hub adds results to a card on the Hub; {self.model_name_or_path} is a folder")
+        if self.push_to_hub and self.model_name_or_path in BASELINES:
+            raise ValueError(f"--push_to_hub: {self.model_name_or_path} has no card")
 
 
 def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
@@ -583,3 +600,20 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     protocol = {"dataset": dataset, "model": args.model_name_or_path, "max_seq_len": max_seq_len, **evaluator.protocol}
     groups = {"groups": evaluator.metrics_of_groups(item_counts)} if args.by_group else {}
     return {"metrics": metrics, **groups, "protocol": protocol}
+
+
+def push_evaluation(args: EvaluationArguments, data_args: DataArguments, results: dict) -> str | None:
+    """Adds what [`evaluate`] measured to the checkpoint's card, random and popularity on the same split beside it.
+
+    Returns: the commit's address; `None` on all processes but the main one.
+    """
+    rows = []
+    for name in BASELINES:
+        changes = {"model_name_or_path": name, "max_seq_len": results["protocol"]["max_seq_len"]}
+        changes.update(center_scores=False, by_group=False, push_to_hub=False, create_pr=False)
+        found = evaluate(replace(args, **changes), data_args)
+        rows.append(result_row(name, found["metrics"], found["protocol"]))
+    rows.append(result_row(THIS_MODEL, results["metrics"], results["protocol"]))
+    if not PartialState().is_main_process:
+        return None
+    return push_results(args.model_name_or_path, rows, create_pr=args.create_pr)

@@ -563,8 +563,10 @@ class ItemEncoder(nn.Module):
 
     def merge_adapters(self) -> None:
         """Adds the adapters to the weights that they stand beside, and takes them out."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
+        try:
+            from peft.tuners.tuners_utils import BaseTunerLayer
+        except ImportError as error:
+            raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
         for backbone in self.backbones:
             adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, BaseTunerLayer)]
             for name, module in adapted:

@@ -4,25 +4,39 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 `N` negatives, `D` hidden size, `H` width of a backbone.
 """
 
+import contextlib
 import fnmatch
+import json
+import os
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 from torch import nn
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.utils import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput
 
 from .configuration_transrec import TransRecConfig
 from .item_encoders import DualEncoder, ImageEncoder, ItemEncoder, peft_config_to_dict, pooler_free_kwargs
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
 from .user_encoders import BERT4RecUserEncoder, build_user_encoder
+
+
+MODEL_TAGS = ("recommendation", "sequential-recommendation")
+# Arguments of `from_pretrained` that say where files come from.
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_FEW_PARAMETERS = 100_000_000
+_weight_bytes: ContextVar[int | None] = ContextVar("weight_bytes", default=None)  # of the checkpoint being loaded
 
 
 @dataclass
@@ -88,14 +102,43 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 module.timm_model.set_grad_checkpointing(enable)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume."""
+        """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
+
+        Without [`saved_with_code`], a configuration that came with code does not refer to it any more. Where on this
+        machine a backbone came from is not saved.
+        """
         kwargs.setdefault("save_original_format", False)
+        if self._auto_class is None:
+            vars(self.config).pop("auto_map", None)
+        for name in self.config.sub_configs_defaults:
+            part = getattr(self.config, name)
+            if part is not None and (os.path.isabs(part._name_or_path) or os.path.exists(part._name_or_path)):
+                part._name_or_path = ""
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def push_to_hub(self, *args, **kwargs):
+        """As in transformers, with the tags by which recommenders are found."""
+        kwargs["tags"] = [*MODEL_TAGS, *(kwargs.get("tags") or [])]
+        return super().push_to_hub(*args, **kwargs)
+
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in transformers; what adapters leave frozen is frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = True, **kwargs):
+        """As in transformers, but weights are read from safetensors alone; what adapters leave frozen is frozen again.
+
+        Raises:
+            OSError: if there are no weights as safetensors.
+            ValueError: if they are said to lie outside the checkpoint, or are far fewer than the configuration wants.
+        """
+        if use_safetensors is False:
+            raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
+        size = None
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            size = _check_weight_files(str(pretrained_model_name_or_path), kwargs)
+        token = _weight_bytes.set(size)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        finally:
+            _weight_bytes.reset(token)
         (loaded[0] if isinstance(loaded, tuple) else loaded).item_encoder.mark_trainable()
         return loaded
 
@@ -257,6 +300,91 @@ class TransRecPreTrainedModel(PreTrainedModel):
         self.config.peft_config = None
 
 
+def _check_weight_files(name_or_path: str, loading: dict) -> int | None:
+    """The size of a checkpoint's safetensors files in bytes; refuses other files, and paths out of the checkpoint.
+
+    `None` where there is no such repository or revision: transformers then says so.
+
+    Args:
+        name_or_path: Hub id or folder.
+        loading: arguments of `from_pretrained`.
+    """
+    if loading.get("gguf_file") is not None:
+        raise ValueError("gguf_file is not supported; only safetensors is read")
+    where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
+    where.pop("force_download", None)  # transformers will
+    variant = "" if loading.get("variant") is None else f".{loading['variant']}"
+
+    out_of_reach = []
+
+    def find(name: str) -> str | None:
+        stem, _, ending = name.partition(".")
+        name = f"{stem}{variant}.{ending}" if ending == "safetensors" else f"{stem}.safetensors.index{variant}.json"
+        if os.path.isdir(name_or_path):
+            path = os.path.join(name_or_path, where.get("subfolder", ""), name)
+            return path if os.path.isfile(path) else None
+        try:
+            return hf_hub_download(name_or_path, name, **where)
+        except LocalEntryNotFoundError as error:  # not in the cache, and no way to the Hub
+            out_of_reach.append(error.__cause__ or error)
+        except EntryNotFoundError:
+            pass
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except (OSError, httpx.HTTPError) as error:
+            raise OSError(f"{name} of {name_or_path} was not downloaded whole ({error}); try again") from error
+        return None
+
+    try:
+        file = find(SAFE_WEIGHTS_NAME)
+        index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
+    except (HfHubHTTPError, HFValidationError):
+        return None
+    if file is None and index is None and out_of_reach:
+        raise OSError(f"the weights of {name_or_path} are not in the cache, and the Hub says: {out_of_reach[0]}")
+    if file is not None:
+        return os.path.getsize(file)
+    if index is None:
+        raise OSError(
+            f"{name_or_path} has no weights as safetensors ({SAFE_WEIGHTS_NAME}); pickles (pytorch_model.bin), which "
+            "can run code when they are read, are refused. Ask its owner to save it again with save_pretrained"
+        )
+    with open(index, encoding="utf-8") as opened:
+        content = json.load(opened)
+    for shard in set(content["weight_map"].values()):
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise ValueError(
+                f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
+            )
+    return int(content["metadata"]["total_size"])
+
+
+@contextlib.contextmanager
+def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]:
+    """Within it, model and processor are saved with this package's code beside them.
+
+    Such a checkpoint loads with `AutoModel.from_pretrained(…, trust_remote_code=True)` where the package is missing.
+    """
+    model.config.auto_map = {
+        "AutoConfig": f"configuration_transrec.{TransRecConfig.__name__}",
+        "AutoModel": f"modeling_transrec.{TransRecModel.__name__}",
+    }
+    is_base = isinstance(model, TransRecModel)
+    names = {
+        type(model): "AutoModel" if is_base else AutoModelForSequentialRecommendation.__name__,
+        type(processor): "AutoProcessor",
+    }
+    before = {owner: owner._auto_class for owner in names}
+    try:
+        for owner, name in names.items():
+            owner._auto_class = name  # as register_for_auto_class does, which knows transformers' own names alone
+        yield
+    finally:
+        for owner, name in before.items():
+            owner._auto_class = name
+        vars(model.config).pop("auto_map", None)
+
+
 def _load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTrainedModel:
     """A pretrained backbone; of a text-and-image model the tower that the field names."""
     config = AutoConfig.from_pretrained(name_or_path, **loading)
@@ -317,9 +445,19 @@ class TransRecModel(TransRecPreTrainedModel):
         super().__init__(config)
         self.item_encoder = ItemEncoder(config, backbones)
         self.user_encoder = build_user_encoder(config)
+        self._check_size()
         self.post_init()
         if config.peft_config is not None:
             self.item_encoder.inject_adapters(config.peft_config)
+
+    def _check_size(self) -> None:
+        """Refuses a configuration far larger than the checkpoint's weights, while nothing is allocated yet."""
+        size, count = _weight_bytes.get(), sum(parameter.numel() for parameter in self.parameters())
+        if size is not None and count > max(_FEW_PARAMETERS, 2 * size):
+            raise ValueError(
+                f"the configuration asks for {count:,} parameters, but the checkpoint's weights are {size:,} bytes: "
+                "they do not belong together, and the model is not built"
+            )
 
     def get_input_embeddings(self) -> nn.Module:
         backbones = self.item_encoder.backbones

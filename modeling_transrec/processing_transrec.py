@@ -17,6 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 logger = logging.getLogger(__name__)
 
 LANGUAGES = ("en", "zh")
+_LARGEST_PICTURE = 2**13  # height or width, in pixels
 _NO_IMAGE = -1  # in `image_index`: the item has no image
 
 
@@ -87,6 +88,8 @@ class TransRecProcessor(ProcessorMixin):
                 raise ValueError(f"max_text_length must be at least {least} for this tokenizer, got {max_text_length}")
             if tokenizer.pad_token is None:  # decoders such as GPT-2 have none; padding is masked out anyway
                 tokenizer.pad_token = tokenizer.eos_token
+        if image_processor is not None:
+            _check_picture_size(image_processor)
         self.item_ids, self._item_rows = _numbered("item_ids", item_ids)
         self.user_ids, self._user_rows = _numbered("user_ids", user_ids)
         self.language = language
@@ -113,6 +116,15 @@ class TransRecProcessor(ProcessorMixin):
                 **({"backend": "pil"} if part == "image" else {}),
             )
         return arguments
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; without code, what came with code does not refer to it any more."""
+        if self._auto_class is None:
+            parts = [getattr(self, name) for name in self.get_attributes()]
+            described = [vars(self), *(vars(part) for part in parts)]
+            for fields in (*described, *(part.init_kwargs for part in parts if hasattr(part, "init_kwargs"))):
+                fields.pop("auto_map", None)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def modalities(self) -> list[str]:
@@ -323,6 +335,16 @@ def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, d
     if len(rows) != len(ids):
         raise ValueError(f"{name} must be distinct")
     return ids, rows
+
+
+def _check_picture_size(image_processor) -> None:
+    """Refuses pictures that no memory could hold."""
+    for name in ("size", "crop_size"):
+        for side, pixels in dict(getattr(image_processor, name, None) or {}).items():
+            if pixels is not None and pixels > _LARGEST_PICTURE:
+                raise ValueError(
+                    f"the image processor's {name} must be at most {_LARGEST_PICTURE}, got {side}={pixels}"
+                )
 
 
 def _present(values: Sequence) -> tuple[list, torch.Tensor]:

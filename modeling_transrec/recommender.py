@@ -1,22 +1,41 @@
 """What a practitioner holds: a model, its processor and an encoded catalogue, to ask for recommendations."""
 
+import contextlib
 import logging
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
+from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 
 from .data import prepare_items
 from .data_collator import left_pad_lists
-from .modeling_transrec import TransRecModel, TransRecPreTrainedModel
+from .model_card import (
+    CARD_NAME,
+    NOT_PUBLISHED,
+    PUBLISHED_FILES,
+    CardFacts,
+    build_model_card,
+    checkpoint_hash,
+    describe_model,
+)
+from .modeling_transrec import HUB_ARGUMENTS, TransRecModel, TransRecPreTrainedModel, saved_with_code
 from .processing_transrec import TransRecProcessor
-from .scoring import centered_cosine, encode_catalogue, top_items
+from .scoring import center, encode_catalogue, top_items
 
 
 logger = logging.getLogger(__name__)
 
-# Arguments of `from_pretrained` that say where files come from: they hold for the processor, too.
-_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+# Where the catalogue lies in a checkpoint: `load_dataset(CHECKPOINT, data_dir="catalogue")` reads it, too.
+_CATALOGUE_FILE = "catalogue/train-00000-of-00001.parquet"
+_USER_MEAN_FILE = "catalogue/user_mean.safetensors"
+_VECTOR, _CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
 
 
 def drop_foreign_ids(
@@ -53,23 +72,164 @@ class Recommender:
     recommender = Recommender.from_pretrained("my-checkpoint").index(items)
     recommender.recommend(["B004756YJA", "B004ZT0SSG"], k=10)
     # [{"item_id": "B0020YLEYK", "score": 7.31}, …]
+    recommender.push_to_hub("me/my-shop", private=True)  # model, processor and catalogue
     ```
     """
 
     def __init__(self, model: TransRecPreTrainedModel, processor: TransRecProcessor):
         self.model = model.eval()
         self.processor = processor
+        self.items: datasets.Dataset | None = None  # item_id and metadata, (V,) rows
         self.item_ids: list[str] = []
         self.item_vectors: torch.Tensor | None = None  # (V, D)
         self._rows: dict[str, int] = {}
-        self._means: tuple[torch.Tensor, torch.Tensor] | None = None  # of users and items, where scores are centred
+        self._user_mean: torch.Tensor | None = None  # where scores are centred
+        self._faiss: datasets.Dataset | None = None
+        self._faiss_factory: str | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "Recommender":
-        """Loads model and processor from a Hub id or a folder. `kwargs` are those of the model's `from_pretrained`."""
-        shared = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, load_catalogue: bool = True, **kwargs
+    ) -> "Recommender":
+        """Loads model, processor and, where one was saved, the catalogue from a Hub id or a folder.
+
+        Args:
+            pretrained_model_name_or_path: the Hub id or folder.
+            load_catalogue: whether to load the catalogue, too.
+            kwargs: those of the model's `from_pretrained`: `revision`, `token`, `dtype`, …
+        """
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **shared))
+        recommender = cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **where))
+        if load_catalogue:
+            file = _find_file(pretrained_model_name_or_path, _CATALOGUE_FILE, where)
+            if file is not None:
+                recommender.use_catalogue(datasets.Dataset.from_parquet(file, keep_in_memory=True))
+                mean_file = _find_file(pretrained_model_name_or_path, _USER_MEAN_FILE, where)
+                if mean_file is not None:
+                    recommender._user_mean = load_file(mean_file)["user_mean"].to(model.device)
+        return recommender
+
+    def save_pretrained(self, save_directory: str | os.PathLike, with_code: bool = False, **kwargs) -> None:
+        """Saves model, processor and catalogue into one folder.
+
+        Args:
+            save_directory: the folder.
+            with_code: whether the model's code is put beside them, for `trust_remote_code`.
+            kwargs: those of the model's `save_pretrained`, such as `max_shard_size`.
+        """
+        folder = Path(save_directory)
+        with saved_with_code(self.model, self.processor) if with_code else contextlib.nullcontext():
+            self.model.save_pretrained(folder, **kwargs)
+            self.processor.save_pretrained(folder)
+        if self.item_vectors is None:
+            return
+        (folder / _CATALOGUE_FILE).parent.mkdir(exist_ok=True)
+        unfinished = folder / f"{_CATALOGUE_FILE}.unfinished"
+        self.catalogue.to_parquet(unfinished)
+        unfinished.replace(folder / _CATALOGUE_FILE)
+        if self._user_mean is not None:
+            save_file({"user_mean": self._user_mean.cpu().contiguous()}, folder / _USER_MEAN_FILE)
+        else:
+            (folder / _USER_MEAN_FILE).unlink(missing_ok=True)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload recommender",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        with_code: bool = False,
+        **kwargs,
+    ) -> CommitInfo:
+        """Publishes what [`save_pretrained`] saves, metadata of the items included, in one commit.
+
+        A repository that has a card already keeps it.
+
+        Args:
+            repo_id: the repository; it is made where there is none.
+            commit_message: of the commit.
+            private: whether a new repository is private.
+            token: a token that may write; by default that of the log-in.
+            revision: branch; made where there is none.
+            create_pr: whether to open a pull request in place of a commit.
+            with_code: whether the model's code travels, too.
+            kwargs: those of the model's `save_pretrained`, such as `max_shard_size`.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, with_code=with_code, **kwargs)
+            if not api.file_exists(repo_id, CARD_NAME):
+                facts = CardFacts(
+                    name=repo_id,
+                    with_code=with_code,
+                    **describe_model(self.model, self.processor, [self.model.name_or_path]),
+                )
+                build_model_card(facts).save(Path(folder) / CARD_NAME)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+                allow_patterns=[*PUBLISHED_FILES, *(["*.py"] if with_code else [])],
+                ignore_patterns=list(NOT_PUBLISHED),
+            )
+
+    @property
+    def catalogue(self) -> datasets.Dataset:
+        """The indexed catalogue as a data set: the items' columns but for pictures, `vector` and `checkpoint`.
+
+        `checkpoint` is the hash of the model and processor that made the vectors. It is pushed and pulled like any
+        data set: `recommender.catalogue.push_to_hub(NAME)`, `recommender.use_catalogue(load_dataset(NAME)["train"])`.
+        """
+        self._check_indexed()
+        vectors = self.item_vectors.float().cpu().numpy()
+        features = {
+            _VECTOR: datasets.List(datasets.Value("float32"), length=vectors.shape[1]),
+            _CHECKPOINT: datasets.Value("string"),
+        }
+        columns = {_VECTOR: vectors, _CHECKPOINT: [checkpoint_hash(self.model, self.processor)] * len(vectors)}
+        added = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        return datasets.concatenate_datasets([self.items, added], axis=1)
+
+    def use_catalogue(
+        self, catalogue: datasets.Dataset, histories: Sequence[Sequence[str]] | None = None
+    ) -> "Recommender":
+        """Takes a catalogue that this very checkpoint encoded, in place of encoding the items again.
+
+        Args:
+            catalogue: what [`catalogue`] gave, whole or in part.
+            histories: as in [`index`], for centred scores.
+
+        Returns: itself.
+
+        Raises:
+            ValueError: if another checkpoint made the vectors.
+        """
+        missing = {"item_id", _VECTOR, _CHECKPOINT} - set(catalogue.column_names)
+        if missing:
+            raise ValueError(f"this is no catalogue of a Recommender: it lacks {', '.join(sorted(missing))}")
+        made_by, own = catalogue.unique(_CHECKPOINT), checkpoint_hash(self.model, self.processor)
+        if made_by != [own]:
+            raise ValueError(
+                "the catalogue's vectors were made by another checkpoint, or the same one in another dtype or "
+                f"language ({', '.join(str(one)[:12] for one in made_by)} in place of {own[:12]}), and cannot be "
+                "compared with this one's; encode the items again: index(items). from_pretrained(…, "
+                "load_catalogue=False) loads the model alone"
+            )
+        vectors = np.asarray(catalogue.with_format("numpy")[_VECTOR][:], dtype=np.float32)
+        if vectors.shape != (len(catalogue), self.model.config.hidden_size) or not np.isfinite(vectors).all():
+            raise ValueError(f"the catalogue's vectors must be finite and of width {self.model.config.hidden_size}")
+        self._set_items(_item_columns(catalogue), torch.from_numpy(vectors).to(self.model.device))
+        self._center(histories)
+        return self
 
     @torch.no_grad()
     def index(
@@ -90,27 +250,63 @@ class Recommender:
 
         Returns: itself.
         """
-        if not isinstance(items, datasets.Dataset):
-            items = datasets.Dataset.from_list(list(items))
-        if len(items) == 0:
-            raise ValueError("there are no items to index")
-        if "item_id" not in items.column_names:
-            raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
-        item_ids = list(items["item_id"])
-        if not all(isinstance(item_id, str) for item_id in item_ids):
-            raise ValueError("item_id must be a string in every item; ids are never numbers")
-        rows = {item_id: row for row, item_id in enumerate(item_ids)}
-        if len(rows) != len(item_ids):
-            raise ValueError("items have an item_id twice; ids must be distinct")
-        self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
-        prepared = prepare_items(items, self.processor)
-        self.item_vectors = encode_catalogue(self.model, prepared, self.processor, chunk_size)
-        self.item_ids, self._rows = item_ids, rows
-        self._means = None
-        if histories is not None:
-            parts = [histories[start : start + 256] for start in range(0, len(histories), 256)]
-            users = torch.cat([self._encode_users(self._histories_as_rows(part)) for part in parts])
-            self._means = users.mean(dim=0), self.item_vectors.mean(dim=0)
+        items = _checked_items(items)
+        self.processor = drop_foreign_ids(self.model, self.processor, items["item_id"])
+        self._set_items(_item_columns(items), self._encode(items, chunk_size))
+        self._center(histories)
+        return self
+
+    @torch.no_grad()
+    def add_items(self, items: datasets.Dataset | Sequence[dict], chunk_size: int = 256) -> "Recommender":
+        """Adds items to the catalogue; one whose `item_id` is there already replaces it. Only these are encoded.
+
+        Args:
+            items: as in [`index`]. Columns that the catalogue does not have are an error, missing ones are empty.
+            chunk_size: items encoded at a time.
+
+        Returns: itself.
+        """
+        self._check_indexed()
+        items = _checked_items(items)
+        if self.processor.item_ids is not None and not set(items["item_id"]) <= set(self.processor.item_ids):
+            raise ValueError("the model knows items by id, and some of these are new to it; index all again")
+        columns, known = _item_columns(items), self.items.features
+        unknown = set(columns.column_names) - set(known)
+        if unknown:
+            raise ValueError(f"the catalogue has no column {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+        for name in set(known) - set(columns.column_names):
+            columns = columns.add_column(name, [None] * len(columns))
+        columns = columns.select_columns(list(known)).cast(known)
+        new = set(items["item_id"])
+        kept = [row for row, item_id in enumerate(self.item_ids) if item_id not in new]
+        vectors = torch.cat([self.item_vectors[kept], self._encode(items, chunk_size).to(self.item_vectors.device)])
+        self._set_items(datasets.concatenate_datasets([self.items.select(kept), columns]), vectors)
+        return self
+
+    def remove_items(self, item_ids: Sequence[str]) -> "Recommender":
+        """Takes items out of the catalogue. Returns: itself."""
+        self._check_indexed()
+        if isinstance(item_ids, str):
+            raise ValueError("item_ids must be a list of item ids, not one id")
+        removed = {self._row(item_id) for item_id in item_ids}
+        kept = [row for row in range(len(self.item_ids)) if row not in removed]
+        if not kept:
+            raise ValueError("no item would be left to recommend")
+        self._set_items(self.items.select(kept), self.item_vectors[kept])
+        return self
+
+    def search_with_faiss(self, string_factory: str = "Flat") -> "Recommender":
+        """From now on searches the catalogue with a FAISS index: for millions of items. It follows later changes.
+
+        Args:
+            string_factory: the kind of index, in FAISS's words: `"Flat"` is exact, `"IVF4096,Flat"` and
+                `"HNSW32"` look at a part of the catalogue.
+
+        Returns: itself.
+        """
+        self._check_indexed()
+        self._faiss_factory = string_factory
+        self._build_faiss()
         return self
 
     @torch.no_grad()
@@ -134,8 +330,7 @@ class Recommender:
         Raises:
             ValueError: if there is no catalogue yet, a history is empty, or has an item that is not in the catalogue.
         """
-        if self.item_vectors is None:
-            raise ValueError("there is no catalogue yet: call index(items) first")
+        self._check_indexed()
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if isinstance(history, str):
@@ -144,11 +339,14 @@ class Recommender:
         single = not history or not isinstance(history[0], list | tuple)
         seen = self._histories_as_rows([history] if single else history)  # (B, L)
         users = self._encode_users(seen, self._user_rows(user_id, len(seen)))
-        if self._means is not None:
-            scores = centered_cosine(users, self.item_vectors, *self._means)
+        if self._user_mean is not None:
+            queries = center(users, self._user_mean.to(users.device))
         else:
-            scores = self.model.to_scoring_space(users) @ self.model.to_scoring_space(self.item_vectors).T
-        scores, rows = top_items(scores, k, seen if exclude_seen else None)
+            queries = self.model.to_scoring_space(users)
+        if self._faiss is None:
+            scores, rows = top_items(queries @ self._candidates().T, k, seen if exclude_seen else None)
+        else:
+            scores, rows = self._search(queries, k, seen if exclude_seen else None)
         found = [
             [
                 {"item_id": self.item_ids[row], "score": score}
@@ -158,6 +356,64 @@ class Recommender:
             for user_rows, user_scores in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
         return found[0] if single else found
+
+    def _check_indexed(self) -> None:
+        if self.item_vectors is None:
+            raise ValueError("there is no catalogue yet: call index(items) first")
+
+    def _encode(self, items: datasets.Dataset, chunk_size: int) -> torch.Tensor:
+        """Items to vectors `(V, D)`."""
+        return encode_catalogue(self.model, prepare_items(items, self.processor), self.processor, chunk_size)
+
+    def _set_items(self, items: datasets.Dataset, vectors: torch.Tensor) -> None:
+        rows = {item_id: row for row, item_id in enumerate(items["item_id"])}
+        if len(rows) != len(items):
+            raise ValueError("the catalogue has an item_id twice; ids must be distinct")
+        self.items, self.item_ids, self._rows, self.item_vectors = items, list(rows), rows, vectors
+        if self._faiss_factory is not None:
+            self._build_faiss()
+
+    def _center(self, histories: Sequence[Sequence[str]] | None) -> None:
+        """From now on centres the scores by these users' mean, or not at all."""
+        self._user_mean = None
+        if histories is not None:
+            parts = [histories[start : start + 256] for start in range(0, len(histories), 256)]
+            with torch.no_grad():
+                users = torch.cat([self._encode_users(self._histories_as_rows(part)) for part in parts])
+            self._user_mean = users.mean(dim=0)
+        if self._faiss_factory is not None:
+            self._build_faiss()
+
+    def _candidates(self) -> torch.Tensor:
+        """Item vectors `(V, D)` whose dot product with a query is the score."""
+        if self._user_mean is not None:
+            return center(self.item_vectors, self.item_vectors.mean(dim=0))
+        return self.model.to_scoring_space(self.item_vectors)
+
+    def _build_faiss(self) -> None:
+        try:
+            import faiss
+        except ImportError as error:
+            raise ImportError("searching with FAISS needs it: pip install modeling_transrec[faiss]") from error
+        self._faiss = datasets.Dataset.from_dict({"item_id": self.item_ids})
+        self._faiss.add_faiss_index_from_external_arrays(
+            self._candidates().float().cpu().numpy(),
+            "items",
+            string_factory=self._faiss_factory,
+            metric_type=faiss.METRIC_INNER_PRODUCT,
+        )
+
+    def _search(self, queries: torch.Tensor, k: int, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`top_items`], by the FAISS index: scores and rows `(B, K)`."""
+        wanted = min(k + (0 if seen is None else seen.shape[1]), len(self.item_ids))
+        found = self._faiss.search_batch("items", queries.float().cpu().numpy(), k=wanted)
+        scores, rows = torch.from_numpy(found.total_scores), torch.from_numpy(found.total_indices)  # (B, K + L)
+        left_out = rows < 0
+        if seen is not None:
+            left_out |= (rows[:, :, None] == seen.cpu()[:, None, :]).any(dim=2)
+        scores = scores.masked_fill(left_out, float("-inf"))
+        scores, places = scores.topk(min(k, scores.shape[1]), dim=1)
+        return scores, rows.gather(1, places)
 
     def _histories_as_rows(self, histories: Sequence[Sequence[str]]) -> torch.Tensor:
         """Item ids to rows of the catalogue `(B, L)`, -1 at padding on the left."""
@@ -188,3 +444,40 @@ class Recommender:
         if item_id not in self._rows:
             raise ValueError(f"item {item_id!r} is not in the indexed catalogue of {len(self._rows)} items")
         return self._rows[item_id]
+
+
+def _checked_items(items: datasets.Dataset | Sequence[dict]) -> datasets.Dataset:
+    """Items as a data set, with distinct ids."""
+    if not isinstance(items, datasets.Dataset):
+        items = datasets.Dataset.from_list(list(items))
+    if len(items) == 0:
+        raise ValueError("there are no items to index")
+    if "item_id" not in items.column_names:
+        raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
+    if not all(isinstance(item_id, str) for item_id in items["item_id"]):
+        raise ValueError("item_id must be a string in every item; ids are never numbers")
+    if len(set(items["item_id"])) != len(items):
+        raise ValueError("items have an item_id twice; ids must be distinct")
+    return items
+
+
+def _item_columns(items: datasets.Dataset) -> datasets.Dataset:
+    """The columns that travel with a catalogue: all but pictures and what it adds itself."""
+    pictures = [name for name, feature in items.features.items() if isinstance(feature, datasets.Image)]
+    left_out = {"image", _VECTOR, _CHECKPOINT, *pictures} & set(items.column_names)
+    return items.remove_columns(sorted(left_out))
+
+
+def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:
+    """A checkpoint's file on this machine, or `None` where it has no such file."""
+    if os.path.isdir(name_or_path):
+        path = os.path.join(name_or_path, where.get("subfolder", ""), name)
+        return path if os.path.isfile(path) else None
+    try:
+        return hf_hub_download(name_or_path, name, **where)
+    except LocalEntryNotFoundError:
+        if is_offline_mode() or where.get("local_files_only"):
+            return None  # it is not in the cache
+        raise
+    except EntryNotFoundError:
+        return None

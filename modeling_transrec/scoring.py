@@ -180,8 +180,12 @@ def centered_cosine(
         user_mean: `(D,)` over users of the same platform.
         item_mean: `(D,)` over the catalogue.
     """
-    users, items = users - user_mean, items - item_mean
-    return torch.nn.functional.normalize(users, dim=1) @ torch.nn.functional.normalize(items, dim=1).T
+    return center(users, user_mean) @ center(items, item_mean).T
+
+
+def center(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Vectors `(N, D)` minus their mean `(D,)`, at length 1; see [`centered_cosine`]."""
+    return torch.nn.functional.normalize(vectors - mean, dim=1)
 
 
 def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,20 +1,40 @@
 """The Trainer: transformers' own, with the item-once collator, two learning rates and full-ranking validation."""
 
+import contextlib
 import json
 import logging
 import os
+from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from huggingface_hub import CommitInfo, HfApi
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from .data import count_actions, histories_as_rows, history_lengths, prepare_items
 from .data_collator import TransRecDataCollator
 from .evaluation import FullRankingEvaluator
-from .modeling_transrec import TransRecForSequentialRecommendation
+from .model_card import (
+    CURVE_NAME,
+    NOT_PUBLISHED,
+    PUBLISHED_FILES,
+    THIS_MODEL,
+    CardFacts,
+    DataFacts,
+    describe_model,
+    describe_training,
+    draw_training_curve,
+    public_training_args,
+    read_result,
+    result_row,
+    split_hyperparameters,
+    write_model_card,
+)
+from .modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
 from .processing_transrec import TransRecProcessor
 from .scoring import precompute_features
 from .training_args import TransRecTrainingArguments
@@ -73,6 +93,7 @@ class TransRecTrainer(Trainer):
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
+        self.item_counts = None
         self.prepared_items = None
         self._evaluators = {}
         callbacks = list(callbacks or [])
@@ -85,11 +106,12 @@ class TransRecTrainer(Trainer):
                 user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
             with args.main_process_first(local=False, desc="preparing items"):
                 self.prepared_items = prepare_items(items, processing_class)
+            self.item_counts = count_actions(histories, len(items))
             collator = TransRecDataCollator(
                 model.config,
                 self.prepared_items,
                 processing_class,
-                count_actions(histories, len(items)),
+                self.item_counts,
                 user_rows,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
@@ -183,6 +205,135 @@ class TransRecTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
+        folder = self.args.output_dir if output_dir is None else output_dir
+        code = contextlib.nullcontext()
+        if self.args.hub_with_code:
+            code = saved_with_code(self.accelerator.unwrap_model(self.model), self.processing_class)
+        with code:
+            super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
+            os.makedirs(folder, exist_ok=True)
+            with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
+                json.dump(public_training_args(self.args), file, indent=2)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | None = None,
+        dataset_args: str | None = None,
+        license: str | None = None,
+        tags: list[str] | None = None,
+    ) -> None:
+        """Writes the card `README.md`, `results.json` and, where matplotlib is installed, the training curve.
+
+        On several processes all of them have to call it: they rank the baselines together.
+
+        Args:
+            model_name: the repository's id; by default `hub_model_id`, or the name of `output_dir`.
+            finetuned_from: the checkpoint that training started from; by default the model's own `name_or_path`.
+            dataset: the training data set, `"ninerec"`, a Hub id or a folder; it stays unnamed otherwise.
+            dataset_args: its configuration, such as `"Bili_Food"`.
+            license: the licence of the weights.
+            tags: further tags.
+        """
+        users = None if self.train_dataset is None else len(self.train_dataset)
+        data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
+        results = self._validation_results(data)
+        if not self.is_world_process_zero():
+            return
+        for entry in self.args.card_results or ():
+            name, _, file = entry.partition("=")
+            results.append(read_result(file, name))
+        folder, log = self.args.output_dir, self.state.log_history
+        model = self.accelerator.unwrap_model(self.model)
+        metric = self.args.metric_for_best_model or FullRankingEvaluator.primary_metric
+        has_curve = draw_training_curve(log, metric.removeprefix("eval_"), os.path.join(folder, CURVE_NAME))
+        repository = self.hub_model_id or self.args.hub_model_id
+        started_from = finetuned_from or model.name_or_path
+        facts = CardFacts(
+            name=model_name or repository or os.path.basename(os.path.abspath(folder)),
+            data=data,
+            results=results,
+            training=describe_training(log, self.args, started_from),
+            hyperparameters=split_hyperparameters(self.args, model.config),
+            curve=CURVE_NAME if has_curve else None,
+            license=license,
+            with_code=self.args.hub_with_code,
+            tags=tags or [],
+            **describe_model(model, self.processing_class, [started_from]),
+        )
+        write_model_card(folder, facts)
+
+    def _validation_results(self, data: DataFacts) -> list[dict]:
+        """Rows of the card: the kept checkpoint on the validation split, and random and popularity beside it."""
+        _, evaluator = self._evaluators.get("eval", (None, None))
+        name = f"eval_{FullRankingEvaluator.primary_metric}"
+        logged = [entry for entry in self.state.log_history if name in entry]
+        if evaluator is None or not logged:
+            return []
+        kept = logged[-1]
+        if self.args.load_best_model_at_end:
+            kept = next((entry for entry in logged if entry["step"] == self.state.best_global_step), kept)
+        protocol = {
+            "dataset": data.title,
+            "max_seq_len": self.accelerator.unwrap_model(self.model).config.max_seq_len,
+            **evaluator.protocol,
+            "split": "validation",
+        }
+        rows = [result_row("random", evaluator.evaluate_random(), protocol)]
+        if self.item_counts is not None:
+            rows.append(result_row("popularity", evaluator.evaluate_popularity(self.item_counts), protocol))
+        metrics = {name: kept[f"eval_{name}"] for name in rows[0]["metrics"]}
+        return [*rows, result_row(THIS_MODEL, metrics, protocol)]
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | None:
+        """Publishes model, processor, training arguments, results and card in one commit; checkpoints stay here.
+
+        What was interrupted is resumed by calling it again: files that have arrived are not sent twice.
+
+        Args:
+            commit_message: of the commit.
+            blocking: whether to return only when all has arrived.
+            token: a token that may write; by default that of the arguments, or of the log-in.
+            revision: branch; by default that of the arguments, or `main`.
+            private: whether a new repository is private; by default that of the arguments.
+            kwargs: those of [`create_model_card`].
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        self.create_model_card(**kwargs)
+        if not self.is_world_process_zero():
+            return None
+        api, revision = HfApi(token=token), revision or self.args.hub_revision
+        if revision is not None:
+            api.create_branch(self.hub_model_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=self.args.output_dir,
+            commit_message=commit_message,
+            revision=revision,
+            run_as_future=not blocking,
+            allow_patterns=[*PUBLISHED_FILES, *(["*.py"] if self.args.hub_with_code else [])],
+            ignore_patterns=list(NOT_PUBLISHED),
+        )
 
 
 class _SetEpochCallback(TrainerCallback):

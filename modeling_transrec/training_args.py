@@ -32,8 +32,14 @@ class TransRecTrainingArguments(TrainingArguments):
             forward pass. Loss and gradients stay the same.
         early_stopping_patience (`int`, *optional*):
             Stop after so many evaluations without a better `metric_for_best_model`.
+        hub_with_code (`bool`, defaults to `False`):
+            Whether the saved checkpoint carries the model's code, so that `AutoModel.from_pretrained(repository,
+            trust_remote_code=True)` loads it where this package is not installed.
+        card_results (`list[str]`, *optional*):
+            Results of other models to show in the model card, each as `NAME=FILE`, a file that `evaluate.py` wrote.
 
-    Defaults that differ from transformers, and why: evaluation and checkpoint once an epoch, 20 epochs, the best one
+    Defaults that differ from transformers, and why: `hub_strategy="end"`, the only one, since the others publish
+    pickles (the optimizer's state); evaluation and checkpoint once an epoch, 20 epochs, the best one
     by validation `hr@10` loaded at the end, only it and the last one kept (the paper's selection); batches of 64 users
     and weight decay 0.1 (the paper's); learning rate 5e-4, which suits parts that start from scratch: give a
     pretrained backbone its own, the paper's are 5e-6 to 5e-5; a tenth of the steps to warm up, without which post-norm
@@ -79,6 +85,11 @@ class TransRecTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations that are no better."}
     )
+    hub_strategy: str = field(default="end", metadata={"help": "Must stay 'end': the others publish pickles."})
+    hub_with_code: bool = field(default=False, metadata={"help": "Put the model's code beside the saved weights."})
+    card_results: list[str] | None = field(
+        default=None, metadata={"help": "Other models' results for the card: NAME=FILE, as evaluate.py writes them."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,6 +103,11 @@ class TransRecTrainingArguments(TrainingArguments):
             self.eval_ks = sorted([*self.eval_ks, 10])
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end=True")
+        if self.hub_strategy != "end":
+            raise ValueError("hub_strategy must be 'end': the others publish the optimizer's pickles")
+        for entry in self.card_results or ():
+            if "=" not in entry:
+                raise ValueError(f"--card_results {entry} must be NAME=FILE, such as IDRec=outputs/idrec.json")
 
     @property
     def freezes(self) -> bool:

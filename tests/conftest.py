@@ -1,6 +1,7 @@
 """Tiny data and models, made here: no network, no files of others."""
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,9 @@ from modeling_transrec import (
 )
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.trainer import keep_teaching
+
+from . import HUB_PORT
+from .hub_server import HubServer
 
 
 NUM_ITEMS, NUM_USERS = 37, 13
@@ -211,3 +215,14 @@ def make_collator(items, histories, processor_of, prepared_items):
         return NormalizingCollator(config, prepared_items[kind], processor_of[kind], counts, user_rows, seed)
 
     return make
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The tests' own Hub, in place of the offline mode, and a token that may write."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    with HubServer(port=HUB_PORT) as server:
+        yield server
+    huggingface_hub.close_session()
