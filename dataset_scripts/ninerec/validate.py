@@ -17,11 +17,12 @@ from itertools import groupby
 from pathlib import Path
 
 from .files import DatasetFiles, data_dir_from_env, find_files
-from .interactions import read_sequences
+from .interactions import are_pair_columns, read_sequences
 from .problems import SEVERITIES, Problem, Problems
 from .reader import read_items
 from .validate_covers import check_covers
-from .validate_text import check_behaviour, check_items, check_pairs
+from .validate_interactions import check_behaviour, check_pairs
+from .validate_items import check_items
 
 
 def validate(
@@ -145,6 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.max_examples < 0 or args.num_workers < 1:
         parser.error("--max_examples must be at least 0 and --num_workers at least 1")
     pair_columns = None if args.pair_columns is None else tuple(args.pair_columns)
+    if pair_columns is not None and not are_pair_columns(pair_columns):
+        parser.error("--pair_columns must name user_id, item_id and, where the file has it, timestamp once each")
     problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, pair_columns)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     print(report(args.name, problems))

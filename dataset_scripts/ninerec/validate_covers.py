@@ -60,7 +60,7 @@ def check_picture(path: Path) -> list[Finding]:
         with Image.open(path) as image:
             findings = _describe(path, image)
             # A small version shows as well whether all is there, and costs a quarter.
-            image.draft("RGB", (image.width // 8, image.height // 8))
+            image.draft("RGB", (image.width // 8 + 1, image.height // 8 + 1))
             image.load()
     except Image.DecompressionBombError as error:
         what = "gigantic pictures, which Pillow refuses as decompression bombs: count as missing; make them smaller"
