@@ -71,7 +71,8 @@ def _fetch(url: str, archive: Path) -> None:
 def _explained(message: str) -> str:
     if QUOTA.search(message):
         return "Google Drive's quota for this file is used up for now: try again in a day."
-    return f"The download stopped: {' '.join(message.split()).rstrip('.')}. Run the command again, and it goes on where it stopped."
+    reason = " ".join(message.split()).rstrip(".")
+    return f"The download stopped: {reason}. Run the command again, and it goes on where it stopped."
 
 
 def _by_hand(url: str, archive: Path) -> str:
