@@ -54,7 +54,12 @@ def test_a_clean_folder_has_no_problems(tmp_path, lines):
     ("items", "severity", "what", "examples"),
     [
         (ITEMS.encode() + b"i7,\xff,a\n", "error", "not UTF-8", ["X_item.csv:8: byte 0xff in 'i7,�,a'"]),
-        (ITEMS + "i7,a\ni8,a,b,c\n", "error", "have not 3 columns", ["X_item.csv:8: 2: ", "X_item.csv:9: 4: "]),
+        (
+            ITEMS + "i7,a\ni8,a,b,c\n",
+            "error",
+            "have not 3 columns",
+            ["X_item.csv:8: 2 columns: ", "X_item.csv:9: 4 columns: "],
+        ),
         (ITEMS + 'i7,a,b"c" "\ni8,"a"b,c\ni9,a,b\n', "error", "break CSV quoting", ["X_item.csv:9: "]),
         (ITEMS + 'i7,a,"b\ni8,a,b\n', "error", "break CSV quoting", ["X_item.csv:8: "]),
         (ITEMS + " ,a,b\n", "error", "an empty item_id", ["X_item.csv:8: "]),
@@ -95,7 +100,12 @@ def check(problems, severity, what, examples, count=None):
     ("pairs", "severity", "what", "examples"),
     [
         (PAIRS.encode() + b"u\xe9,i1,1500000000\n", "error", "not UTF-8", ["X_pair.csv:19: byte 0xe9"]),
-        (PAIRS + "u0,i6\nu1,i6,1,1\n", "error", "have not 3 columns", ["X_pair.csv:19: 2: ", "X_pair.csv:20: 4: "]),
+        (
+            PAIRS + "u0,i6\nu1,i6,1,1\n",
+            "error",
+            "have not 3 columns",
+            ["X_pair.csv:19: 2 columns: ", "X_pair.csv:20: 4 columns: "],
+        ),
         (PAIRS + '"u0"x,i6,1500000000\n', "error", "break CSV quoting", ["X_pair.csv:19: "]),
         (PAIRS + ",i6,1500000000\n", "error", "an empty user_id", ["X_pair.csv:19: "]),
         (PAIRS + "u0, ,1500000000\n", "error", "an empty item_id", ["X_pair.csv:19: "]),
@@ -142,7 +152,7 @@ def test_pairs_in_any_column_order(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "severity", "what", "examples"),
     [
-        (LINES + "u7\ti1\ti2\n", "error", "have not 2 columns", ["X_behaviour.tsv:4: 3: "]),
+        (LINES + "u7\ti1\ti2\n", "error", "have not 2 columns", ["X_behaviour.tsv:4: 3 columns: "]),
         (LINES + "u7\t \n", "error", "an empty item_ids", ["X_behaviour.tsv:4: "]),
         (LINES + "u7\ti1 i2  i3 i4 x\n", "warning", "not in the items table", ["X_behaviour.tsv:4: item 'x'"]),
         (LINES + "u7\ti1 i2 i3 x\n", "warning", "fewer than 5", ["X_behaviour.tsv:4: user 'u7' has 3"]),
@@ -245,6 +255,6 @@ def test_command(tmp_path, capsys):
     assert capsys.readouterr().out == "X can be loaded (0 errors, 0 warnings, 0 notes)\n"
     assert main(["X", "--data_dir", str(tmp_path / "bad")]) == 1
     out = capsys.readouterr().out
-    assert "X_pair.csv:19: 1: " in out and "X cannot be loaded: correct the errors first (2 errors, 0 w" in out
+    assert "X_pair.csv:19: 1 columns: " in out and "X cannot be loaded: correct the errors first (2 errors, 0 w" in out
     with pytest.raises(SystemExit):
         main(["X", "--data_dir", str(tmp_path), "--pair_columns", "user"])

@@ -31,12 +31,17 @@ def check_items(path: Path, problems: Problems) -> pl.DataFrame:
     for line, row in rows if has_header else chain([first], rows):
         if len(row) != len(columns):
             what = f"rows that have not {len(columns)} columns ({', '.join(name or 'not used' for name in columns)})"
-            add("error", f"{what}; texts with commas need double quotes", line, f"{len(row)}: {shown(str(row[:4]))}")
+            add(
+                "error",
+                f"{what}; texts with commas need double quotes",
+                line,
+                f"{len(row)} columns: {shown(','.join(row))}",
+            )
             continue
         fields = dict(zip(columns, row, strict=True))
         item_id = fields["item_id"].strip()
         if not item_id:
-            add("error", "rows with an empty item_id; fill it in or remove them", line, shown(str(row[:4])))
+            add("error", "rows with an empty item_id; fill it in or remove them", line, shown(",".join(row)))
             continue
         if item_id in found:
             what = "rows that repeat an item id: the first row is kept"

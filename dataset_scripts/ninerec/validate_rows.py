@@ -131,7 +131,7 @@ def checked_chunks(
         found = found or not rows.is_empty()
         wrong = rows.filter(pl.col("fields").list.len() != len(columns))
         what = f"rows that have not {len(columns)} columns ({', '.join(name or 'not used' for name in columns)})"
-        lines = ((line, f"{len(fields)}: {shown(str(fields[:4]))}") for line, fields in head(wrong, problems))
+        lines = ((line, f"{len(fields)} columns: {shown(','.join(fields))}") for line, fields in head(wrong, problems))
         problems.add_lines("error", path, what, wrong.height, lines)
         rows = rows.filter(pl.col("fields").list.len() == len(columns)).select(
             "line",
