@@ -1,6 +1,7 @@
 """`dataset_scripts.ninerec.validate` on small folders that are wrong in one known way each."""
 
 import io
+import os
 import time
 
 import numpy as np
@@ -227,6 +228,22 @@ def test_blocks_do_not_change_what_is_found(tmp_path, monkeypatch):
     assert found(folder) == expected
 
 
+def test_any_line_ends(tmp_path):
+    for number, line_end in enumerate(("\r\n", "\r")):
+        items, pairs = (text.replace("\n", line_end) for text in (ITEMS, PAIRS + "u0,zzz,1500000000\n"))
+        folder = make(tmp_path / str(number), items=items, pairs=pairs)
+        check(found(folder), "warning", "not in the items table", ["X_pair.csv:19: item 'zzz'"])
+
+
+def test_a_line_that_never_ends(tmp_path, monkeypatch):
+    """Memory stays bounded, and what follows is not called empty."""
+    monkeypatch.setattr(validate_rows, "BLOCK_SIZE", 64)
+    monkeypatch.setattr(validate_rows, "LONGEST_LINE", 500)
+    folder = make(tmp_path, lines=LINES + "u7\t" + "i1 " * 1000)
+    check(found(folder), "warning", "a line of more than 500 bytes", ["X_behaviour.tsv:4: 'u7\\ti1 i1"])
+    assert len(found(folder)) == 1
+
+
 def test_folders(tmp_path):
     [(severity, _, what, _)] = found(tmp_path)
     assert severity == "error" and "No X_item.csv under" in what
@@ -234,6 +251,10 @@ def test_folders(tmp_path):
     assert [problem[2] for problem in found(tmp_path)][1] == "links to nothing: left out"
     [(severity, _, what, _)] = found(tmp_path / "absent")
     assert severity == "error" and "is not a folder" in what
+    (tmp_path / "X_item.csv").unlink()
+    write(tmp_path / "X_item.csv", ITEMS)
+    os.mkfifo(tmp_path / "X_pair.csv")  # reading it would wait for ever
+    assert found(tmp_path) == [("error", 1, "neither a file nor a link to one", ["X_pair.csv"])]
     [problem] = validate("../X", tmp_path)
     assert "no valid data set name" in problem.what
 

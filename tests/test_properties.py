@@ -1,5 +1,6 @@
 """Properties of reading and splitting that hold for any data; hypothesis looks for counterexamples."""
 
+import io
 import tempfile
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import polars as pl
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dataset_scripts.ninerec.files import find_files
 from dataset_scripts.ninerec.interactions import read_sequences
 from dataset_scripts.ninerec.ninerec import SPLITS, NineRecConfig
 from dataset_scripts.ninerec.reader import read_items
 from dataset_scripts.ninerec.validate import validate
+from dataset_scripts.ninerec.validate_covers import check_picture
 
 
 settings.register_profile("same everywhere", derandomize=True, database=None, deadline=None, max_examples=60)
@@ -145,6 +148,36 @@ def test_behaviour_is_read_as_it_was_written(folder, lines):
     assert {user: [item for item, _ in actions] for user, actions in found.items()} == lines
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param(
+            ("1600000000000000002.0", "1600000000000000001.0"),
+            marks=pytest.mark.xfail(strict=True, reason="a file whose first time has a point is read as float64"),
+        ),
+        pytest.param(
+            ("16", "0x0f"),
+            marks=pytest.mark.xfail(strict=True, reason="the fast reader takes hexadecimal numbers, the careful not"),
+        ),
+        pytest.param(
+            ("16.0", "1.5e1"),
+            marks=pytest.mark.xfail(strict=True, reason="the fast reader takes exponents, the careful does not"),
+        ),
+        ("16", "15.0"),
+        ("16", "soon"),
+    ],
+)
+def test_quotes_around_another_field_do_not_change_timestamps(folder, times):
+    found = []
+    for user in ("u", '"u"'):
+        (folder / "X_pair.csv").write_text(f"u,a,{times[0]}\n{user},b,{times[1]}\n")
+        try:
+            found.append(by_user(read_sequences(folder / "X_pair.csv", pl.Series(["a", "b"]), min_actions=1)))
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
 # Malformed files
 
 GOOD = {
@@ -208,3 +241,35 @@ def test_malformed_files_give_a_sentence_that_names_the_file(folder, files):
             assert " " in message
         problems = validate("X", data_dir)
         assert (message is not None) == any(problem.severity == "error" for problem in problems), (message, problems)
+
+
+def picture(image_format):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format)
+    return file.getvalue()
+
+
+PICTURES = {".jpg": picture("JPEG"), ".png": picture("PNG"), ".webp": picture("WEBP")}
+
+
+@given(
+    st.sampled_from(list(PICTURES)),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), st.binary(max_size=9)), min_size=1, max_size=3),
+)
+def test_broken_pictures_are_found_whatever_is_broken(folder, suffix, changes):
+    """[`check_picture`] warns where, and only where, Pillow cannot decode the picture."""
+    content = PICTURES[suffix]
+    for share, length, new in changes:
+        place = int(share * len(content))
+        content = content[:place] + new + content[place + length :]
+    path = folder / f"picture{suffix}"
+    path.write_bytes(content)
+    warned = any(severity == "warning" for severity, _, _ in check_picture(path))
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except Exception:
+        assert warned
+    else:
+        assert not warned

@@ -51,6 +51,9 @@ def validate(
         problems.add("error", root, str(error), count=1)
         return problems.found()
     items_path, interactions = files.items, files.interactions
+    if special := [path for path in (items_path, interactions) if not path.is_file()]:
+        problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
+        return problems.found()
     items = None
     with _readable(items_path, problems):
         items = check_items(items_path, problems)

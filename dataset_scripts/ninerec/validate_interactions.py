@@ -13,7 +13,7 @@ import polars as pl
 
 from .problems import Problems
 from .reader import header_roles
-from .validate_rows import CONTROL, check_encoding, checked_chunks, field_chunks, head, shown
+from .validate_rows import CONTROL, add_empty, check_encoding, checked_chunks, field_chunks, head, shown
 
 
 ROWS_PER_PART = 1 << 23
@@ -30,7 +30,7 @@ def check_pairs(
     check_encoding(path, problems)
     columns, header_line = _pair_columns(path, items, pair_columns)
     if columns is None:
-        problems.add("error", path, "the file is empty; unpack or copy it again", count=1)
+        add_empty(path, problems)
         return
     timed = "timestamp" in columns
     used = np.zeros(items.height, dtype=bool)
@@ -224,7 +224,7 @@ def check_behaviour(path: Path, items_path: Path, items: pl.DataFrame, problems:
     check_encoding(path, problems)
     chunk = next((chunk for chunk in field_chunks(path, Problems()) if chunk.height), None)
     if chunk is None:
-        problems.add("error", path, "the file is empty; unpack or copy it again", count=1)
+        add_empty(path, problems)
         return
     columns = ["user_id", "item_ids"]
     header_line = chunk["line"][0] if header_roles(chunk["fields"][0].to_list()) == ["user_id", "item_id"] else None

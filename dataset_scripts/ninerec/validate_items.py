@@ -8,7 +8,7 @@ import polars as pl
 
 from .problems import Problems
 from .reader import header_roles
-from .validate_rows import CONTROL, check_encoding, csv_rows, shown
+from .validate_rows import CONTROL, add_empty, check_encoding, csv_rows, shown
 
 
 def check_items(path: Path, problems: Problems) -> pl.DataFrame:
@@ -17,7 +17,7 @@ def check_items(path: Path, problems: Problems) -> pl.DataFrame:
     rows = csv_rows(path, problems)
     first = next(rows, None)
     if first is None:
-        problems.add("error", path, "the file is empty; unpack or copy it again", count=1)
+        add_empty(path, problems)
         return pl.DataFrame(schema={"item_id": pl.String, "line": pl.Int64})
     columns, has_header = _item_columns(first[1])
     found: dict[str, int] = {}
@@ -71,14 +71,14 @@ def check_items(path: Path, problems: Problems) -> pl.DataFrame:
         if earlier != line:
             add("note", "items with the same text as an earlier one", line, f"{shown(both)} stands in line {earlier}")
     for language, count in num_missing.items():
-        if count == num_items:
+        if 0 < count == num_items:
             problems.add_lines("note", path, f"no item has a {language}: load with the other language", 1)
         else:
             problems.add_lines(
                 "note", path, f"items without {language}, which the other language has", count, missing_at[language]
             )
     if not found:
-        problems.add("error", path, "no item can be read from this file", count=1)
+        add_empty(path, problems, "no item can be read from this file")
     return pl.DataFrame(
         {"item_id": list(found), "line": list(found.values())}, schema={"item_id": pl.String, "line": pl.Int64}
     )
