@@ -235,6 +235,12 @@ def test_any_line_ends(tmp_path):
         check(found(folder), "warning", "not in the items table", ["X_pair.csv:19: item 'zzz'"])
 
 
+def test_bytes_that_are_not_utf8_are_reported_once(tmp_path):
+    problems = found(make(tmp_path, items=ITEMS.encode("gbk")))
+    check(problems, "error", "not UTF-8", [f"X_item.csv:{line}: byte 0xd6" for line in range(1, 6)], count=7)
+    assert not any("U+FFFD" in problem[2] for problem in problems)
+
+
 def test_a_line_that_never_ends(tmp_path, monkeypatch):
     """Memory stays bounded, and what follows is not called empty."""
     monkeypatch.setattr(validate_rows, "BLOCK_SIZE", 64)

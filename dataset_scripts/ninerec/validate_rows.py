@@ -25,7 +25,9 @@ def shown(text: str) -> str:
     return quoted if len(quoted) <= 80 else quoted[:77] + "…"
 
 
-def check_encoding(path: Path, problems: Problems) -> None:
+def check_encoding(path: Path, problems: Problems) -> bool:
+    """Whether a file is UTF-8."""
+    is_utf8 = True
     for first, block in _blocks(path, problems):
         try:
             block.decode()
@@ -34,9 +36,11 @@ def check_encoding(path: Path, problems: Problems) -> None:
                 try:
                     line.decode()
                 except UnicodeDecodeError as error:
+                    is_utf8 = False
                     text = f"byte 0x{line[error.start]:02x} in {shown(line[:60].decode(errors='replace'))}"
                     what = "lines that are not UTF-8; convert the file to UTF-8, or unpack it first"
                     problems.add_lines("error", path, what, 1, [(number, text)])
+    return is_utf8
 
 
 def _blocks(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
