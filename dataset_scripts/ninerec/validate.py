@@ -1,0 +1,161 @@
+"""Check the files of a data set in NineRec's layout, and list every problem with file and line.
+
+    python -m dataset_scripts.ninerec.validate Bili_Food --data_dir FOLDER
+    python -m dataset_scripts.ninerec.validate my_data --data_dir FOLDER --max_examples 20 --num_workers 8
+
+A problem is an error (loading fails), a warning (something is left out, counts as missing, or is probably wrong) or a
+note. The exit status is 1 where there is an error.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from .files import DatasetFiles, data_dir_from_env, find_files
+from .interactions import are_pair_columns, read_sequences
+from .problems import SEVERITIES, Problem, Problems
+from .reader import read_items
+from .validate_covers import check_covers
+from .validate_interactions import check_behaviour, check_pairs
+from .validate_items import check_items
+
+
+def validate(
+    name: str,
+    data_dir: str | Path,
+    max_examples: int = 5,
+    num_workers: int = 1,
+    pair_columns: tuple[str, ...] | None = None,
+) -> list[Problem]:
+    """The problems of data set `name`, errors first.
+
+    Args:
+        name: of the data set, e.g. `"Bili_Food"`.
+        data_dir: the folder, as for `load_dataset`.
+        max_examples: how many examples a problem has at most.
+        num_workers: threads that decode pictures.
+        pair_columns: as for `load_dataset`.
+    """
+    problems = Problems(max_examples)
+    root = Path(os.path.expanduser(data_dir))
+    _check_links(name, root, problems)
+    try:
+        with _without_warnings():
+            files = find_files(name, root)
+    except (ValueError, OSError) as error:
+        problems.add("error", root, str(error), count=1)
+        return problems.found()
+    items_path, interactions = files.items, files.interactions
+    if special := [path for path in (items_path, interactions) if not path.is_file()]:
+        problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
+        return problems.found()
+    items = None
+    with _readable(items_path, problems):
+        items = check_items(items_path, problems)
+    if items is not None and not items.is_empty():
+        with _readable(interactions, problems):
+            if interactions.suffix == ".tsv":
+                check_behaviour(interactions, items_path, items, problems)
+            else:
+                check_pairs(interactions, items_path, items, pair_columns, problems)
+        if files.covers is None:
+            problems.add("note", root, f"no folder {name}_cover: no pictures can be used", count=1)
+        else:
+            with _readable(files.covers, problems):
+                check_covers(files.covers, items["item_id"].to_list(), problems, num_workers)
+    _check_loading(files, pair_columns, problems)
+    return problems.found()
+
+
+@contextlib.contextmanager
+def _readable(path: Path, problems: Problems) -> Iterator[None]:
+    """A file that the system does not let us read is a problem as any other."""
+    try:
+        yield
+    except OSError as error:
+        problems.add("error", path, f"cannot be read: {error.strerror or error}", count=1)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What the reader warns of is in the report."""
+    logger = logging.getLogger(__package__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_links(name: str, root: Path, problems: Problems) -> None:
+    wanted = {f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover"}
+    for folder, folders, files in os.walk(root):
+        folders[:] = [entry for entry in folders if not entry.endswith("_cover")]
+        for path in (Path(folder, entry) for entry in wanted & {*files, *folders}):
+            if not path.exists():
+                problems.add("warning", Path(folder), "links to nothing: left out", path.name)
+
+
+def _check_loading(files: DatasetFiles, pair_columns: tuple[str, ...] | None, problems: Problems) -> None:
+    """Reads the data set as `load_dataset` does: its verdict counts."""
+    try:
+        with _without_warnings():
+            item_ids = read_items(files.items)["item_id"]
+            read_sequences(files.interactions, item_ids, pair_columns=pair_columns)
+    except Exception as error:  # of any kind, as a user of `load_dataset` would see it
+        problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
+
+
+def report(name: str, problems: list[Problem]) -> str:
+    """Problems as text, grouped by file."""
+    lines = []
+    by_path = sorted(problems, key=lambda problem: str(problem.path))  # stable: the most severe stay first
+    for path, found in groupby(by_path, key=lambda problem: problem.path):
+        lines.append(str(path))
+        for problem in found:
+            count = f"{problem.count:,} × " if problem.count != 1 or problem.examples else ""
+            lines.append(f"  {problem.severity:<8} {count}{problem.what}")
+            lines += [f"{'':15}{example}" for example in problem.examples]
+            if problem.examples and problem.count > len(problem.examples):
+                lines.append(f"{'':15}… and {problem.count - len(problem.examples):,} more")
+    kinds = [sum(problem.severity == severity for problem in problems) for severity in SEVERITIES]
+    total = ", ".join(
+        f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in zip(SEVERITIES, kinds, strict=True)
+    )
+    verdict = "cannot be loaded: correct the errors first" if kinds[0] else "can be loaded"
+    return "\n".join([*lines, f"{name} {verdict} ({total})"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_scripts.ninerec.validate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="of the data set, e.g. Bili_Food")
+    parser.add_argument("--data_dir", default=data_dir_from_env(), help="default: NINEREC_DATA_DIR")
+    parser.add_argument("--max_examples", type=int, default=5, help="of each problem (default: 5)")
+    parser.add_argument("--num_workers", type=int, default=1, help="threads that decode pictures (default: 1)")
+    parser.add_argument("--pair_columns", nargs="+", help="columns of a pair file without header; default: detected")
+    args = parser.parse_args(arguments)
+    if args.data_dir is None:
+        parser.error("give --data_dir, or set NINEREC_DATA_DIR")
+    if args.max_examples < 0 or args.num_workers < 1:
+        parser.error("--max_examples must be at least 0 and --num_workers at least 1")
+    pair_columns = None if args.pair_columns is None else tuple(args.pair_columns)
+    if pair_columns is not None and not are_pair_columns(pair_columns):
+        parser.error("--pair_columns must name user_id, item_id and, where the file has it, timestamp once each")
+    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, pair_columns)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    print(report(args.name, problems))
+    return int(any(problem.severity == "error" for problem in problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
