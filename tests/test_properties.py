@@ -155,18 +155,9 @@ def test_behaviour_is_read_as_it_was_written(folder, lines):
 @pytest.mark.parametrize(
     "times",
     [
-        pytest.param(
-            ("1600000000000000002.0", "1600000000000000001.0"),
-            marks=pytest.mark.xfail(strict=True, reason="a file whose first time has a point is read as float64"),
-        ),
-        pytest.param(
-            ("16", "0x0f"),
-            marks=pytest.mark.xfail(strict=True, reason="the fast reader takes hexadecimal numbers, the careful not"),
-        ),
-        pytest.param(
-            ("16.0", "1.5e1"),
-            marks=pytest.mark.xfail(strict=True, reason="the fast reader takes exponents, the careful does not"),
-        ),
+        ("1600000000000000002.0", "1600000000000000001.0"),
+        ("16", "0x0f"),
+        ("16.0", "1.5e1"),
         ("16", "15.0"),
         ("16", "soon"),
     ],

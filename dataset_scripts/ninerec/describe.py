@@ -9,12 +9,14 @@ the most popular 1 % of the items. `≠` marks what differs from the paper.
 """
 
 import argparse
+import contextlib
 import json
-import logging
 import math
 import os
 import statistics as stats
 import sys
+import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -22,9 +24,10 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from .archives import Member
 from .files import DERIVED, data_dir_from_env, find_files, find_names
 from .interactions import read_sequences
-from .reader import find_covers, read_items
+from .reader import find_covers, read_items, without_warnings
 
 
 FIGURES = ("users", "items", "actions", "sparsity", "resolution", "text_zh_length", "text_en_length")
@@ -64,8 +67,10 @@ def statistics(name: str, data_dir: str | Path) -> dict:
     """
     source, filters = DERIVED.get(name, (name, {}))
     files = find_files(source, data_dir)
-    table = read_items(files.items)
-    sequences = read_sequences(files.interactions, table["item_id"], **{"min_actions": 1, **filters})
+    with tempfile.TemporaryDirectory() as scratch:
+        items_path, interactions = files.tables(Path(scratch))
+        table = read_items(items_path)
+        sequences = read_sequences(interactions, table["item_id"], **{"min_actions": 1, **filters})
     counts = np.sort(sequences.item_counts())[::-1]
     num_users, num_items, num_actions = len(sequences), int((counts > 0).sum()), len(sequences.items)
     counts = counts[:num_items]
@@ -80,7 +85,7 @@ def statistics(name: str, data_dir: str | Path) -> dict:
         "sparsity": 100 * (1 - num_actions / (num_users * num_items)),
         "text_zh_length": _mean_length(items["text_zh"].str.count_matches(r"\S")),
         "text_en_length": _mean_length(items["text_en"].str.count_matches(r"\S+")),
-        **_pictures(find_covers(files.covers, items["item_id"])),
+        **_pictures(find_covers(files.covers, items["item_id"]), files.covers),
         "items_in_table": table.height,
         "actions_per_user": {
             "min": int(lengths.min()),
@@ -103,15 +108,18 @@ def _mean_length(lengths: pl.Series) -> float | None:
     return lengths.filter(lengths > 0).mean()
 
 
-def _pictures(paths: list[str | None]) -> dict:
+def _pictures(paths: list[str | None], folder: Path | Member | None) -> dict:
     """Number and sizes of covers; only the head of each file is read."""
     sizes, num_unreadable = Counter(), 0
-    for path in filter(None, paths):
-        try:
-            with Image.open(path) as image:
-                sizes[image.size] += 1
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            num_unreadable += 1
+    with contextlib.ExitStack() as stack:
+        in_archive = isinstance(folder, Member)
+        opened = stack.enter_context(zipfile.ZipFile(folder.archive)) if in_archive else None
+        for path in filter(None, paths):
+            try:
+                with open(path, "rb") if opened is None else opened.open(path) as file, Image.open(file) as image:
+                    sizes[image.size] += 1
+            except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError):
+                num_unreadable += 1
     size, count = sizes.most_common(1)[0] if sizes else (None, 0)
     return {
         "covers": sizes.total(),
@@ -216,7 +224,6 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.data_dir is None:
         parser.error("give --data_dir, or set NINEREC_DATA_DIR")
-    logging.getLogger(__package__).setLevel(logging.ERROR)  # `validate` is for what is left out
     names = args.names or find_names(args.data_dir)
     if not names:
         parser.error(
@@ -224,7 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     sys.stdout.reconfigure(encoding="utf-8")
     try:
-        found = [statistics(name, args.data_dir) for name in names]
+        with without_warnings():  # `validate` is for what is left out
+            found = [statistics(name, args.data_dir) for name in names]
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -66,6 +66,9 @@ class DatasetFiles:
         items, interactions = (
             one.extract(folder) if isinstance(one, Member) else one for one in (self.items, self.interactions)
         )
+        for path in (items, interactions):
+            if not path.is_file():
+                raise ValueError(f"{path} is neither a file nor a link to one; replace it by a file")
         return items, interactions
 
 
@@ -97,7 +100,7 @@ def find_names(data_dir: str | Path) -> list[str]:
     """Names X under `data_dir` that have an items table and interactions, sorted."""
     found = {"items": set(), "interactions": set()}
     root = Path(os.path.expanduser(data_dir))
-    present = [path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).exists()]
+    present = [path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).is_file()]
     present += [member.path for archive in _archives(root) for member in list_members(archive)]
     for path in present:
         stem, suffix = os.path.splitext(path.name)
@@ -210,7 +213,9 @@ def _search_archives(root: Path, found: dict, kinds: list[list[str]]) -> None:
 
 def _best_interactions(tables: list[Path | Member]) -> Path | Member:
     """The first with more than two columns, and so with a time; else a file of a line a user; else the first."""
-    on_disk = [table for table in tables if isinstance(table, Path)]
+    if len(tables) == 1:
+        return tables[0]
+    on_disk = [table for table in tables if isinstance(table, Path) and table.is_file()]
     timed = [table for table in on_disk if len(first_row(table)[1]) > 2]
     behaviours = [table for table in on_disk if table.suffix == ".tsv"]
     return (timed or behaviours or tables)[0]

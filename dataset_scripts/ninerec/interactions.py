@@ -61,13 +61,13 @@ def read_sequences(
     roles, header_line = _pair_columns(path, pair_columns, columns)
     if path.suffix == ".parquet":
         return _build(path, partial(_parquet_pairs, path, roles), item_ids, *options)
-    kind = _timestamp_kind(path, roles, header_line)
+    has_dates = _has_dates(path, roles, header_line)
     try:
-        chunks = partial(_regular_pairs, path, roles, header_line, kind)
+        chunks = partial(_regular_pairs, path, roles, header_line, has_dates)
         return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
     except Irregular as reason:
         logger.info("%s is read line by line: %s", path, reason)
-    chunks = partial(_read_columns, path, roles, header_line, kind)
+    chunks = partial(_read_columns, path, roles, header_line, has_dates)
     return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
 
 
@@ -79,15 +79,17 @@ def is_behaviour(path: Path) -> bool:
 # Rows of the files
 
 
-def _timestamp_kind(path: Path, columns: list[str | None], header_line: int | None) -> str | None:
-    """How the first row writes its time: `"integer"`, `"float"` or `"date"`; `None` without a time."""
+def _has_dates(path: Path, columns: list[str | None], header_line: int | None) -> bool:
+    """Whether the first row has a date for its time, not a number."""
     if "timestamp" not in columns:
-        return None
+        return False
     row = first_row(path, after=header_line)[1]
-    text = row[columns.index("timestamp")].strip() if len(row) == len(columns) else ""
-    if _to_seconds(pl.Series([text], dtype=pl.String)).null_count() == 0:
-        return "date"
-    return "float" if "." in text else "integer"
+    return len(row) == len(columns) and _to_seconds(pl.Series([row[columns.index("timestamp")]])).null_count() == 0
+
+
+def _whole_numbers(values: pl.Series) -> pl.Series:
+    """Whole numbers, also with zeros behind the point; null where there is none."""
+    return values.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
 
 
 def _to_seconds(dates: pl.Series) -> pl.Series:
@@ -102,23 +104,17 @@ def _to_seconds(dates: pl.Series) -> pl.Series:
 
 
 def _regular_pairs(
-    path: Path, columns: list[str | None], header_line: int | None, kind: str | None
+    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool
 ) -> Iterator[pl.DataFrame]:
     """The rows of a pair file that is plain enough for a fast reader."""
-    types = {"integer": {"timestamp": pa.int64()}, "float": {"timestamp": pa.float64()}}.get(kind, {})
-    for chunk in regular_chunks(path, columns, types, skip_lines=header_line or 0):
+    for chunk in regular_chunks(path, columns, skip_lines=header_line or 0):
         chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
         if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
             raise Irregular("it has empty ids")
-        if kind == "float":
-            whole = chunk["timestamp"].cast(pl.Int64, strict=False)
-            if not (whole == chunk["timestamp"]).fill_null(False).all():
-                raise Irregular("it has timestamps with a fraction")
-            chunk = chunk.with_columns(whole)
-        elif kind == "date":
-            seconds = _to_seconds(chunk["timestamp"])
+        if "timestamp" in chunk.columns:
+            seconds = _to_seconds(chunk["timestamp"]) if has_dates else _whole_numbers(chunk["timestamp"])
             if seconds.null_count():
-                raise Irregular("it has dates of another form")
+                raise Irregular("it has timestamps of another form")
             chunk = chunk.with_columns(seconds.alias("timestamp"))
         yield chunk
 
@@ -160,7 +156,7 @@ def _parquet_seconds(path: Path, name: str, values: pl.Series) -> pl.Series:
 
 
 def _read_columns(
-    path: Path, columns: list[str | None], header_line: int | None, kind: str | None = None
+    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool = False
 ) -> Iterator[pl.DataFrame]:
     """All rows, strings but for `timestamp`; every field must be there and not be empty."""
     index = {column: place for place, column in enumerate(columns) if column is not None}
@@ -182,19 +178,18 @@ def _read_columns(
             if empty.height:
                 raise ValueError(f"{path}:{empty['line'][0]}: empty {column}; fill it in or remove this line")
         found = found or rows.height > 0
-        yield _parse_timestamps(path, rows, kind).drop("line")
+        yield _parse_timestamps(path, rows, has_dates).drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
 
 
-def _parse_timestamps(path: Path, rows: pl.DataFrame, kind: str | None) -> pl.DataFrame:
-    if kind is None:
+def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool) -> pl.DataFrame:
+    if "timestamp" not in rows.columns:
         return rows
-    if kind == "date":
+    if has_dates:
         seconds, what = _to_seconds(rows["timestamp"]), "date such as 2021-05-07 12:30:00"
     else:
-        seconds = rows["timestamp"].str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-        what = "whole number of seconds"
+        seconds, what = _whole_numbers(rows["timestamp"]), "whole number of seconds"
     bad = seconds.is_null()
     if bad.any():
         line, text = rows.filter(bad).select("line", "timestamp").row(0)

@@ -4,8 +4,10 @@ Ids are strings everywhere. A malformed file is a `ValueError` that names FILE:L
 rule is logged as a warning with a count and an example. The rules are listed in this folder's README.md.
 """
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,18 @@ def warn(count: int, what: str, example: object) -> None:
     """Log one defined outcome; nothing is logged where it did not occur."""
     if count:
         logger.warning("%s %s (e.g. %r)", f"{count:,}", what, example)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Within it, what is left out is not logged."""
+    package = logging.getLogger(__package__)
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
 
 
 # Columns

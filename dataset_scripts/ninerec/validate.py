@@ -9,17 +9,18 @@ note. The exit status is 1 where there is an error.
 
 import argparse
 import contextlib
-import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from .archives import Member
 from .files import DatasetFiles, data_dir_from_env, find_files
-from .interactions import are_pair_columns, read_sequences
+from .interactions import are_pair_columns, is_behaviour, read_sequences
 from .problems import SEVERITIES, Problem, Problems
-from .reader import read_items
+from .reader import read_items, without_warnings
 from .validate_covers import check_covers
 from .validate_interactions import check_behaviour, check_pairs
 from .validate_items import check_items
@@ -45,31 +46,50 @@ def validate(
     root = Path(os.path.expanduser(data_dir))
     _check_links(name, root, problems)
     try:
-        with _without_warnings():
+        with without_warnings():
             files = find_files(name, root)
     except (ValueError, OSError) as error:
         problems.add("error", root, str(error), count=1)
         return problems.found()
-    items_path, interactions = files.items, files.interactions
-    if special := [path for path in (items_path, interactions) if not path.is_file()]:
+    tables = [table for table in (files.items, files.interactions) if isinstance(table, Path)]
+    if special := [path for path in tables if not path.is_file()]:
         problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
         return problems.found()
+    with tempfile.TemporaryDirectory() as scratch:
+        _check_files(files, *files.tables(Path(scratch)), pair_columns, num_workers, problems)
+    return problems.found()
+
+
+def _check_files(
+    files: DatasetFiles,
+    items_path: Path,
+    interactions: Path,
+    pair_columns: tuple[str, ...] | None,
+    num_workers: int,
+    problems: Problems,
+) -> None:
     items = None
+    if ".parquet" in (items_path.suffix, interactions.suffix):
+        problems.add("note", files.root, "Parquet tables are checked as a whole, not row by row", count=1)
+        _check_loading(files.root, items_path, interactions, pair_columns, problems)
+        return
     with _readable(items_path, problems):
         items = check_items(items_path, problems)
     if items is not None and not items.is_empty():
         with _readable(interactions, problems):
-            if interactions.suffix == ".tsv":
+            if is_behaviour(interactions):
                 check_behaviour(interactions, items_path, items, problems)
             else:
                 check_pairs(interactions, items_path, items, pair_columns, problems)
         if files.covers is None:
-            problems.add("note", root, f"no folder {name}_cover: no pictures can be used", count=1)
+            problems.add("note", files.root, f"no folder {files.name}_cover: no pictures can be used", count=1)
+        elif isinstance(files.covers, Member):
+            what = "pictures in an archive are not checked; unpack it to have them checked"
+            problems.add("note", files.covers.archive, what, count=1)
         else:
             with _readable(files.covers, problems):
                 check_covers(files.covers, items["item_id"].to_list(), problems, num_workers)
-    _check_loading(files, pair_columns, problems)
-    return problems.found()
+    _check_loading(files.root, items_path, interactions, pair_columns, problems)
 
 
 @contextlib.contextmanager
@@ -81,18 +101,6 @@ def _readable(path: Path, problems: Problems) -> Iterator[None]:
         problems.add("error", path, f"cannot be read: {error.strerror or error}", count=1)
 
 
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """What the reader warns of is in the report."""
-    logger = logging.getLogger(__package__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _check_links(name: str, root: Path, problems: Problems) -> None:
     wanted = {f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover"}
     for folder, folders, files in os.walk(root):
@@ -102,14 +110,16 @@ def _check_links(name: str, root: Path, problems: Problems) -> None:
                 problems.add("warning", Path(folder), "links to nothing: left out", path.name)
 
 
-def _check_loading(files: DatasetFiles, pair_columns: tuple[str, ...] | None, problems: Problems) -> None:
+def _check_loading(
+    root: Path, items: Path, interactions: Path, pair_columns: tuple[str, ...] | None, problems: Problems
+) -> None:
     """Reads the data set as `load_dataset` does: its verdict counts."""
     try:
-        with _without_warnings():
-            item_ids = read_items(files.items)["item_id"]
-            read_sequences(files.interactions, item_ids, pair_columns=pair_columns)
+        with without_warnings():
+            item_ids = read_items(items)["item_id"]
+            read_sequences(interactions, item_ids, pair_columns=pair_columns)
     except Exception as error:  # of any kind, as a user of `load_dataset` would see it
-        problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
+        problems.add("error", root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
 
 
 def report(name: str, problems: list[Problem]) -> str:
