@@ -32,6 +32,7 @@ from typing import NamedTuple
 import datasets
 import naive
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 import transformers
@@ -56,7 +57,6 @@ from modeling_transrec.data_collator import left_pad_lists
 from modeling_transrec.experiment import SMALL_BERT, SMALL_RESNET
 from modeling_transrec.metrics import ranking_metrics
 from modeling_transrec.scoring import encode_catalogue
-from modeling_transrec.trainer import number_users
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -113,7 +113,7 @@ BACKBONES = {  # by device: fields of the configuration
 
 
 class Data(NamedTuple):
-    """A catalogue of prepared items, numbered training histories and the items' counts."""
+    """A catalogue of prepared items, training histories as rows and the items' counts."""
 
     items: datasets.Dataset
     histories: datasets.Dataset
@@ -130,12 +130,14 @@ def synthetic_histories(shape: Shape, rng: np.random.Generator) -> datasets.Data
     lengths = draw(shape.history_lengths, shape.num_users, rng)
     weights = draw(shape.item_counts, shape.num_items, rng) + 0.5
     flat = rng.choice(shape.num_items, size=lengths.sum(), p=weights / weights.sum())
-    lists = [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])]
-    features = datasets.Features(
-        {"history": datasets.List(datasets.Value("int32")), "target": datasets.Value("int32")}
-    )
-    targets = rng.integers(0, shape.num_items, shape.num_users)
-    return datasets.Dataset.from_dict({"history": lists, "target": targets}, features=features)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    columns = {
+        "history": pa.ListArray.from_arrays(offsets, pa.array(flat, pa.int32())),
+        "target": pa.array(rng.integers(0, shape.num_items, shape.num_users), pa.int32()),
+        "user": pa.array(range(shape.num_users), pa.int64()),
+        "length": pa.array(lengths, pa.int32()),
+    }
+    return datasets.Dataset(pa.table(columns))
 
 
 def synthetic_items(shape: Shape, config: TransRecConfig, rng: np.random.Generator) -> datasets.Dataset:
@@ -167,7 +169,7 @@ def make_data(name: str, config: TransRecConfig, processor: TransRecProcessor, d
         prepared = prepare_items(items, processor)
     else:
         prepared = synthetic_items(shape, config, rng)
-    return Data(prepared, number_users(histories), count_actions(histories, len(prepared)))
+    return Data(prepared, histories, count_actions(histories, len(prepared)))
 
 
 def make_processor(config: TransRecConfig, name: str, data_dir: str | None) -> TransRecProcessor:
@@ -209,7 +211,7 @@ class Bench:
             self.processor = make_processor(config, name, None)
             histories = synthetic_histories(shape, rng)
             items = synthetic_items(shape, config, rng)
-            self.data = Data(items, number_users(histories), count_actions(histories, len(items)))
+            self.data = Data(items, histories, count_actions(histories, len(items)))
         self.collator = TransRecDataCollator(config, self.data.items, self.processor, self.data.item_counts)
 
     def features(self, round_number: int, batch_size: int) -> list[dict]:
