@@ -67,10 +67,17 @@ def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str
         raise ValueError(f"{what} lacks the column {', '.join(missing)}; it has {', '.join(dataset.column_names)}")
 
 
-def prepare_items(items: datasets.Dataset, processor: TransRecProcessor) -> datasets.Dataset:
+def prepare_items(
+    items: datasets.Dataset, processor: TransRecProcessor, num_proc: int | None = None
+) -> datasets.Dataset:
     """Every item's model inputs, unpadded, in catalogue order; each is tokenised, and its picture resized, just once.
 
     The result is cached on disk, beside the data set's other caches, by the items and all that the processor does.
+
+    Args:
+        items: with columns `item_id` and those that the processor reads.
+        processor: the model's.
+        num_proc: processes to prepare in; the result is the same.
 
     Raises:
         ValueError: if there is no text at all in the processor's language, or no picture at all.
@@ -92,6 +99,7 @@ def prepare_items(items: datasets.Dataset, processor: TransRecProcessor) -> data
         remove_columns=columns,
         features=_prepared_features(processor),
         desc="Preparing items",
+        num_proc=num_proc,
         keep_in_memory=not items.cache_files,
         new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint)),
     )

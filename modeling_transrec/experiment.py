@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from .configuration_transrec import TransRecConfig
-from .data import count_actions, histories_as_rows, load_items, load_sequences
+from .data import count_actions, histories_as_rows, load_items, load_sequences, prepare_items
 from .evaluation import FullRankingEvaluator
 from .model_card import THIS_MODEL, is_hub_id, push_results, result_row
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
@@ -550,6 +550,9 @@ class EvaluationArguments:
     )
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users ranked at a time."})
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenise texts and resize pictures, once for all runs."}
+    )
     max_seq_len: int = field(default=20, metadata={"help": "History kept for the baselines; a model has its own."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay off the accelerator."})
     push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
@@ -595,6 +598,8 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
         processor = TransRecProcessor.from_pretrained(args.model_name_or_path)
         processor = drop_foreign_ids(model, processor, items["item_id"])
         processor.language = args.language or processor.language
+        with state.main_process_first():
+            evaluator.prepared_items = prepare_items(items, processor, args.preprocessing_num_workers)
         metrics = evaluator(model, processor)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
     protocol = {"dataset": dataset, "model": args.model_name_or_path, "max_seq_len": max_seq_len, **evaluator.protocol}

@@ -105,7 +105,7 @@ class TransRecTrainer(Trainer):
             if processing_class.user_ids is not None:
                 user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
             with args.main_process_first(local=False, desc="preparing items"):
-                self.prepared_items = prepare_items(items, processing_class)
+                self.prepared_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
             self.item_counts = count_actions(histories, len(items))
             collator = TransRecDataCollator(
                 model.config,

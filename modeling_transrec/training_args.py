@@ -26,6 +26,8 @@ class TransRecTrainingArguments(TrainingArguments):
             Cut-offs of the validation metrics; 10 is always there, the best checkpoint is chosen by it.
         item_batch_size (`int`, defaults to 256):
             Items encoded at a time when the catalogue is evaluated.
+        preprocessing_num_workers (`int`, *optional*):
+            Processes that tokenise texts and resize pictures, once for all runs.
         gradient_caching_chunk_size (`int`, *optional*):
             Encode the items of a training batch so many at a time, and compute their activations anew in the backward
             pass (gradient caching, arXiv 2101.06983): thousands of users fit on one device, at the price of a second
@@ -79,6 +81,9 @@ class TransRecTrainingArguments(TrainingArguments):
     )
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time in evaluation."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenise texts and resize pictures, once for all runs."}
+    )
     gradient_caching_chunk_size: int | None = field(
         default=None, metadata={"help": "Encode so many items at a time, activations anew in the backward pass."}
     )

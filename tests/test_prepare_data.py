@@ -1,13 +1,15 @@
 """`examples/prepare_data.py`: anybody's tables to Parquet files with a card, and back."""
 
 import importlib
+import shutil
 
 import pytest
 import yaml
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from dataset_scripts.ninerec.export import push
 from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
 
 from .test_scripts import script  # noqa: F401
@@ -94,3 +96,30 @@ def test_wrong_options(tables):
         main(["--dataset_config_name", "Bili_Food", "--output_dir", str(tables / "out"), "--public", "true"])
     with pytest.raises(ValueError, match="together"):
         importlib.import_module("prepare_data").main(["--items", "x.csv", "--output_dir", str(tables / "out")])
+
+
+def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
+    folder = prepare(tables, "--push_to_hub", "me/shop")
+    assert hub.repositories["datasets", "me/shop"].private
+    for config, split in (("shop", "test"), ("shop_items", "train")):
+        pulled = load_dataset("me/shop", config, split=split)
+        assert pulled.to_list() == load_dataset(str(folder), config, split=split).to_list()
+    assert f"{hub.url}/datasets/me/shop" in capsys.readouterr().out
+
+    hub.add("me/open", {}, kind="datasets")
+    with pytest.raises(ValueError, match="me/open exists already and is public"):
+        push(folder, "me/open")
+    assert hub.files("me/open", kind="datasets") == {}
+    push(folder, "me/open", private=False)
+    assert "README.md" in hub.files("me/open", kind="datasets")
+
+
+def test_tables_on_the_hub(tables, hub):
+    for name, file, delimiter in (("me/sales", "sales.csv", ","), ("me/products", "products.tsv", "\t")):
+        Dataset.from_csv(str(tables / file), sep=delimiter).push_to_hub(name)
+    expected = load_sequences(str(prepare(tables)), "shop", "test")
+    shutil.rmtree(tables / "out")
+    arguments = ["--dataset_config_name", "shop", "--output_dir", str(tables / "out"), "--columns", COLUMNS]
+    arguments += ["--interactions", "me/sales", "--items", "me/products"]
+    folder = importlib.import_module("prepare_data").main(arguments)
+    assert load_sequences(str(folder), "shop", "test").to_list() == expected.to_list()

@@ -1,12 +1,13 @@
 import pickle
 
+import datasets
 import pytest
 import torch
 from tokenizers import processors
 from transformers import AutoProcessor, GPT2Config, PreTrainedTokenizerFast
 
 from modeling_transrec import TransRecProcessor
-from modeling_transrec.data import histories_as_rows, prepare_items
+from modeling_transrec.data import histories_as_rows, load_items, prepare_items
 
 
 @pytest.mark.parametrize("kind", ["text", "id"])
@@ -64,6 +65,17 @@ def test_prepared_items_are_in_catalogue_order_and_unpadded(items, text_processo
         alone = text_processor(text=items["text_en"][row])["input_ids"][0].tolist()
         assert prepared[row]["input_ids"] == alone
     assert prepare_items(items, id_processor)["item_ids"][:] == list(range(37))
+
+
+def test_two_processes_prepare_the_same_items_and_share_them_with_later_runs(processor_of, tmp_path):
+    items = load_items("ninerec", "Sample_Target", cache_dir=str(tmp_path)).select(range(50))
+    processor = processor_of["text+image"]
+    prepared = prepare_items(items, processor, num_proc=2)
+    files = sorted(tmp_path.rglob("*.arrow"))
+    again = prepare_items(items, processor)
+    assert sorted(tmp_path.rglob("*.arrow")) == files
+    alone = prepare_items(datasets.Dataset.from_list(items.to_list(), features=items.features), processor)
+    assert alone.to_list() == prepared.to_list() == again.to_list()
 
 
 def test_errors_say_what_to_do(tokenizer, items, id_processor):

@@ -59,9 +59,17 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
 
 
 def push(folder: Path, repo_id: str, private: bool = True, token: str | None = None) -> str:
-    """Uploads an exported folder as a data set repository; its address."""
+    """Uploads an exported folder as a data set repository; its address.
+
+    Raises:
+        ValueError: if it is to be private, but exists already and is public.
+    """
     api = HfApi(token=token)
     repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    if private and not api.repo_info(repo.repo_id, repo_type="dataset").private:
+        raise ValueError(
+            f"{repo.repo_id} exists already and is public: make it private, choose another, or say --public"
+        )
     api.upload_folder(folder_path=str(folder), repo_id=repo.repo_id, repo_type="dataset")
     return str(repo)
 
