@@ -247,6 +247,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
                         module.eval()
         return self
 
+    def compile_backbone(self, **kwargs) -> None:
+        """Compiles the backbones in place, once for inputs of any shape; see `torch.compile` for `kwargs`."""
+        if not self.item_encoder.backbones:
+            raise ValueError("an id model has no backbone to compile; leave torch_compile out")
+        for backbone in self.item_encoder.backbones:
+            backbone.compile(dynamic=True, **kwargs)
+
     def enable_gradient_caching(self, chunk_size: int) -> None:
         """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.
 

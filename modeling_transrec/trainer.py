@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import DynamoBackend
 from huggingface_hub import CommitInfo, HfApi
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -133,6 +134,9 @@ class TransRecTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.torch_compile:
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
+            model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         if train_dataset is not None and model.has_frozen_backbone and not model.item_encoder.takes_features:
             logger.warning("The backbone is frozen, but this fusion or model reads more than one vector an item")
         elif train_dataset is not None and model.has_frozen_backbone:

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 
 from modeling_transrec import (
@@ -134,6 +135,23 @@ def test_precomputed_features_train_as_a_frozen_backbone_does(make_trainer, monk
     assert_equal_weights(weights(fast.model), weights(plain.model), atol=1e-5)
     hits = [[entry["eval_hr@10"] for entry in t.state.log_history if "eval_hr@10" in entry] for t in (fast, plain)]
     assert hits[0] == hits[1]
+
+
+def test_torch_compile_compiles_the_backbone_once_for_all_shapes(make_trainer, make_model, text_processor):
+    torch.compiler.reset()
+    counters.clear()
+    trainer = make_trainer(torch_compile_backend="eager")
+    trainer.create_optimizer_and_scheduler(1)
+    prepared = trainer.accelerator.prepare(trainer.model)
+    assert prepared is trainer.model  # not compiled as a whole
+    plain = make_model("text")
+    plain.load_state_dict(trainer.model.state_dict())
+    for texts in (["red"] * 3, ["red", "blue rope"], ["green lamp"] * 5, ["red blue small"] * 7, ["rope", "red lamp"]):
+        inputs = text_processor(text=texts)
+        assert torch.allclose(prepared.get_item_features(**inputs), plain.get_item_features(**inputs), atol=1e-6)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 2  # five shapes
+    with pytest.raises(ValueError, match="no backbone to compile"):
+        make_trainer("id", torch_compile=True)
 
 
 def test_adapters_alone_are_trained_in_the_backbone(make_trainer, make_model):
