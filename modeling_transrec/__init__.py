@@ -1,6 +1,7 @@
 """Transferable sequential recommendation: pretrain a recommender on one platform, fine-tune it on another."""
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from dataset_scripts.ninerec.registration import register as _register_ninerec
 
@@ -14,6 +15,7 @@ from .modeling_transrec import (
     TransRecModel,
     TransRecPreTrainedModel,
 )
+from .pipeline import SequentialRecommendationPipeline
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import Recommender
 from .trainer import TransRecTrainer
@@ -25,12 +27,18 @@ AutoConfig.register("transrec", TransRecConfig)
 AutoModel.register(TransRecConfig, TransRecModel)
 AutoModelForSequentialRecommendation.register(TransRecConfig, TransRecForSequentialRecommendation)
 AutoProcessor.register(TransRecConfig, TransRecProcessor)
+PIPELINE_REGISTRY.register_pipeline(
+    "sequential-recommendation",
+    SequentialRecommendationPipeline,
+    pt_model=(AutoModelForSequentialRecommendation, AutoModel),
+)
 _register_ninerec()  # load_dataset("ninerec", NAME)
 
 __all__ = [
     "AutoModelForSequentialRecommendation",
     "FullRankingEvaluator",
     "Recommender",
+    "SequentialRecommendationPipeline",
     "TransRecConfig",
     "TransRecDataCollator",
     "TransRecForSequentialRecommendation",

@@ -102,13 +102,24 @@ class Recommender:
         model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
         recommender = cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **where))
         if load_catalogue:
-            file = _find_file(pretrained_model_name_or_path, _CATALOGUE_FILE, where)
-            if file is not None:
-                recommender.use_catalogue(datasets.Dataset.from_parquet(file, keep_in_memory=True))
-                mean_file = _find_file(pretrained_model_name_or_path, _USER_MEAN_FILE, where)
-                if mean_file is not None:
-                    recommender._user_mean = load_file(mean_file)["user_mean"].to(model.device)
+            recommender.load_catalogue(pretrained_model_name_or_path, **where)
         return recommender
+
+    def load_catalogue(self, pretrained_model_name_or_path: str | os.PathLike, **where) -> bool:
+        """Takes the catalogue that was saved with the model, where there is one; whether there is.
+
+        Args:
+            pretrained_model_name_or_path: the Hub id or folder.
+            where: `revision`, `token`, `cache_dir`, `subfolder`, …
+        """
+        file = _find_file(pretrained_model_name_or_path, _CATALOGUE_FILE, where)
+        if file is None:
+            return False
+        self.use_catalogue(datasets.Dataset.from_parquet(file, keep_in_memory=True))
+        mean_file = _find_file(pretrained_model_name_or_path, _USER_MEAN_FILE, where)
+        if mean_file is not None:
+            self._user_mean = load_file(mean_file)["user_mean"].to(self.model.device)
+        return True
 
     def save_pretrained(self, save_directory: str | os.PathLike, with_code: bool = False, **kwargs) -> None:
         """Saves model, processor and catalogue into one folder.

@@ -6,8 +6,9 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import pipeline
 
-from modeling_transrec import Recommender, TransRecProcessor
+from modeling_transrec import Recommender, SequentialRecommendationPipeline, TransRecProcessor
 
 
 NAME = "shop/recommender"
@@ -75,6 +76,30 @@ def test_pushed_with_the_model(hub, recommender, tmp_path):
     recommender.remove_items(["i000"]).push_to_hub(NAME)
     assert hub.files(NAME)["README.md"] == b"# Mine"
     assert len(Recommender.from_pretrained(NAME, cache_dir=tmp_path).item_ids) == 36
+
+
+def test_as_a_pipeline_of_transformers(hub, recommender, items, tmp_path):
+    recommender.push_to_hub(NAME)
+    ours = pipeline("sequential-recommendation", model=NAME)
+    assert type(ours) is SequentialRecommendationPipeline
+    expected = recommender.recommend(HISTORIES, k=7)
+    assert ours(HISTORIES, k=7) == expected
+    for batched in (ours(HISTORIES, k=7, batch_size=2), list(ours((one for one in HISTORIES), k=7))):
+        for found, wanted in zip(batched, expected, strict=True):
+            assert [item["item_id"] for item in found] == [item["item_id"] for item in wanted]
+    assert ours(["i020"], k=2, exclude_seen=False) == recommender.recommend(["i020"], k=2, exclude_seen=False)
+    ours.save_pretrained(tmp_path / "saved")
+    assert Recommender.from_pretrained(tmp_path / "saved").recommend(HISTORIES, k=7) == expected
+
+    recommender.model.save_pretrained(tmp_path / "bare")
+    recommender.processor.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="has no catalogue to recommend from; give items="):
+        pipeline("sequential-recommendation", model=str(tmp_path / "bare"))
+    theirs = pipeline("sequential-recommendation", model=str(tmp_path / "bare"), items=items, histories=HISTORIES)
+    centred = Recommender(recommender.model, recommender.processor).index(items, histories=HISTORIES)
+    assert theirs(["i020"], k=3) == centred.recommend(["i020"], k=3)
+    with pytest.raises(ValueError, match="empty history"):
+        theirs([])
 
 
 def test_pushed_and_pulled_like_a_data_set(hub, recommender, make_model, processor_of):
