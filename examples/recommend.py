@@ -26,7 +26,11 @@ from modeling_transrec.experiment import DataArguments, load_config
 @dataclass
 class RecommendationArguments:
     model_name_or_path: str = field(metadata={"help": "Checkpoint folder or Hub id."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
     history: str | None = field(default=None, metadata={"help": "Item ids separated by spaces, oldest first."})
+    user_id: str | None = field(default=None, metadata={"help": "Whose history it is, for models of user ids (DSSM)."})
     num_users: int = field(default=2, metadata={"help": "Users of the data set to show, where no history is given."})
     k: int = field(default=10, metadata={"help": "Items recommended to each user."})
     include_seen: bool = field(default=False, metadata={"help": "Recommend items of the history, too."})
@@ -51,6 +55,12 @@ def show(history: list[str], recommended: list[dict], texts: dict[str, str], hel
         print(f"  taken next   {held_out}  {texts[held_out]}")
 
 
+def recommend(recommender: Recommender, histories: list, user_ids: list[str], args: RecommendationArguments) -> list:
+    """The best items for each history; models that know users by their histories alone are not told the user."""
+    user_ids = user_ids if recommender.processor.user_ids is not None else None
+    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, user_id=user_ids)
+
+
 def write_all(recommender: Recommender, sequences: datasets.Dataset, args: RecommendationArguments) -> None:
     """Recommendations after the whole known history of every user, the held-out target included."""
     path = Path(args.output_file)
@@ -60,7 +70,7 @@ def write_all(recommender: Recommender, sequences: datasets.Dataset, args: Recom
         for start in tqdm(range(0, len(sequences), args.batch_size), desc="Recommending"):
             users = sequences[start : start + args.batch_size]
             histories = [[*past, last] for past, last in zip(users["item_ids"], users["target"], strict=True)]
-            found = recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen)
+            found = recommend(recommender, histories, users["user_id"], args)
             for user_id, recommended in zip(users["user_id"], found, strict=True):
                 line = {"user_id": user_id, "recommended": recommended}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -74,9 +84,11 @@ def main(args: list[str] | None = None) -> None:
     state = PartialState(cpu=args.use_cpu)
     if not state.is_main_process:
         return
-    max_seq_len = load_config(args.model_name_or_path).max_seq_len
+    max_seq_len = load_config(args.model_name_or_path, args.model_revision).max_seq_len
     items = data_args.load_items(max_seq_len)
-    recommender = Recommender.from_pretrained(args.model_name_or_path, load_catalogue=False)
+    recommender = Recommender.from_pretrained(
+        args.model_name_or_path, load_catalogue=False, revision=args.model_revision
+    )
     recommender.model.to(state.device)
     recommender.processor.language = args.language or recommender.processor.language
     recommender.index(items)
@@ -84,14 +96,15 @@ def main(args: list[str] | None = None) -> None:
 
     if args.history is not None:
         history = args.history.split()
-        show(history, recommender.recommend(history, k=args.k, exclude_seen=not args.include_seen), texts)
+        exclude_seen = not args.include_seen
+        show(history, recommender.recommend(history, args.k, exclude_seen, user_id=args.user_id), texts)
         return
     sequences = data_args.load_sequences("test", max_seq_len)
     if args.output_file is not None:
         write_all(recommender, sequences, args)
         return
     for user in sequences.select(range(min(args.num_users, len(sequences)))):
-        recommended = recommender.recommend(user["item_ids"], k=args.k, exclude_seen=not args.include_seen)
+        recommended = recommend(recommender, [user["item_ids"]], [user["user_id"]], args)[0]
         print(f"\nuser {user['user_id']}")
         show(user["item_ids"], recommended, texts, held_out=user["target"])
 

@@ -170,6 +170,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "TransRec checkpoint to start from: a folder or a Hub id."}
     )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
     modality: str | None = field(
         default=None,
         metadata={
@@ -302,13 +305,13 @@ class ModelArguments:
     def resolved_max_seq_len(self) -> int:
         """Longest history of the model that these arguments make."""
         if self.model_name_or_path is not None:
-            return load_config(self.model_name_or_path).max_seq_len
+            return load_config(self.model_name_or_path, self.model_revision).max_seq_len
         return TransRecConfig().max_seq_len if self.max_seq_len is None else self.max_seq_len
 
 
-def load_config(model_name_or_path: str) -> TransRecConfig:
+def load_config(model_name_or_path: str, revision: str = "main") -> TransRecConfig:
     """The configuration of a TransRec checkpoint; another model's is an error."""
-    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=False)
     if config.model_type != TransRecConfig.model_type:
         raise ValueError(
             f"{model_name_or_path} is a {config.model_type} model, not a TransRec checkpoint; a backbone is given as "
@@ -445,7 +448,7 @@ def timm_image_processor(config):
 def _from_checkpoint(
     args: ModelArguments, items: datasets.Dataset
 ) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
-    config = load_config(args.model_name_or_path)
+    config = load_config(args.model_name_or_path, args.model_revision)
     for name, value in args.config_fields().items():
         if name not in _CHANGEABLE_FIELDS and value != getattr(config, name):
             raise ValueError(
@@ -455,9 +458,9 @@ def _from_checkpoint(
         setattr(config, name, value)
     config.validate_architecture()
     model = TransRecForSequentialRecommendation.from_pretrained(
-        args.model_name_or_path, config=config, dtype="float32"
+        args.model_name_or_path, config=config, dtype="float32", revision=args.model_revision
     )
-    processor = TransRecProcessor.from_pretrained(args.model_name_or_path)
+    processor = TransRecProcessor.from_pretrained(args.model_name_or_path, revision=args.model_revision)
     for name in ("language", "max_text_length"):
         if getattr(args, name) is not None:
             setattr(processor, name, getattr(args, name))
@@ -534,6 +537,9 @@ BASELINES = ("random", "popularity")
 @dataclass
 class EvaluationArguments:
     model_name_or_path: str = field(metadata={"help": "Checkpoint folder or Hub id; or 'random', 'popularity'."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
     split: str = field(default="test", metadata={"help": "Split.", "choices": ["validation", "test"]})
     output_file: str | None = field(default=None, metadata={"help": "JSON file for metrics and protocol."})
     language: str | None = field(
@@ -565,13 +571,17 @@ class EvaluationArguments:
             raise ValueError(f"--push_to_hub adds results to a card on the Hub; {self.model_name_or_path} is a folder")
         if self.push_to_hub and self.model_name_or_path in BASELINES:
             raise ValueError(f"--push_to_hub: {self.model_name_or_path} has no card")
+        if self.push_to_hub and self.model_revision != "main":
+            raise ValueError("--push_to_hub adds results to the main branch; leave out --model_revision")
 
 
 def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     """Metrics and protocol of a checkpoint or baseline."""
     state = PartialState(cpu=args.use_cpu)
     is_baseline = args.model_name_or_path in BASELINES
-    max_seq_len = args.max_seq_len if is_baseline else load_config(args.model_name_or_path).max_seq_len
+    checkpoint, max_seq_len = args.model_name_or_path, args.max_seq_len
+    if not is_baseline:
+        max_seq_len = load_config(checkpoint, args.model_revision).max_seq_len
     with state.main_process_first():
         items = data_args.load_items(max_seq_len)
         sequences = data_args.load_sequences(args.split, max_seq_len)
@@ -594,15 +604,15 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     elif args.model_name_or_path == "popularity":
         metrics = evaluator.evaluate_popularity(item_counts)
     else:
-        model = TransRecModel.from_pretrained(args.model_name_or_path).to(state.device)
-        processor = TransRecProcessor.from_pretrained(args.model_name_or_path)
+        model = TransRecModel.from_pretrained(checkpoint, revision=args.model_revision).to(state.device)
+        processor = TransRecProcessor.from_pretrained(checkpoint, revision=args.model_revision)
         processor = drop_foreign_ids(model, processor, items["item_id"])
         processor.language = args.language or processor.language
         with state.main_process_first():
             evaluator.prepared_items = prepare_items(items, processor, args.preprocessing_num_workers)
         metrics = evaluator(model, processor)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
-    protocol = {"dataset": dataset, "model": args.model_name_or_path, "max_seq_len": max_seq_len, **evaluator.protocol}
+    protocol = {"dataset": dataset, "model": checkpoint, "max_seq_len": max_seq_len, **evaluator.protocol}
     groups = {"groups": evaluator.metrics_of_groups(item_counts)} if args.by_group else {}
     return {"metrics": metrics, **groups, "protocol": protocol}
 

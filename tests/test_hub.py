@@ -21,7 +21,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.experiment import EvaluationArguments
+from modeling_transrec.experiment import EvaluationArguments, ModelArguments, load_model_and_processor
 from modeling_transrec.model_card import THIS_MODEL, push_results, result_row
 
 
@@ -69,7 +69,7 @@ class TestRoundTrip:
         tags = ModelCard(files["README.md"].decode()).data.tags
         assert {"recommendation", "sequential-recommendation"} <= set(tags)
 
-    def test_a_revision_stays_what_it_was(self, hub, pushed, make_model, tmp_path):
+    def test_a_revision_stays_what_it_was(self, hub, pushed, make_model, items, tmp_path):
         first = hub.repositories["models", NAME].branches["main"]
         other = make_model("text", hidden_size=24)
         other.push_to_hub(NAME, revision="wide")
@@ -80,6 +80,8 @@ class TestRoundTrip:
         assert_equal_weights(TransRecModel.from_pretrained(NAME, revision=first, cache_dir=tmp_path), pushed.model)
         recommender = Recommender.from_pretrained(NAME, revision=first, cache_dir=tmp_path)
         assert recommender.model.config.hidden_size == 16
+        started = ModelArguments(NAME, model_revision=first)
+        assert load_model_and_processor(started, items)[0].config.hidden_size == 16
         with pytest.raises(OSError, match="nope is not a valid git identifier"):
             TransRecModel.from_pretrained(NAME, revision="nope", cache_dir=tmp_path)
 

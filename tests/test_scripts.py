@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,6 +191,19 @@ def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
     assert TransRecProcessor.from_pretrained(target).modality == "text"
     pretrained, finetuned = (TransRecModel.from_pretrained(path) for path in (source, target))
     assert pretrained.item_encoder.id_embedding is not None and finetuned.item_encoder.id_embedding is None
+
+
+def test_a_model_of_user_ids_recommends(script, capsys, tmp_path):
+    output = str(tmp_path / "model")
+    options = ["--modality", "id", "--user_encoder_type", "dssm", "--num_train_epochs", "1", *SMALL]
+    script("finetune").main([*options, "--output_dir", output])
+    capsys.readouterr()
+    script("recommend").main(["--model_name_or_path", output, "--use_cpu", "true", "--num_users", "1"])
+    shown = capsys.readouterr().out
+    user, item = (re.search(pattern, shown).group(1) for pattern in (r"user (\S+)", r"saw \(oldest first\)\s+(\S+)"))
+    history = ["--history", item, "--user_id", user]
+    script("recommend").main(["--model_name_or_path", output, "--use_cpu", "true", *history])
+    assert capsys.readouterr().out.count("recommended (best first)") == 1
 
 
 def test_finetune_with_pictures_and_adapters(script, tmp_path):
