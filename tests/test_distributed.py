@@ -39,3 +39,19 @@ def test_two_processes_equal_one(loss_type, chunk_size, tmp_path, items, text_pr
     assert one_weights.keys() == two_weights.keys()
     for name, weight in one_weights.items():
         assert torch.allclose(two_weights[name], weight, atol=1e-5), name
+
+
+def test_two_processes_publish_once(hub, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["examples/finetune.py", "--modality", "id", "--hidden_size", "16", "--max_steps", "2"]
+    command += ["--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path)]
+    command += ["--push_to_hub", "true", "--hub_model_id", "me/two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert hub.count("POST /api/models/me/two/commit/*") == 1
+    assert {"model.safetensors", "processor_config.json", "README.md"} <= hub.files("me/two").keys()
+    assert b"| **this model** | ninerec/Sample_Target, validation |" in hub.files("me/two")["README.md"]
+    assert b"2 processes" in hub.files("me/two")["README.md"]
