@@ -1,6 +1,6 @@
 """Trains and evaluates a grid of models over several seeds; a table of means and confidence intervals.
 
-    python benchmarks/compare.py benchmarks/grids/beauty_user_encoders.json --data_dir DATA
+    python benchmarks/compare.py benchmarks/grids/beauty_user_encoders_id.json --data_dir DATA
 
 A grid is a JSON file: `common` options of finetune.py, `seeds`, and `runs`, each a name and the options that differ; a
 run may name a `pretrain` data set with its options, to start from. Finished runs are kept in
@@ -146,8 +146,11 @@ def main() -> None:
             "transformers": transformers.__version__,
             "modeling_transrec": __version__,
         }
+        found = {(entry["name"], entry["seed"]) for entry in record["results"]}
+        if found:
+            print(f"{len(found)} runs are in {file} already; remove it to run them again", flush=True)
         for seed, run in itertools.product(grid["seeds"], grid["runs"]):
-            if any((entry["name"], entry["seed"]) == (run["name"], seed) for entry in record["results"]):
+            if (run["name"], seed) in found:
                 continue
             folder = args.output_dir / grid["name"] / f"{run['name']}-{seed}".replace(" ", "_").replace("/", "_")
             result = run_one(run, grid["common"], seed, folder, args.data_dir)

@@ -62,6 +62,8 @@ def main(args: list[str] | None = None) -> Path:
     parser = HfArgumentParser((PrepareArguments, DataArguments), allow_abbrev=False)
     prepare, data = parser.parse_args_into_dataclasses(args)
     name, folder = data.dataset_config_name, Path(prepare.output_dir)
+    if prepare.interactions is not None and name == data.sample:
+        raise ValueError("give your data set a name: --dataset_config_name my_shop")
     if prepare.public and name in (*SOURCES, *TARGETS, *DERIVED):
         raise ValueError(f"--public: {CONDITION}")
     with tempfile.TemporaryDirectory() as staging:

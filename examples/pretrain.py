@@ -17,8 +17,9 @@ The same with the paper's hyper-parameters by name, from configs/; what the comm
 All options of transformers' TrainingArguments hold; see --help.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from modeling_transrec import TransRecTrainingArguments
 from modeling_transrec.experiment import DataArguments, ModelArguments, parse_arguments, train
@@ -26,7 +27,7 @@ from modeling_transrec.experiment import DataArguments, ModelArguments, parse_ar
 
 @dataclass
 class PretrainingDataArguments(DataArguments):
-    dataset_config_name: str = field(default="Sample_Source", metadata={"help": "Source data set; Bili_500K, …"})
+    sample: ClassVar[str] = "Sample_Source"
 
 
 def main(args: list[str] | None = None) -> None:

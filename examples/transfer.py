@@ -19,6 +19,7 @@ Training options (`--num_train_epochs`, `--per_device_train_batch_size`, `--bf16
 
 import copy
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from transformers.utils import logging
 
 from modeling_transrec import TransRecTrainingArguments
 from modeling_transrec.experiment import (
+    BASELINES,
     DataArguments,
     EvaluationArguments,
     ModelArguments,
@@ -36,7 +38,6 @@ from modeling_transrec.experiment import (
     parse_arguments,
     train,
 )
-from modeling_transrec.trainer import last_whole_checkpoint
 
 
 @dataclass
@@ -94,8 +95,8 @@ class Comparison:
         folder = str(self.output_dir / name)
         say(f"{name}: training on {data_args.dataset_config_name}")
         training_args = copy.deepcopy(self.training_args)
-        if training_args.resume_from_checkpoint is not None:
-            training_args.resume_from_checkpoint = last_whole_checkpoint(folder)
+        if training_args.resume_from_checkpoint is None and PartialState().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier comparison
         for option, value in {"output_dir": folder, **changes}.items():
             setattr(training_args, option, value)
         train(model_args, data_args, training_args)
@@ -107,7 +108,7 @@ class Comparison:
             model_name_or_path=model,
             eval_ks=self.training_args.eval_ks,
             language=self.model_args.language,
-            max_seq_len=self.model_args.resolved_max_seq_len(),
+            max_seq_len=self.model_args.resolved_max_seq_len() if model in BASELINES else None,
             use_cpu=self.training_args.use_cpu,
         )
         self.results[row] = evaluate(arguments, self.target)

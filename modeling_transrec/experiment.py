@@ -4,10 +4,12 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 from accelerate import PartialState
@@ -20,15 +22,16 @@ from transformers import (
     ViTImageProcessorPil,
     set_seed,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .configuration_transrec import TransRecConfig
 from .data import count_actions, histories_as_rows, load_items, load_sequences, prepare_items
 from .evaluation import FullRankingEvaluator
 from .model_card import THIS_MODEL, is_hub_id, push_results, result_row
-from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
+from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel, check_place
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import drop_foreign_ids
-from .trainer import TransRecTrainer
+from .trainer import TRAINER_STATE_NAME, TransRecTrainer, last_whole_checkpoint
 from .training_args import TransRecTrainingArguments
 
 
@@ -110,8 +113,9 @@ class DataArguments:
     dataset_name: str = field(
         default="ninerec", metadata={"help": "'ninerec', or a Hub id or local folder in the same schema."}
     )
-    dataset_config_name: str = field(
-        default="Sample_Target", metadata={"help": "Data set, such as Bili_Food; its items are NAME_items."}
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"help": "Data set, such as Bili_Food; its items are NAME_items. By default the embedded sample."},
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of the raw files (or set NINEREC_DATA_DIR). The samples need none."}
@@ -138,6 +142,15 @@ class DataArguments:
             '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}.'
         },
     )
+
+    sample: ClassVar[str] = "Sample_Target"
+
+    def __post_init__(self):
+        if self.dataset_config_name is None:
+            if self.dataset_name != "ninerec" or self.data_dir is not None:
+                place = self.dataset_name if self.data_dir is None else self.data_dir
+                raise ValueError(f"which data set of {place}? Give --dataset_config_name NAME")
+            self.dataset_config_name = self.sample
 
     def loading_kwargs(self, max_seq_len: int) -> dict:
         """Arguments of `load_dataset` beside names; only the ninerec builder filters and cuts while it reads."""
@@ -311,6 +324,7 @@ class ModelArguments:
 
 def load_config(model_name_or_path: str, revision: str = "main") -> TransRecConfig:
     """The configuration of a TransRec checkpoint; another model's is an error."""
+    check_place(model_name_or_path)
     config = AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=False)
     if config.model_type != TransRecConfig.model_type:
         raise ValueError(
@@ -346,6 +360,9 @@ def _new_model(args: ModelArguments, items: datasets.Dataset, user_ids: Sequence
     processing = {"language": args.language, "max_text_length": args.max_text_length}
     processing = {name: value for name, value in processing.items() if value is not None}
     backbones = {}
+    for name, value in vars(args).items():
+        if name.endswith("_name_or_path"):
+            check_place(value)
     if args.multimodal_model_name_or_path is not None:
         name = backbones["multimodal_model_name_or_path"] = args.multimodal_model_name_or_path
         parts["tokenizer"] = AutoTokenizer.from_pretrained(name)
@@ -513,22 +530,59 @@ def train(
             training_args.learning_rate,
         )
     trainer = TransRecTrainer(model, training_args, items, train_split, validation, processing_class=processor)
-    resume = training_args.resume_from_checkpoint
-    if resume is not None and resume.lower() in ("true", "false"):  # HfArgumentParser knows it as a path alone
-        resume = resume.lower() == "true"
+    with training_args.main_process_first(desc="looking for checkpoints"):
+        resume = _where_to_start(training_args)
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     card = {"dataset": data_args.dataset_name, "dataset_args": data_args.dataset_config_name}
     card["finetuned_from"] = model_args.model_name_or_path
+    card["license"] = training_args.hub_license
     if training_args.push_to_hub:
         trainer.push_to_hub(**card)
     else:
         trainer.save_model()
         trainer.create_model_card(**card)
     trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
+    if trainer.is_world_process_zero():
+        best, state = trainer.state.best_metric, trainer.state
+        found = ""
+        if best is not None:
+            epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step)
+            found = f": validation {training_args.metric_for_best_model} {best:.4f} after epoch {epoch:g}"
+        print(f"Saved in {training_args.output_dir}{found}", flush=True)
     return trainer
+
+
+def _where_to_start(args: TransRecTrainingArguments) -> str | None:
+    """The checkpoint to resume from; `None` to start anew, in place of a finished training in the same folder.
+
+    Raises:
+        FileExistsError: if the folder has an interrupted training that is not to be resumed.
+    """
+    folder, resume = args.output_dir, args.resume_from_checkpoint
+    finished = Path(folder, TRAINER_STATE_NAME)  # written at the end
+    checkpoints = sorted(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    if resume is not None and resume.lower() not in ("true", "false"):  # to HfArgumentParser it is a path
+        return resume
+    if resume is not None and resume.lower() == "true":
+        found = last_whole_checkpoint(folder)
+        if found is None:
+            logger.warning("There is no checkpoint in %s yet: training starts from the beginning", folder)
+        finished.unlink(missing_ok=True)
+        return found
+    if checkpoints and not finished.exists():
+        raise FileExistsError(
+            f"{folder} has an interrupted training: go on with --resume_from_checkpoint true, choose another "
+            "--output_dir, or remove the folder"
+        )
+    if checkpoints:
+        logger.warning("%s has a finished training, which is replaced", folder)
+        for checkpoint in checkpoints:
+            shutil.rmtree(checkpoint)
+    finished.unlink(missing_ok=True)
+    return None
 
 
 BASELINES = ("random", "popularity")
@@ -549,7 +603,10 @@ class EvaluationArguments:
     include_seen: bool = field(default=False, metadata={"help": "Keep the history's items as candidates."})
     by_group: bool = field(
         default=False,
-        metadata={"help": "Also metrics by popularity of the target (cold: 0) and length of the history."},
+        metadata={
+            "help": "Also metrics by the target's actions in the histories that train (cold: 0), which are cut to the "
+            "last max_seq_len + 1, and by the length of the history."
+        },
     )
     center_scores: bool = field(
         default=False, metadata={"help": "Score by centred cosine, for a model that has not seen this platform."}
@@ -559,12 +616,16 @@ class EvaluationArguments:
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Processes that tokenise texts and resize pictures, once for all runs."}
     )
-    max_seq_len: int = field(default=20, metadata={"help": "History kept for the baselines; a model has its own."})
+    max_seq_len: int | None = field(
+        default=None, metadata={"help": "History kept for the baselines (default 20); a model has its own."}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Stay off the accelerator."})
     push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
     create_pr: bool = field(default=False, metadata={"help": "As a pull request, where the repository is another's."})
 
     def __post_init__(self):
+        if self.max_seq_len is not None and self.model_name_or_path not in BASELINES:
+            raise ValueError("--max_seq_len is for random and popularity; a model has its own")
         if self.create_pr and not self.push_to_hub:
             raise ValueError("--create_pr is an option of --push_to_hub")
         if self.push_to_hub and not is_hub_id(self.model_name_or_path):
@@ -579,7 +640,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     """Metrics and protocol of a checkpoint or baseline."""
     state = PartialState(cpu=args.use_cpu)
     is_baseline = args.model_name_or_path in BASELINES
-    checkpoint, max_seq_len = args.model_name_or_path, args.max_seq_len
+    checkpoint, max_seq_len = args.model_name_or_path, args.max_seq_len or TransRecConfig().max_seq_len
     if not is_baseline:
         max_seq_len = load_config(checkpoint, args.model_revision).max_seq_len
     with state.main_process_first():

@@ -8,6 +8,7 @@ Shapes: `U` distinct items, `P` of them with a picture, `T` text tokens, `S` tok
 width of a backbone.
 """
 
+import dataclasses
 import inspect
 import json
 
@@ -458,10 +459,21 @@ FUSIONS = {
 
 
 def peft_config_to_dict(peft_config) -> dict:
-    """A configuration of the `peft` library as plain JSON values."""
+    """A configuration of the `peft` library as plain JSON values; in a dictionary all must be known to the library."""
     values = peft_config if isinstance(peft_config, dict) else peft_config.to_dict()
     if "peft_type" not in values:
         raise ValueError('an adapter\'s configuration needs "peft_type", such as "LORA"')
+    try:
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
+    except ImportError as error:
+        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+    kind = values["peft_type"]
+    if kind not in KINDS:
+        raise ValueError(f"the peft library has no {kind}; it has {', '.join(sorted(KINDS))}")
+    known = [field.name for field in dataclasses.fields(KINDS[kind])]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{kind} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
     return json.loads(json.dumps(plain, default=str))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx, validate_repo_id
 from torch import nn
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -129,6 +129,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             OSError: if there are no weights as safetensors.
             ValueError: if they are said to lie outside the checkpoint, or are far fewer than the configuration wants.
         """
+        check_place(pretrained_model_name_or_path)
         if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         size = None
@@ -219,6 +220,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("an id model has no backbone to freeze")
         if train_last_n_layers is not None and freeze_modules is not None:
             raise ValueError("give train_last_n_layers or freeze_modules, not both")
+        if self.config.peft_config is not None:
+            raise ValueError("beside adapters the backbone is frozen already, and they are to train: freeze no more")
         for backbone in backbones:
             if freeze_modules is not None:
                 frozen = _matching(backbone, freeze_modules)
@@ -305,6 +308,18 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("the model has no adapters to merge")
         self.item_encoder.merge_adapters()
         self.config.peft_config = None
+
+
+def check_place(name_or_path: str | os.PathLike | None) -> None:
+    """Raises `FileNotFoundError` for what is neither a folder nor can be the id of a Hub repository."""
+    if name_or_path is None or os.path.exists(name_or_path):
+        return
+    try:
+        validate_repo_id(str(name_or_path))
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"there is no folder {name_or_path}, and no Hub repository can be called so"
+        ) from error
 
 
 def _check_weight_files(name_or_path: str, loading: dict) -> int | None:

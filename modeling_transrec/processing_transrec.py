@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
+from .configuration_transrec import TransRecConfig
+
 
 logger = logging.getLogger(__name__)
 
@@ -356,6 +358,16 @@ def _present(values: Sequence) -> tuple[list, torch.Tensor]:
 
 def _lengths(columns: dict[str, list]) -> str:
     return ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
+
+
+def check_text_length(processor: TransRecProcessor, config: TransRecConfig) -> None:
+    """Raises `ValueError` where texts may become longer than the backbone has positions."""
+    backbone = config.text_config or config.multimodal_config
+    positions = getattr(getattr(backbone, "text_config", backbone), "max_position_embeddings", None)
+    if positions is not None and processor.max_text_length > positions:
+        raise ValueError(
+            f"max_text_length {processor.max_text_length} is more than the {positions} positions of the text backbone"
+        )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:

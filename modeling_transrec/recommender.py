@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -240,12 +241,13 @@ class Recommender:
             raise ValueError(f"the catalogue's vectors must be finite and of width {self.model.config.hidden_size}")
         self._set_items(_item_columns(catalogue), torch.from_numpy(vectors).to(self.model.device))
         self._center(histories)
+        self._follow_with_faiss()
         return self
 
     @torch.no_grad()
     def index(
         self,
-        items: datasets.Dataset | Sequence[dict],
+        items: datasets.Dataset | pd.DataFrame | Sequence[dict],
         chunk_size: int = 256,
         histories: Sequence[Sequence[str]] | None = None,
     ) -> "Recommender":
@@ -254,7 +256,7 @@ class Recommender:
         A model of content and ids goes on with content alone where an item is new to it.
 
         Args:
-            items: `item_id` and what the processor reads, such as `text_en`: a data set or a list of dicts.
+            items: `item_id` and what the processor reads, such as `text_en`: data set, DataFrame or list of dicts.
             chunk_size: items encoded at a time.
             histories: item ids of some users of this platform, a few hundred or more, for a model that has not been
                 trained on it: scores are then centred cosines, see [`centered_cosine`], in place of the model's own.
@@ -265,10 +267,13 @@ class Recommender:
         self.processor = drop_foreign_ids(self.model, self.processor, items["item_id"])
         self._set_items(_item_columns(items), self._encode(items, chunk_size))
         self._center(histories)
+        self._follow_with_faiss()
         return self
 
     @torch.no_grad()
-    def add_items(self, items: datasets.Dataset | Sequence[dict], chunk_size: int = 256) -> "Recommender":
+    def add_items(
+        self, items: datasets.Dataset | pd.DataFrame | Sequence[dict], chunk_size: int = 256
+    ) -> "Recommender":
         """Adds items to the catalogue; one whose `item_id` is there already replaces it. Only these are encoded.
 
         Args:
@@ -292,6 +297,7 @@ class Recommender:
         kept = [row for row, item_id in enumerate(self.item_ids) if item_id not in new]
         vectors = torch.cat([self.item_vectors[kept], self._encode(items, chunk_size).to(self.item_vectors.device)])
         self._set_items(datasets.concatenate_datasets([self.items.select(kept), columns]), vectors)
+        self._follow_with_faiss()
         return self
 
     def remove_items(self, item_ids: Sequence[str]) -> "Recommender":
@@ -304,6 +310,7 @@ class Recommender:
         if not kept:
             raise ValueError("no item would be left to recommend")
         self._set_items(self.items.select(kept), self.item_vectors[kept])
+        self._follow_with_faiss()
         return self
 
     def search_with_faiss(self, string_factory: str = "Flat") -> "Recommender":
@@ -316,8 +323,7 @@ class Recommender:
         Returns: itself.
         """
         self._check_indexed()
-        self._faiss_factory = string_factory
-        self._build_faiss()
+        self._build_faiss(string_factory)
         return self
 
     @torch.no_grad()
@@ -381,8 +387,6 @@ class Recommender:
         if len(rows) != len(items):
             raise ValueError("the catalogue has an item_id twice; ids must be distinct")
         self.items, self.item_ids, self._rows, self.item_vectors = items, list(rows), rows, vectors
-        if self._faiss_factory is not None:
-            self._build_faiss()
 
     def _center(self, histories: Sequence[Sequence[str]] | None) -> None:
         """From now on centres the scores by these users' mean, or not at all."""
@@ -392,8 +396,6 @@ class Recommender:
             with torch.no_grad():
                 users = torch.cat([self._encode_users(self._histories_as_rows(part)) for part in parts])
             self._user_mean = users.mean(dim=0)
-        if self._faiss_factory is not None:
-            self._build_faiss()
 
     def _candidates(self) -> torch.Tensor:
         """Item vectors `(V, D)` whose dot product with a query is the score."""
@@ -401,18 +403,32 @@ class Recommender:
             return center(self.item_vectors, self.item_vectors.mean(dim=0))
         return self.model.to_scoring_space(self.item_vectors)
 
-    def _build_faiss(self) -> None:
+    def _follow_with_faiss(self) -> None:
+        """Makes the FAISS index anew after a change of the catalogue, where there is one."""
+        if self._faiss_factory is not None:
+            self._build_faiss(self._faiss_factory)
+
+    def _build_faiss(self, string_factory: str) -> None:
         try:
             import faiss
         except ImportError as error:
             raise ImportError("searching with FAISS needs it: pip install modeling_transrec[faiss]") from error
-        self._faiss = datasets.Dataset.from_dict({"item_id": self.item_ids})
-        self._faiss.add_faiss_index_from_external_arrays(
-            self._candidates().float().cpu().numpy(),
-            "items",
-            string_factory=self._faiss_factory,
-            metric_type=faiss.METRIC_INNER_PRODUCT,
-        )
+        self._faiss = self._faiss_factory = None  # where it fails, the whole catalogue is searched
+        index = datasets.Dataset.from_dict({"item_id": self.item_ids})
+        try:
+            index.add_faiss_index_from_external_arrays(
+                self._candidates().float().cpu().numpy(),
+                "items",
+                string_factory=string_factory,
+                metric_type=faiss.METRIC_INNER_PRODUCT,
+                train_size=len(self.item_ids),
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"FAISS cannot make an index {string_factory!r} of {len(self.item_ids)} items: it does not know it or "
+                'needs more items ("IVF4096,Flat" at least 4,096); "Flat" takes any number'
+            ) from error
+        self._faiss, self._faiss_factory = index, string_factory
 
     def _search(self, queries: torch.Tensor, k: int, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """As [`top_items`], by the FAISS index: scores and rows `(B, K)`."""
@@ -457,9 +473,11 @@ class Recommender:
         return self._rows[item_id]
 
 
-def _checked_items(items: datasets.Dataset | Sequence[dict]) -> datasets.Dataset:
+def _checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> datasets.Dataset:
     """Items as a data set, with distinct ids."""
-    if not isinstance(items, datasets.Dataset):
+    if isinstance(items, pd.DataFrame):
+        items = datasets.Dataset.from_pandas(items, preserve_index=False)
+    elif not isinstance(items, datasets.Dataset):
         items = datasets.Dataset.from_list(list(items))
     if len(items) == 0:
         raise ValueError("there are no items to index")

@@ -36,7 +36,7 @@ from .model_card import (
     write_model_card,
 )
 from .modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
-from .processing_transrec import TransRecProcessor
+from .processing_transrec import TransRecProcessor, check_text_length
 from .scoring import precompute_features
 from .training_args import TransRecTrainingArguments
 
@@ -118,6 +118,7 @@ class TransRecTrainer(Trainer):
             )
             train_dataset = keep_teaching(histories).remove_columns("target")
             callbacks.append(_SetEpochCallback(collator))
+        check_text_length(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         if args.freezes:

@@ -37,6 +37,8 @@ class TransRecTrainingArguments(TrainingArguments):
         hub_with_code (`bool`, defaults to `False`):
             Whether the saved checkpoint carries the model's code, so that `AutoModel.from_pretrained(repository,
             trust_remote_code=True)` loads it where this package is not installed.
+        hub_license (`str`, *optional*):
+            Licence of the weights, for the card: `apache-2.0`, `cc-by-nc-4.0`, ….
         card_results (`list[str]`, *optional*):
             Results of other models to show in the model card, each as `NAME=FILE`, a file that `evaluate.py` wrote.
 
@@ -94,6 +96,9 @@ class TransRecTrainingArguments(TrainingArguments):
     )
     hub_strategy: str = field(default="end", metadata={"help": "Must stay 'end': the others publish pickles."})
     hub_with_code: bool = field(default=False, metadata={"help": "Put the model's code beside the saved weights."})
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights, for the card: apache-2.0, cc-by-nc-4.0, …"}
+    )
     card_results: list[str] | None = field(
         default=None, metadata={"help": "Other models' results for the card: NAME=FILE, as evaluate.py writes them."}
     )

@@ -375,6 +375,13 @@ class TestAdapters:
             model.merge_peft_adapter()
         with pytest.raises(ValueError, match="peft_type"):
             model.add_peft_adapter({"r": 2})
+        with pytest.raises(ValueError, match="LORA has no option rank; its options are .*, r,"):
+            model.add_peft_adapter({"peft_type": "LORA", "rank": 2})
+        with pytest.raises(ValueError, match="has no LORRA; it has .*LORA"):
+            model.add_peft_adapter({"peft_type": "LORRA"})
+        model.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
+        with pytest.raises(ValueError, match="beside adapters the backbone is frozen already"):
+            model.freeze_backbone()
         with pytest.raises(ValueError, match="id model has no backbone"):
             make_model("id").add_peft_adapter({"peft_type": "LORA"})
 

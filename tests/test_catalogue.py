@@ -184,6 +184,21 @@ def test_faiss_finds_what_the_whole_search_finds(recommender, items):
     assert "i004" not in {item["item_id"] for item in recommender.recommend(HISTORIES[0], k=100)}
 
 
+def test_faiss_indices_that_learn_from_the_items(recommender):
+    pytest.importorskip("faiss")
+    exact = recommender.recommend(HISTORIES, k=8)
+    recommender.search_with_faiss("IVF2,Flat")
+    assert len(recommender.recommend(HISTORIES[1], k=3)) == 3
+    for factory in ("IVF100,Flat", "Nonsense"):
+        with pytest.raises(ValueError, match=f"'{factory}' of 37 items"):
+            recommender.search_with_faiss(factory)
+        assert recommender.recommend(HISTORIES, k=8) == exact
+    recommender.search_with_faiss("IVF37,Flat")
+    with pytest.raises(ValueError, match="'IVF37,Flat' of 36 items"):
+        recommender.remove_items(["i004"])
+    assert len(recommender.item_ids) == 36 and "i004" not in str(recommender.recommend(HISTORIES[1], k=36))
+
+
 def test_without_faiss_the_error_names_the_extra(recommender, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"modeling_transrec\[faiss\]"):

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 
@@ -41,6 +42,8 @@ def test_seen_items_can_stay_and_few_may_be_left(recommender, items):
 def test_a_new_catalogue_replaces_the_old(recommender):
     recommender.index([{"item_id": "new1", "text_en": "red rope"}, {"item_id": "new2", "text_en": "blue shoe"}])
     assert [item["item_id"] for item in recommender.recommend(["new1"], k=3)] == ["new2"]
+    table = pd.DataFrame({"item_id": ["a", "b"], "text_en": ["red rope", "blue shoe"]}, index=[7, 3])
+    assert [item["item_id"] for item in recommender.index(table).recommend(["b"], k=3)] == ["a"]
 
 
 def test_errors_say_what_to_do(recommender, make_model, text_processor):

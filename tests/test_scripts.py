@@ -70,6 +70,16 @@ def test_finetune_evaluate_recommend(script, capsys, tmp_path):
     assert len(written) == 800 and all(len(user["recommended"]) == 3 for user in written)
 
 
+def test_data_and_lengths_are_never_guessed(script, tmp_path):
+    for option in ("--model_name_or_path", "--text_model_name_or_path"):
+        with pytest.raises(FileNotFoundError, match="there is no folder ../nothing/there"):
+            script("finetune").main([option, "../nothing/there", "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match=f"which data set of {tmp_path}"):
+        script("finetune").main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="a model has its own"):
+        script("evaluate").main(["--model_name_or_path", str(tmp_path), "--max_seq_len", "10"])
+
+
 def test_baselines_need_no_model(script):
     evaluate = script("evaluate")
     random = evaluate.main(["--model_name_or_path", "random", "--use_cpu", "true"])["metrics"]["hr@10"]
@@ -191,6 +201,22 @@ def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
     assert TransRecProcessor.from_pretrained(target).modality == "text"
     pretrained, finetuned = (TransRecModel.from_pretrained(path) for path in (source, target))
     assert pretrained.item_encoder.id_embedding is not None and finetuned.item_encoder.id_embedding is None
+
+
+def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, caplog, capsys):
+    main, output = script("finetune").main, tmp_path / "model"
+    options = ["--modality", "id", "--num_train_epochs", "1", "--output_dir", str(output), *SMALL]
+    main([*options, "--resume_from_checkpoint", "true"])  # nothing is there yet
+    assert "training starts from the beginning" in caplog.text
+    assert re.search(r"Saved in .*model: validation hr@10 0\.\d{4} after epoch 1", capsys.readouterr().out)
+    (output / "checkpoint-999").mkdir()
+    main(options)
+    assert "has a finished training, which is replaced" in caplog.text
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-13"]
+    (output / "trainer_state.json").unlink()  # as if it had been killed
+    with pytest.raises(FileExistsError, match="go on with --resume_from_checkpoint true"):
+        main(options)
+    main([*options, "--resume_from_checkpoint", "true"])
 
 
 def test_a_model_of_user_ids_recommends(script, capsys, tmp_path):

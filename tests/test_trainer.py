@@ -312,6 +312,11 @@ def test_histories_without_a_target_are_left_out(make_trainer, train_split, capl
         make_trainer(train=train_split.map(lambda user: {"item_ids": user["item_ids"][:1]}))
 
 
+def test_texts_longer_than_the_backbone_are_refused(make_trainer, tokenizer):
+    with pytest.raises(ValueError, match=r"max_text_length 4000 is more than the \d+ positions"):
+        make_trainer(processor=TransRecProcessor(tokenizer, max_text_length=4000))
+
+
 def test_wrong_arguments_say_what_to_do(make_trainer, make_model, items, train_split, tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns"):
         TransRecTrainingArguments(output_dir=str(tmp_path), remove_unused_columns=True)
