@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(path for name in ("benchmarks", "dataset_scripts", "model_cards") for path in (ROOT / name).rglob("*.md")),
+]
 SECTION = README.partition("## In five lines\n")[2].partition("\n## ")[0]
 SNIPPETS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
 
@@ -19,11 +24,11 @@ def workplace(make_model, text_processor, items, tmp_path, monkeypatch):
     make_model("text").save_pretrained("outputs/sample/pretrained")
     text_processor.save_pretrained("outputs/sample/pretrained")
     Path("DATA").mkdir()
-    rows = [f"{row['item_id']},{row['text_zh']},{row['text_en']}" for row in items]
-    Path("DATA/MyShop_item.csv").write_text("\n".join(rows), encoding="utf-8")
+    rows = ["item_id,text_en", *(f"{row['item_id']},{row['text_en']}" for row in items)]
+    Path("DATA/MyShop_items.csv").write_text("\n".join(rows), encoding="utf-8")
     rng = np.random.default_rng(0)
     pairs = [f"u{user},i{item:03d},{time}" for user in range(12) for time, item in enumerate(rng.permutation(37)[:8])]
-    Path("DATA/MyShop_pair.csv").write_text("\n".join(pairs), encoding="utf-8")
+    Path("DATA/MyShop_interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *pairs]), encoding="utf-8")
     return tmp_path
 
 
@@ -39,3 +44,10 @@ def test_five_lines(snippet, workplace, capsys):
         assert {"model.safetensors", "README.md"} <= {path.name for path in Path("outputs/my_shop").iterdir()}
     else:
         assert found["scores"].shape == (1, 2) and found["user"].shape == (1, 16)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_what_the_pages_link_to_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
