@@ -20,6 +20,7 @@ from .data import count_actions, histories_as_rows, history_lengths, prepare_ite
 from .data_collator import TransRecDataCollator
 from .evaluation import FullRankingEvaluator
 from .frozen_items import use_frozen_layers
+from .frozen_layers import frozen_layers_of
 from .model_card import (
     CURVE_NAME,
     NOT_PUBLISHED,
@@ -155,9 +156,10 @@ class TransRecTrainer(Trainer):
                 self.prepared_items = precompute_features(
                     model.eval(), self._plain_items, self.processing_class, chunk_size
                 )
+        elif not any(frozen_layers_of(backbone) for backbone in model.item_encoder.backbones):
+            return
         elif self.args.torch_compile or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            if self.args.freezes:
-                logger.warning("With torch_compile, FSDP or DeepSpeed, frozen layers are computed in every step")
+            logger.warning("With torch_compile, FSDP or DeepSpeed the frozen layers are computed in every step")
         else:
             with self.args.main_process_first(local=False, desc="computing states"), self.accelerator.autocast():
                 self.prepared_items = use_frozen_layers(
