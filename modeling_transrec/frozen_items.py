@@ -115,7 +115,7 @@ def use_frozen_layers(
                 raise UnsupportedLayers("the backbone has adapters")
             if not encoder.takes_features:
                 raise UnsupportedLayers("this fusion reads more than one vector an item")
-            folders[part] = _Part(part, one, frozen, items, processor).outputs(model, chunk_size, cache_dir)
+            folders[part] = _Part(part, one, frozen, items, processor).outputs(chunk_size, cache_dir)
             one.frozen_layers = frozen
         except UnsupportedLayers as reason:
             logger.warning("The %s backbone's frozen layers are computed in every step: %s", part, reason)
@@ -140,8 +140,8 @@ class _Part:
         self.fingerprint = items._fingerprint
         self.device = next(encoder.parameters()).device
 
-    def outputs(self, model: TransRecPreTrainedModel, chunk_size: int, cache_dir: str | None) -> Path:
-        """The folder of all items' outputs."""
+    def outputs(self, chunk_size: int, cache_dir: str | None) -> Path:
+        """The folder of all items' outputs; raises where they cannot stand for the frozen layers."""
         if getattr(self.encoder.backbone.config, "layerdrop", 0):
             raise UnsupportedLayers("layerdrop leaves layers out at random")
         if self.name == "text":
@@ -150,9 +150,13 @@ class _Part:
             rows = np.flatnonzero(self.has_image())
         rows = rows[np.linspace(0, len(rows) - 1, min(_ITEMS_TO_TRY, len(rows))).astype(int)]
         batches = [part for part in (rows[:2], rows[2:]) if len(part)]  # of different sizes and lengths
-        sample = [self.record(part) for part in batches]
-        for inputs, states in sample:
-            self.compare(inputs, states)
+        sample = []
+        for part in batches:
+            with torch.enable_grad():
+                inputs, states = self.record(part)
+            self.check_constant(states)
+            self.compare(inputs, states.detach())
+            sample.append((inputs, states.detach()))
         with computed_once(features_cache(cache_dir) / self.digest()) as (folder, unfinished):
             if unfinished is not None:
                 self.compute(unfinished, chunk_size, sample[0][1])
@@ -179,19 +183,16 @@ class _Part:
         """What the part's encoder reads of these items."""
         return dict(self.processor.normalize(self.processor.pad(self.items[rows]).to(self.device)))
 
-    @torch.no_grad()
     def record(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Inputs of items and the frozen layers' outputs, `(number of tokens, H)` or `(P, …)`."""
         inputs = self.inputs(rows)
-        with self.frozen.recording() as found, torch.enable_grad():
+        with self.frozen.recording() as found:
             if self.name == "text":
                 self.encoder.backbone(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
             else:
                 self.encoder.backbone(pixel_values=inputs["pixel_values"])
         if len(found) != 1:
             raise UnsupportedLayers(f"the last of them runs {len(found)} times a pass")
-        if found[0].requires_grad:
-            raise UnsupportedLayers("something that is trained comes before their end")
         if self.name == "text":
             mask = inputs["attention_mask"].bool()
             if found[0].shape[:2] != mask.shape:
@@ -200,6 +201,14 @@ class _Part:
         if len(found[0]) != len(inputs["pixel_values"]):
             raise UnsupportedLayers("their output has not one row a picture")
         return inputs, found[0]
+
+    def check_constant(self, states: torch.Tensor) -> None:
+        """Raises if something that is trained has a part in the frozen layers' outputs."""
+        if states.requires_grad:
+            trained = {name: one for name, one in self.encoder.backbone.named_parameters() if one.requires_grad}
+            gradients = torch.autograd.grad(states.sum(), list(trained.values()), allow_unused=True)
+            names = [name for name, one in zip(trained, gradients, strict=True) if one is not None]
+            raise UnsupportedLayers(f"they depend on what is trained: {', '.join(names)}")
 
     def compare(self, inputs: dict[str, torch.Tensor], states: torch.Tensor, slack: int = 1) -> None:
         """Raises unless vectors and gradients from the states are those of the whole backbone, within rounding."""
@@ -253,7 +262,8 @@ class _Part:
             else:
                 rows = places = rows[has_image[rows]]
             if len(rows):
-                stored[places] = bits(self.record(rows)[1])
+                with torch.no_grad():
+                    stored[places] = bits(self.record(rows)[1])
         stored.flush()
 
     def digest(self) -> str:

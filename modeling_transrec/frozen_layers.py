@@ -100,6 +100,8 @@ def form_of(output) -> tuple | list | None:
         return None
     if type(output) not in (tuple, list) or not output or not isinstance(output[0], torch.Tensor):
         raise UnsupportedLayers(f"a layer returns {type(output).__name__}, not hidden states")
+    if any(not isinstance(part, torch.Tensor | tuple | int | None) for part in output):
+        raise UnsupportedLayers("a layer returns more than hidden states")
     return type(output)(None if isinstance(part, torch.Tensor) else part for part in output)
 
 

@@ -355,7 +355,7 @@ class TestThePlainPathIsTaken:
 
     def test_where_something_trained_comes_first(self, make_frozen, processor_of, prepared_items, tmp_path, caplog):
         model = make_frozen("text", 1, "deberta-v2")  # its relative positions are trained, and read by every layer
-        reason = "something that is trained comes before"
+        reason = "they depend on what is trained: encoder.rel_embeddings.weight, encoder.LayerNorm.weight"
         self.check(reason, model, "text", processor_of, prepared_items, tmp_path, caplog)
 
     def test_with_a_fusion_of_tokens(self, make_frozen, processor_of, prepared_items, tmp_path, caplog):
