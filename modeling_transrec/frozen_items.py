@@ -164,14 +164,8 @@ class _Part:
         for part, (inputs, _) in zip(batches, sample, strict=True):
             states = self.processor.pad(stored[part])[f"{self.name}_states"].to(self.device)
             self.compare(inputs, states, slack=3)  # they were computed in other batches, and rounded otherwise
-        size = (folder / "states.npy").stat().st_size / 1e6
-        logger.info(
-            "The outputs of the %s backbone's %d frozen layers are computed once: %.0f MB in %s",
-            self.name,
-            len(self.frozen.layers),
-            size,
-            folder,
-        )
+        message = "The outputs of the %s backbone's %d frozen layers are computed once: %.0f MB in %s"
+        logger.info(message, self.name, len(self.frozen.layers), stored.states[self.name].nbytes / 1e6, folder)
         return folder
 
     def has_image(self) -> np.ndarray:
@@ -256,7 +250,8 @@ class _Part:
         stored = np.lib.format.open_memmap(
             folder / "states.npy", "w+", bits(example).dtype, (num_rows, *example.shape[1:])
         )
-        for rows in tqdm(item_chunks(self.items, chunk_size), desc="Computing the frozen layers' outputs"):
+        description = f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"
+        for rows in tqdm(item_chunks(self.items, chunk_size), desc=description):
             if self.name == "text":
                 places = ranges(offsets[rows], offsets[rows + 1])
             else:

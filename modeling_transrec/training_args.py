@@ -21,7 +21,7 @@ class TransRecTrainingArguments(TrainingArguments):
         train_last_n_layers (`int`, *optional*):
             Of the backbone, train just so many layers from the end (stages, where it has stages). The outputs of the
             frozen ones are then computed once and kept on disk, where trying it out on a few items shows that this
-            changes neither vectors nor gradients; the log says how much they take.
+            changes neither vectors nor gradients; the progress bar says how much they take.
         freeze_modules (`list[str]`, *optional*):
             Of the backbone, leave as they are the parameters that match one of these patterns, such as `embeddings.*`.
             Where they are all of the first layers and what comes before, these are computed once, too.

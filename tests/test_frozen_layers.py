@@ -344,6 +344,12 @@ def test_resumed_equals_uninterrupted(make_frozen, make_trainer):
     assert_equal_weights(weights(resumed.model), weights(whole.model), atol=0)
 
 
+def test_with_torch_compile_the_layers_stay(make_frozen, make_trainer, caplog):
+    trainer = make_trainer(make_frozen(), torch_compile_backend="eager")
+    assert trainer.data_collator.items is trainer.prepared_items
+    assert not isinstance(trainer.prepared_items, FrozenLayerItems) and "With torch_compile" in caplog.text
+
+
 class TestThePlainPathIsTaken:
     def check(self, reason, model, kind, processor_of, prepared_items, tmp_path, caplog):
         items = use_frozen_layers(model, prepared_items[kind], processor_of[kind], 8, tmp_path)
