@@ -17,6 +17,8 @@ files; pictures are noise. Results: `benchmarks/results/speed_cpu.json`, `.md` a
 
 import argparse
 import contextlib
+import copy
+import functools
 import itertools
 import json
 import platform
@@ -55,6 +57,8 @@ from modeling_transrec import (
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items, read_histories
 from modeling_transrec.data_collator import left_pad_lists
 from modeling_transrec.experiment import SMALL_BERT, SMALL_RESNET
+from modeling_transrec.frozen_items import use_frozen_layers
+from modeling_transrec.frozen_layers import layers_of
 from modeling_transrec.metrics import ranking_metrics
 from modeling_transrec.scoring import encode_catalogue
 
@@ -352,6 +356,47 @@ def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:
     return found
 
 
+def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
+    """Reading a batch and a step, where only the last layers are trained: the frozen ones computed in every step
+    (naive), and their outputs read from disk (ours)."""
+    for (backbone, fields), name, last in itertools.product(args.backbones.items(), args.shapes, (1, 2)):
+        if not {"text_config", "vision_config"} & fields.keys():
+            continue
+        bench = Bench(name, fields, args)
+        if last >= len(layers_of(bench.model.item_encoder.backbones[0])):
+            continue
+        bench.model.freeze_backbone(train_last_n_layers=last)
+        bench.model.eval()  # without dropout, the losses are the same
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            with bench.autocast():
+                items = use_frozen_layers(bench.model, bench.data.items, bench.processor, cache_dir=folder)
+            seconds = time.perf_counter() - start
+            ours = copy.copy(bench.collator)
+            ours.items = items
+            collators = {"naive": bench.collator, "ours": ours}
+            features = bench.features(0, args.batch_size)
+            losses = {step: read_and_step(bench, collator, features) for step, collator in collators.items()}
+            if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
+                raise RuntimeError(f"{backbone}: the loss of the stored outputs is another: {losses}")
+            bench.model.train()
+            times = in_turn(rounds_of_reading(bench, collators), bench.device, args.seconds)
+            stored = sum(states.nbytes for states in items.states.values())
+            row = {"backbone": backbone, "data": name, "layers trained": last, **summary(times)}
+            yield {**row, "seconds to store": round(seconds, 1), "MB stored": round(stored / 1e6)}
+
+
+def read_and_step(bench: Bench, collator: TransRecDataCollator, features: list[dict]) -> float:
+    return bench.our_step(bench.to_device(collator(features)))
+
+
+def rounds_of_reading(bench: Bench, collators: dict[str, TransRecDataCollator]) -> Iterable[dict[str, Callable]]:
+    """The steps of all collators on one batch after the other."""
+    for number in itertools.count():
+        features = bench.features(number, bench.args.batch_size)
+        yield {step: functools.partial(read_and_step, bench, one, features) for step, one in collators.items()}
+
+
 class RankingBench(Bench):
     """A model with users to rank every item for; targets are drawn at random."""
 
@@ -518,6 +563,7 @@ def _fits(bench: Bench, optimizer: torch.optim.Optimizer, users: int) -> bool:
 
 SECTIONS = {
     "training": measure_training,
+    "frozen_layers": measure_frozen_layers,
     "evaluation": measure_evaluation,
     "loading": measure_loading,
     "growth": measure_growth,

@@ -8,6 +8,7 @@ Shapes: `U` distinct items, `P` of them with a picture, `T` text tokens, `S` tok
 width of a backbone.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -19,6 +20,7 @@ from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .configuration_transrec import TransRecConfig
+from .frozen_layers import FrozenLayers, token_places
 
 
 def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -123,21 +125,38 @@ class TextEncoder(nn.Module):
         self.backbone = adopt(backbone, text_config)
         self.pooling = TEXT_POOLINGS[config.text_pooling or default_text_pooling(text_config.model_type)]
         self.projection = Projection(output_width(self.backbone), config)
+        self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
 
-    def hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token ids and mask `(U, T)` to the backbone's token vectors `(U, T, H)`."""
-        return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def hidden(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Token ids and mask `(U, T)` to the backbone's token vectors `(U, T, H)`.
 
-    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            states: `(U, T, H)` outputs of the frozen layers, which are then left out.
+        """
+        with start_from(self.frozen_layers, states):
+            return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, text_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen.
 
         Texts of like length go through the backbone together, which leaves out most of the padding.
+
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
         """
         at_a_time = TEXTS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TEXTS_AT_A_TIME
+        places = None if text_states is None else token_places(attention_mask)
         parts, order = [], []
         for rows, length in chunks_by_length(attention_mask, at_a_time):
             mask = attention_mask[rows, :length]
-            parts.append(self.pooling(self.hidden(input_ids[rows, :length], mask), mask))
+            states = None if text_states is None else text_states[places[rows, :length]]
+            parts.append(self.pooling(self.hidden(input_ids[rows, :length], mask, states), mask))
             order.append(rows)
         return torch.cat(parts)[torch.cat(order).argsort()]
 
@@ -150,10 +169,11 @@ class TextEncoder(nn.Module):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Token ids and mask `(U, T)`, or precomputed features `(U, H)`, to vectors `(U, D)`."""
+        """Token ids and mask `(U, T)`, or precomputed features `(U, H)`, to vectors `(U, D)`; see [`features`]."""
         if text_features is None:
-            text_features = self.features(input_ids, attention_mask)
+            text_features = self.features(input_ids, attention_mask, text_states)
         return self.projection(text_features)
 
 
@@ -172,12 +192,24 @@ class ImageEncoder(nn.Module):
         self.width = output_width(self.backbone)
         self.projection = Projection(self.width, config)
         self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
+        self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
 
-    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The backbone's vector of each picture: `(P, 3, H, W)` to `(P, H)`; what can be precomputed."""
-        if len(pixel_values) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
-            return pixel_values.new_zeros(0, self.width)
-        output = self.backbone(pixel_values=pixel_values)
+    def features(
+        self, pixel_values: torch.Tensor | None = None, image_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The backbone's vector of each picture `(P, H)`; what can be precomputed.
+
+        Args:
+            pixel_values: `(P, 3, H, W)`.
+            image_states: `(P, …)` outputs of the frozen layers, in place of the pictures.
+        """
+        given = pixel_values if image_states is None else image_states
+        if len(given) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
+            return given.new_zeros(0, self.width)
+        with start_from(self.frozen_layers, image_states):
+            if image_states is not None:
+                pixel_values = self.frozen_layers.blank_picture(image_states.device)
+            output = self.backbone(pixel_values=pixel_values)
         if self.pooling == "pooler":
             if output.get("pooler_output") is None:
                 raise ValueError(
@@ -208,10 +240,12 @@ class ImageEncoder(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Pictures `(P, 3, H, W)`, or precomputed features `(P, H)`, and each item's row among them, to `(U, D)`."""
+        """Pictures `(P, 3, H, W)`, or precomputed features `(P, H)` or states `(P, …)`, and each item's row among
+        them, to `(U, D)`."""
         if image_features is None:
-            image_features = self.features(pixel_values)
+            image_features = self.features(pixel_values, image_states)
         return place_images(self.projection(image_features), image_index, self.missing_image)
 
 
@@ -293,6 +327,15 @@ class ViltEncoder(nn.Module):
             pixel_mask=pixel_mask[rows],
         )
         return self.projection(output.last_hidden_state[:, 0])
+
+
+def start_from(frozen_layers: FrozenLayers | None, states: torch.Tensor | None) -> contextlib.AbstractContextManager:
+    """Within it, a backbone starts from the states of its frozen layers, where they are given."""
+    if states is None:
+        return contextlib.nullcontext()
+    if frozen_layers is None:
+        raise ValueError("text_states and image_states are for models prepared by frozen_items.use_frozen_layers")
+    return frozen_layers.giving(states)
 
 
 class Projection(nn.Module):
@@ -596,6 +639,8 @@ class ItemEncoder(nn.Module):
         image_index: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Texts and pictures to vectors `(U, D)`; `None` in an id model."""
         if isinstance(self.multimodal, ViltEncoder):
@@ -605,8 +650,11 @@ class ItemEncoder(nn.Module):
         if self.fusion is not None and self.fusion.reads_tokens:
             text = self.text.tokens(input_ids, attention_mask)
             return self.fusion(*text, *self.image.tokens(pixel_values, image_index))
-        text = None if self.text is None else self.text(input_ids, attention_mask, text_features)
-        image = None if self.image is None else self.image(pixel_values, image_index, image_features)
+        text = image = None
+        if self.text is not None:
+            text = self.text(input_ids, attention_mask, text_features, text_states)
+        if self.image is not None:
+            image = self.image(pixel_values, image_index, image_features, image_states)
         return self.fusion(text, image) if self.fusion is not None else text if image is None else image
 
     def encode(self, item_ids: torch.Tensor | None = None, **content: torch.Tensor) -> torch.Tensor:
@@ -637,7 +685,8 @@ class ItemEncoder(nn.Module):
             inputs: `item_ids` `(U,)`, rows of the id table; `input_ids` and `attention_mask` `(U, T)`; `pixel_values`
                 `(P, 3, H, W)` of the items that have a picture and `image_index` `(U,)`, each item's row there or -1
                 (by default all have one, in order); or precomputed `text_features` `(U, H)` and `image_features`
-                `(P, H)` in their place.
+                `(P, H)` in their place, or `text_states` `(number of tokens, H)` beside the tokens and `image_states`
+                `(P, …)` in place of the pictures.
 
         Returns: `(U, D)`.
         """
@@ -646,7 +695,8 @@ class ItemEncoder(nn.Module):
         return self.encode(**inputs)
 
 
-PICTURE_INPUTS = ("pixel_values", "image_features")  # one row a picture; of the others one row an item
+PICTURE_INPUTS = ("pixel_values", "image_features", "image_states")  # one row a picture
+TOKEN_INPUTS = ("text_states",)  # one row a token; of the others one row an item
 
 
 def plan_chunks(
@@ -660,7 +710,8 @@ def plan_chunks(
     >>> plan_chunks({"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}, chunk_size=2)
     [(tensor([1, 2]), tensor([1]), 2), (tensor([3, 0]), tensor([2, 0]), 3)]
     """
-    per_item = [values for name, values in inputs.items() if name not in PICTURE_INPUTS] or list(inputs.values())
+    not_per_item = PICTURE_INPUTS + TOKEN_INPUTS
+    per_item = [values for name, values in inputs.items() if name not in not_per_item] or list(inputs.values())
     device = per_item[0].device
     if "attention_mask" in inputs:
         chunks = chunks_by_length(inputs["attention_mask"], chunk_size)
@@ -676,7 +727,11 @@ def take_items(
     inputs: dict[str, torch.Tensor], rows: torch.Tensor, pictures: torch.Tensor, length: int | None
 ) -> dict[str, torch.Tensor]:
     """The inputs of one chunk of [`plan_chunks`]; its texts are padded to `length`."""
-    taken = {name: values[pictures if name in PICTURE_INPUTS else rows] for name, values in inputs.items()}
+    places = {name: pictures if name in PICTURE_INPUTS else rows for name in inputs}
+    if "text_states" in inputs:
+        mask = inputs["attention_mask"]
+        places["text_states"] = token_places(mask)[rows][mask[rows].bool()]
+    taken = {name: values[places[name]] for name, values in inputs.items()}
     for name in ("input_ids", "attention_mask"):
         if name in taken:
             taken[name] = taken[name][:, :length]

@@ -8,7 +8,6 @@ import contextlib
 import fnmatch
 import json
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -27,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput
 
 from .configuration_transrec import TransRecConfig
+from .frozen_layers import layers_of
 from .item_encoders import DualEncoder, ImageEncoder, ItemEncoder, peft_config_to_dict, pooler_free_kwargs
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
 from .user_encoders import BERT4RecUserEncoder, build_user_encoder
@@ -424,18 +424,9 @@ def _matching(backbone: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter
     return [parameter for name, parameter in named.items() if any(fnmatch.fnmatch(name, p) for p in patterns)]
 
 
-def _layers(backbone: nn.Module) -> list[nn.Module]:
-    """The layers of a backbone, or its stages, in order."""
-    for name, module in backbone.named_modules():
-        is_list = isinstance(module, nn.ModuleList | nn.Sequential)
-        if is_list and name.rpartition(".")[2] in ("layer", "layers", "h", "blocks", "stages"):
-            return list(module)
-    return [module for name, module in backbone.named_modules() if re.fullmatch(r"timm_model\.layer\d+", name)]
-
-
 def _before_last_layers(backbone: nn.Module, count: int) -> list[nn.Parameter]:
     """Parameters of all but the last layers and what is registered after them, such as a final norm."""
-    layers = _layers(backbone)
+    layers = layers_of(backbone)
     if not 1 <= count <= len(layers):
         raise ValueError(f"train_last_n_layers must be between 1 and this backbone's {len(layers)}, got {count}")
     parameters = list(backbone.parameters())
@@ -507,12 +498,14 @@ class TransRecModel(TransRecPreTrainedModel):
             image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
             item_ids: `(U,)` rows of the id table.
             text_features, image_features: `(U, H)`, `(P, H)` precomputed by the backbones, in place of their inputs.
+            text_states, image_states: `(number of tokens, H)`, `(P, …)` precomputed by the backbones' frozen layers,
+                beside `input_ids` and in place of `pixel_values`.
         """
         given = {name: tensor for name, tensor in item_tensors.items() if tensor is not None}
         needed = self.item_encoder.input_names
         if "text_features" in given:
             needed = [name for name in needed if name not in ("input_ids", "attention_mask")]
-        if "image_features" in given:
+        if "image_features" in given or "image_states" in given:
             needed = [name for name in needed if name != "pixel_values"]
         missing = [name for name in needed if name not in given]
         if missing:
@@ -586,6 +579,8 @@ class TransRecModel(TransRecPreTrainedModel):
         item_ids: torch.LongTensor | None = None,
         text_features: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
+        text_states: torch.FloatTensor | None = None,
+        image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
         return_dict: bool | None = None,
     ) -> TransRecModelOutput:
@@ -601,6 +596,10 @@ class TransRecModel(TransRecPreTrainedModel):
             item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
             text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
             image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
+            text_states (`torch.FloatTensor` of shape `(number of tokens, H)`, *optional*):
+                Of the frozen layers, beside `input_ids`: one text's tokens after the other's, without padding.
+            image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
+                Of the frozen layers, in place of `pixel_values`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
         """
@@ -612,6 +611,8 @@ class TransRecModel(TransRecPreTrainedModel):
             item_ids=item_ids,
             text_features=text_features,
             image_features=image_features,
+            text_states=text_states,
+            image_states=image_states,
         )
         histories, mask = gather_histories(item_embeds, item_index)
         user_hidden, user_embeds = self._encode_next(histories, mask, user_ids)
@@ -677,6 +678,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         item_ids: torch.LongTensor | None = None,
         text_features: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
+        text_states: torch.FloatTensor | None = None,
+        image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         negative_index: torch.LongTensor | None = None,
@@ -699,6 +702,10 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
             text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
             image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
+            text_states (`torch.FloatTensor` of shape `(number of tokens, H)`, *optional*):
+                Of the frozen layers, beside `input_ids`: one text's tokens after the other's, without padding.
+            image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
+                Of the frozen layers, in place of `pixel_values`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
                 Row of the target of each position; -100 where there is none.
@@ -724,6 +731,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             "item_ids": item_ids,
             "text_features": text_features,
             "image_features": image_features,
+            "text_states": text_states,
+            "image_states": image_states,
         }
         loss = logits = None
         if labels is not None and self.config.objective == "masked_item":

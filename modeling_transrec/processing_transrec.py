@@ -227,7 +227,7 @@ class TransRecProcessor(ProcessorMixin):
         return prepared
 
     def pad(self, features: dict[str, list]) -> BatchFeature:
-        """Unpadded inputs of [`prepare`], or precomputed features in their place, to the model's tensors.
+        """Unpadded inputs of [`prepare`], or precomputed features or states in their place, to the model's tensors.
 
         Pictures stay bytes, a quarter of what floats take on the way to the device; [`normalize`] them there.
         """
@@ -252,6 +252,11 @@ class TransRecProcessor(ProcessorMixin):
         if "image_features" in features:
             vectors, batch["image_index"] = _present(features["image_features"])
             batch["image_features"] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        if "text_states" in features:
+            batch["text_states"] = _states(features["text_states"])
+        if "image_states" in features:
+            states, batch["image_index"] = _present(features["image_states"])
+            batch["image_states"] = _states(np.stack(states)) if states else torch.zeros(0)
         return BatchFeature(batch)
 
     def normalize(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -354,6 +359,12 @@ def _present(values: Sequence) -> tuple[list, torch.Tensor]:
     has_value = np.array([value is not None for value in values], dtype=bool)
     rows = np.where(has_value, has_value.cumsum() - 1, _NO_IMAGE)
     return [value for value in values if value is not None], torch.from_numpy(rows)
+
+
+def _states(values: np.ndarray) -> torch.Tensor:
+    """Stored hidden states at their own precision; numpy has no bfloat16, whose bits are kept as uint16."""
+    states = torch.from_numpy(values)
+    return states.view(torch.bfloat16) if states.dtype == torch.uint16 else states
 
 
 def _lengths(columns: dict[str, list]) -> str:

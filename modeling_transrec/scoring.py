@@ -3,6 +3,7 @@
 Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` hidden size, `K` cut-off.
 """
 
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,17 @@ from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 
 
+def text_lengths(items: datasets.Dataset) -> np.ndarray:
+    """Number of tokens of each item's text `(V,)`."""
+    batches = items.with_format("arrow").iter(batch_size=100_000)
+    return np.concatenate([pc.list_value_length(batch["input_ids"]).to_numpy() for batch in batches])
+
+
 def item_chunks(items: datasets.Dataset, chunk_size: int) -> list[np.ndarray]:
     """Rows of the catalogue in chunks, items of like text length together, so that little is padded."""
     if "input_ids" in items.column_names:
-        batches = items.with_format("arrow").iter(batch_size=100_000)
-        lengths = [pc.list_value_length(batch["input_ids"]).to_numpy() for batch in batches]
-        order = np.argsort(np.concatenate(lengths), kind="stable")
+        lengths = text_lengths(items) if isinstance(items, datasets.Dataset) else items.text_lengths
+        order = np.argsort(lengths, kind="stable")
     else:
         order = np.arange(len(items))
     return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
@@ -103,39 +109,60 @@ def precompute_features(
         chunk_size: items encoded at a time.
         cache_dir: folder of the cache; by default that of `datasets`.
     """
-    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
-    folder = cache / _features_fingerprint(model, items)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # of two runs the second waits for the first
-        if not folder.is_dir():
-            _compute_features(model, items, processor, chunk_size, folder)
+    with computed_once(features_cache(cache_dir) / _features_fingerprint(model, items)) as (folder, unfinished):
+        if unfinished is not None:
+            _compute_features(model, items, processor, chunk_size, unfinished)
     return PrecomputedItems(folder)
+
+
+def features_cache(cache_dir: str | None = None) -> Path:
+    """The folder of all that frozen backbones make of items; by default in the cache of `datasets`."""
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
+
+
+@contextlib.contextmanager
+def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """A folder of the cache, and where to write what will be in it; `None` if it is there already.
+
+    Of two runs the second waits for the first. What was not written to its end is never taken for the whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            yield folder, None
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+            yield folder, Path(unfinished)
+            Path(unfinished).rename(folder)
 
 
 def _compute_features(model, items, processor, chunk_size: int, folder: Path) -> None:
     encoder, columns = model.item_encoder, {}
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
-        for rows in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
-            inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
-            found = {}
-            if encoder.text is not None:
-                found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])
-            if encoder.image is not None:
-                features, image_index = encoder.image.features(inputs["pixel_values"]), inputs["image_index"]
-                found["has_image"] = image_index >= 0
-                found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
-            if encoder.id_embedding is not None:
-                found["item_ids"] = inputs["item_ids"]
-            for name, values in found.items():
-                values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
-                if name not in columns:
-                    columns[name] = np.lib.format.open_memmap(
-                        Path(unfinished) / f"{name}.npy", "w+", values.dtype, (len(items), *values.shape[1:])
-                    )
-                columns[name][rows] = values
-        for values in columns.values():
-            values.flush()
-        Path(unfinished).rename(folder)
+    for rows in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
+        inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
+        found = {}
+        if encoder.text is not None:
+            found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])
+        if encoder.image is not None:
+            features, image_index = encoder.image.features(inputs["pixel_values"]), inputs["image_index"]
+            found["has_image"] = image_index >= 0
+            found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
+        if encoder.id_embedding is not None:
+            found["item_ids"] = inputs["item_ids"]
+        for name, values in found.items():
+            values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
+            if name not in columns:
+                columns[name] = np.lib.format.open_memmap(
+                    folder / f"{name}.npy", "w+", values.dtype, (len(items), *values.shape[1:])
+                )
+            columns[name][rows] = values
+    for values in columns.values():
+        values.flush()
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that autocast computes at, `None` where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _features_fingerprint(model: TransRecPreTrainedModel, items: datasets.Dataset) -> str:
@@ -143,13 +170,18 @@ def _features_fingerprint(model: TransRecPreTrainedModel, items: datasets.Datase
     config, encoder = model.config.to_dict(), model.item_encoder
     parts = [items._fingerprint, type(model.item_encoder).__name__, str(model.device.type)]
     parts += [str(config.get(name)) for name in ("text_config", "vision_config", "text_pooling", "image_pooling")]
-    parts.append(str(torch.is_autocast_enabled(model.device.type) and torch.get_autocast_dtype(model.device.type)))
+    parts.append(str(autocast_dtype(model.device)))
     digest = hashlib.sha256("\n".join(parts).encode())
     for backbone in encoder.backbones:
-        for name, tensor in backbone.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        add_tensors(digest, backbone.state_dict())
     return digest.hexdigest()[:32]
+
+
+def add_tensors(digest, tensors: dict[str, torch.Tensor]) -> None:
+    """Names, types, shapes and values of tensors into a digest of `hashlib`."""
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def encode_catalogue(

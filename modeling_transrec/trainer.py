@@ -19,6 +19,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from .data import count_actions, histories_as_rows, history_lengths, prepare_items
 from .data_collator import TransRecDataCollator
 from .evaluation import FullRankingEvaluator
+from .frozen_items import use_frozen_layers
+from .frozen_layers import frozen_layers_of
 from .model_card import (
     CURVE_NAME,
     NOT_PUBLISHED,
@@ -95,7 +97,7 @@ class TransRecTrainer(Trainer):
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
         self.item_counts = None
-        self.prepared_items = None
+        self.prepared_items = self._plain_items = None
         self._evaluators = {}
         callbacks = list(callbacks or [])
         collator = None
@@ -106,11 +108,11 @@ class TransRecTrainer(Trainer):
             if processing_class.user_ids is not None:
                 user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
             with args.main_process_first(local=False, desc="preparing items"):
-                self.prepared_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
+                self._plain_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
             self.item_counts = count_actions(histories, len(items))
             collator = TransRecDataCollator(
                 model.config,
-                self.prepared_items,
+                self._plain_items,
                 processing_class,
                 self.item_counts,
                 user_rows,
@@ -138,15 +140,39 @@ class TransRecTrainer(Trainer):
         if args.torch_compile:
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        if train_dataset is not None and model.has_frozen_backbone and not model.item_encoder.takes_features:
+        self._compute_frozen()
+
+    def _compute_frozen(self) -> None:
+        """Computes once what the frozen backbone, or its frozen layers, make of the items, and trains on that."""
+        if self._plain_items is None:
+            return
+        model, chunk_size = self.accelerator.unwrap_model(self.model), self.args.item_batch_size
+        self.prepared_items = self._plain_items
+        if model.has_frozen_backbone and not model.item_encoder.takes_features:
             logger.warning("The backbone is frozen, but this fusion or model reads more than one vector an item")
-        elif train_dataset is not None and model.has_frozen_backbone:
-            logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
-            with args.main_process_first(local=False, desc="computing features"), self.accelerator.autocast():
+        elif model.has_frozen_backbone:
+            logger.info("The backbone is frozen: its features of %d items are computed once", len(self.items))
+            with self.args.main_process_first(local=False, desc="computing features"), self.accelerator.autocast():
                 self.prepared_items = precompute_features(
-                    model.eval(), self.prepared_items, processing_class, args.item_batch_size
+                    model.eval(), self._plain_items, self.processing_class, chunk_size
                 )
-            collator.items = self.prepared_items
+        elif not any(frozen_layers_of(backbone) for backbone in model.item_encoder.backbones):
+            return
+        elif self.args.torch_compile or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning("With torch_compile, FSDP or DeepSpeed the frozen layers are computed in every step")
+        else:
+            with self.args.main_process_first(local=False, desc="computing states"), self.accelerator.autocast():
+                self.prepared_items = use_frozen_layers(
+                    model.eval(), self._plain_items, self.processing_class, chunk_size
+                )
+        self.data_collator.items = self.prepared_items
+        self._evaluators = {}
+
+    def _load_from_checkpoint(self, *args, **kwargs) -> None:
+        """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
+        super()._load_from_checkpoint(*args, **kwargs)
+        if not self.is_fsdp_enabled:  # there the weights lie in pieces by now
+            self._compute_frozen()
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""

@@ -19,9 +19,12 @@ class TransRecTrainingArguments(TrainingArguments):
             Whether to leave the backbone as it is and train the rest. Its features are then computed once (the paper's
             two-stage mode, TS).
         train_last_n_layers (`int`, *optional*):
-            Of the backbone, train just so many layers from the end (stages, where it has stages).
+            Of the backbone, train just so many layers from the end (stages, where it has stages). The outputs of the
+            frozen ones are then computed once and kept on disk, where trying it out on a few items shows that this
+            changes neither vectors nor gradients; the progress bar says how much they take.
         freeze_modules (`list[str]`, *optional*):
             Of the backbone, leave as they are the parameters that match one of these patterns, such as `embeddings.*`.
+            Where they are all of the first layers and what comes before, these are computed once, too.
         eval_ks (`list[int]`, defaults to `[5, 10, 20]`):
             Cut-offs of the validation metrics; 10 is always there, the best checkpoint is chosen by it.
         item_batch_size (`int`, defaults to 256):

@@ -145,7 +145,7 @@ def tiny_config(kind: str, tokenizer, **fields) -> TransRecConfig:
         return TransRecConfig(multimodal_config=tiny_vilt_config(len(tokenizer)), **fields)
     parts = kind.split("+")
     if "text" in parts:
-        fields["text_config"] = tiny_text_config(len(tokenizer))
+        fields.setdefault("text_config", tiny_text_config(len(tokenizer)))
     if "image" in parts:
         fields.setdefault("vision_config", dict(TINY_VIT))
     if "id" in parts:

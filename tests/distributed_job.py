@@ -16,11 +16,12 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.frozen_items import FrozenLayerItems
 
 from .conftest import make_sequences, tiny_config
 
 
-def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | None) -> None:
+def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | None, num_frozen: int) -> None:
     args = TransRecTrainingArguments(
         output_dir=str(folder / "out"),
         use_cpu=True,
@@ -32,6 +33,7 @@ def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | 
         per_device_eval_batch_size=2,
         item_batch_size=5,
         gradient_caching_chunk_size=chunk_size,
+        train_last_n_layers=1 if num_frozen else None,
     )
     processor = TransRecProcessor.from_pretrained(folder)
     items = datasets.load_from_disk(str(folder / "items"))
@@ -40,12 +42,14 @@ def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | 
     torch.manual_seed(0)
     fields = {"loss_type": loss_type, "gather_negatives": loss_type == "in_batch", "hidden_dropout_prob": 0.0}
     config = tiny_config("text", processor.tokenizer, **fields)
+    config.text_config.num_hidden_layers = num_frozen + 1
     config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.0
     model = TransRecForSequentialRecommendation(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     trainer = TransRecTrainer(model, args, items, train, validation, processing_class=processor)
+    assert isinstance(trainer.data_collator.items, FrozenLayerItems) == bool(num_frozen)
     # Evaluated before training: after it, weights are equal up to rounding alone, and a near tie may turn.
     validated = {name: value for name, value in trainer.evaluate().items() if "@" in name or "mrr" in name}
     several = {"batch_size": 2, "item_batch_size": 5}
@@ -67,4 +71,4 @@ def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) or None)
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) or None, int(sys.argv[5]))

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 
-def run(folder: Path, num_processes: int, users_per_device: int, loss_type: str, chunk_size: int = 0):
+def run(folder: Path, num_processes: int, users_per_device: int, *options: str | int):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     if num_processes == 1:
         launcher = []
     command = [sys.executable, *launcher, "-m", "tests.distributed_job", str(folder)]
-    command += [str(users_per_device), loss_type, str(chunk_size)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += [str(users_per_device), *map(str, options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=200
     )
@@ -25,15 +25,18 @@ def run(folder: Path, num_processes: int, users_per_device: int, loss_type: str,
     return json.loads((folder / "results.json").read_text()), load_file(folder / "weights.safetensors")
 
 
-# in_batch with the negatives of both processes; the two processes with and without gradient caching
-@pytest.mark.parametrize(("loss_type", "chunk_size"), [("bce", 0), ("in_batch", 0), ("in_batch", 7)])
-def test_two_processes_equal_one(loss_type, chunk_size, tmp_path, items, text_processor):
+# in_batch with the negatives of both processes; the two processes with and without gradient caching; with frozen
+# layers whose outputs are computed once
+@pytest.mark.parametrize(
+    ("loss_type", "chunk_size", "num_frozen"), [("bce", 0, 0), ("in_batch", 0, 0), ("in_batch", 7, 0), ("bce", 0, 2)]
+)
+def test_two_processes_equal_one(loss_type, chunk_size, num_frozen, tmp_path, items, text_processor):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         text_processor.save_pretrained(tmp_path / name)
         items.save_to_disk(tmp_path / name / "items")
-    one, one_weights = run(tmp_path / "one", num_processes=1, users_per_device=6, loss_type=loss_type)
-    two, two_weights = run(tmp_path / "two", 2, users_per_device=3, loss_type=loss_type, chunk_size=chunk_size)
+    one, one_weights = run(tmp_path / "one", 1, 6, loss_type, 0, num_frozen)
+    two, two_weights = run(tmp_path / "two", 2, 3, loss_type, chunk_size, num_frozen)
     assert (one.pop("num_processes"), two.pop("num_processes")) == (1, 2)
     assert two == one  # every metric of every evaluation
     assert one_weights.keys() == two_weights.keys()

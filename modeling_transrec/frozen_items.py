@@ -1,0 +1,290 @@
+"""Items from where a backbone's frozen layers end: their outputs are computed once, and read from disk in every step.
+
+Whether that is right is tried out on a few items first: item vectors and gradients must be those of the whole
+backbone. Where they are not, or something trained comes before the frozen layers' end, nothing is replaced.
+
+Shapes: `V` catalogue items, `U` texts, `T` tokens, `P` pictures, `H` width of the hidden states.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets.utils import tqdm
+from torch import nn
+
+from .frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of, layers_of
+from .item_encoders import ImageEncoder, TextEncoder
+from .modeling_transrec import TransRecPreTrainedModel
+from .processing_transrec import TransRecProcessor
+from .scoring import add_tensors, autocast_dtype, computed_once, features_cache, item_chunks, text_lengths
+
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = {"text": "input_ids", "image": "pixels"}
+_ITEMS_TO_TRY = 6
+
+
+class FrozenLayerItems:
+    """Prepared items with the outputs of frozen layers: beside the tokens of texts, in place of pictures.
+
+    Args:
+        items: prepared items in catalogue order, see [`prepare_items`].
+        folders: of `"text"`, `"image"` or both: with `states.npy`, `(number of tokens, H)` or `(V, …)`, and
+            `offsets.npy` `(V + 1,)`, where each text's tokens begin, or `has_image.npy` `(V,)`.
+    """
+
+    def __init__(self, items: datasets.Dataset, folders: dict[str, Path]):
+        self.items, self.folders, self.length = items, folders, len(items)
+        left = [name for name in items.column_names if name != "pixels" or "image" not in folders]
+        self.rest = items.select_columns(left) if left else None
+        self.column_names = [*left, *(f"{part}_states" for part in folders)]
+        self.states = {part: np.load(folder / "states.npy", mmap_mode="r") for part, folder in folders.items()}
+        if "text" in folders:
+            self.offsets = np.load(folders["text"] / "offsets.npy")
+        if "image" in folders:
+            self.has_image = np.load(folders["image"] / "has_image.npy")
+
+    def __reduce__(self):
+        return type(self), (self.items, self.folders)  # a worker that is started anew maps the files, too
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Sequence]:
+        found = {} if self.rest is None else self.rest[rows]
+        if "text" in self.states:
+            found["text_states"] = np.asarray(self.states["text"])[ranges(self.offsets[rows], self.offsets[rows + 1])]
+        if "image" in self.states:
+            states = self.states["image"]
+            found["image_states"] = [states[row] if self.has_image[row] else None for row in rows]
+        return found
+
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """Number of tokens of each item's text `(V,)`."""
+        return np.diff(self.offsets) if "text" in self.states else text_lengths(self.items)
+
+
+def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The integers of ranges, one range after the other.
+
+    >>> ranges(np.array([7, 2]), np.array([9, 5]))
+    array([7, 8, 2, 3, 4])
+    """
+    lengths = ends - starts
+    return np.arange(lengths.sum()) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
+
+
+def use_frozen_layers(
+    model: TransRecPreTrainedModel,
+    items: datasets.Dataset,
+    processor: TransRecProcessor,
+    chunk_size: int = 256,
+    cache_dir: str | None = None,
+) -> datasets.Dataset | FrozenLayerItems:
+    """Items with the outputs of the backbones' frozen layers, of which the model then makes use; or the given items.
+
+    They are computed once, and kept in the cache of `datasets` for other runs with the same items and frozen weights.
+
+    Args:
+        model: in evaluation mode, partly frozen, see [`~TransRecPreTrainedModel.freeze_backbone`].
+        items: prepared items in catalogue order, see [`prepare_items`].
+        processor: pads the items' inputs.
+        chunk_size: items encoded at a time.
+        cache_dir: folder of the cache; by default that of `datasets`.
+    """
+    encoder, folders = model.item_encoder, {}
+    for part in ("text", "image"):
+        one = getattr(encoder, part)
+        if one is None:
+            continue
+        one.frozen_layers = None
+        frozen = frozen_layers_of(one.backbone, processor.image_shape if part == "image" else None)
+        if frozen is None:
+            continue
+        try:
+            if model.config.peft_config is not None:
+                raise UnsupportedLayers("the backbone has adapters")
+            if not encoder.takes_features:
+                raise UnsupportedLayers("this fusion reads more than one vector an item")
+            folders[part] = _Part(part, one, frozen, items, processor).outputs(chunk_size, cache_dir)
+            one.frozen_layers = frozen
+        except UnsupportedLayers as reason:
+            logger.warning("The %s backbone's frozen layers are computed in every step: %s", part, reason)
+    if encoder.multimodal is not None and frozen_layers_of(encoder.multimodal.backbone) is not None:
+        logger.warning("The frozen layers are computed in every step: this is one model of text and image")
+    return FrozenLayerItems(items, folders) if folders else items
+
+
+class _Part:
+    """The text or the image part of an item encoder whose frozen layers' outputs are wanted."""
+
+    def __init__(
+        self,
+        name: str,
+        encoder: TextEncoder | ImageEncoder,
+        frozen: FrozenLayers,
+        items: datasets.Dataset,
+        processor: TransRecProcessor,
+    ):
+        self.name, self.encoder, self.frozen, self.processor = name, encoder, frozen, processor
+        self.items = items.select_columns(_COLUMNS[name])
+        self.fingerprint = items._fingerprint
+        self.device = next(encoder.parameters()).device
+
+    def outputs(self, chunk_size: int, cache_dir: str | None) -> Path:
+        """The folder of all items' outputs; raises where they cannot stand for the frozen layers."""
+        if getattr(self.encoder.backbone.config, "layerdrop", 0):
+            raise UnsupportedLayers("layerdrop leaves layers out at random")
+        if self.name == "text":
+            rows = np.argsort(text_lengths(self.items), kind="stable")
+        else:
+            rows = np.flatnonzero(self.has_image())
+        rows = rows[np.linspace(0, len(rows) - 1, min(_ITEMS_TO_TRY, len(rows))).astype(int)]
+        batches = [part for part in (rows[:2], rows[2:]) if len(part)]  # of different sizes and lengths
+        sample = []
+        for part in batches:
+            with torch.enable_grad():
+                inputs, states = self.record(part)
+            self.check_constant(states)
+            self.compare(inputs, states.detach())
+            sample.append((inputs, states.detach()))
+        with computed_once(features_cache(cache_dir) / self.digest()) as (folder, unfinished):
+            if unfinished is not None:
+                self.compute(unfinished, chunk_size, sample[0][1])
+        stored = FrozenLayerItems(self.items, {self.name: folder})
+        for part, (inputs, _) in zip(batches, sample, strict=True):
+            states = self.processor.pad(stored[part])[f"{self.name}_states"].to(self.device)
+            self.compare(inputs, states, slack=3)  # they were computed in other batches, and rounded otherwise
+        message = "The outputs of the %s backbone's %d frozen layers are computed once: %.0f MB in %s"
+        logger.info(message, self.name, len(self.frozen.layers), stored.states[self.name].nbytes / 1e6, folder)
+        return folder
+
+    def has_image(self) -> np.ndarray:
+        """Which items have a picture `(V,)`."""
+        batches = self.items.with_format("arrow").iter(batch_size=100_000)
+        return np.concatenate([pc.is_valid(batch["pixels"]).to_numpy() for batch in batches])
+
+    def inputs(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the part's encoder reads of these items."""
+        return dict(self.processor.normalize(self.processor.pad(self.items[rows]).to(self.device)))
+
+    def record(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Inputs of items and the frozen layers' outputs, `(number of tokens, H)` or `(P, …)`."""
+        inputs = self.inputs(rows)
+        with self.frozen.recording() as found:
+            if self.name == "text":
+                self.encoder.backbone(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            else:
+                self.encoder.backbone(pixel_values=inputs["pixel_values"])
+        if len(found) != 1:
+            raise UnsupportedLayers(f"the last of them runs {len(found)} times a pass")
+        if self.name == "text":
+            mask = inputs["attention_mask"].bool()
+            if found[0].shape[:2] != mask.shape:
+                raise UnsupportedLayers("their output has not one vector a token")
+            return inputs, found[0][mask]
+        if len(found[0]) != len(inputs["pixel_values"]):
+            raise UnsupportedLayers("their output has not one row a picture")
+        return inputs, found[0]
+
+    def check_constant(self, states: torch.Tensor) -> None:
+        """Raises if something that is trained has a part in the frozen layers' outputs."""
+        if states.requires_grad:
+            trained = {name: one for name, one in self.encoder.backbone.named_parameters() if one.requires_grad}
+            gradients = torch.autograd.grad(states.sum(), list(trained.values()), allow_unused=True)
+            names = [name for name, one in zip(trained, gradients, strict=True) if one is not None]
+            raise UnsupportedLayers(f"they depend on what is trained: {', '.join(names)}")
+
+    def compare(self, inputs: dict[str, torch.Tensor], states: torch.Tensor, slack: int = 1) -> None:
+        """Raises unless vectors and gradients from the states are those of the whole backbone, within rounding."""
+        low_precision = {autocast_dtype(self.device), states.dtype} & {torch.bfloat16, torch.float16}
+        tolerance = 3e-2 if low_precision else 1e-4 if self.device.type == "cpu" else 2e-3  # GPUs may take TF32
+        given = {"text_states": states, **inputs} if self.name == "text" else {"image_states": states}
+        expected = self.vectors_and_gradients(inputs)
+        self.encoder.frozen_layers = self.frozen
+        try:
+            found = self.vectors_and_gradients(given)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedLayers(f"without them the backbone fails ({type(error).__name__}: {error})") from error
+        finally:
+            self.encoder.frozen_layers = None
+        for one, other in zip(found, expected, strict=True):
+            difference = (one - other).abs().max() if one.shape == other.shape else torch.tensor(torch.inf)
+            if not difference <= slack * tolerance * other.abs().max():
+                raise UnsupportedLayers(f"without them item vectors or gradients are others (by {difference:.2g})")
+
+    @torch.enable_grad()
+    def vectors_and_gradients(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Item vectors `(U, D)` and the gradients of all that is trained, one after the other, float32."""
+        inputs = {name: values for name, values in inputs.items() if name != "image_index"}
+        vectors = self.encoder(**inputs).float()
+        weights = torch.linspace(-1, 1, vectors.numel(), device=vectors.device).view_as(vectors)
+        parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad((vectors * weights).sum(), parameters, allow_unused=True)
+        gradients = [gradient.float().flatten() for gradient in gradients if gradient is not None]
+        return vectors.detach(), torch.cat(gradients)
+
+    def compute(self, folder: Path, chunk_size: int, example: torch.Tensor) -> None:
+        """Writes the outputs of all items into a folder; `example` has their type and all but the first dimension."""
+        if self.name == "text":
+            offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
+            np.save(folder / "offsets.npy", offsets)
+            num_rows = num_stored = int(offsets[-1])
+        else:
+            has_image = self.has_image()
+            np.save(folder / "has_image.npy", has_image)
+            num_rows, num_stored = len(has_image), int(has_image.sum())
+        size, free = num_stored * example[0].nbytes, shutil.disk_usage(folder).free
+        if size > free / 2:
+            needed = f"{size / 1e6:,.0f} MB of the {free / 1e6:,.0f} MB"
+            raise UnsupportedLayers(f"their outputs would take {needed} that are free in {folder.parent}")
+        stored = np.lib.format.open_memmap(
+            folder / "states.npy", "w+", bits(example).dtype, (num_rows, *example.shape[1:])
+        )
+        description = f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"
+        for rows in tqdm(item_chunks(self.items, chunk_size), desc=description):
+            if self.name == "text":
+                places = ranges(offsets[rows], offsets[rows + 1])
+            else:
+                rows = places = rows[has_image[rows]]
+            if len(rows):
+                with torch.no_grad():
+                    stored[places] = bits(self.record(rows)[1])
+        stored.flush()
+
+    def digest(self) -> str:
+        """Changes with the items, the frozen weights, the number of layers and the precision that they run at."""
+        backbone, config = self.encoder.backbone, self.encoder.backbone.config
+        parts = [self.fingerprint, self.name, f"{len(self.frozen.layers)} layers", self.device.type]
+        parts += [str(config.to_dict()), str(config._attn_implementation), str(autocast_dtype(self.device))]
+        digest = hashlib.sha256("\n".join(parts).encode())
+        add_tensors(digest, frozen_tensors(backbone, len(self.frozen.layers)))
+        return digest.hexdigest()[:32]
+
+
+def frozen_tensors(backbone: nn.Module, num_frozen: int) -> dict[str, torch.Tensor]:
+    """Frozen parameters and their modules' buffers by name, but for those of the layers after the frozen ones."""
+    after = {id(module) for layer in layers_of(backbone)[num_frozen:] for module in layer.modules()}
+    tensors = {}
+    for prefix, module in backbone.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if id(module) in after or any(parameter.requires_grad for parameter in own.values()):
+            continue
+        own |= dict(module.named_buffers(recurse=False))
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in own.items()}
+    return tensors
+
+
+def bits(states: torch.Tensor) -> np.ndarray:
+    """Hidden states as numpy has them: bfloat16, which it has not, as uint16."""
+    states = states.detach().cpu()
+    return (states.view(torch.uint16) if states.dtype == torch.bfloat16 else states).numpy()
