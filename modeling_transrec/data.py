@@ -22,7 +22,7 @@ from .processing_transrec import TransRecProcessor
 logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
-_PROTOCOL_LINE = "Protocol: "  # in the description of a data set
+_PROTOCOL_LINE = "Protocol: "  # in the description of a data set that the ninerec builder made
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
@@ -49,7 +49,7 @@ def load_sequences(name: str, config_name: str, split: str, **kwargs) -> dataset
 
 
 def split_protocol(dataset: datasets.Dataset) -> dict | None:
-    """How the data set was filtered and split, where its builder says it.
+    """How the data set was filtered and split, where its builder or the card of a prepared data set says it.
 
     >>> import modeling_transrec
     >>> split_protocol(load_sequences("ninerec", "Sample_Target", "test"))["split_strategy"]
@@ -58,7 +58,28 @@ def split_protocol(dataset: datasets.Dataset) -> dict | None:
     for line in (dataset.info.description or "").splitlines():
         if line.startswith(_PROTOCOL_LINE):
             return json.loads(line.removeprefix(_PROTOCOL_LINE))
-    return None
+    return (dataset.info.download_checksums or {}).get("protocol")
+
+
+def protocol_in_card(config_name: str, protocol: dict) -> dict:
+    """The entry of a card's `dataset_info` from which [`split_protocol`] reads, wherever the data set is loaded from.
+
+    Of what a card says there, `datasets` keeps only few fields; `download_checksums` is the one that is free.
+    """
+    return {"config_name": config_name, "download_checksums": {"protocol": protocol}}
+
+
+def warn_if_cut_shorter(sequences: datasets.Dataset, max_seq_len: int) -> None:
+    """A warning where the data set was prepared for shorter histories than the model reads."""
+    prepared_for = (split_protocol(sequences) or {}).get("max_seq_len")
+    if prepared_for is not None and prepared_for < max_seq_len:
+        logger.warning(
+            "The histories were prepared with max_seq_len=%d, and the model reads up to %d items: longer histories "
+            "are cut already; prepare the data again with --max_seq_len %d",
+            prepared_for,
+            max_seq_len,
+            max_seq_len,
+        )
 
 
 def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:

@@ -22,7 +22,14 @@ from transformers import (
 )
 
 from .configuration_transrec import TransRecConfig
-from .data import count_actions, histories_as_rows, load_items, load_sequences, prepare_items
+from .data import (
+    count_actions,
+    histories_as_rows,
+    load_items,
+    load_sequences,
+    prepare_items,
+    warn_if_cut_shorter,
+)
 from .evaluation import FullRankingEvaluator
 from .model_card import THIS_MODEL, is_hub_id, push_results, result_row
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
@@ -160,7 +167,11 @@ class DataArguments:
 
     def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
         """Histories of one split."""
-        return load_sequences(self.dataset_name, self.dataset_config_name, split, **self.loading_kwargs(max_seq_len))
+        kwargs = self.loading_kwargs(max_seq_len)
+        sequences = load_sequences(self.dataset_name, self.dataset_config_name, split, **kwargs)
+        if split != "validation":  # one warning is enough in training, which loads train and validation
+            warn_if_cut_shorter(sequences, max_seq_len)
+        return sequences
 
 
 @dataclass

@@ -11,6 +11,8 @@ from PIL import Image
 
 from dataset_scripts.ninerec.export import push
 from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
+from modeling_transrec.data import split_protocol
+from modeling_transrec.experiment import DataArguments
 
 from .test_scripts import script  # noqa: F401
 
@@ -104,6 +106,7 @@ def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
     for config, split in (("shop", "test"), ("shop_items", "train")):
         pulled = load_dataset("me/shop", config, split=split)
         assert pulled.to_list() == load_dataset(str(folder), config, split=split).to_list()
+        assert split_protocol(pulled)["max_seq_len"] == 20
     assert f"{hub.url}/datasets/me/shop" in capsys.readouterr().out
 
     hub.add("me/open", {}, kind="datasets")
@@ -112,6 +115,22 @@ def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
     assert hub.files("me/open", kind="datasets") == {}
     push(folder, "me/open", private=False)
     assert "README.md" in hub.files("me/open", kind="datasets")
+
+
+def test_the_protocol_travels(tables, caplog):
+    """With the Parquet files, and is compared with the model's length."""
+    folder = str(prepare(tables, "--max_seq_len", "2", "--min_actions", "6"))
+    for streaming in (False, True):
+        for config, split in (("shop", "test"), ("shop_items", "train")):
+            protocol = split_protocol(load_dataset(folder, config, split=split, streaming=streaming))
+            assert (protocol["max_seq_len"], protocol["min_actions"]) == (2, 6)
+    items, test = load_items(folder, "shop"), load_sequences(folder, "shop", "test")
+    assert FullRankingEvaluator(items, test).protocol["data"] == protocol
+    data = DataArguments(folder, "shop")
+    data.load_sequences("train", 2)
+    assert "prepared with" not in caplog.text
+    data.load_sequences("train", 20)
+    assert "prepared with max_seq_len=2, and the model reads up to 20" in caplog.text
 
 
 def test_tables_on_the_hub(tables, hub):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from modeling_transrec.data import split_protocol
+from modeling_transrec.data import protocol_in_card, split_protocol
 
 from .files import DERIVED, SOURCES, TARGETS
 from .ninerec import ITEMS_SUFFIX
@@ -118,6 +118,7 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset) 
     for config, splits in ((name, list(sequences)), (name + ITEMS_SUFFIX, ["train"])):
         files = [{"split": split, "path": f"{config}/ninerec-{split}*.parquet"} for split in splits]
         configs.append({"config_name": config, "data_files": files})
+    protocol = split_protocol(sequences["test"])
     languages = [code for code in ("zh", "en") if any(text for text in items[f"text_{code}"])]
     data = DatasetCardData(
         pretty_name=name,
@@ -126,6 +127,7 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset) 
         task_categories=["other"],
         tags=["recommendation", "sequential-recommendation"],
         configs=configs,
+        dataset_info=[protocol_in_card(config, protocol) for config in (name, name + ITEMS_SUFFIX)],
         size_categories=[_size_category(len(sequences["test"]))],
     )
     actions = counts(sequences, items)
@@ -172,7 +174,7 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset) 
         "How actions were filtered and split:",
         "",
         "```json",
-        json.dumps(split_protocol(sequences["test"]), indent=2),
+        json.dumps(protocol, indent=2),
         "```",
         *(
             ["", "## Citation", "", "Zhang et al., *NineRec: A Benchmark Dataset Suite for Evaluating Transferable "]
