@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 
 from .archives import Member, covers_of
-from .text_files import csv_rows, first_row, parquet_columns
+from .text_files import csv_rows, first_row, parquet_chunks, parquet_columns
 
 
 logger = logging.getLogger(__name__)
 
+ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
 COVER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in order of preference
 HEADER_NAMES = {
     "user_id": "user_id user uid userid user_ids users customer_id visitor_id reviewer_id".split(),
@@ -151,7 +152,9 @@ def _language_of(titles: pl.Series) -> str:
 
 def _read_item_parquet(path: Path, roles: list[str | None], header_line: int | None) -> dict[str, pl.Series]:
     names = parquet_columns(path)
-    frame = pl.read_parquet(path, columns=[name for name, role in zip(names, roles, strict=True) if role])
+    used = [name for name, role in zip(names, roles, strict=True) if role]
+    frames = list(parquet_chunks(path, used, ITEM_ROWS))
+    frame = pl.concat(frames) if frames else pl.DataFrame({name: [] for name in used}, dict.fromkeys(used, pl.String))
     found = {}
     for name, role in zip(names, roles, strict=True):
         if role is not None:
@@ -164,7 +167,12 @@ def _read_item_parquet(path: Path, roles: list[str | None], header_line: int | N
 
 
 def as_strings(path: Path, name: str, values: pl.Series) -> pl.Series:
-    """Ids or texts of a Parquet column as strings; numbers with a fraction are no ids."""
+    """Ids or texts of a Parquet column as strings; numbers with a fraction are no ids.
+
+    A column without any value is of no type, or, as pandas writes it, of numbers that are none.
+    """
+    if values.is_null().all() or (values.dtype.is_float() and values.is_nan().fill_null(True).all()):
+        return pl.Series(values.name, [None] * len(values), dtype=pl.String)
     if values.dtype == pl.String or values.dtype.is_integer():
         return values.cast(pl.String)
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
