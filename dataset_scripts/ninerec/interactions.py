@@ -333,9 +333,6 @@ def pair_roles(
     """What each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path)
     named = [role if role in PAIR_COLUMNS else None for role in header_roles(first, columns)]
-    for role in ("user_id", "timestamp"):
-        if role in (columns or {}) and role not in named:
-            raise ValueError(f"{path}:{line}: there is no column {columns[role]!r} for {role}; there are {first}")
     header = {"user_id", "item_id"} <= set(named)
     if path.suffix == ".parquet" and not header:
         raise ValueError(
