@@ -48,7 +48,7 @@ def load_sequences(name: str, config_name: str, split: str, **kwargs) -> dataset
     return sequences
 
 
-def split_protocol(dataset: datasets.Dataset) -> dict | None:
+def split_protocol(dataset: datasets.Dataset | datasets.DatasetBuilder) -> dict | None:
     """How the data set was filtered and split, where its builder or the card of a prepared data set says it.
 
     >>> import modeling_transrec
@@ -142,6 +142,21 @@ def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
     return datasets.Features([kinds[name] for name in processor.modalities])
 
 
+def as_ids(item_ids: Sequence[str | int]) -> pa.Array:
+    """Item ids as strings, which they are everywhere here.
+
+    >>> as_ids([7, 8]).to_pylist()
+    ['7', '8']
+    """
+    try:
+        ids = pa.array(item_ids)
+    except pa.ArrowException:  # of several types
+        ids = pa.nulls(1)
+    if not any(is_type(ids.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)):
+        raise ValueError(f"item ids must be strings, or all integers; the catalogue starts with {item_ids[:3]}")
+    return ids.cast(pa.string())
+
+
 def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
     """Histories and targets as rows into the catalogue.
 
@@ -162,7 +177,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     >>> histories_as_rows(sequences, ["a", "b", "c"])[0]
     {'history': [0, 2], 'target': 1, 'user': 0, 'length': 2}
     """
-    catalogue = pa.array(item_ids, pa.string())
+    catalogue = as_ids(item_ids)
     if pc.count_distinct(catalogue).as_py() != len(catalogue):
         raise ValueError("the catalogue has an item id twice; ids must be distinct")
 
@@ -182,6 +197,9 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     def convert(batch: pa.Table, users: list[int]) -> pa.Table:
         ids = batch["item_ids"].combine_chunks()
         ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        if ids.null_count:
+            user = users[int(np.argmax(ids.is_null()))]
+            raise ValueError(f"the history of row {user} is null; leave this user out, or give an empty list")
         lengths = pc.list_value_length(ids).to_numpy()
         flat = rows_of(pc.list_flatten(ids).cast(pa.string()), "history")
         offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))

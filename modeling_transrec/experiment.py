@@ -146,11 +146,16 @@ class DataArguments:
         },
     )
 
+    pair_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns of a table of actions without header: 'user_id item_id timestamp' in its order."},
+    )
+
     def loading_kwargs(self, max_seq_len: int) -> dict:
         """Arguments of `load_dataset` beside names; only the ninerec builder filters and cuts while it reads."""
         kwargs = {} if self.data_dir is None else {"data_dir": self.data_dir}
-        names = "min_actions min_item_actions split_strategy validation_start test_start catalogue".split()
-        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        names = "min_actions min_item_actions split_strategy validation_start test_start catalogue pair_columns"
+        options = {name: getattr(self, name) for name in names.split() if getattr(self, name) is not None}
         if self.columns is not None:
             options["columns"] = _read_json("--columns", self.columns)
         if self.dataset_name == "ninerec":
