@@ -65,7 +65,7 @@ def read_sequences(
         max_actions: the last actions of a user that are kept; by default all.
         pair_columns: what the columns of a file without header are; detected where not given.
         columns: what the columns of the header are called, where it is not by one of the usual names.
-        scratch_dir: folder for a temporary file of 32 bytes an action, and of the columns of a file that is hard to parse.
+        scratch_dir: folder for a temporary file of 32 bytes an action, and for the columns of a file hard to parse.
     """
     if scratch_dir is not None:
         Path(scratch_dir).mkdir(parents=True, exist_ok=True)
