@@ -15,7 +15,8 @@ from transformers import HfArgumentParser
 
 import modeling_transrec  # noqa: F401
 from dataset_scripts.ninerec.export import CONDITION, export, push
-from dataset_scripts.ninerec.files import DERIVED, SOURCES, TABLE_SUFFIXES, TARGETS
+from dataset_scripts.ninerec.files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
+from dataset_scripts.ninerec.ninerec import ITEMS_SUFFIX
 from modeling_transrec.experiment import DataArguments
 
 
@@ -40,22 +41,32 @@ class PrepareArguments:
             raise ValueError("--covers goes with --interactions and --items")
 
 
-def collect(args: PrepareArguments, name: str, folder: Path) -> None:
-    """Links the user's tables and pictures under the names that the reader looks for."""
+def collect(args: PrepareArguments, name: str, folder: Path) -> dict[str, str]:
+    """Links the user's tables and pictures under the names that the reader looks for; the user's name of each."""
+    if not NAME.fullmatch(name) or name.endswith(ITEMS_SUFFIX):
+        raise ValueError(
+            f"--dataset_config_name {name}: choose a name of letters, digits, '_' and '-' that does not end in "
+            f"{ITEMS_SUFFIX}; it is how the data will be loaded"
+        )
+    linked = {}
     for source, kind in ((args.interactions, "interactions"), (args.items, "items")):
         path = Path(source)
+        link = folder / f"{name}_{kind}.parquet"
         if path.is_file():
             if path.suffix not in TABLE_SUFFIXES:
                 raise ValueError(f"--{kind} {source}: the file must end in {', '.join(TABLE_SUFFIXES)}")
-            (folder / f"{name}_{kind}{path.suffix}").symlink_to(path.resolve())
+            link = link.with_suffix(path.suffix)
+            link.symlink_to(path.resolve())
         elif path.exists() or source.count("/") != 1:
             raise ValueError(f"--{kind} {source} is neither a file nor a Hub data set (owner/name)")
         else:
-            load_dataset(source, split="train").to_parquet(folder / f"{name}_{kind}.parquet")
+            load_dataset(source, split="train").to_parquet(link)
+        linked[str(link)] = source
     if args.covers is not None:
         if not Path(args.covers).is_dir():
             raise ValueError(f"--covers {args.covers} is not a folder")
         (folder / f"{name}_cover").symlink_to(Path(args.covers).resolve())
+    return linked
 
 
 def main(args: list[str] | None = None) -> Path:
@@ -67,11 +78,17 @@ def main(args: list[str] | None = None) -> Path:
     if prepare.public and name in (*SOURCES, *TARGETS, *DERIVED):
         raise ValueError(f"--public: {CONDITION}")
     with tempfile.TemporaryDirectory() as staging:
-        options = data.loading_kwargs(prepare.max_seq_len)
+        options, linked = data.loading_kwargs(prepare.max_seq_len), {}
         if prepare.interactions is not None:
-            collect(prepare, name, Path(staging))
+            linked = collect(prepare, name, Path(staging))
             options["data_dir"] = staging
-        export(name, folder, prepare.max_shard_size, **options)
+        try:
+            export(name, folder, prepare.max_shard_size, **options)
+        except ValueError as error:
+            message = str(error)
+            for link, source in linked.items():
+                message = message.replace(link, source)
+            raise ValueError(message) from error
     print((folder / "README.md").read_text(encoding="utf-8"))
     print(f"Written to {folder}. Train on it: --dataset_name {folder} --dataset_config_name {name}")
     if prepare.push_to_hub is not None:

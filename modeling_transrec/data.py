@@ -22,7 +22,7 @@ from .processing_transrec import TransRecProcessor
 logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
-_PROTOCOL_LINE = "Protocol: "  # in the description of a data set
+_PROTOCOL_LINE = "Protocol: "  # in the description of a data set that the ninerec builder made
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
@@ -48,8 +48,8 @@ def load_sequences(name: str, config_name: str, split: str, **kwargs) -> dataset
     return sequences
 
 
-def split_protocol(dataset: datasets.Dataset) -> dict | None:
-    """How the data set was filtered and split, where its builder says it.
+def split_protocol(dataset: datasets.Dataset | datasets.DatasetBuilder) -> dict | None:
+    """How the data set was filtered and split, where its builder or the card of a prepared data set says it.
 
     >>> import modeling_transrec
     >>> split_protocol(load_sequences("ninerec", "Sample_Target", "test"))["split_strategy"]
@@ -58,7 +58,28 @@ def split_protocol(dataset: datasets.Dataset) -> dict | None:
     for line in (dataset.info.description or "").splitlines():
         if line.startswith(_PROTOCOL_LINE):
             return json.loads(line.removeprefix(_PROTOCOL_LINE))
-    return None
+    return (dataset.info.download_checksums or {}).get("protocol")
+
+
+def protocol_in_card(config_name: str, protocol: dict) -> dict:
+    """The entry of a card's `dataset_info` from which [`split_protocol`] reads, wherever the data set is loaded from.
+
+    Of what a card says there, `datasets` keeps only few fields; `download_checksums` is the one that is free.
+    """
+    return {"config_name": config_name, "download_checksums": {"protocol": protocol}}
+
+
+def warn_if_cut_shorter(sequences: datasets.Dataset, max_seq_len: int) -> None:
+    """A warning where the data set was prepared for shorter histories than the model reads."""
+    prepared_for = (split_protocol(sequences) or {}).get("max_seq_len")
+    if prepared_for is not None and prepared_for < max_seq_len:
+        logger.warning(
+            "The histories were prepared with max_seq_len=%d, and the model reads up to %d items: longer histories "
+            "are cut already; prepare the data again with --max_seq_len %d",
+            prepared_for,
+            max_seq_len,
+            max_seq_len,
+        )
 
 
 def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:
@@ -121,6 +142,21 @@ def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
     return datasets.Features([kinds[name] for name in processor.modalities])
 
 
+def as_ids(item_ids: Sequence[str | int]) -> pa.Array:
+    """Item ids as strings, which they are everywhere here.
+
+    >>> as_ids([7, 8]).to_pylist()
+    ['7', '8']
+    """
+    try:
+        ids = pa.array(item_ids)
+    except pa.ArrowException:  # of several types
+        ids = pa.nulls(1)
+    if not any(is_type(ids.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)):
+        raise ValueError(f"item ids must be strings, or all integers; the catalogue starts with {item_ids[:3]}")
+    return ids.cast(pa.string())
+
+
 def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
     """Histories and targets as rows into the catalogue.
 
@@ -141,7 +177,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     >>> histories_as_rows(sequences, ["a", "b", "c"])[0]
     {'history': [0, 2], 'target': 1, 'user': 0, 'length': 2}
     """
-    catalogue = pa.array(item_ids, pa.string())
+    catalogue = as_ids(item_ids)
     if pc.count_distinct(catalogue).as_py() != len(catalogue):
         raise ValueError("the catalogue has an item id twice; ids must be distinct")
 
@@ -161,6 +197,9 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
     def convert(batch: pa.Table, users: list[int]) -> pa.Table:
         ids = batch["item_ids"].combine_chunks()
         ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        if ids.null_count:
+            user = users[int(np.argmax(ids.is_null()))]
+            raise ValueError(f"the history of row {user} is null; leave this user out, or give an empty list")
         lengths = pc.list_value_length(ids).to_numpy()
         flat = rows_of(pc.list_flatten(ids).cast(pa.string()), "history")
         offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))

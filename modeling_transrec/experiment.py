@@ -25,7 +25,14 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .configuration_transrec import TransRecConfig
-from .data import count_actions, histories_as_rows, load_items, load_sequences, prepare_items
+from .data import (
+    count_actions,
+    histories_as_rows,
+    load_items,
+    load_sequences,
+    prepare_items,
+    warn_if_cut_shorter,
+)
 from .evaluation import FullRankingEvaluator
 from .model_card import THIS_MODEL, is_hub_id, push_results, result_row
 from .modeling_transrec import TransRecForSequentialRecommendation, TransRecModel, check_place
@@ -143,6 +150,10 @@ class DataArguments:
         },
     )
 
+    pair_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns of a table of actions without header: 'user_id item_id timestamp' in its order."},
+    )
     sample: ClassVar[str] = "Sample_Target"
 
     def __post_init__(self):
@@ -155,8 +166,8 @@ class DataArguments:
     def loading_kwargs(self, max_seq_len: int) -> dict:
         """Arguments of `load_dataset` beside names; only the ninerec builder filters and cuts while it reads."""
         kwargs = {} if self.data_dir is None else {"data_dir": self.data_dir}
-        names = "min_actions min_item_actions split_strategy validation_start test_start catalogue".split()
-        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        names = "min_actions min_item_actions split_strategy validation_start test_start catalogue pair_columns"
+        options = {name: getattr(self, name) for name in names.split() if getattr(self, name) is not None}
         if self.columns is not None:
             options["columns"] = _read_json("--columns", self.columns)
         if self.dataset_name == "ninerec":
@@ -173,7 +184,11 @@ class DataArguments:
 
     def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
         """Histories of one split."""
-        return load_sequences(self.dataset_name, self.dataset_config_name, split, **self.loading_kwargs(max_seq_len))
+        kwargs = self.loading_kwargs(max_seq_len)
+        sequences = load_sequences(self.dataset_name, self.dataset_config_name, split, **kwargs)
+        if split != "validation":  # one warning is enough in training, which loads train and validation
+            warn_if_cut_shorter(sequences, max_seq_len)
+        return sequences
 
 
 @dataclass

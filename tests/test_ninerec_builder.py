@@ -217,6 +217,11 @@ def test_names(load, data_dir):
         ({"catalogue": "every"}, "catalogue must be 'interacted' or 'all', got 'every'"),
         ({"pair_columns": ("user", "item")}, "pair_columns must name 'user_id', 'item_id'"),
         ({"pair_columns": "user_id"}, "pair_columns must name"),
+        ({"columns": "user"}, "columns must be names such as"),
+        (
+            {"split_strategy": "temporal", "validation_start": "2021-01-01", "test_start": "2022-01-01"},
+            "validation_start and test_start must be whole numbers",
+        ),
         ({"max_len": 3}, "no option 'max_len'. Did you mean 'max_seq_len'?"),
     ],
 )

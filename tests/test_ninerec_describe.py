@@ -1,6 +1,7 @@
 """`dataset_scripts.ninerec.describe` on a small folder whose figures are counted by hand."""
 
 import json
+import zipfile
 
 import pytest
 from PIL import Image
@@ -51,6 +52,16 @@ def test_statistics(folder):
         "share_of_top": {"1%": 0.5, "20%": 0.5},  # item a
         "differs": ["users", "items", "actions", "sparsity", "resolution", "text_zh_length", "text_en_length"],
     }
+
+
+def test_covers_in_several_archives(folder):
+    expected = statistics("KU", folder)
+    for number, path in enumerate(sorted((folder / "KU_cover").iterdir())):
+        with zipfile.ZipFile(folder / f"part-{number % 2}.zip", "a") as archive:
+            archive.write(path, f"KU_cover/{path.name}")
+        path.unlink()
+    (folder / "KU_cover").rmdir()
+    assert statistics("KU", folder) == expected
 
 
 def test_what_agrees_with_the_paper_is_not_marked(folder, monkeypatch, capsys):

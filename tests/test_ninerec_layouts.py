@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import os
 import zipfile
 
 import datasets
@@ -124,10 +125,12 @@ def test_anybodys_tables(tmp_path, load, suffix, times):
         write(folder / f"Mine_interactions.{suffix}", rows_of(header, actions, separator))
         write(folder / f"Mine_items.{suffix}", rows_of(item_header, items, separator))
     check(load, "Mine", ["text_en"], columns=COLUMNS)
-    with pytest.raises(ValueError, match="no column 'buyer' for user_id; there are .*'customer'"):
+    with pytest.raises(ValueError, match="no column 'buyer' for user_id: .*Mine_interactions.* has .*'customer'"):
         load("Mine", columns={**COLUMNS, "user_id": "buyer"})
-    with pytest.raises(ValueError, match="no column 'words' for text_en; there are .*'what'"):
+    with pytest.raises(ValueError, match="no column 'words' for text_en: .*Mine_items.* has .*'what'"):
         load("Mine", columns={**COLUMNS, "text_en": "words"})
+    with pytest.raises(ValueError, match="no column 'skuu' for item_id: .*Mine_items.* has .*Mine_interactions"):
+        load("Mine", columns={**COLUMNS, "item_id": "skuu"})
     with pytest.raises(ValueError, match="columns must give names of"):
         load("Mine", columns={"user": "customer"})
 
@@ -148,7 +151,7 @@ def test_parquet_of_integers_and_their_errors(tmp_path, load):
             actions.with_columns(pl.when(pl.col("user_id") < 5).then("user_id").alias("user_id")),
             "row 6: empty user_id",
         ),
-        (actions.with_columns(pl.col("timestamp") / 7), "holds no whole numbers"),
+        (actions.with_columns(pl.col("timestamp") / 7), "row 1: timestamp 228571428.5.* is no whole number"),
         (actions.rename({"user_id": "who"}), "name no user"),
         (actions.head(0), "has no rows"),
     ]:
@@ -183,3 +186,118 @@ def test_archives_are_read_as_they_come(tmp_path, load):
     archive.write_bytes(archive.read_bytes()[:-40])
     with pytest.raises(FileNotFoundError, match=r"No X_item\.csv .*Not unpacked yet: NineRec\.zip"):
         load("X_items")
+
+
+def zipped(path, method=zipfile.ZIP_STORED, **members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", method) as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+
+
+def write_tables(folder, name="X"):
+    write(folder / f"{name}_pair.csv", rows_of(None, ACTIONS))
+    write(folder / f"{name}_item.csv", rows_of(None, [(item, zh, en) for item, en, zh in ITEMS]))
+
+
+def with_image(load, name="X_items"):
+    return [row["item_id"] for row in load(name)["train"] if row["image"] is not None]
+
+
+def test_covers_of_another_data_set_are_not_taken(tmp_path, load):
+    """`cover` and `covers` count only in the folder that holds both tables."""
+    folder = tmp_path / "data"
+    write_tables(folder / "X")
+    for place, name in (("one", "P"), ("two", "Q")):
+        write(folder / place / "interaction" / f"{name}.csv", rows_of(("user_id", "item_id", "timestamp"), ACTIONS))
+        table = rows_of(("item_id", "title"), [(item, title) for item, title, _ in ITEMS])
+        write(folder / place / "information" / f"{name}.csv", table)
+        write(folder / place / "cover" / f"i{len(place) - 2}.jpg", jpeg("red"))
+    write(folder / "two" / "cover" / "i2.jpg", jpeg("red"))
+    assert with_image(load) == []
+    assert with_image(load, "P_items") == ["i1"] and with_image(load, "Q_items") == ["i1", "i2"]
+    write(folder / "X" / "covers" / "i5.jpg", jpeg("red"))
+    assert with_image(load) == ["i5"]
+    write(folder / "far" / "X_cover" / "i6.jpg", jpeg("red"))
+    assert with_image(load) == ["i6"]
+    write(folder / "farther" / "X_cover" / "i6.jpg", jpeg("red"))
+    with pytest.raises(ValueError, match="2 candidates for X_cover"):
+        load("X")
+
+
+def test_covers_in_several_archives(tmp_path, load):
+    folder = tmp_path / "data"
+    write_tables(folder)
+    zipped(folder / "drive-001.zip", **{f"N/X_cover/i{n}.jpg": jpeg("red") for n in range(4)})
+    zipped(folder / "drive-002.ZIP", **{f"N/X_cover/i{n}.jpg": jpeg("red") for n in range(3, 7)})
+    assert with_image(load) == [f"i{n}" for n in range(7)]
+    zipped(folder / "drive-003.zip", **{"N/X_cover/i3.jpg": jpeg("blue")})
+    with pytest.raises(
+        ValueError, match=r"drive-00.*::N/X_cover/i3\.jpg and .*drive-003.zip::N/X_cover/i3\.jpg differ"
+    ):
+        load("X_items")
+    (folder / "drive-003.zip").unlink()
+    zipped(folder / "other.zip", **{"M/X_cover/i7.jpg": jpeg("blue")})
+    with pytest.raises(ValueError, match=r"3 candidates for X_cover .*(?s:.*)other\.zip::M/X_cover/"):
+        load("X_items")
+
+
+def test_covers_in_an_archive_in_a_folder_of_their_name(tmp_path, load):
+    write_tables(tmp_path / "data")
+    zipped(tmp_path / "data" / "c.zip", **{"X_cover/X_cover/i2.jpg": jpeg("red")})
+    assert with_image(load) == ["i2"]
+
+
+def test_archived_covers_beside_the_tables(tmp_path, load):
+    write_tables(tmp_path / "data" / "mine")
+    zipped(tmp_path / "data" / "cover.zip", **{"cover/i1.jpg": jpeg("red"), "mine/covers/i2.jpg": jpeg("red")})
+    assert with_image(load) == ["i2"]
+
+
+def test_the_behaviour_file_is_chosen_in_an_archive_too(tmp_path, load):
+    pairs = rows_of(None, [(user, item) for user, item, _ in reversed(ACTIONS)])
+    lines = "".join(f"{u}\t{' '.join(item for user, item, _ in ACTIONS if user == u)}\n" for u in USERS)
+    table = rows_of(None, [(item, zh, en) for item, en, zh in ITEMS])
+    archive = tmp_path / "data" / "X.zip"
+    zipped(archive, **{"X_item.csv": table, "X_pair.csv": pairs, "X_behaviour.tsv": lines})
+    check(load, "X", ["text_en", "text_zh"], timed=False)
+    zipped(archive, **{"X_item.csv": table, "X_pair.csv": rows_of(None, ACTIONS), "X_behaviour.tsv": lines})
+    check(load, "X", ["text_en", "text_zh"])
+
+
+def test_damaged_members(tmp_path, load, caplog):
+    """And errors in an archive's files name the archive."""
+    folder = tmp_path / "data"
+    write_tables(folder)
+    path = folder / "c.zip"
+    zipped(path, zipfile.ZIP_DEFLATED, **{f"X_cover/i{n}.jpg": jpeg("red") + os.urandom(300) for n in range(2)})
+    content = bytearray(path.read_bytes())
+    content[60:80] = b"\xff" * 20
+    path.write_bytes(content)
+    assert load("X_items")["train"][1]["image"] is not None
+    assert "X_cover/i0.jpg in" in caplog.text and "cannot be read and counts as missing" in caplog.text
+    pair = (folder / "X_pair.csv").read_text()
+    (folder / "X_pair.csv").unlink()
+    zipped(path, zipfile.ZIP_DEFLATED, **{"X/X_pair.csv": pair + "u1,i1\n"})
+    with pytest.raises(ValueError, match=r"data/c\.zip::X/X_pair\.csv:37: 2 columns"):
+        load("X")
+    content = bytearray(path.read_bytes())
+    content[50:70] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"c\.zip::X/X_pair\.csv cannot be read \(.*copy the archive again"):
+        load("X")
+
+
+def test_archives_within_archives_are_named(tmp_path, load):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as opened:
+        opened.writestr("X_item.csv", "i1,,a\n")
+    zipped(tmp_path / "data" / "outer.zip", **{"deep/Inner.ZIP": inner.getvalue()})
+    with pytest.raises(FileNotFoundError, match=r"Not unpacked yet: .*outer\.zip::deep/Inner\.ZIP"):
+        load("X")
+
+
+def test_misspelt_columns_are_refused(tmp_path, load):
+    write_tables(tmp_path / "data")
+    with pytest.raises(ValueError, match="there is no column 'parent_asn' for item_id: .*X_item.csv has"):
+        load("X", columns={"item_id": "parent_asn"})

@@ -1,5 +1,7 @@
 """`dataset_scripts.ninerec`'s `reader` and `interactions` on small files written by the tests."""
 
+import csv
+import io
 import logging
 import os
 import random
@@ -220,12 +222,20 @@ def test_pairs_by_header(tmp_path, content, expected):
         ("u,i1,1\nu,i2,\n", 2, "empty timestamp"),
         ("u,i1,1\nu,,1\n", 2, "empty column 2"),
         ("u,i1,1\n ,i1,1\n", 2, "empty column 1"),
-        ("u,i1,1\nu,i2,2021-01-01\n", 2, "timestamp '2021-01-01' is not a whole number of seconds"),
-        ("u,i1,1\nu,i2,1.5\n", 2, "timestamp '1.5' is not"),
+        (
+            "u,i1,1\nu,i2,2021-01-01\n",
+            2,
+            "timestamp '2021-01-01' is no whole number; write all times in one form",
+        ),
+        ("u,i1,1\nu,i2,1.5\n", 2, "timestamp '1.5' is no"),
         ("who,what,when\nu,i1,1\n", 1, "timestamp 'when' .*header"),
         ("user_id,item_id,rating\nu,i1,1\n", 1, "does not name user, item and timestamp"),
         ("a,b,c,d\n", 1, "4 columns where 2 or 3 are expected"),
+        ("u,i1,01/05/2021\n", 1, "timestamp '01/05/2021' is no whole number; .* or a date such as"),
+        ("u,i1,2021-01-05\nu,i1,7\n", 2, "timestamp '7' is no date, unlike that of the first row"),
+        ("id,user_id,item_id,time\n1,u,i1,1\n", 1, "'id' and 'item_id' are both .*columns=.\"item_id\": \"item_id\""),
         (b"u,i1,1\nu\xe9,i1,1\n", 2, "byte 0xe9 is not UTF-8"),
+        (b"u,i1,1\ru\xe9,i1,1\r", 2, "byte 0xe9 is not UTF-8"),
     ],
 )
 def test_malformed_pairs_name_file_and_line(tmp_path, content, line, message):
@@ -241,14 +251,28 @@ def test_no_pairs(tmp_path, content):
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_order_of_columns_is_detected_where_users_look_like_items(tmp_path, caplog, swapped):
-    """As in ML100K: all user ids are item ids, too."""
+    """As in ML100K: all user ids are item ids, too. Items before users are not believed then."""
     caplog.set_level(logging.INFO)
     rng = random.Random(0)
     rows = [(str(rng.randrange(1, 56)), str(item % 100 + 1), str(item)) for item in range(400)]
     content = "".join(",".join((i, u, t) if swapped else (u, i, t)) + "\n" for u, i, t in rows)
-    found = pairs(tmp_path, content, pl.Series([str(i) for i in range(1, 101)]))
-    assert found == by_user([(u, i, int(t)) for u, i, t in rows])
-    assert f"column {1 if swapped else 2} holds items" in caplog.text
+    ids = pl.Series([str(i) for i in range(1, 101)])
+    if swapped:
+        with pytest.raises(ValueError, match="cannot tell users from items.*Add a header line.*--pair_columns"):
+            pairs(tmp_path, content, ids)
+    else:
+        assert pairs(tmp_path, content, ids) == by_user([(u, i, int(t)) for u, i, t in rows])
+        assert "column 2 holds items" in caplog.text
+
+
+@pytest.mark.parametrize("num_users", [1500, 2000])
+def test_users_are_not_taken_for_items_of_a_table_that_is_half_unused(tmp_path, num_users):
+    """Users cover more of 2,000 integer items than the 900 items that were ever used."""
+    rng = random.Random(0)
+    used = rng.sample(range(1, 2001), 900)
+    content = "".join(f"{u},{i},{k}\n" for u in range(1, num_users + 1) for k, i in enumerate(rng.sample(used, 8)))
+    with pytest.raises(ValueError, match="cannot tell users from items"):
+        pairs(tmp_path, content, pl.Series([str(i) for i in range(1, 2001)]))
 
 
 def test_order_of_columns_too_close_to_call(tmp_path):
@@ -285,6 +309,126 @@ def test_pair_columns_must_fit(tmp_path):
     ]:
         with pytest.raises(ValueError, match=r"X_pair\.csv:1: pair_columns=.* does not fit"):
             pairs(tmp_path, content, pair_columns=columns)
+
+
+def test_dates_are_sorted_to_the_microsecond(tmp_path, caplog):
+    """What is below the second orders, and tells actions apart; it is not in the result."""
+    times = ["12:30:00.9", "12:30:00.8", "12:30:00.8", "12:30:00.000001", "12:29:59"]
+    rows = [("u", f"i{1 + n // 2}", f"2021-05-07 {time}") for n, time in enumerate(times)]
+    expected = [("u", "i3", -1), ("u", "i2", 0), ("u", "i1", 0), ("u", "i2", 0), ("u", "i1", 0)]
+    expected = [(u, i if i != "i3" else "007", 1620390600 + t) for u, i, t in expected]
+    content = "".join(f"{u},{i if i != 'i3' else '007'},{t}\n" for u, i, t in rows)
+    assert pairs(tmp_path, content + content) == expected
+    assert "5 rows of X_pair.csv repeat" in caplog.text and "1620390599)" in caplog.text
+    frame = pl.read_csv(content.encode(), has_header=False, new_columns=["user", "item", "time"], infer_schema=False)
+    for precision in ("ms", "us", "ns"):
+        dates = frame.with_columns(pl.col("time").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit=precision))
+        dates.write_parquet(tmp_path / "X.parquet")
+        found = actions_in(tmp_path / "X.parquet", IDS)
+        assert sorted(found) == sorted(expected) and (precision == "ms" or found == expected)
+    frame.write_parquet(tmp_path / "X.parquet")
+    assert actions_in(tmp_path / "X.parquet", IDS) == expected
+    frame.cast({"time": pl.Categorical}).write_parquet(tmp_path / "X.parquet")
+    assert actions_in(tmp_path / "X.parquet", IDS) == expected
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2021-05-07 20:30:00+08:00", "2021-05-07T12:30:00Z", "2021-05-07 10:30-0200", "2021-05-07 12:30:00.5 UTC"],
+)
+def test_zones_of_dates(tmp_path, time):
+    assert pairs(tmp_path, f"u,i1,{time}\nu,i2,2021-05-07 12:30:01\n") == [
+        ("u", "i1", 1620390600),
+        ("u", "i2", 1620390601),
+    ]
+
+
+def test_times_of_parquet(tmp_path):
+    path = tmp_path / "X.parquet"
+
+    def read(times, **columns):
+        pl.DataFrame({"user": "u", "item": ["i1", "i2"], "time": times, **columns}).write_parquet(path)
+        return [time for _, _, time in actions_in(path, IDS)]
+
+    assert read(["1620000000", "1620000001.0"]) == [1620000000, 1620000001]
+    assert read(pl.Series([5, 6], dtype=pl.UInt64)) == [5, 6]
+    for times, message in [
+        (["1620000000", "2021-01-01"], "row 2: timestamp '2021-01-01' is no whole number"),
+        (["2021-01-01", "7"], "row 2: timestamp '7' is no date, unlike"),
+        (["2021-01-01", None], "row 2: empty time"),
+        (["2021-01-01", ""], "row 2: timestamp '' is no date"),
+        (pl.Series([1, 2**63], dtype=pl.UInt64), "row 2: timestamp 9223372036854775808 is no whole number"),
+        ([True, False], "is of type Boolean; write all times"),
+        ([0.5, 1], "row 1: timestamp 0.5 is no"),
+    ]:
+        with pytest.raises(ValueError, match=rf"X\.parquet(, |: column 'time' ){message}"):
+            read(times)
+
+
+def test_parquet_of_items_without_texts_and_damaged(tmp_path):
+    path = tmp_path / "X_items.parquet"
+    for nothing in (pl.Series([None, None]), pl.Series([float("nan")] * 2)):
+        pl.DataFrame({"item_id": ["a", "b"], "text_en": ["x", None], "text_zh": nothing}).write_parquet(path)
+        assert read_items(path).rows() == [("a", "", "x"), ("b", "", "")]
+    table = pl.DataFrame({"item_id": [f"i{n}" for n in range(999)], "text_en": [str(n) for n in range(999)]})
+    table.write_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"X_items\.parquet is no whole Parquet file, copy it again"):
+        read_items(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '"u,1","i1","3"\n"u""2",i2,4\n',
+        '"u,1",i1,3\n"u""2","i2","4"\n',
+        'user,"item","ti\nme"\nu,i1,3\n',
+        'u"1,i1,3\n u"2,i2,4\n',
+        '"u\n1",i1,3\nu2,i2,4\n',
+        '"u1","i1","3"\r\n"u2","i2","4"\r\n',
+    ],
+)
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_quoted_files_are_read_as_pythons_csv_does(tmp_path, content, separator):
+    content = content.replace(",1", ";1").replace(",", separator).replace(";1", ",1")
+    rows = [tuple(field.strip() for field in row) for row in csv.reader(io.StringIO(content, ""), delimiter=separator)]
+    expected = [(user, item, int(time)) for user, item, time in rows if user != "user"]
+    path = write(tmp_path / f"X_interactions{'.tsv' if separator != ',' else '.csv'}", content)
+    columns = {"user_id": "user", "item_id": "item", "timestamp": "ti\nme"}
+    assert actions_in(path, IDS, columns=columns if "user" in content else None) == expected
+
+
+def test_two_columns_with_tabs(tmp_path):
+    """A row an action, unless the header or several items in the first row tell that it is a line a user."""
+
+    def read(content, name="X_interactions.tsv", item_ids=IDS, **kwargs):
+        return [(user, item) for user, item, _ in actions_in(write(tmp_path / name, content), item_ids, **kwargs)]
+
+    again = [("u", "i1"), ("u", "i2"), ("u", "i1")]
+    rows = "u\ti1\nu\ti2\nu\ti1\n"
+    assert read("user_id\titem_id\n" + rows) == again  # repeated actions are kept, as in a CSV file
+    assert read(rows) == again
+    assert read("item_id\tuser_id\ni1\tu\ni2\tu\ni1\tu\n") == again
+    assert read("customer\tsku\n" + rows, columns={"user_id": "customer", "item_id": "sku"}) == again
+    assert read("i1\tu\ni2\tu\n", pair_columns=("item_id", "user_id")) == again[:2]
+    spaced = pl.Series(["a 1", "a 2"])
+    assert read("user_id\titem_id\nu\ta 1\nu\ta 2\n", item_ids=spaced) == [("u", "a 1"), ("u", "a 2")]
+    for content in ("u\ti1 i2 i1\n", "user\titem_ids\nu\ti1 i2 i1\n"):
+        assert read(content, "X_pairs.tsv") == again
+    assert read("user\titems\nu\ti1\nu\ti2\n", "X_pairs.tsv") == again[:2]
+
+
+def test_a_quoted_tsv_items_table(tmp_path):
+    path = write(tmp_path / "X_items.tsv", '"item_id"\t"text_en"\n"a"\t"5"" wide"\nb\t5" wide\n')
+    assert read_items(path).rows() == [("a", "", '5" wide'), ("b", "", '5" wide')]
+    with pytest.raises(ValueError, match=r"X_items\.tsv:2: the row that starts here breaks CSV quoting"):
+        read_items(write(path, 'item_id\ttext_en\na\t"Foo" bar\n'))
+
+
+def test_long_texts(tmp_path):
+    assert items(tmp_path, f'a,,"{"x" * 200_000}"\n')[0][2] == "x" * 200_000
 
 
 def test_duplicate_pairs(tmp_path, caplog):

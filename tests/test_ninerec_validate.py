@@ -3,6 +3,7 @@
 import io
 import os
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -141,10 +142,14 @@ def test_pairs_without_timestamps(tmp_path):
 
 
 def test_pairs_in_any_column_order(tmp_path):
-    """Item first, and user ids that are item ids as well."""
-    pairs = "".join(f"i{(user + step) % 7},i{user},{1_500_000_000 + step}\n" for step in range(6) for user in range(3))
-    problems = found(make(tmp_path / "a", pairs=pairs + "i5,i6,1500000000\n"))
-    check(problems, "warning", "fewer than 5", ["X_pair.csv:19: user 'i6' has 1"])
+    """Item first; where user ids are item ids as well only with `pair_columns`."""
+    pairs = "".join(f"i{(user + step) % 7},u{user},{1_500_000_000 + step}\n" for step in range(6) for user in range(3))
+    problems = found(make(tmp_path / "a", pairs=pairs + "i5,u6,1500000000\n"))
+    check(problems, "warning", "fewer than 5", ["X_pair.csv:19: user 'u6' has 1"])
+    pairs = pairs.replace(",u", ",i")
+    assert "cannot tell users from items" in found(make(tmp_path / "c", pairs=pairs))[0][2]
+    order = ("item_id", "user_id", "timestamp")
+    assert found(tmp_path / "c", pair_columns=order) == []
     swapped = ("user_id", "item_id", "timestamp")
     problems = found(make(tmp_path / "b", pairs=pairs), pair_columns=swapped)
     assert any(problem[1] == 7 and "fewer than 5" in problem[2] for problem in problems)
@@ -265,6 +270,69 @@ def test_folders(tmp_path):
     assert "no valid data set name" in problem.what
 
 
+def verdicts(folder, **kwargs):
+    return [(severity, what) for severity, _, what, _ in found(folder, **kwargs) if severity != "note"]
+
+
+def test_what_loads_is_not_called_wrong(tmp_path):
+    """Dates, TSV tables with quotes, other names of columns, fewer actions, titles in Chinese, long texts."""
+    dates = "user,item,time\n" + "".join(f"u,i{n},2021-05-07 12:30:0{n}.5\n" for n in range(7))
+    assert verdicts(make(tmp_path / "dates", pairs=dates)) == []
+    check(found(make(tmp_path / "wrong", pairs=dates + "u,i1,soon\n")), "error", "no date", ["X_pair.csv:9: 'soon'"])
+    early = dates.replace("2021-05-07 12:30:01", "1970-01-02 12:30:01")
+    check(found(make(tmp_path / "early", pairs=early)), "warning", "before 1990", ["X_pair.csv:3: 1970-01-02 12:30"])
+
+    write(tmp_path / "tsv" / "X_items.tsv", '"id"\t"title"\n' + "".join(f'"i{n}"\t"标题, {n}"\n' for n in range(7)))
+    write(tmp_path / "tsv" / "X_interactions.tsv", dates.replace(",", "\t").replace("u\t", '"u"\t'))
+    problems = found(tmp_path / "tsv")
+    assert [(what, count) for _, count, what, _ in problems if "text_" in what] == [
+        ("no item has a text_en: load with the other language", 1)
+    ]
+    assert verdicts(tmp_path / "tsv") == []
+
+    write(tmp_path / "names" / "X_items.csv", "sku,what\n" + "".join(f"i{n},a b{n}\n" for n in range(7)))
+    write(tmp_path / "names" / "X_interactions.csv", dates.replace("user,item,time", "who,sku,at"))
+    columns = {"user_id": "who", "item_id": "sku", "timestamp": "at", "text_en": "what"}
+    assert verdicts(tmp_path / "names", columns=columns) == []
+    assert "no column 'whom' for user_id" in verdicts(tmp_path / "names", columns={**columns, "user_id": "whom"})[1][1]
+
+    short = make(tmp_path / "short", pairs="".join(f"u,i{n},150000000{n}\n" for n in range(4)))
+    assert any(severity == "error" for severity, _ in verdicts(short))
+    assert [severity for severity, _ in verdicts(short, min_actions=4)] == ["warning"]  # unused items
+    assert verdicts(make(tmp_path / "long", items=ITEMS + f'i6b,,"{"x y" * 60_000}"\n'))[0][0] == "warning"
+
+
+def test_derived_sets(tmp_path):
+    write(tmp_path / "Bili_500K_item.csv", ITEMS)
+    write(
+        tmp_path / "Bili_500K_pair.csv",
+        "".join(f"u{u},i{n % 7},{1_500_000_000 + n}\n" for u in range(20) for n in range(21)),
+    )
+    assert [problem.what for problem in validate("Bili_warm20", tmp_path) if problem.severity != "note"] == []
+    assert "none of 20 users" in validate("Bili_warm20", tmp_path, min_actions=22)[0].what
+
+
+@pytest.mark.parametrize("name", ["X_pairs.tsv", "X_behaviour.tsv"])
+def test_a_tsv_that_is_not_utf8(tmp_path, name):
+    write(tmp_path / "X_item.csv", ITEMS)
+    write(tmp_path / name, "用户\ti1 i2\n".encode("gbk"))
+    problems = found(tmp_path)
+    check(problems, "error", "not UTF-8", [f"{name}:1: byte 0xd3"])
+
+
+def test_archives(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("X_item.csv", ITEMS)
+        archive.writestr("X_pair.csv", PAIRS + "u0,x,1500000009\n")
+    text = report("X", validate("X", tmp_path))
+    assert f"{tmp_path}/all.zip::X_pair.csv\n  warning  1 × actions on items that" in text
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("X_item.csv", ITEMS)
+        archive.writestr("X_pair.csv", PAIRS + "u0\n")
+    stops = [what for _, _, what, _ in found(tmp_path) if "stops" in what]
+    assert len(stops) == 1 and f"stops at: {tmp_path}/all.zip::X_pair.csv:19: 1 columns" in stops[0]
+
+
 def test_examples_are_limited_and_counts_are_not(tmp_path):
     folder = make(tmp_path, pairs=PAIRS + "u0,x,1500000009\n" * 9)
     [(_, count, _, examples)] = [p for p in found(folder, max_examples=2) if "items table" in p[2]]
@@ -283,5 +351,9 @@ def test_command(tmp_path, capsys):
     assert main(["X", "--data_dir", str(tmp_path / "bad")]) == 1
     out = capsys.readouterr().out
     assert "X_pair.csv:19: 1 columns: " in out and "X cannot be loaded: correct the errors first (2 errors, 0 w" in out
-    with pytest.raises(SystemExit):
-        main(["X", "--data_dir", str(tmp_path), "--pair_columns", "user"])
+    assert main(["X", "--data_dir", str(tmp_path / "good"), "--min_actions", "7"]) == 1
+    assert main(["X", "--data_dir", str(tmp_path / "good"), "--columns", '{"user_id": "who"}']) == 1
+    assert "there is no column 'who' for user_id" in capsys.readouterr().out
+    for wrong in (["--pair_columns", "user"], ["--columns", "user"], ["--columns", "[1]"]):
+        with pytest.raises(SystemExit):
+            main(["X", "--data_dir", str(tmp_path), *wrong])

@@ -3,6 +3,7 @@
 import importlib
 import shutil
 
+import datasets
 import pytest
 import yaml
 from datasets import Dataset, load_dataset
@@ -11,6 +12,8 @@ from PIL import Image
 
 from dataset_scripts.ninerec.export import push
 from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
+from modeling_transrec.data import split_protocol
+from modeling_transrec.experiment import DataArguments
 
 from .test_scripts import script  # noqa: F401
 
@@ -77,7 +80,7 @@ def test_the_card_says_what_is_there(tables):
 
 def test_nothing_half_written_is_left(tables):
     (tables / "bad.csv").write_text("customer,sku,bought\nc1,p1,1\nc1,p2\n")
-    with pytest.raises(ValueError, match=r"shop_interactions\.csv:3: 2 columns where 3"):
+    with pytest.raises(ValueError, match=rf"^{tables / 'bad.csv'}:3: 2 columns where 3"):
         prepare(tables, interactions="bad.csv")
     assert not (tables / "out").exists() and not list(tables.glob(".out*"))
     prepare(tables)
@@ -94,6 +97,11 @@ def test_wrong_options(tables):
     with pytest.raises(ValueError, match="do not allow modified copies"):
         main = importlib.import_module("prepare_data").main
         main(["--dataset_config_name", "Bili_Food", "--output_dir", str(tables / "out"), "--public", "true"])
+    for name in ("X/y", "my_items"):
+        arguments = ["--dataset_config_name", name, "--output_dir", str(tables / "out")]
+        tables_of = ["--interactions", str(tables / "sales.csv"), "--items", str(tables / "products.tsv")]
+        with pytest.raises(ValueError, match=f"--dataset_config_name {name}: choose a name"):
+            importlib.import_module("prepare_data").main(arguments + tables_of)
     with pytest.raises(ValueError, match="together"):
         importlib.import_module("prepare_data").main(["--items", "x.csv", "--output_dir", str(tables / "out")])
 
@@ -104,6 +112,7 @@ def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
     for config, split in (("shop", "test"), ("shop_items", "train")):
         pulled = load_dataset("me/shop", config, split=split)
         assert pulled.to_list() == load_dataset(str(folder), config, split=split).to_list()
+        assert split_protocol(pulled)["max_seq_len"] == 20
     assert f"{hub.url}/datasets/me/shop" in capsys.readouterr().out
 
     hub.add("me/open", {}, kind="datasets")
@@ -112,6 +121,42 @@ def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
     assert hub.files("me/open", kind="datasets") == {}
     push(folder, "me/open", private=False)
     assert "README.md" in hub.files("me/open", kind="datasets")
+
+
+def test_the_protocol_travels(tables, caplog):
+    """With the Parquet files, and is compared with the model's length."""
+    folder = str(prepare(tables, "--max_seq_len", "2", "--min_actions", "6"))
+    for streaming in (False, True):
+        for config, split in (("shop", "test"), ("shop_items", "train")):
+            protocol = split_protocol(load_dataset(folder, config, split=split, streaming=streaming))
+            assert (protocol["max_seq_len"], protocol["min_actions"]) == (2, 6)
+    items, test = load_items(folder, "shop"), load_sequences(folder, "shop", "test")
+    assert FullRankingEvaluator(items, test).protocol["data"] == protocol
+    data = DataArguments(folder, "shop")
+    data.load_sequences("train", 2)
+    assert "prepared with" not in caplog.text
+    data.load_sequences("train", 20)
+    assert "prepared with max_seq_len=2, and the model reads up to 20" in caplog.text
+
+
+def test_the_source_is_read_once_and_nothing_is_left_in_the_cache(tables, caplog, monkeypatch):
+    """Nothing but what a table in an archive needs; each warning is logged once."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tables / "hf")
+    (tables / "sales.csv").write_text((tables / "sales.csv").read_text() + "c1,p1,101\nc1,gone,7\n")
+    folder = prepare(tables)
+    assert "image" in load_items(str(folder), "shop").column_names
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("dataset_scripts")]
+    assert len(messages) == len(set(messages)) and any("not in the items table" in message for message in messages)
+    assert list((tables / "hf" / "ninerec").rglob("*.arrow")) == []
+
+
+def test_a_table_without_header(tables):
+    rows = (tables / "sales.csv").read_text().split("\n", 1)[1]
+    (tables / "bare.csv").write_text(rows)
+    order = ["--pair_columns", "user_id", "item_id", "timestamp"]
+    order += ["--columns", '{"item_id": "sku", "text_en": "product"}']
+    folder = prepare(tables, *order, interactions="bare.csv")
+    assert load_sequences(str(folder), "shop", "test")[2]["target"] == "p1"
 
 
 def test_tables_on_the_hub(tables, hub):

@@ -2,15 +2,21 @@
 
 import hashlib
 import logging
+import lzma
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 
 logger = logging.getLogger(__name__)
+
+# What a damaged member raises, or one that is encrypted or compressed in a way that Python does not know (Deflate64).
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -20,9 +26,17 @@ class Member:
     archive: Path
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.archive}::{self.name}"
+
     @property
     def path(self) -> PurePosixPath:
         return PurePosixPath(self.name)
+
+    @property
+    def parent(self) -> Path:
+        """The folder in which it would lie, were the archive unpacked where it is."""
+        return self.archive.parent / self.path.parent
 
     def state(self) -> str:
         """Changes with the archive."""
@@ -35,14 +49,24 @@ class Member:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent) as unfinished:
-                part = Path(unfinished, "part")
-                with (
-                    zipfile.ZipFile(self.archive) as archive,
-                    archive.open(self.name) as source,
-                    open(part, "wb") as sink,
-                ):
+                os.replace(self.copy_to(Path(unfinished)), target)
+        return target
+
+    def copy_to(self, folder: Path, num_bytes: int | None = None) -> Path:
+        """Writes the file, or its first bytes, into a folder under its own name."""
+        target = folder / self.path.name
+        try:
+            with (
+                zipfile.ZipFile(self.archive) as archive,
+                archive.open(self.name) as source,
+                open(target, "wb") as sink,
+            ):
+                if num_bytes is None:
                     shutil.copyfileobj(source, sink, 1 << 20)
-                os.replace(part, target)
+                else:
+                    sink.write(source.read(num_bytes))
+        except UNREADABLE as error:
+            raise ValueError(f"{self} cannot be read ({error}); copy the archive again, or unpack it") from error
         return target
 
 
@@ -60,25 +84,38 @@ def list_members(archive: Path) -> list[Member]:
     return [Member(archive, name) for name in [*files, *sorted(folders)]]
 
 
-def covers_of(folder: Member) -> dict[str, tuple[str, int]]:
-    """The files that lie right in a folder of an archive: name to full name and size."""
-    with zipfile.ZipFile(folder.archive) as archive:
-        return {
-            PurePosixPath(info.filename).name: (info.filename, info.file_size)
-            for info in archive.infolist()
-            if not info.is_dir() and str(PurePosixPath(info.filename).parent) == str(folder.path)
-        }
+def covers_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
+    """The files that lie right in a folder of one or several archives, by name, with their sizes."""
+    found: dict[str, tuple[Member, int]] = {}
+    checksums: dict[str, int] = {}
+    for folder in folders:
+        with zipfile.ZipFile(folder.archive) as archive:
+            for info in archive.infolist():
+                path = PurePosixPath(info.filename)
+                if info.is_dir() or path.parent != folder.path:
+                    continue
+                if checksums.setdefault(path.name, info.CRC) != info.CRC:
+                    raise ValueError(
+                        f"{found[path.name][0]} and {folder.archive}::{info.filename} differ; remove one of them"
+                    )
+                found[path.name] = (Member(folder.archive, info.filename), info.file_size)
+    return found
 
 
-def read_members(archive: Path, names: list[str | None]) -> list[bytes | None]:
-    """The bytes of some files of an archive, `None` for `None`; damaged ones are empty, which no picture is."""
-    with zipfile.ZipFile(archive) as opened:
-        return [None if name is None else _read(opened, name) for name in names]
+def read_members(members: list[Member | None]) -> list[bytes | None]:
+    """The bytes of files of archives, `None` for `None`; damaged ones are empty, which no picture is."""
+    contents: list[bytes | None] = [None] * len(members)
+    for archive in {member.archive for member in members if member is not None}:
+        with zipfile.ZipFile(archive) as opened:
+            for place, member in enumerate(members):
+                if member is not None and member.archive == archive:
+                    contents[place] = _read(opened, member.name)
+    return contents
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except UNREADABLE as error:
         logger.warning("%s in %s cannot be read and counts as missing: %s", name, archive.filename, error)
         return b""

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from .archives import Member
+from .archives import UNREADABLE, Member
 from .files import DERIVED, data_dir_from_env, find_files, find_names
 from .interactions import read_sequences
 from .reader import find_covers, read_items, without_warnings
@@ -69,8 +69,9 @@ def statistics(name: str, data_dir: str | Path) -> dict:
     files = find_files(source, data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         items_path, interactions = files.tables(Path(scratch))
-        table = read_items(items_path)
-        sequences = read_sequences(interactions, table["item_id"], **{"min_actions": 1, **filters})
+        with files.naming_archives(items_path, interactions):
+            table = read_items(items_path)
+            sequences = read_sequences(interactions, table["item_id"], **{"min_actions": 1, **filters})
     counts = np.sort(sequences.item_counts())[::-1]
     num_users, num_items, num_actions = len(sequences), int((counts > 0).sum()), len(sequences.items)
     counts = counts[:num_items]
@@ -85,7 +86,7 @@ def statistics(name: str, data_dir: str | Path) -> dict:
         "sparsity": 100 * (1 - num_actions / (num_users * num_items)),
         "text_zh_length": _mean_length(items["text_zh"].str.count_matches(r"\S")),
         "text_en_length": _mean_length(items["text_en"].str.count_matches(r"\S+")),
-        **_pictures(find_covers(files.covers, items["item_id"]), files.covers),
+        **_pictures(find_covers(files.covers, items["item_id"])),
         "items_in_table": table.height,
         "actions_per_user": {
             "min": int(lengths.min()),
@@ -108,17 +109,20 @@ def _mean_length(lengths: pl.Series) -> float | None:
     return lengths.filter(lengths > 0).mean()
 
 
-def _pictures(paths: list[str | None], folder: Path | Member | None) -> dict:
+def _pictures(covers: list[str | Member | None]) -> dict:
     """Number and sizes of covers; only the head of each file is read."""
     sizes, num_unreadable = Counter(), 0
     with contextlib.ExitStack() as stack:
-        in_archive = isinstance(folder, Member)
-        opened = stack.enter_context(zipfile.ZipFile(folder.archive)) if in_archive else None
-        for path in filter(None, paths):
+        archives = {cover.archive for cover in covers if isinstance(cover, Member)}
+        opened = {archive: stack.enter_context(zipfile.ZipFile(archive)) for archive in archives}
+        for cover in filter(None, covers):
             try:
-                with open(path, "rb") if opened is None else opened.open(path) as file, Image.open(file) as image:
+                with (
+                    opened[cover.archive].open(cover.name) if isinstance(cover, Member) else open(cover, "rb") as file,
+                    Image.open(file) as image,
+                ):
                     sizes[image.size] += 1
-            except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError):
+            except (*UNREADABLE, SyntaxError, ValueError, Image.DecompressionBombError):
                 num_unreadable += 1
     size, count = sizes.most_common(1)[0] if sizes else (None, 0)
     return {

@@ -1,10 +1,13 @@
 """A data set as a folder of Parquet files with its card: what `load_dataset(FOLDER, NAME)` and the Hub read."""
 
 import collections
+import contextlib
 import io
 import json
+import logging
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from modeling_transrec.data import split_protocol
+from modeling_transrec.data import protocol_in_card, split_protocol
 
 from .files import DERIVED, SOURCES, TARGETS
 from .ninerec import ITEMS_SUFFIX
@@ -23,6 +26,7 @@ CONDITION = (
     "others the code that made it (https://github.com/westlake-repl/NineRec)."
 )
 PLOT = "statistics.png"
+SPLITS = ("train", "validation", "test")
 
 
 def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) -> Path:
@@ -39,7 +43,7 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; remove it or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished, _each_warning_once():
         made = Path(unfinished, "made")
         for config in (name, name + ITEMS_SUFFIX):
             builder = load_dataset_builder("ninerec", config, **options)
@@ -47,15 +51,48 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
             (made / config / "dataset_info.json").unlink()
         for lock in made.glob("*.lock"):
             lock.unlink()
-        # Loaded from the cache, not from the Parquet files: those are read back only when they are used.
-        sequences = load_dataset("ninerec", name, **options)
-        items = load_dataset("ninerec", name + ITEMS_SUFFIX, **options)["train"]
+        cache = Path(unfinished, "cache")
+        sequences = load_dataset("parquet", data_files=data_files(made / name, SPLITS), cache_dir=cache)
+        item_files = data_files(made / f"{name}{ITEMS_SUFFIX}", ["train"])
+        items = load_dataset("parquet", data_files=item_files, cache_dir=cache)["train"]
         plot = draw(sequences, items)
         if plot is not None:
             (made / PLOT).write_bytes(plot)
-        write_card(name, made, sequences, items)
+        write_card(name, made, sequences, items, split_protocol(builder))
         shutil.move(made, folder)
     return folder
+
+
+def data_files(folder: Path, splits: Iterable[str]) -> dict[str, str]:
+    """Where the files of each split are."""
+    return {split: f"{folder}/ninerec-{split}*.parquet" for split in splits}
+
+
+class _Once(logging.Filter):
+    """Sequences and items are made from the same two tables; what is left out of these need not be told twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self.seen
+        self.seen.add(message)
+        return is_new
+
+
+@contextlib.contextmanager
+def _each_warning_once() -> Iterator[None]:
+    once = _Once()
+    loggers = [logging.getLogger(f"{__package__}.{module}") for module in ("archives", "files", "reader")]
+    for logger in loggers:
+        logger.addFilter(once)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(once)
 
 
 def push(folder: Path, repo_id: str, private: bool = True, token: str | None = None) -> str:
@@ -111,12 +148,12 @@ def draw(sequences: DatasetDict, items: Dataset) -> bytes | None:
     return buffer.getvalue()
 
 
-def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset) -> None:
+def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset, protocol: dict) -> None:
     """`README.md` with the configs that `load_dataset` reads, and what a reader wants to know."""
     is_ninerec = name in (*SOURCES, *TARGETS, *DERIVED)
     configs = []
-    for config, splits in ((name, list(sequences)), (name + ITEMS_SUFFIX, ["train"])):
-        files = [{"split": split, "path": f"{config}/ninerec-{split}*.parquet"} for split in splits]
+    for config, splits in ((name, SPLITS), (name + ITEMS_SUFFIX, ["train"])):
+        files = [{"split": split, "path": path} for split, path in data_files(Path(config), splits).items()]
         configs.append({"config_name": config, "data_files": files})
     languages = [code for code in ("zh", "en") if any(text for text in items[f"text_{code}"])]
     data = DatasetCardData(
@@ -126,6 +163,7 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset) 
         task_categories=["other"],
         tags=["recommendation", "sequential-recommendation"],
         configs=configs,
+        dataset_info=[protocol_in_card(config, protocol) for config in (name, name + ITEMS_SUFFIX)],
         size_categories=[_size_category(len(sequences["test"]))],
     )
     actions = counts(sequences, items)
@@ -172,7 +210,7 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset) 
         "How actions were filtered and split:",
         "",
         "```json",
-        json.dumps(split_protocol(sequences["test"]), indent=2),
+        json.dumps(protocol, indent=2),
         "```",
         *(
             ["", "## Citation", "", "Zhang et al., *NineRec: A Benchmark Dataset Suite for Evaluating Transferable "]

@@ -1,14 +1,18 @@
 """Find the files of a data set in NineRec's layout, wherever the archives put them."""
 
+import contextlib
+import functools
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .archives import Member, list_members
+from .interactions import is_behaviour
 from .reader import header_roles, is_cover
 from .text_files import first_row
 
@@ -33,32 +37,32 @@ NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ITEM_ENDS = ("_item", "_items", "_item_info", "_titles", "_title_en")
 INTERACTION_ENDS = ("_pair", "_pairs", "_behaviour", "_interactions")
+OWN_COVERS = ("cover", "covers")  # of pictures of the tables beside it
 PACKED = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
+HEAD = 1 << 20  # bytes of a table in an archive that tell what it is
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of one data set, each on disk or in a zip archive. `covers` is a folder."""
+    """The files of one data set, each on disk or in a zip archive. `covers` is a folder, in archives one or more."""
 
     name: str
     root: Path
     items: Path | Member
     interactions: Path | Member
-    covers: Path | Member | None
+    covers: Path | tuple[Member, ...] | None
 
     def state_hash(self, with_covers: bool) -> str:
         """Hash of absolute path, size and modification time of what is read."""
-        read = [self.items, self.interactions, *([self.covers] if with_covers and self.covers is not None else [])]
         state = []
-        for one in read:
-            if isinstance(one, Member):
-                state.append(one.state())
-            elif one is self.covers:
-                state.append(str(one.absolute()))
-                with os.scandir(one) as entries:
-                    state += sorted(_file_state(e.name, e.stat()) for e in entries if is_cover(e))
-            else:
-                state.append(_file_state(one.absolute(), one.stat()))
+        for table in (self.items, self.interactions):
+            state.append(table.state() if isinstance(table, Member) else _file_state(table.absolute(), table.stat()))
+        if with_covers and isinstance(self.covers, tuple):
+            state += [folder.state() for folder in self.covers]
+        elif with_covers and self.covers is not None:
+            state.append(str(self.covers.absolute()))
+            with os.scandir(self.covers) as entries:
+                state += sorted(_file_state(e.name, e.stat()) for e in entries if is_cover(e))
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
     def tables(self, folder: Path) -> tuple[Path, Path]:
@@ -70,6 +74,17 @@ class DatasetFiles:
             if not path.is_file():
                 raise ValueError(f"{path} is neither a file nor a link to one; replace it by a file")
         return items, interactions
+
+    @contextlib.contextmanager
+    def naming_archives(self, *tables: Path) -> Iterator[None]:
+        """Errors name the archive and the file in it, not where [`DatasetFiles.tables`] wrote that."""
+        try:
+            yield
+        except ValueError as error:
+            message = str(error)
+            for one, path in zip((self.items, self.interactions), tables, strict=True):
+                message = message.replace(str(path), str(one))
+            raise ValueError(message) from error
 
 
 def _file_state(path: str | Path, stat: os.stat_result) -> str:
@@ -90,9 +105,7 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             continue
         seen.add(real)
         found = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        folders[:] = [
-            name for name in found if not name.endswith(("_cover", "_covers")) and name not in ("cover", "covers")
-        ]
+        folders[:] = [name for name in found if not name.endswith(("_cover", "_covers")) and name not in OWN_COVERS]
         yield folder, found, files
 
 
@@ -119,7 +132,8 @@ def find_names(data_dir: str | Path) -> list[str]:
 
 
 def _archives(root: Path) -> list[Path]:
-    return sorted(Path(folder, name) for folder, _, files in _walk(root) for name in files if name.endswith(".zip"))
+    files = (Path(folder, name) for folder, _, names in _walk(root) for name in names)
+    return sorted(file for file in files if file.suffix.lower() == ".zip")
 
 
 def _kind_of_table(path: Path) -> str | None:
@@ -148,77 +162,119 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     items = [f"{name}{end}{suffix}" for end in ITEM_ENDS for suffix in TABLE_SUFFIXES]
     interactions = [f"{name}{end}{suffix}" for end in INTERACTION_ENDS for suffix in TABLE_SUFFIXES]
     either = [f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
-    covers = [f"{name}_cover", f"{name}_covers", *([SHARED_COVERS] if name in SOURCES else []), "cover", "covers"]
     found: dict[str, dict[str, Path | Member]] = {}
-    for folder, folders, files in _walk(root):
-        for wanted, names in ((items + interactions + either, files), (covers, folders)):
-            for entry in set(wanted) & set(names):
-                path = Path(folder, entry)
-                if not path.exists():
-                    logger.warning("%s is a link to nothing and is left out", path)
+    for folder, _, files in _walk(root):
+        for entry in {*items, *interactions, *either} & set(files):
+            path = Path(folder, entry)
+            if not path.exists():
+                logger.warning("%s is a link to nothing and is left out", path)
+                continue
+            key = entry
+            if entry in either:
+                kind = _kind_of_table(path)
+                if kind is None:
                     continue
-                key = entry
-                if entry in either:
-                    kind = _kind_of_table(path)
-                    if kind is None:
-                        continue
-                    key = f"{kind} {entry}"
-                found.setdefault(key, {}).setdefault(os.path.realpath(path), path)
+                key = f"{kind} {entry}"
+            found.setdefault(key, {}).setdefault(os.path.realpath(path), path)
     items = [*items, *(f"items {entry}" for entry in either)]
     interactions = [*interactions, *(f"interactions {entry}" for entry in either)]
-    _search_archives(root, found, [items, interactions, covers])
-    for entry in [*items, *interactions, *covers]:
-        candidates = found.get(entry, {})
-        if len(candidates) > 1:
-            listed = "\n  ".join(sorted(str(getattr(one, "archive", one)) for one in candidates.values()))
-            raise ValueError(
-                f"{len(candidates)} candidates for {entry} under {str(root)!r}; "
-                f"keep one or point data_dir at the right folder:\n  {listed}"
-            )
-    only = {entry: next(iter(candidates.values())) for entry, candidates in found.items()}
-    item_tables = [only[entry] for entry in items if entry in only]
-    tables = [only[entry] for entry in interactions if entry in only]
+
+    @functools.cache
+    def packed() -> list[Member]:
+        return [member for archive in _archives(root) for member in list_members(archive)]
+
+    for entries in (items, interactions):
+        if not any(entry in found for entry in entries):  # what lies on disk comes first
+            for member in packed():
+                if member.path.name in entries and not member.name.endswith("/"):
+                    found.setdefault(member.path.name, {})[str(member)] = member
+    for entry in (*items, *interactions):
+        _check_single(entry, root, list(found.get(entry, {}).values()))
+    item_tables, tables = (
+        [next(iter(found[entry].values())) for entry in entries if entry in found] for entries in (items, interactions)
+    )
     if not item_tables or not tables:
         missing = f"{name}_item.csv" if not item_tables else f"{name}_pair.csv or {name}_behaviour.tsv"
         known = ", ".join(find_names(root)) or "none"
-        packed = sorted(file for _, _, files in _walk(root) for file in files if file.endswith(PACKED))
-        packed += [archive.name for archive in _archives(root) if not list_members(archive)]
-        unpack = f" Not unpacked yet: {', '.join(packed[:5])}." if packed else ""
+        closed = sorted(file for _, _, files in _walk(root) for file in files if file.lower().endswith(PACKED))
+        closed += [archive.name for archive in _archives(root) if not list_members(archive)]
+        closed += [str(member) for member in packed() if member.name.lower().endswith((".zip", *PACKED))]
+        unpack = f" Not unpacked yet: {', '.join(closed[:5])}." if closed else ""
         raise FileNotFoundError(
             f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
         )
-    cover_folders = (only[entry] for entry in covers if entry in only)
-    folder = next(cover_folders, None)
-    while (
-        isinstance(folder, Path) and (folder / folder.name).is_dir()
-    ):  # an archive unpacked into a folder of its name
-        folder = folder / folder.name
-    return DatasetFiles(name, root, item_tables[0], _best_interactions(tables), folder)
+    best = _best_interactions(tables)
+    return DatasetFiles(name, root, item_tables[0], best, _find_covers(name, root, packed, item_tables[0], best))
 
 
-def _search_archives(root: Path, found: dict, kinds: list[list[str]]) -> None:
-    """Adds what is in zip archives, of those kinds of which nothing lies on disk."""
-    missing = [entries for entries in kinds if not any(entry in found for entry in entries)]
-    if not missing:
-        return
-    for archive in _archives(root):
-        for member in list_members(archive):
-            is_folder = member.name.endswith("/")
-            for entries in missing:
-                if member.path.name in entries and is_folder == (entries is kinds[-1]):
-                    within = found.setdefault(member.path.name, {})
-                    if not any(is_folder and member.name.startswith(one.name) for one in within.values()):
-                        within[f"{archive}::{member.name}"] = member
+def _check_single(entry: str, root: Path, candidates: list[Path | Member]) -> None:
+    if len(candidates) > 1:
+        listed = "\n  ".join(sorted(map(str, candidates)))
+        raise ValueError(
+            f"{len(candidates)} candidates for {entry} under {str(root)!r}; "
+            f"keep one or point data_dir at the right folder:\n  {listed}"
+        )
+
+
+def _find_covers(
+    name: str, root: Path, packed: Callable[[], list[Member]], *tables: Path | Member
+) -> Path | tuple[Member, ...] | None:
+    """The folder of pictures that has the data set's name, wherever it is; else `cover(s)` where its tables are.
+
+    That is, in the folder that holds both tables. What lies on disk comes before archives.
+    """
+    beside = os.path.commonpath([os.path.abspath(table.parent) for table in tables])
+    wanted = [f"{name}_cover", f"{name}_covers", *([SHARED_COVERS] if name in SOURCES else []), *OWN_COVERS]
+
+    def called(entry: str, folders: Iterable[Path | Member]) -> list[Path | Member]:
+        named = [one for one in folders if (one.path if isinstance(one, Member) else one).name == entry]
+        return [one for one in named if entry not in OWN_COVERS or os.path.abspath(one.parent) == beside]
+
+    on_disk = [Path(folder, entry) for folder, folders, _ in _walk(root) for entry in folders]
+    for entry in wanted:
+        candidates = list({os.path.realpath(folder): folder for folder in called(entry, on_disk)}.values())
+        _check_single(entry, root, candidates)
+        if candidates:
+            folder = candidates[0]
+            while (folder / folder.name).is_dir():  # an archive unpacked into a folder of its name
+                folder = folder / folder.name
+            return folder
+    packed_folders = [member for member in packed() if member.name.endswith("/")]
+    for entry in wanted:
+        candidates = called(entry, packed_folders)
+        outer = [one for one in candidates if not any(_is_within(one, other) for other in candidates)]
+        if len({one.name for one in outer}) > 1:
+            _check_single(entry, root, outer)
+        if outer:
+            return tuple(_innermost(one, set(packed_folders)) for one in outer)
+    return None
+
+
+def _is_within(folder: Member, other: Member) -> bool:
+    return folder != other and folder.archive == other.archive and folder.name.startswith(other.name)
+
+
+def _innermost(folder: Member, folders: set[Member]) -> Member:
+    while (nested := Member(folder.archive, f"{folder.name}{folder.path.name}/")) in folders:
+        folder = nested
+    return folder
 
 
 def _best_interactions(tables: list[Path | Member]) -> Path | Member:
     """The first with more than two columns, and so with a time; else a file of a line a user; else the first."""
-    if len(tables) == 1:
-        return tables[0]
-    on_disk = [table for table in tables if isinstance(table, Path) and table.is_file()]
-    timed = [table for table in on_disk if len(first_row(table)[1]) > 2]
-    behaviours = [table for table in on_disk if table.suffix == ".tsv"]
-    return (timed or behaviours or tables)[0]
+    return tables[0] if len(tables) == 1 else min(tables, key=_rank)
+
+
+def _rank(table: Path | Member) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = table
+        if isinstance(table, Member):
+            path = table.copy_to(Path(scratch), None if table.path.suffix == ".parquet" else HEAD)
+        if not path.is_file():
+            return 3
+        if is_behaviour(path):
+            return 1
+        return 0 if len(first_row(path)[1]) > 2 else 2
 
 
 def _how_to_get(name: str) -> str:

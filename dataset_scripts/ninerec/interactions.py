@@ -4,10 +4,11 @@ A file is read in chunks, and never held as a whole: users become hashes and ite
 a file on disk; sequences are then made of a part of the users at a time. Errors and warnings as in `reader.py`.
 """
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,15 @@ import pyarrow.parquet
 from modeling_transrec.sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
 
 from .reader import as_strings, header_roles, warn
-from .text_files import Irregular, field_chunks, first_row, parquet_columns, regular_chunks
+from .text_files import (
+    Irregular,
+    field_chunks,
+    first_row,
+    is_quoted,
+    parquet_chunks,
+    parquet_columns,
+    regular_chunks,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -29,6 +38,9 @@ PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
 PARQUET_ROWS = 1 << 21  # rows read at a time
 ROWS_PER_PART = 1 << 24  # actions that are sorted at a time
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
+SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
+DATE_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d")
+TIMES = "a whole number such as 1620390600, or a date such as 2021-05-07 12:30:00 or 2021-05-07T12:30:00+08:00"
 
 # Makes a new iterator over the rows of a file, in its order: `user_id`, `item_id` and, where known, `timestamp`.
 Chunks = Callable[[], Iterator[pl.DataFrame]]
@@ -53,115 +65,184 @@ def read_sequences(
         max_actions: the last actions of a user that are kept; by default all.
         pair_columns: what the columns of a file without header are; detected where not given.
         columns: what the columns of the header are called, where it is not by one of the usual names.
-        scratch_dir: folder for a temporary file of 32 bytes an action.
+        scratch_dir: folder for a temporary file of 32 bytes an action, and for the columns of a file hard to parse.
     """
-    options = (min_actions, max_actions, min_item_actions, scratch_dir)
-    if is_behaviour(path):
-        return _build(path, _behaviour_chunks(path), item_ids, *options)
-    roles, header_line = _pair_columns(path, pair_columns, columns)
-    if path.suffix == ".parquet":
-        return _build(path, partial(_parquet_pairs, path, roles), item_ids, *options)
-    has_dates = _has_dates(path, roles, header_line)
-    try:
-        chunks = partial(_regular_pairs, path, roles, header_line, has_dates)
-        return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
-    except Irregular as reason:
-        logger.info("%s is read line by line: %s", path, reason)
-    chunks = partial(_read_columns, path, roles, header_line, has_dates)
-    return _build(path, _with_roles(path, chunks, roles, item_ids), item_ids, *options)
+    if scratch_dir is not None:
+        Path(scratch_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="actions-") as name:
+        folder = Path(name)
+        build = partial(_build, path, folder, item_ids, min_actions, max_actions, min_item_actions)
+        if is_behaviour(path, pair_columns, columns):
+            return build(behaviour_chunks(path, columns))
+        roles, header_line = pair_roles(path, pair_columns, columns)
+        has_dates = time_is_date(path, roles, header_line)
+        if path.suffix == ".parquet":
+            return build(partial(_parquet_pairs, path, roles, has_dates), has_dates)
+        try:
+            chunks = partial(_regular_pairs, path, roles, header_line, has_dates, is_quoted(path))
+            return build(_with_roles(path, chunks, roles, item_ids), has_dates)
+        except Irregular as reason:
+            logger.info("%s is read line by line: %s", path, reason)
+        chunks = _kept(partial(_read_columns, path, roles, header_line, has_dates), folder / "rows.arrow")
+        return build(_with_roles(path, chunks, roles, item_ids), has_dates)
 
 
-def is_behaviour(path: Path) -> bool:
-    """Whether a file has a line a user, not a row an action: a TSV file named so, or of two columns."""
-    return path.suffix == ".tsv" and (path.stem.endswith("_behaviour") or len(first_row(path)[1]) == 2)
+def is_behaviour(
+    path: Path, pair_columns: tuple[str, ...] | None = None, columns: dict[str, str] | None = None
+) -> bool:
+    """Whether a file has a line a user, not a row an action.
+
+    That is a TSV file named so, or one of two columns the second of which holds several items: by its header, or,
+    where there is none, by spaces.
+    """
+    if path.suffix != ".tsv" or path.stem.endswith("_behaviour"):
+        return path.suffix == ".tsv"
+    first = first_row(path)[1]
+    if len(first) != 2 or pair_columns is not None:
+        return False
+    if set(header_roles(first, columns)) == {"user_id", "item_id"}:
+        return first[1].strip().lower() in SEVERAL_ITEMS and "item_id" not in (columns or {})
+    return " " in first[1].strip()
 
 
 # Rows of the files
 
 
-def _has_dates(path: Path, columns: list[str | None], header_line: int | None) -> bool:
-    """Whether the first row has a date for its time, not a number."""
+def time_is_date(path: Path, columns: list[str | None], header_line: int | None) -> bool:
+    """Whether the first time is a date, not a number; all others must be of the same form."""
     if "timestamp" not in columns:
         return False
-    row = first_row(path, after=header_line)[1]
-    return len(row) == len(columns) and _to_seconds(pl.Series([row[columns.index("timestamp")]])).null_count() == 0
+    place = columns.index("timestamp")
+    if path.suffix == ".parquet":
+        name = parquet_columns(path)[place]
+        first = next((chunk[name].drop_nulls() for chunk in parquet_chunks(path, [name], 1000)), pl.Series([]))
+        if isinstance(first.dtype, pl.Datetime | pl.Date):
+            return True
+        first = first.head(1).cast(pl.String) if isinstance(first.dtype, pl.Categorical | pl.Enum) else first.head(1)
+    else:
+        row = first_row(path, after=header_line)[1]
+        first = pl.Series(row[place : place + 1], dtype=pl.String)
+    return first.dtype == pl.String and len(first) > 0 and to_microseconds(first).null_count() == 0
 
 
 def _whole_numbers(values: pl.Series) -> pl.Series:
     """Whole numbers, also with zeros behind the point; null where there is none."""
-    return values.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+    return values.str.strip_chars().str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
 
 
-def _to_seconds(dates: pl.Series) -> pl.Series:
-    """Dates and times of ISO 8601, such as `2021-05-07 12:30:00`, to seconds since 1970; null where there is none.
+def to_microseconds(dates: pl.Series) -> pl.Series:
+    """Dates and times of ISO 8601 to microseconds since 1970; null where there is none.
 
     Without a zone they are taken as UTC.
+
+    >>> to_microseconds(pl.Series(["2021-05-07 12:30:00.25", "2021-05-07T20:30+08:00", "7 May"])).to_list()
+    [1620390600250000, 1620390600000000, None]
     """
-    text = dates.str.strip_chars().str.replace("T", " ", literal=True).str.replace(r"(Z|\+00:?00)$", "")
-    formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-    parsed = [text.str.to_datetime(one, strict=False, time_unit="us") for one in formats]
-    return pl.select(pl.coalesce(parsed)).to_series().dt.epoch("s")
+    text = dates.str.strip_chars().str.replace(r" ?(Z|UTC)$", "+00:00").str.replace("T", " ", literal=True)
+    found = pl.Series([None] * len(text), dtype=pl.Int64)
+    for date_format in DATE_FORMATS:  # nearly always all are of one
+        parsed = text.str.to_datetime(date_format, strict=False, time_unit="us").dt.epoch("us")
+        found = parsed.zip_with(found.is_null(), found)
+        if found.null_count() == 0:
+            break
+    return found
+
+
+def to_numbers(times: pl.Series, has_dates: bool) -> pl.Series:
+    """Times as they are sorted: microseconds of dates, or the whole numbers of the file; null where there is none."""
+    return to_microseconds(times) if has_dates else _whole_numbers(times)
+
+
+def wrong_time(time: object, has_dates: bool) -> str:
+    """What to say of a time that is of neither form, or not of that of the first row."""
+    form = "date, unlike that of the first row" if has_dates else "whole number"
+    return f"timestamp {time!r} is no {form}; write all times in one form: {TIMES}"
 
 
 def _regular_pairs(
-    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool
+    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool, quoted: bool
 ) -> Iterator[pl.DataFrame]:
     """The rows of a pair file that is plain enough for a fast reader."""
-    for chunk in regular_chunks(path, columns, skip_lines=header_line or 0):
+    for chunk in regular_chunks(path, columns, header_line or 0, quoted):
         chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
         if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
             raise Irregular("it has empty ids")
         if "timestamp" in chunk.columns:
-            seconds = _to_seconds(chunk["timestamp"]) if has_dates else _whole_numbers(chunk["timestamp"])
-            if seconds.null_count():
+            times = to_numbers(chunk["timestamp"], has_dates)
+            if times.null_count():
                 raise Irregular("it has timestamps of another form")
-            chunk = chunk.with_columns(seconds.alias("timestamp"))
+            chunk = chunk.with_columns(times.alias("timestamp"))
         yield chunk
 
 
-def _parquet_pairs(path: Path, columns: list[str | None]) -> Iterator[pl.DataFrame]:
+def _kept(chunks: Chunks, file: Path) -> Chunks:
+    """The same chunks, which are read only once and then come from a file."""
+    with pa.OSFile(str(file), "wb") as sink:
+        writer = None
+        for chunk in chunks():
+            table = chunk.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pa.ipc.new_file(sink, table.schema)
+            writer.write_table(table)
+        writer.close()
+
+    def read() -> Iterator[pl.DataFrame]:
+        with pa.OSFile(str(file), "rb") as source:
+            reader = pa.ipc.open_file(source)
+            for number in range(reader.num_record_batches):
+                yield pl.from_arrow(reader.get_batch(number))
+
+    return read
+
+
+def _parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Iterator[pl.DataFrame]:
     """The rows of a Parquet file."""
-    file = pyarrow.parquet.ParquetFile(path)
     names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
-    row, found = 1, False
-    for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=list(names)):
-        frame = pl.from_arrow(batch)
+    row = 1
+    for frame in parquet_chunks(path, list(names), PARQUET_ROWS):
         chunk = {}
         for name, role in names.items():
-            values = frame[name]
             if role == "timestamp":
-                chunk[role] = _parquet_seconds(path, name, values)
+                chunk[role] = _parquet_times(path, name, frame[name], has_dates, row)
             else:
-                chunk[role] = as_strings(path, name, values).str.strip_chars()
-            missing = chunk[role].is_null() | (chunk[role] == "") if role != "timestamp" else chunk[role].is_null()
+                chunk[role] = as_strings(path, name, frame[name]).str.strip_chars()
+            missing = frame[name].is_null() | (chunk[role] == "" if role != "timestamp" else False)
             if missing.any():
                 raise ValueError(
                     f"{path}, row {row + missing.arg_true()[0]}: empty {name}; fill it in or remove the row"
                 )
-        row, found = row + frame.height, found or frame.height > 0
+        row += frame.height
         yield pl.DataFrame(chunk)
-    if not found:
+    if row == 1:
         raise ValueError(f"{path}: the file has no rows")
 
 
-def _parquet_seconds(path: Path, name: str, values: pl.Series) -> pl.Series:
+def _parquet_times(path: Path, name: str, values: pl.Series, has_dates: bool, row: int) -> pl.Series:
+    """Times as [`to_numbers`] has them; `row` is the number of the first."""
     if isinstance(values.dtype, pl.Datetime | pl.Date):
-        return values.dt.epoch("s")
+        return values.dt.epoch("us")
+    if isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
     if values.dtype == pl.String:
-        return _to_seconds(values)
-    whole = values.cast(pl.Int64, strict=False)
-    if not values.dtype.is_numeric() or not (whole == values).all():
-        raise ValueError(f"{path}: column {name!r} holds no whole numbers and no dates, but {values.dtype}")
-    return whole
+        times = to_numbers(values, has_dates)
+        wrong = times.is_null() & values.is_not_null()
+    elif values.dtype.is_numeric():
+        times = values.cast(pl.Int64, strict=False)
+        wrong = (times.is_null() & values.is_not_null()) | (times != values).fill_null(False)
+    else:
+        raise ValueError(f"{path}: column {name!r} is of type {values.dtype}; write all times in one form: {TIMES}")
+    if wrong.any():
+        first = wrong.arg_true()[0]
+        raise ValueError(f"{path}, row {row + first}: {wrong_time(values[first], has_dates)}")
+    return times
 
 
 def _read_columns(
-    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool = False
+    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool = False, literal: bool = False
 ) -> Iterator[pl.DataFrame]:
     """All rows, strings but for `timestamp`; every field must be there and not be empty."""
     index = {column: place for place, column in enumerate(columns) if column is not None}
     found = False
-    for chunk in field_chunks(path):
+    for chunk in field_chunks(path, literal):
         rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
         wrong = rows.filter(pl.col("fields").list.len() != len(columns))
         if wrong.height:
@@ -186,23 +267,25 @@ def _read_columns(
 def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool) -> pl.DataFrame:
     if "timestamp" not in rows.columns:
         return rows
-    if has_dates:
-        seconds, what = _to_seconds(rows["timestamp"]), "date such as 2021-05-07 12:30:00"
-    else:
-        seconds, what = _whole_numbers(rows["timestamp"]), "whole number of seconds"
-    bad = seconds.is_null()
-    if bad.any():
-        line, text = rows.filter(bad).select("line", "timestamp").row(0)
+    times = to_numbers(rows["timestamp"], has_dates)
+    wrong = times.is_null()
+    if wrong.any():
+        line, text = rows.filter(wrong).select("line", "timestamp").row(0)
         hint = " (if this line is a header: name its columns user_id,item_id,timestamp)" if line == 1 else ""
-        raise ValueError(f"{path}:{line}: timestamp {text!r} is not a {what}{hint}")
-    return rows.with_columns(seconds.alias("timestamp"))
+        raise ValueError(f"{path}:{line}: {wrong_time(text, has_dates)}{hint}")
+    return rows.with_columns(times.alias("timestamp"))
 
 
-def _behaviour_chunks(path: Path) -> Chunks:
+def behaviour_header(path: Path, columns: dict[str, str] | None = None) -> int | None:
+    """The line of a behaviour file's header, if any."""
+    line, first = first_row(path, literal=True)
+    return line if header_roles(first, columns) == ["user_id", "item_id"] else None
+
+
+def behaviour_chunks(path: Path, columns: dict[str, str] | None = None) -> Chunks:
     """The actions of a behaviour file; equal lines count once."""
-    line, first = first_row(path)
-    has_header = len(first) == 2 and header_roles(first) == ["user_id", "item_id"]
-    lines = partial(_read_columns, path, ["user_id", "item_ids"], line if has_header else None)
+    header_line = behaviour_header(path, columns)
+    lines = partial(_read_columns, path, ["user_id", "item_ids"], header_line, literal=True)
     hashes = pl.concat(
         chunk.select(
             *(pl.col("user_id").hash(seed).alias(f"user {seed}") for seed in (0, 1)),
@@ -244,21 +327,25 @@ def are_pair_columns(columns: Iterable[str | None]) -> bool:
     return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(columns) == 2)
 
 
-def _pair_columns(
+def pair_roles(
     path: Path, pair_columns: tuple[str, ...] | None, columns: dict[str, str] | None = None
 ) -> tuple[list[str | None], int | None]:
     """What each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path)
     named = [role if role in PAIR_COLUMNS else None for role in header_roles(first, columns)]
-    for role in ("user_id", "timestamp"):
-        if role in (columns or {}) and role not in named:
-            raise ValueError(f"{path}:{line}: there is no column {columns[role]!r} for {role}; there are {first}")
     header = {"user_id", "item_id"} <= set(named)
     if path.suffix == ".parquet" and not header:
         raise ValueError(
             f"{path}: its columns {first} name no user or no item; say what they are called: "
             'columns={"user_id": …, "item_id": …, "timestamp": …}'
         )
+    for role in PAIR_COLUMNS if header else ():
+        twice = [name for name, other in zip(first, named, strict=True) if other == role]
+        if len(twice) > 1:
+            raise ValueError(
+                f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
+                f'columns={{"{role}": {json.dumps(twice[-1])}}}'
+            )
     if header and not are_pair_columns(named):
         raise ValueError(
             f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
@@ -296,8 +383,8 @@ def _with_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids:
 def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str, str]:
     """Which column holds users and which items, by the overlap of distinct values with the items table.
 
-    Containment does not suffice: where both ids are integers from 1, all users are item ids, too. The Jaccard
-    overlap also asks that the column covers the table.
+    Containment does not suffice: where both ids are integers from 1, all users are item ids, too. Then only the usual
+    order, user before item, is believed, and only if the items are nearly all of the table, and the users are not.
     """
     names = ("column 1", "column 2")
     table = _arrow(item_ids)
@@ -321,11 +408,13 @@ def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str,
             "are these files of the same data set?"
         )
     overlaps = ", ".join(f"{column} {value:.3f}" for column, value in jaccard.items())
-    both_look_like_items = contained[user] >= 0.5 and jaccard[item] < 0.5
-    if both_look_like_items or jaccard[item] < 1.25 * jaccard[user]:
+    both_look_like_items = min(contained.values()) >= 0.5
+    unusual = item != "column 2" or jaccard[item] < 0.9
+    if (both_look_like_items and unusual) or jaccard[item] < 1.25 * jaccard[user]:
         raise ValueError(
             f"{path}: cannot tell users from items: overlap with the items table is {overlaps}. "
-            'Give the option pair_columns=("user_id", "item_id", "timestamp") in the order of the file '
+            "Add a header line such as user_id,item_id,timestamp in the order of the file, or give the option "
+            'pair_columns=("user_id", "item_id", "timestamp"), in a script --pair_columns user_id item_id timestamp '
             "(without timestamp where there is none)."
         )
     logger.info("%s: %s holds items, %s users (overlap with the items table: %s)", path.name, item, user, overlaps)
@@ -358,29 +447,28 @@ class DistinctCounter:
 
 def _build(
     path: Path,
-    chunks: Chunks,
+    folder: Path,
     item_ids: pl.Series,
     min_actions: int,
     max_actions: int | None,
     min_item_actions: int,
-    scratch_dir: str | Path | None,
+    chunks: Chunks,
+    has_dates: bool = False,
 ) -> Sequences:
+    """`folder` is for a temporary file. Dates are sorted as microseconds; in the result they are seconds."""
     table = _arrow(item_ids)
     limits = (min_actions, max_actions, min_item_actions)
-    if scratch_dir is not None:
-        Path(scratch_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="actions-") as folder:
-        for seed in range(4):
-            try:
-                report = _Report()
-                num_actions = _write_coded(path, chunks, table, Path(folder, "actions.arrow"), seed)
-                parts = _read_parts(Path(folder, "actions.arrow"), num_actions)
-                sequences = _merge([_sequences_of(part, table, *limits, report) for part in parts])
-                break
-            except _Collision:
-                logger.info("%s: two users have the same hash; their ids are hashed anew", path.name)
-        else:
-            raise RuntimeError(f"{path}: two user ids have the same hash, whatever the seed")
+    for seed in range(4):
+        try:
+            report = _Report()
+            num_actions = _write_coded(path, chunks, table, folder / "actions.arrow", seed)
+            parts = _read_parts(folder / "actions.arrow", num_actions)
+            sequences = _merge([_sequences_of(part, table, *limits, report) for part in parts])
+            break
+        except _Collision:
+            logger.info("%s: two users have the same hash; their ids are hashed anew", path.name)
+    else:
+        raise RuntimeError(f"{path}: two user ids have the same hash, whatever the seed")
     if min_item_actions > 1:
         before = sequences
         sequences = filter_actions(sequences, min_actions, min_item_actions)
@@ -397,9 +485,12 @@ def _build(
             f"{path}: none of {report.num_users:,} users has {min_actions} actions on known items; "
             "lower min_actions or check the files"
         )
+    if has_dates:
+        sequences = replace(sequences, timestamps=sequences.timestamps // 10**6)
     named = _values_at(chunks, "user_id", sequences.user_ids.to_numpy())
     if report.num_repeated:
         row, item, timestamp = report.repeated
+        timestamp = timestamp // 10**6 if has_dates else timestamp
         example = (_values_at(chunks, "user_id", np.array([row]))[0].as_py(), table[item].as_py(), timestamp)
         what = f"rows of {path.name} repeat user, item and timestamp of an earlier row: dropped"
         warn(report.num_repeated, what, example)

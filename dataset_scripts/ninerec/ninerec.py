@@ -20,7 +20,7 @@ from modeling_transrec.sequences import Sequences, Split, leave_one_out, tempora
 from .archives import Member, read_members
 from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
 from .interactions import are_pair_columns, read_sequences
-from .reader import ITEM_COLUMNS, find_covers, read_items, select_catalogue
+from .reader import ITEM_COLUMNS, check_columns, find_covers, read_items, select_catalogue
 from .sample import SAMPLES, sample_folder
 
 
@@ -102,6 +102,11 @@ class NineRecConfig(datasets.BuilderConfig):
         if self.split_strategy not in SPLITS:
             raise ValueError(f"split_strategy must be {' or '.join(map(repr, SPLITS))}, got {self.split_strategy!r}")
         times = (self.validation_start, self.test_start)
+        if any(not isinstance(time, int | None) or isinstance(time, bool) for time in times):
+            raise ValueError(
+                "validation_start and test_start must be whole numbers, as the column timestamps of the data has them "
+                f"(seconds since 1970 for dates); got {times}"
+            )
         if times != (None, None) and (self.split_strategy != "temporal" or None in times):
             raise ValueError("give validation_start and test_start together, and with split_strategy='temporal'")
         if self.catalogue not in ("interacted", "all"):
@@ -115,6 +120,8 @@ class NineRecConfig(datasets.BuilderConfig):
                 )
             self.pair_columns = columns
         roles = ("user_id", "item_id", "timestamp", "text_zh", "text_en")
+        if not isinstance(self.columns, dict | None):
+            raise ValueError(f'columns must be names such as {{"user_id": "customer"}}, got {self.columns!r}')
         for role, column in (self.columns or {}).items():
             if role not in roles or not isinstance(column, str):
                 raise ValueError(f"columns must give names of {', '.join(roles)}, got {role!r}: {column!r}")
@@ -190,27 +197,27 @@ class NineRec(datasets.ArrowBasedBuilder):
         """Read and check everything here: an error in a later step would be hidden behind a general one."""
         config = self.config
         items_path, interactions_path = config.files.tables(Path(self._cache_dir_root, "ninerec_archives"))
-        items = read_items(items_path, config.columns)
-        sequences = read_sequences(
-            interactions_path,
-            items["item_id"],
-            min_actions=config.min_actions,
-            max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
-            min_item_actions=config.min_item_actions,
-            pair_columns=config.pair_columns,
-            columns=config.columns,
-            scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
-        )
+        with config.files.naming_archives(items_path, interactions_path):
+            check_columns(config.columns, items_path, interactions_path)
+            items = read_items(items_path, config.columns)
+            sequences = read_sequences(
+                interactions_path,
+                items["item_id"],
+                min_actions=config.min_actions,
+                max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
+                min_item_actions=config.min_item_actions,
+                pair_columns=config.pair_columns,
+                columns=config.columns,
+                scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
+            )
         splits = SPLITS[config.split_strategy](sequences, config)
         self.info.description += f"\n{PROTOCOL_LINE}{json.dumps(config.protocol)}"
         if config.is_items:
             catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
-            covers = find_covers(config.files.covers, catalogue["item_id"])
-            archive = config.files.covers.archive if isinstance(config.files.covers, Member) else None
             items = {
                 "items": catalogue.select(ITEM_COLUMNS).to_arrow(),
-                "covers": pa.array(covers, pa.string()),
-                "archive": archive,
+                # `datasets` would take a list for shards.
+                "covers": tuple(find_covers(config.files.covers, catalogue["item_id"])),
             }
             return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=items)]
         return [
@@ -228,17 +235,17 @@ def _sequence_tables(sequences: Sequences, split: Split) -> Iterator[tuple[int, 
         yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
 
 
-def _item_tables(items: pa.Table, covers: pa.Array, archive: Path | None) -> Iterator[tuple[int, pa.Table]]:
+def _item_tables(items: pa.Table, covers: tuple[str | Member | None, ...]) -> Iterator[tuple[int, pa.Table]]:
     """Items with `image` as `datasets.Image` stores it: the path, read when the image is used.
 
     Covers in an archive are stored as they are in it: one file, not as many as there are items.
     """
-    step = ROWS_PER_TABLE if archive is None else COVERS_PER_TABLE
+    archived = any(isinstance(cover, Member) for cover in covers)
+    step = COVERS_PER_TABLE if archived else ROWS_PER_TABLE
     for number, first in enumerate(range(0, len(items), step)):
-        paths = covers.slice(first, step)
-        contents = pa.nulls(len(paths), pa.binary())
-        if archive is not None:
-            contents = pa.array(read_members(archive, paths.to_pylist()), pa.binary())
+        chosen = covers[first : first + step]
+        paths = pa.array([cover.name if isinstance(cover, Member) else cover for cover in chosen], pa.string())
+        contents = pa.array(read_members(chosen) if archived else [None] * len(chosen), pa.binary())
         image = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
         rows = items.slice(first, step).append_column("image", image)
         yield number, rows.cast(ITEM_FEATURES.arrow_schema)

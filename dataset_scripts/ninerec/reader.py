@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 
 from .archives import Member, covers_of
-from .text_files import csv_rows, first_row, parquet_columns
+from .text_files import csv_rows, first_row, parquet_chunks, parquet_columns
 
 
 logger = logging.getLogger(__name__)
 
+ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
 COVER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in order of preference
 HEADER_NAMES = {
     "user_id": "user_id user uid userid user_ids users customer_id visitor_id reviewer_id".split(),
@@ -82,17 +83,29 @@ def header_roles(row: list[str], columns: dict[str, str] | None = None) -> list[
     return [given.get(name, usual.get(name)) for name in names]
 
 
+def check_columns(columns: dict[str, str] | None, items: Path, interactions: Path) -> None:
+    """Every name that is given must be in a header, the one for the user in that of the interactions, and so on.
+
+    A name that is misspelt would otherwise mean the column of a usual name.
+    """
+    tables = {"user_id": [interactions], "timestamp": [interactions], "text_zh": [items], "text_en": [items]}
+    for role, name in (columns or {}).items():
+        there = {}
+        for path in tables.get(role, [items, interactions]):
+            _, there[path] = first_row(path, literal=path.stem.endswith("_behaviour"))
+        if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
+            listed = "; ".join(f"{path} has {row}" for path, row in there.items())
+            raise ValueError(f"there is no column {name!r} for {role}: {listed}")
+
+
 # Items
 
 
-def _item_roles(path: Path, columns: dict[str, str] | None = None) -> tuple[list[str | None], int | None]:
+def item_roles(path: Path, columns: dict[str, str] | None = None) -> tuple[list[str | None], int | None]:
     """What each column of an items table is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path)
     roles = header_roles(first, columns)
     texts = {"text_zh", "text_en", "title"} & set(roles)
-    for role in ("text_zh", "text_en"):
-        if role in (columns or {}) and role not in roles:
-            raise ValueError(f"{path}:{line}: there is no column {columns[role]!r} for {role}; there are {first}")
     if "item_id" in roles and texts:
         roles = [role if role in (*ITEM_COLUMNS, "title") else None for role in roles]
         used = [role for role in roles if role is not None]
@@ -126,11 +139,11 @@ def read_items(path: Path, columns: dict[str, str] | None = None) -> pl.DataFram
         path: CSV, TSV or Parquet.
         columns: what its columns are called, where it is not by one of the usual names.
     """
-    roles, header_line = _item_roles(path, columns)
+    roles, header_line = item_roles(path, columns)
     read = _read_item_parquet if path.suffix == ".parquet" else _read_item_text
     table = pl.DataFrame(read(path, roles, header_line))
     if "title" in table.columns:
-        table = table.rename({"title": _language_of(table["title"])})
+        table = table.rename({"title": language_of(table["title"])})
     absent = [pl.lit("").alias(column) for column in ITEM_COLUMNS if column not in table.columns]
     table = table.with_columns(absent).select(ITEM_COLUMNS)
     if table.is_empty():
@@ -142,7 +155,7 @@ def read_items(path: Path, columns: dict[str, str] | None = None) -> pl.DataFram
     return items
 
 
-def _language_of(titles: pl.Series) -> str:
+def language_of(titles: pl.Series) -> str:
     """`text_zh` where most of the first titles have a Chinese character, else `text_en`."""
     first = titles.filter(titles.str.strip_chars() != "").head(1000)
     share = first.str.contains(r"\p{Han}").mean() or 0.0
@@ -151,7 +164,9 @@ def _language_of(titles: pl.Series) -> str:
 
 def _read_item_parquet(path: Path, roles: list[str | None], header_line: int | None) -> dict[str, pl.Series]:
     names = parquet_columns(path)
-    frame = pl.read_parquet(path, columns=[name for name, role in zip(names, roles, strict=True) if role])
+    used = [name for name, role in zip(names, roles, strict=True) if role]
+    frames = list(parquet_chunks(path, used, ITEM_ROWS))
+    frame = pl.concat(frames) if frames else pl.DataFrame({name: [] for name in used}, dict.fromkeys(used, pl.String))
     found = {}
     for name, role in zip(names, roles, strict=True):
         if role is not None:
@@ -164,7 +179,12 @@ def _read_item_parquet(path: Path, roles: list[str | None], header_line: int | N
 
 
 def as_strings(path: Path, name: str, values: pl.Series) -> pl.Series:
-    """Ids or texts of a Parquet column as strings; numbers with a fraction are no ids."""
+    """Ids or texts of a Parquet column as strings; numbers with a fraction are no ids.
+
+    A column without any value is of no type, or, as pandas writes it, of numbers that are none.
+    """
+    if values.is_null().all() or (values.dtype.is_float() and values.is_nan().fill_null(True).all()):
+        return pl.Series(values.name, [None] * len(values), dtype=pl.String)
     if values.dtype == pl.String or values.dtype.is_integer():
         return values.cast(pl.String)
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
@@ -190,23 +210,23 @@ def _read_item_text(path: Path, roles: list[str | None], header_line: int | None
     return {role: pl.Series(values, dtype=pl.String) for role, values in columns.items()}
 
 
-def find_covers(folder: Path | Member | None, item_ids: pl.Series) -> list[str | None]:
-    """Path of each item's cover, None where there is none or the file has no bytes. One listing, no guessed path.
-
-    In an archive the path is that in the archive.
-    """
-    found: dict[str, str] = {}
-    if isinstance(folder, Member):
-        found = {name: path for name, (path, size) in covers_of(folder).items() if _is_picture(name) and size > 0}
+def find_covers(folder: Path | tuple[Member, ...] | None, item_ids: pl.Series) -> list[str | Member | None]:
+    """Each item's cover, None where there is none or the file has no bytes. One listing, no guessed path."""
+    found: dict[str, str | Member] = {}
+    if isinstance(folder, tuple):
+        found = {name: one for name, (one, size) in covers_of(folder).items() if _is_picture(name) and size > 0}
+        where = f"in {', '.join(map(str, folder))}"
     elif folder is not None:
         with os.scandir(folder.absolute()) as entries:
             found = {entry.name: entry.path for entry in entries if is_cover(entry) and entry.stat().st_size > 0}
-    covers: dict[str, str] = {}
+        where = f"in {folder.name}"
+    else:
+        where = "there is no cover folder"
+    covers: dict[str, str | Member] = {}
     for name in sorted(found, key=_cover_preference, reverse=True):  # the best one is set last
         covers[os.path.splitext(name)[0]] = found[name]
     paths = [covers.get(item_id) for item_id in item_ids]
     missing = [item_id for item_id, path in zip(item_ids, paths, strict=True) if path is None]
-    where = "there is no cover folder" if folder is None else f"in {str(folder.name).rstrip('/')}"
     warn(len(missing), f"items have no cover: their image is null; {where}", missing[0] if missing else None)
     return paths
 

@@ -1,9 +1,12 @@
 """Text files to rows: fields as strings, with the line on which each row starts; no types, no guessing.
 
-What is no text file, or breaks its format, is a `ValueError` that names FILE:LINE.
+CSV and TSV differ in the separator alone: quoting is that of RFC 4180. Only a behaviour file is `literal`: quotes mean
+nothing there. What is no text file, or breaks its format, is a `ValueError` that names FILE:LINE.
 """
 
+import contextlib
 import csv
+import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,12 +19,14 @@ import pyarrow.parquet
 
 BLOCK_SIZE = 1 << 26  # bytes read at a time
 CHUNK_ROWS = 500_000  # rows of a file that needs Python's CSV reader
+csv.field_size_limit(1 << 30)  # a text may be long; Python's own limit is 131,072 characters
 
 
 def _bad_utf8(path: Path) -> ValueError | None:
     """The error that names the first line which is not UTF-8."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+    number = 1
+    for block in _whole_lines(path):
+        for line in io.BytesIO(block):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -29,6 +34,7 @@ def _bad_utf8(path: Path) -> ValueError | None:
                 return ValueError(
                     f"{path}:{number}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8, or unpack it first"
                 )
+            number += 1
     return None
 
 
@@ -56,7 +62,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise _bad_utf8(path) from None
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _literal_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, 1):
@@ -66,23 +72,40 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise _bad_utf8(path) from None
 
 
+@contextlib.contextmanager
+def _whole_parquet(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no whole Parquet file, copy it again: {error}") from None
+
+
 def parquet_columns(path: Path) -> list[str]:
     """Names of the columns of a Parquet file."""
-    try:
+    with _whole_parquet(path):
         return pyarrow.parquet.read_schema(path).names
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no whole Parquet file: {error}") from None
 
 
-def first_row(path: Path, after: int | None = None) -> tuple[int, list[str]]:
-    """Line number and fields of the first row, or of the first after the header's line; a .tsv splits at tabs.
+def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file, `num_rows` at a time."""
+    with _whole_parquet(path):
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=num_rows, columns=columns)
+    while True:
+        with _whole_parquet(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield pl.from_arrow(batch)
+
+
+def first_row(path: Path, after: int | None = None, literal: bool = False) -> tuple[int, list[str]]:
+    """Line number and fields of the first row, or of the first after the header's line.
 
     Of a Parquet file the names of the columns.
     """
     if path.suffix == ".parquet":
         return 0, parquet_columns(path)
-    rows = _tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path)
-    for line, row in rows:
+    for line, row in _literal_rows(path) if literal else csv_rows(path):
         if after is None or line > after:
             return line, row
     if after is not None:
@@ -144,9 +167,9 @@ def _read_lines(path: Path, block: bytes) -> pl.DataFrame:
         ) from error
 
 
-def field_chunks(path: Path) -> Iterator[pl.DataFrame]:
+def field_chunks(path: Path, literal: bool = False) -> Iterator[pl.DataFrame]:
     """The rows of a CSV or TSV file as frames of `line` and `fields` (list of string)."""
-    if path.suffix != ".tsv" and _has_quotes(path):
+    if not literal and _has_quotes(path):
         rows = csv_rows(path)
         while chunk := list(islice(rows, CHUNK_ROWS)):
             lines, fields = zip(*chunk, strict=True)
@@ -161,19 +184,37 @@ class Irregular(Exception):
     """A file is not as regular as the fast reader needs; the careful one reads it, or finds the line at fault."""
 
 
-def regular_chunks(path: Path, columns: list[str | None], skip_lines: int) -> Iterator[pl.DataFrame]:
+def is_quoted(path: Path) -> bool:
+    """Whether a file has quotes, as [`regular_chunks`] must know.
+
+    Raises:
+        Irregular: if a quoted field goes over several lines or breaks the rules, which the fast reader would not see.
+    """
+    if not _has_quotes(path):
+        return False
+    other = f"[^{separator(path)}]"
+    field = f'(?:"(?:[^"]|"")*"|[^"{separator(path)}]{other}*|)'
+    regular = f"^{field}(?:{separator(path)}{field})*$"
+    for chunk in _line_chunks(path):
+        quoted = chunk.filter(pl.col("text").str.contains('"', literal=True))
+        wrong = quoted.filter(~pl.col("text").str.contains(regular))
+        if wrong.height:
+            raise Irregular(f"line {wrong['line'][0]} has quotes of another form")
+    return True
+
+
+def regular_chunks(path: Path, columns: list[str | None], skip_lines: int, quoted: bool) -> Iterator[pl.DataFrame]:
     """The rows of a plain CSV or TSV file, many times faster than by [`field_chunks`].
 
     Args:
-        path: without quotes, unless it is a TSV file, where they mean nothing.
+        path: with each row on a line.
         columns: what each column is, `None` where it is not used.
         skip_lines: number of lines before the first row.
+        quoted: see [`is_quoted`].
 
     Raises:
         Irregular: if any row is not plainly of this form.
     """
-    if path.suffix != ".tsv" and _has_quotes(path):
-        raise Irregular("it has quotes")
     names = [column or f"column {place} is not used" for place, column in enumerate(columns)]
     used = [column for column in columns if column is not None]
     try:
@@ -182,7 +223,7 @@ def regular_chunks(path: Path, columns: list[str | None], skip_lines: int) -> It
             pyarrow.csv.open_csv(
                 path,
                 read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=skip_lines, block_size=BLOCK_SIZE),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=separator(path), quote_char=False),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=separator(path), quote_char='"' if quoted else False),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=dict.fromkeys(used, pa.string()),
                     include_columns=used,

@@ -2,6 +2,8 @@
 
     python -m dataset_scripts.ninerec.validate Bili_Food --data_dir FOLDER
     python -m dataset_scripts.ninerec.validate my_data --data_dir FOLDER --max_examples 20 --num_workers 8
+    python -m dataset_scripts.ninerec.validate my_shop --data_dir FOLDER \\
+        --columns '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}'
 
 A problem is an error (loading fails), a warning (something is left out, counts as missing, or is probably wrong) or a
 note. The exit status is 1 where there is an error.
@@ -9,21 +11,32 @@ note. The exit status is 1 where there is an error.
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from .archives import Member
-from .files import DatasetFiles, data_dir_from_env, find_files
+from .files import DERIVED, DatasetFiles, data_dir_from_env, find_files
 from .interactions import are_pair_columns, is_behaviour, read_sequences
 from .problems import SEVERITIES, Problem, Problems
-from .reader import read_items, without_warnings
+from .reader import check_columns, read_items, without_warnings
 from .validate_covers import check_covers
 from .validate_interactions import check_behaviour, check_pairs
 from .validate_items import check_items
+
+
+@dataclass
+class Options:
+    """Those of `load_dataset` that decide what loads."""
+
+    pair_columns: tuple[str, ...] | None = None
+    columns: dict[str, str] | None = None
+    min_actions: int = 5
+    min_item_actions: int = 1
 
 
 def validate(
@@ -32,6 +45,8 @@ def validate(
     max_examples: int = 5,
     num_workers: int = 1,
     pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
+    min_actions: int | None = None,
 ) -> list[Problem]:
     """The problems of data set `name`, errors first.
 
@@ -40,10 +55,14 @@ def validate(
         data_dir: the folder, as for `load_dataset`.
         max_examples: how many examples a problem has at most.
         num_workers: threads that decode pictures.
-        pair_columns: as for `load_dataset`.
+        pair_columns, columns, min_actions: as for `load_dataset`.
     """
     problems = Problems(max_examples)
     root = Path(os.path.expanduser(data_dir))
+    name, filters = DERIVED.get(name, (name, {}))
+    options = Options(pair_columns, columns, **filters)
+    if min_actions is not None:
+        options.min_actions = min_actions
     _check_links(name, root, problems)
     try:
         with without_warnings():
@@ -56,40 +75,49 @@ def validate(
         problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
         return problems.found()
     with tempfile.TemporaryDirectory() as scratch:
-        _check_files(files, *files.tables(Path(scratch)), pair_columns, num_workers, problems)
-    return problems.found()
+        try:
+            items, interactions = files.tables(Path(scratch))
+        except ValueError as error:
+            problems.add("error", root, str(error), count=1)
+            return problems.found()
+        _check_files(files, items, interactions, options, num_workers, problems)
+    names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
+    return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
 
 
 def _check_files(
-    files: DatasetFiles,
-    items_path: Path,
-    interactions: Path,
-    pair_columns: tuple[str, ...] | None,
-    num_workers: int,
-    problems: Problems,
+    files: DatasetFiles, items_path: Path, interactions: Path, options: Options, num_workers: int, problems: Problems
 ) -> None:
     items = None
     if ".parquet" in (items_path.suffix, interactions.suffix):
         problems.add("note", files.root, "Parquet tables are checked as a whole, not row by row", count=1)
-        _check_loading(files.root, items_path, interactions, pair_columns, problems)
+        _check_loading(files, items_path, interactions, options, problems)
         return
     with _readable(items_path, problems):
-        items = check_items(items_path, problems)
+        items = check_items(items_path, options.columns, problems)
     if items is not None and not items.is_empty():
         with _readable(interactions, problems):
-            if is_behaviour(interactions):
-                check_behaviour(interactions, items_path, items, problems)
+            if _is_behaviour(interactions, options):
+                check_behaviour(interactions, items_path, items, problems, options.min_actions, options.columns)
             else:
-                check_pairs(interactions, items_path, items, pair_columns, problems)
+                names = (options.pair_columns, options.columns)
+                check_pairs(interactions, items_path, items, problems, options.min_actions, *names)
         if files.covers is None:
             problems.add("note", files.root, f"no folder {files.name}_cover: no pictures can be used", count=1)
-        elif isinstance(files.covers, Member):
+        elif isinstance(files.covers, tuple):
             what = "pictures in an archive are not checked; unpack it to have them checked"
-            problems.add("note", files.covers.archive, what, count=1)
+            problems.add("note", files.covers[0].archive, what, count=1)
         else:
             with _readable(files.covers, problems):
                 check_covers(files.covers, items["item_id"].to_list(), problems, num_workers)
-    _check_loading(files.root, items_path, interactions, pair_columns, problems)
+    _check_loading(files, items_path, interactions, options, problems)
+
+
+def _is_behaviour(path: Path, options: Options) -> bool:
+    try:
+        return is_behaviour(path, options.pair_columns, options.columns)
+    except ValueError:  # a first row that cannot be read, which is reported
+        return False
 
 
 @contextlib.contextmanager
@@ -110,16 +138,22 @@ def _check_links(name: str, root: Path, problems: Problems) -> None:
                 problems.add("warning", Path(folder), "links to nothing: left out", path.name)
 
 
-def _check_loading(
-    root: Path, items: Path, interactions: Path, pair_columns: tuple[str, ...] | None, problems: Problems
-) -> None:
+def _check_loading(files: DatasetFiles, items: Path, interactions: Path, options: Options, problems: Problems) -> None:
     """Reads the data set as `load_dataset` does: its verdict counts."""
     try:
-        with without_warnings():
-            item_ids = read_items(items)["item_id"]
-            read_sequences(interactions, item_ids, pair_columns=pair_columns)
+        with without_warnings(), files.naming_archives(items, interactions):
+            check_columns(options.columns, items, interactions)
+            item_ids = read_items(items, options.columns)["item_id"]
+            read_sequences(
+                interactions,
+                item_ids,
+                min_actions=options.min_actions,
+                min_item_actions=options.min_item_actions,
+                pair_columns=options.pair_columns,
+                columns=options.columns,
+            )
     except Exception as error:  # of any kind, as a user of `load_dataset` would see it
-        problems.add("error", root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
+        problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
 
 
 def report(name: str, problems: list[Problem]) -> str:
@@ -153,6 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max_examples", type=int, default=5, help="of each problem (default: 5)")
     parser.add_argument("--num_workers", type=int, default=1, help="threads that decode pictures (default: 1)")
     parser.add_argument("--pair_columns", nargs="+", help="columns of a pair file without header; default: detected")
+    parser.add_argument("--columns", type=json.loads, help="what the columns are called, as JSON; as in load_dataset")
+    parser.add_argument("--min_actions", type=int, help="of a user (default: 5, and 10 for Bili_warm20, Bili_warm50)")
     args = parser.parse_args(arguments)
     if args.data_dir is None:
         parser.error("give --data_dir, or set NINEREC_DATA_DIR")
@@ -161,7 +197,10 @@ def main(arguments: list[str] | None = None) -> int:
     pair_columns = None if args.pair_columns is None else tuple(args.pair_columns)
     if pair_columns is not None and not are_pair_columns(pair_columns):
         parser.error("--pair_columns must name user_id, item_id and, where the file has it, timestamp once each")
-    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, pair_columns)
+    if not isinstance(args.columns, dict | None):
+        parser.error('--columns must be an object such as {"user_id": "customer"}')
+    options = {"pair_columns": pair_columns, "columns": args.columns, "min_actions": args.min_actions}
+    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, **options)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     print(report(args.name, problems))
     return int(any(problem.severity == "error" for problem in problems))

@@ -11,28 +11,33 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from .interactions import TIMES, behaviour_header, pair_roles, time_is_date, to_numbers
 from .problems import Problems
-from .reader import header_roles
 from .validate_rows import CONTROL, add_empty, check_encoding, checked_chunks, field_chunks, head, shown
 
 
 ROWS_PER_PART = 1 << 23
-MIN_ACTIONS = 5  # of a user, by default
 EARLIEST = 631_152_000  # 1990 in seconds
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 ACTION = np.dtype([("user", "u8"), ("item", "i4"), ("timestamp", "i8"), ("line", "i8")])
 
 
 def check_pairs(
-    path: Path, items_path: Path, items: pl.DataFrame, pair_columns: tuple[str, ...] | None, problems: Problems
+    path: Path,
+    items_path: Path,
+    items: pl.DataFrame,
+    problems: Problems,
+    min_actions: int,
+    pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
 ) -> None:
     """Users, items and, where known, timestamps, in a `_pair.csv`."""
     check_encoding(path, problems)
-    columns, header_line = _pair_columns(path, items, pair_columns)
+    columns, header_line = _pair_columns(path, items, pair_columns, columns)
     if columns is None:
         add_empty(path, problems)
         return
-    timed = "timestamp" in columns
+    timed, has_dates = "timestamp" in columns, _has_dates(path, columns, header_line)
     used = np.zeros(items.height, dtype=bool)
     clock = None
     num_parts = path.stat().st_size // (ROWS_PER_PART * 16) + 1
@@ -41,8 +46,8 @@ def check_pairs(
         try:
             for rows in checked_chunks(path, columns, header_line, problems):
                 if timed:
-                    rows = _parse_timestamps(path, rows, problems)
-                    clock = clock or (_Clock(path, rows, problems) if rows.height else None)
+                    rows = _parse_timestamps(path, rows, has_dates, problems)
+                    clock = clock or (_Clock(path, rows, has_dates, problems) if rows.height else None)
                     if clock:
                         clock.check(rows)
                 rows = _known(path, rows, items, used, problems)
@@ -53,7 +58,7 @@ def check_pairs(
                 part_of = actions["user"] % np.uint64(num_parts)
                 for part, file in enumerate(parts):
                     actions[part_of == part].tofile(file)
-            users = _Users(path, items, timed, problems)
+            users = _Users(path, items, timed, min_actions, problems)
             for file in parts:
                 file.seek(0)
                 users.check(np.fromfile(file, ACTION))
@@ -65,20 +70,18 @@ def check_pairs(
 
 
 def _pair_columns(
-    path: Path, items: pl.DataFrame, pair_columns: tuple[str, ...] | None
+    path: Path, items: pl.DataFrame, pair_columns: tuple[str, ...] | None, columns: dict[str, str] | None
 ) -> tuple[list[str | None] | None, int | None]:
     """What each column is and the line of the header, if any; without header by the overlap with the items table."""
     chunk = next((chunk for chunk in field_chunks(path, Problems()) if chunk.height), None)
     if chunk is None:
         return None, None
-    line, first = chunk.row(0)
-    names = ("user_id", "item_id", "timestamp")
-    roles = [role if role in names else None for role in header_roles(first)]
-    header_line = line if {"user_id", "item_id"} <= set(roles) else None
-    if header_line:
-        return [role if role not in roles[:place] else None for place, role in enumerate(roles)], header_line
-    if pair_columns is not None:
-        return [name if name in names else None for name in pair_columns], None
+    try:
+        roles, header_line = pair_roles(path, pair_columns, columns)
+        if "user_id" in roles:
+            return roles, header_line
+    except ValueError:  # which is what `load_dataset` stops at
+        pass
     known = items["item_id"]
     overlap = []
     for place in (0, 1):
@@ -86,28 +89,38 @@ def _pair_columns(
         common = int(values.is_in(known.implode()).sum())
         overlap.append(common / max(len(values) + len(known) - common, 1))
     order = ["item_id", "user_id"] if overlap[0] > overlap[1] else ["user_id", "item_id"]
-    return order + ["timestamp"] * (len(first) > 2), None
+    return order + ["timestamp"] * (len(chunk["fields"][0]) > 2), None
 
 
-def _parse_timestamps(path: Path, rows: pl.DataFrame, problems: Problems) -> pl.DataFrame:
-    whole = pl.col("timestamp").str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-    parsed = rows.with_columns(whole)
+def _has_dates(path: Path, columns: list[str | None], header_line: int | None) -> bool:
+    try:
+        return time_is_date(path, columns, header_line)
+    except ValueError:  # no row at all, or one that is reported
+        return False
+
+
+def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool, problems: Problems) -> pl.DataFrame:
+    parsed = rows.with_columns(to_numbers(rows["timestamp"], has_dates))
     bad = rows.filter(parsed["timestamp"].is_null()).select("line", "timestamp")
     lines = ((line, shown(text)) for line, text in head(bad, problems))
-    problems.add_lines("error", path, "timestamps that are no whole number", bad.height, lines)
+    form = "date, unlike the first" if has_dates else "whole number"
+    what = f"timestamps that are no {form}; write all times in one form: {TIMES}"
+    problems.add_lines("error", path, what, bad.height, lines)
     return parsed.drop_nulls("timestamp")
 
 
 class _Clock:
-    """Whether timestamps are plausible, in the unit that the first block has."""
+    """Whether timestamps are plausible, in the unit that the first block has; dates are microseconds."""
 
-    def __init__(self, path: Path, rows: pl.DataFrame, problems: Problems):
-        self.path, self.problems = path, problems
+    def __init__(self, path: Path, rows: pl.DataFrame, has_dates: bool, problems: Problems):
+        self.path, self.problems, self.has_dates = path, problems, has_dates
         median = rows["timestamp"].median()
         # Any unit reads the years from 1990 to 2100 as numbers that no other unit does.
         self.unit = next((name for name, factor in UNITS.items() if median < 4.2e9 * factor), "nanoseconds")
+        if has_dates:
+            self.unit = "microseconds"
         self.factor = UNITS[self.unit]
-        if self.unit != "seconds":
+        if not has_dates and self.unit != "seconds":
             problems.add("note", path, f"timestamps are in {self.unit}: kept in this unit", count=1)
 
     def check(self, rows: pl.DataFrame) -> None:
@@ -116,8 +129,9 @@ class _Clock:
             ("timestamps before 1990", rows.filter(pl.col("timestamp") < EARLIEST * self.factor)),
             ("timestamps in the future", rows.filter(pl.col("timestamp") > tomorrow)),
         ):
-            lines = head(bad.select("line", pl.col("timestamp").cast(pl.String)), self.problems)
-            what = f"{what} (in {self.unit}): kept, and sorted by"
+            when = pl.from_epoch("timestamp", time_unit="us") if self.has_dates else pl.col("timestamp")
+            lines = head(bad.select("line", when.cast(pl.String)), self.problems)
+            what = f"{what}{'' if self.has_dates else f' (in {self.unit})'}: kept, and sorted by"
             self.problems.add_lines("warning", self.path, what, bad.height, lines)
 
 
@@ -141,8 +155,9 @@ def _known(path: Path, rows: pl.DataFrame, items: pl.DataFrame, used: np.ndarray
 class _Users:
     """What only all actions of a user together tell; see `check`, which takes some of the users at a time."""
 
-    def __init__(self, path: Path, items: pl.DataFrame, timed: bool, problems: Problems):
+    def __init__(self, path: Path, items: pl.DataFrame, timed: bool, min_actions: int, problems: Problems):
         self.path, self.items, self.timed, self.problems = path, items, timed, problems
+        self.min_actions = min_actions
         self.num_short, self.short = 0, pl.DataFrame(schema={"line": pl.Int64, "count": pl.Int64})
         self.num_steps = self.num_back = 0  # from one action of a user to the next, and those back in time
         self.num_tied = 0  # actions at the time of an earlier one of the same user
@@ -167,7 +182,7 @@ class _Users:
         when = ", at another time" if self.timed else ""
         self._add("note", f"actions on an item that the same user had before{when}: kept", again)
         counts = rows.group_by("user").agg(pl.col("line").min(), pl.len().cast(pl.Int64).alias("count"))
-        self.add_short(counts.filter(pl.col("count") < MIN_ACTIONS).select("line", "count"))
+        self.add_short(counts.filter(pl.col("count") < self.min_actions).select("line", "count"))
 
     def add_short(self, rows: pl.DataFrame) -> None:
         """Users with too few actions: the first `line` of each, and `count`."""
@@ -180,7 +195,7 @@ class _Users:
         examples = [(line, f"item {shown(self.items['item_id'][item])}") for line, item in first]
         self.problems.add_lines(severity, self.path, what, rows.height, examples)
 
-    def report(self, columns: list[str | None], header_line: int | None) -> None:
+    def report(self, columns: list[str | None], header_line: int | None, literal: bool = False) -> None:
         """Adds what was found; ids are looked up in the file."""
         if self.num_back > 0.1 * self.num_steps:
             what = "actions stand after a later one of the same user: the file is not in time order, and is sorted"
@@ -192,20 +207,20 @@ class _Users:
                 self.problems.add_lines("note", self.path, what, self.num_back - rows.height)
         what = "actions at the very time of another action of the same user: these keep the order of the file"
         self.problems.add_lines("note", self.path, what, self.num_tied)
-        users = _users_at(self.path, self.short["line"], columns, header_line)
+        users = _users_at(self.path, self.short["line"], columns, header_line, literal)
         counts = dict(self.short.rows())
         examples = ((line, f"user {shown(user)} has {counts[line]}") for line, user in users)
-        what = f"users with fewer than {MIN_ACTIONS} actions on known items: dropped, unless min_actions is lower"
+        what = f"users with fewer than {self.min_actions} actions on known items: dropped, unless min_actions is lower"
         self.problems.add_lines("warning", self.path, what, self.num_short, examples)
 
 
 def _users_at(
-    path: Path, lines: pl.Series, columns: list[str | None], header_line: int | None
+    path: Path, lines: pl.Series, columns: list[str | None], header_line: int | None, literal: bool
 ) -> list[tuple[int, str]]:
     """Line and user of some lines, which are few."""
     found: list[tuple[int, str]] = []
     if len(lines):
-        for chunk in checked_chunks(path, columns, header_line, Problems()):
+        for chunk in checked_chunks(path, columns, header_line, Problems(), literal):
             found += chunk.filter(pl.col("line").is_in(lines.implode())).select("line", "user_id").rows()
             if len(found) == len(lines):
                 break
@@ -219,18 +234,27 @@ def _report_unused(items_path: Path, items: pl.DataFrame, used: np.ndarray, prob
     problems.add_lines("warning", items_path, what, unused.height, examples)
 
 
-def check_behaviour(path: Path, items_path: Path, items: pl.DataFrame, problems: Problems) -> None:
+def check_behaviour(
+    path: Path,
+    items_path: Path,
+    items: pl.DataFrame,
+    problems: Problems,
+    min_actions: int,
+    columns: dict[str, str] | None = None,
+) -> None:
     """Users and their items, in a `_behaviour.tsv`."""
     check_encoding(path, problems)
-    chunk = next((chunk for chunk in field_chunks(path, Problems()) if chunk.height), None)
-    if chunk is None:
+    if not any(chunk.height for chunk in field_chunks(path, Problems(), literal=True)):
         add_empty(path, problems)
         return
+    try:
+        header_line = behaviour_header(path, columns)
+    except ValueError:  # not UTF-8, which is reported
+        header_line = None
     columns = ["user_id", "item_ids"]
-    header_line = chunk["line"][0] if header_roles(chunk["fields"][0].to_list()) == ["user_id", "item_id"] else None
     used = np.zeros(items.height, dtype=bool)
     table = []  # of all lines: number, hashes of user and items, number of known items
-    for rows in checked_chunks(path, columns, header_line, problems):
+    for rows in checked_chunks(path, columns, header_line, problems, literal=True):
         split = pl.col("item_ids").str.replace_all(r" +", " ").str.split(" ").alias("item_id")
         actions = _known(path, rows.select("line", "user_id", split).explode("item_id"), items, used, problems)
         again = actions.filter(~actions.select(pl.struct("line", "item").is_first_distinct()).to_series())
@@ -244,17 +268,17 @@ def check_behaviour(path: Path, items_path: Path, items: pl.DataFrame, problems:
         return
     table = pl.concat(table)
     is_first = table.select(pl.struct("user", "items").is_first_distinct()).to_series()
-    users = _Users(path, items, False, problems)
+    users = _Users(path, items, False, min_actions, problems)
     copies, table = table.filter(~is_first)["line"], table.filter(is_first)
     further = table.filter(~table["user"].is_first_distinct())["line"]
     for what, lines in (
         ("lines equal to an earlier one: dropped", copies),
         ("further, different lines of a user: appended to that user's actions", further),
     ):
-        examples = _users_at(path, lines.head(problems.max_examples), columns, header_line)
+        examples = _users_at(path, lines.head(problems.max_examples), columns, header_line, literal=True)
         examples = ((line, f"user {shown(user)}") for line, user in examples)
         problems.add_lines("warning", path, what, len(lines), examples)
     counts = table.group_by("user").agg(pl.col("line").min(), pl.col("count").fill_null(0).sum())
-    users.add_short(counts.filter(pl.col("count") < MIN_ACTIONS).select("line", "count"))
-    users.report(columns, header_line)
+    users.add_short(counts.filter(pl.col("count") < min_actions).select("line", "count"))
+    users.report(columns, header_line, literal=True)
     _report_unused(items_path, items, used, problems)

@@ -1,34 +1,34 @@
 """Check items tables: every row, also after one that is wrong."""
 
 import re
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
 from .problems import Problems
-from .reader import header_roles
+from .reader import ITEM_COLUMNS, item_roles, language_of, without_warnings
 from .validate_rows import CONTROL, add_empty, check_encoding, csv_rows, shown
 
 
 LANGUAGES = ("text_zh", "text_en")
 
 
-def check_items(path: Path, problems: Problems) -> pl.DataFrame:
+def check_items(path: Path, columns: dict[str, str] | None, problems: Problems) -> pl.DataFrame:
     """The distinct ids of an items table and the lines they stand on: `item_id`, `line`."""
     texts = _Texts(path, check_encoding(path, problems), problems)
-    rows = csv_rows(path, problems)
-    first = next(rows, None)
-    if first is None:
+    if next(csv_rows(path, Problems()), None) is None:
         add_empty(path, problems)
         return pl.DataFrame(schema={"item_id": pl.String, "line": pl.Int64})
-    columns, has_header = _item_columns(first[1])
+    columns, header_line = _item_columns(path, columns)
     found: dict[str, int] = {}
 
     def add(severity: str, what: str, line: int, text: str) -> None:
         problems.add_lines(severity, path, what, 1, [(line, text)])
 
-    for line, row in rows if has_header else chain([first], rows):
+    for line, row in csv_rows(path, problems):
+        if line == header_line:
+            continue
         if len(row) != len(columns):
             names = ", ".join(name or "not used" for name in columns)
             what = f"rows that have not {len(columns)} columns ({names}); texts with commas need double quotes"
@@ -100,14 +100,19 @@ class _Texts:
             self.problems.add_lines("note", self.path, what, count, examples)
 
 
-def _item_columns(first: list[str]) -> tuple[list[str | None], bool]:
-    """What each column is, as the reader sees it, and whether the first row is a header."""
-    roles = header_roles(first)
-    if "item_id" in roles and {"text_zh", "text_en", "title"} & set(roles):
-        title = "text_zh" if "text_en" in roles else "text_en"
-        used = ("item_id", *LANGUAGES)
-        return [title if role == "title" else role if role in used else None for role in roles], True
-    return ["item_id", *LANGUAGES], False
+def _item_columns(path: Path, columns: dict[str, str] | None) -> tuple[list[str | None], int | None]:
+    """What each column is, as the reader sees it, and the line of the header, if any."""
+    try:
+        with without_warnings():
+            roles, header_line = item_roles(path, columns)
+    except ValueError:  # which is what `load_dataset` stops at
+        return list(ITEM_COLUMNS), None
+    if "title" in roles:
+        place = roles.index("title")
+        rows = islice(csv_rows(path, Problems()), 1, 1001)
+        language = language_of(pl.Series([row[place] for _, row in rows if len(row) > place], dtype=pl.String))
+        roles = [language if role == "title" else role for role in roles]
+    return roles, header_line
 
 
 def _odd_id(item_id: str) -> str | None:

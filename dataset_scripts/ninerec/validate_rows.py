@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from .problems import Problems
+from .text_files import separator
 
 
 BLOCK_SIZE = 1 << 25  # bytes read at a time
@@ -46,9 +47,9 @@ def check_encoding(path: Path, problems: Problems) -> bool:
 def _blocks(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
     """The file in blocks of whole lines, each with the number of its first line; without byte order mark.
 
-    In a CSV file a carriage return ends a line, too.
+    A carriage return ends a line, too.
     """
-    first, rest, is_csv = 1, b"", path.suffix == ".csv"
+    first, rest = 1, b""
     with open(path, "rb") as file:
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
@@ -63,12 +64,12 @@ def _blocks(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
                 continue
             whole = rest + head + line_break
             rest = rest_of_block
-            if is_csv and b"\r" in whole:
+            if b"\r" in whole:
                 whole = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             yield first, whole
             first += whole.count(b"\n")
     if rest:
-        yield first, rest.replace(b"\r", b"\n") if is_csv else rest
+        yield first, rest.replace(b"\r", b"\n")
 
 
 def add_empty(path: Path, problems: Problems, what: str = "the file is empty; unpack or copy it again") -> None:
@@ -103,7 +104,7 @@ def csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         while True:
             try:
-                for row in csv.reader(lines(), strict=True):
+                for row in csv.reader(lines(), strict=True, delimiter=separator(path)):
                     if len(row) > 1 or row and row[0].strip():
                         yield number, row
                     number += len(taken)
@@ -125,26 +126,25 @@ def csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
                 number += 1
 
 
-def field_chunks(path: Path, problems: Problems) -> Iterator[pl.DataFrame]:
-    """Rows of a CSV or TSV file as frames of `line` and `fields` (list of string)."""
-    if path.suffix == ".csv" and any(b'"' in block for _, block in _blocks(path, Problems())):
+def field_chunks(path: Path, problems: Problems, literal: bool = False) -> Iterator[pl.DataFrame]:
+    """Rows of a CSV or TSV file as frames of `line` and `fields` (list of string). Quotes are literal on demand."""
+    if not literal and any(b'"' in block for _, block in _blocks(path, Problems())):
         rows = csv_rows(path, problems)
         while chunk := list(islice(rows, 500_000)):
             lines, fields = zip(*chunk, strict=True)
             fields = pl.from_arrow(pa.array(fields, pa.large_list(pa.large_string())))  # many times faster than rows
             yield pl.DataFrame({"line": lines, "fields": fields}, schema_overrides={"line": pl.Int64})
         return
-    separator = "\t" if path.suffix == ".tsv" else ","
     for chunk in _line_chunks(path):
-        yield chunk.select("line", pl.col("text").str.split(separator).alias("fields"))
+        yield chunk.select("line", pl.col("text").str.split(separator(path)).alias("fields"))
 
 
 def checked_chunks(
-    path: Path, columns: list[str | None] | None, header_line: int | None, problems: Problems
+    path: Path, columns: list[str | None], header_line: int | None, problems: Problems, literal: bool = False
 ) -> Iterator[pl.DataFrame]:
     """`line` and the columns, stripped, of the rows that are complete; the others are reported."""
     found = False
-    for chunk in field_chunks(path, problems):
+    for chunk in field_chunks(path, problems, literal):
         rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
         found = found or not rows.is_empty()
         wrong = rows.filter(pl.col("fields").list.len() != len(columns))
