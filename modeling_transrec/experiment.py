@@ -149,7 +149,6 @@ class DataArguments:
             '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}.'
         },
     )
-
     pair_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Columns of a table of actions without header: 'user_id item_id timestamp' in its order."},
