@@ -357,3 +357,28 @@ def test_command(tmp_path, capsys):
     for wrong in (["--pair_columns", "user"], ["--columns", "user"], ["--columns", "[1]"]):
         with pytest.raises(SystemExit):
             main(["X", "--data_dir", str(tmp_path), *wrong])
+
+
+def test_covers_in_archives_are_checked_as_those_in_a_folder(tmp_path):
+    covers = make(tmp_path / "plain") / "X_cover"
+    write(covers / "i0.jpg", encoded("CMYK", "JPEG"))
+    write(covers / "i1.jpg", encoded("L", "JPEG"))
+    write(covers / "i2.jpg", encoded("RGB", "JPEG", size=(400, 300))[:2000])
+    write(covers / "i3.jpg", b"no picture")
+    write(covers / "i4.jpg", b"")
+    write(covers / "notes.txt", "x")
+    (covers / "i5.jpg").unlink()
+    write(covers / "other.jpg", encoded("RGB", "JPEG"))
+    (tmp_path / "zipped").mkdir()
+    with (
+        zipfile.ZipFile(tmp_path / "zipped" / "one.zip", "w") as one,
+        zipfile.ZipFile(tmp_path / "zipped" / "two.zip", "w") as two,
+    ):
+        for number, path in enumerate(sorted(covers.iterdir())):
+            (one, two)[number % 2].write(path, f"X_cover/{path.name}")
+        for name in ("X_item.csv", "X_pair.csv"):
+            one.write(tmp_path / "plain" / name, name)
+    expected = found(tmp_path / "plain")
+    for what in ("CMYK", "greyscale", "truncated", "corrupt", "covers of zero bytes", "covers of no item", "left out"):
+        assert any(what in problem[2] for problem in expected), what
+    assert found(tmp_path / "zipped") == expected

@@ -260,7 +260,7 @@ def test_broken_pictures_are_found_whatever_is_broken(folder, suffix, changes):
         content = content[:place] + new + content[place + length :]
     path = folder / f"picture{suffix}"
     path.write_bytes(content)
-    warned = any(severity == "warning" for severity, _, _ in check_picture(path))
+    warned = any(severity == "warning" for severity, _, _ in check_picture(path.name, path))
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()

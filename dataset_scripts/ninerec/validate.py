@@ -104,11 +104,9 @@ def _check_files(
                 check_pairs(interactions, items_path, items, problems, options.min_actions, *names)
         if files.covers is None:
             problems.add("note", files.root, f"no folder {files.name}_cover: no pictures can be used", count=1)
-        elif isinstance(files.covers, tuple):
-            what = "pictures in an archive are not checked; unpack it to have them checked"
-            problems.add("note", files.covers[0].archive, what, count=1)
         else:
-            with _readable(files.covers, problems):
+            covers = files.covers if isinstance(files.covers, Path) else files.covers[0].archive
+            with _readable(covers, problems):
                 check_covers(files.covers, items["item_id"].to_list(), problems, num_workers)
     _check_loading(files, items_path, interactions, options, problems)
 
@@ -122,9 +120,11 @@ def _is_behaviour(path: Path, options: Options) -> bool:
 
 @contextlib.contextmanager
 def _readable(path: Path, problems: Problems) -> Iterator[None]:
-    """A file that the system does not let us read is a problem as any other."""
+    """A file that the system does not let us read is a problem as any other, and so are archives that contradict."""
     try:
         yield
+    except ValueError as error:
+        problems.add("error", path, str(error), count=1)
     except OSError as error:
         problems.add("error", path, f"cannot be read: {error.strerror or error}", count=1)
 
