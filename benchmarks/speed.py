@@ -27,6 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 import transformers
+from accelerate.utils import send_to_device
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTImageProcessorPil
 
@@ -224,7 +226,7 @@ class Bench:
         return [self.data.histories[int(user)] for user in users]
 
     def to_device(self, batch: dict) -> dict:
-        return self.processor.normalize({name: tensor.to(self.device) for name, tensor in batch.items()})
+        return self.processor.normalize(send_to_device(batch, self.device))
 
     def autocast(self):
         if self.args.dtype == "float32":
@@ -335,7 +337,22 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
         if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
             raise RuntimeError(f"{backbone}: the naive step's loss is not ours: {losses}")
         row |= throughput(bench, batch, row["seconds"])
+        if bench.device.type == "cuda":
+            row["waits for the GPU"] = count_waits(bench, batch)
         yield row
+
+
+def count_waits(bench: Bench, batch: dict) -> int:
+    """How often the host waits for the GPU in our step; transformers' masks do once a chunk of texts."""
+    bench.model.zero_grad()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        with bench.autocast():
+            loss = bench.model(**batch).loss
+        loss.backward()
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:

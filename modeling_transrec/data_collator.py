@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import torch
 
+from .batch_sizes import BatchSizes
 from .configuration_transrec import TransRecConfig
 from .data import left_pad
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX
@@ -36,7 +37,7 @@ class TransRecDataCollator:
     Returns (when called on a list of `{"history": rows, "user": number}`): what the processor's `pad` makes of the
     items, pictures being bytes until its `normalize`; `item_index` and `labels` `(B, L)`, and what the loss reads:
     `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`;
-    `user_ids` `(B,)` for DSSM.
+    `user_ids` `(B,)` for DSSM; and `sizes`, what of this the host is to know beforehand.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class TransRecDataCollator:
         """Makes the following batches draw the negatives and masks of this epoch."""
         self._epoch.fill_(epoch)
 
-    def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor | BatchSizes]:
         config, loss = self.config, LOSSES[self.config.loss_type]
         users = np.array([feature["user"] for feature in features])
         rows = left_pad_lists([feature["history"][-(config.max_seq_len + 1) :] for feature in features])  # (B, L + 1)
@@ -97,6 +98,12 @@ class TransRecDataCollator:
             batch["catalogue_index"] = torch.from_numpy(distinct)
         if self.user_rows is not None:
             batch["user_ids"] = torch.from_numpy(self.user_rows[users])
+        batch["sizes"] = BatchSizes(
+            num_history_items=int((inputs != PADDING_INDEX).sum()),
+            num_targets=int((targets >= 0).sum()),
+            text_lengths=batch["attention_mask"].sum(1).numpy() if "attention_mask" in batch else None,
+            has_picture=(batch["image_index"] >= 0).numpy() if "image_index" in batch else None,
+        )
         return batch
 
     def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,13 +12,16 @@ import contextlib
 import dataclasses
 import inspect
 import json
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from .batch_sizes import BatchSizes, true_places
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import FrozenLayers, token_places
 
@@ -45,16 +48,30 @@ TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
 TEXTS_AT_A_TIME_ON_CPU = 128
 
 
-def chunks_by_length(attention_mask: torch.Tensor, chunk_size: int) -> list[tuple[torch.Tensor, int]]:
+def text_ends(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Of each text the length `(U,)` up to its last real token.
+
+    >>> text_ends(torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0]]))
+    tensor([3, 1, 2])
+    """
+    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return (attention_mask.bool() * places).amax(dim=1)
+
+
+def chunks_by_length(
+    attention_mask: torch.Tensor, chunk_size: int, text_lengths: np.ndarray | None = None
+) -> list[tuple[torch.Tensor, int]]:
     """Texts of like length together: of each chunk the rows in `attention_mask` `(U, T)` and the longest length.
+
+    Given `text_lengths` `(U,)`, no device is waited for.
 
     >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), chunk_size=2)
     [(tensor([1, 2]), 2), (tensor([0]), 3)]
     """
-    ends = attention_mask.bool() * torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    lengths, order = ends.amax(dim=1).cpu().sort(stable=True)
-    chunks = zip(order.split(chunk_size), lengths.split(chunk_size), strict=True)
-    return [(rows.to(attention_mask.device), int(sizes[-1])) for rows, sizes in chunks]
+    ends = text_ends(attention_mask)
+    lengths = np.sort(ends.cpu().numpy() if text_lengths is None else text_lengths)
+    chunks = enumerate(ends.argsort(stable=True).split(chunk_size), start=1)
+    return [(rows, int(lengths[min(number * chunk_size, len(lengths)) - 1])) for number, rows in chunks]
 
 
 TEXT_POOLINGS = {"cls": cls_pooling, "mean": mean_pooling, "last": last_pooling}
@@ -140,7 +157,11 @@ class TextEncoder(nn.Module):
             return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, text_states: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        text_states: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen.
 
@@ -149,11 +170,12 @@ class TextEncoder(nn.Module):
         Args:
             input_ids, attention_mask: `(U, T)`.
             text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
+            text_lengths: `(U,)`, with which no device is waited for.
         """
         at_a_time = TEXTS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TEXTS_AT_A_TIME
         places = None if text_states is None else token_places(attention_mask)
         parts, order = [], []
-        for rows, length in chunks_by_length(attention_mask, at_a_time):
+        for rows, length in chunks_by_length(attention_mask, at_a_time, text_lengths):
             mask = attention_mask[rows, :length]
             states = None if text_states is None else text_states[places[rows, :length]]
             parts.append(self.pooling(self.hidden(input_ids[rows, :length], mask, states), mask))
@@ -170,10 +192,11 @@ class TextEncoder(nn.Module):
         attention_mask: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Token ids and mask `(U, T)`, or precomputed features `(U, H)`, to vectors `(U, D)`; see [`features`]."""
         if text_features is None:
-            text_features = self.features(input_ids, attention_mask, text_states)
+            text_features = self.features(input_ids, attention_mask, text_states, text_lengths)
         return self.projection(text_features)
 
 
@@ -641,6 +664,7 @@ class ItemEncoder(nn.Module):
         image_features: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
         image_states: torch.Tensor | None = None,
+        sizes: BatchSizes | None = None,
     ) -> torch.Tensor | None:
         """Texts and pictures to vectors `(U, D)`; `None` in an id model."""
         if isinstance(self.multimodal, ViltEncoder):
@@ -652,36 +676,42 @@ class ItemEncoder(nn.Module):
             return self.fusion(*text, *self.image.tokens(pixel_values, image_index))
         text = image = None
         if self.text is not None:
-            text = self.text(input_ids, attention_mask, text_features, text_states)
+            text_lengths = None if sizes is None else sizes.text_lengths
+            text = self.text(input_ids, attention_mask, text_features, text_states, text_lengths)
         if self.image is not None:
             image = self.image(pixel_values, image_index, image_features, image_states)
         return self.fusion(text, image) if self.fusion is not None else text if image is None else image
 
-    def encode(self, item_ids: torch.Tensor | None = None, **content: torch.Tensor) -> torch.Tensor:
+    def encode(
+        self, item_ids: torch.Tensor | None = None, sizes: BatchSizes | None = None, **content: torch.Tensor
+    ) -> torch.Tensor:
         """All items at once; arguments and result as in [`forward`]."""
-        vectors = self.encode_content(**content)
+        vectors = self.encode_content(**content, sizes=sizes)
         if self.id_embedding is not None:
             ids = self.id_embedding(item_ids)
             vectors = ids if vectors is None else self.id_fusion(vectors, ids)
         return self.dropout(vectors)
 
-    def encode_in_chunks(self, chunk_size: int, **inputs: torch.Tensor) -> torch.Tensor:
+    def encode_in_chunks(
+        self, chunk_size: int, sizes: BatchSizes | None = None, **inputs: torch.Tensor
+    ) -> torch.Tensor:
         """`chunk_size` items at a time, of like text length; activations are computed anew in the backward pass.
 
         Gradient caching (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
         RepL4NLP 2021): the memory for activations is that of one chunk, loss and gradients are those of one pass.
         """
 
-        def encode_chunk(rows: torch.Tensor, pictures: torch.Tensor, length: int | None) -> torch.Tensor:
-            return self.encode(**take_items(inputs, rows, pictures, length))
+        def encode_chunk(chunk: Chunk) -> torch.Tensor:
+            return self.encode(**take_items(inputs, chunk), sizes=chunk.sizes)
 
-        chunks = plan_chunks(inputs, chunk_size)
-        vectors = torch.cat([checkpoint(encode_chunk, *chunk, use_reentrant=False) for chunk in chunks])
-        return vectors[torch.cat([rows for rows, _, _ in chunks]).argsort()]
+        chunks = plan_chunks(inputs, chunk_size, sizes)
+        vectors = torch.cat([checkpoint(encode_chunk, chunk, use_reentrant=False) for chunk in chunks])
+        return vectors[torch.cat([chunk.rows for chunk in chunks]).argsort()]
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, sizes: BatchSizes | None = None, **inputs: torch.Tensor) -> torch.Tensor:
         """
         Args:
+            sizes: what is known of the items beforehand; without it the device may be waited for.
             inputs: `item_ids` `(U,)`, rows of the id table; `input_ids` and `attention_mask` `(U, T)`; `pixel_values`
                 `(P, 3, H, W)` of the items that have a picture and `image_index` `(U,)`, each item's row there or -1
                 (by default all have one, in order); or precomputed `text_features` `(U, H)` and `image_features`
@@ -691,50 +721,74 @@ class ItemEncoder(nn.Module):
         Returns: `(U, D)`.
         """
         if self.chunk_size is not None and torch.is_grad_enabled():
-            return self.encode_in_chunks(self.chunk_size, **inputs)
-        return self.encode(**inputs)
+            return self.encode_in_chunks(self.chunk_size, sizes, **inputs)
+        return self.encode(sizes=sizes, **inputs)
 
 
 PICTURE_INPUTS = ("pixel_values", "image_features", "image_states")  # one row a picture
 TOKEN_INPUTS = ("text_states",)  # one row a token; of the others one row an item
 
 
-def plan_chunks(
-    inputs: dict[str, torch.Tensor], chunk_size: int
-) -> list[tuple[torch.Tensor, torch.Tensor, int | None]]:
-    """Items in chunks of like text length: of each the items' rows, their pictures' rows and the longest text.
+class Chunk(NamedTuple):
+    """Items that go through the encoder together.
+
+    Args:
+        rows: of the items.
+        pictures: rows of their pictures.
+        sizes: text lengths and missing pictures of these items.
+    """
+
+    rows: torch.Tensor
+    pictures: torch.Tensor
+    sizes: BatchSizes
+
+
+def plan_chunks(inputs: dict[str, torch.Tensor], chunk_size: int, sizes: BatchSizes | None = None) -> list[Chunk]:
+    """Items in chunks of like text length; given `sizes`, no device is waited for.
 
     Example:
 
     >>> attention_mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0]])
-    >>> plan_chunks({"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}, chunk_size=2)
-    [(tensor([1, 2]), tensor([1]), 2), (tensor([3, 0]), tensor([2, 0]), 3)]
+    >>> inputs = {"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}
+    >>> [(chunk.rows, chunk.pictures) for chunk in plan_chunks(inputs, chunk_size=2)]
+    [(tensor([1, 2]), tensor([1])), (tensor([3, 0]), tensor([2, 0]))]
     """
     not_per_item = PICTURE_INPUTS + TOKEN_INPUTS
     per_item = [values for name, values in inputs.items() if name not in not_per_item] or list(inputs.values())
-    device = per_item[0].device
+    order, host_order = torch.arange(len(per_item[0]), device=per_item[0].device), np.arange(len(per_item[0]))
+    text_lengths = has_picture = None
     if "attention_mask" in inputs:
-        chunks = chunks_by_length(inputs["attention_mask"], chunk_size)
-    else:
-        chunks = [(rows, None) for rows in torch.arange(len(per_item[0]), device=device).split(chunk_size)]
-    if "image_index" not in inputs:
-        return [(rows, rows, length) for rows, length in chunks]
-    image_index = [inputs["image_index"][rows] for rows, _ in chunks]
-    return [(rows, index[index >= 0], length) for (rows, length), index in zip(chunks, image_index, strict=True)]
+        ends = text_ends(inputs["attention_mask"])
+        text_lengths = ends.cpu().numpy() if sizes is None else sizes.text_lengths
+        order, host_order = ends.argsort(stable=True), np.argsort(text_lengths, kind="stable")
+    if "image_index" in inputs:
+        has_picture = (inputs["image_index"] >= 0).cpu().numpy() if sizes is None else sizes.has_picture
+    chunks = []
+    for start in range(0, len(order), chunk_size):
+        rows, on_host = order[start : start + chunk_size], host_order[start : start + chunk_size]
+        chunk_sizes = BatchSizes(
+            text_lengths=None if text_lengths is None else text_lengths[on_host],
+            has_picture=None if has_picture is None else has_picture[on_host],
+        )
+        pictures = rows
+        if has_picture is not None:
+            pictures = inputs["image_index"][rows]
+            pictures = pictures[true_places(pictures >= 0, int(chunk_sizes.has_picture.sum()))]
+        chunks.append(Chunk(rows, pictures, chunk_sizes))
+    return chunks
 
 
-def take_items(
-    inputs: dict[str, torch.Tensor], rows: torch.Tensor, pictures: torch.Tensor, length: int | None
-) -> dict[str, torch.Tensor]:
-    """The inputs of one chunk of [`plan_chunks`]; its texts are padded to `length`."""
-    places = {name: pictures if name in PICTURE_INPUTS else rows for name in inputs}
+def take_items(inputs: dict[str, torch.Tensor], chunk: Chunk) -> dict[str, torch.Tensor]:
+    """The inputs of one chunk of [`plan_chunks`]; its texts are padded to the longest of the chunk."""
+    places = {name: chunk.pictures if name in PICTURE_INPUTS else chunk.rows for name in inputs}
     if "text_states" in inputs:
         mask = inputs["attention_mask"]
-        places["text_states"] = token_places(mask)[rows][mask[rows].bool()]
+        tokens = true_places(mask[chunk.rows].bool().flatten(), int(chunk.sizes.text_lengths.sum()))
+        places["text_states"] = token_places(mask)[chunk.rows].flatten()[tokens]
     taken = {name: values[places[name]] for name, values in inputs.items()}
     for name in ("input_ids", "attention_mask"):
         if name in taken:
-            taken[name] = taken[name][:, :length]
+            taken[name] = taken[name][:, : chunk.sizes.text_lengths.max()]
     if "image_index" in taken:
         has_picture = taken["image_index"] >= 0
         taken["image_index"] = torch.where(has_picture, has_picture.cumsum(0) - 1, -1)

@@ -25,11 +25,12 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput
 
+from .batch_sizes import BatchSizes
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
 from .item_encoders import DualEncoder, ImageEncoder, ItemEncoder, peft_config_to_dict, pooler_free_kwargs
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
-from .user_encoders import BERT4RecUserEncoder, build_user_encoder
+from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
 
 
 MODEL_TAGS = ("recommendation", "sequential-recommendation")
@@ -489,10 +490,11 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
         return super().resize_token_embeddings(*args, **kwargs)
 
-    def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
+    def get_item_features(self, *, sizes: BatchSizes | None = None, **item_tensors: torch.Tensor) -> torch.Tensor:
         """Item tensors, as the processor makes them, to item vectors `(U, D)`.
 
         Args:
+            sizes: what is known of the batch beforehand; without it the device may be waited for.
             input_ids, attention_mask: `(U, T)` tokens of the texts and their mask.
             pixel_values: `(P, 3, H, W)` pictures of the `P` items that have one.
             image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
@@ -512,7 +514,7 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
         if "pixel_values" in given and given["pixel_values"].dtype == torch.uint8:
             raise ValueError("pixel_values are bytes; processor.normalize(batch) makes them what the backbone reads")
-        return self.item_encoder(**given)
+        return self.item_encoder(sizes=sizes, **given)
 
     def get_user_hidden(
         self,
@@ -520,6 +522,7 @@ class TransRecModel(TransRecPreTrainedModel):
         mask: torch.Tensor,
         user_ids: torch.Tensor | None = None,
         is_masked: torch.Tensor | None = None,
+        num_items: int | None = None,
     ) -> torch.Tensor:
         """Histories of item vectors `(B, L, D)` and their mask `(B, L)` to states at every position `(B, L, D)`.
 
@@ -528,6 +531,7 @@ class TransRecModel(TransRecPreTrainedModel):
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` rows of the user-id table, for DSSM.
             is_masked: `(B, L)` booleans, true at items that the learned mask vector replaces, for BERT4Rec.
+            num_items: items in the histories, the true values in `mask`; without it the device may be waited for.
         """
         longest = self.config.max_seq_len + (self.config.objective == "masked_item")
         if item_vectors.shape[1] > longest:
@@ -538,11 +542,12 @@ class TransRecModel(TransRecPreTrainedModel):
         if is_masked is not None:
             mask_vector = self.user_encoder.mask_vector.to(item_vectors.dtype)
             item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
+        packing = Packing(mask, num_items)
         if getattr(self.user_encoder, "reads_user_ids", False):
             if user_ids is None:
                 raise ValueError("user_encoder_type='dssm' needs user_ids, rows of its user-id table")
-            return self.user_encoder(item_vectors, mask, user_ids)
-        return self.user_encoder(item_vectors, mask)
+            return self.user_encoder(item_vectors, packing, user_ids)
+        return self.user_encoder(item_vectors, packing)
 
     def get_user_features(
         self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -556,7 +561,7 @@ class TransRecModel(TransRecPreTrainedModel):
         """
         return self._encode_next(item_vectors, mask, user_ids)[1]
 
-    def _encode_next(self, item_vectors, mask, user_ids=None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_next(self, item_vectors, mask, user_ids=None, num_items=None) -> tuple[torch.Tensor, torch.Tensor]:
         """States `(B, L, D)` and the user vectors `(B, D)` that predict what comes next."""
         is_masked = None
         if self.config.objective == "masked_item":  # append the item to be predicted
@@ -566,7 +571,8 @@ class TransRecModel(TransRecPreTrainedModel):
             )
             is_masked = torch.zeros_like(mask)
             is_masked[:, -1] = True
-        hidden = self.get_user_hidden(item_vectors, mask, user_ids, is_masked)
+            num_items = None if num_items is None else num_items + len(mask)
+        hidden = self.get_user_hidden(item_vectors, mask, user_ids, is_masked, num_items)
         return hidden, last_state(hidden, mask)
 
     def forward(
@@ -582,6 +588,7 @@ class TransRecModel(TransRecPreTrainedModel):
         text_states: torch.FloatTensor | None = None,
         image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
+        sizes: BatchSizes | None = None,
         return_dict: bool | None = None,
     ) -> TransRecModelOutput:
         r"""
@@ -601,6 +608,7 @@ class TransRecModel(TransRecPreTrainedModel):
             image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
                 Of the frozen layers, in place of `pixel_values`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
+            sizes (`BatchSizes`, *optional*): what is known of the batch beforehand, so that no device is waited for.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
         """
         item_embeds = self.get_item_features(
@@ -613,9 +621,11 @@ class TransRecModel(TransRecPreTrainedModel):
             image_features=image_features,
             text_states=text_states,
             image_states=image_states,
+            sizes=sizes,
         )
         histories, mask = gather_histories(item_embeds, item_index)
-        user_hidden, user_embeds = self._encode_next(histories, mask, user_ids)
+        num_items = None if sizes is None else sizes.num_history_items
+        user_hidden, user_embeds = self._encode_next(histories, mask, user_ids, num_items)
         output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
         return output if return_dict or return_dict is None else output.to_tuple()
 
@@ -658,9 +668,9 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         """The item encoder of the base model."""
         return self.model.item_encoder
 
-    def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
+    def get_item_features(self, *, sizes: BatchSizes | None = None, **item_tensors: torch.Tensor) -> torch.Tensor:
         """See [`TransRecModel.get_item_features`]."""
-        return self.model.get_item_features(**item_tensors)
+        return self.model.get_item_features(sizes=sizes, **item_tensors)
 
     def get_user_features(
         self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -687,6 +697,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         catalogue_index: torch.LongTensor | None = None,
         num_catalogue_items: torch.Tensor | int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        sizes: BatchSizes | None = None,
         return_dict: bool | None = None,
     ) -> TransRecOutput:
         r"""
@@ -718,6 +729,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             num_catalogue_items (`torch.Tensor` or `int`, *optional*): size of the catalogue, for `"gbce"`.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
+            sizes (`BatchSizes`, *optional*): what is known of the batch beforehand, so that no device is waited for.
             return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
@@ -733,12 +745,14 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             "image_features": image_features,
             "text_states": text_states,
             "image_states": image_states,
+            "sizes": sizes,
         }
         loss = logits = None
         if labels is not None and self.config.objective == "masked_item":
             item_embeds = self.model.get_item_features(**items)
             histories, mask = gather_histories(item_embeds, item_index)
-            user_hidden = self.model.get_user_hidden(histories, mask, user_ids, item_index == MASK_INDEX)
+            num_items = None if sizes is None else sizes.num_history_items
+            user_hidden = self.model.get_user_hidden(histories, mask, user_ids, item_index == MASK_INDEX, num_items)
             encoded = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden)
         else:
             encoded = self.model(item_index=item_index, user_ids=user_ids, **items)
@@ -754,14 +768,15 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 "catalogue_index": catalogue_index,
                 "num_catalogue_items": num_catalogue_items,
             }
-            loss = self._compute_loss(user_hidden, item_embeds, labels, batch)
+            num_targets = None if sizes is None else sizes.num_targets
+            loss = self._compute_loss(user_hidden, item_embeds, labels, batch, num_targets)
             if num_items_in_batch is None:
                 num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
             loss = loss / num_items_in_batch
         output = TransRecOutput(loss=loss, logits=logits, **encoded)
         return output if return_dict or return_dict is None else output.to_tuple()
 
-    def _compute_loss(self, user_hidden, item_embeds, labels, batch: dict) -> torch.Tensor:
+    def _compute_loss(self, user_hidden, item_embeds, labels, batch: dict, num_targets: int | None) -> torch.Tensor:
         """The loss of the configuration, summed over the targets."""
         config, loss = self.config, LOSSES[self.config.loss_type]
         names = list(loss.batch_fields)
@@ -780,7 +795,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             item_embeds, gathered = gather_candidates(item_embeds, labels, **fields)
             fields = {"item_index": batch["item_index"], **gathered}
         options = {name: getattr(config, name) for name in loss.options}
-        return loss.function(user_hidden, item_embeds, labels, **fields, **options)
+        return loss.function(user_hidden, item_embeds, labels, **fields, **options, num_targets=num_targets)
 
     def _corrects_popularity(self, loss: Loss) -> bool:
         """Whether candidates come in by popularity, and the loss is to make up for it."""

@@ -1,17 +1,20 @@
 """User encoders: a history of item vectors `(B, L, D)` to hidden states `(B, L, D)`.
 
 Each is one class and one row of [`USER_ENCODERS`]. The state at a position summarises the history up to it and never
-looks ahead, but for BERT4Rec, which looks at both sides; padded positions (`mask` false) never reach the others.
+looks ahead, but for BERT4Rec, which looks at both sides; padded positions never reach the others.
 
 Most positions of a batch are padding, since a few users have long histories. What is computed position by position is
 computed for the `M` items alone, `(M, D)`; only what mixes positions sees the padded histories.
 """
+
+import functools
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .batch_sizes import true_places
 from .configuration_transrec import TransRecConfig
 
 
@@ -23,6 +26,7 @@ class Packing:
 
     Args:
         mask: `(B, L)` booleans, false at padding.
+        num_items: `M`, the true values in `mask`; without it the device is waited for.
 
     Example:
 
@@ -33,9 +37,14 @@ class Packing:
             [3.]])
     """
 
-    def __init__(self, mask: torch.Tensor):
-        self.batch_size, self.length = mask.shape
-        self.index = mask.flatten().nonzero().squeeze(1)  # (M,)
+    def __init__(self, mask: torch.Tensor, num_items: int | None = None):
+        self.mask = mask
+        self.num_items = num_items
+
+    @functools.cached_property
+    def index(self) -> torch.Tensor:
+        """The items' places `(M,)` in the flattened mask."""
+        return true_places(self.mask.flatten(), self.num_items)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(B, L, …)` to `(M, …)`: the items alone."""
@@ -43,8 +52,8 @@ class Packing:
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """`(M, D)` to `(B, L, D)`, zero at padding."""
-        padded = packed.new_zeros(self.batch_size * self.length, packed.shape[-1])
-        return padded.index_copy(0, self.index, packed).view(self.batch_size, self.length, -1)
+        padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
+        return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -154,16 +163,11 @@ class SASRecUserEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
 
-    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            item_vectors: `(B, L, D)`, oldest item first.
-            mask: `(B, L)` booleans, false at padding.
-        """
-        packing = Packing(mask)
-        positions = self.position_embedding(packing.pack(positions_from_the_end(mask, self.num_positions)))
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        positions = self.position_embedding(packing.pack(positions_from_the_end(packing.mask, self.num_positions)))
         hidden = self.dropout(self.layer_norm(packing.pack(item_vectors) + positions))  # (M, D)
-        attention_mask = attention_mask_of(mask, hidden.dtype, self.causal)
+        attention_mask = attention_mask_of(packing.mask, hidden.dtype, self.causal)
         for layer in self.layers:
             hidden = layer(hidden, packing, attention_mask)
         return packing.pad(hidden)
@@ -216,11 +220,11 @@ class NextItNetUserEncoder(nn.Module):
             [NextItNetLayer(config, dilation) for _ in range(config.num_hidden_layers) for dilation in (1, 4)]
         )
 
-    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
         hidden = self.dropout(item_vectors)
         for layer in self.layers:
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, packing.mask)
         return hidden
 
 
@@ -245,11 +249,11 @@ class GRU4RecUserEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([GRU4RecLayer(config) for _ in range(config.num_hidden_layers)])
 
-    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
         hidden = self.dropout(item_vectors)
         for layer in self.layers:
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, packing.mask)
         return hidden
 
 
@@ -288,11 +292,11 @@ class DNNUserEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.mlp = MLP(config)
 
-    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        mask = packing.mask
         count = mask.cumsum(1).clamp(min=1)[:, :, None]
         mean = (self.dropout(item_vectors) * mask[:, :, None]).cumsum(1) / count  # over the history up to each item
-        packing = Packing(mask)
         return packing.pad(self.mlp(packing.pack(mean)))
 
 
@@ -308,10 +312,10 @@ class DSSMUserEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.mlp = MLP(config)
 
-    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, item_vectors: torch.Tensor, packing: Packing, user_ids: torch.Tensor) -> torch.Tensor:
         """Rows of the user-id table `(B,)` to states `(B, L, D)`, the same at every position."""
         user = self.mlp(self.dropout(self.user_embedding(user_ids)))  # (B, D)
-        return user[:, None].expand(-1, mask.shape[1], -1)
+        return user[:, None].expand(-1, packing.mask.shape[1], -1)
 
 
 class LiGRLayer(GradientCheckpointingLayer):
@@ -348,11 +352,10 @@ class LiGRUserEncoder(nn.Module):
         self.layers = nn.ModuleList([LiGRLayer(config) for _ in range(config.num_hidden_layers)])
         self.layer_norm = nn.RMSNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
-    def forward(self, item_vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, and mask `(B, L)` to states `(B, L, D)`."""
-        packing = Packing(mask)
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
         hidden = self.dropout(packing.pack(item_vectors))  # (M, D)
-        attention_mask = attention_mask_of(mask, hidden.dtype)
+        attention_mask = attention_mask_of(packing.mask, hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, packing, attention_mask)
         return packing.pad(self.layer_norm(hidden))

@@ -19,8 +19,12 @@ from .conftest import ITEM_KINDS
 MAX_SEQ_LEN = 9
 
 
+def is_float(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
 def double(inputs):
-    return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    return {name: tensor.double() if is_float(tensor) else tensor for name, tensor in inputs.items()}
 
 
 def encode(model, processor, items, row):

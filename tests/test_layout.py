@@ -9,9 +9,9 @@ import modeling_transrec
 
 ROOT = Path(__file__).parents[1]
 ORDER = (  # a room imports only from those before it
-    "version sequences metrics losses configuration_transrec processing_transrec data data_collator frozen_layers "
-    "item_encoders user_encoders modeling_transrec scoring frozen_items evaluation training_args model_card trainer "
-    "recommender pipeline experiment __init__"
+    "version sequences metrics batch_sizes losses configuration_transrec processing_transrec data data_collator "
+    "frozen_layers item_encoders user_encoders modeling_transrec scoring frozen_items evaluation training_args "
+    "model_card trainer recommender pipeline experiment __init__"
 ).split()
 
 

@@ -1,0 +1,41 @@
+"""What the host knows of a batch, so that a training step need not wait for the device to say it.
+
+How many rows `mask.nonzero()` has depends on what is in the mask: the host waits until the device has worked off all
+that was asked of it before, and the device then waits for the host. The collator counts beforehand.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """
+    Args:
+        num_history_items: items in the histories `item_index`, masked ones too.
+        num_targets: positions of `labels` that have a target.
+        text_lengths: `(U,)` tokens of each distinct item's text, where the items have texts.
+        has_picture: `(U,)` whether each distinct item has a picture, where some do not.
+    """
+
+    num_history_items: int | None = None
+    num_targets: int | None = None
+    text_lengths: np.ndarray | None = None
+    has_picture: np.ndarray | None = None
+
+    def to(self, *args, **kwargs) -> "BatchSizes":
+        """Itself: it stays on the host where a batch's tensors are moved."""
+        return self
+
+
+def true_places(mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    """Where a flat mask is true, in order `(count,)`; given the count, no device is waited for.
+
+    >>> true_places(torch.tensor([False, True, False, True]))
+    tensor([1, 3])
+    """
+    if count is None or mask.device.type == "cpu":
+        return mask.nonzero().squeeze(1)
+    return mask.byte().argsort(descending=True, stable=True)[:count]

@@ -1,0 +1,85 @@
+"""No training step waits for the device: on the meta device, whose tensors hold nothing, whatever reads one fails."""
+
+import pytest
+import torch
+from transformers import masking_utils
+
+from modeling_transrec.batch_sizes import true_places
+from modeling_transrec.item_encoders import chunks_by_length
+from modeling_transrec.losses import LOSSES
+from modeling_transrec.user_encoders import USER_ENCODERS
+
+from .conftest import ITEM_KINDS
+from .test_family import make_batch
+
+
+COMBINATIONS = [(kind, "sasrec", "bce", None) for kind in ITEM_KINDS]
+COMBINATIONS += [(kind, "sasrec", "bce", 4) for kind in ITEM_KINDS if kind != "id"]  # with gradient caching
+COMBINATIONS += [("id", "sasrec", loss_type, None) for loss_type in LOSSES if loss_type != "bce"]
+COMBINATIONS += [("id", user_encoder_type, "in_batch", None) for user_encoder_type in USER_ENCODERS]
+
+
+@pytest.fixture(autouse=True)
+def masks_of_compiled_backbones(monkeypatch):
+    """Of a backbone that is not compiled, transformers asks whether there is any padding."""
+    monkeypatch.setattr(masking_utils, "is_tracing", lambda tensor=None: True)
+
+
+def to_meta(model, batch):
+    """Both without values."""
+    batch = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    return model.to("meta").train(), batch
+
+
+@pytest.mark.parametrize(("kind", "user_encoder_type", "loss_type", "chunk_size"), dict.fromkeys(COMBINATIONS))
+def test_a_step_reads_nothing_from_the_device(
+    kind, user_encoder_type, loss_type, chunk_size, make_model, make_collator, histories
+):
+    fields = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 3}
+    model = make_model(kind, **fields)
+    if chunk_size is not None:
+        model.enable_gradient_caching(chunk_size)
+    model, batch = to_meta(model, make_batch(model, make_collator, kind, histories))
+    loss = model(**batch).loss
+    loss.backward()
+    assert loss.device.type == "meta"
+
+
+def test_without_the_sizes_it_would_wait(make_model, make_collator, histories):
+    model = make_model("text")
+    model, batch = to_meta(model, make_batch(model, make_collator, "text", histories))
+    del batch["sizes"]
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        model(**batch)
+
+
+@pytest.mark.parametrize("kind", ITEM_KINDS)
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_the_sizes_change_nothing(kind, chunk_size, make_model, make_collator, histories):
+    model = make_model(kind, hidden_dropout_prob=0.0)
+    batch = make_batch(model, make_collator, kind, histories)
+    if chunk_size is not None and model.item_encoder.backbones:
+        model.enable_gradient_caching(chunk_size)
+    results = []
+    for inputs in (batch, {name: value for name, value in batch.items() if name != "sizes"}):
+        model.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_places_by_count_are_those_by_search():
+    mask = torch.rand(1000, generator=torch.Generator().manual_seed(0)) < 0.3
+    expected = mask.nonzero().squeeze(1)
+    assert true_places(mask.to("meta"), len(expected)).shape == expected.shape
+    assert torch.equal(mask.byte().argsort(descending=True, stable=True)[: len(expected)], expected)
+
+
+def test_chunks_by_known_lengths_are_those_by_search():
+    lengths = torch.randint(1, 12, (50,), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    found, known = chunks_by_length(mask, 7), chunks_by_length(mask, 7, lengths.numpy())
+    assert [longest for _, longest in found] == [longest for _, longest in known]
+    assert [longest for _, longest in found] == [int(lengths[rows].max()) for rows, _ in found]
+    assert all(torch.equal(one, other) for (one, _), (other, _) in zip(found, known, strict=True))
