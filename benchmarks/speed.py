@@ -16,7 +16,6 @@ files; pictures are noise. Results: `benchmarks/results/speed_cpu.json`, `.md` a
 """
 
 import argparse
-import contextlib
 import copy
 import functools
 import itertools
@@ -30,35 +29,24 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import naive
 import numpy as np
-import pyarrow as pa
 import torch
-import torch.nn.functional as F
 import transformers
-from accelerate.utils import send_to_device
+from timing import in_turn, peak_bytes, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import ViTImageProcessorPil
+from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
 
 from modeling_transrec import (
     FullRankingEvaluator,
-    TransRecConfig,
     TransRecDataCollator,
-    TransRecForSequentialRecommendation,
-    TransRecProcessor,
     TransRecTrainer,
     TransRecTrainingArguments,
     __version__,
-    load_items,
-    load_sequences,
-    train_tokenizer,
 )
-from modeling_transrec.data import count_actions, histories_as_rows, prepare_items, read_histories
-from modeling_transrec.data_collator import left_pad_lists
-from modeling_transrec.experiment import SMALL_BERT, SMALL_RESNET
+from modeling_transrec.data import read_histories
 from modeling_transrec.frozen_items import use_frozen_layers
 from modeling_transrec.frozen_layers import layers_of
 from modeling_transrec.metrics import ranking_metrics
@@ -66,260 +54,7 @@ from modeling_transrec.scoring import encode_catalogue
 
 
 RESULTS = Path(__file__).parent / "results"
-VOCAB_SIZE, MAX_SEQ_LEN, USERS_PER_BATCH = 8000, 20, 64
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}  # dense bfloat16, by part of the name
-
-
-class Shape(NamedTuple):
-    """A data set's size and deciles: items of a training history, tokens of a text, training actions on an item."""
-
-    num_users: int
-    num_items: int
-    history_lengths: tuple[float, ...]
-    text_lengths: tuple[float, ...]
-    item_counts: tuple[float, ...]
-
-
-SHAPES = {
-    "Amazon_Beauty": Shape(
-        22_363,
-        12_101,
-        (3, 3, 3, 3, 4, 4, 5, 6, 8, 12, 21),
-        (2, 6, 7, 7, 8, 8, 8, 9, 9, 10, 16),
-        (0, 3, 4, 4, 5, 6, 8, 10, 14, 25, 361),
-    ),
-    "ML100K": Shape(
-        943,
-        1_409,
-        (18, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21),
-        (7, 8, 8, 9, 9, 10, 11, 11, 12, 14, 25),
-        (0, 1, 2, 3, 5, 8, 11, 15, 21, 34, 131),
-    ),
-}
-MEDIUM_BERT = {**SMALL_BERT, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
-MEDIUM_BERT["intermediate_size"] = 1536
-SMALL_VIT = {"model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_size": 128, "num_hidden_layers": 4}
-SMALL_VIT |= {"num_attention_heads": 4, "intermediate_size": 512}
-SWIN_T = {"model_type": "swin", "image_size": 224, "embed_dim": 96, "depths": [2, 2, 6, 2]}
-SWIN_T |= {"num_heads": [3, 6, 12, 24], "window_size": 7}
-BACKBONES = {  # by device: fields of the configuration
-    "cpu": {
-        "id": {},
-        "text: BERT 2 x 128": {"text_config": SMALL_BERT},
-        "text: BERT 6 x 384": {"text_config": MEDIUM_BERT},
-        "image: small ResNet, 64 px": {"vision_config": {**SMALL_RESNET, "image_size": 64}},
-        "image: small ViT, 64 px": {"vision_config": SMALL_VIT},
-    },
-    "cuda": {
-        "id": {},
-        "text: BERT-base": {"text_config": {"model_type": "bert"}},
-        "image: Swin-T, 224 px": {"vision_config": SWIN_T},
-    },
-}
-
-
-class Data(NamedTuple):
-    """A catalogue of prepared items, training histories as rows and the items' counts."""
-
-    items: datasets.Dataset
-    histories: datasets.Dataset
-    item_counts: np.ndarray
-
-
-def draw(deciles: tuple[float, ...], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Integers whose distribution has these deciles."""
-    return np.interp(rng.random(count), np.linspace(0, 1, len(deciles)), deciles).round().astype(int)
-
-
-def synthetic_histories(shape: Shape, rng: np.random.Generator) -> datasets.Dataset:
-    """Histories as rows, items by popularity."""
-    lengths = draw(shape.history_lengths, shape.num_users, rng)
-    weights = draw(shape.item_counts, shape.num_items, rng) + 0.5
-    flat = rng.choice(shape.num_items, size=lengths.sum(), p=weights / weights.sum())
-    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-    columns = {
-        "history": pa.ListArray.from_arrays(offsets, pa.array(flat, pa.int32())),
-        "target": pa.array(rng.integers(0, shape.num_items, shape.num_users), pa.int32()),
-        "user": pa.array(range(shape.num_users), pa.int64()),
-        "length": pa.array(lengths, pa.int32()),
-    }
-    return datasets.Dataset(pa.table(columns))
-
-
-def synthetic_items(shape: Shape, config: TransRecConfig, rng: np.random.Generator) -> datasets.Dataset:
-    """Items as the processor prepares them: random tokens, noise, rows of the id table."""
-    if config.modality == "text":
-        lengths = draw(shape.text_lengths, shape.num_items, rng)
-        flat = rng.integers(5, VOCAB_SIZE, lengths.sum())
-        columns = {"input_ids": [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])]}
-    elif config.modality == "image":
-        size = 3 * config.vision_config.image_size**2
-        pool = [rng.integers(0, 256, size, dtype=np.uint8).tobytes() for _ in range(256)]
-        columns = {"pixels": [pool[row % len(pool)] for row in range(shape.num_items)]}
-    else:
-        columns = {"item_ids": list(range(shape.num_items))}
-    return datasets.Dataset.from_dict(columns)
-
-
-def make_data(name: str, config: TransRecConfig, processor: TransRecProcessor, data_dir: str | None) -> Data:
-    """A data set of this shape; where there is a folder, its histories and texts."""
-    rng = np.random.default_rng(0)
-    shape = SHAPES[name]
-    if data_dir is None:
-        histories = synthetic_histories(shape, rng)
-    else:
-        sequences = load_sequences("ninerec", name, "train", data_dir=data_dir)
-        items = load_items("ninerec", name, data_dir=data_dir)
-        histories = histories_as_rows(sequences, items["item_id"])
-    if data_dir is not None and config.modality == "text":
-        prepared = prepare_items(items, processor)
-    else:
-        prepared = synthetic_items(shape, config, rng)
-    return Data(prepared, histories, count_actions(histories, len(prepared)))
-
-
-def make_processor(config: TransRecConfig, name: str, data_dir: str | None) -> TransRecProcessor:
-    if config.modality == "text":
-        texts = ["red shoes", "blue lamp"]
-        if data_dir is not None:
-            texts = [text for text in load_items("ninerec", name, data_dir=data_dir)["text_en"] if text]
-        return TransRecProcessor(train_tokenizer(texts, VOCAB_SIZE))
-    if config.modality == "image":
-        size = config.vision_config.image_size
-        return TransRecProcessor(image_processor=ViTImageProcessorPil(size={"height": size, "width": size}))
-    return TransRecProcessor(item_ids=[str(row) for row in range(config.num_items)])
-
-
-class Bench:
-    """A model with data to step on.
-
-    Args:
-        name: of the data set's shape.
-        fields: of the configuration.
-        args: the command line.
-    """
-
-    def __init__(self, name: str, fields: dict, args: argparse.Namespace, shape: Shape | None = None):
-        torch.manual_seed(0)
-        fields = {"max_seq_len": MAX_SEQ_LEN, "loss_type": "bce", **fields}
-        if not {"text_config", "vision_config"} & fields.keys():
-            fields["num_items"] = (shape or SHAPES[name]).num_items
-        if "text_config" in fields:
-            fields["text_config"] = {**fields["text_config"], "vocab_size": VOCAB_SIZE}
-        self.args, self.device = args, torch.device(args.device)
-        self.model = TransRecForSequentialRecommendation(TransRecConfig(**fields)).train().to(self.device)
-        config = self.model.config
-        if shape is None:
-            self.processor = make_processor(config, name, args.data_dir)
-            self.data = make_data(name, config, self.processor, args.data_dir)
-        else:
-            rng = np.random.default_rng(0)
-            self.processor = make_processor(config, name, None)
-            histories = synthetic_histories(shape, rng)
-            items = synthetic_items(shape, config, rng)
-            self.data = Data(items, histories, count_actions(histories, len(items)))
-        self.collator = TransRecDataCollator(config, self.data.items, self.processor, self.data.item_counts)
-
-    def features(self, round_number: int, batch_size: int) -> list[dict]:
-        """Users of one batch."""
-        users = np.random.default_rng(round_number).integers(0, len(self.data.histories), batch_size)
-        return [self.data.histories[int(user)] for user in users]
-
-    def to_device(self, batch: dict) -> dict:
-        return self.processor.normalize(send_to_device(batch, self.device))
-
-    def autocast(self):
-        if self.args.dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.args.dtype))
-
-    def step(self, loss: Callable[[], torch.Tensor]) -> float:
-        """Forward and backward pass; the loss."""
-        self.model.zero_grad()
-        with self.autocast():
-            value = loss()
-        value.backward()
-        return value.item()
-
-    def our_step(self, batch: dict) -> float:
-        return self.step(lambda: self.model(**batch).loss)
-
-    def steps(self, features: list[dict]) -> dict[str, Callable[[], float]]:
-        """The three steps on one batch, by name."""
-        batch = self.to_device(self.collator(features))
-        users = np.array([feature["user"] for feature in features])
-        rows = left_pad_lists([feature["history"][-(MAX_SEQ_LEN + 1) :] for feature in features])
-        rows = np.pad(rows, ((0, 0), (MAX_SEQ_LEN + 1 - rows.shape[1], 0)), constant_values=-1)
-        inputs = self.to_device(naive.item_inputs(self.collator, rows, users))
-        rows = torch.from_numpy(rows).to(self.device)
-        return {
-            "naive": lambda: self.step(lambda: naive.training_loss(self.model, inputs, rows)),
-            "ours": lambda: self.our_step(batch),
-            "floor": lambda: self.step(lambda: self.floor(batch)),
-        }
-
-    def floor(self, batch: dict) -> torch.Tensor:
-        """The bare backbone over the batch's distinct items; for ids the whole model on one padded block."""
-        encoder = self.model.item_encoder
-        if encoder.backbones:
-            return naive.features(encoder, batch).float().sum()
-        table, mask = encoder.id_embedding(batch["item_ids"]), batch["item_index"] >= 0
-        hidden = naive.sasrec(self.model.model.user_encoder, table[batch["item_index"].clamp(min=0)], mask)
-        positive = (hidden * table[batch["labels"].clamp(min=0)]).sum(-1)
-        negative = (hidden * table[batch["negative_index"][:, :, 0].clamp(min=0)]).sum(-1)
-        return ((F.softplus(-positive) + F.softplus(negative)) * mask).sum() / mask.sum()
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(function: Callable, device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def in_turn(rounds: Iterable[dict[str, Callable]], device: torch.device, seconds: float, least: int = 3) -> dict:
-    """Times of functions by name, each round in turn, the first round to warm up; until `seconds` are over."""
-    times, start = [], None
-    for number, functions in enumerate(rounds):
-        found = {name: seconds_of(function, device) for name, function in functions.items()}
-        if number == 0:
-            start = time.perf_counter()
-            continue
-        times.append(found)
-        if len(times) >= least and time.perf_counter() - start > seconds:
-            break
-    return {name: [found[name] for found in times] for name in times[0]}
-
-
-def summary(times: dict[str, list[float]]) -> dict:
-    """Median seconds of each, and medians over the rounds of naive ÷ ours and ours ÷ floor."""
-    found = {"seconds": {name: round(statistics.median(values), 6) for name, values in times.items()}}
-    found["rounds"] = len(times["ours"])
-    for one, other in (("naive", "ours"), ("ours", "floor")):
-        if one in times and other in times:
-            ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
-            found[f"{one} ÷ {other}"] = round(statistics.median(ratios), 2)
-    return found
-
-
-def peak_bytes(function: Callable, device: torch.device) -> int:
-    """Most bytes that a function allocates at one time, beside what lies there already."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        function()
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(itertools.accumulate(event.nbytes() for event in events), default=0)
 
 
 def measure_training(args: argparse.Namespace) -> Iterable[dict]:

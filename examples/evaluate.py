@@ -20,7 +20,8 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from modeling_transrec.experiment import DataArguments, EvaluationArguments, evaluate, push_evaluation
+from modeling_transrec.arguments import DataArguments, EvaluationArguments
+from modeling_transrec.experiment import evaluate, push_evaluation
 
 
 def main(args: list[str] | None = None) -> dict:

@@ -17,7 +17,7 @@ import modeling_transrec  # noqa: F401
 from dataset_scripts.ninerec.export import CONDITION, export, push
 from dataset_scripts.ninerec.files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
 from dataset_scripts.ninerec.ninerec import ITEMS_SUFFIX
-from modeling_transrec.experiment import DataArguments
+from modeling_transrec.arguments import DataArguments
 
 
 @dataclass

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.experiment import DataArguments, ModelArguments, parse_arguments, train
+from modeling_transrec.arguments import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec.experiment import train
 
 
 @dataclass

@@ -29,15 +29,8 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.experiment import (
-    BASELINES,
-    DataArguments,
-    EvaluationArguments,
-    ModelArguments,
-    evaluate,
-    parse_arguments,
-    train,
-)
+from modeling_transrec.arguments import BASELINES, DataArguments, EvaluationArguments, ModelArguments, parse_arguments
+from modeling_transrec.experiment import evaluate, train
 
 
 @dataclass

@@ -21,7 +21,8 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.experiment import EvaluationArguments, ModelArguments, load_model_and_processor
+from modeling_transrec.arguments import EvaluationArguments, ModelArguments
+from modeling_transrec.model_building import load_model_and_processor
 from modeling_transrec.model_card import THIS_MODEL, push_results, result_row
 
 

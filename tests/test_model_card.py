@@ -18,7 +18,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.experiment import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec.arguments import DataArguments, ModelArguments, parse_arguments
 from modeling_transrec.model_card import (
     CardFacts,
     DataFacts,

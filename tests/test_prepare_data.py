@@ -12,8 +12,8 @@ from PIL import Image
 
 from dataset_scripts.ninerec.export import push
 from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
+from modeling_transrec.arguments import DataArguments
 from modeling_transrec.data import split_protocol
-from modeling_transrec.experiment import DataArguments
 
 from .test_scripts import script  # noqa: F401
 

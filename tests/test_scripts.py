@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_transrec import TransRecConfig, TransRecModel, TransRecProcessor, TransRecTrainingArguments
-from modeling_transrec.experiment import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec.arguments import DataArguments, ModelArguments, parse_arguments
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -1,0 +1,60 @@
+"""Time and memory of functions that run in turn."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(function: Callable, device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def in_turn(rounds: Iterable[dict[str, Callable]], device: torch.device, seconds: float, least: int = 3) -> dict:
+    """Times of functions by name, each round in turn, the first round to warm up; until `seconds` are over."""
+    times, start = [], None
+    for number, functions in enumerate(rounds):
+        found = {name: seconds_of(function, device) for name, function in functions.items()}
+        if number == 0:
+            start = time.perf_counter()
+            continue
+        times.append(found)
+        if len(times) >= least and time.perf_counter() - start > seconds:
+            break
+    return {name: [found[name] for found in times] for name in times[0]}
+
+
+def summary(times: dict[str, list[float]]) -> dict:
+    """Median seconds of each, and medians over the rounds of naive ÷ ours and ours ÷ floor."""
+    found = {"seconds": {name: round(statistics.median(values), 6) for name, values in times.items()}}
+    found["rounds"] = len(times["ours"])
+    for one, other in (("naive", "ours"), ("ours", "floor")):
+        if one in times and other in times:
+            ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
+            found[f"{one} ÷ {other}"] = round(statistics.median(ratios), 2)
+    return found
+
+
+def peak_bytes(function: Callable, device: torch.device) -> int:
+    """Most bytes that a function allocates at one time, beside what lies there already."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events), default=0)
