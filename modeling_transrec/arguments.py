@@ -13,10 +13,10 @@ from typing import ClassVar
 import datasets
 from transformers import AutoConfig, HfArgumentParser
 
+from .checkpoint_files import check_place
 from .configuration_transrec import TransRecConfig
 from .data import load_items, load_sequences, warn_if_cut_shorter
 from .model_card import is_hub_id
-from .modeling_transrec import check_place
 
 
 logger = logging.getLogger(__name__)

@@ -12,87 +12,23 @@ import contextlib
 import dataclasses
 import inspect
 import json
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from .batch_sizes import BatchSizes, true_places
+from .batch_sizes import BatchSizes
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import FrozenLayers, token_places
-
-
-def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the first real token `(U, H)`, with left or right padding."""
-    first = attention_mask.long().argmax(dim=1)  # (U,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), first]
-
-
-def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The mean over the real tokens `(U, H)`."""
-    weights = attention_mask[:, :, None].to(hidden.dtype)  # (U, T, 1)
-    return (hidden * weights).sum(1) / weights.sum(1)
-
-
-def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the last real token `(U, H)`, with left or right padding."""
-    last = attention_mask.cumsum(dim=1).argmax(dim=1)  # (U,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+from .fusions import FUSIONS
+from .item_chunks import Chunk, chunks_by_length, plan_chunks, take_items
+from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
 
 
 TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
 TEXTS_AT_A_TIME_ON_CPU = 128
-
-
-def text_ends(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Of each text the length `(U,)` up to its last real token.
-
-    >>> text_ends(torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0]]))
-    tensor([3, 1, 2])
-    """
-    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    return (attention_mask.bool() * places).amax(dim=1)
-
-
-def chunks_by_length(
-    attention_mask: torch.Tensor, chunk_size: int, text_lengths: np.ndarray | None = None
-) -> list[tuple[torch.Tensor, int]]:
-    """Texts of like length together: of each chunk the rows in `attention_mask` `(U, T)` and the longest length.
-
-    Given `text_lengths` `(U,)`, no device is waited for.
-
-    >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), chunk_size=2)
-    [(tensor([1, 2]), 2), (tensor([0]), 3)]
-    """
-    ends = text_ends(attention_mask)
-    lengths = np.sort(ends.cpu().numpy() if text_lengths is None else text_lengths)
-    chunks = enumerate(ends.argsort(stable=True).split(chunk_size), start=1)
-    return [(rows, int(lengths[min(number * chunk_size, len(lengths)) - 1])) for number, rows in chunks]
-
-
-TEXT_POOLINGS = {"cls": cls_pooling, "mean": mean_pooling, "last": last_pooling}
-
-
-def default_text_pooling(model_type: str) -> str:
-    """`"cls"` for masked language models, `"mean"` for the rest (the paper: CLS for BERT, mean for OPT).
-
-    >>> default_text_pooling("roberta"), default_text_pooling("opt")
-    ('cls', 'mean')
-    """
-    return "cls" if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "mean"
-
-
-def default_image_pooling(model_type: str) -> str:
-    """`"pooler"`, but for models whose pooler is a layer that no pretraining has trained.
-
-    >>> default_image_pooling("vit"), default_image_pooling("swin"), default_image_pooling("timm_wrapper")
-    ('cls', 'pooler', 'pooler')
-    """
-    return {"vit": "cls", "deit": "cls", "vit_mae": "cls", "vit_msn": "cls", "ijepa": "mean"}.get(model_type, "pooler")
 
 
 def pooler_free_kwargs(backbone_config) -> dict:
@@ -395,135 +331,6 @@ def place_images(vectors: torch.Tensor, image_index: torch.Tensor | None, missin
     return torch.cat([vectors, missing.to(vectors.dtype)[None]])[image_index]
 
 
-class SumFusion(nn.Module):
-    """Text vector plus image vector."""
-
-    reads_tokens = False
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        return text + image
-
-
-class ConcatFusion(nn.Module):
-    """A linear layer over both vectors, one after the other."""
-
-    reads_tokens = False
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.linear = nn.Linear(2 * config.hidden_size, config.hidden_size)
-
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        return self.linear(torch.cat([text, image], dim=-1))
-
-
-class GatedFusion(nn.Module):
-    """Per dimension a learned mixture of both (Arevalo et al., "Gated Multimodal Units", ICLR workshop 2017)."""
-
-    reads_tokens = False
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
-
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        gate = self.gate(torch.cat([text, image], dim=-1)).sigmoid()
-        return gate * text + (1 - gate) * image
-
-
-class FilmFusion(nn.Module):
-    """The text scales and shifts the image vector (Perez et al., "FiLM", AAAI 2018)."""
-
-    reads_tokens = False
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.scale_and_shift = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        scale, shift = self.scale_and_shift(text).chunk(2, dim=-1)
-        return (1 + scale) * image + shift
-
-
-class CoAttentionFusion(nn.Module):
-    """Text tokens attend to the picture's and the other way round (Lu et al., "ViLBERT", NeurIPS 2019); both are
-    averaged and added."""
-
-    reads_tokens = True
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.text_to_image = AttentionLayer(config)
-        self.image_to_text = AttentionLayer(config)
-
-    def forward(self, text, text_mask, image, image_mask) -> torch.Tensor:
-        """Token vectors `(U, T, D)` and `(U, S, D)` and their masks to `(U, D)`."""
-        new_text = self.text_to_image(text, image, image_mask)
-        new_image = self.image_to_text(image, text, text_mask)
-        return mean_pooling(new_text, text_mask) + mean_pooling(new_image, image_mask)
-
-
-class MergedAttentionFusion(nn.Module):
-    """One attention over the tokens of both (Dou et al., "METER", CVPR 2022), averaged."""
-
-    reads_tokens = True
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.layer = AttentionLayer(config)
-
-    def forward(self, text, text_mask, image, image_mask) -> torch.Tensor:
-        """Token vectors `(U, T, D)` and `(U, S, D)` and their masks to `(U, D)`."""
-        tokens, mask = torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1)
-        return mean_pooling(self.layer(tokens, tokens, mask), mask)
-
-
-class AttentionLayer(nn.Module):
-    """Attention from queries to a context, residual and layer norm."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.dropout_prob = config.hidden_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size)
-
-    def forward(self, queries: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
-        """Queries `(U, T, D)`, context `(U, S, D)` and its mask `(U, S)` to `(U, T, D)`."""
-        query, key, value = (
-            projection(values).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (U, heads, tokens, D / heads)
-            for projection, values in ((self.query, queries), (self.key, context), (self.value, context))
-        )
-        attended = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=context_mask[:, None, None],
-            dropout_p=self.dropout_prob if self.training else 0.0,
-        )
-        return self.layer_norm(queries + self.output(attended.transpose(1, 2).flatten(2)))
-
-
-FUSIONS = {
-    "sum": SumFusion,
-    "concat": ConcatFusion,
-    "gated": GatedFusion,
-    "film": FilmFusion,
-    "co_attention": CoAttentionFusion,
-    "merged_attention": MergedAttentionFusion,
-}
-
-
 def peft_config_to_dict(peft_config) -> dict:
     """A configuration of the `peft` library as plain JSON values; in a dictionary all must be known to the library."""
     values = peft_config if isinstance(peft_config, dict) else peft_config.to_dict()
@@ -723,73 +530,3 @@ class ItemEncoder(nn.Module):
         if self.chunk_size is not None and torch.is_grad_enabled():
             return self.encode_in_chunks(self.chunk_size, sizes, **inputs)
         return self.encode(sizes=sizes, **inputs)
-
-
-PICTURE_INPUTS = ("pixel_values", "image_features", "image_states")  # one row a picture
-TOKEN_INPUTS = ("text_states",)  # one row a token; of the others one row an item
-
-
-class Chunk(NamedTuple):
-    """Items that go through the encoder together.
-
-    Args:
-        rows: of the items.
-        pictures: rows of their pictures.
-        sizes: text lengths and missing pictures of these items.
-    """
-
-    rows: torch.Tensor
-    pictures: torch.Tensor
-    sizes: BatchSizes
-
-
-def plan_chunks(inputs: dict[str, torch.Tensor], chunk_size: int, sizes: BatchSizes | None = None) -> list[Chunk]:
-    """Items in chunks of like text length; given `sizes`, no device is waited for.
-
-    Example:
-
-    >>> attention_mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0]])
-    >>> inputs = {"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}
-    >>> [(chunk.rows, chunk.pictures) for chunk in plan_chunks(inputs, chunk_size=2)]
-    [(tensor([1, 2]), tensor([1])), (tensor([3, 0]), tensor([2, 0]))]
-    """
-    not_per_item = PICTURE_INPUTS + TOKEN_INPUTS
-    per_item = [values for name, values in inputs.items() if name not in not_per_item] or list(inputs.values())
-    order, host_order = torch.arange(len(per_item[0]), device=per_item[0].device), np.arange(len(per_item[0]))
-    text_lengths = has_picture = None
-    if "attention_mask" in inputs:
-        ends = text_ends(inputs["attention_mask"])
-        text_lengths = ends.cpu().numpy() if sizes is None else sizes.text_lengths
-        order, host_order = ends.argsort(stable=True), np.argsort(text_lengths, kind="stable")
-    if "image_index" in inputs:
-        has_picture = (inputs["image_index"] >= 0).cpu().numpy() if sizes is None else sizes.has_picture
-    chunks = []
-    for start in range(0, len(order), chunk_size):
-        rows, on_host = order[start : start + chunk_size], host_order[start : start + chunk_size]
-        chunk_sizes = BatchSizes(
-            text_lengths=None if text_lengths is None else text_lengths[on_host],
-            has_picture=None if has_picture is None else has_picture[on_host],
-        )
-        pictures = rows
-        if has_picture is not None:
-            pictures = inputs["image_index"][rows]
-            pictures = pictures[true_places(pictures >= 0, int(chunk_sizes.has_picture.sum()))]
-        chunks.append(Chunk(rows, pictures, chunk_sizes))
-    return chunks
-
-
-def take_items(inputs: dict[str, torch.Tensor], chunk: Chunk) -> dict[str, torch.Tensor]:
-    """The inputs of one chunk of [`plan_chunks`]; its texts are padded to the longest of the chunk."""
-    places = {name: chunk.pictures if name in PICTURE_INPUTS else chunk.rows for name in inputs}
-    if "text_states" in inputs:
-        mask = inputs["attention_mask"]
-        tokens = true_places(mask[chunk.rows].bool().flatten(), int(chunk.sizes.text_lengths.sum()))
-        places["text_states"] = token_places(mask)[chunk.rows].flatten()[tokens]
-    taken = {name: values[places[name]] for name, values in inputs.items()}
-    for name in ("input_ids", "attention_mask"):
-        if name in taken:
-            taken[name] = taken[name][:, : chunk.sizes.text_lengths.max()]
-    if "image_index" in taken:
-        has_picture = taken["image_index"] >= 0
-        taken["image_index"] = torch.where(has_picture, has_picture.cumsum(0) - 1, -1)
-    return taken

@@ -7,8 +7,9 @@ import datasets
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BitImageProcessorPil, ViTImageProcessorPil
 
 from .arguments import ModelArguments, load_config, read_json
+from .checkpoint_files import check_place
 from .configuration_transrec import TransRecConfig
-from .modeling_transrec import TransRecForSequentialRecommendation, check_place
+from .modeling_transrec import TransRecForSequentialRecommendation
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import drop_foreign_ids
 

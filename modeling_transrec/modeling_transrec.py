@@ -6,7 +6,6 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 
 import contextlib
 import fnmatch
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,18 +13,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import httpx, validate_repo_id
 from torch import nn
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput
+from transformers.utils import ModelOutput
 
 from .batch_sizes import BatchSizes
+from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
 from .item_encoders import DualEncoder, ImageEncoder, ItemEncoder, peft_config_to_dict, pooler_free_kwargs
@@ -34,8 +31,6 @@ from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
 
 
 MODEL_TAGS = ("recommendation", "sequential-recommendation")
-# Arguments of `from_pretrained` that say where files come from.
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _FEW_PARAMETERS = 100_000_000
 _weight_bytes: ContextVar[int | None] = ContextVar("weight_bytes", default=None)  # of the checkpoint being loaded
 
@@ -135,7 +130,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         size = None
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
-            size = _check_weight_files(str(pretrained_model_name_or_path), kwargs)
+            size = check_weight_files(str(pretrained_model_name_or_path), kwargs)
         token = _weight_bytes.set(size)
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
@@ -309,77 +304,6 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("the model has no adapters to merge")
         self.item_encoder.merge_adapters()
         self.config.peft_config = None
-
-
-def check_place(name_or_path: str | os.PathLike | None) -> None:
-    """Raises `FileNotFoundError` for what is neither a folder nor can be the id of a Hub repository."""
-    if name_or_path is None or os.path.exists(name_or_path):
-        return
-    try:
-        validate_repo_id(str(name_or_path))
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"there is no folder {name_or_path}, and no Hub repository can be called so"
-        ) from error
-
-
-def _check_weight_files(name_or_path: str, loading: dict) -> int | None:
-    """The size of a checkpoint's safetensors files in bytes; refuses other files, and paths out of the checkpoint.
-
-    `None` where there is no such repository or revision: transformers then says so.
-
-    Args:
-        name_or_path: Hub id or folder.
-        loading: arguments of `from_pretrained`.
-    """
-    if loading.get("gguf_file") is not None:
-        raise ValueError("gguf_file is not supported; only safetensors is read")
-    where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
-    where.pop("force_download", None)  # transformers will
-    variant = "" if loading.get("variant") is None else f".{loading['variant']}"
-
-    out_of_reach = []
-
-    def find(name: str) -> str | None:
-        stem, _, ending = name.partition(".")
-        name = f"{stem}{variant}.{ending}" if ending == "safetensors" else f"{stem}.safetensors.index{variant}.json"
-        if os.path.isdir(name_or_path):
-            path = os.path.join(name_or_path, where.get("subfolder", ""), name)
-            return path if os.path.isfile(path) else None
-        try:
-            return hf_hub_download(name_or_path, name, **where)
-        except LocalEntryNotFoundError as error:  # not in the cache, and no way to the Hub
-            out_of_reach.append(error.__cause__ or error)
-        except EntryNotFoundError:
-            pass
-        except (HfHubHTTPError, HFValidationError):
-            raise
-        except (OSError, httpx.HTTPError) as error:
-            raise OSError(f"{name} of {name_or_path} was not downloaded whole ({error}); try again") from error
-        return None
-
-    try:
-        file = find(SAFE_WEIGHTS_NAME)
-        index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
-    except (HfHubHTTPError, HFValidationError):
-        return None
-    if file is None and index is None and out_of_reach:
-        raise OSError(f"the weights of {name_or_path} are not in the cache, and the Hub says: {out_of_reach[0]}")
-    if file is not None:
-        return os.path.getsize(file)
-    if index is None:
-        raise OSError(
-            f"{name_or_path} has no weights as safetensors ({SAFE_WEIGHTS_NAME}); pickles (pytorch_model.bin), which "
-            "can run code when they are read, are refused. Ask its owner to save it again with save_pretrained"
-        )
-    with open(index, encoding="utf-8") as opened:
-        content = json.load(opened)
-    for shard in set(content["weight_map"].values()):
-        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
-            raise ValueError(
-                f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
-            )
-    return int(content["metadata"]["total_size"])
 
 
 @contextlib.contextmanager

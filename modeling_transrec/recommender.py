@@ -15,6 +15,7 @@ from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from .checkpoint_files import HUB_ARGUMENTS
 from .data import prepare_items
 from .data_collator import left_pad_lists
 from .model_card import (
@@ -26,7 +27,7 @@ from .model_card import (
     checkpoint_hash,
     describe_model,
 )
-from .modeling_transrec import HUB_ARGUMENTS, TransRecModel, TransRecPreTrainedModel, saved_with_code
+from .modeling_transrec import TransRecModel, TransRecPreTrainedModel, saved_with_code
 from .processing_transrec import TransRecProcessor
 from .scoring import center, encode_catalogue, top_items
 

@@ -14,7 +14,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.item_encoders import FUSIONS
+from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.scoring import precompute_features
 
 from .conftest import IMAGE_SIZE, TINY_VIT, tiny_clip_config, tiny_config, tiny_image, tiny_text_config
@@ -151,7 +151,7 @@ def test_any_text_backbone(model_type, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
 def test_pooling_is_right_with_padding_on_either_side(pooling):
-    from modeling_transrec.item_encoders import TEXT_POOLINGS
+    from modeling_transrec.pooling import TEXT_POOLINGS
 
     hidden = torch.randn(1, 3, 5)
     alone = TEXT_POOLINGS[pooling](hidden, torch.ones(1, 3, dtype=torch.long))

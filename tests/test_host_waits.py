@@ -5,7 +5,7 @@ import torch
 from transformers import masking_utils
 
 from modeling_transrec.batch_sizes import true_places
-from modeling_transrec.item_encoders import chunks_by_length
+from modeling_transrec.item_chunks import chunks_by_length
 from modeling_transrec.losses import LOSSES
 from modeling_transrec.user_encoders import USER_ENCODERS
 

@@ -1,0 +1,84 @@
+"""What is read of a checkpoint: safetensors of its own folder or repository, nothing else."""
+
+import json
+import os
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx, validate_repo_id
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+
+# Arguments of `from_pretrained` that say where files come from.
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+def check_place(name_or_path: str | os.PathLike | None) -> None:
+    """Raises `FileNotFoundError` for what is neither a folder nor can be the id of a Hub repository."""
+    if name_or_path is None or os.path.exists(name_or_path):
+        return
+    try:
+        validate_repo_id(str(name_or_path))
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"there is no folder {name_or_path}, and no Hub repository can be called so"
+        ) from error
+
+
+def check_weight_files(name_or_path: str, loading: dict) -> int | None:
+    """The size of a checkpoint's safetensors files in bytes; refuses other files, and paths out of the checkpoint.
+
+    `None` where there is no such repository or revision: transformers then says so.
+
+    Args:
+        name_or_path: Hub id or folder.
+        loading: arguments of `from_pretrained`.
+    """
+    if loading.get("gguf_file") is not None:
+        raise ValueError("gguf_file is not supported; only safetensors is read")
+    where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
+    where.pop("force_download", None)  # transformers will
+    variant = "" if loading.get("variant") is None else f".{loading['variant']}"
+
+    out_of_reach = []
+
+    def find(name: str) -> str | None:
+        stem, _, ending = name.partition(".")
+        name = f"{stem}{variant}.{ending}" if ending == "safetensors" else f"{stem}.safetensors.index{variant}.json"
+        if os.path.isdir(name_or_path):
+            path = os.path.join(name_or_path, where.get("subfolder", ""), name)
+            return path if os.path.isfile(path) else None
+        try:
+            return hf_hub_download(name_or_path, name, **where)
+        except LocalEntryNotFoundError as error:  # not in the cache, and no way to the Hub
+            out_of_reach.append(error.__cause__ or error)
+        except EntryNotFoundError:
+            pass
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except (OSError, httpx.HTTPError) as error:
+            raise OSError(f"{name} of {name_or_path} was not downloaded whole ({error}); try again") from error
+        return None
+
+    try:
+        file = find(SAFE_WEIGHTS_NAME)
+        index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
+    except (HfHubHTTPError, HFValidationError):
+        return None
+    if file is None and index is None and out_of_reach:
+        raise OSError(f"the weights of {name_or_path} are not in the cache, and the Hub says: {out_of_reach[0]}")
+    if file is not None:
+        return os.path.getsize(file)
+    if index is None:
+        raise OSError(
+            f"{name_or_path} has no weights as safetensors ({SAFE_WEIGHTS_NAME}); pickles (pytorch_model.bin), which "
+            "can run code when they are read, are refused. Ask its owner to save it again with save_pretrained"
+        )
+    with open(index, encoding="utf-8") as opened:
+        content = json.load(opened)
+    for shard in set(content["weight_map"].values()):
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise ValueError(
+                f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
+            )
+    return int(content["metadata"]["total_size"])

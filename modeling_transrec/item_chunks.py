@@ -1,0 +1,108 @@
+"""Items in chunks of like text length, which leaves out most of the padding.
+
+Shapes: `U` distinct items of the batch, `T` text tokens.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .batch_sizes import BatchSizes, true_places
+from .frozen_layers import token_places
+
+
+PICTURE_INPUTS = ("pixel_values", "image_features", "image_states")  # one row a picture
+TOKEN_INPUTS = ("text_states",)  # one row a token; of the others one row an item
+
+
+def text_ends(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Of each text the length `(U,)` up to its last real token.
+
+    >>> text_ends(torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0]]))
+    tensor([3, 1, 2])
+    """
+    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return (attention_mask.bool() * places).amax(dim=1)
+
+
+def chunks_by_length(
+    attention_mask: torch.Tensor, chunk_size: int, text_lengths: np.ndarray | None = None
+) -> list[tuple[torch.Tensor, int]]:
+    """Texts of like length together: of each chunk the rows in `attention_mask` `(U, T)` and the longest length.
+
+    Given `text_lengths` `(U,)`, no device is waited for.
+
+    >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), chunk_size=2)
+    [(tensor([1, 2]), 2), (tensor([0]), 3)]
+    """
+    ends = text_ends(attention_mask)
+    lengths = np.sort(ends.cpu().numpy() if text_lengths is None else text_lengths)
+    chunks = enumerate(ends.argsort(stable=True).split(chunk_size), start=1)
+    return [(rows, int(lengths[min(number * chunk_size, len(lengths)) - 1])) for number, rows in chunks]
+
+
+class Chunk(NamedTuple):
+    """Items that go through the encoder together.
+
+    Args:
+        rows: of the items.
+        pictures: rows of their pictures.
+        sizes: text lengths and missing pictures of these items.
+    """
+
+    rows: torch.Tensor
+    pictures: torch.Tensor
+    sizes: BatchSizes
+
+
+def plan_chunks(inputs: dict[str, torch.Tensor], chunk_size: int, sizes: BatchSizes | None = None) -> list[Chunk]:
+    """Items in chunks of like text length; given `sizes`, no device is waited for.
+
+    Example:
+
+    >>> attention_mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0]])
+    >>> inputs = {"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}
+    >>> [(chunk.rows, chunk.pictures) for chunk in plan_chunks(inputs, chunk_size=2)]
+    [(tensor([1, 2]), tensor([1])), (tensor([3, 0]), tensor([2, 0]))]
+    """
+    not_per_item = PICTURE_INPUTS + TOKEN_INPUTS
+    per_item = [values for name, values in inputs.items() if name not in not_per_item] or list(inputs.values())
+    order, host_order = torch.arange(len(per_item[0]), device=per_item[0].device), np.arange(len(per_item[0]))
+    text_lengths = has_picture = None
+    if "attention_mask" in inputs:
+        ends = text_ends(inputs["attention_mask"])
+        text_lengths = ends.cpu().numpy() if sizes is None else sizes.text_lengths
+        order, host_order = ends.argsort(stable=True), np.argsort(text_lengths, kind="stable")
+    if "image_index" in inputs:
+        has_picture = (inputs["image_index"] >= 0).cpu().numpy() if sizes is None else sizes.has_picture
+    chunks = []
+    for start in range(0, len(order), chunk_size):
+        rows, on_host = order[start : start + chunk_size], host_order[start : start + chunk_size]
+        chunk_sizes = BatchSizes(
+            text_lengths=None if text_lengths is None else text_lengths[on_host],
+            has_picture=None if has_picture is None else has_picture[on_host],
+        )
+        pictures = rows
+        if has_picture is not None:
+            pictures = inputs["image_index"][rows]
+            pictures = pictures[true_places(pictures >= 0, int(chunk_sizes.has_picture.sum()))]
+        chunks.append(Chunk(rows, pictures, chunk_sizes))
+    return chunks
+
+
+def take_items(inputs: dict[str, torch.Tensor], chunk: Chunk) -> dict[str, torch.Tensor]:
+    """The inputs of one chunk of [`plan_chunks`]; its texts are padded to the longest of the chunk."""
+    places = {name: chunk.pictures if name in PICTURE_INPUTS else chunk.rows for name in inputs}
+    if "text_states" in inputs:
+        mask = inputs["attention_mask"]
+        tokens = true_places(mask[chunk.rows].bool().flatten(), int(chunk.sizes.text_lengths.sum()))
+        places["text_states"] = token_places(mask)[chunk.rows].flatten()[tokens]
+    taken = {name: values[places[name]] for name, values in inputs.items()}
+    for name in ("input_ids", "attention_mask"):
+        if name in taken:
+            taken[name] = taken[name][:, : chunk.sizes.text_lengths.max()]
+    if "image_index" in taken:
+        has_picture = taken["image_index"] >= 0
+        taken["image_index"] = torch.where(has_picture, has_picture.cumsum(0) - 1, -1)
+    return taken

@@ -1,0 +1,46 @@
+"""From a backbone's vectors of tokens to the vector of a text or picture.
+
+Shapes: `U` texts, `T` tokens, `H` width of the backbone.
+"""
+
+import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The vector of the first real token `(U, H)`, with left or right padding."""
+    first = attention_mask.long().argmax(dim=1)  # (U,)
+    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+
+
+def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The mean over the real tokens `(U, H)`."""
+    weights = attention_mask[:, :, None].to(hidden.dtype)  # (U, T, 1)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The vector of the last real token `(U, H)`, with left or right padding."""
+    last = attention_mask.cumsum(dim=1).argmax(dim=1)  # (U,)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+TEXT_POOLINGS = {"cls": cls_pooling, "mean": mean_pooling, "last": last_pooling}
+
+
+def default_text_pooling(model_type: str) -> str:
+    """`"cls"` for masked language models, `"mean"` for the rest (the paper: CLS for BERT, mean for OPT).
+
+    >>> default_text_pooling("roberta"), default_text_pooling("opt")
+    ('cls', 'mean')
+    """
+    return "cls" if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "mean"
+
+
+def default_image_pooling(model_type: str) -> str:
+    """`"pooler"`, but for models whose pooler is a layer that no pretraining has trained.
+
+    >>> default_image_pooling("vit"), default_image_pooling("swin"), default_image_pooling("timm_wrapper")
+    ('cls', 'pooler', 'pooler')
+    """
+    return {"vit": "cls", "deit": "cls", "vit_mae": "cls", "vit_msn": "cls", "ijepa": "mean"}.get(model_type, "pooler")
