@@ -12,7 +12,18 @@ from pathlib import Path
 
 NAME = "ninerec"
 MODULE = "dataset_scripts.ninerec.ninerec"
-SOURCES = ("ninerec.py", "archives.py", "files.py", "interactions.py", "reader.py", "sample.py", "text_files.py")
+SOURCES = (
+    "ninerec.py",
+    "action_rows.py",
+    "archives.py",
+    "files.py",
+    "interactions.py",
+    "pair_columns.py",
+    "reader.py",
+    "sample.py",
+    "text_files.py",
+    "timestamps.py",
+)
 
 
 def code_hash() -> str:

@@ -1,0 +1,220 @@
+"""The actions in a file, chunk by chunk: a row an action, or a line a user, to `user_id`, `item_id`, `timestamp`.
+
+Errors name file and line; warnings as in `reader.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
+
+from .reader import as_strings, header_roles, warn
+from .text_files import (
+    Irregular,
+    field_chunks,
+    first_row,
+    parquet_chunks,
+    parquet_columns,
+    regular_chunks,
+)
+from .timestamps import TIMES, to_microseconds, to_numbers, wrong_time
+
+
+PARQUET_ROWS = 1 << 21  # rows read at a time
+
+# Makes a new iterator over the rows of a file, in its order: `user_id`, `item_id` and, where known, `timestamp`.
+Chunks = Callable[[], Iterator[pl.DataFrame]]
+
+
+def time_is_date(path: Path, columns: list[str | None], header_line: int | None) -> bool:
+    """Whether the first time is a date, not a number; all others must be of the same form."""
+    if "timestamp" not in columns:
+        return False
+    place = columns.index("timestamp")
+    if path.suffix == ".parquet":
+        name = parquet_columns(path)[place]
+        first = next((chunk[name].drop_nulls() for chunk in parquet_chunks(path, [name], 1000)), pl.Series([]))
+        if isinstance(first.dtype, pl.Datetime | pl.Date):
+            return True
+        first = first.head(1).cast(pl.String) if isinstance(first.dtype, pl.Categorical | pl.Enum) else first.head(1)
+    else:
+        row = first_row(path, after=header_line)[1]
+        first = pl.Series(row[place : place + 1], dtype=pl.String)
+    return first.dtype == pl.String and len(first) > 0 and to_microseconds(first).null_count() == 0
+
+
+def regular_pairs(
+    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool, quoted: bool
+) -> Iterator[pl.DataFrame]:
+    """The rows of a pair file that is plain enough for a fast reader."""
+    for chunk in regular_chunks(path, columns, header_line or 0, quoted):
+        chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
+        if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
+            raise Irregular("it has empty ids")
+        if "timestamp" in chunk.columns:
+            times = to_numbers(chunk["timestamp"], has_dates)
+            if times.null_count():
+                raise Irregular("it has timestamps of another form")
+            chunk = chunk.with_columns(times.alias("timestamp"))
+        yield chunk
+
+
+def kept_in_file(chunks: Chunks, file: Path) -> Chunks:
+    """The same chunks, which are read only once and then come from a file."""
+    with pa.OSFile(str(file), "wb") as sink:
+        writer = None
+        for chunk in chunks():
+            table = chunk.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pa.ipc.new_file(sink, table.schema)
+            writer.write_table(table)
+        writer.close()
+
+    def read() -> Iterator[pl.DataFrame]:
+        with pa.OSFile(str(file), "rb") as source:
+            reader = pa.ipc.open_file(source)
+            for number in range(reader.num_record_batches):
+                yield pl.from_arrow(reader.get_batch(number))
+
+    return read
+
+
+def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file."""
+    names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
+    row = 1
+    for frame in parquet_chunks(path, list(names), PARQUET_ROWS):
+        chunk = {}
+        for name, role in names.items():
+            if role == "timestamp":
+                chunk[role] = _parquet_times(path, name, frame[name], has_dates, row)
+            else:
+                chunk[role] = as_strings(path, name, frame[name]).str.strip_chars()
+            missing = frame[name].is_null() | (chunk[role] == "" if role != "timestamp" else False)
+            if missing.any():
+                raise ValueError(
+                    f"{path}, row {row + missing.arg_true()[0]}: empty {name}; fill it in or remove the row"
+                )
+        row += frame.height
+        yield pl.DataFrame(chunk)
+    if row == 1:
+        raise ValueError(f"{path}: the file has no rows")
+
+
+def _parquet_times(path: Path, name: str, values: pl.Series, has_dates: bool, row: int) -> pl.Series:
+    """Times as [`to_numbers`] has them; `row` is the number of the first."""
+    if isinstance(values.dtype, pl.Datetime | pl.Date):
+        return values.dt.epoch("us")
+    if isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype == pl.String:
+        times = to_numbers(values, has_dates)
+        wrong = times.is_null() & values.is_not_null()
+    elif values.dtype.is_numeric():
+        times = values.cast(pl.Int64, strict=False)
+        wrong = (times.is_null() & values.is_not_null()) | (times != values).fill_null(False)
+    else:
+        raise ValueError(f"{path}: column {name!r} is of type {values.dtype}; write all times in one form: {TIMES}")
+    if wrong.any():
+        first = wrong.arg_true()[0]
+        raise ValueError(f"{path}, row {row + first}: {wrong_time(values[first], has_dates)}")
+    return times
+
+
+def pairs_line_by_line(
+    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool = False, literal: bool = False
+) -> Iterator[pl.DataFrame]:
+    """All rows, strings but for `timestamp`; every field must be there and not be empty."""
+    index = {column: place for place, column in enumerate(columns) if column is not None}
+    found = False
+    for chunk in field_chunks(path, literal):
+        rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
+        wrong = rows.filter(pl.col("fields").list.len() != len(columns))
+        if wrong.height:
+            line, fields = wrong.row(0)
+            raise ValueError(
+                f"{path}:{line}: {len(fields)} columns where {len(columns)} are expected "
+                f"({', '.join(column or 'not used' for column in columns)}): {fields[:4]}; correct or remove this line"
+            )
+        rows = rows.select(
+            "line", *(pl.col("fields").list.get(place).str.strip_chars().alias(name) for name, place in index.items())
+        )
+        for column in index:
+            empty = rows.filter(pl.col(column) == "")
+            if empty.height:
+                raise ValueError(f"{path}:{empty['line'][0]}: empty {column}; fill it in or remove this line")
+        found = found or rows.height > 0
+        yield _parse_timestamps(path, rows, has_dates).drop("line")
+    if not found:
+        raise ValueError(f"{path}: the file has a header but no rows")
+
+
+def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool) -> pl.DataFrame:
+    if "timestamp" not in rows.columns:
+        return rows
+    times = to_numbers(rows["timestamp"], has_dates)
+    wrong = times.is_null()
+    if wrong.any():
+        line, text = rows.filter(wrong).select("line", "timestamp").row(0)
+        hint = " (if this line is a header: name its columns user_id,item_id,timestamp)" if line == 1 else ""
+        raise ValueError(f"{path}:{line}: {wrong_time(text, has_dates)}{hint}")
+    return rows.with_columns(times.alias("timestamp"))
+
+
+def behaviour_header(path: Path, columns: dict[str, str] | None = None) -> int | None:
+    """The line of a behaviour file's header, if any."""
+    line, first = first_row(path, literal=True)
+    return line if header_roles(first, columns) == ["user_id", "item_id"] else None
+
+
+def behaviour_chunks(path: Path, columns: dict[str, str] | None = None) -> Chunks:
+    """The actions of a behaviour file; equal lines count once."""
+    header_line = behaviour_header(path, columns)
+    lines = partial(pairs_line_by_line, path, ["user_id", "item_ids"], header_line, literal=True)
+    hashes = pl.concat(
+        chunk.select(
+            *(pl.col("user_id").hash(seed).alias(f"user {seed}") for seed in (0, 1)),
+            *(pl.struct("user_id", "item_ids").hash(seed).alias(f"line {seed}") for seed in (0, 1)),
+        )
+        for chunk in lines()
+    )
+    is_first = hashes.select(pl.struct("line 0", "line 1").is_first_distinct()).to_series()
+    again = is_first & ~hashes.select(pl.struct("user 0", "user 1").is_first_distinct()).to_series()
+
+    def user_at(wanted: pl.Series) -> str | None:
+        return values_at(lines, "user_id", wanted.arg_true().head(1).to_numpy())[0].as_py() if wanted.any() else None
+
+    warn((~is_first).sum(), f"lines of {path.name} repeat an earlier line: dropped", user_at(~is_first))
+    what = f"further lines of {path.name} are of an earlier user: appended to that user's actions"
+    warn(again.sum(), what, user_at(again))
+
+    def chunks() -> Iterator[pl.DataFrame]:
+        row = 0
+        items = pl.col("item_ids").str.replace_all(r" +", " ").str.split(" ")
+        for chunk in lines():
+            kept = chunk.filter(is_first.slice(row, chunk.height))
+            row += chunk.height
+            yield kept.select("user_id", items.alias("item_id")).explode("item_id")
+
+    return chunks
+
+
+def values_at(chunks: Chunks, column: str, rows: np.ndarray) -> pa.Array:
+    """The strings of a column at some rows of a file, which are given in ascending order."""
+    found, row = [], 0
+    for chunk in chunks():
+        low, high = np.searchsorted(rows, [row, row + chunk.height])
+        found.append(to_arrow(chunk[column].gather(rows[low:high] - row)))
+        row += chunk.height
+        if high == len(rows):
+            break
+    return pa.concat_arrays(found)
+
+
+def to_arrow(strings: pl.Series) -> pa.Array:
+    """Strings as an Arrow array whose offsets have 64 bits."""
+    array = strings.to_arrow()
+    return (array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array).cast(pa.large_string())
