@@ -21,6 +21,7 @@ import functools
 import itertools
 import json
 import platform
+import resource
 import shlex
 import statistics
 import sys
@@ -35,7 +36,8 @@ import naive
 import numpy as np
 import torch
 import transformers
-from timing import in_turn, peak_bytes, summary, synchronize
+from optimisations import measure_optimisations
+from timing import in_turn, seconds_of, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
 
@@ -66,7 +68,7 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
         features = bench.features(0, args.batch_size)
         batch, steps = bench.to_device(bench.collator(features)), bench.steps(features)
         row = {"backbone": backbone, "data": name, **summary(times)}
-        row["peak MB"] = {step: round(peak_bytes(run, bench.device) / 1e6, 1) for step, run in steps.items()}
+        row["peak MB"] = {step: bench.peak_megabytes(run) for step, run in steps.items()}
         bench.model.eval()  # without dropout, the losses are the same
         losses = {step: steps[step]() for step in ("naive", "ours")}
         if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
@@ -212,8 +214,22 @@ def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
         encoding = {"naive": bench.encode_naively, "ours": bench.encode}
         for what, functions in (("ranking", ranking), ("catalogue encoding", encoding)):
             times = in_turn(itertools.repeat(functions), bench.device, args.seconds)
-            peak = {step: round(peak_bytes(run, bench.device) / 1e6, 1) for step, run in functions.items()}
+            peak = {step: bench.peak_megabytes(run) for step, run in functions.items()}
             yield {"what": what, "data": name, "backbone": backbone, **size, **summary(times), "peak MB": peak}
+
+
+def measure_ranking_scale(args: argparse.Namespace) -> Iterable[dict]:
+    """Ranking many items of 512 dimensions for many users, and the most memory that the process ever had."""
+    shape = SHAPES["Amazon_Beauty"]._replace(num_users=args.scale_users, num_items=args.scale_items)
+    bench = RankingBench("", {"hidden_size": 512}, args, shape)
+    found = {
+        "users": shape.num_users,
+        "items": shape.num_items,
+        "seconds": round(seconds_of(bench.rank, bench.device), 1),
+    }
+    if bench.device.type == "cuda":
+        found["peak GB of the GPU"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    yield {**found, "peak GB of the process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
 
 
 def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
@@ -263,8 +279,7 @@ def measure_growth(args: argparse.Namespace) -> Iterable[dict]:
                 yield {"ours": lambda batch=batch: bench.our_step(batch)}
 
         times = in_turn(rounds(), bench.device, args.seconds / 4)
-        run = next(rounds())["ours"]
-        peak = round(peak_bytes(run, bench.device) / 1e6, 1)
+        peak = bench.peak_megabytes(next(rounds())["ours"])
         seconds = round(statistics.median(times["ours"]), 6)
         return {"along": along, "size": size, **labels, "seconds": seconds, "peak MB": peak}
 
@@ -315,8 +330,10 @@ def _fits(bench: Bench, optimizer: torch.optim.Optimizer, users: int) -> bool:
 
 SECTIONS = {
     "training": measure_training,
+    "optimisations": measure_optimisations,
     "frozen_layers": measure_frozen_layers,
     "evaluation": measure_evaluation,
+    "ranking_scale": measure_ranking_scale,
     "loading": measure_loading,
     "growth": measure_growth,
     "largest_batch": measure_largest_batch,
@@ -384,9 +401,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="By default all that the device can run.")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--backbones", nargs="+", help="Parts of their names; by default all.")
+    parser.add_argument("--optimisations", nargs="+", default=[""], help="Parts of their names; by default all.")
     parser.add_argument("--batch_size", type=int, default=USERS_PER_BATCH)
     parser.add_argument("--seconds", type=float, default=20.0, help="For the rounds of a row; at least 3 are run.")
     parser.add_argument("--eval_users", type=int, default=4096)
+    parser.add_argument("--scale_users", type=int, default=100_000)
+    parser.add_argument("--scale_items", type=int, default=150_000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--loading_steps", type=int, default=20)
     parser.add_argument("--growth_batches", type=int, nargs="+", default=[16, 64, 256, 1024])
@@ -401,7 +421,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     known = BACKBONES[args.device]
     parts = args.backbones or [""]
     args.backbones = {name: fields for name, fields in known.items() if any(part in name for part in parts)}
-    args.sections = args.sections or [name for name in SECTIONS if name != "largest_batch" or args.device == "cuda"]
+    for_gpu = ("largest_batch", "ranking_scale")  # the second can be asked for on a CPU, and takes long
+    args.sections = args.sections or [name for name in SECTIONS if name not in for_gpu or args.device == "cuda"]
     return args
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from accelerate.utils import send_to_device
+from timing import peak_bytes
 from transformers import ViTImageProcessorPil
 
 from modeling_transrec import (
@@ -201,6 +202,11 @@ class Bench:
             value = loss()
         value.backward()
         return value.item()
+
+    def peak_megabytes(self, step: Callable[[], float]) -> float:
+        """What a step takes at most, the gradients included."""
+        self.model.zero_grad()  # those of the step before would be counted as freed
+        return round(peak_bytes(step, self.device) / 1e6, 1)
 
     def our_step(self, batch: dict) -> float:
         return self.step(lambda: self.model(**batch).loss)

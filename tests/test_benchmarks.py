@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_speed(tmp_path):
     file = tmp_path / "speed.json"
-    options = "--shapes ML100K --sections training --seconds 0 --batch_size 3".split()
-    options += ["--backbones", "id", "2 x 128", "--output_file", str(file)]
+    options = "--shapes ML100K --sections training optimisations --seconds 0 --batch_size 4".split()
+    options += ["--backbones", "id", "2 x 128", "--optimisations", "padd", "--output_file", str(file)]
     done = subprocess.run(
         [sys.executable, "benchmarks/speed.py", *options],
         cwd=ROOT,
@@ -29,4 +29,6 @@ def test_speed(tmp_path):
         assert row["rounds"] >= 3 and min(row["seconds"].values()) > 0
     assert rows[1]["peak MB"]["naive"] > rows[1]["peak MB"]["ours"]
     assert str(tmp_path) not in file.read_text()
-    assert file.with_suffix(".md").read_text().count("| ML100K |") == 2
+    ratios = {row["optimisation"]: row["predicted"] for row in record["results"]["optimisations"]}
+    assert len(ratios) == 2 and all(ratio > 1 for ratio in ratios.values())
+    assert file.with_suffix(".md").read_text().count("| ML100K |") == 4

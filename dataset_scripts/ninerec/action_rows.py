@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet
 
 from .reader import as_strings, header_roles, warn
 from .text_files import (

@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
 from modeling_transrec.sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
 
