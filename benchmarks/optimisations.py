@@ -103,9 +103,8 @@ def user_encoder_over_padding(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_chunks(bench: Bench) -> Iterator[None]:
-    bench.model.item_encoder.chunk_size = 256
-    yield
-    bench.model.item_encoder.chunk_size = None
+    with mock.patch.object(bench.model.item_encoder, "chunk_size", 256):
+        yield
 
 
 def freeze(bench: Bench) -> None:
@@ -193,7 +192,8 @@ def measure(optimisation: Optimisation, bench: Bench, args: argparse.Namespace) 
     bench.model.train(), compiled.model.train()
     row = {"predicted": None if compiles else round(operations(both["naive"]) / operations(both["ours"]), 2)}
     row |= summary(in_turn(map(steps, itertools.count()), bench.device, args.seconds))
-    return row | {"peak MB": {step: bench.peak_megabytes(run) for step, run in both.items()}}
+    models = {"naive": bench, "ours": compiled}
+    return row | {"peak MB": {step: models[step].peak_megabytes(run) for step, run in both.items()}}
 
 
 def operations(step: Callable[[], float]) -> int:

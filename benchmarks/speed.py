@@ -85,10 +85,12 @@ def count_waits(bench: Bench, batch: dict) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        with bench.autocast():
-            loss = bench.model(**batch).loss
-        loss.backward()
-        torch.cuda.set_sync_debug_mode("default")
+        try:
+            with bench.autocast():
+                loss = bench.model(**batch).loss
+            loss.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 

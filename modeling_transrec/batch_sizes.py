@@ -2,6 +2,9 @@
 
 How many rows `mask.nonzero()` has depends on what is in the mask: the host waits until the device has worked off all
 that was asked of it before, and the device then waits for the host. The collator counts beforehand.
+
+Two waits remain: `gather_negatives` exchanges how many items each process has, and transformers asks whether a text
+backbone's mask has any padding, unless the backbone is compiled.
 """
 
 from dataclasses import dataclass
@@ -10,14 +13,18 @@ import numpy as np
 import torch
 
 
-@dataclass(frozen=True)
+SORTS_STABLY = ("cuda", "meta")
+
+
+@dataclass(frozen=True, eq=False)
 class BatchSizes:
-    """
+    """Sizes of a batch of the collator. Who changes the batch's histories, targets or items must leave them out.
+
     Args:
         num_history_items: items in the histories `item_index`, masked ones too.
         num_targets: positions of `labels` that have a target.
-        text_lengths: `(U,)` tokens of each distinct item's text, where the items have texts.
-        has_picture: `(U,)` whether each distinct item has a picture, where some do not.
+        text_lengths: `(U,)` tokens of each distinct item's text, which is padded on the right.
+        has_picture: `(U,)` whether each distinct item has a picture, where there is an `image_index`.
     """
 
     num_history_items: int | None = None
@@ -31,11 +38,16 @@ class BatchSizes:
 
 
 def true_places(mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
-    """Where a flat mask is true, in order `(count,)`; given the count, no device is waited for.
+    """Where a flat mask is true, in order `(count,)`; given the count, no CUDA device is waited for.
 
     >>> true_places(torch.tensor([False, True, False, True]))
     tensor([1, 3])
     """
-    if count is None or mask.device.type == "cpu":
-        return mask.nonzero().squeeze(1)
-    return mask.byte().argsort(descending=True, stable=True)[:count]
+    if count is not None and mask.device.type in SORTS_STABLY:
+        return mask.byte().argsort(descending=True, stable=True)[:count]
+    places = mask.nonzero().squeeze(1)
+    if count is not None and len(places) != count:
+        raise ValueError(
+            f"the batch's sizes say {count} where there are {len(places)}; leave out sizes, or correct them"
+        )
+    return places

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .batch_sizes import BatchSizes, true_places
+from .batch_sizes import SORTS_STABLY, BatchSizes, true_places
 from .frozen_layers import token_places
 
 
@@ -72,10 +72,14 @@ def plan_chunks(inputs: dict[str, torch.Tensor], chunk_size: int, sizes: BatchSi
     text_lengths = has_picture = None
     if "attention_mask" in inputs:
         ends = text_ends(inputs["attention_mask"])
-        text_lengths = ends.cpu().numpy() if sizes is None else sizes.text_lengths
-        order, host_order = ends.argsort(stable=True), np.argsort(text_lengths, kind="stable")
+        text_lengths = None if sizes is None else sizes.text_lengths
+        text_lengths = ends.cpu().numpy() if text_lengths is None else text_lengths
+        host_order = np.argsort(text_lengths, kind="stable")
+        sorts_here = ends.device.type in SORTS_STABLY
+        order = ends.argsort(stable=True) if sorts_here else torch.from_numpy(host_order).to(ends.device)
     if "image_index" in inputs:
-        has_picture = (inputs["image_index"] >= 0).cpu().numpy() if sizes is None else sizes.has_picture
+        has_picture = None if sizes is None else sizes.has_picture
+        has_picture = (inputs["image_index"] >= 0).cpu().numpy() if has_picture is None else has_picture
     chunks = []
     for start in range(0, len(order), chunk_size):
         rows, on_host = order[start : start + chunk_size], host_order[start : start + chunk_size]

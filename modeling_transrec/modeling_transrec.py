@@ -512,8 +512,8 @@ class TransRecModel(TransRecPreTrainedModel):
         text_states: torch.FloatTensor | None = None,
         image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
-        sizes: BatchSizes | None = None,
         return_dict: bool | None = None,
+        sizes: BatchSizes | None = None,
     ) -> TransRecModelOutput:
         r"""
         Args:
@@ -532,8 +532,10 @@ class TransRecModel(TransRecPreTrainedModel):
             image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
                 Of the frozen layers, in place of `pixel_values`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
-            sizes (`BatchSizes`, *optional*): what is known of the batch beforehand, so that no device is waited for.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
+            sizes (`BatchSizes`, *optional*):
+                What the collator knows of the batch, so that no device is waited for; leave it out of a batch that is
+                changed afterwards.
         """
         item_embeds = self.get_item_features(
             input_ids=input_ids,
@@ -621,8 +623,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         catalogue_index: torch.LongTensor | None = None,
         num_catalogue_items: torch.Tensor | int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        sizes: BatchSizes | None = None,
         return_dict: bool | None = None,
+        sizes: BatchSizes | None = None,
     ) -> TransRecOutput:
         r"""
         Args:
@@ -653,8 +655,10 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             num_catalogue_items (`torch.Tensor` or `int`, *optional*): size of the catalogue, for `"gbce"`.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
-            sizes (`BatchSizes`, *optional*): what is known of the batch beforehand, so that no device is waited for.
             return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.
+            sizes (`BatchSizes`, *optional*):
+                What the collator knows of the batch, so that no device is waited for; leave it out of a batch that is
+                changed afterwards.
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
         and `logits` are `None`.

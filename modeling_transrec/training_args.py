@@ -54,7 +54,8 @@ class TransRecTrainingArguments(TrainingArguments):
     pretrained backbone its own, the paper's are 5e-6 to 5e-5; a tenth of the steps to warm up, without which post-norm
     transformers that start from scratch rank by popularity for long; `remove_unused_columns=False`, since the collator
     reads the columns, not the model; `logging_nan_inf_filter=False`, with which no step waits for its loss to come
-    from the device, and a loss that is NaN is logged as such.
+    from the device, and a loss that is NaN is logged as such; `accelerator_config={"non_blocking": True}` where memory
+    is pinned, with which no step waits for its batch to arrive there.
     """
 
     num_train_epochs: float = field(default=20, metadata={"help": "Epochs; the best one is kept."})
@@ -107,6 +108,8 @@ class TransRecTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.accelerator_config is None and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the collator needs the columns")

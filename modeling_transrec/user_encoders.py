@@ -4,7 +4,8 @@ Each is one class and one row of [`USER_ENCODERS`]. The state at a position summ
 looks ahead, but for BERT4Rec, which looks at both sides; padded positions never reach the others.
 
 Most positions of a batch are padding, since a few users have long histories. What is computed position by position is
-computed for the `M` items alone, `(M, D)`; only what mixes positions sees the padded histories.
+computed for the `M` items alone, `(M, D)`; only what mixes positions sees the padded histories. A user encoder gets
+item vectors `(B, L, D)` and a [`Packing`], which knows where the items are.
 """
 
 import functools
@@ -45,6 +46,10 @@ class Packing:
     def index(self) -> torch.Tensor:
         """The items' places `(M,)` in the flattened mask."""
         return true_places(self.mask.flatten(), self.num_items)
+
+    def to(self, *args, **kwargs) -> "Packing":
+        """The same on another device."""
+        return Packing(self.mask.to(*args, **kwargs), self.num_items)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(B, L, …)` to `(M, …)`: the items alone."""

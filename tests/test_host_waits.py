@@ -1,10 +1,13 @@
 """No training step waits for the device: on the meta device, whose tensors hold nothing, whatever reads one fails."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import masking_utils
 
-from modeling_transrec.batch_sizes import true_places
+from modeling_transrec import batch_sizes
+from modeling_transrec.batch_sizes import BatchSizes, true_places
 from modeling_transrec.item_chunks import chunks_by_length
 from modeling_transrec.losses import LOSSES
 from modeling_transrec.user_encoders import USER_ENCODERS
@@ -53,9 +56,15 @@ def test_without_the_sizes_it_would_wait(make_model, make_collator, histories):
         model(**batch)
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Places by known counts, on the CPU, too."""
+    monkeypatch.setattr(batch_sizes, "SORTS_STABLY", ("cpu", "meta"))
+
+
 @pytest.mark.parametrize("kind", ITEM_KINDS)
 @pytest.mark.parametrize("chunk_size", [None, 4])
-def test_the_sizes_change_nothing(kind, chunk_size, make_model, make_collator, histories):
+def test_the_sizes_change_nothing(kind, chunk_size, make_model, make_collator, histories, as_on_a_gpu):
     model = make_model(kind, hidden_dropout_prob=0.0)
     batch = make_batch(model, make_collator, kind, histories)
     if chunk_size is not None and model.item_encoder.backbones:
@@ -69,11 +78,28 @@ def test_the_sizes_change_nothing(kind, chunk_size, make_model, make_collator, h
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
-def test_places_by_count_are_those_by_search():
+def test_places_by_count_are_those_by_search(as_on_a_gpu):
     mask = torch.rand(1000, generator=torch.Generator().manual_seed(0)) < 0.3
     expected = mask.nonzero().squeeze(1)
-    assert true_places(mask.to("meta"), len(expected)).shape == expected.shape
-    assert torch.equal(mask.byte().argsort(descending=True, stable=True)[: len(expected)], expected)
+    assert torch.equal(true_places(mask, len(expected)), expected)
+
+
+@pytest.mark.parametrize("name", ["num_history_items", "num_targets"])
+def test_wrong_sizes_are_an_error(name, make_model, make_collator, histories):
+    model = make_model("id")
+    batch = make_batch(model, make_collator, "id", histories)
+    sizes = replace(batch["sizes"], **{name: getattr(batch["sizes"], name) + 1})
+    with pytest.raises(ValueError, match="the batch's sizes say"):
+        model(**{**batch, "sizes": sizes})
+
+
+def test_sizes_may_be_known_in_part(make_model, make_collator, histories):
+    model = make_model("text+image")
+    model.enable_gradient_caching(4)
+    batch = make_batch(model, make_collator, "text+image", histories)
+    expected = model(**batch).loss
+    for known in (BatchSizes(), BatchSizes(num_targets=batch["sizes"].num_targets)):
+        assert torch.equal(model(**{**batch, "sizes": known}).loss, expected)
 
 
 def test_chunks_by_known_lengths_are_those_by_search():

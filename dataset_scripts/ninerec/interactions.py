@@ -29,7 +29,7 @@ from .action_rows import (
     to_arrow,
     values_at,
 )
-from .pair_columns import pair_roles, with_roles
+from .column_roles import pair_roles, with_roles
 from .reader import header_roles, warn
 from .text_files import Irregular, first_row, is_quoted
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from .column_roles import are_pair_columns
 from .files import DERIVED, DatasetFiles, data_dir_from_env, find_files
 from .interactions import is_behaviour, read_sequences
-from .pair_columns import are_pair_columns
 from .problems import SEVERITIES, Problem, Problems
 from .reader import check_columns, read_items, without_warnings
 from .validate_covers import check_covers

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from .action_rows import behaviour_header, time_is_date
-from .pair_columns import pair_roles
+from .column_roles import pair_roles
 from .problems import Problems
 from .timestamps import TIMES, to_numbers
 from .validate_rows import CONTROL, add_empty, check_encoding, checked_chunks, field_chunks, head, shown
