@@ -48,12 +48,12 @@ SWIN = {
 class WhitePictureModel(TransRecModel):
     """The mask of the public code: a white picture, encoded like any item."""
 
-    def get_user_hidden(self, item_vectors, mask, user_ids=None, is_masked=None):
+    def get_user_hidden(self, item_vectors, mask, user_ids=None, is_masked=None, num_items=None):
         if is_masked is not None:
             white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_vectors.device)  # after normalisation
             mask_vector = self.get_item_features(pixel_values=white)[0]
             item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
-        return super().get_user_hidden(item_vectors, mask, user_ids)
+        return super().get_user_hidden(item_vectors, mask, user_ids, num_items=num_items)
 
 
 class RecordCosine(TrainerCallback):
@@ -130,17 +130,17 @@ def render(record: dict) -> str:
         "ML100K, 943 users, 1,682 items of which 1,435 have a poster (32 x 32); a small Swin from scratch, BERT4Rec "
         "of width 64. Test split, best epoch by validation HR@10. Cosine: mean over pairs of items.",
         "",
-        "| mask | loss | seed | HR@10 | NDCG@10 | cosine, first epoch | cosine, last epoch |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| mask | loss | seed | HR@10 | NDCG@10 | cosine, first epoch | highest | last epoch |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for entry in record["results"]:
         cells = [entry["mask"], entry["loss_type"], str(entry["seed"])]
         cells += [f"{entry['test'][name]:.4f}" for name in ("hr@10", "ndcg@10")]
-        cells += [f"{entry['cosine'][0]:.3f}", f"{entry['cosine'][-1]:.3f}"]
+        cells += [f"{cosine:.3f}" for cosine in (entry["cosine"][0], max(entry["cosine"]), entry["cosine"][-1])]
         lines.append(f"| {' | '.join(cells)} |")
     if record["results"]:
         popularity = record["results"][0]["popularity"]
-        lines.append(f"| (popularity) | | | {popularity['hr@10']:.4f} | {popularity['ndcg@10']:.4f} | | |")
+        lines.append(f"| (popularity) | | | {popularity['hr@10']:.4f} | {popularity['ndcg@10']:.4f} | | | |")
     for loss_type in sorted({entry["loss_type"] for entry in record["results"]}):
         hits = {
             mask: [e["test"]["hr@10"] for e in record["results"] if (e["mask"], e["loss_type"]) == (mask, loss_type)]
@@ -152,6 +152,8 @@ def render(record: dict) -> str:
             f"{loss_type}: a learned vector adds {interval([a - b for a, b in pairs])} to HR@10, paired by seed.",
         ]
     lines += ["", "```bash", f"python benchmarks/bert4rec_mask.py --data_dir DATA {record['options']}", "```"]
+    if "conclusion" in record:
+        lines += ["", record["conclusion"]]
     return "\n".join(lines) + "\n"
 
 
@@ -162,7 +164,12 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--losses", nargs="+", default=["bce"])
+    parser.add_argument("--render", action="store_true", help="Only write the table of what is there.")
     args = parser.parse_args()
+    if args.render:
+        record = json.loads(RESULTS.with_suffix(".json").read_text(encoding="utf-8"))
+        RESULTS.with_suffix(".md").write_text(render(record), encoding="utf-8")
+        return
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     options = f"--num_train_epochs {args.num_train_epochs} --learning_rate {args.learning_rate:g}"

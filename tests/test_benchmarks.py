@@ -1,4 +1,4 @@
-"""The speed benchmark in a small form: its naive step gives our loss, or it stops."""
+"""Benchmarks in a small form."""
 
 import json
 import os
@@ -6,11 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
+
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_speed(tmp_path):
+    """Its naive step gives our loss, or it stops."""
     file = tmp_path / "speed.json"
     options = "--shapes ML100K --sections training optimisations --seconds 0 --batch_size 4".split()
     options += ["--backbones", "id", "2 x 128", "--optimisations", "padd", "--output_file", str(file)]
@@ -32,3 +37,22 @@ def test_speed(tmp_path):
     ratios = {row["optimisation"]: row["predicted"] for row in record["results"]["optimisations"]}
     assert len(ratios) == 2 and all(ratio > 1 for ratio in ratios.values())
     assert file.with_suffix(".md").read_text().count("| ML100K |") == 4
+
+
+def test_the_white_picture_is_the_mask(monkeypatch):
+    """The step of `bert4rec_mask.py`'s other model: its masked items are a picture, and its mask vector is not read."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bert4rec_mask
+
+    torch.manual_seed(0)
+    config = TransRecConfig(vision_config=dict(bert4rec_mask.SWIN), user_encoder_type="bert4rec", hidden_size=16)
+    model = TransRecForSequentialRecommendation(config).eval()
+    batch = {"pixel_values": torch.rand(3, 3, 32, 32), "item_index": torch.tensor([[0, -2], [-2, 1]])}
+    batch |= {"labels": torch.tensor([[-100, 1], [0, -100]]), "negative_index": torch.tensor([[[2], [2]], [[2], [2]]])}
+    model.config.loss_type = "bce"
+    learned = model(**batch).loss
+    model.model.__class__ = bert4rec_mask.WhitePictureModel
+    white = model(**batch).loss
+    with torch.no_grad():
+        model.model.user_encoder.mask_vector.add_(1)
+    assert white != learned and model(**batch).loss == white
