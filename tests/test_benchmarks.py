@@ -40,7 +40,7 @@ def test_speed(tmp_path):
 
 
 def test_the_white_picture_is_the_mask(monkeypatch):
-    """The step of `bert4rec_mask.py`'s other model: its masked items are a picture, and its mask vector is not read."""
+    """The other model of `bert4rec_mask.py`: its masked items are pictures, its mask vector is not read."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import bert4rec_mask
 
