@@ -111,7 +111,9 @@ class Comparison:
         self.evaluate("random", "random")
         self.evaluate("popularity", "popularity")
 
-        id_args = ModelArguments(modality="id", **self.model_args.config_fields())
+        of_content = ("text_pooling", "image_pooling", "fusion")
+        fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
+        id_args = ModelArguments(modality="id", **fields)
         no_freezing = {"freeze_backbone": False, "train_last_n_layers": None, "freeze_modules": None}
         changes = {"learning_rate": self.args.id_learning_rate, **no_freezing}
         self.evaluate("IDRec", self.train("idrec", id_args, self.target, **changes))

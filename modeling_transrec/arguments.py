@@ -199,7 +199,9 @@ class ModelArguments:
         default=None,
         metadata={"help": "Tokenizer of a backbone from scratch; else one is trained on the items."},
     )
-    vocab_size: int = field(default=8000, metadata={"help": "Vocabulary of a tokenizer trained on the items."})
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "Vocabulary of a tokenizer trained on the items (default 8000)."}
+    )
     language: str | None = field(default=None, metadata={"help": "Which text is read: 'en' (default) or 'zh'."})
     max_text_length: int | None = field(default=None, metadata={"help": "Longest text in tokens (default 30)."})
     text_pooling: str | None = field(
@@ -275,8 +277,9 @@ class ModelArguments:
             "multimodal_model_name_or_path": "text+image",
         }
         given = {name: part for name, part in makes.items() if getattr(self, name) is not None}
-        if self.model_name_or_path is not None and (given or self.modality is not None):
-            options = [*given, *["modality"] * (self.modality is not None)]
+        others = [name for name in ("modality", "image_size", "vocab_size") if getattr(self, name) is not None]
+        if self.model_name_or_path is not None and (given or others):
+            options = [*given, *others]
             raise ValueError(f"--model_name_or_path brings its own item encoder; leave out --{', --'.join(options)}")
         made = {part for parts in given.values() for part in parts.split("+")}
         if self.modality is None:

@@ -60,6 +60,21 @@ def output_width(backbone: PreTrainedModel) -> int:
     raise ValueError(f"cannot tell the output width of a {config.model_type}: it has no hidden_size")
 
 
+def pad_on_the_right(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, **others
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts `(U, T)`, padded on either side, and their mask: backbones with absolute positions count from the left.
+
+    >>> pad_on_the_right(torch.tensor([[0, 0, 7, 8], [5, 6, 0, 0]]), torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0]]))[0]
+    tensor([[7, 8, 0, 0],
+            [5, 6, 0, 0]])
+    """
+    length = input_ids.shape[1]
+    first = attention_mask.long().argmax(dim=1, keepdim=True)  # (U, 1)
+    places = (torch.arange(length, device=input_ids.device) + first) % length
+    return input_ids.gather(1, places), attention_mask.gather(1, places)
+
+
 class TextEncoder(nn.Module):
     """Text to vector: backbone, pooling over tokens, linear layer, GELU (NineRec, arXiv 2309.07705).
 
@@ -527,6 +542,8 @@ class ItemEncoder(nn.Module):
 
         Returns: `(U, D)`.
         """
+        if sizes is None and "input_ids" in inputs:  # the processor's are on the right
+            inputs.update(zip(("input_ids", "attention_mask"), pad_on_the_right(**inputs), strict=True))
         if self.chunk_size is not None and torch.is_grad_enabled():
             return self.encode_in_chunks(self.chunk_size, sizes, **inputs)
         return self.encode(sizes=sizes, **inputs)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BitImage
 from .arguments import ModelArguments, load_config, read_json
 from .checkpoint_files import check_place
 from .configuration_transrec import TransRecConfig
+from .losses import LOSSES
 from .modeling_transrec import TransRecForSequentialRecommendation
 from .processing_transrec import TransRecProcessor, train_tokenizer
 from .recommender import drop_foreign_ids
@@ -54,10 +55,38 @@ def load_model_and_processor(
         model, processor = _from_checkpoint(args, items)
     else:
         model, processor = _new_model(args, items, user_ids)
+    _refuse_unread(args, model)
     if args.peft is not None:
         options = read_json("--peft_config", args.peft_config) if args.peft_config is not None else {}
         model.add_peft_adapter({"peft_type": args.peft.upper(), **options})
     return model, processor
+
+
+def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendation) -> None:
+    """Options that this model does not read are errors, unless they are the default."""
+    config, encoder, loss = model.config, model.item_encoder, LOSSES[model.config.loss_type]
+    has_text, has_image = "text" in encoder.modalities, "image" in encoder.modalities
+    reads = {
+        "fusion": encoder.fusion is not None,
+        "id_fusion": encoder.id_fusion is not None,
+        "text_pooling": encoder.text is not None,
+        "image_pooling": encoder.image is not None,
+        "image_size": has_image,
+        "vocab_size": has_text and not any((args.text_model_name_or_path, args.tokenizer_name_or_path)),
+        "language": has_text,
+        "max_text_length": has_text,
+        "mask_probability": config.objective == "masked_item",
+        "num_negatives": loss.samples,
+        "negative_sampling": loss.samples,
+        "gbce_t": config.loss_type == "gbce",
+    }
+    for name, is_read in reads.items():
+        value = getattr(args, name)
+        if value is not None and not is_read and value != getattr(TransRecConfig(), name, None):
+            raise ValueError(
+                f"--{name} {value} has no effect on a model of {config.modality} with loss_type={config.loss_type!r} "
+                f"and objective={config.objective!r}; leave it out"
+            )
 
 
 def _new_model(args: ModelArguments, items: datasets.Dataset, user_ids: Sequence[str] | None):
@@ -106,7 +135,8 @@ def _text_backbone_from_scratch(args: ModelArguments, items: datasets.Dataset):
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
     else:
         texts = items[f"text_{args.language or 'en'}"]
-        tokenizer = train_tokenizer((text for text in texts if text), args.vocab_size)
+        texts = (text for text in texts if text)
+        tokenizer = train_tokenizer(texts) if args.vocab_size is None else train_tokenizer(texts, args.vocab_size)
     config = dict(SMALL_BERT) if args.text_config is None else _read_backbone_config("--text_config", args.text_config)
     if args.text_config is None:
         logger.warning("No text backbone was named: a small BERT (%s) is trained from scratch", config)

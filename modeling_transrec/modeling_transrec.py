@@ -207,9 +207,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
         Args:
             train_last_n_layers: layers, from the end, that go on training, with all that comes after them; stages,
-                where a backbone has stages of layers.
+                where a backbone has stages of layers; of a model with two towers, such as CLIP, layers of each.
             freeze_modules: patterns of parameter names within the backbone, such as `"embeddings.*"`; those that match
-                are frozen, the others go on.
+                are frozen, the others go on. Of two backbones, `"text.*"` and `"image.*"` say which one is meant.
         """
         backbones = self.item_encoder.backbones
         if not backbones:
@@ -218,15 +218,15 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("give train_last_n_layers or freeze_modules, not both")
         if self.config.peft_config is not None:
             raise ValueError("beside adapters the backbone is frozen already, and they are to train: freeze no more")
-        for backbone in backbones:
-            if freeze_modules is not None:
-                frozen = _matching(backbone, freeze_modules)
-            elif train_last_n_layers is not None:
-                frozen = _before_last_layers(backbone, train_last_n_layers)
-            else:
-                frozen = list(backbone.parameters())
-            for parameter in frozen:
-                parameter.requires_grad_(False)
+        if freeze_modules is not None:
+            frozen = _matching(self.item_encoder, freeze_modules)
+        elif train_last_n_layers is not None:
+            towers = [tower for backbone in backbones for tower in _towers(backbone)]
+            frozen = [one for tower in towers for one in _before_last_layers(tower, train_last_n_layers)]
+        else:
+            frozen = [parameter for backbone in backbones for parameter in backbone.parameters()]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         self.train(self.training)
 
     @property
@@ -251,7 +251,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if not self.item_encoder.backbones:
             raise ValueError("an id model has no backbone to compile; leave torch_compile out")
         for backbone in self.item_encoder.backbones:
-            backbone.compile(dynamic=True, **kwargs)
+            for tower in _towers(backbone):
+                tower.compile(dynamic=True, **kwargs)
 
     def enable_gradient_caching(self, chunk_size: int) -> None:
         """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.
@@ -339,14 +340,28 @@ def _load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTr
     return AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **pooler_free_kwargs(config), **loading)
 
 
-def _matching(backbone: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
-    """Parameters whose names match a pattern; a pattern that matches nothing is an error."""
-    named = dict(backbone.named_parameters())
-    for pattern in patterns:
-        if not fnmatch.filter(named, pattern):
-            examples = ", ".join(list(named)[:3])
-            raise ValueError(f"no parameter of the backbone matches {pattern!r}; they are named {examples}, …")
-    return [parameter for name, parameter in named.items() if any(fnmatch.fnmatch(name, p) for p in patterns)]
+def _towers(backbone: nn.Module) -> list[nn.Module]:
+    """The text and the image tower of a dual encoder such as CLIP; of any other the backbone itself."""
+    towers = [getattr(backbone, name, None) for name in ("text_model", "vision_model")]
+    return [backbone] if None in towers else towers
+
+
+def _matching(item_encoder: ItemEncoder, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """Parameters of the backbones whose names match a pattern; a pattern that matches nothing is an error."""
+    found, unmatched, names = [], set(patterns), []
+    for part in ("text", "image", "multimodal"):
+        encoder = getattr(item_encoder, part)
+        for name, parameter in () if encoder is None else encoder.backbone.named_parameters():
+            names.append(name)
+            matched = {p for p in patterns if fnmatch.fnmatch(name, p) or fnmatch.fnmatch(f"{part}.{name}", p)}
+            unmatched -= matched
+            found += [parameter] * bool(matched)
+    if unmatched:
+        raise ValueError(
+            f"no parameter of the backbone matches {', '.join(map(repr, sorted(unmatched)))}; they are named "
+            f"{', '.join(names[:3])}, …"
+        )
+    return found
 
 
 def _before_last_layers(backbone: nn.Module, count: int) -> list[nn.Parameter]:

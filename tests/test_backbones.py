@@ -239,6 +239,35 @@ def trained(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "gpt2", "opt"])
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_on_which_side_texts_are_padded_does_not_matter(model_type, chunk_size, tokenizer):
+    config = TransRecConfig(text_config=tiny_text_config(len(tokenizer), model_type), hidden_size=16)
+    model = perturb(TransRecForSequentialRecommendation(config)).eval()
+    if chunk_size is not None:
+        model.enable_gradient_caching(chunk_size)
+    texts = ["red rope", "a small blue lamp", "soap"]
+    vectors = [
+        model.get_item_features(**tokenizer(texts, padding=True, padding_side=side, return_tensors="pt"))
+        for side in ("left", "right")
+    ]
+    assert torch.allclose(*vectors, atol=1e-6)
+
+
+def test_both_towers_of_a_dual_encoder_are_compiled(make_model, make_collator, histories):
+    model = make_model("clip")
+    expected = model(**make_collator("clip", model)([histories[0], histories[1]])).loss
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    model.compile_backbone(backend=backend)
+    loss = model(**make_collator("clip", model)([histories[0], histories[1]])).loss
+    assert len(compiled) >= 2 and torch.allclose(loss, expected)
+
+
 class TestFreezing:
     def test_the_last_layers_and_what_follows_them(self, tokenizer):
         config = TransRecConfig(
@@ -265,6 +294,25 @@ class TestFreezing:
         assert not any("embed" in name or "stem" in name for name in left), left
         inputs = image_inputs(32 if model_type == "timm_wrapper" else IMAGE_SIZE)
         model(**inputs).loss.backward()
+
+    def test_of_two_towers_the_last_layers_of_each(self, make_model):
+        model = make_model("clip")
+        for tower in (model.config.multimodal_config.text_config, model.config.multimodal_config.vision_config):
+            tower.num_hidden_layers = 3
+        model = TransRecForSequentialRecommendation(model.config)
+        model.freeze_backbone(train_last_n_layers=1)
+        left = [name.partition(".backbone.")[2] for name in trained(model) if ".backbone." in name]
+        layers = {(name.split(".")[0], name.partition(".layers.")[2][:1]) for name in left if ".layers." in name}
+        assert layers == {("text_model", "2"), ("vision_model", "2")}
+        assert not any("embeddings" in name for name in left)
+
+    def test_one_of_two_backbones_by_pattern(self, make_model):
+        model = make_model("text+image")
+        model.freeze_backbone(freeze_modules=["image.*", "embeddings.word_embeddings.*"])
+        left = {name.partition("item_encoder.")[2] for name in trained(model) if ".backbone." in name}
+        assert left and all(name.startswith("text.") and "word_embeddings" not in name for name in left)
+        with pytest.raises(ValueError, match="matches 'txt"):
+            model.freeze_backbone(freeze_modules=["image.*", "txt.*"])
 
     def test_by_pattern(self, make_model):
         model = make_model("text")

@@ -108,6 +108,11 @@ def test_wrong_options_say_what_to_do(script, tmp_path):
         (["--text_config", "{"], "neither a file nor JSON"),
         (["--text_config", "{}"], "model_type"),
         (["--model_name_or_path", "x", "--modality", "id"], "leave out --modality"),
+        (["--model_name_or_path", "x", "--image_size", "32"], "leave out --image_size"),
+        (["--modality", "id", "--fusion", "gated"], "--fusion gated has no effect"),
+        (["--modality", "id", "--max_text_length", "9"], "--max_text_length 9 has no effect"),
+        (["--modality", "id", "--num_negatives", "5"], "--num_negatives 5 has no effect .* loss_type='in_batch'"),
+        (["--modality", "id", "--mask_probability", "0.4"], "has no effect .* objective='next_item'"),
         (["--dataset_config_name", "Sample_Tarket"], "Sample_Tarket"),
         (["--learning_rat", "3"], "--learning_rat"),
     ]:
