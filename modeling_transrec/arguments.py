@@ -342,6 +342,7 @@ class EvaluationArguments:
     max_seq_len: int | None = field(
         default=None, metadata={"help": "History kept for the baselines (default 20); a model has its own."}
     )
+    bf16: bool = field(default=False, metadata={"help": "Encode items and users in bfloat16 (autocast)."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay off the accelerator."})
     push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
     create_pr: bool = field(default=False, metadata={"help": "As a pull request, where the repository is another's."})

@@ -1,10 +1,12 @@
 """What the scripts do: train a model on a data set, evaluate a checkpoint or a baseline."""
 
+import functools
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -138,9 +140,11 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
         processor.language = args.language or processor.language
         with state.main_process_first():
             evaluator.prepared_items = prepare_items(items, processor, args.preprocessing_num_workers)
-        metrics = evaluator(model, processor)
+        autocast = functools.partial(torch.autocast, state.device.type, torch.bfloat16, enabled=args.bf16)
+        metrics = evaluator(model, processor, autocast)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
-    protocol = {"dataset": dataset, "model": checkpoint, "max_seq_len": max_seq_len, **evaluator.protocol}
+    protocol = {"dataset": dataset, "model": checkpoint, "max_seq_len": max_seq_len, "bf16": args.bf16}
+    protocol |= evaluator.protocol
     groups = {"groups": evaluator.metrics_of_groups(item_counts)} if args.by_group else {}
     return {"metrics": metrics, **groups, "protocol": protocol}
 

@@ -56,6 +56,9 @@ def test_finetune_evaluate_recommend(script, capsys, tmp_path):
     assert {"hr@10", "ndcg@10"} <= results["metrics"].keys()
     assert results["protocol"]["split"] == "test" and results["protocol"]["num_users"] == 800
     assert results["protocol"]["dataset"] == "ninerec/Sample_Target"
+    rough = script("evaluate").main(["--model_name_or_path", output, "--use_cpu", "true", "--bf16", "true"])
+    assert rough["protocol"]["bf16"] and rough["metrics"] != results["metrics"]
+    assert rough["metrics"]["hr@10"] == pytest.approx(results["metrics"]["hr@10"], abs=0.03)
 
     capsys.readouterr()
     script("recommend").main(["--model_name_or_path", output, "--num_users", "2", "--k", "4", "--use_cpu", "true"])
