@@ -258,7 +258,8 @@ class ModelArguments:
     normalize_scores: bool | None = field(default=None, metadata={"help": "Score by cosine, not by dot product."})
     temperature: float | None = field(default=None, metadata={"help": "What scores are divided by (default 1)."})
     peft: str | None = field(
-        default=None, metadata={"help": "Adapters of the peft library in the backbone: 'lora', 'ia3', 'adalora', …"}
+        default=None,
+        metadata={"help": "Adapters of the peft library in the backbone: 'lora', 'ia3', 'loha', …; see PEFT_KINDS."},
     )
     peft_config: str | None = field(
         default=None, metadata={"help": "Their options as JSON, such as '{\"r\": 8}', or the name of such a file."}

@@ -30,6 +30,23 @@ from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
 TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
 TEXTS_AT_A_TIME_ON_CPU = 128
 
+# Adapters of the peft library that train, save, load and merge here, and their options that are honoured; the tests
+# make the round trip of each.
+PEFT_KINDS = (
+    "BEFT C3A DEFT DELORA GLORA GRALORA HIRA HRA IA3 LN_TUNING LOHA LOKR LORA MISS PEANUT ROAD SUPERTUNING "
+    "TRAINABLE_TOKENS"
+).split()
+PEFT_OPTIONS = (
+    "act_fn alpha alpha_pattern apply_GS block_size block_size_pattern config_A_B config_C config_D_E decompose_both "
+    "decompose_factor decomposition_method deft_dropout delora_lambda depth exclude_modules fan_in_fan_out "
+    "feedforward_modules gralora_dropout gralora_k group_size hira_dropout hybrid_r init_ia3_weights "
+    "init_lora_weights init_scale init_weights lambda_pattern layers_pattern layers_to_transform lora_alpha lora_bias "
+    "lora_dropout mini_r miss_dropout module_dropout modules_to_save para r rank_dropout rank_dropout_scale "
+    "rank_pattern scaling select_top sparsity target_modules token_indices use_dora use_effective_conv2d use_rslora "
+    "variant"
+).split()
+PEFT_NOTES = ("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision", "task_type")
+
 
 def pooler_free_kwargs(backbone_config) -> dict:
     """Arguments that leave out a backbone's pooling head where the item encoder does not use it."""
@@ -347,23 +364,33 @@ def place_images(vectors: torch.Tensor, image_index: torch.Tensor | None, missin
 
 
 def peft_config_to_dict(peft_config) -> dict:
-    """A configuration of the `peft` library as plain JSON values; in a dictionary all must be known to the library."""
+    """A configuration of the `peft` library as plain JSON values; kinds and options that do not work are errors."""
     values = peft_config if isinstance(peft_config, dict) else peft_config.to_dict()
-    if "peft_type" not in values:
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    plain = json.loads(json.dumps(plain, default=str))
+    if "peft_type" not in plain:
         raise ValueError('an adapter\'s configuration needs "peft_type", such as "LORA"')
     try:
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
     except ImportError as error:
         raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
-    kind = values["peft_type"]
-    if kind not in KINDS:
-        raise ValueError(f"the peft library has no {kind}; it has {', '.join(sorted(KINDS))}")
-    known = [field.name for field in dataclasses.fields(KINDS[kind])]
-    unknown = sorted(set(values) - set(known))
+    kind = plain["peft_type"]
+    if kind not in PEFT_KINDS:
+        raise ValueError(f"{kind} adapters are not supported; choose one of {', '.join(PEFT_KINDS)}")
+    known = [field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
+    supported = ", ".join(name for name in known if name in PEFT_OPTIONS)
+    unknown = sorted(set(plain) - set(known))
     if unknown:
-        raise ValueError(f"{kind} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
-    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
-    return json.loads(json.dumps(plain, default=str))
+        raise ValueError(f"{kind} has no option {', '.join(unknown)}; its options are {supported}")
+    default = PEFT_TYPE_TO_CONFIG_MAPPING[kind]().to_dict()
+    completed = {**plain, **PeftConfig.from_peft_type(**plain).to_dict()}
+    changed = {name for name, value in completed.items() if value != default.get(name)}
+    refused = sorted(changed - {*PEFT_OPTIONS, *PEFT_NOTES})
+    if refused:
+        raise ValueError(
+            f"{kind}'s option {', '.join(refused)} is not supported here: leave it out; its options are {supported}"
+        )
+    return plain
 
 
 class ItemEncoder(nn.Module):
@@ -437,22 +464,38 @@ class ItemEncoder(nn.Module):
         return self.multimodal is None and bool(self.backbones) and not (self.fusion and self.fusion.reads_tokens)
 
     def inject_adapters(self, peft_config: dict) -> None:
-        """Puts adapters of the `peft` library into the backbones."""
+        """Puts adapters of the `peft` library into the backbones, or into those that have modules that they match."""
         try:
-            from peft import PeftConfig, inject_adapter_in_model
+            from peft import NoMatchingPeftModuleError, PeftConfig, inject_adapter_in_model
+            from peft.utils import ModulesToSaveWrapper
         except ImportError as error:
             raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+        peft_config = peft_config_to_dict(peft_config)
+        unmatched = []
         for backbone in self.backbones:
             known = set(backbone.modules())
-            inject_adapter_in_model(PeftConfig.from_peft_type(**peft_config), backbone)
+            try:
+                inject_adapter_in_model(PeftConfig.from_peft_type(**peft_config), backbone)
+            except NoMatchingPeftModuleError as error:
+                unmatched.append(error)
             for module in set(backbone.modules()) - known:
                 module._is_hf_initialized = True  # adapters start as peft has it: at no change
+        if len(unmatched) == len(self.backbones):
+            raise unmatched[0]
+        saved = [key for b in self.backbones for key, m in b.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+        for name in peft_config.get("modules_to_save") or ():
+            if not any(key.endswith(name) for key in saved):
+                raise ValueError(f"modules_to_save: no backbone with adapters has a module {name}")
+        within = [key for key in saved if any(key.startswith(f"{other}.") for other in saved)]
+        if within:
+            raise ValueError(f"modules_to_save: {within[0]} lies in another of them; name one of the two")
         self.mark_trainable()
 
     def mark_trainable(self) -> None:
         """Leaves out of training what no gradient reaches and, where there are adapters, all but them."""
+        has_adapters = any(hasattr(backbone, "peft_config") for backbone in self.backbones)
         for backbone in self.backbones:
-            if getattr(backbone, "peft_config", None):
+            if has_adapters:
                 backbone.requires_grad_(False)
             for module in backbone.modules():
                 for part in getattr(module, "adapter_layer_names", ()):  # peft's
@@ -462,19 +505,26 @@ class ItemEncoder(nn.Module):
                         getattr(module, part).requires_grad_(False)
 
     def merge_adapters(self) -> None:
-        """Adds the adapters to the weights that they stand beside, and takes them out."""
+        """Adds the adapters to the weights that they stand beside, and takes them out; modules trained whole stay."""
         try:
             from peft.tuners.tuners_utils import BaseTunerLayer
+            from peft.utils import ModulesToSaveWrapper
         except ImportError as error:
             raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
         for backbone in self.backbones:
-            adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, BaseTunerLayer)]
+            wrappers = (BaseTunerLayer, ModulesToSaveWrapper)
+            adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, wrappers)]
             for name, module in adapted:
-                module.merge(safe_merge=True)
+                if isinstance(module, ModulesToSaveWrapper):
+                    merged = module.modules_to_save[module.active_adapter]
+                else:
+                    module.merge(safe_merge=True)
+                    merged = module.get_base_layer()
                 parent, _, child = name.rpartition(".")
-                setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+                setattr(backbone.get_submodule(parent), child, merged)
             backbone.requires_grad_(True)
-            del backbone.peft_config
+            vars(backbone).pop("peft_config", None)
+        self.mark_trainable()
 
     def encode_content(
         self,

@@ -236,13 +236,16 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return bool(backbones) and not any(p.requires_grad for backbone in backbones for p in backbone.parameters())
 
     def train(self, mode: bool = True):
-        """As in torch, but frozen modules of a backbone stay in evaluation mode."""
+        """As in torch, but frozen modules of a backbone stay in evaluation mode: batch norms alone beside adapters."""
         super().train(mode)
-        if mode and self.config.peft_config is None:  # under adapters all is frozen, and trained all the same
+        if mode:
             for backbone in self.item_encoder.backbones:
+                adapted = hasattr(backbone, "peft_config")
                 for module in backbone.modules():
+                    if adapted and not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        continue  # what adapters are given goes through dropout
                     parameters = list(module.parameters())
-                    if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    if (parameters or adapted) and not any(parameter.requires_grad for parameter in parameters):
                         module.eval()
         return self
 
@@ -290,14 +293,17 @@ class TransRecPreTrainedModel(PreTrainedModel):
         They are part of the model: it is saved, loaded and pushed with them like any other.
 
         Args:
-            peft_config: `peft.LoraConfig` or another one that injects layers, or its dictionary with `"peft_type"`.
+            peft_config: `peft.LoraConfig`, another of `PEFT_KINDS` in `item_encoders.py`, or its dictionary with
+                `"peft_type"`. The modules that it names may lie in one of several backbones alone.
         """
         if self.config.peft_config is not None:
             raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
         if not self.item_encoder.backbones:
             raise ValueError("an id model has no backbone to put adapters into")
-        self.config.peft_config = peft_config_to_dict(peft_config)
-        self.item_encoder.inject_adapters(self.config.peft_config)
+        peft_config = peft_config_to_dict(peft_config)
+        self.item_encoder.inject_adapters(peft_config)
+        self.config.peft_config = peft_config
+        self.train(self.training)
 
     def merge_peft_adapter(self) -> None:
         """Adds the adapters to the backbones' own weights and takes them out: a plain model, with the same outputs."""
@@ -305,6 +311,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("the model has no adapters to merge")
         self.item_encoder.merge_adapters()
         self.config.peft_config = None
+        self.train(self.training)
 
 
 @contextlib.contextmanager

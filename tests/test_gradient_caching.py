@@ -123,10 +123,33 @@ def test_the_trainer_trains_to_the_same_weights(
         assert torch.allclose(weights[1][name], weight, atol=1e-5), name
 
 
+RESNET = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+
+
+def test_beside_adapters_batch_norms_keep_their_statistics(make_model, make_collator, histories):
+    model = make_model("image", vision_config=RESNET, loss_type="bce", hidden_dropout_prob=0.0).train()
+    lora = {"peft_type": "LORA", "r": 2, "init_lora_weights": False, "target_modules": ["convolution"]}
+    model.add_peft_adapter(lora)
+    batch = make_collator("image", model)([histories[user] for user in range(NUM_USERS)])
+    statistics = {name: value.clone() for name, value in model.named_buffers()}
+    assert any("running_mean" in name for name in statistics)
+    plain = step(model, batch)
+    model.enable_gradient_caching(CHUNK_SIZE)
+    assert_same(step(model.train(), batch), plain)
+    assert any("lora_" in name for name in plain[1])
+    for name, value in model.named_buffers():
+        assert torch.equal(value, statistics[name]), name
+    model.merge_peft_adapter()
+    assert all(module.training for module in model.modules())
+
+    model = make_model("image", vision_config=RESNET)
+    model.add_peft_adapter({**lora, "modules_to_save": ["normalization"]})  # trained
+    with pytest.raises(ValueError, match="batch norm"):
+        model.enable_gradient_caching(8)
+
+
 def test_what_cannot_be_encoded_in_chunks_is_refused(make_model):
-    resnet = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
-    resnet |= {"layer_type": "basic"}
-    model = make_model("image", vision_config=resnet)
+    model = make_model("image", vision_config=RESNET)
     with pytest.raises(ValueError, match="batch norm"):
         model.enable_gradient_caching(8)
     model.freeze_backbone()
