@@ -108,9 +108,10 @@ class TransRecTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        if self.accelerator_config is None and self.dataloader_pin_memory:
-            self.accelerator_config = {"non_blocking": True}
+        usual = self.accelerator_config is None
         super().__post_init__()
+        if usual:
+            self.accelerator_config.non_blocking = self.dataloader_pin_memory
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the collator needs the columns")
         if self.label_smoothing_factor:
