@@ -4,7 +4,14 @@ import unittest.mock
 
 import pytest
 import torch
-from transformers import AutoModel, ViTImageProcessorPil
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BitImageProcessorPil,
+    ConvNextImageProcessorPil,
+    ViltImageProcessorPil,
+    ViTImageProcessorPil,
+)
 
 from modeling_transrec import (
     TransRecConfig,
@@ -16,6 +23,7 @@ from modeling_transrec import (
 )
 from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.item_encoders import picture_widths
+from modeling_transrec.model_building import load_image_processor
 from modeling_transrec.scoring import precompute_features
 
 from .conftest import IMAGE_SIZE, TINY_VIT, tiny_clip_config, tiny_config, tiny_image, tiny_text_config
@@ -103,6 +111,8 @@ ANY_VISION = {
     },
 }
 TEXT_TYPES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "qwen2"]
+
+SQUARE = {"height": 24, "width": 24}
 
 
 def vision_model(model_type, **fields):
@@ -543,6 +553,55 @@ class TestImages:
             columns = {name: items[name][:5] for name in processor.item_columns}
             expected, found = (one.normalize(one.pad(one.prepare(columns))) for one in (processor, again))
             assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    @pytest.mark.parametrize(
+        "model_type, own, same_as",
+        [
+            (
+                "vit",
+                ViTImageProcessorPil(image_mean=[0.1] * 3),
+                ViTImageProcessorPil(size=SQUARE, image_mean=[0.1] * 3),
+            ),
+            ("convnext", ConvNextImageProcessorPil(), ConvNextImageProcessorPil(size={"shortest_edge": 24})),
+            ("resnet", BitImageProcessorPil(), BitImageProcessorPil(size=SQUARE, crop_size=SQUARE)),
+            ("vilt", ViltImageProcessorPil(), ViTImageProcessorPil(size=SQUARE, resample=3)),
+        ],
+    )
+    def test_another_image_size(self, model_type, own, same_as, tmp_path):
+        AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+        own.save_pretrained(tmp_path)
+        processor = load_image_processor(tmp_path, image_size=24)
+        assert TransRecProcessor(image_processor=processor).image_shape == (3, 24, 24)
+        pictures = [tiny_image(0), tiny_image(1).rotate(90, expand=True)]
+        found, expected = (one(pictures, return_tensors="pt")["pixel_values"] for one in (processor, same_as))
+        assert torch.equal(found, expected)
+
+    @pytest.mark.parametrize("crop_mode", ["center", "squash"])
+    @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 1.0])
+    def test_pictures_for_timms_models_are_those_of_timm(self, crop_mode, crop_pct, tmp_path):
+        import timm
+
+        fields = {"crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": "bicubic"}
+        fields |= {"input_size": (3, 64, 64), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+        config = AutoConfig.for_model("timm_wrapper", architecture="resnet18", pretrained_cfg=fields)
+        config.save_pretrained(tmp_path)
+        processor = load_image_processor(tmp_path)
+        data_config = timm.data.resolve_data_config(pretrained_cfg=fields)
+        transform = timm.data.create_transform(**data_config, is_training=False)
+        resize, crop, *rest = transform.transforms
+        assert type(crop).__name__ == "CenterCrop"
+        for size in ((150, 150), (211, 150), (97, 300)):
+            picture = tiny_image(3).resize(size)
+            found = processor([picture], return_tensors="pt")["pixel_values"][0]
+            resized = resize(picture)
+            left, top = (resized.width - 64) // 2, (resized.height - 64) // 2  # torchvision's rounds half to even
+            expected = resized.crop((left, top, left + 64, top + 64))
+            for step in rest:
+                expected = step(expected)
+            if (resized.width - 64) % 4 != 3 and (resized.height - 64) % 4 != 3:
+                assert torch.equal(expected, transform(picture))
+            levels = (found - expected).abs() * torch.tensor(fields["std"])[:, None, None] * 255
+            assert levels.max() < 1.01, (size, levels.max())
 
     def test_pictures_of_different_sizes_are_an_error(self):
         uneven = ViTImageProcessorPil(size={"shortest_edge": 16})
