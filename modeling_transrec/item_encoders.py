@@ -65,15 +65,11 @@ def build_backbone(backbone_config) -> PreTrainedModel:
 
 
 def output_width(backbone: PreTrainedModel) -> int:
-    """Width `H` of the vectors that a backbone gives out."""
-    if hasattr(backbone, "timm_model"):
-        return backbone.timm_model.num_features
+    """Width `H` of the vectors that a text backbone gives out."""
     config = backbone.config
     for name in ("word_embed_proj_dim", "hidden_size"):  # OPT may narrow its output
         if isinstance(getattr(config, name, None), int):
             return getattr(config, name)
-    if getattr(config, "hidden_sizes", None):  # ResNet, ConvNeXt: one a stage
-        return config.hidden_sizes[-1]
     raise ValueError(f"cannot tell the output width of a {config.model_type}: it has no hidden_size")
 
 
@@ -90,6 +86,45 @@ def pad_on_the_right(
     first = attention_mask.long().argmax(dim=1, keepdim=True)  # (U, 1)
     places = (torch.arange(length, device=input_ids.device) + first) % length
     return input_ids.gather(1, places), attention_mask.gather(1, places)
+
+
+def picture_widths(backbone: PreTrainedModel) -> tuple[int | None, int | None]:
+    """Widths of a vision backbone's vectors of a picture's parts and of its pooled vector; `None` for a missing one.
+
+    They are read off the output for a picture on the meta device, where only shapes are computed.
+    """
+    tensors = [*backbone.named_parameters(), *backbone.named_buffers()]
+    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    was_training = backbone.training
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            picture = {"pixel_values": torch.empty(1, 3, *picture_size(backbone))}
+            output = torch.func.functional_call(backbone.eval(), on_meta, kwargs=picture)
+    except Exception as error:
+        raise ValueError(
+            f"a {backbone.config.model_type} is no vision backbone: it fails for a picture alone ({error}); choose a "
+            "model that reads pixel_values (P, 3, H, W), such as vit, swin, convnext, siglip or one of timm's"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    hidden, pooled = output.get("last_hidden_state"), output.get("pooler_output")
+    if not isinstance(hidden, torch.Tensor):  # some of timm's give a list
+        width = None
+    elif hidden.ndim == 4:  # (P, h, w, H) or (P, H, h, w)
+        width = hidden.shape[3] if hidden.shape[1] == hidden.shape[2] else hidden.shape[1]
+    else:
+        width = hidden.shape[-1]
+    return width, None if pooled is None else pooled.flatten(1).shape[1]
+
+
+def picture_size(backbone: PreTrainedModel) -> tuple[int, int]:
+    """Height and width of the pictures that a vision backbone is configured for."""
+    config = backbone.config
+    if hasattr(backbone, "timm_model"):
+        size = (config.model_args or {}).get("img_size") or backbone.timm_model.pretrained_cfg["input_size"][1:]
+    else:
+        size = getattr(config, "image_size", None) or 224
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 class TextEncoder(nn.Module):
@@ -179,8 +214,22 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
         self.backbone = adopt(backbone, config.vision_config)
-        self.pooling = config.image_pooling or default_image_pooling(config.vision_config.model_type)
-        self.width = output_width(self.backbone)
+        model_type = config.vision_config.model_type
+        if model_type == "vit_mae":
+            self.backbone.embeddings.random_masking = no_masking
+        width, pooled_width = picture_widths(self.backbone)
+        self.pooling = config.image_pooling or default_image_pooling(model_type)
+        if self.pooling == "pooler" and pooled_width is None:
+            if config.image_pooling is not None:
+                raise ValueError(f"{model_type} gives no pooler_output; choose image_pooling='cls' or 'mean'")
+            self.pooling = "mean"
+        reads_tokens = config.text_config is not None and FUSIONS[config.fusion].reads_tokens
+        self.width = pooled_width if self.pooling == "pooler" and not reads_tokens else width
+        if self.width is None:
+            raise ValueError(
+                f"{model_type} gives no last_hidden_state of one tensor, which image_pooling={self.pooling!r} and "
+                f"fusion={config.fusion!r} read; choose image_pooling='pooler' and another fusion, or another backbone"
+            )
         self.projection = Projection(self.width, config)
         self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
         self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
@@ -202,10 +251,6 @@ class ImageEncoder(nn.Module):
                 pixel_values = self.frozen_layers.blank_picture(image_states.device)
             output = self.backbone(pixel_values=pixel_values)
         if self.pooling == "pooler":
-            if output.get("pooler_output") is None:
-                raise ValueError(
-                    f"{self.backbone.config.model_type} gives no pooler_output; choose image_pooling='cls' or 'mean'"
-                )
             return output.pooler_output.flatten(1)
         hidden = as_sequence(output.last_hidden_state, self.width)
         return hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
@@ -347,6 +392,12 @@ def adopt(backbone: PreTrainedModel | None, backbone_config) -> PreTrainedModel:
     backbone = backbone.to(torch.get_default_dtype())
     backbone.config = backbone_config
     return backbone
+
+
+def no_masking(sequence: torch.Tensor, noise=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ViTMAE's `random_masking`, which hides and shuffles patches even in evaluation, with all of them in order."""
+    order = torch.arange(sequence.shape[1], device=sequence.device).expand(len(sequence), -1)
+    return sequence, torch.zeros_like(order, dtype=sequence.dtype), order
 
 
 def as_sequence(hidden: torch.Tensor, width: int) -> torch.Tensor:

@@ -4,7 +4,14 @@ import logging
 from collections.abc import Sequence
 
 import datasets
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BitImageProcessorPil, ViTImageProcessorPil
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BitImageProcessorPil,
+    ConvNextImageProcessorPil,
+    ViTImageProcessorPil,
+)
 
 from .arguments import ModelArguments, load_config, read_json
 from .checkpoint_files import check_place
@@ -171,17 +178,26 @@ def load_image_processor(name_or_path: str, image_size: int | None = None, squar
         processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
     if image_size is None and square:
         image_size = getattr(getattr(config, "vision_config", config), "image_size", 224)
-    if image_size is not None:
-        processor.size = {"height": image_size, "width": image_size}
-        if getattr(processor, "do_center_crop", False):
-            processor.crop_size = {"height": image_size, "width": image_size}
-        if hasattr(processor, "size_divisor"):
-            processor.do_pad = False
+    if image_size is None:
+        return processor
+    size = {"height": image_size, "width": image_size}
+    if hasattr(processor, "size_divisor"):  # such as ViLT's, which keeps the shape of a picture
+        names = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        own = {name: getattr(processor, name) for name in names}
+        return ViTImageProcessorPil(size=size, do_convert_rgb=True, **own)
+    processor.size = size
+    if isinstance(processor, ConvNextImageProcessorPil):
+        processor.size = {"shortest_edge": image_size}  # of a square, here
+    if getattr(processor, "do_center_crop", False):
+        processor.crop_size = size
     return processor
 
 
 def timm_image_processor(config):
-    """What timm does to pictures for this model in evaluation, as an image processor that can be saved."""
+    """What timm does to pictures for this model in evaluation, as an image processor that can be saved.
+
+    Where the margins of the crop are uneven, it may begin a pixel before timm's.
+    """
     import timm
 
     data = timm.data.resolve_data_config(pretrained_cfg=config.pretrained_cfg or {})
