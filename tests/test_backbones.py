@@ -21,6 +21,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.item_encoders import PEFT_KINDS, PEFT_OPTIONS, picture_widths
 from modeling_transrec.model_building import load_image_processor
@@ -361,6 +362,18 @@ def test_a_tower_of_a_dual_encoder_can_be_a_backbone(tokenizer, tmp_path):
 
 def trained(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("kind", ["text", "text+image", "clip", "vilt"])
+def test_an_item_without_a_text_is_the_empty_text(kind, items, make_model, processor_of):
+    texts = [None, "", *items["text_en"][2:]]
+    changed = items.select_columns(["item_id", "image"]).add_column("text_en", texts)
+    prepared = prepare_items(changed, processor_of[kind])
+    assert prepared[0]["input_ids"] == prepared[1]["input_ids"]
+    rows = prepared[[0, 1]] if kind == "text" else {**prepared[[0, 1]], "pixels": [None, None]}
+    model, batch = make_model(kind), processor_of[kind].pad(rows)
+    first, second = model.get_item_features(**processor_of[kind].normalize(batch))
+    assert torch.allclose(first, second, atol=1e-6) and first.isfinite().all()
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "gpt2", "opt"])
