@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 
-from .batch_sizes import BatchSizes
+from .batch_sizes import BatchSizes, rows_of
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import FrozenLayers, token_places
 from .fusions import FUSIONS
@@ -269,7 +269,8 @@ class ImageEncoder(nn.Module):
         mask = torch.ones(len(tokens) + 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
         mask[-1, 1:] = False
         rows = torch.arange(len(tokens), device=tokens.device) if image_index is None else image_index
-        return torch.cat([tokens, absent])[rows], mask[rows]  # -1 is the last row: the missing picture
+        rows = rows % len(mask)  # -1 is the last row: the missing picture
+        return torch.cat([tokens, absent]).index_select(0, rows), mask[rows]
 
     def forward(
         self,
@@ -359,7 +360,7 @@ class ViltEncoder(nn.Module):
         output = self.backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            image_embeds=torch.cat([image_embeds, absent])[rows],
+            image_embeds=torch.cat([image_embeds, absent]).index_select(0, rows % len(pixel_mask)),
             pixel_mask=pixel_mask[rows],
         )
         return self.projection(output.last_hidden_state[:, 0])
@@ -411,7 +412,8 @@ def place_images(vectors: torch.Tensor, image_index: torch.Tensor | None, missin
     """Vectors of pictures `(P, D)` to those of items `(U, D)`; -1 in `image_index` `(U,)` is the missing picture."""
     if image_index is None:
         return vectors
-    return torch.cat([vectors, missing.to(vectors.dtype)[None]])[image_index]
+    either = torch.cat([vectors, missing.to(vectors.dtype)[None]])
+    return rows_of(either, image_index % len(either))
 
 
 def peft_config_to_dict(peft_config) -> dict:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .batch_sizes import true_places
+from .batch_sizes import rows_of, true_places
 
 
 IGNORE_INDEX = -100  # in `labels`: the position has no target
@@ -77,8 +77,8 @@ def bce_loss(
     tensor(0.2539)
     """
     states, targets, places = at_targets(user_hidden, labels, num_targets)
-    positive_scores = (states * item_embeds[targets]).sum(-1)  # (M,)
-    negative_scores = (states[:, None] * item_embeds[negative_index[places]]).sum(-1)  # (M, N)
+    positive_scores = (states * rows_of(item_embeds, targets)).sum(-1)  # (M,)
+    negative_scores = (states[:, None] * rows_of(item_embeds, negative_index[places])).sum(-1)  # (M, N)
     loss = F.softplus(-full_precision(positive_scores)) + F.softplus(full_precision(negative_scores)).mean(-1)
     return loss.sum()
 
@@ -201,8 +201,8 @@ def sampled_softmax_loss(
     tensor(0.0181)
     """
     states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
-    positive_scores = full_precision((states * item_embeds[targets]).sum(-1))  # (M,)
-    negative_scores = full_precision(states @ item_embeds[negative_index].T)  # (M, N)
+    positive_scores = full_precision((states * rows_of(item_embeds, targets)).sum(-1))  # (M,)
+    negative_scores = full_precision(states @ rows_of(item_embeds, negative_index).T)  # (M, N)
     if item_log_popularity is not None:
         positive_scores = positive_scores - item_log_popularity[targets]
         negative_scores = negative_scores - item_log_popularity[negative_index]
@@ -245,8 +245,8 @@ def gbce_loss(
     sampled = (len(negative_index) / num_others).clamp(max=1.0)
     beta = sampled * (gbce_t * (1 - 1 / sampled) + 1 / sampled)
     states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
-    positive_scores = full_precision((states * item_embeds[targets]).sum(-1))  # (M,)
-    negative_scores = full_precision(states @ item_embeds[negative_index].T)  # (M, N)
+    positive_scores = full_precision((states * rows_of(item_embeds, targets)).sum(-1))  # (M,)
+    negative_scores = full_precision(states @ rows_of(item_embeds, negative_index).T)  # (M, N)
     own = own_items(labels, item_index, len(item_embeds))[:, negative_index]  # (B, N)
     negative_terms = F.softplus(negative_scores).masked_fill(own[users], 0.0)
     return beta * F.softplus(-positive_scores).sum() + negative_terms.sum()

@@ -21,7 +21,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
-from .batch_sizes import BatchSizes
+from .batch_sizes import BatchSizes, rows_of
 from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
@@ -581,7 +581,7 @@ class TransRecModel(TransRecPreTrainedModel):
 def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Item vectors `(U, D)` at rows `(B, L)` to histories `(B, L, D)`, zero where there is none, and their mask."""
     mask = item_index != PADDING_INDEX
-    return item_embeds[item_index.clamp(min=0)] * mask[:, :, None], mask
+    return rows_of(item_embeds, item_index.clamp(min=0)) * mask[:, :, None], mask
 
 
 class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
