@@ -109,3 +109,24 @@ def test_chunks_by_known_lengths_are_those_by_search():
     assert [longest for _, longest in found] == [longest for _, longest in known]
     assert [longest for _, longest in found] == [int(lengths[rows].max()) for rows, _ in found]
     assert all(torch.equal(one, other) for (one, _), (other, _) in zip(found, known, strict=True))
+
+
+def test_with_several_threads_a_gradient_repeats_itself():
+    """That of plain indexing, which adds up repeated rows in any order, does not: `vectors[rows]` fails here."""
+    generator, threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    vectors, upstream = (torch.randn(count, 256, generator=generator) for count in (600, 3000))
+    rows = torch.randint(0, 300, (3000,), generator=generator)
+
+    def gradient():
+        leaf = vectors.clone().requires_grad_()
+        batch_sizes.rows_of(leaf, rows).backward(upstream)
+        return leaf.grad
+
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(torch.equal(gradient(), first) for _ in range(10))
+    finally:
+        torch.set_num_threads(threads)
+    expected = torch.zeros(600, 256).index_add(0, rows, upstream)
+    assert torch.allclose(first, expected, atol=1e-4)
