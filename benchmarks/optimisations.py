@@ -18,7 +18,7 @@ from timing import in_turn, summary
 from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
-from modeling_transrec import TransRecForSequentialRecommendation, item_encoders, user_encoders
+from modeling_transrec import TransRecForSequentialRecommendation, content_encoders, user_encoders
 
 
 PER_ITEM = ("input_ids", "attention_mask", "item_ids", "image_index", "pixel_values")  # here all have a picture
@@ -75,7 +75,7 @@ def from_features(bench: Bench, batch: dict) -> dict:
 def texts_in_one_piece(bench: Bench) -> Iterator[None]:
     """All texts of a batch are padded to its longest."""
     limits = {"TEXTS_AT_A_TIME": 10**9, "TEXTS_AT_A_TIME_ON_CPU": 10**9}
-    with mock.patch.multiple(item_encoders, **limits):
+    with mock.patch.multiple(content_encoders, **limits):
         yield
 
 
@@ -86,7 +86,7 @@ def texts_as_given(bench: Bench) -> Iterator[None]:
     def features(encoder, input_ids, attention_mask, *_):
         return encoder.pooling(encoder.hidden(input_ids, attention_mask), attention_mask)
 
-    with mock.patch.object(item_encoders.TextEncoder, "features", features):
+    with mock.patch.object(content_encoders.TextEncoder, "features", features):
         yield
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 
 SORTS_STABLY = ("cuda", "meta")
@@ -52,11 +51,3 @@ def true_places(mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
             f"the batch's sizes say {count} where there are {len(places)}; leave out sizes, or correct them"
         )
     return places
-
-
-def rows_of(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Vectors `(U, D)` at rows `(…)`, which may repeat, to `(…, D)`.
-
-    The same as indexing, whose gradient threads add up in any order: here a run repeats itself on a CPU, too.
-    """
-    return nn.functional.embedding(rows, vectors)

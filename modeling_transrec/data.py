@@ -109,7 +109,7 @@ def prepare_items(
         raise ValueError(
             f"no item has a text in {processor.text_column}; choose another language than {processor.language!r}"
         )
-    has_images = "image" in processor.modalities
+    has_images, features = "image" in processor.modalities, _prepared_features(processor)
     selected = items.select_columns(columns)
     if has_images:
         selected = selected.cast_column("image", datasets.Image(decode=False))
@@ -118,11 +118,11 @@ def prepare_items(
         batched=True,
         batch_size=64 if has_images else 1000,
         remove_columns=columns,
-        features=_prepared_features(processor),
+        features=features,
         desc="Preparing items",
         num_proc=num_proc,
         keep_in_memory=not items.cache_files,
-        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint)),
+        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint, features)),
     )
     if has_images:
         missing = prepared.data["pixels"].null_count
@@ -135,11 +135,11 @@ def prepare_items(
 
 def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
     kinds = {
-        "text": ("input_ids", datasets.List(datasets.Value("int32"))),
-        "image": ("pixels", datasets.Value("binary")),
-        "id": ("item_ids", datasets.Value("int64")),
+        "text": {"has_text": datasets.Value("bool"), "input_ids": datasets.List(datasets.Value("int32"))},
+        "image": {"pixels": datasets.Value("binary")},
+        "id": {"item_ids": datasets.Value("int64")},
     }
-    return datasets.Features([kinds[name] for name in processor.modalities])
+    return datasets.Features({name: kind for part in processor.modalities for name, kind in kinds[part].items()})
 
 
 def as_ids(item_ids: Sequence[str | int]) -> pa.Array:

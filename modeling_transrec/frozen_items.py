@@ -19,8 +19,8 @@ import torch
 from datasets.utils import tqdm
 from torch import nn
 
+from .content_encoders import ImageEncoder, TextEncoder
 from .frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of, layers_of
-from .item_encoders import ImageEncoder, TextEncoder
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 from .scoring import add_tensors, autocast_dtype, computed_once, features_cache, item_chunks, text_lengths
@@ -113,8 +113,6 @@ def use_frozen_layers(
         try:
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
-            if not encoder.takes_features:
-                raise UnsupportedLayers("this fusion reads more than one vector an item")
             folders[part] = _Part(part, one, frozen, items, processor).outputs(chunk_size, cache_dir)
             one.frozen_layers = frozen
         except UnsupportedLayers as reason:

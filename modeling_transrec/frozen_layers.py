@@ -106,9 +106,7 @@ def form_of(output) -> tuple | list | None:
 
 
 def frozen_layers_of(backbone: nn.Module, picture_shape: tuple[int, ...] | None = None) -> FrozenLayers | None:
-    """The layers before the first that is trained; `None` where there are none, or nothing is trained."""
-    if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        return None
+    """The layers before the first that is trained; `None` where there are none."""
     count, layers = 0, layers_of(backbone)
     while count < len(layers) and not any(parameter.requires_grad for parameter in layers[count].parameters()):
         count += 1

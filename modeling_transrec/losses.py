@@ -5,7 +5,8 @@ those items; it returns the SUM over the positions that have a target. The model
 all accumulation steps and processes, so that every target weighs the same. `bce` and `full_softmax` are then the same
 loss however a batch is divided; the candidates of the others are those of one process and accumulation step.
 
-Only positions that have a target are scored, not the padding.
+Only positions that have a target are scored, not the padding. Rows are taken by `F.embedding`: the gradient of plain
+indexing is added up by several threads in any order, and a run would not repeat itself on a CPU.
 
 Shapes: `B` users, `L` history length, `M` targets, `U` distinct items of the batch, `N` negatives, `V` catalogue, `D`
 hidden size.
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .batch_sizes import rows_of, true_places
+from .batch_sizes import true_places
 
 
 IGNORE_INDEX = -100  # in `labels`: the position has no target
@@ -77,8 +78,8 @@ def bce_loss(
     tensor(0.2539)
     """
     states, targets, places = at_targets(user_hidden, labels, num_targets)
-    positive_scores = (states * rows_of(item_embeds, targets)).sum(-1)  # (M,)
-    negative_scores = (states[:, None] * rows_of(item_embeds, negative_index[places])).sum(-1)  # (M, N)
+    positive_scores = (states * F.embedding(targets, item_embeds)).sum(-1)  # (M,)
+    negative_scores = (states[:, None] * F.embedding(negative_index[places], item_embeds)).sum(-1)  # (M, N)
     loss = F.softplus(-full_precision(positive_scores)) + F.softplus(full_precision(negative_scores)).mean(-1)
     return loss.sum()
 
@@ -201,8 +202,8 @@ def sampled_softmax_loss(
     tensor(0.0181)
     """
     states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
-    positive_scores = full_precision((states * rows_of(item_embeds, targets)).sum(-1))  # (M,)
-    negative_scores = full_precision(states @ rows_of(item_embeds, negative_index).T)  # (M, N)
+    positive_scores = full_precision((states * F.embedding(targets, item_embeds)).sum(-1))  # (M,)
+    negative_scores = full_precision(states @ F.embedding(negative_index, item_embeds).T)  # (M, N)
     if item_log_popularity is not None:
         positive_scores = positive_scores - item_log_popularity[targets]
         negative_scores = negative_scores - item_log_popularity[negative_index]
@@ -245,8 +246,8 @@ def gbce_loss(
     sampled = (len(negative_index) / num_others).clamp(max=1.0)
     beta = sampled * (gbce_t * (1 - 1 / sampled) + 1 / sampled)
     states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
-    positive_scores = full_precision((states * rows_of(item_embeds, targets)).sum(-1))  # (M,)
-    negative_scores = full_precision(states @ rows_of(item_embeds, negative_index).T)  # (M, N)
+    positive_scores = full_precision((states * F.embedding(targets, item_embeds)).sum(-1))  # (M,)
+    negative_scores = full_precision(states @ F.embedding(negative_index, item_embeds).T)  # (M, N)
     own = own_items(labels, item_index, len(item_embeds))[:, negative_index]  # (B, N)
     negative_terms = F.softplus(negative_scores).masked_fill(own[users], 0.0)
     return beta * F.softplus(-positive_scores).sum() + negative_terms.sum()

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -21,11 +22,14 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
-from .batch_sizes import BatchSizes, rows_of
+from .adapters import peft_config_to_dict
+from .backbones import pooler_free_kwargs
+from .batch_sizes import BatchSizes
 from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
+from .content_encoders import DualEncoder, ImageEncoder, TextEncoder
 from .frozen_layers import layers_of
-from .item_encoders import DualEncoder, ImageEncoder, ItemEncoder, peft_config_to_dict, pooler_free_kwargs
+from .item_encoders import ItemEncoder
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
 from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
 
@@ -88,8 +92,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 init.xavier_uniform_(weight)
         elif isinstance(module, BERT4RecUserEncoder):
             init.normal_(module.mask_vector, std=0.02)
-        elif isinstance(module, ImageEncoder | DualEncoder):
+        if isinstance(module, ImageEncoder | DualEncoder):
             init.normal_(module.missing_image, std=0.02)
+        if isinstance(module, TextEncoder | DualEncoder):
+            init.zeros_(module.missing_text)
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         super()._set_gradient_checkpointing(enable, **kwargs)
@@ -293,7 +299,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         They are part of the model: it is saved, loaded and pushed with them like any other.
 
         Args:
-            peft_config: `peft.LoraConfig`, another of `PEFT_KINDS` in `item_encoders.py`, or its dictionary with
+            peft_config: `peft.LoraConfig`, another of `PEFT_KINDS` in `adapters.py`, or its dictionary with
                 `"peft_type"`. The modules that it names may lie in one of several backbones alone.
         """
         if self.config.peft_config is not None:
@@ -442,20 +448,17 @@ class TransRecModel(TransRecPreTrainedModel):
         Args:
             sizes: what is known of the batch beforehand; without it the device may be waited for.
             input_ids, attention_mask: `(U, T)` tokens of the texts and their mask.
+            has_text: `(U,)` booleans, false where an item has no text; by default all have one.
             pixel_values: `(P, 3, H, W)` pictures of the `P` items that have one.
             image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
             item_ids: `(U,)` rows of the id table.
             text_features, image_features: `(U, H)`, `(P, H)` precomputed by the backbones, in place of their inputs.
+            item_features: `(U, H)` precomputed by one model of text and image whose vector is of both (ViLT).
             text_states, image_states: `(number of tokens, H)`, `(P, …)` precomputed by the backbones' frozen layers,
                 beside `input_ids` and in place of `pixel_values`.
         """
         given = {name: tensor for name, tensor in item_tensors.items() if tensor is not None}
-        needed = self.item_encoder.input_names
-        if "text_features" in given:
-            needed = [name for name in needed if name not in ("input_ids", "attention_mask")]
-        if "image_features" in given or "image_states" in given:
-            needed = [name for name in needed if name != "pixel_values"]
-        missing = [name for name in needed if name not in given]
+        missing = self.item_encoder.missing_inputs(given)
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
         if "pixel_values" in given and given["pixel_values"].dtype == torch.uint8:
@@ -526,11 +529,13 @@ class TransRecModel(TransRecPreTrainedModel):
         item_index: torch.LongTensor,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        has_text: torch.BoolTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         image_index: torch.LongTensor | None = None,
         item_ids: torch.LongTensor | None = None,
         text_features: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
+        item_features: torch.FloatTensor | None = None,
         text_states: torch.FloatTensor | None = None,
         image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
@@ -543,12 +548,14 @@ class TransRecModel(TransRecPreTrainedModel):
                 Histories, oldest item first, as rows into the batch's distinct items; -1 is padding, on the left.
             input_ids (`torch.LongTensor` of shape `(U, T)`, *optional*): tokens of the distinct items' texts.
             attention_mask (`torch.LongTensor` of shape `(U, T)`, *optional*): 1 at tokens, 0 at padding.
+            has_text (`torch.BoolTensor` of shape `(U,)`, *optional*): false where an item has no text.
             pixel_values (`torch.FloatTensor` of shape `(P, 3, H, W)`, *optional*): the items' pictures.
             image_index (`torch.LongTensor` of shape `(U,)`, *optional*):
                 Each item's row in `pixel_values`, -1 where it has no picture.
             item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
             text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
             image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
+            item_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): in place of both, for ViLT.
             text_states (`torch.FloatTensor` of shape `(number of tokens, H)`, *optional*):
                 Of the frozen layers, beside `input_ids`: one text's tokens after the other's, without padding.
             image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
@@ -562,11 +569,13 @@ class TransRecModel(TransRecPreTrainedModel):
         item_embeds = self.get_item_features(
             input_ids=input_ids,
             attention_mask=attention_mask,
+            has_text=has_text,
             pixel_values=pixel_values,
             image_index=image_index,
             item_ids=item_ids,
             text_features=text_features,
             image_features=image_features,
+            item_features=item_features,
             text_states=text_states,
             image_states=image_states,
             sizes=sizes,
@@ -581,7 +590,7 @@ class TransRecModel(TransRecPreTrainedModel):
 def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Item vectors `(U, D)` at rows `(B, L)` to histories `(B, L, D)`, zero where there is none, and their mask."""
     mask = item_index != PADDING_INDEX
-    return rows_of(item_embeds, item_index.clamp(min=0)) * mask[:, :, None], mask
+    return F.embedding(item_index.clamp(min=0), item_embeds) * mask[:, :, None], mask
 
 
 class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
@@ -631,11 +640,13 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         item_index: torch.LongTensor,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        has_text: torch.BoolTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         image_index: torch.LongTensor | None = None,
         item_ids: torch.LongTensor | None = None,
         text_features: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
+        item_features: torch.FloatTensor | None = None,
         text_states: torch.FloatTensor | None = None,
         image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
@@ -655,12 +666,14 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 is a masked item.
             input_ids (`torch.LongTensor` of shape `(U, T)`, *optional*): tokens of the distinct items' texts.
             attention_mask (`torch.LongTensor` of shape `(U, T)`, *optional*): 1 at tokens, 0 at padding.
+            has_text (`torch.BoolTensor` of shape `(U,)`, *optional*): false where an item has no text.
             pixel_values (`torch.FloatTensor` of shape `(P, 3, H, W)`, *optional*): the items' pictures.
             image_index (`torch.LongTensor` of shape `(U,)`, *optional*):
                 Each item's row in `pixel_values`, -1 where it has no picture.
             item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
             text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
             image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
+            item_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): in place of both, for ViLT.
             text_states (`torch.FloatTensor` of shape `(number of tokens, H)`, *optional*):
                 Of the frozen layers, beside `input_ids`: one text's tokens after the other's, without padding.
             image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
@@ -688,11 +701,13 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         items = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
+            "has_text": has_text,
             "pixel_values": pixel_values,
             "image_index": image_index,
             "item_ids": item_ids,
             "text_features": text_features,
             "image_features": image_features,
+            "item_features": item_features,
             "text_states": text_states,
             "image_states": image_states,
             "sizes": sizes,

@@ -158,7 +158,8 @@ class TransRecProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        names = {"text": ["input_ids", "attention_mask"], "image": ["pixel_values", "image_index"], "id": ["item_ids"]}
+        texts = ["input_ids", "attention_mask", "has_text"]
+        names = {"text": texts, "image": ["pixel_values", "image_index"], "id": ["item_ids"]}
         return [name for modality in self.modalities for name in names[modality]]
 
     @functools.cached_property
@@ -182,13 +183,14 @@ class TransRecProcessor(ProcessorMixin):
         """Items to model inputs.
 
         Args:
-            text: item texts; empty or `None` where an item has none.
+            text: item texts; blank or `None` where an item has none.
             images: `PIL.Image` or image file as bytes, one an item; `None` where an item has none.
             item_ids: item ids.
             return_tensors: `"pt"`, the only form the model takes.
 
-        Returns: `input_ids` and `attention_mask` `(U, T)`, padded to the longest; `pixel_values` `(P, 3, H, W)` of the
-        `P` items that have a picture and `image_index` `(U,)`, each item's row there or -1; `item_ids` `(U,)`.
+        Returns: `input_ids` and `attention_mask` `(U, T)`, padded to the longest, and `has_text` `(U,)`, false where
+        an item has none; `pixel_values` `(P, 3, H, W)` of the `P` items that have a picture and `image_index` `(U,)`,
+        each item's row there or -1; `item_ids` `(U,)`.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
@@ -208,8 +210,9 @@ class TransRecProcessor(ProcessorMixin):
     def prepare(self, items: dict[str, Sequence]) -> dict[str, list]:
         """Columns of the items table to unpadded inputs.
 
-        `input_ids`: a list of its own length each; `pixels`: bytes of the picture, resized, or `None`; `item_ids`. It
-        has the form that `datasets.Dataset.map(…, batched=True)` takes, so that items are prepared once.
+        `input_ids`: a list of its own length each; `has_text`: whether there is one, not blank; `pixels`: bytes of
+        the picture, resized, or `None`; `item_ids`. It has the form that `datasets.Dataset.map(…, batched=True)`
+        takes, so that items are prepared once.
         """
         prepared = {}
         if "text" in self.modalities:
@@ -219,6 +222,7 @@ class TransRecProcessor(ProcessorMixin):
             tokens = self.tokenizer(
                 texts, truncation=True, max_length=self.max_text_length, padding=False, return_attention_mask=False
             )["input_ids"]
+            prepared["has_text"] = [bool(ids and text.strip()) for ids, text in zip(tokens, texts, strict=True)]
             prepared["input_ids"] = [ids or [self._empty_text_token] for ids in tokens]
         if "image" in self.modalities:
             prepared["pixels"] = [self._pixels(image) for image in items["image"]]
@@ -241,14 +245,17 @@ class TransRecProcessor(ProcessorMixin):
                 return_tensors="pt",
             )
             batch.update({name: padded[name] for name in ("input_ids", "attention_mask")})
+        if "has_text" in features:
+            batch["has_text"] = torch.tensor(features["has_text"], dtype=torch.bool)
         if "pixels" in features:
             pixels, batch["image_index"] = _present(features["pixels"])
             flat = np.frombuffer(b"".join(pixels), dtype=np.uint8)
             batch["pixel_values"] = torch.from_numpy(flat.reshape(-1, *self.image_shape).copy())
         if "item_ids" in features:
             batch["item_ids"] = torch.tensor(features["item_ids"], dtype=torch.long)
-        if "text_features" in features:
-            batch["text_features"] = torch.from_numpy(np.asarray(features["text_features"], dtype=np.float32))
+        for name in ("text_features", "item_features"):
+            if name in features:
+                batch[name] = torch.from_numpy(np.asarray(features[name], dtype=np.float32))
         if "image_features" in features:
             vectors, batch["image_index"] = _present(features["image_features"])
             batch["image_features"] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))

@@ -65,8 +65,8 @@ class PrecomputedItems:
     """The features of frozen backbones in place of texts and pictures, by row of the catalogue; read from disk.
 
     Args:
-        folder: with `text_features.npy` and `image_features.npy` `(V, H)`, `item_ids.npy` `(V,)`, any of them; and
-            `has_image.npy` `(V,)`, false where an item has no picture.
+        folder: with `text_features.npy`, `image_features.npy` and `item_features.npy` `(V, H)`, `item_ids.npy`
+            `(V,)`, any of them; and `has_text.npy` and `has_image.npy` `(V,)`, false where an item has none.
     """
 
     def __init__(self, folder: Path):
@@ -140,15 +140,12 @@ def _compute_features(model, items, processor, chunk_size: int, folder: Path) ->
     encoder, columns = model.item_encoder, {}
     for rows in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
         inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
-        found = {}
-        if encoder.text is not None:
-            found["text_features"] = encoder.text.features(inputs["input_ids"], inputs["attention_mask"])
-        if encoder.image is not None:
-            features, image_index = encoder.image.features(inputs["pixel_values"]), inputs["image_index"]
+        kept = {name: inputs.pop(name) for name in ("item_ids", "has_text") if name in inputs}
+        found = {**encoder.features(**inputs), **kept}
+        if "image_features" in found:
+            features, image_index = found["image_features"], inputs["image_index"]
             found["has_image"] = image_index >= 0
             found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
-        if encoder.id_embedding is not None:
-            found["item_ids"] = inputs["item_ids"]
         for name, values in found.items():
             values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
             if name not in columns:
@@ -160,6 +157,10 @@ def _compute_features(model, items, processor, chunk_size: int, folder: Path) ->
         values.flush()
 
 
+# Of the configuration, what decides about features beside the weights.
+_MAKING_FEATURES = ("text_config", "vision_config", "multimodal_config", "text_pooling", "image_pooling")
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The type that autocast computes at, `None` where it is off."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
@@ -169,7 +170,7 @@ def _features_fingerprint(model: TransRecPreTrainedModel, items: datasets.Datase
     """Changes with the items, the backbones' configurations and weights, and the precision that they run at."""
     config, encoder = model.config.to_dict(), model.item_encoder
     parts = [items._fingerprint, type(model.item_encoder).__name__, str(model.device.type)]
-    parts += [str(config.get(name)) for name in ("text_config", "vision_config", "text_pooling", "image_pooling")]
+    parts += [str(config.get(name)) for name in _MAKING_FEATURES]
     parts.append(str(autocast_dtype(model.device)))
     digest = hashlib.sha256("\n".join(parts).encode())
     for backbone in encoder.backbones:

@@ -148,9 +148,7 @@ class TransRecTrainer(Trainer):
             return
         model, chunk_size = self.accelerator.unwrap_model(self.model), self.args.item_batch_size
         self.prepared_items = self._plain_items
-        if model.has_frozen_backbone and not model.item_encoder.takes_features:
-            logger.warning("The backbone is frozen, but this fusion or model reads more than one vector an item")
-        elif model.has_frozen_backbone:
+        if model.has_frozen_backbone and model.item_encoder.takes_features:
             logger.info("The backbone is frozen: its features of %d items are computed once", len(self.items))
             with self.args.main_process_first(local=False, desc="computing features"), self.accelerator.autocast():
                 self.prepared_items = precompute_features(

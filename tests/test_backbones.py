@@ -21,9 +21,10 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.adapters import PEFT_KINDS, PEFT_OPTIONS
+from modeling_transrec.backbones import picture_widths
 from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
-from modeling_transrec.item_encoders import PEFT_KINDS, PEFT_OPTIONS, picture_widths
 from modeling_transrec.model_building import load_image_processor
 from modeling_transrec.scoring import precompute_features
 
@@ -304,6 +305,9 @@ def test_fusions(fusion, make_model, make_collator, processor_of, histories, ite
     blank = processor(text=["red rope", "blue lamp"], images=[None, None])
     vectors = model.get_item_features(**blank)
     assert not torch.allclose(vectors[0], vectors[1])  # without pictures the text tells items apart
+    blank = processor(text=[None, ""], images=[tiny_image(3), tiny_image(4)])
+    vectors = model.get_item_features(**blank)
+    assert not torch.allclose(vectors[0], vectors[1])  # without texts the picture does
 
 
 def test_vector_fusions_are_what_their_names_say(make_model):
@@ -319,8 +323,63 @@ def test_vector_fusions_are_what_their_names_say(make_model):
 def test_a_dual_encoder_has_no_tokens_to_attend_to(tokenizer):
     with pytest.raises(ValueError, match="choose sum, concat, gated or film"):
         TransRecModel(TransRecConfig(multimodal_config=tiny_clip_config(len(tokenizer)), fusion="co_attention"))
-    with pytest.raises(ValueError, match="no model of text and image"):
+    with pytest.raises(ValueError, match="no dual encoder that can be read here"):
         TransRecModel(TransRecConfig(multimodal_config=tiny_text_config(len(tokenizer))))
+
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "has_text")
+TINY_TOWER = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+DUAL_ENCODERS = (
+    "aimv2 altclip blip chinese_clip clip clipseg groupvit metaclip_2 owlv2 owlvit siglip tipsv2 "
+    "vision-text-dual-encoder"
+).split()
+
+
+def tiny_dual_config(model_type: str, tokenizer) -> dict:
+    special = {"eos_token_id": tokenizer.sep_token_id, "bos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    text = {**TINY_TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 40, **special}
+    vision = {**TINY_TOWER, "image_size": IMAGE_SIZE, "patch_size": 8}
+    if model_type == "vision-text-dual-encoder":
+        text, vision = {**text, "model_type": "bert"}, {**vision, "model_type": "vit"}
+    if model_type == "groupvit":
+        vision["depths"] = [1, 1, 1]
+    if model_type == "altclip":
+        text["project_dim"] = 12
+    width = {} if model_type == "siglip" else {"projection_dim": 10}
+    return {"model_type": model_type, "text_config": text, "vision_config": vision, **width}
+
+
+@pytest.mark.parametrize("model_type", DUAL_ENCODERS)
+def test_any_dual_encoder(model_type, tokenizer, processor_of, tmp_path):
+    torch.manual_seed(0)
+    config = TransRecConfig(multimodal_config=tiny_dual_config(model_type, tokenizer), hidden_size=16)
+    model = perturb(TransRecForSequentialRecommendation(config)).eval()
+    texts, pictures = ["red", "a small blue lamp", None, "soap"], [tiny_image(1), None, tiny_image(2), tiny_image(3)]
+    processor = processor_of["clip"]
+    together = model.get_item_features(**processor(text=texts, images=pictures))
+    alone = [
+        model.get_item_features(**processor(text=[text], images=[picture]))[0]
+        for text, picture in zip(texts, pictures, strict=True)
+    ]
+    assert torch.allclose(torch.stack(alone), together, atol=1e-5)
+    named = model.get_item_features(**processor(text=["red", "blue"], images=[None, None]))
+    assert not torch.allclose(*named)
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+    assert torch.equal(again.get_item_features(**processor(text=texts, images=pictures)), together)
+
+
+def test_siglip_reads_texts_as_in_its_pretraining(tokenizer, processor_of):
+    """Padded to all its positions, without a mask: its own processor gives it no other."""
+    config = TransRecConfig(multimodal_config=tiny_dual_config("siglip", tokenizer), hidden_size=16)
+    encoder = perturb(TransRecModel(config)).eval().item_encoder.multimodal
+    own = tokenizer(["red", "a small blue lamp"], padding="max_length", max_length=40, return_tensors="pt")[
+        "input_ids"
+    ]
+    expected = encoder.backbone.get_text_features(input_ids=own).pooler_output
+    inputs = processor_of["clip"](text=["red", "a small blue lamp"], images=[tiny_image(1), tiny_image(2)])
+    found, _ = encoder.features(inputs["input_ids"], inputs["attention_mask"], inputs["pixel_values"])
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_vilt_gives_the_same_vectors_every_time(make_model, processor_of, items):
@@ -364,16 +423,54 @@ def trained(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("kind", ["text", "text+image", "clip", "vilt"])
-def test_an_item_without_a_text_is_the_empty_text(kind, items, make_model, processor_of):
-    texts = [None, "", *items["text_en"][2:]]
-    changed = items.select_columns(["item_id", "image"]).add_column("text_en", texts)
-    prepared = prepare_items(changed, processor_of[kind])
-    assert prepared[0]["input_ids"] == prepared[1]["input_ids"]
-    rows = prepared[[0, 1]] if kind == "text" else {**prepared[[0, 1]], "pixels": [None, None]}
-    model, batch = make_model(kind), processor_of[kind].pad(rows)
-    first, second = model.get_item_features(**processor_of[kind].normalize(batch))
-    assert torch.allclose(first, second, atol=1e-6) and first.isfinite().all()
+class TestAnItemWithoutAText:
+    def test_blank_texts_are_none(self, items, processor_of):
+        texts = [None, "", " \n", *items["text_en"][3:]]
+        changed = items.select_columns(["item_id"]).add_column("text_en", texts)
+        prepared = prepare_items(changed, processor_of["text"])
+        assert prepared["has_text"][:8] == [False, False, False, True, True, False, True, True]
+
+    def test_it_has_the_learned_vector(self, make_model, processor_of):
+        model, processor = perturb(make_model("text")), processor_of["text"]
+        vectors = model.get_item_features(**processor(text=[None, "red rope", "  "]))
+        learned = model.item_encoder.text.missing_text
+        assert torch.equal(vectors[0], learned) and torch.equal(vectors[2], learned)
+        assert torch.equal(model.get_item_features(**processor(text=[""]))[0], learned)
+        assert not torch.allclose(vectors[1], learned)
+
+    @pytest.mark.parametrize("kind", ["text+image", "clip"])
+    def test_the_learned_vector_is_fused_with_the_picture(self, kind, make_model, processor_of):
+        model, processor = perturb(make_model(kind)), processor_of[kind]
+        pictures = [tiny_image(3), None]
+        blank, named = (
+            model.get_item_features(**processor(text=texts, images=pictures))
+            for texts in (["", None], ["red", "blue"])
+        )
+        encoder = model.item_encoder.image or model.item_encoder.multimodal
+        learned = (model.item_encoder.text or model.item_encoder.multimodal).missing_text
+        assert torch.allclose(blank[1], learned + encoder.missing_image)
+        text_of_red = named[0] - (blank[0] - learned)
+        alone = model.get_item_features(**processor(text=["red"], images=[None]))[0] - encoder.missing_image
+        assert torch.allclose(text_of_red, alone, atol=1e-5)
+
+    @pytest.mark.parametrize("fusion", ["co_attention", "merged_attention"])
+    def test_attention_has_one_learned_token(self, fusion, make_model, processor_of):
+        model, processor = perturb(make_model("text+image", fusion=fusion)), processor_of["text+image"]
+        together = processor(text=["a small blue lamp", None], images=[tiny_image(3), tiny_image(4)])
+        tokens, mask = model.item_encoder.text.tokens(*(together[name] for name in TEXT_INPUTS))
+        assert mask[1].sum() == 1 and torch.equal(tokens[1][mask[1]][0], model.item_encoder.text.missing_text)
+        together["input_ids"][1] = 7  # nobody reads them
+        alone = processor(text=[""], images=[tiny_image(4)])
+        found = model.get_item_features(**together)[1], model.get_item_features(**alone)[0]
+        assert torch.allclose(*found, atol=1e-5)
+
+    def test_vilt_attends_to_the_picture_alone(self, make_model, processor_of, tokenizer):
+        model, processor = perturb(make_model("vilt")), processor_of["vilt"]
+        inputs = processor(text=[None, None, "red rope"], images=[tiny_image(3), tiny_image(4), tiny_image(3)])
+        vectors = model.get_item_features(**inputs)
+        assert not torch.allclose(vectors[0], vectors[1]) and not torch.allclose(vectors[0], vectors[2])
+        kept = inputs["input_ids"][0][inputs["attention_mask"][0].bool()]
+        assert kept.tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "gpt2", "opt"])
@@ -472,7 +569,7 @@ class TestFreezing:
         assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
-@pytest.mark.parametrize("kind", ["text", "image", "text+image", "text+id"])
+@pytest.mark.parametrize("kind", ["text", "image", "text+image", "text+id", "clip", "vilt"])
 def test_precomputed_features_stand_for_the_items(kind, make_model, make_collator, processor_of, histories, tmp_path):
     model = perturb(make_model(kind, fusion="gated"))
     model.freeze_backbone()
@@ -485,7 +582,8 @@ def test_precomputed_features_stand_for_the_items(kind, make_model, make_collato
     prepared = collator.items
     collator.items = precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
     for backbone in model.item_encoder.backbones:
-        backbone.register_forward_pre_hook(lambda *args: calls.append(1))
+        for module in backbone.modules():
+            module.register_forward_pre_hook(lambda *args: calls.append(1))
     model(**collator(users)).loss.backward()
     assert not calls
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -1,5 +1,6 @@
-"""The item-once step against a naive one that encodes every position of every user by itself."""
+"""The item-once step against a naive one: users one by one, without padding, every item encoded alone."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec import item_encoders
+from modeling_transrec import content_encoders
 from modeling_transrec.data import count_actions
 from modeling_transrec.data_collator import left_pad_lists
+from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.losses import LOSSES
 from modeling_transrec.user_encoders import USER_ENCODERS
 
@@ -27,7 +29,7 @@ def double(inputs):
     return {name: tensor.double() if is_float(tensor) else tensor for name, tensor in inputs.items()}
 
 
-def encode(model, processor, items, row):
+def encode_alone(model, processor, items, row):
     """The vector of one item, prepared and encoded alone."""
     item = items[int(row)]
     fields = {"text": {"text": [item["text_en"]]}, "image": {"images": [item["image"]]}}
@@ -36,8 +38,8 @@ def encode(model, processor, items, row):
     return model.get_item_features(**double(processor(**call)))[0]
 
 
-def naive_loss(model, processor, items, collator, users, share):
-    """Users one by one, without padding; every occurrence of an item is encoded anew."""
+def naive_loss(model, items, encode, collator, users, share):
+    """Users one by one, without padding; `encode` makes the vector of an item's row."""
     config = model.config
     rows = left_pad_lists([user["history"][-(MAX_SEQ_LEN + 1) :] for user in users])
     numbers = np.array([user["user"] for user in users])
@@ -50,12 +52,7 @@ def naive_loss(model, processor, items, collator, users, share):
     for line, user in enumerate(users):
         here = inputs[line] != -1
         is_masked = torch.from_numpy(inputs[line][here] == -2)[None]
-        vectors = torch.stack(
-            [
-                torch.zeros(16).double() if row == -2 else encode(model, processor, items, row)
-                for row in inputs[line][here]
-            ]
-        )
+        vectors = torch.stack([torch.zeros(16).double() if row == -2 else encode(row) for row in inputs[line][here]])
         states = model.model.get_user_hidden(
             vectors[None],
             torch.ones_like(is_masked),
@@ -69,7 +66,7 @@ def naive_loss(model, processor, items, collator, users, share):
                 continue
 
             def score(row, state=state):
-                return state @ encode(model, processor, items, row)
+                return state @ encode(row)
 
             if config.loss_type == "bce":
                 sampled = torch.stack([score(row) for row in negatives[line][here][place]])
@@ -95,32 +92,42 @@ def naive_loss(model, processor, items, collator, users, share):
     return total / count
 
 
-COMBINATIONS = [(kind, "sasrec", loss_type) for kind in ITEM_KINDS for loss_type in ("bce", "in_batch")]
-COMBINATIONS += [("id", encoder, loss_type) for encoder in USER_ENCODERS for loss_type in LOSSES]
+PAIRS = [(kind, None, encoder) for kind in ITEM_KINDS for encoder in USER_ENCODERS]
+PAIRS += [
+    ("text+image", fusion, encoder) for fusion in FUSIONS if fusion != "sum" for encoder in ("sasrec", "bert4rec")
+]
 
 
-@pytest.mark.parametrize(("kind", "user_encoder_type", "loss_type"), COMBINATIONS)
+@pytest.mark.parametrize(("kind", "fusion", "user_encoder_type"), PAIRS)
 def test_loss_and_gradients_equal_the_naive_step(
-    kind, user_encoder_type, loss_type, make_model, make_collator, processor_of, items, histories
+    kind, fusion, user_encoder_type, make_model, make_collator, processor_of, items, histories
 ):
-    options = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 4}
+    options = {"user_encoder_type": user_encoder_type, "fusion": fusion or "sum", "num_negatives": 4}
     model = make_model(kind, max_seq_len=MAX_SEQ_LEN, **options).double()
-    collator = make_collator(kind, model)
-    users = [histories[user] for user in (0, 3, 11)]
+    counts, users = count_actions(histories, len(items)), [histories[user] for user in (0, 3, 11)]
 
-    batch = double(collator(users))
-    model(**batch).loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    loss = model(**batch).loss.item()
+    @functools.cache
+    def encode(row):
+        return encode_alone(model, processor_of[kind], items, row)
 
-    model.zero_grad()
-    counts = count_actions(histories, len(items))
-    expected = naive_loss(model, processor_of[kind], items, collator, users, counts / counts.sum())
-    expected.backward()
-    assert loss == pytest.approx(expected.item(), abs=1e-6)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert torch.allclose(gradients[name], parameter.grad, atol=1e-6), name
+    for loss_type in LOSSES:
+        model.config.loss_type = loss_type
+        collator = make_collator(kind, model)
+        batch = double(collator(users))
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+        model.zero_grad()
+        expected = naive_loss(model, items, encode, collator, users, counts / counts.sum())
+        expected.backward(retain_graph=True)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-6), loss_type
+        for name, gradient in gradients.items():
+            expected_gradient = model.get_parameter(name).grad
+            if expected_gradient is None:  # no item of these lacks a text, or none a picture
+                expected_gradient = torch.zeros_like(gradient)
+            assert torch.allclose(gradient, expected_gradient, atol=1e-6), (loss_type, name)
 
 
 def test_padded_positions_are_not_encoded(make_model, make_collator, histories, monkeypatch):
@@ -149,7 +156,7 @@ def test_texts_of_like_length_are_encoded_together(kind, make_model, make_collat
     )
     results = []
     for at_a_time in (1000, 6):
-        monkeypatch.setattr(item_encoders, "TEXTS_AT_A_TIME_ON_CPU", at_a_time)
+        monkeypatch.setattr(content_encoders, "TEXTS_AT_A_TIME_ON_CPU", at_a_time)
         model.zero_grad()
         loss = model(**batch).loss
         loss.backward()

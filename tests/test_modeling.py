@@ -40,6 +40,7 @@ def make_inputs(kind, vocab_size=60, seed=0):
         **inputs,
         "input_ids": torch.randint(5, vocab_size, (11, 6), generator=generator) * mask,
         "attention_mask": mask,
+        "has_text": torch.arange(11) != 4,
     }
 
 

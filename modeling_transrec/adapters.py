@@ -1,0 +1,116 @@
+"""Adapters of the `peft` library in backbones: which kinds work, how they are put in, trained and merged."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+
+# Adapters of the peft library that train, save, load and merge here, and their options that are honoured; the tests
+# make the round trip of each.
+PEFT_KINDS = (
+    "BEFT C3A DEFT DELORA GLORA GRALORA HIRA HRA IA3 LN_TUNING LOHA LOKR LORA MISS PEANUT ROAD SUPERTUNING "
+    "TRAINABLE_TOKENS"
+).split()
+PEFT_OPTIONS = (
+    "act_fn alpha alpha_pattern apply_GS block_size block_size_pattern config_A_B config_C config_D_E decompose_both "
+    "decompose_factor decomposition_method deft_dropout delora_lambda depth exclude_modules fan_in_fan_out "
+    "feedforward_modules gralora_dropout gralora_k group_size hira_dropout hybrid_r init_ia3_weights "
+    "init_lora_weights init_scale init_weights lambda_pattern layers_pattern layers_to_transform lora_alpha lora_bias "
+    "lora_dropout mini_r miss_dropout module_dropout modules_to_save para r rank_dropout rank_dropout_scale "
+    "rank_pattern scaling select_top sparsity target_modules token_indices use_dora use_effective_conv2d use_rslora "
+    "variant"
+).split()
+PEFT_NOTES = ("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision", "task_type")
+
+
+def peft_config_to_dict(peft_config) -> dict:
+    """A configuration of the `peft` library as plain JSON values; kinds and options that do not work are errors."""
+    values = peft_config if isinstance(peft_config, dict) else peft_config.to_dict()
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    plain = json.loads(json.dumps(plain, default=str))
+    if "peft_type" not in plain:
+        raise ValueError('an adapter\'s configuration needs "peft_type", such as "LORA"')
+    try:
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
+    except ImportError as error:
+        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+    kind = plain["peft_type"]
+    if kind not in PEFT_KINDS:
+        raise ValueError(f"{kind} adapters are not supported; choose one of {', '.join(PEFT_KINDS)}")
+    known = [field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
+    supported = ", ".join(name for name in known if name in PEFT_OPTIONS)
+    unknown = sorted(set(plain) - set(known))
+    if unknown:
+        raise ValueError(f"{kind} has no option {', '.join(unknown)}; its options are {supported}")
+    default = PEFT_TYPE_TO_CONFIG_MAPPING[kind]().to_dict()
+    completed = {**plain, **PeftConfig.from_peft_type(**plain).to_dict()}
+    changed = {name for name, value in completed.items() if value != default.get(name)}
+    refused = sorted(changed - {*PEFT_OPTIONS, *PEFT_NOTES})
+    if refused:
+        raise ValueError(
+            f"{kind}'s option {', '.join(refused)} is not supported here: leave it out; its options are {supported}"
+        )
+    return plain
+
+
+def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config: dict) -> None:
+    """Puts adapters into the backbones, or into those that have modules that they match."""
+    try:
+        from peft import NoMatchingPeftModuleError, PeftConfig, inject_adapter_in_model
+        from peft.utils import ModulesToSaveWrapper
+    except ImportError as error:
+        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+    peft_config = peft_config_to_dict(peft_config)
+    unmatched = []
+    for backbone in backbones:
+        known = set(backbone.modules())
+        try:
+            inject_adapter_in_model(PeftConfig.from_peft_type(**peft_config), backbone)
+        except NoMatchingPeftModuleError as error:
+            unmatched.append(error)
+        for module in set(backbone.modules()) - known:
+            module._is_hf_initialized = True  # adapters start as peft has it: at no change
+    if len(unmatched) == len(backbones):
+        raise unmatched[0]
+    saved = [key for b in backbones for key, m in b.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+    for name in peft_config.get("modules_to_save") or ():
+        if not any(key.endswith(name) for key in saved):
+            raise ValueError(f"modules_to_save: no backbone with adapters has a module {name}")
+    within = [key for key in saved if any(key.startswith(f"{other}.") for other in saved)]
+    if within:
+        raise ValueError(f"modules_to_save: {within[0]} lies in another of them; name one of the two")
+
+
+def train_adapters_alone(backbones: Sequence[PreTrainedModel]) -> None:
+    """Where there are adapters, nothing else of the backbones is trained."""
+    has_adapters = any(hasattr(backbone, "peft_config") for backbone in backbones)
+    for backbone in backbones:
+        if has_adapters:
+            backbone.requires_grad_(False)
+        for module in backbone.modules():
+            for part in getattr(module, "adapter_layer_names", ()):  # peft's
+                getattr(module, part).requires_grad_(True)
+
+
+def merge_adapters(backbones: Sequence[PreTrainedModel]) -> None:
+    """Adds the adapters to the weights that they stand beside, and takes them out; modules trained whole stay."""
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils import ModulesToSaveWrapper
+    except ImportError as error:
+        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+    for backbone in backbones:
+        wrappers = (BaseTunerLayer, ModulesToSaveWrapper)
+        adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, wrappers)]
+        for name, module in adapted:
+            if isinstance(module, ModulesToSaveWrapper):
+                merged = module.modules_to_save[module.active_adapter]
+            else:
+                module.merge(safe_merge=True)
+                merged = module.get_base_layer()
+            parent, _, child = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), child, merged)
+        backbone.requires_grad_(True)
+        vars(backbone).pop("peft_config", None)

@@ -1,0 +1,404 @@
+"""Content encoders: texts and pictures to vectors, by a text backbone, a vision backbone or one model of both.
+
+An item without a text has a learned vector in its place, and so has one without a picture, which then costs nothing
+in the vision backbone. ViLT, one transformer over both, attends to the other of the two alone.
+
+Shapes: `U` distinct items, `P` of them with a picture, `T` text tokens, `S` tokens of a picture, `D` hidden size, `H`
+width of a backbone.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+
+from .backbones import adopt, as_sequence, dual_widths, no_masking, output_width, picture_widths
+from .configuration_transrec import TransRecConfig
+from .frozen_layers import FrozenLayers, token_places
+from .fusions import FUSIONS
+from .item_chunks import chunks_by_length
+from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
+
+
+TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
+TEXTS_AT_A_TIME_ON_CPU = 128
+# Dual encoders whose text vector is that of the last place, padding or not: they read texts as long as in pretraining.
+READ_THE_LAST_PLACE = ("siglip",)
+
+
+def pad_on_the_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts `(U, T)`, padded on either side, and their mask: backbones with absolute positions count from the left.
+
+    >>> pad_on_the_right(torch.tensor([[0, 0, 7, 8], [5, 6, 0, 0]]), torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0]]))[0]
+    tensor([[7, 8, 0, 0],
+            [5, 6, 0, 0]])
+    """
+    length = input_ids.shape[1]
+    first = attention_mask.long().argmax(dim=1, keepdim=True)  # (U, 1)
+    places = (torch.arange(length, device=input_ids.device) + first) % length
+    return input_ids.gather(1, places), attention_mask.gather(1, places)
+
+
+class Projection(nn.Module):
+    """A backbone's width to that of item vectors, GELU: NineRec's."""
+
+    def __init__(self, width: int, config: TransRecConfig):
+        super().__init__()
+        self.linear = nn.Linear(width, config.hidden_size)
+        self.activation = nn.GELU()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.linear(features))
+
+
+def start_from(frozen_layers: FrozenLayers | None, states: torch.Tensor | None) -> contextlib.AbstractContextManager:
+    """Within it, a backbone starts from the states of its frozen layers, where they are given."""
+    if states is None:
+        return contextlib.nullcontext()
+    if frozen_layers is None:
+        raise ValueError("text_states and image_states are for models prepared by frozen_items.use_frozen_layers")
+    return frozen_layers.giving(states)
+
+
+def place_images(vectors: torch.Tensor, image_index: torch.Tensor | None, missing: torch.Tensor) -> torch.Tensor:
+    """Vectors of pictures `(P, D)` to those of items `(U, D)`; -1 in `image_index` `(U,)` is the missing picture."""
+    if image_index is None:
+        return vectors
+    either = torch.cat([vectors, missing.to(vectors.dtype)[None]])
+    return F.embedding(image_index % len(either), either)
+
+
+def place_texts(vectors: torch.Tensor, has_text: torch.Tensor | None, missing: torch.Tensor) -> torch.Tensor:
+    """Vectors of texts `(U, D)`, but the missing one's where `has_text` `(U,)` is false."""
+    return vectors if has_text is None else torch.where(has_text[:, None], vectors, missing.to(vectors.dtype))
+
+
+def encode_by_length(
+    encode: Callable[[torch.Tensor, int], torch.Tensor],
+    attention_mask: torch.Tensor,
+    text_lengths: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Vectors `(U, H)` of texts with mask `(U, T)`; those of like length together, which leaves out most padding.
+
+    Args:
+        encode: from rows `(C,)` of the texts and the length of the longest to their vectors `(C, H)`.
+        attention_mask: `(U, T)`, padding on the right.
+        text_lengths: `(U,)`, with which no device is waited for.
+    """
+    at_a_time = TEXTS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TEXTS_AT_A_TIME
+    chunks = chunks_by_length(attention_mask, at_a_time, text_lengths)
+    vectors = torch.cat([encode(rows, length) for rows, length in chunks])
+    return vectors[torch.cat([rows for rows, _ in chunks]).argsort()]
+
+
+class TextEncoder(nn.Module):
+    """Text to vector: backbone, pooling over tokens, linear layer, GELU (NineRec, arXiv 2309.07705).
+
+    Args:
+        config: with `text_config` set.
+        backbone: a model to use as it is; by default one with random weights is built from `config.text_config`.
+    """
+
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
+        super().__init__()
+        text_config = config.text_config
+        if text_config.is_encoder_decoder:
+            raise ValueError(
+                f"{text_config.model_type} is an encoder-decoder; a text backbone is an encoder or a decoder alone"
+            )
+        self.backbone = adopt(backbone, text_config)
+        self.pooling = TEXT_POOLINGS[config.text_pooling or default_text_pooling(text_config.model_type)]
+        self.projection = Projection(output_width(self.backbone), config)
+        self.missing_text = nn.Parameter(torch.zeros(config.hidden_size))
+        self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
+
+    def hidden(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Token ids and mask `(U, T)` to the backbone's token vectors `(U, T, H)`.
+
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            states: `(U, T, H)` outputs of the frozen layers, which are then left out.
+        """
+        with start_from(self.frozen_layers, states):
+            return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        text_states: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen.
+
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
+            text_lengths: `(U,)`, with which no device is waited for.
+        """
+        places = None if text_states is None else token_places(attention_mask)
+
+        def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
+            mask = attention_mask[rows, :length]
+            states = None if text_states is None else text_states[places[rows, :length]]
+            return self.pooling(self.hidden(input_ids[rows, :length], mask, states), mask)
+
+        return encode_by_length(encode, attention_mask, text_lengths)
+
+    def tokens(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        has_text: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projected token vectors `(U, T, D)` and their mask `(U, T)`; of a missing text one learned vector."""
+        states = None if text_states is None else text_states[token_places(attention_mask)]
+        tokens, mask = self.projection(self.hidden(input_ids, attention_mask, states)), attention_mask.bool()
+        if has_text is None:
+            return tokens, mask
+        is_first = torch.arange(mask.shape[1], device=mask.device) == 0
+        tokens = torch.where(has_text[:, None, None], tokens, self.missing_text.to(tokens.dtype))
+        return tokens, torch.where(has_text[:, None], mask, is_first)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        has_text: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """Token ids and mask `(U, T)`, or precomputed features `(U, H)`, to vectors `(U, D)`; see [`features`]."""
+        if text_features is None:
+            text_features = self.features(input_ids, attention_mask, text_states, text_lengths)
+        return place_texts(self.projection(text_features), has_text, self.missing_text)
+
+
+class ImageEncoder(nn.Module):
+    """Picture to vector: backbone, pooling, linear layer, GELU (NineRec, arXiv 2309.07705).
+
+    Args:
+        config: with `vision_config` set.
+        backbone: a model to use as it is; by default one with random weights is built from `config.vision_config`.
+    """
+
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
+        super().__init__()
+        self.backbone = adopt(backbone, config.vision_config)
+        model_type = config.vision_config.model_type
+        if model_type == "vit_mae":
+            self.backbone.embeddings.random_masking = no_masking
+        width, pooled_width = picture_widths(self.backbone)
+        self.pooling = config.image_pooling or default_image_pooling(model_type)
+        if self.pooling == "pooler" and pooled_width is None:
+            if config.image_pooling is not None:
+                raise ValueError(f"{model_type} gives no pooler_output; choose image_pooling='cls' or 'mean'")
+            self.pooling = "mean"
+        reads_tokens = config.text_config is not None and FUSIONS[config.fusion].reads_tokens
+        self.width = pooled_width if self.pooling == "pooler" and not reads_tokens else width
+        if self.width is None:
+            raise ValueError(
+                f"{model_type} gives no last_hidden_state of one tensor, which image_pooling={self.pooling!r} and "
+                f"fusion={config.fusion!r} read; choose image_pooling='pooler' and another fusion, or another backbone"
+            )
+        self.projection = Projection(self.width, config)
+        self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
+        self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
+
+    def features(
+        self, pixel_values: torch.Tensor | None = None, image_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The backbone's vector of each picture `(P, H)`; what can be precomputed.
+
+        Args:
+            pixel_values: `(P, 3, H, W)`.
+            image_states: `(P, …)` outputs of the frozen layers, in place of the pictures.
+        """
+        given = pixel_values if image_states is None else image_states
+        if len(given) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
+            return given.new_zeros(0, self.width)
+        output = self.output(pixel_values, image_states)
+        if self.pooling == "pooler":
+            return output.pooler_output.flatten(1)
+        hidden = as_sequence(output.last_hidden_state, self.width)
+        return hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
+
+    def output(self, pixel_values: torch.Tensor | None = None, image_states: torch.Tensor | None = None):
+        """What the backbone makes of pictures `(P, 3, H, W)`, or of the outputs `(P, …)` of its frozen layers."""
+        with start_from(self.frozen_layers, image_states):
+            if image_states is not None:
+                pixel_values = self.frozen_layers.blank_picture(image_states.device)
+            return self.backbone(pixel_values=pixel_values)
+
+    def tokens(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projected vectors of the pictures' parts `(U, S, D)` and their mask `(U, S)`."""
+        given = pixel_values if image_states is None else image_states
+        if len(given):
+            hidden = as_sequence(self.output(pixel_values, image_states).last_hidden_state, self.width)
+        else:
+            hidden = given.new_zeros(0, 1, self.width)
+        tokens = self.projection(hidden)  # (P, S, D)
+        absent = tokens.new_zeros(1, *tokens.shape[1:])
+        absent[0, 0] = self.missing_image.to(tokens.dtype)  # one token alone stands for a missing picture
+        mask = torch.ones(len(tokens) + 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        mask[-1, 1:] = False
+        rows = torch.arange(len(tokens), device=tokens.device) if image_index is None else image_index
+        rows = rows % len(mask)  # -1 is the last row: the missing picture
+        return torch.cat([tokens, absent]).index_select(0, rows), mask[rows]
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Pictures `(P, 3, H, W)`, or precomputed features `(P, H)` or states `(P, …)`, and each item's row among
+        them, to `(U, D)`."""
+        if image_features is None:
+            image_features = self.features(pixel_values, image_states)
+        return place_images(self.projection(image_features), image_index, self.missing_image)
+
+
+class DualEncoder(nn.Module):
+    """One model with a text and an image tower into one space, such as CLIP or SigLIP; both towers are read.
+
+    Args:
+        config: with `multimodal_config` set to a model that has `get_text_features` and `get_image_features`.
+        backbone: a model to use as it is; by default one with random weights is built.
+    """
+
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
+        super().__init__()
+        self.backbone = adopt(backbone, config.multimodal_config)
+        text_width, self.width = dual_widths(self.backbone)
+        self.text_projection = Projection(text_width, config)
+        self.image_projection = Projection(self.width, config)
+        self.missing_text = nn.Parameter(torch.zeros(config.hidden_size))
+        self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The towers' vectors of texts `(U, H)` and pictures `(P, H)`: what can be precomputed where they are frozen.
+
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            pixel_values: `(P, 3, H, W)`.
+            text_lengths: `(U,)`, with which no device is waited for.
+        """
+        if self.backbone.config.model_type in READ_THE_LAST_PLACE:
+            text_config = self.backbone.config.text_config
+            padding = text_config.max_position_embeddings - input_ids.shape[1]
+            input_ids = input_ids.where(attention_mask.bool(), text_config.pad_token_id)
+            whole = F.pad(input_ids, (0, padding), value=text_config.pad_token_id)
+            texts = self.backbone.get_text_features(input_ids=whole).pooler_output
+        else:
+
+            def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
+                inputs = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
+                return self.backbone.get_text_features(**inputs).pooler_output
+
+            texts = encode_by_length(encode, attention_mask, text_lengths)
+        if len(pixel_values) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
+            return texts, pixel_values.new_zeros(0, self.width)
+        return texts, self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        has_text: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts `(U, T)` and pictures `(P, 3, H, W)`, or precomputed features, to text and image vectors `(U, D)`."""
+        if text_features is None:
+            text_features, image_features = self.features(input_ids, attention_mask, pixel_values, text_lengths)
+        text = place_texts(self.text_projection(text_features), has_text, self.missing_text)
+        return text, place_images(self.image_projection(image_features), image_index, self.missing_image)
+
+
+class ViltEncoder(nn.Module):
+    """ViLT (Kim et al., ICML 2021): one transformer over the tokens of text and picture; its first token is read.
+
+    Transformers' own embedding of pictures visits their parts in random order, even in evaluation; here they are
+    embedded in order. Where an item has no picture, the text alone is attended to; where it has no text, the picture
+    and the tokens `[CLS]` and `[SEP]` alone.
+
+    Args:
+        config: with `multimodal_config` of type `"vilt"`.
+        backbone: a model to use as it is; by default one with random weights is built.
+    """
+
+    def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
+        super().__init__()
+        self.backbone = adopt(backbone, config.multimodal_config)
+        self.projection = Projection(config.multimodal_config.hidden_size, config)
+
+    def features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        pixel_values: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The first token's vector of each item `(U, H)`: what can be precomputed where the backbone is frozen.
+
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            pixel_values: `(P, 3, H, W)`.
+            image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
+        """
+        embeddings = self.backbone.embeddings
+        patches = embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)  # (P, S, H)
+        image_embeds = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        positions = embeddings.position_embeddings
+        if positions.shape[1] != image_embeds.shape[1]:
+            size = self.backbone.config.image_size
+            raise ValueError(f"ViLT takes pictures of {size} x {size} pixels; give the image processor this size")
+        image_embeds = embeddings.dropout(image_embeds + positions)
+        absent = image_embeds.new_zeros(1, *image_embeds.shape[1:])
+        pixel_mask = torch.ones(len(patches) + 1, image_embeds.shape[1], dtype=torch.long, device=input_ids.device)
+        pixel_mask[-1] = 0
+        rows = torch.arange(len(patches), device=input_ids.device) if image_index is None else image_index
+        output = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_embeds=torch.cat([image_embeds, absent]).index_select(0, rows % len(pixel_mask)),
+            pixel_mask=pixel_mask[rows],
+        )
+        return output.last_hidden_state[:, 0]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        item_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Texts `(U, T)` and pictures `(P, 3, H, W)`, or precomputed features `(U, H)`, to vectors `(U, D)`."""
+        if item_features is None:
+            item_features = self.features(input_ids, attention_mask, pixel_values, image_index)
+        return self.projection(item_features)
