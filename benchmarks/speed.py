@@ -36,7 +36,7 @@ import naive
 import numpy as np
 import torch
 import transformers
-from optimisations import measure_optimisations
+from optimisations import measure_optimisations, operations
 from timing import in_turn, seconds_of, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
@@ -114,7 +114,7 @@ def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:
 
 def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
     """Reading a batch and a step, where only the last layers are trained: the frozen ones computed in every step
-    (naive), and their outputs read from disk (ours)."""
+    (naive), and their outputs read from disk (ours); predicted is the ratio of operations."""
     for (backbone, fields), name, last in itertools.product(args.backbones.items(), args.shapes, (1, 2)):
         if not {"text_config", "vision_config"} & fields.keys():
             continue
@@ -135,10 +135,12 @@ def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
             losses = {step: read_and_step(bench, collator, features) for step, collator in collators.items()}
             if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
                 raise RuntimeError(f"{backbone}: the loss of the stored outputs is another: {losses}")
+            counts = [operations(functools.partial(read_and_step, bench, one, features)) for one in collators.values()]
             bench.model.train()
             times = in_turn(rounds_of_reading(bench, collators), bench.device, args.seconds)
             stored = sum(states.nbytes for states in items.states.values())
-            row = {"backbone": backbone, "data": name, "layers trained": last, **summary(times)}
+            row = {"backbone": backbone, "data": name, "layers trained": last}
+            row |= {"predicted": round(counts[0] / counts[1], 2), **summary(times)}
             yield {**row, "seconds to store": round(seconds, 1), "MB stored": round(stored / 1e6)}
 
 
@@ -185,7 +187,7 @@ class RankingBench(Bench):
         return self.model.get_user_features(self.catalogue[inputs.clamp(min=0)] * mask[:, :, None], mask)
 
     def rank(self) -> dict[str, float]:
-        return self.evaluator.evaluate(lambda rows, users: self.states(rows) @ self.catalogue.T, self.device)
+        return self.evaluator.rank(self.model, self.processor, self.catalogue)
 
     def rank_naively(self) -> dict[str, float]:
         evaluator, ranks = self.evaluator, []
@@ -234,11 +236,52 @@ def measure_ranking_scale(args: argparse.Namespace) -> Iterable[dict]:
     yield {**found, "peak GB of the process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
 
 
+def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
+    """An epoch of training, by the median of its steps with the optimizer's, and the validation after it, in which the
+    catalogue is encoded and every item ranked for every user; its share of both together."""
+    for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
+        bench = RankingBench(name, fields, args, SHAPES[name])
+        optimizer = torch.optim.AdamW(bench.model.parameters(), fused=True)
+
+        def train(number: int, bench=bench, optimizer=optimizer) -> None:
+            read_and_step(bench, bench.collator, bench.features(number, args.batch_size))
+            optimizer.step()
+
+        rounds = ({"step": functools.partial(train, number)} for number in itertools.count())
+        bench.model.train()
+        step = statistics.median(in_turn(rounds, bench.device, args.seconds)["step"])
+        bench.model.eval()
+        validation = in_turn(
+            itertools.repeat({"validation": functools.partial(bench.evaluator, bench.model, bench.processor)}),
+            bench.device,
+            args.seconds,
+        )["validation"]
+        num_steps = -(-SHAPES[name].num_users // args.batch_size)
+        epoch, validation = num_steps * step, statistics.median(validation)
+        row = {"backbone": backbone, "data": name, "steps": num_steps, "seconds of an epoch": round(epoch, 2)}
+        share = round(validation / (epoch + validation), 4)
+        yield {**row, "seconds of validation": round(validation, 2), "share of validation": share}
+
+
+class NormalizingCollator(TransRecDataCollator):
+    """Pictures leave it as floats, four times the bytes."""
+
+    def __call__(self, features: list[dict]) -> dict:
+        return self.processor.normalize(super().__call__(features))
+
+
 def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
-    """Share of an epoch's time in which the Trainer's step waits for its batch, by number of workers."""
-    for (backbone, fields), workers in itertools.product(args.backbones.items(), (0, args.workers)):
-        name = args.shapes[0]
+    """Share of an epoch's time in which the Trainer's step waits for its batch, by number of workers; pictures are
+    handed over as bytes, or as floats that the workers have normalised."""
+    name = args.shapes[0]
+    ways = itertools.product(args.backbones.items(), (0, args.workers), ("bytes", "floats"))
+    for (backbone, fields), workers, pictures in ways:
+        if pictures == "floats" and "vision_config" not in fields:
+            continue
         bench = Bench(name, fields, args)
+        if pictures == "floats":
+            parts = (bench.model.config, bench.data.items, bench.processor, bench.data.item_counts)
+            bench.collator, bench.to_device = NormalizingCollator(*parts), bench.send
         ids = [str(row) for row in range(len(bench.data.items))]
         with tempfile.TemporaryDirectory() as folder:
             arguments = TransRecTrainingArguments(
@@ -266,7 +309,12 @@ def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
                 if number:  # the first starts the workers
                     waited, computed = waited + there - start, computed + time.perf_counter() - there
             del batches
-        yield {"backbone": backbone, "data": name, "workers": workers, "waits": round(waited / (waited + computed), 4)}
+        row = {"backbone": backbone, "data": name, "workers": workers}
+        if "vision_config" in fields:
+            row["pictures"] = pictures
+        seconds = {"wait": waited / args.loading_steps, "step": computed / args.loading_steps}
+        row["seconds"] = {part: round(value, 5) for part, value in seconds.items()}
+        yield row | {"waits": round(waited / (waited + computed), 4)}
 
 
 def measure_growth(args: argparse.Namespace) -> Iterable[dict]:
@@ -336,6 +384,7 @@ SECTIONS = {
     "frozen_layers": measure_frozen_layers,
     "evaluation": measure_evaluation,
     "ranking_scale": measure_ranking_scale,
+    "validation": measure_validation,
     "loading": measure_loading,
     "growth": measure_growth,
     "largest_batch": measure_largest_batch,
@@ -395,6 +444,42 @@ def plot(record: dict, file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def plot_growth(record: dict, file: Path) -> None:
+    """Time and memory of our step against each of the sizes that it is measured along, doubly logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = {}
+    for row in record["results"].get("growth", []):
+        chunk_size = row.get("gradient_caching_chunk_size")
+        label = "plain" if chunk_size is None else f"gradient caching, {chunk_size} items at a time"
+        curves.setdefault(row["along"], {}).setdefault(label, []).append(row)
+    if not curves:
+        return
+    limits = {
+        field: (0.7 * min(values), 1.4 * max(values))
+        for field in ("seconds", "peak MB")
+        for values in [[row[field] for row in record["results"]["growth"]]]
+    }
+    figure, axes = pyplot.subplots(2, len(curves), figsize=(3.1 * len(curves), 5), layout="constrained", sharex="col")
+    for column, (along, lines) in enumerate(curves.items()):
+        for field, panel in zip(("seconds", "peak MB"), axes.T[column], strict=True):
+            for label, rows in lines.items():
+                panel.plot([row["size"] for row in rows], [row[field] for row in rows], marker="o", label=label)
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.grid(alpha=0.3, which="both")
+            panel.set_ylim(*limits[field])
+        axes[1, column].set_xlabel(along)
+        if len(lines) > 1:
+            axes[1, column].legend(fontsize=7)
+    axes[0, 0].set_ylabel("seconds a step")
+    axes[1, 0].set_ylabel("peak MB")
+    figure.savefig(file, dpi=120)
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -451,6 +536,7 @@ def main() -> None:
     record = json.loads(args.output_file.read_text(encoding="utf-8"))
     args.output_file.with_suffix(".md").write_text(render(record), encoding="utf-8")
     plot(record, args.output_file.with_suffix(".png"))
+    plot_growth(record, args.output_file.with_name(f"{args.output_file.stem}_growth.png"))
 
 
 if __name__ == "__main__":

@@ -187,8 +187,11 @@ class Bench:
         users = np.random.default_rng(round_number).integers(0, len(self.data.histories), batch_size)
         return [self.data.histories[int(user)] for user in users]
 
+    def send(self, batch: dict) -> dict:
+        return send_to_device(batch, self.device)
+
     def to_device(self, batch: dict) -> dict:
-        return self.processor.normalize(send_to_device(batch, self.device))
+        return self.processor.normalize(self.send(batch))
 
     def autocast(self):
         if self.args.dtype == "float32":

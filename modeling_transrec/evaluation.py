@@ -6,7 +6,7 @@ Works on any loaded checkpoint, and on anything that scores histories; the basel
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -19,7 +19,7 @@ from .data_collator import hash_integers
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
-from .scoring import PrecomputedItems, centered_cosine, encode_items, rank_targets
+from .scoring import PrecomputedItems, center, encode_items, rank_targets, users_at_a_time
 
 
 GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
@@ -149,33 +149,44 @@ class FullRankingEvaluator:
         was_training = model.training
         model.eval()
         try:
-            catalogue = self.encode(model, processor, autocast)
-            user_rows = None
-            if processor.user_ids is not None:
-                user_rows = torch.tensor(processor.user_rows(self.sequences["user_id"]), device=model.device)
-
-            def encode_users(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-                inputs = histories[:, -model.config.max_seq_len :]
-                mask = inputs >= 0
-                vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
-                ids = None if user_rows is None else user_rows[torch.from_numpy(users).to(model.device)]
-                with autocast():
-                    return model.get_user_features(vectors.to(model.dtype), mask, ids).float()
-
-            if self.center_scores:
-                user_mean, item_mean = self.mean_user(encode_users, model.device), catalogue.mean(dim=0)
-
-                def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-                    return centered_cosine(encode_users(histories, users), catalogue, user_mean, item_mean)
-            else:
-                candidates = model.to_scoring_space(catalogue).T  # (D, V)
-
-                def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-                    return model.to_scoring_space(encode_users(histories, users)) @ candidates
-
-            return self.evaluate(score, device=model.device)
+            return self.rank(model, processor, self.encode(model, processor, autocast), autocast)
         finally:
             model.train(was_training)
+
+    @torch.no_grad()
+    def rank(
+        self,
+        model: TransRecPreTrainedModel,
+        processor: TransRecProcessor,
+        catalogue: torch.Tensor,
+        autocast=contextlib.nullcontext,
+    ) -> dict[str, float]:
+        """Metrics of a model in evaluation mode, whose catalogue `(V, D)` is encoded already; see [`encode`]."""
+        user_rows = None
+        if processor.user_ids is not None:
+            user_rows = torch.tensor(processor.user_rows(self.sequences["user_id"]), device=model.device)
+
+        def encode_users(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+            inputs = histories[:, -model.config.max_seq_len :]
+            mask = inputs >= 0
+            vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
+            ids = None if user_rows is None else user_rows[torch.from_numpy(users).to(model.device)]
+            with autocast():
+                return model.get_user_features(vectors.to(model.dtype), mask, ids).float()
+
+        if self.center_scores:
+            user_mean, item_mean = self.mean_user(encode_users, model.device), catalogue.mean(dim=0)
+            candidates = center(catalogue, item_mean).T  # (D, V)
+        else:
+            candidates = model.to_scoring_space(catalogue).T
+
+        def score(histories: torch.Tensor, users: np.ndarray) -> Iterator[torch.Tensor]:
+            states = encode_users(histories, users)
+            states = center(states, user_mean) if self.center_scores else model.to_scoring_space(states)
+            for block in states.split(users_at_a_time(states, len(catalogue))):
+                yield block @ candidates
+
+        return self._evaluate(score, model.device)
 
     def encode(
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
@@ -212,11 +223,21 @@ class FullRankingEvaluator:
                 the split, to scores `(B, V)`, which may be changed in place.
             device: where the histories are put.
         """
+        return self._evaluate(lambda histories, users: [score(histories, users)], device)
+
+    def _evaluate(
+        self, score: Callable[[torch.Tensor, np.ndarray], Iterable[torch.Tensor]], device: torch.device | str
+    ) -> dict[str, float]:
+        """As [`evaluate`], but the scores come in blocks of users, in order."""
         ranks = []
         for histories, users in self.batches(device):
-            targets = torch.from_numpy(self.targets[users]).long().to(device)
-            seen = histories if self.exclude_seen else None
-            ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))
+            targets, start, counts = torch.from_numpy(self.targets[users]).long().to(device), 0, []
+            for scores in score(histories, users):
+                block = slice(start, start + len(scores))
+                seen = histories[block] if self.exclude_seen else None
+                counts.append(torch.stack(rank_targets(scores, targets[block], seen)))
+                start = block.stop
+            ranks.append((users, torch.cat(counts, dim=1).cpu()))
         if PartialState().num_processes > 1:
             ranks = gather_object(ranks)
         counts = torch.empty(2, len(self.targets), dtype=torch.long)

@@ -201,6 +201,8 @@ def timm_image_processor(config):
     import timm
 
     data = timm.data.resolve_data_config(pretrained_cfg=config.pretrained_cfg or {})
+    if data["crop_mode"] == "border":
+        logger.warning("timm fits this model's pictures into a border; here they are cropped at the centre")
     height, width = data["input_size"][1:]
     resized = {"height": int(height / data["crop_pct"]), "width": int(width / data["crop_pct"])}
     resample = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}

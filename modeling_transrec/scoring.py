@@ -20,6 +20,9 @@ from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 
 
+SCORES_AT_A_TIME_ON_CPU = 2**19  # 2 MB
+
+
 def text_lengths(items: datasets.Dataset) -> np.ndarray:
     """Number of tokens of each item's text `(V,)`."""
     batches = items.with_format("arrow").iter(batch_size=100_000)
@@ -238,6 +241,12 @@ def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | N
     if keep is not None:
         scores[line, keep] = kept
     return scores
+
+
+def users_at_a_time(states: torch.Tensor, num_items: int) -> int:
+    """For how many of the users `(B, D)` to score `V` items at a time: on a CPU scores are to stay in its cache."""
+    fitting = SCORES_AT_A_TIME_ON_CPU // num_items
+    return fitting if states.device.type == "cpu" and fitting >= 16 else len(states)
 
 
 def rank_targets(
