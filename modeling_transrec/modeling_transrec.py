@@ -482,6 +482,13 @@ class TransRecModel(TransRecPreTrainedModel):
             is_masked: `(B, L)` booleans, true at items that the learned mask vector replaces, for BERT4Rec.
             num_items: items in the histories, the true values in `mask`; without it the device may be waited for.
         """
+        vectors, packing, inputs = self._histories(item_vectors, mask, user_ids, is_masked, num_items)
+        return self.user_encoder(vectors, packing, **inputs)
+
+    def _histories(
+        self, item_vectors, mask, user_ids=None, is_masked=None, num_items=None
+    ) -> tuple[torch.Tensor, Packing, dict[str, torch.Tensor]]:
+        """What the user encoder reads: item vectors, where they are, and the users' ids if it asks for them."""
         longest = self.config.max_seq_len + (self.config.objective == "masked_item")
         if item_vectors.shape[1] > longest:
             raise ValueError(
@@ -492,11 +499,11 @@ class TransRecModel(TransRecPreTrainedModel):
             mask_vector = self.user_encoder.mask_vector.to(item_vectors.dtype)
             item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
         packing = Packing(mask, num_items)
-        if getattr(self.user_encoder, "reads_user_ids", False):
-            if user_ids is None:
-                raise ValueError("user_encoder_type='dssm' needs user_ids, rows of its user-id table")
-            return self.user_encoder(item_vectors, packing, user_ids)
-        return self.user_encoder(item_vectors, packing)
+        if not self.user_encoder.reads_user_ids:
+            return item_vectors, packing, {}
+        if user_ids is None:
+            raise ValueError("user_encoder_type='dssm' needs user_ids, rows of its user-id table")
+        return item_vectors, packing, {"user_ids": user_ids}
 
     def get_user_features(
         self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -508,21 +515,17 @@ class TransRecModel(TransRecPreTrainedModel):
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` rows of the user-id table, for DSSM.
         """
-        return self._encode_next(item_vectors, mask, user_ids)[1]
+        vectors, packing, inputs = self._histories(*self._to_be_continued(item_vectors, mask, user_ids))
+        return self.user_encoder.last(vectors, packing, **inputs)
 
-    def _encode_next(self, item_vectors, mask, user_ids=None, num_items=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """States `(B, L, D)` and the user vectors `(B, D)` that predict what comes next."""
-        is_masked = None
-        if self.config.objective == "masked_item":  # append the item to be predicted
-            item_vectors, mask = (
-                nn.functional.pad(item_vectors, (0, 0, 0, 1)),
-                nn.functional.pad(mask, (0, 1), value=True),
-            )
-            is_masked = torch.zeros_like(mask)
-            is_masked[:, -1] = True
-            num_items = None if num_items is None else num_items + len(mask)
-        hidden = self.get_user_hidden(item_vectors, mask, user_ids, is_masked, num_items)
-        return hidden, last_state(hidden, mask)
+    def _to_be_continued(self, item_vectors, mask, user_ids=None, num_items=None) -> tuple:
+        """Arguments of [`get_user_hidden`] with which the state at each user's last place predicts what comes next."""
+        if self.config.objective != "masked_item":
+            return item_vectors, mask, user_ids, None, num_items
+        item_vectors, mask = F.pad(item_vectors, (0, 0, 0, 1)), F.pad(mask, (0, 1), value=True)
+        is_masked = torch.zeros_like(mask)
+        is_masked[:, -1] = True  # the item to be predicted
+        return item_vectors, mask, user_ids, is_masked, None if num_items is None else num_items + len(mask)
 
     def forward(
         self,
@@ -582,7 +585,9 @@ class TransRecModel(TransRecPreTrainedModel):
         )
         histories, mask = gather_histories(item_embeds, item_index)
         num_items = None if sizes is None else sizes.num_history_items
-        user_hidden, user_embeds = self._encode_next(histories, mask, user_ids, num_items)
+        vectors, packing, inputs = self._histories(*self._to_be_continued(histories, mask, user_ids, num_items))
+        user_hidden = self.user_encoder(vectors, packing, **inputs)
+        user_embeds = packing.last_of(user_hidden)
         output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
         return output if return_dict or return_dict is None else output.to_tuple()
 
@@ -809,12 +814,6 @@ def gather_candidates(
     fields = {name: gather(tensor) for name, tensor in fields.items()}
     fields.update(is_candidate=~repeated, num_draws=torch.tensor(sum(draws), device=rows.device))
     return gather(item_embeds), fields
-
-
-def last_state(user_hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """States `(B, L, D)` and mask `(B, L)` to the state at each user's last item `(B, D)`."""
-    last = mask.long().cumsum(1).argmax(1)  # (B,)
-    return user_hidden[torch.arange(len(user_hidden), device=user_hidden.device), last]
 
 
 class AutoModelForSequentialRecommendation(_BaseAutoModelClass):

@@ -1,7 +1,8 @@
 """User encoders: a history of item vectors `(B, L, D)` to hidden states `(B, L, D)`.
 
 Each is one class and one row of [`USER_ENCODERS`]. The state at a position summarises the history up to it and never
-looks ahead, but for BERT4Rec, which looks at both sides; padded positions never reach the others.
+looks ahead, but for BERT4Rec, which looks at both sides; padded positions never reach the others. Where the state at
+each user's last item is all that is wanted, [`UserEncoder.last`] leaves out what only the others need.
 
 Most positions of a batch are padding, since a few users have long histories. What is computed position by position is
 computed for the `M` items alone, `(M, D)`; only what mixes positions sees the padded histories. A user encoder gets
@@ -60,6 +61,15 @@ class Packing:
         padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
         return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
 
+    @functools.cached_property
+    def last(self) -> torch.Tensor:
+        """The place of each user's last item `(B,)`; 0 where there is none."""
+        return self.mask.long().cumsum(1).argmax(1)
+
+    def last_of(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` to `(B, D)`: at each user's last item."""
+        return padded[torch.arange(len(padded), device=padded.device), self.last]
+
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
     """Plain softmax attention, what `attn_implementation="eager"` runs; tensors `(B, heads, L, D / heads)`."""
@@ -81,14 +91,20 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor) -> torch.Tensor:
-        """States `(M, D)` and additive mask `(B, 1, L, L)` to `(M, D)`."""
-        query, key, value = (
-            packing.pad(projection(hidden)).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
-        )  # (B, heads, L, D / heads)
+    def forward(
+        self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor, last: bool = False
+    ) -> torch.Tensor:
+        """States `(M, D)` and additive mask `(B, 1, L, L)` to `(M, D)`; with `last`, and mask `(B, 1, 1, L)`, to those
+        of the last items `(B, D)`."""
+        asking = packing.last_of(packing.pad(hidden))[:, None] if last else None  # (B, 1, D)
+        query = packing.pad(self.query(hidden)) if asking is None else self.query(asking)
+        key, value = packing.pad(self.key(hidden)), packing.pad(self.value(hidden))
+        query, key, value = (  # (B, heads, L, D / heads)
+            vectors.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for vectors in (query, key, value)
+        )
         if self.rotary:
-            query, key = rotate(query), rotate(key)
+            places = torch.arange(key.shape[2], device=key.device)
+            query, key = rotate(query, packing.last[:, None, None] if last else places), rotate(key, places)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attend(
             self,
@@ -100,15 +116,21 @@ class SelfAttention(nn.Module):
             dropout=self.config.hidden_dropout_prob if self.training else 0.0,
             is_causal=False,  # the mask says it
         )
-        return self.output(packing.pack(attended.flatten(2)))
+        attended = attended.flatten(2)
+        return self.output(attended.squeeze(1) if last else packing.pack(attended))
 
 
-def rotate(vectors: torch.Tensor) -> torch.Tensor:
+def rotate(vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Rotary positions (Su et al., "RoFormer", arXiv 2104.09864): each pair of dimensions turned by its position's
-    angle, so that products depend on distances alone; `(B, heads, L, D / heads)` to the same."""
+    angle, so that products depend on distances alone.
+
+    Args:
+        vectors: `(B, heads, L, D / heads)`.
+        places: `(L,)`, or `(B, 1, L)` where users' differ.
+    """
     half = vectors.shape[-1] // 2
     frequencies = 10_000.0 ** (-torch.arange(half, device=vectors.device) / half)
-    angles = torch.arange(vectors.shape[-2], device=vectors.device)[:, None] * frequencies  # (L, half)
+    angles = places[..., None] * frequencies  # (L, half) or (B, 1, L, half)
     cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
     first, second, rest = vectors[..., :half], vectors[..., half : 2 * half], vectors[..., 2 * half :]
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
@@ -135,6 +157,54 @@ def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tens
     return (num_positions - num_remaining).clamp(max=num_positions - 1)
 
 
+class UserEncoder(nn.Module):
+    """What all user encoders have."""
+
+    reads_user_ids = False
+
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        raise NotImplementedError
+
+    def last(self, item_vectors: torch.Tensor, packing: Packing, **inputs: torch.Tensor) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to the state at each user's last item `(B, D)`."""
+        return packing.last_of(self(item_vectors, packing, **inputs))
+
+
+class TransformerUserEncoder(UserEncoder):
+    """Attention layers, `self.layers`; what comes before and after them is up to the class."""
+
+    causal = True
+
+    def embed(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)` to what the first layer reads `(M, D)`."""
+        raise NotImplementedError
+
+    def finish(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What comes after the last layer, `(…, D)` to the same."""
+        return hidden
+
+    def through(self, layers: nn.ModuleList, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """States `(M, D)` through layers, to the same."""
+        if len(layers):
+            attention_mask = attention_mask_of(packing.mask, hidden.dtype, self.causal)
+        for layer in layers:
+            hidden = layer(hidden, packing, attention_mask)
+        return hidden
+
+    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        return packing.pad(self.finish(self.through(self.layers, self.embed(item_vectors, packing), packing)))
+
+    def last(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """As in [`UserEncoder`]; the last layer has one query a user."""
+        hidden = self.through(self.layers[:-1], self.embed(item_vectors, packing), packing)
+        visible = torch.zeros(packing.mask.shape, dtype=hidden.dtype, device=hidden.device)
+        visible = visible.masked_fill(~packing.mask, torch.finfo(hidden.dtype).min)[:, None, None]  # (B, 1, 1, L)
+        states = self.finish(self.layers[-1](hidden, packing, visible, last=True))
+        return states * packing.mask.any(dim=1)[:, None]
+
+
 class SASRecLayer(GradientCheckpointingLayer):
     """Attention, then a feed-forward network of width `4 D` with ReLU; both residual and post-norm."""
 
@@ -147,18 +217,20 @@ class SASRecLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
-    def forward(self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, packing, attention_mask)))
+    def forward(
+        self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor, last: bool = False
+    ) -> torch.Tensor:
+        attended = self.dropout(self.attention(hidden, packing, attention_mask, last))
+        hidden = packing.last_of(packing.pad(hidden)) if last else hidden
+        hidden = self.attention_norm(hidden + attended)
         return self.layer_norm(hidden + self.dropout(self.down(self.up(hidden).relu())))
 
 
-class SASRecUserEncoder(nn.Module):
+class SASRecUserEncoder(TransformerUserEncoder):
     """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018), in the form of NineRec.
 
     Learned positions are counted from the end of the history, so that how much padding a batch has does not matter.
     """
-
-    causal = True
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
@@ -168,14 +240,10 @@ class SASRecUserEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
 
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+    def embed(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Items and their positions, `(M, D)`."""
         positions = self.position_embedding(packing.pack(positions_from_the_end(packing.mask, self.num_positions)))
-        hidden = self.dropout(self.layer_norm(packing.pack(item_vectors) + positions))  # (M, D)
-        attention_mask = attention_mask_of(packing.mask, hidden.dtype, self.causal)
-        for layer in self.layers:
-            hidden = layer(hidden, packing, attention_mask)
-        return packing.pad(hidden)
+        return self.dropout(self.layer_norm(packing.pack(item_vectors) + positions))
 
 
 class BERT4RecUserEncoder(SASRecUserEncoder):
@@ -214,7 +282,7 @@ class NextItNetLayer(GradientCheckpointingLayer):
         return hidden + inner
 
 
-class NextItNetUserEncoder(nn.Module):
+class NextItNetUserEncoder(UserEncoder):
     """NextItNet (Yuan et al., "A Simple Convolutional Generative Network for Next Item Recommendation", WSDM 2019), in
     the form of NineRec: each layer is a block of dilation 1 and 2, then one of dilation 4 and 8."""
 
@@ -245,7 +313,7 @@ class GRU4RecLayer(GradientCheckpointingLayer):
         return self.gru(hidden * mask[:, :, None])[0]
 
 
-class GRU4RecUserEncoder(nn.Module):
+class GRU4RecUserEncoder(UserEncoder):
     """GRU4Rec (Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016), in the form
     of NineRec: dropout, then recurrent layers without biases."""
 
@@ -288,7 +356,7 @@ class MLP(nn.Module):
         return self.output(hidden)
 
 
-class DNNUserEncoder(nn.Module):
+class DNNUserEncoder(UserEncoder):
     """The DSSM variant of NineRec (Table 13; after Huang et al., "Learning Deep Structured Semantic Models for Web
     Search using Clickthrough Data", CIKM 2013): a multi-layer perceptron over the mean of the history."""
 
@@ -304,8 +372,14 @@ class DNNUserEncoder(nn.Module):
         mean = (self.dropout(item_vectors) * mask[:, :, None]).cumsum(1) / count  # over the history up to each item
         return packing.pad(self.mlp(packing.pack(mean)))
 
+    def last(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """As in [`UserEncoder`]; the perceptron sees one mean a user."""
+        count = packing.mask.sum(dim=1, keepdim=True)
+        mean = (self.dropout(item_vectors) * packing.mask[:, :, None]).sum(dim=1) / count.clamp(min=1)
+        return self.mlp(mean) * (count > 0)
 
-class DSSMUserEncoder(nn.Module):
+
+class DSSMUserEncoder(UserEncoder):
     """DSSM (Huang et al., CIKM 2013) with a user-id tower, NineRec's baseline of Table 13: the user is a row of a
     table, the history is not read. It serves only the users that it was trained on, and nothing of it transfers."""
 
@@ -339,15 +413,18 @@ class LiGRLayer(GradientCheckpointingLayer):
         self.feed_forward_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor) -> torch.Tensor:
-        attended = self.dropout(self.attention(self.attention_norm(hidden), packing, attention_mask))
+    def forward(
+        self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor, last: bool = False
+    ) -> torch.Tensor:
+        attended = self.dropout(self.attention(self.attention_norm(hidden), packing, attention_mask, last))
+        hidden = packing.last_of(packing.pad(hidden)) if last else hidden
         hidden = hidden + attended * self.attention_gate(hidden).sigmoid()
         inner = self.feed_forward_norm(hidden)
         inner = self.dropout(self.down(nn.functional.silu(self.gate(inner)) * self.up(inner)))
         return hidden + inner * self.feed_forward_gate(hidden).sigmoid()
 
 
-class LiGRUserEncoder(nn.Module):
+class LiGRUserEncoder(TransformerUserEncoder):
     """A transformer of today's kind: the gated layers of LiGR (Borisyuk et al., "From Features to Transformers", arXiv
     2502.03417), as in eSASRec (Tikhonovich et al., arXiv 2508.06450), with rotary positions."""
 
@@ -357,13 +434,13 @@ class LiGRUserEncoder(nn.Module):
         self.layers = nn.ModuleList([LiGRLayer(config) for _ in range(config.num_hidden_layers)])
         self.layer_norm = nn.RMSNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        hidden = self.dropout(packing.pack(item_vectors))  # (M, D)
-        attention_mask = attention_mask_of(packing.mask, hidden.dtype)
-        for layer in self.layers:
-            hidden = layer(hidden, packing, attention_mask)
-        return packing.pad(self.layer_norm(hidden))
+    def embed(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """The items alone, `(M, D)`."""
+        return self.dropout(packing.pack(item_vectors))
+
+    def finish(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last norm of a pre-norm transformer."""
+        return self.layer_norm(hidden)
 
 
 USER_ENCODERS = {

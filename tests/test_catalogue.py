@@ -115,7 +115,7 @@ def test_another_checkpoints_catalogue_is_refused(recommender, make_model, proce
     catalogue = recommender.catalogue
     changed = make_model("text")
     with torch.no_grad():
-        next(changed.parameters())[0, 0] += 1e-3
+        next(changed.parameters()).flatten()[0] += 1e-3
     others = [
         Recommender(changed, processor_of["text"]),
         Recommender(make_model("text"), TransRecProcessor(tokenizer, language="zh")),

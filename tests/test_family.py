@@ -7,7 +7,7 @@ import torch
 
 from modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from modeling_transrec.losses import LOSSES
-from modeling_transrec.user_encoders import USER_ENCODERS
+from modeling_transrec.user_encoders import USER_ENCODERS, Packing
 
 from .conftest import ITEM_KINDS
 from .test_modeling import perturb
@@ -116,6 +116,33 @@ def test_padding_on_either_side_is_not_read(user_encoder_type, make_model):
     assert torch.allclose(model.get_user_features(left, left_mask), alone, atol=1e-6)
     if user_encoder_type != "gru4rec":
         assert torch.allclose(model.get_user_features(right, right_mask), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("user_encoder_type", USER_ENCODERS)
+def test_the_last_state_alone_is_that_of_all(user_encoder_type, implementation, make_model):
+    model = perturb(make_model("id", user_encoder_type=user_encoder_type, num_hidden_layers=2))
+    model.set_attn_implementation(implementation)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(5, 7, 16, generator=generator)
+    mask = torch.ones(5, 7, dtype=torch.bool)
+    mask[1, :4] = mask[2, 1:] = mask[3, :] = False  # padding on the left, on the right, no history at all
+    mask[4, [0, 6]] = False
+    inputs = {"user_ids": torch.arange(5)} if user_encoder_type == "dssm" else {}
+    encoder, results = model.model.user_encoder, []
+    packing = Packing(mask)
+    for states in (
+        packing.last_of(encoder(vectors, packing, **inputs)),
+        encoder.last(vectors, Packing(mask), **inputs),
+    ):
+        model.zero_grad()
+        states.square().sum().backward()
+        gradients = {name: one.grad.clone() for name, one in encoder.named_parameters() if one.grad is not None}
+        results.append((states, gradients))
+    (expected, expected_gradients), (found, gradients) = results
+    assert torch.allclose(found, expected, atol=1e-6)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, expected_gradients[name], atol=1e-5), name
 
 
 @pytest.mark.parametrize("user_encoder_type", ["sasrec", "bert4rec", "ligr"])
