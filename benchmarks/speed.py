@@ -30,6 +30,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from unittest import mock
 
 import datasets
 import naive
@@ -47,6 +48,8 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
     __version__,
+    evaluation,
+    user_encoders,
 )
 from modeling_transrec.data import read_histories
 from modeling_transrec.frozen_items import use_frozen_layers
@@ -199,13 +202,30 @@ class RankingBench(Bench):
         ranks = torch.tensor(ranks)
         return ranking_metrics(ranks, torch.zeros_like(ranks), evaluator.ks)
 
+    def rank_in_one_piece(self) -> dict[str, float]:
+        """A batch's scores do not stay in the cache."""
+        with mock.patch.object(evaluation, "users_at_a_time", lambda states, num_items: len(states)):
+            return self.rank()
+
     def floor_of_ranking(self) -> None:
         for rows in self.batches:
             self.states(rows) @ self.catalogue.T
 
+    def encode_users(self) -> None:
+        for rows in self.batches:
+            self.states(rows)
+
+    def encode_users_at_every_position(self) -> None:
+        def last(encoder, vectors, packing):
+            return packing.last_of(encoder(vectors, packing))
+
+        with mock.patch.object(user_encoders.SASRecUserEncoder, "last", last):
+            self.encode_users()
+
 
 def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
-    """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; and the catalogue."""
+    """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; the scores of a batch
+    in one piece and in blocks; users' states at every position and at the last alone; and the catalogue."""
     backbone = next(name for name in args.backbones if name.startswith("text"))
     for name in args.shapes:
         shape = SHAPES[name]._replace(num_users=min(SHAPES[name].num_users, args.eval_users))
@@ -216,7 +236,15 @@ def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
         size = {"users": shape.num_users, "items": shape.num_items}
         ranking = {"naive": bench.rank_naively, "ours": bench.rank, "floor": bench.floor_of_ranking}
         encoding = {"naive": bench.encode_naively, "ours": bench.encode}
-        for what, functions in (("ranking", ranking), ("catalogue encoding", encoding)):
+        blocks = {"naive": bench.rank_in_one_piece, "ours": bench.rank}
+        states = {"naive": bench.encode_users_at_every_position, "ours": bench.encode_users}
+        parts = {
+            "ranking": ranking,
+            "blocks of scores": blocks,
+            "user vectors": states,
+            "catalogue encoding": encoding,
+        }
+        for what, functions in parts.items():
             times = in_turn(itertools.repeat(functions), bench.device, args.seconds)
             peak = {step: bench.peak_megabytes(run) for step, run in functions.items()}
             yield {"what": what, "data": name, "backbone": backbone, **size, **summary(times), "peak MB": peak}
