@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from modeling_transrec.content_encoders import place_texts
 from modeling_transrec.user_encoders import attention_mask_of, positions_from_the_end
 
 
@@ -46,7 +47,8 @@ def encode(encoder, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Items to vectors, all at once."""
     if encoder.id_embedding is not None:
         return encoder.id_embedding(inputs["item_ids"])
-    return (encoder.text or encoder.image).projection(features(encoder, inputs))
+    vectors = (encoder.text or encoder.image).projection(features(encoder, inputs))
+    return vectors if encoder.text is None else place_texts(vectors, inputs.get("has_text"), encoder.text.missing_text)
 
 
 def sasrec(encoder, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,14 @@ from workload import MAX_SEQ_LEN, Bench
 from modeling_transrec import TransRecForSequentialRecommendation, content_encoders, user_encoders
 
 
-PER_ITEM = ("input_ids", "attention_mask", "item_ids", "image_index", "pixel_values")  # here all have a picture
+PER_ITEM = (
+    "input_ids",
+    "attention_mask",
+    "has_text",
+    "item_ids",
+    "image_index",
+    "pixel_values",
+)  # here all have a picture
 ROWS = ("item_index", "labels", "negative_index")
 
 

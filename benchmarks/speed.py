@@ -204,7 +204,7 @@ class RankingBench(Bench):
 
     def rank_in_one_piece(self) -> dict[str, float]:
         """A batch's scores do not stay in the cache."""
-        with mock.patch.object(evaluation, "users_at_a_time", lambda states, num_items: len(states)):
+        with mock.patch.object(evaluation, "num_blocks", lambda states, num_items: 1):
             return self.rank()
 
     def floor_of_ranking(self) -> None:
@@ -275,12 +275,13 @@ def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
             read_and_step(bench, bench.collator, bench.features(number, args.batch_size))
             optimizer.step()
 
+        validate = functools.partial(bench.evaluator, bench.model, bench.processor, bench.autocast)
         rounds = ({"step": functools.partial(train, number)} for number in itertools.count())
         bench.model.train()
         step = statistics.median(in_turn(rounds, bench.device, args.seconds)["step"])
         bench.model.eval()
         validation = in_turn(
-            itertools.repeat({"validation": functools.partial(bench.evaluator, bench.model, bench.processor)}),
+            itertools.repeat({"validation": validate}),
             bench.device,
             args.seconds,
         )["validation"]

@@ -33,6 +33,8 @@ _LARGEST = {
     "num_users": 2**31,
 }
 _LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
+# Dual encoders whose text vector is that of the last place, padding or not: they read texts as long as in pretraining.
+READ_THE_LAST_PLACE = ("siglip",)
 _POSITIVE = "hidden_size num_hidden_layers num_attention_heads max_seq_len num_negatives num_items num_users".split()
 
 

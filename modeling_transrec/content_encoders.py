@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .backbones import adopt, as_sequence, dual_widths, no_masking, output_width, picture_widths
-from .configuration_transrec import TransRecConfig
+from .configuration_transrec import READ_THE_LAST_PLACE, TransRecConfig
 from .frozen_layers import FrozenLayers, token_places
 from .fusions import FUSIONS
 from .item_chunks import chunks_by_length
@@ -26,8 +26,6 @@ from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
 
 TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
 TEXTS_AT_A_TIME_ON_CPU = 128
-# Dual encoders whose text vector is that of the last place, padding or not: they read texts as long as in pretraining.
-READ_THE_LAST_PLACE = ("siglip",)
 
 
 def pad_on_the_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,10 +80,10 @@ def encode_by_length(
     attention_mask: torch.Tensor,
     text_lengths: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Vectors `(U, H)` of texts with mask `(U, T)`; those of like length together, which leaves out most padding.
+    """Vectors `(U, …)` of texts with mask `(U, T)`; those of like length together, which leaves out most padding.
 
     Args:
-        encode: from rows `(C,)` of the texts and the length of the longest to their vectors `(C, H)`.
+        encode: from rows `(C,)` of the texts and the length of the longest to their vectors `(C, …)`.
         attention_mask: `(U, T)`, padding on the right.
         text_lengths: `(U,)`, with which no device is waited for.
     """
@@ -157,10 +155,18 @@ class TextEncoder(nn.Module):
         attention_mask: torch.Tensor,
         has_text: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected token vectors `(U, T, D)` and their mask `(U, T)`; of a missing text one learned vector."""
-        states = None if text_states is None else text_states[token_places(attention_mask)]
-        tokens, mask = self.projection(self.hidden(input_ids, attention_mask, states)), attention_mask.bool()
+        places = None if text_states is None else token_places(attention_mask)
+
+        def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
+            states = None if text_states is None else text_states[places[rows, :length]]
+            hidden = self.hidden(input_ids[rows, :length], attention_mask[rows, :length], states)
+            return F.pad(hidden, (0, 0, 0, attention_mask.shape[1] - length))
+
+        tokens = self.projection(encode_by_length(encode, attention_mask, text_lengths))
+        mask = attention_mask.bool()
         if has_text is None:
             return tokens, mask
         is_first = torch.arange(mask.shape[1], device=mask.device) == 0
@@ -290,36 +296,28 @@ class DualEncoder(nn.Module):
         self.missing_text = nn.Parameter(torch.zeros(config.hidden_size))
         self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
 
-    def features(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The towers' vectors of texts `(U, H)` and pictures `(P, H)`: what can be precomputed where they are frozen.
+    def text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, text_lengths: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """The text tower's vectors `(U, H)` of token ids and mask `(U, T)`: what can be precomputed if it is frozen.
 
-        Args:
-            input_ids, attention_mask: `(U, T)`.
-            pixel_values: `(P, 3, H, W)`.
-            text_lengths: `(U,)`, with which no device is waited for.
+        Given `text_lengths` `(U,)`, no device is waited for.
         """
         if self.backbone.config.model_type in READ_THE_LAST_PLACE:
-            text_config = self.backbone.config.text_config
-            padding = text_config.max_position_embeddings - input_ids.shape[1]
-            input_ids = input_ids.where(attention_mask.bool(), text_config.pad_token_id)
-            whole = F.pad(input_ids, (0, padding), value=text_config.pad_token_id)
-            texts = self.backbone.get_text_features(input_ids=whole).pooler_output
-        else:
+            whole = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
+            return self.backbone.get_text_features(input_ids=whole).pooler_output
 
-            def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
-                inputs = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
-                return self.backbone.get_text_features(**inputs).pooler_output
+        def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
+            inputs = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
+            return self.backbone.get_text_features(**inputs).pooler_output
 
-            texts = encode_by_length(encode, attention_mask, text_lengths)
+        return encode_by_length(encode, attention_mask, text_lengths)
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The image tower's vectors `(P, H)` of pictures `(P, 3, H, W)`: what can be precomputed if it is frozen."""
         if len(pixel_values) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
-            return texts, pixel_values.new_zeros(0, self.width)
-        return texts, self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
+            return pixel_values.new_zeros(0, self.width)
+        return self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
 
     def forward(
         self,
@@ -334,9 +332,25 @@ class DualEncoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts `(U, T)` and pictures `(P, 3, H, W)`, or precomputed features, to text and image vectors `(U, D)`."""
         if text_features is None:
-            text_features, image_features = self.features(input_ids, attention_mask, pixel_values, text_lengths)
+            text_features = self.text_features(input_ids, attention_mask, text_lengths)
+        if image_features is None:
+            image_features = self.image_features(pixel_values)
         text = place_texts(self.text_projection(text_features), has_text, self.missing_text)
         return text, place_images(self.image_projection(image_features), image_index, self.missing_image)
+
+
+def as_in_pretraining(input_ids: torch.Tensor, attention_mask: torch.Tensor, text_config) -> torch.Tensor:
+    """Token ids and mask `(U, T)` to ids padded to all the positions of a text tower that reads the last one."""
+    padding = text_config.max_position_embeddings - input_ids.shape[1]
+    if padding < 0:
+        raise ValueError(
+            f"texts of {input_ids.shape[1]} tokens are longer than the {text_config.max_position_embeddings} "
+            "positions of the text backbone; give the processor a smaller max_text_length"
+        )
+    pad = text_config.pad_token_id
+    if pad is None:
+        raise ValueError("the text tower reads padding: set text_config.pad_token_id to the tokenizer's pad_token_id")
+    return F.pad(input_ids.where(attention_mask.bool(), pad), (0, padding), value=pad)
 
 
 class ViltEncoder(nn.Module):
@@ -362,6 +376,7 @@ class ViltEncoder(nn.Module):
         attention_mask: torch.Tensor,
         pixel_values: torch.Tensor,
         image_index: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The first token's vector of each item `(U, H)`: what can be precomputed where the backbone is frozen.
 
@@ -369,6 +384,7 @@ class ViltEncoder(nn.Module):
             input_ids, attention_mask: `(U, T)`.
             pixel_values: `(P, 3, H, W)`.
             image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
+            text_lengths: `(U,)`, with which no device is waited for.
         """
         embeddings = self.backbone.embeddings
         patches = embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)  # (P, S, H)
@@ -382,13 +398,19 @@ class ViltEncoder(nn.Module):
         pixel_mask = torch.ones(len(patches) + 1, image_embeds.shape[1], dtype=torch.long, device=input_ids.device)
         pixel_mask[-1] = 0
         rows = torch.arange(len(patches), device=input_ids.device) if image_index is None else image_index
-        output = self.backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            image_embeds=torch.cat([image_embeds, absent]).index_select(0, rows % len(pixel_mask)),
-            pixel_mask=pixel_mask[rows],
-        )
-        return output.last_hidden_state[:, 0]
+        image_embeds = torch.cat([image_embeds, absent])
+
+        def encode(texts: torch.Tensor, length: int) -> torch.Tensor:
+            pictures = rows[texts] % len(pixel_mask)  # -1 is the last row: the missing picture
+            output = self.backbone(
+                input_ids=input_ids[texts, :length],
+                attention_mask=attention_mask[texts, :length],
+                image_embeds=image_embeds.index_select(0, pictures),
+                pixel_mask=pixel_mask[pictures],
+            )
+            return output.last_hidden_state[:, 0]
+
+        return encode_by_length(encode, attention_mask, text_lengths)
 
     def forward(
         self,
@@ -397,8 +419,9 @@ class ViltEncoder(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         item_features: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Texts `(U, T)` and pictures `(P, 3, H, W)`, or precomputed features `(U, H)`, to vectors `(U, D)`."""
         if item_features is None:
-            item_features = self.features(input_ids, attention_mask, pixel_values, image_index)
+            item_features = self.features(input_ids, attention_mask, pixel_values, image_index, text_lengths)
         return self.projection(item_features)

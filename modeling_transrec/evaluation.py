@@ -19,7 +19,7 @@ from .data_collator import hash_integers
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
-from .scoring import PrecomputedItems, center, encode_items, rank_targets, users_at_a_time
+from .scoring import PrecomputedItems, center, encode_items, num_blocks, rank_targets
 
 
 GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
@@ -183,7 +183,7 @@ class FullRankingEvaluator:
         def score(histories: torch.Tensor, users: np.ndarray) -> Iterator[torch.Tensor]:
             states = encode_users(histories, users)
             states = center(states, user_mean) if self.center_scores else model.to_scoring_space(states)
-            for block in states.split(users_at_a_time(states, len(catalogue))):
+            for block in states.tensor_split(num_blocks(states, len(catalogue))):
                 yield block @ candidates
 
         return self._evaluate(score, model.device)

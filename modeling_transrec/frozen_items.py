@@ -108,12 +108,15 @@ def use_frozen_layers(
             continue
         one.frozen_layers = None
         frozen = frozen_layers_of(one.backbone, processor.image_shape if part == "image" else None)
-        if frozen is None:
+        if frozen is None and any(parameter.requires_grad for parameter in one.backbone.parameters()):
             continue
         try:
+            if frozen is None:
+                raise UnsupportedLayers("they are not found in this backbone")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
-            folders[part] = _Part(part, one, frozen, items, processor).outputs(chunk_size, cache_dir)
+            reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
+            folders[part] = _Part(part, one, frozen, items, processor, reads_tokens).outputs(chunk_size, cache_dir)
             one.frozen_layers = frozen
         except UnsupportedLayers as reason:
             logger.warning("The %s backbone's frozen layers are computed in every step: %s", part, reason)
@@ -132,7 +135,9 @@ class _Part:
         frozen: FrozenLayers,
         items: datasets.Dataset,
         processor: TransRecProcessor,
+        reads_tokens: bool,
     ):
+        self.reads_tokens = reads_tokens
         self.name, self.encoder, self.frozen, self.processor = name, encoder, frozen, processor
         self.items = items.select_columns(_COLUMNS[name])
         self.fingerprint = items._fingerprint
@@ -222,9 +227,13 @@ class _Part:
 
     @torch.enable_grad()
     def vectors_and_gradients(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Item vectors `(U, D)` and the gradients of all that is trained, one after the other, float32."""
+        """Item vectors `(U, D)`, or tokens' where the fusion reads them, and the gradients of all that is trained, one
+        after the other, float32."""
         inputs = {name: values for name, values in inputs.items() if name != "image_index"}
-        vectors = self.encoder(**inputs).float()
+        vectors = self.encoder.tokens(**inputs)[0] if self.reads_tokens else self.encoder(**inputs)
+        if self.reads_tokens and self.name == "text":  # at padding there is nothing to be read
+            vectors = vectors[inputs["attention_mask"].bool()]
+        vectors = vectors.float()
         weights = torch.linspace(-1, 1, vectors.numel(), device=vectors.device).view_as(vectors)
         parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad((vectors * weights).sum(), parameters, allow_unused=True)

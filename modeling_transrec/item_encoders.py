@@ -25,6 +25,10 @@ PRECOMPUTED = {
 }
 
 
+# Parameters and modules of backbones that have a part in their own pretraining alone.
+ONLY_IN_PRETRAINING = ("mask_token", "logit_scale", "logit_bias", "temperature", "crossattention")
+
+
 class ItemEncoder(nn.Module):
     """Content, id or both to the item vector.
 
@@ -99,8 +103,8 @@ class ItemEncoder(nn.Module):
         if isinstance(self.multimodal, ViltEncoder):
             return {"item_features": self.multimodal.features(input_ids, attention_mask, pixel_values, image_index)}
         if isinstance(self.multimodal, DualEncoder):
-            text, image = self.multimodal.features(input_ids, attention_mask, pixel_values)
-            return {"text_features": text, "image_features": image}
+            text = self.multimodal.text_features(input_ids, attention_mask)
+            return {"text_features": text, "image_features": self.multimodal.image_features(pixel_values)}
         found = {}
         if self.text is not None:
             found["text_features"] = self.text.features(input_ids, attention_mask)
@@ -123,8 +127,8 @@ class ItemEncoder(nn.Module):
         train_adapters_alone(self.backbones)
         for backbone in self.backbones:
             for module in backbone.modules():
-                for part in ("mask_token", "logit_scale", "logit_bias"):  # of the backbone's own pretraining
-                    if isinstance(getattr(module, part, None), nn.Parameter):
+                for part in ONLY_IN_PRETRAINING:
+                    if isinstance(getattr(module, part, None), nn.Parameter | nn.Module):
                         getattr(module, part).requires_grad_(False)
 
     def encode_content(
@@ -144,12 +148,13 @@ class ItemEncoder(nn.Module):
         """Texts and pictures to vectors `(U, D)`; `None` in an id model."""
         text_lengths = None if sizes is None else sizes.text_lengths
         if isinstance(self.multimodal, ViltEncoder):
-            return self.multimodal(input_ids, attention_mask, pixel_values, image_index, item_features)
+            inputs = (input_ids, attention_mask, pixel_values, image_index, item_features)
+            return self.multimodal(*inputs, text_lengths)
         if isinstance(self.multimodal, DualEncoder):
             inputs = (input_ids, attention_mask, pixel_values, image_index, has_text, text_features, image_features)
             return self.fusion(*self.multimodal(*inputs, text_lengths))
         if self.fusion is not None and self.fusion.reads_tokens:
-            text = self.text.tokens(input_ids, attention_mask, has_text, text_states)
+            text = self.text.tokens(input_ids, attention_mask, has_text, text_states, text_lengths)
             return self.fusion(*text, *self.image.tokens(pixel_values, image_index, image_states))
         text = image = None
         if self.text is not None:

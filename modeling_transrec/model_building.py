@@ -131,6 +131,9 @@ def _new_model(args: ModelArguments, items: datasets.Dataset, user_ids: Sequence
         fields["num_users"], parts["user_ids"] = len(user_ids), user_ids
     if backbones:
         model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **fields)
+        text_config = getattr(model.config.multimodal_config, "text_config", None)
+        if text_config is not None:  # SigLIP 2's does not say it
+            text_config.pad_token_id = parts["tokenizer"].pad_token_id
     else:
         model = TransRecForSequentialRecommendation(TransRecConfig(**fields))
     return model, TransRecProcessor(**parts, **processing)

@@ -27,7 +27,6 @@ from .backbones import pooler_free_kwargs
 from .batch_sizes import BatchSizes
 from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
-from .content_encoders import DualEncoder, ImageEncoder, TextEncoder
 from .frozen_layers import layers_of
 from .item_encoders import ItemEncoder
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
@@ -92,10 +91,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 init.xavier_uniform_(weight)
         elif isinstance(module, BERT4RecUserEncoder):
             init.normal_(module.mask_vector, std=0.02)
-        if isinstance(module, ImageEncoder | DualEncoder):
-            init.normal_(module.missing_image, std=0.02)
-        if isinstance(module, TextEncoder | DualEncoder):
-            init.zeros_(module.missing_text)
+        for name in ("missing_text", "missing_image"):
+            if isinstance(getattr(module, name, None), nn.Parameter):
+                init.normal_(getattr(module, name), std=0.02)
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         super()._set_gradient_checkpointing(enable, **kwargs)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from .configuration_transrec import TransRecConfig
+from .configuration_transrec import READ_THE_LAST_PLACE, TransRecConfig
 
 
 logger = logging.getLogger(__name__)
@@ -222,7 +222,10 @@ class TransRecProcessor(ProcessorMixin):
             tokens = self.tokenizer(
                 texts, truncation=True, max_length=self.max_text_length, padding=False, return_attention_mask=False
             )["input_ids"]
-            prepared["has_text"] = [bool(ids and text.strip()) for ids, text in zip(tokens, texts, strict=True)]
+            none = self.tokenizer.num_special_tokens_to_add()
+            prepared["has_text"] = [
+                len(ids) > none and bool(text.strip()) for ids, text in zip(tokens, texts, strict=True)
+            ]
             prepared["input_ids"] = [ids or [self._empty_text_token] for ids in tokens]
         if "image" in self.modalities:
             prepared["pixels"] = [self._pixels(image) for image in items["image"]]
@@ -378,14 +381,21 @@ def _lengths(columns: dict[str, list]) -> str:
     return ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
 
 
-def check_text_length(processor: TransRecProcessor, config: TransRecConfig) -> None:
-    """Raises `ValueError` where texts may become longer than the backbone has positions."""
+def check_texts(processor: TransRecProcessor, config: TransRecConfig) -> None:
+    """Raises `ValueError` where texts may become longer than the backbone has positions, or padding is another."""
     backbone = config.text_config or config.multimodal_config
     positions = getattr(getattr(backbone, "text_config", backbone), "max_position_embeddings", None)
     if positions is not None and processor.max_text_length > positions:
         raise ValueError(
             f"max_text_length {processor.max_text_length} is more than the {positions} positions of the text backbone"
         )
+    if getattr(config.multimodal_config, "model_type", None) in READ_THE_LAST_PLACE:
+        theirs, ours = backbone.text_config.pad_token_id, processor.tokenizer.pad_token_id
+        if theirs != ours:
+            raise ValueError(
+                f"the text tower reads padding, and has pad_token_id={theirs} where the tokenizer's is {ours}; set "
+                f"model.config.multimodal_config.text_config.pad_token_id = {ours}"
+            )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:

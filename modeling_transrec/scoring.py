@@ -5,6 +5,7 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 
 import contextlib
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -243,10 +244,10 @@ def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | N
     return scores
 
 
-def users_at_a_time(states: torch.Tensor, num_items: int) -> int:
-    """For how many of the users `(B, D)` to score `V` items at a time: on a CPU scores are to stay in its cache."""
+def num_blocks(states: torch.Tensor, num_items: int) -> int:
+    """In how many blocks of users `(B, D)` to score `V` items: on a CPU scores are to stay in its cache."""
     fitting = SCORES_AT_A_TIME_ON_CPU // num_items
-    return fitting if states.device.type == "cpu" and fitting >= 16 else len(states)
+    return math.ceil(len(states) / fitting) if states.device.type == "cpu" and fitting >= 16 else 1
 
 
 def rank_targets(

@@ -38,7 +38,7 @@ from .model_card import (
     write_model_card,
 )
 from .modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
-from .processing_transrec import TransRecProcessor, check_text_length
+from .processing_transrec import TransRecProcessor, check_texts
 from .scoring import precompute_features
 from .training_args import TransRecTrainingArguments
 
@@ -120,7 +120,7 @@ class TransRecTrainer(Trainer):
             )
             train_dataset = keep_teaching(histories).remove_columns("target")
             callbacks.append(_SetEpochCallback(collator))
-        check_text_length(processing_class, model.config)
+        check_texts(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         if args.freezes:
@@ -154,7 +154,7 @@ class TransRecTrainer(Trainer):
                 self.prepared_items = precompute_features(
                     model.eval(), self._plain_items, self.processing_class, chunk_size
                 )
-        elif not any(frozen_layers_of(backbone) for backbone in model.item_encoder.backbones):
+        elif not (model.has_frozen_backbone or any(map(frozen_layers_of, model.item_encoder.backbones))):
             return
         elif self.args.torch_compile or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             logger.warning("With torch_compile, FSDP or DeepSpeed the frozen layers are computed in every step")

@@ -22,10 +22,12 @@ from modeling_transrec import (
     TransRecTrainingArguments,
 )
 from modeling_transrec.adapters import PEFT_KINDS, PEFT_OPTIONS
+from modeling_transrec.arguments import ModelArguments
 from modeling_transrec.backbones import picture_widths
 from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
-from modeling_transrec.model_building import load_image_processor
+from modeling_transrec.model_building import load_image_processor, load_model_and_processor
+from modeling_transrec.processing_transrec import check_texts
 from modeling_transrec.scoring import precompute_features
 
 from .conftest import IMAGE_SIZE, TINY_VIT, tiny_clip_config, tiny_config, tiny_image, tiny_text_config
@@ -364,22 +366,54 @@ def test_any_dual_encoder(model_type, tokenizer, processor_of, tmp_path):
     assert torch.allclose(torch.stack(alone), together, atol=1e-5)
     named = model.get_item_features(**processor(text=["red", "blue"], images=[None, None]))
     assert not torch.allclose(*named)
+    together.square().sum().backward()
+    encoder = model.item_encoder.named_parameters()
+    unused = [name for name, one in encoder if one.requires_grad and (one.grad is None or not one.grad.any())]
+    assert not [name for name in unused if "position" not in name and "bias" not in name], unused
     model.save_pretrained(tmp_path)
     again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
     assert torch.equal(again.get_item_features(**processor(text=texts, images=pictures)), together)
 
 
-def test_siglip_reads_texts_as_in_its_pretraining(tokenizer, processor_of):
-    """Padded to all its positions, without a mask: its own processor gives it no other."""
-    config = TransRecConfig(multimodal_config=tiny_dual_config("siglip", tokenizer), hidden_size=16)
-    encoder = perturb(TransRecModel(config)).eval().item_encoder.multimodal
-    own = tokenizer(["red", "a small blue lamp"], padding="max_length", max_length=40, return_tensors="pt")[
-        "input_ids"
-    ]
-    expected = encoder.backbone.get_text_features(input_ids=own).pooler_output
-    inputs = processor_of["clip"](text=["red", "a small blue lamp"], images=[tiny_image(1), tiny_image(2)])
-    found, _ = encoder.features(inputs["input_ids"], inputs["attention_mask"], inputs["pixel_values"])
-    assert torch.allclose(found, expected, atol=1e-6)
+class TestSiglip:
+    @pytest.fixture
+    def make_encoder(self, tokenizer):
+        def make(**text_fields):
+            config = tiny_dual_config("siglip", tokenizer)
+            config["text_config"] |= text_fields
+            return perturb(TransRecModel(TransRecConfig(multimodal_config=config))).eval().item_encoder.multimodal
+
+        return make
+
+    def test_it_reads_texts_as_in_its_pretraining(self, make_encoder, tokenizer):
+        """Padded to all its positions, without a mask: its own processor gives it no other."""
+        encoder, texts = make_encoder(), ["red", "a small blue lamp"]
+        own = tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt")["input_ids"]
+        expected = encoder.backbone.get_text_features(input_ids=own).pooler_output
+        inputs = tokenizer(texts, padding=True, return_tensors="pt")
+        found = encoder.text_features(inputs["input_ids"], inputs["attention_mask"])
+        assert torch.allclose(found, expected, atol=1e-6)
+
+    def test_wrong_texts_are_errors(self, make_encoder, processor_of):
+        ids = torch.ones(1, 41, dtype=torch.long)
+        with pytest.raises(ValueError, match="smaller max_text_length"):
+            make_encoder().text_features(ids, ids)
+        with pytest.raises(ValueError, match="pad_token_id"):
+            make_encoder(pad_token_id=None).text_features(ids[:, :5], ids[:, :5])
+        config = TransRecConfig(multimodal_config=make_encoder(pad_token_id=5).backbone.config)
+        with pytest.raises(ValueError, match="has pad_token_id=5 where the tokenizer's is 0"):
+            check_texts(processor_of["clip"], config)
+
+    def test_its_padding_is_the_tokenizers(self, tokenizer, image_processor, items, tmp_path):
+        config = tiny_dual_config("siglip", tokenizer)
+        config["text_config"]["pad_token_id"] = 1
+        AutoModel.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        image_processor.save_pretrained(tmp_path)
+        args = ModelArguments(multimodal_model_name_or_path=str(tmp_path))
+        model, processor = load_model_and_processor(args, items)
+        assert model.config.multimodal_config.text_config.pad_token_id == tokenizer.pad_token_id
+        check_texts(processor, model.config)
 
 
 def test_vilt_gives_the_same_vectors_every_time(make_model, processor_of, items):
@@ -426,9 +460,10 @@ def trained(model):
 class TestAnItemWithoutAText:
     def test_blank_texts_are_none(self, items, processor_of):
         texts = [None, "", " \n", *items["text_en"][3:]]
+        texts[4] = "\u200b"
         changed = items.select_columns(["item_id"]).add_column("text_en", texts)
         prepared = prepare_items(changed, processor_of["text"])
-        assert prepared["has_text"][:8] == [False, False, False, True, True, False, True, True]
+        assert prepared["has_text"][:8] == [False, False, False, True, False, False, True, True]
 
     def test_it_has_the_learned_vector(self, make_model, processor_of):
         model, processor = perturb(make_model("text")), processor_of["text"]
@@ -437,6 +472,16 @@ class TestAnItemWithoutAText:
         assert torch.equal(vectors[0], learned) and torch.equal(vectors[2], learned)
         assert torch.equal(model.get_item_features(**processor(text=[""]))[0], learned)
         assert not torch.allclose(vectors[1], learned)
+
+    def test_its_first_gradient_is_like_the_others(self, make_model, make_collator, histories):
+        """That of a vector of zeros is not, where scores are cosines."""
+        model = make_model("text", normalize_scores=True, temperature=0.07)
+        batch = make_collator("text", model)([histories[user] for user in range(5)])
+        assert not batch["has_text"].all()
+        model(**batch).loss.backward()
+        norms = {name: one.grad.norm() for name, one in model.named_parameters()}
+        learned = norms.pop("model.item_encoder.text.missing_text")
+        assert 0 < learned < 100 * max(norms.values())
 
     @pytest.mark.parametrize("kind", ["text+image", "clip"])
     def test_the_learned_vector_is_fused_with_the_picture(self, kind, make_model, processor_of):

@@ -80,7 +80,7 @@ def test_users_are_ranked_in_blocks(center_scores, items, validation_split, make
     evaluator = FullRankingEvaluator(items, validation_split, batch_size=7, center_scores=center_scores)
     model = perturb(make_model("id"))
     expected, counts = evaluator(model, processor_of["id"]), (evaluator.num_better, evaluator.num_tied)
-    monkeypatch.setattr("modeling_transrec.evaluation.users_at_a_time", lambda states, num_items: 3)
+    monkeypatch.setattr("modeling_transrec.evaluation.num_blocks", lambda states, num_items: 3)
     assert evaluator(model, processor_of["id"]) == expected
     assert torch.equal(evaluator.num_better, counts[0]) and torch.equal(evaluator.num_tied, counts[1])
 

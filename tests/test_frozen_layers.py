@@ -52,7 +52,7 @@ def make_frozen(make_model, tokenizer):
         if "text" in kind:
             fields["text_config"] = text_config(tokenizer, text)
         if "image" in kind:
-            fields["vision_config"] = VISION[vision]
+            fields.setdefault("vision_config", VISION[vision])
         fields = {
             "user_encoder_type": "ligr",
             **fields,
@@ -183,6 +183,31 @@ def test_fusions_of_tokens(fusion, last, make_frozen, make_collator, processor_o
     model = make_frozen("text+image", last, fusion=fusion)
     frozen = 3 if last is None else 2
     check_step(model, "text+image", make_collator, processor_of, histories, tmp_path, frozen)
+
+
+@pytest.mark.parametrize("fully", [True, False])
+def test_a_fusion_of_tokens_over_a_backbone_whose_pooler_is_wider(
+    fully, make_frozen, make_collator, processor_of, histories, tmp_path
+):
+    architecture = {"model_type": "timm_wrapper", "architecture": "mobilenetv3_small_050"}
+    patterns = None if fully else ["text.*", "timm_model.conv_stem.*", "timm_model.bn1.*", "timm_model.blocks.0.*"]
+    vision = {"vision_config": {**architecture, "model_args": {"features_only": False}}}
+    model = make_frozen(
+        "text+image", None, fusion="co_attention", vision_config=vision["vision_config"], patterns=patterns
+    )
+    collator = make_collator("text+image", model)
+    users = [histories[user] for user in range(5)]
+    expected = step(model, collator(users))
+    collator.items = use_frozen_layers(model, collator.items, processor_of["text+image"], 8, tmp_path)
+    assert_same(step(model, collator(users)), expected)
+
+
+def test_a_frozen_backbone_whose_layers_are_not_found(make_frozen, processor_of, prepared_items, tmp_path, caplog):
+    model = make_frozen("text+image", None, fusion="merged_attention")
+    del model.item_encoder.image.backbone.layers
+    items = use_frozen_layers(model, prepared_items["text+image"], processor_of["text+image"], 8, tmp_path)
+    assert "text" in items.folders and "image" not in items.folders
+    assert "image backbone's frozen layers are computed in every step: they are not found" in caplog.text
 
 
 def test_one_of_two_backbones_is_frozen_whole(make_frozen, make_collator, processor_of, histories, tmp_path):
