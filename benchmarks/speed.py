@@ -48,7 +48,6 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
     __version__,
-    evaluation,
     user_encoders,
 )
 from modeling_transrec.data import read_histories
@@ -202,11 +201,6 @@ class RankingBench(Bench):
         ranks = torch.tensor(ranks)
         return ranking_metrics(ranks, torch.zeros_like(ranks), evaluator.ks)
 
-    def rank_in_one_piece(self) -> dict[str, float]:
-        """A batch's scores do not stay in the cache."""
-        with mock.patch.object(evaluation, "num_blocks", lambda states, num_items: 1):
-            return self.rank()
-
     def floor_of_ranking(self) -> None:
         for rows in self.batches:
             self.states(rows) @ self.catalogue.T
@@ -224,8 +218,8 @@ class RankingBench(Bench):
 
 
 def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
-    """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; the scores of a batch
-    in one piece and in blocks; users' states at every position and at the last alone; and the catalogue."""
+    """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; users' vectors from
+    states at every position or at the last alone; and the catalogue."""
     backbone = next(name for name in args.backbones if name.startswith("text"))
     for name in args.shapes:
         shape = SHAPES[name]._replace(num_users=min(SHAPES[name].num_users, args.eval_users))
@@ -236,14 +230,8 @@ def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
         size = {"users": shape.num_users, "items": shape.num_items}
         ranking = {"naive": bench.rank_naively, "ours": bench.rank, "floor": bench.floor_of_ranking}
         encoding = {"naive": bench.encode_naively, "ours": bench.encode}
-        blocks = {"naive": bench.rank_in_one_piece, "ours": bench.rank}
         states = {"naive": bench.encode_users_at_every_position, "ours": bench.encode_users}
-        parts = {
-            "ranking": ranking,
-            "blocks of scores": blocks,
-            "user vectors": states,
-            "catalogue encoding": encoding,
-        }
+        parts = {"ranking": ranking, "user vectors": states, "catalogue encoding": encoding}
         for what, functions in parts.items():
             times = in_turn(itertools.repeat(functions), bench.device, args.seconds)
             peak = {step: bench.peak_megabytes(run) for step, run in functions.items()}

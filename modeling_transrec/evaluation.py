@@ -6,7 +6,7 @@ Works on any loaded checkpoint, and on anything that scores histories; the basel
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -19,7 +19,7 @@ from .data_collator import hash_integers
 from .metrics import ranking_metrics
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
-from .scoring import PrecomputedItems, center, encode_items, num_blocks, rank_targets
+from .scoring import PrecomputedItems, center, encode_items, rank_targets
 
 
 GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
@@ -47,7 +47,7 @@ class FullRankingEvaluator:
         prepared_items (*optional*): the items as the processor prepares them, where that is done already.
         center_scores (`bool`, defaults to `False`):
             Whether scores are cosines of vectors minus their means, of users over the split's histories and of items
-            over the catalogue, in place of the model's own scores: for zero-shot, see [`centered_cosine`].
+            over the catalogue, in place of the model's own scores: for zero-shot, see [`~scoring.center`].
 
     Example:
 
@@ -180,13 +180,12 @@ class FullRankingEvaluator:
         else:
             candidates = model.to_scoring_space(catalogue).T
 
-        def score(histories: torch.Tensor, users: np.ndarray) -> Iterator[torch.Tensor]:
+        def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
             states = encode_users(histories, users)
             states = center(states, user_mean) if self.center_scores else model.to_scoring_space(states)
-            for block in states.tensor_split(num_blocks(states, len(catalogue))):
-                yield block @ candidates
+            return states @ candidates
 
-        return self._evaluate(score, model.device)
+        return self.evaluate(score, model.device)
 
     def encode(
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
@@ -223,21 +222,11 @@ class FullRankingEvaluator:
                 the split, to scores `(B, V)`, which may be changed in place.
             device: where the histories are put.
         """
-        return self._evaluate(lambda histories, users: [score(histories, users)], device)
-
-    def _evaluate(
-        self, score: Callable[[torch.Tensor, np.ndarray], Iterable[torch.Tensor]], device: torch.device | str
-    ) -> dict[str, float]:
-        """As [`evaluate`], but the scores come in blocks of users, in order."""
         ranks = []
         for histories, users in self.batches(device):
-            targets, start, counts = torch.from_numpy(self.targets[users]).long().to(device), 0, []
-            for scores in score(histories, users):
-                block = slice(start, start + len(scores))
-                seen = histories[block] if self.exclude_seen else None
-                counts.append(torch.stack(rank_targets(scores, targets[block], seen)))
-                start = block.stop
-            ranks.append((users, torch.cat(counts, dim=1).cpu()))
+            targets = torch.from_numpy(self.targets[users]).long().to(device)
+            seen = histories if self.exclude_seen else None
+            ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))
         if PartialState().num_processes > 1:
             ranks = gather_object(ranks)
         counts = torch.empty(2, len(self.targets), dtype=torch.long)

@@ -260,7 +260,7 @@ class Recommender:
             items: `item_id` and what the processor reads, such as `text_en`: data set, DataFrame or list of dicts.
             chunk_size: items encoded at a time.
             histories: item ids of some users of this platform, a few hundred or more, for a model that has not been
-                trained on it: scores are then centred cosines, see [`centered_cosine`], in place of the model's own.
+                trained on it: scores are then centred cosines, see [`~scoring.center`], in place of the model's own.
 
         Returns: itself.
         """

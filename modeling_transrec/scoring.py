@@ -5,7 +5,6 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 
 import contextlib
 import hashlib
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 
 
-SCORES_AT_A_TIME_ON_CPU = 2**19  # 2 MB
+# Of the configuration, what decides about features beside the weights.
+_MAKING_FEATURES = ("text_config", "vision_config", "multimodal_config", "text_pooling", "image_pooling")
 
 
 def text_lengths(items: datasets.Dataset) -> np.ndarray:
@@ -161,10 +161,6 @@ def _compute_features(model, items, processor, chunk_size: int, folder: Path) ->
         values.flush()
 
 
-# Of the configuration, what decides about features beside the weights.
-_MAKING_FEATURES = ("text_config", "vision_config", "multimodal_config", "text_pooling", "image_pooling")
-
-
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The type that autocast computes at, `None` where it is off."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
@@ -203,25 +199,14 @@ def encode_catalogue(
     return catalogue
 
 
-def centered_cosine(
-    users: torch.Tensor, items: torch.Tensor, user_mean: torch.Tensor, item_mean: torch.Tensor
-) -> torch.Tensor:
-    """Cosine of user and item vectors minus their means: scores `(B, V)` for catalogues that a model has not seen.
-
-    There the vectors share a large common part, and the model's own scores rank the same few items first for
-    everybody. Centring takes it out (Suzuki et al., "Centering Similarity Measures to Reduce Hubs", EMNLP 2013).
-
-    Args:
-        users: `(B, D)`.
-        items: `(V, D)`, the catalogue.
-        user_mean: `(D,)` over users of the same platform.
-        item_mean: `(D,)` over the catalogue.
-    """
-    return center(users, user_mean) @ center(items, item_mean).T
-
-
 def center(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Vectors `(N, D)` minus their mean `(D,)`, at length 1; see [`centered_cosine`]."""
+    """Vectors `(N, D)` minus their mean `(D,)`, at length 1: their products are the scores for unseen catalogues.
+
+    On a catalogue that a model has not seen, the vectors share a large common part, and the model's own scores rank
+    the same few items first for everybody. Centring users, by the mean over users of the same platform, and items, by
+    the mean over the catalogue, takes it out (Suzuki et al., "Centering Similarity Measures to Reduce Hubs", EMNLP
+    2013).
+    """
     return torch.nn.functional.normalize(vectors - mean, dim=1)
 
 
@@ -242,12 +227,6 @@ def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | N
     if keep is not None:
         scores[line, keep] = kept
     return scores
-
-
-def num_blocks(states: torch.Tensor, num_items: int) -> int:
-    """In how many blocks of users `(B, D)` to score `V` items: on a CPU scores are to stay in its cache."""
-    fitting = SCORES_AT_A_TIME_ON_CPU // num_items
-    return math.ceil(len(states) / fitting) if states.device.type == "cpu" and fitting >= 16 else 1
 
 
 def rank_targets(

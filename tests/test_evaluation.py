@@ -12,8 +12,6 @@ from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, 
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.scoring import encode_catalogue, rank_targets, top_items
 
-from .test_modeling import perturb
-
 
 def brute_force(scores, histories, targets, k, exclude_seen):
     """Mean HR@k and NDCG@k, users one by one, ties averaged over where the target may stand."""
@@ -73,16 +71,6 @@ def test_a_models_metrics_equal_one_user_at_a_time(kind, items, validation_split
     hit, gain = brute_force(scores, histories, targets, 10, exclude_seen=True)
     assert metrics["hr@10"] == pytest.approx(hit)
     assert metrics["ndcg@10"] == pytest.approx(gain)
-
-
-@pytest.mark.parametrize("center_scores", [False, True])
-def test_users_are_ranked_in_blocks(center_scores, items, validation_split, make_model, processor_of, monkeypatch):
-    evaluator = FullRankingEvaluator(items, validation_split, batch_size=7, center_scores=center_scores)
-    model = perturb(make_model("id"))
-    expected, counts = evaluator(model, processor_of["id"]), (evaluator.num_better, evaluator.num_tied)
-    monkeypatch.setattr("modeling_transrec.evaluation.num_blocks", lambda states, num_items: 3)
-    assert evaluator(model, processor_of["id"]) == expected
-    assert torch.equal(evaluator.num_better, counts[0]) and torch.equal(evaluator.num_tied, counts[1])
 
 
 def test_a_constant_model_scores_as_random(items, validation_split, make_model, processor_of):
