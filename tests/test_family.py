@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
+from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.losses import LOSSES
 from modeling_transrec.user_encoders import USER_ENCODERS, Packing
 
@@ -13,19 +14,26 @@ from .conftest import ITEM_KINDS
 from .test_modeling import perturb
 
 
-PAIRS = list(itertools.product(ITEM_KINDS, USER_ENCODERS))
+FUSED = [f"text+image, {fusion}" for fusion in FUSIONS if fusion != "sum"]
+PAIRS = [*itertools.product(ITEM_KINDS, USER_ENCODERS), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
 CAUSAL = [name for name in USER_ENCODERS if name != "bert4rec"]
 
 
+def make_kind(make_model, kind, **options):
+    """A model of one of `ITEM_KINDS`, or of one and a fusion."""
+    kind, _, fusion = kind.partition(", ")
+    return make_model(kind, **options, **({"fusion": fusion} if fusion else {}))
+
+
 def make_batch(model, make_collator, kind, histories):
-    return make_collator(kind, model)([histories[user] for user in range(5)])
+    return make_collator(kind.partition(", ")[0], model)([histories[user] for user in range(5)])
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
 @pytest.mark.parametrize(("kind", "user_encoder_type"), PAIRS)
 def test_every_combination_trains(kind, user_encoder_type, loss_type, make_model, make_collator, histories):
     options = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 3}
-    model = perturb(make_model(kind, hidden_dropout_prob=0.0, **options))
+    model = perturb(make_kind(make_model, kind, hidden_dropout_prob=0.0, **options))
     batch = make_batch(model, make_collator, kind, histories)
     loss = model(**batch).loss
     loss.backward()
@@ -55,7 +63,7 @@ def test_every_combination_trains(kind, user_encoder_type, loss_type, make_model
 
 @pytest.mark.parametrize(("kind", "user_encoder_type"), PAIRS)
 def test_saved_and_loaded_exactly(kind, user_encoder_type, make_model, make_collator, histories, tmp_path):
-    model = perturb(make_model(kind, user_encoder_type=user_encoder_type)).eval()
+    model = perturb(make_kind(make_model, kind, user_encoder_type=user_encoder_type)).eval()
     batch = make_batch(model, make_collator, kind, histories)
     model.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
@@ -77,8 +85,8 @@ def test_saved_and_loaded_exactly(kind, user_encoder_type, make_model, make_coll
 def test_padding_and_the_rest_of_the_batch_do_not_matter(
     kind, user_encoder_type, make_model, make_collator, histories
 ):
-    model = perturb(make_model(kind, user_encoder_type=user_encoder_type)).eval()
-    collator = make_collator(kind, model)
+    model = perturb(make_kind(make_model, kind, user_encoder_type=user_encoder_type)).eval()
+    collator = make_collator(kind.partition(", ")[0], model)
     together = collator([histories[user] for user in range(5)])
     for user in range(5):
         alone = collator([histories[user]])
