@@ -24,6 +24,7 @@ from modeling_transrec import (
 from modeling_transrec.adapters import PEFT_KINDS, PEFT_OPTIONS
 from modeling_transrec.arguments import ModelArguments
 from modeling_transrec.backbones import picture_widths
+from modeling_transrec.content_encoders import TAKE_A_WHOLE_MASK
 from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.model_building import load_image_processor, load_model_and_processor
@@ -275,6 +276,22 @@ def test_any_text_backbone(model_type, tokenizer, tmp_path):
     short = {"input_ids": inputs["input_ids"][:1, :4], "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     padded = {name: torch.nn.functional.pad(tensor, (0, 5)) for name, tensor in short.items()}
     assert torch.allclose(model.get_item_features(**padded), model.get_item_features(**short), atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", TAKE_A_WHOLE_MASK)
+def test_a_whole_mask_is_that_of_transformers_and_no_device_is_waited_for(model_type, tokenizer):
+    text_config = tiny_text_config(len(tokenizer), model_type)
+    text_config |= {"embedding_size": 20} if model_type in ("albert", "electra") else {}
+    config = TransRecConfig(text_config={**text_config, "pad_token_id": 0}, hidden_size=16)
+    encoder = perturb(TransRecModel(config)).eval().item_encoder.text
+    assert encoder.backbone.config._attn_implementation == "sdpa"
+    inputs = tokenizer(
+        ["red rope", "a small blue lamp", "soap"], padding=True, padding_side="right", return_tensors="pt"
+    )
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    mask = inputs["attention_mask"].bool()
+    assert torch.equal(encoder.hidden(**inputs)[mask], encoder.backbone(**inputs).last_hidden_state[mask])
+    encoder.to("meta").hidden(**{name: tensor.to("meta") for name, tensor in inputs.items()})
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
