@@ -26,8 +26,8 @@ from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
 
 TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
 TEXTS_AT_A_TIME_ON_CPU = 128
-# Text backbones that take a mask `(U, 1, T, T)` as it is. Of one `(U, T)` transformers asks whether there is padding, and
-# waits for the device.
+# Text backbones that take a mask `(U, 1, T, T)` as it is. Of one `(U, T)` transformers asks whether there is padding,
+# and waits for the device.
 TAKE_A_WHOLE_MASK = (
     "albert bert camembert data2vec-text distilbert electra ernie roberta roberta-prelayernorm xlm-roberta"
 ).split()
