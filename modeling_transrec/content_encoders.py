@@ -33,6 +33,9 @@ TAKE_A_WHOLE_MASK = (
 ).split()
 
 
+TOWERS = {"text": "text_model", "image": "vision_model"}  # of a dual encoder
+
+
 def pad_on_the_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Texts `(U, T)`, padded on either side, and their mask: backbones with absolute positions count from the left.
 
@@ -303,29 +306,56 @@ class DualEncoder(nn.Module):
         self.image_projection = Projection(self.width, config)
         self.missing_text = nn.Parameter(torch.zeros(config.hidden_size))
         self.missing_image = nn.Parameter(torch.zeros(config.hidden_size))
+        self.frozen_layers: dict[str, FrozenLayers | None] = {"text": None, "image": None}  # see TextEncoder
+
+    @property
+    def has_towers(self) -> bool:
+        """Whether its towers are found, as they are in CLIP and nearly all others."""
+        return all(hasattr(self.backbone, name) for name in TOWERS.values())
 
     def text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, text_lengths: np.ndarray | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        text_states: torch.Tensor | None = None,
+        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The text tower's vectors `(U, H)` of token ids and mask `(U, T)`: what can be precomputed if it is frozen.
 
-        Given `text_lengths` `(U,)`, no device is waited for.
+        Args:
+            input_ids, attention_mask: `(U, T)`.
+            text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
+            text_lengths: `(U,)`, with which no device is waited for.
         """
         if self.backbone.config.model_type in READ_THE_LAST_PLACE:
             whole = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
             return self.backbone.get_text_features(input_ids=whole).pooler_output
+        places = None if text_states is None else token_places(attention_mask)
 
         def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
             inputs = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
-            return self.backbone.get_text_features(**inputs).pooler_output
+            states = None if text_states is None else text_states[places[rows, :length]]
+            with start_from(self.frozen_layers["text"], states):
+                return self.backbone.get_text_features(**inputs).pooler_output
 
         return encode_by_length(encode, attention_mask, text_lengths)
 
-    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The image tower's vectors `(P, H)` of pictures `(P, 3, H, W)`: what can be precomputed if it is frozen."""
-        if len(pixel_values) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
-            return pixel_values.new_zeros(0, self.width)
-        return self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
+    def image_features(
+        self, pixel_values: torch.Tensor | None = None, image_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The image tower's vectors `(P, H)` of pictures `(P, 3, H, W)`: what can be precomputed if it is frozen.
+
+        Args:
+            pixel_values: `(P, 3, H, W)`.
+            image_states: `(P, …)` outputs of the frozen layers, in place of the pictures.
+        """
+        given, frozen_layers = pixel_values if image_states is None else image_states, self.frozen_layers["image"]
+        if len(given) == 0:  # no item of the batch has a picture, and backbones refuse empty batches
+            return given.new_zeros(0, self.width)
+        with start_from(frozen_layers, image_states):
+            if image_states is not None:
+                pixel_values = frozen_layers.blank_picture(image_states.device)
+            return self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
 
     def forward(
         self,
@@ -336,15 +366,46 @@ class DualEncoder(nn.Module):
         has_text: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
         text_lengths: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts `(U, T)` and pictures `(P, 3, H, W)`, or precomputed features, to text and image vectors `(U, D)`."""
+        """Texts `(U, T)` and pictures `(P, 3, H, W)`, or what is precomputed, to text and image vectors `(U, D)`."""
         if text_features is None:
-            text_features = self.text_features(input_ids, attention_mask, text_lengths)
+            text_features = self.text_features(input_ids, attention_mask, text_states, text_lengths)
         if image_features is None:
-            image_features = self.image_features(pixel_values)
+            image_features = self.image_features(pixel_values, image_states)
         text = place_texts(self.text_projection(text_features), has_text, self.missing_text)
         return text, place_images(self.image_projection(image_features), image_index, self.missing_image)
+
+
+class Tower(nn.Module):
+    """One of the two towers of a [`DualEncoder`], which alone holds it, as a [`TextEncoder`] or [`ImageEncoder`].
+
+    Args:
+        encoder: the dual encoder.
+        name: `"text"` or `"image"`.
+    """
+
+    def __init__(self, encoder: DualEncoder, name: str):
+        super().__init__()
+        self.name, self.own_layers = name, encoder.frozen_layers
+        self.backbone = getattr(encoder.backbone, TOWERS[name])
+        self.whole, self.features = encoder.backbone, getattr(encoder, f"{name}_features")
+        self.projection = getattr(encoder, f"{name}_projection")
+
+    @property
+    def frozen_layers(self) -> FrozenLayers | None:
+        """The tower's frozen layers whose outputs are precomputed."""
+        return self.own_layers[self.name]
+
+    @frozen_layers.setter
+    def frozen_layers(self, layers: FrozenLayers | None) -> None:
+        self.own_layers[self.name] = layers
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """What the tower reads, or its frozen layers' outputs in its place, to vectors `(U, D)` or `(P, D)`."""
+        return self.projection(self.features(**inputs))
 
 
 def as_in_pretraining(input_ids: torch.Tensor, attention_mask: torch.Tensor, text_config) -> torch.Tensor:

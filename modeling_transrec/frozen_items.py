@@ -19,7 +19,7 @@ import torch
 from datasets.utils import tqdm
 from torch import nn
 
-from .content_encoders import ImageEncoder, TextEncoder
+from .content_encoders import ImageEncoder, TextEncoder, Tower
 from .frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of, layers_of
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = {"text": "input_ids", "image": "pixels"}
 _ITEMS_TO_TRY = 6
+UNSUPPORTED = ("siglip_text_model",)
 
 
 class FrozenLayerItems:
@@ -103,7 +104,7 @@ def use_frozen_layers(
     """
     encoder, folders = model.item_encoder, {}
     for part in ("text", "image"):
-        one = getattr(encoder, part)
+        one = encoder.part(part)
         if one is None:
             continue
         one.frozen_layers = None
@@ -113,6 +114,8 @@ def use_frozen_layers(
         try:
             if frozen is None:
                 raise UnsupportedLayers("they are not found in this backbone")
+            if one.backbone.config.model_type in UNSUPPORTED:
+                raise UnsupportedLayers("it reads padding, whose states are not kept")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
             reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
@@ -120,7 +123,8 @@ def use_frozen_layers(
             one.frozen_layers = frozen
         except UnsupportedLayers as reason:
             logger.warning("The %s backbone's frozen layers are computed in every step: %s", part, reason)
-    if encoder.multimodal is not None and frozen_layers_of(encoder.multimodal.backbone) is not None:
+    has_no_parts = encoder.multimodal is not None and encoder.part("text") is None
+    if has_no_parts and frozen_layers_of(encoder.multimodal.backbone) is not None:
         logger.warning("The frozen layers are computed in every step: this is one model of text and image")
     return FrozenLayerItems(items, folders) if folders else items
 
@@ -131,7 +135,7 @@ class _Part:
     def __init__(
         self,
         name: str,
-        encoder: TextEncoder | ImageEncoder,
+        encoder: TextEncoder | ImageEncoder | Tower,
         frozen: FrozenLayers,
         items: datasets.Dataset,
         processor: TransRecProcessor,

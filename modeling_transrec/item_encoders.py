@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from .adapters import inject_adapters, merge_adapters, train_adapters_alone
 from .batch_sizes import BatchSizes
 from .configuration_transrec import TransRecConfig
-from .content_encoders import DualEncoder, ImageEncoder, TextEncoder, ViltEncoder, pad_on_the_right
+from .content_encoders import DualEncoder, ImageEncoder, TextEncoder, Tower, ViltEncoder, pad_on_the_right
 from .fusions import FUSIONS
 from .item_chunks import Chunk, plan_chunks, take_items
 
@@ -79,6 +79,12 @@ class ItemEncoder(nn.Module):
     def backbones(self) -> list[PreTrainedModel]:
         """The pretrained parts; none in an id model."""
         return [part.backbone for part in (self.text, self.image, self.multimodal) if part is not None]
+
+    def part(self, name: str) -> TextEncoder | ImageEncoder | Tower | None:
+        """What encodes the texts, `"text"`, or the pictures, `"image"`; `None` if nothing does that by itself."""
+        if isinstance(self.multimodal, DualEncoder) and self.multimodal.has_towers:
+            return Tower(self.multimodal, name)
+        return getattr(self, name)
 
     def missing_inputs(self, given: dict[str, torch.Tensor]) -> list[str]:
         """The item tensors that it needs and that are not there, nor anything precomputed in their place."""
@@ -152,7 +158,7 @@ class ItemEncoder(nn.Module):
             return self.multimodal(*inputs, text_lengths)
         if isinstance(self.multimodal, DualEncoder):
             inputs = (input_ids, attention_mask, pixel_values, image_index, has_text, text_features, image_features)
-            return self.fusion(*self.multimodal(*inputs, text_lengths))
+            return self.fusion(*self.multimodal(*inputs, text_states, image_states, text_lengths))
         if self.fusion is not None and self.fusion.reads_tokens:
             text = self.text.tokens(input_ids, attention_mask, has_text, text_states, text_lengths)
             return self.fusion(*text, *self.image.tokens(pixel_values, image_index, image_states))

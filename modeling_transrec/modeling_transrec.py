@@ -225,7 +225,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if freeze_modules is not None:
             frozen = _matching(self.item_encoder, freeze_modules)
         elif train_last_n_layers is not None:
-            towers = [tower for backbone in backbones for tower in _towers(backbone)]
+            towers = [tower for backbone in backbones for tower in towers_of(backbone)]
             frozen = [one for tower in towers for one in _before_last_layers(tower, train_last_n_layers)]
         else:
             frozen = [parameter for backbone in backbones for parameter in backbone.parameters()]
@@ -258,7 +258,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if not self.item_encoder.backbones:
             raise ValueError("an id model has no backbone to compile; leave torch_compile out")
         for backbone in self.item_encoder.backbones:
-            for tower in _towers(backbone):
+            for tower in towers_of(backbone):
                 tower.compile(dynamic=True, **kwargs)
 
     def enable_gradient_caching(self, chunk_size: int) -> None:
@@ -351,7 +351,7 @@ def _load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTr
     return AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **pooler_free_kwargs(config), **loading)
 
 
-def _towers(backbone: nn.Module) -> list[nn.Module]:
+def towers_of(backbone: nn.Module) -> list[nn.Module]:
     """The text and the image tower of a dual encoder such as CLIP; of any other the backbone itself."""
     towers = [getattr(backbone, name, None) for name in ("text_model", "vision_model")]
     return [backbone] if None in towers else towers

@@ -37,7 +37,7 @@ from .model_card import (
     split_hyperparameters,
     write_model_card,
 )
-from .modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
+from .modeling_transrec import TransRecForSequentialRecommendation, saved_with_code, towers_of
 from .processing_transrec import TransRecProcessor, check_texts
 from .scoring import precompute_features
 from .training_args import TransRecTrainingArguments
@@ -154,7 +154,9 @@ class TransRecTrainer(Trainer):
                 self.prepared_items = precompute_features(
                     model.eval(), self._plain_items, self.processing_class, chunk_size
                 )
-        elif not (model.has_frozen_backbone or any(map(frozen_layers_of, model.item_encoder.backbones))):
+        elif not model.has_frozen_backbone and not any(
+            frozen_layers_of(tower) for backbone in model.item_encoder.backbones for tower in towers_of(backbone)
+        ):
             return
         elif self.args.torch_compile or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             logger.warning("With torch_compile, FSDP or DeepSpeed the frozen layers are computed in every step")

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_transrec import TransRecForSequentialRecommendation, TransRecTrainer, TransRecTrainingArguments
+from modeling_transrec import (
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecTrainer,
+    TransRecTrainingArguments,
+)
 from modeling_transrec.frozen_items import FrozenLayerItems, use_frozen_layers
 from modeling_transrec.frozen_layers import layers_of
 
 from .conftest import IMAGE_SIZE, NUM_ITEMS, NUM_USERS, TINY_VIT, tiny_text_config
-from .test_backbones import VISION_CONFIGS
+from .test_backbones import VISION_CONFIGS, tiny_dual_config
 from .test_gradient_caching import assert_same, step
 from .test_modeling import perturb
 from .test_trainer import Interrupt, assert_equal_weights, weights
@@ -183,6 +188,47 @@ def test_fusions_of_tokens(fusion, last, make_frozen, make_collator, processor_o
     model = make_frozen("text+image", last, fusion=fusion)
     frozen = 3 if last is None else 2
     check_step(model, "text+image", make_collator, processor_of, histories, tmp_path, frozen)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+@pytest.mark.parametrize("model_type", ["clip", "chinese_clip", "vision-text-dual-encoder"])
+def test_dual_encoders(model_type, chunk_size, make_collator, processor_of, tokenizer, histories, tmp_path):
+    torch.manual_seed(0)
+    multimodal = tiny_dual_config(model_type, tokenizer)
+    for tower in ("text_config", "vision_config"):
+        multimodal[tower] |= {"num_hidden_layers": 3}
+    fields = {"hidden_size": 16, "user_encoder_type": "ligr", "hidden_dropout_prob": 0.0}
+    model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, **fields))).eval()
+    model.freeze_backbone(train_last_n_layers=1)
+    if chunk_size is not None:
+        model.enable_gradient_caching(chunk_size)
+    collator, processor = make_collator("clip", model), processor_of["clip"]
+    users = [histories[user] for user in range(NUM_USERS)]
+    expected = step(model, collator(users))
+    items = use_frozen_layers(model, collator.items, processor, chunk_size=8, cache_dir=tmp_path)
+    assert set(items.folders) == {"text", "image"}
+    collator.items, calls = items, []
+    for name, layers in model.item_encoder.multimodal.frozen_layers.items():
+        tower = model.item_encoder.part(name).backbone
+        assert layers.layers == layers_of(tower)[:2]
+        for layer in layers.layers:
+            for child in layer.children():
+                child.register_forward_hook(lambda *_: calls.append(1))
+    batch = collator(users)
+    assert "pixel_values" not in batch
+    assert_same(step(model, batch), expected)
+    assert not calls
+    assert not any("frozen" in name for name in model.state_dict())
+
+
+def test_siglip_is_computed_in_every_step(tokenizer, processor_of, prepared_items, tmp_path, caplog):
+    multimodal = tiny_dual_config("siglip", tokenizer)
+    for tower in ("text_config", "vision_config"):
+        multimodal[tower] |= {"num_hidden_layers": 2}
+    model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
+    model.freeze_backbone(train_last_n_layers=1)
+    items = use_frozen_layers(model.eval(), prepared_items["clip"], processor_of["clip"], 8, tmp_path)
+    assert "it reads padding" in caplog.text and set(items.folders) == {"image"}
 
 
 @pytest.mark.parametrize("fully", [True, False])
