@@ -84,21 +84,27 @@ def place_texts(vectors: torch.Tensor, has_text: torch.Tensor | None, missing: t
 
 
 def encode_by_length(
-    encode: Callable[[torch.Tensor, int], torch.Tensor],
+    encode: Callable[..., torch.Tensor],
+    input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
+    text_states: torch.Tensor | None = None,
     text_lengths: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Vectors `(U, …)` of texts with mask `(U, T)`; those of like length together, which leaves out most padding.
+    """Vectors `(U, …)` of texts; those of like length are encoded together, which leaves out most padding.
 
     Args:
-        encode: from rows `(C,)` of the texts and the length of the longest to their vectors `(C, …)`.
-        attention_mask: `(U, T)`, padding on the right.
+        encode: from texts' rows `(C,)`, ids and mask `(C, T)` and states `(C, T, H)` or `None` to vectors `(C, …)`.
+        input_ids, attention_mask: `(U, T)`, padding on the right.
+        text_states: `(number of tokens, H)` outputs of frozen layers, one text's tokens after the other's.
         text_lengths: `(U,)`, with which no device is waited for.
     """
     at_a_time = TEXTS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TEXTS_AT_A_TIME
-    chunks = chunks_by_length(attention_mask, at_a_time, text_lengths)
-    vectors = torch.cat([encode(rows, length) for rows, length in chunks])
-    return vectors[torch.cat([rows for rows, _ in chunks]).argsort()]
+    places = None if text_states is None else token_places(attention_mask)
+    parts, chunks = [], chunks_by_length(attention_mask, at_a_time, text_lengths)
+    for rows, length in chunks:
+        states = None if text_states is None else text_states[places[rows, :length]]
+        parts.append(encode(rows, input_ids[rows, :length], attention_mask[rows, :length], states))
+    return torch.cat(parts)[torch.cat([rows for rows, _ in chunks]).argsort()]
 
 
 class TextEncoder(nn.Module):
@@ -151,14 +157,11 @@ class TextEncoder(nn.Module):
             text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
             text_lengths: `(U,)`, with which no device is waited for.
         """
-        places = None if text_states is None else token_places(attention_mask)
 
-        def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
-            mask = attention_mask[rows, :length]
-            states = None if text_states is None else text_states[places[rows, :length]]
-            return self.pooling(self.hidden(input_ids[rows, :length], mask, states), mask)
+        def encode(rows, ids, mask, states) -> torch.Tensor:
+            return self.pooling(self.hidden(ids, mask, states), mask)
 
-        return encode_by_length(encode, attention_mask, text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
 
     def tokens(
         self,
@@ -169,14 +172,12 @@ class TextEncoder(nn.Module):
         text_lengths: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected token vectors `(U, T, D)` and their mask `(U, T)`; of a missing text one learned vector."""
-        places = None if text_states is None else token_places(attention_mask)
 
-        def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
-            states = None if text_states is None else text_states[places[rows, :length]]
-            hidden = self.hidden(input_ids[rows, :length], attention_mask[rows, :length], states)
-            return F.pad(hidden, (0, 0, 0, attention_mask.shape[1] - length))
+        def encode(rows, ids, mask, states) -> torch.Tensor:
+            return F.pad(self.hidden(ids, mask, states), (0, 0, 0, input_ids.shape[1] - ids.shape[1]))
 
-        tokens = self.projection(encode_by_length(encode, attention_mask, text_lengths))
+        hidden = encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
+        tokens = self.projection(hidden)
         mask = attention_mask.bool()
         if has_text is None:
             return tokens, mask
@@ -330,15 +331,12 @@ class DualEncoder(nn.Module):
         if self.backbone.config.model_type in READ_THE_LAST_PLACE:
             whole = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
             return self.backbone.get_text_features(input_ids=whole).pooler_output
-        places = None if text_states is None else token_places(attention_mask)
 
-        def encode(rows: torch.Tensor, length: int) -> torch.Tensor:
-            inputs = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
-            states = None if text_states is None else text_states[places[rows, :length]]
+        def encode(rows, ids, mask, states) -> torch.Tensor:
             with start_from(self.frozen_layers["text"], states):
-                return self.backbone.get_text_features(**inputs).pooler_output
+                return self.backbone.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
 
-        return encode_by_length(encode, attention_mask, text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
 
     def image_features(
         self, pixel_values: torch.Tensor | None = None, image_states: torch.Tensor | None = None
@@ -469,17 +467,17 @@ class ViltEncoder(nn.Module):
         rows = torch.arange(len(patches), device=input_ids.device) if image_index is None else image_index
         image_embeds = torch.cat([image_embeds, absent])
 
-        def encode(texts: torch.Tensor, length: int) -> torch.Tensor:
+        def encode(texts, ids, mask, states) -> torch.Tensor:
             pictures = rows[texts] % len(pixel_mask)  # -1 is the last row: the missing picture
             output = self.backbone(
-                input_ids=input_ids[texts, :length],
-                attention_mask=attention_mask[texts, :length],
+                input_ids=ids,
+                attention_mask=mask,
                 image_embeds=image_embeds.index_select(0, pictures),
                 pixel_mask=pixel_mask[pictures],
             )
             return output.last_hidden_state[:, 0]
 
-        return encode_by_length(encode, attention_mask, text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_lengths=text_lengths)
 
     def forward(
         self,
