@@ -417,8 +417,8 @@ def flatten(row: dict) -> dict:
     return flat
 
 
-def render(record: dict) -> str:
-    """The results as Markdown, a table a section."""
+def render(record: dict, name: str) -> str:
+    """The results as Markdown, a table a section; `name` is that of the file, and of the picture beside it."""
     machine = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
     lines = ["# Speed", "", f"{machine}.", "", "```bash", record["command"], "```"]
     for section, rows in record["results"].items():
@@ -428,6 +428,8 @@ def render(record: dict) -> str:
         lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
         for row in map(flatten, rows):
             lines.append(f"| {' | '.join('' if row.get(name) is None else str(row[name]) for name in names)} |")
+        if section == "growth":
+            lines += ["", f"![time and memory of a step against sizes]({name}_growth.png)"]
     return "\n".join(lines) + "\n"
 
 
@@ -462,7 +464,7 @@ def plot(record: dict, file: Path) -> None:
 
 
 def plot_growth(record: dict, file: Path) -> None:
-    """Time and memory of our step against each of the sizes that it is measured along, doubly logarithmic."""
+    """Time and memory of our step against each of the sizes that it is measured along, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -487,11 +489,17 @@ def plot_growth(record: dict, file: Path) -> None:
                 panel.plot([row["size"] for row in rows], [row[field] for row in rows], marker="o", label=label)
             panel.set_xscale("log")
             panel.set_yscale("log")
-            panel.grid(alpha=0.3, which="both")
             panel.set_ylim(*limits[field])
+            sizes = sorted({row["size"] for rows in lines.values() for row in rows})
+            panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            ticks = [one * 10**power for power in range(-4, 7) for one in (1, 2, 5)]
+            ticks = [tick for tick in ticks if limits[field][0] <= tick <= limits[field][1]]
+            panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
         axes[1, column].set_xlabel(along)
         if len(lines) > 1:
-            axes[1, column].legend(fontsize=7)
+            axes[0, column].legend(fontsize=7, loc="lower right")
     axes[0, 0].set_ylabel("seconds a step")
     axes[1, 0].set_ylabel("peak MB")
     figure.savefig(file, dpi=120)
@@ -551,7 +559,7 @@ def main() -> None:
                 record["results"].setdefault(section, []).append(row)
                 args.output_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     record = json.loads(args.output_file.read_text(encoding="utf-8"))
-    args.output_file.with_suffix(".md").write_text(render(record), encoding="utf-8")
+    args.output_file.with_suffix(".md").write_text(render(record, args.output_file.stem), encoding="utf-8")
     plot(record, args.output_file.with_suffix(".png"))
     plot_growth(record, args.output_file.with_name(f"{args.output_file.stem}_growth.png"))
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 
+from .configuration_transrec import TransRecConfig
 from .pooling import default_image_pooling
 
 
@@ -34,12 +35,14 @@ def output_width(backbone: PreTrainedModel) -> int:
     raise ValueError(f"cannot tell the output width of a {config.model_type}: it has no hidden_size")
 
 
-def adopt(backbone: PreTrainedModel | None, backbone_config) -> PreTrainedModel:
-    """The given backbone, or one with random weights, in the default dtype and with the model's own configuration."""
-    backbone = build_backbone(backbone_config) if backbone is None else backbone
-    backbone = backbone.to(torch.get_default_dtype())
-    backbone.config = backbone_config
-    return backbone
+def adopt(backbone: PreTrainedModel | None, config: TransRecConfig, name: str) -> PreTrainedModel:
+    """The given backbone, or one with random weights, in the default dtype; `config` has its configuration as `name`.
+
+    All modules of a backbone read one object, that which its attention goes by.
+    """
+    backbone = build_backbone(getattr(config, name)) if backbone is None else backbone
+    setattr(config, name, backbone.config)
+    return backbone.to(torch.get_default_dtype())
 
 
 class Method(nn.Module):

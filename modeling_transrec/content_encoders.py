@@ -58,7 +58,8 @@ class Projection(nn.Module):
         self.activation = nn.GELU()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.linear(features))
+        """`(…, H)` of any precision, as precomputed ones may have, to `(…, D)`."""
+        return self.activation(self.linear(features.to(self.linear.weight.dtype)))
 
 
 def start_from(frozen_layers: FrozenLayers | None, states: torch.Tensor | None) -> contextlib.AbstractContextManager:
@@ -122,7 +123,7 @@ class TextEncoder(nn.Module):
             raise ValueError(
                 f"{text_config.model_type} is an encoder-decoder; a text backbone is an encoder or a decoder alone"
             )
-        self.backbone = adopt(backbone, text_config)
+        self.backbone = adopt(backbone, config, "text_config")
         self.pooling = TEXT_POOLINGS[config.text_pooling or default_text_pooling(text_config.model_type)]
         self.projection = Projection(output_width(self.backbone), config)
         self.missing_text = nn.Parameter(torch.zeros(config.hidden_size))
@@ -138,7 +139,8 @@ class TextEncoder(nn.Module):
             states: `(U, T, H)` outputs of the frozen layers, which are then left out.
         """
         config, length = self.backbone.config, attention_mask.shape[1]
-        if config.model_type in TAKE_A_WHOLE_MASK and config._attn_implementation == "sdpa":
+        is_encoder = config.model_type in TAKE_A_WHOLE_MASK and not getattr(config, "is_decoder", False)
+        if is_encoder and config._attn_implementation == "sdpa":
             attention_mask = attention_mask.bool()[:, None, None].expand(-1, 1, length, -1)
         with start_from(self.frozen_layers, states):
             return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -210,7 +212,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
-        self.backbone = adopt(backbone, config.vision_config)
+        self.backbone = adopt(backbone, config, "vision_config")
         model_type = config.vision_config.model_type
         if model_type == "vit_mae":
             self.backbone.embeddings.random_masking = no_masking
@@ -301,7 +303,7 @@ class DualEncoder(nn.Module):
 
     def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
-        self.backbone = adopt(backbone, config.multimodal_config)
+        self.backbone = adopt(backbone, config, "multimodal_config")
         text_width, self.width = dual_widths(self.backbone)
         self.text_projection = Projection(text_width, config)
         self.image_projection = Projection(self.width, config)
@@ -434,7 +436,7 @@ class ViltEncoder(nn.Module):
 
     def __init__(self, config: TransRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
-        self.backbone = adopt(backbone, config.multimodal_config)
+        self.backbone = adopt(backbone, config, "multimodal_config")
         self.projection = Projection(config.multimodal_config.hidden_size, config)
 
     def features(

@@ -25,8 +25,10 @@ PRECOMPUTED = {
 }
 
 
-# Parameters and modules of backbones that have a part in their own pretraining alone.
-ONLY_IN_PRETRAINING = ("mask_token", "logit_scale", "logit_bias", "temperature", "crossattention")
+# Parameters and modules that have a part in a backbone's own pretraining alone: of any of its modules, or of the whole
+# alone, since attention may have some of the same name.
+ONLY_IN_PRETRAINING = ("mask_token", "crossattention")
+OF_THE_WHOLE = ("logit_scale", "logit_bias", "temperature")
 
 
 class ItemEncoder(nn.Module):
@@ -133,7 +135,8 @@ class ItemEncoder(nn.Module):
         train_adapters_alone(self.backbones)
         for backbone in self.backbones:
             for module in backbone.modules():
-                for part in ONLY_IN_PRETRAINING:
+                parts = ONLY_IN_PRETRAINING + (OF_THE_WHOLE if module is backbone else ())
+                for part in parts:
                     if isinstance(getattr(module, part, None), nn.Parameter | nn.Module):
                         getattr(module, part).requires_grad_(False)
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from .arguments import ModelArguments, load_config, read_json
 from .checkpoint_files import check_place
-from .configuration_transrec import TransRecConfig
+from .configuration_transrec import READ_THE_LAST_PLACE, TransRecConfig
 from .losses import LOSSES
 from .modeling_transrec import TransRecForSequentialRecommendation
 from .processing_transrec import TransRecProcessor, train_tokenizer
@@ -131,9 +131,9 @@ def _new_model(args: ModelArguments, items: datasets.Dataset, user_ids: Sequence
         fields["num_users"], parts["user_ids"] = len(user_ids), user_ids
     if backbones:
         model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **fields)
-        text_config = getattr(model.config.multimodal_config, "text_config", None)
-        if text_config is not None:  # SigLIP 2's does not say it
-            text_config.pad_token_id = parts["tokenizer"].pad_token_id
+        if getattr(model.config.multimodal_config, "model_type", None) in READ_THE_LAST_PLACE:
+            # SigLIP 2's does not say it.
+            model.config.multimodal_config.text_config.pad_token_id = parts["tokenizer"].pad_token_id
     else:
         model = TransRecForSequentialRecommendation(TransRecConfig(**fields))
     return model, TransRecProcessor(**parts, **processing)

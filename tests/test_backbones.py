@@ -205,6 +205,58 @@ def test_any_vision_model_of_transformers_and_timm(name, tmp_path):
     assert torch.allclose(again.eval().get_item_features(pixel_values=pixels), vectors, atol=1e-6)
 
 
+SWINV2 = {"model_type": "swinv2", "image_size": 32, "patch_size": 4, "embed_dim": 12, "depths": [1, 1]}
+XCIT = {"model_type": "timm_wrapper", "architecture": "xcit_nano_12_p16_224", "model_args": {"depth": 1}}
+
+
+@pytest.mark.parametrize(("config", "size"), [({**SWINV2, "num_heads": [2, 2], "window_size": 4}, 32), (XCIT, 224)])
+def test_only_what_no_gradient_reaches_is_left_out_of_training(config, size):
+    """Attention may have a temperature or a scale of its own."""
+    torch.manual_seed(0)
+    encoder = TransRecModel(TransRecConfig(vision_config=config, hidden_size=16)).item_encoder
+    left_out = [one for one in encoder.parameters() if not one.requires_grad]
+    encoder.requires_grad_(True)
+    encoder(pixel_values=torch.rand(2, 3, size, size)).square().sum().backward()
+    assert all(one.grad is None or not one.grad.any() for one in left_out)
+
+
+@pytest.mark.parametrize("kind", ["image", "text+image", "clip", "vilt"])
+def test_weights_of_half_precision(kind, make_model, make_collator, processor_of, histories, tmp_path):
+    model, processor = perturb(make_model(kind)).to(torch.bfloat16), processor_of[kind]
+    blank = {"text": ["red"], "images": [None]} if kind != "image" else {"images": [None]}
+    inputs = {name: one.bfloat16() if one.is_floating_point() else one for name, one in processor(**blank).items()}
+    assert model.get_item_features(**inputs).isfinite().all()
+    model.freeze_backbone()
+    collator = make_collator(kind, model)
+    collator.items = precompute_features(model, collator.items, processor, cache_dir=tmp_path)
+    batch = collator([histories[0], histories[3]])
+    model(**batch).loss.backward()
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_given_backbone_keeps_its_own_configuration(implementation, tokenizer):
+    """Beside one that says the same, but is another object."""
+    config = AutoConfig.for_model(**tiny_text_config(len(tokenizer)))
+    backbone = AutoModel.from_config(config, attn_implementation=implementation, add_pooling_layer=False).eval()
+    plain = TransRecConfig(text_config=tiny_text_config(len(tokenizer)), hidden_size=16)
+    inputs = tokenizer(["red rope", "a small blue lamp"], padding=True, return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    expected = backbone(**inputs).last_hidden_state
+    encoder = TransRecModel(plain, {"text": backbone}).eval().item_encoder.text
+    found, mask = encoder.hidden(**inputs), inputs["attention_mask"].bool()
+    assert torch.allclose(found[mask], expected[mask], atol=1e-6)
+
+
+def test_a_decoder_of_a_kind_of_encoders_stays_causal(tokenizer):
+    text_config = {**tiny_text_config(len(tokenizer)), "is_decoder": True}
+    encoder = perturb(TransRecModel(TransRecConfig(text_config=text_config, hidden_size=16))).eval().item_encoder.text
+    ids = torch.randint(5, len(tokenizer), (1, 6), generator=torch.Generator().manual_seed(0))
+    changed = ids.clone()
+    changed[0, 4:] = 7
+    before, after = (encoder.hidden(one, torch.ones_like(one))[0, :4] for one in (ids, changed))
+    assert torch.allclose(before, after, atol=1e-6)
+
+
 def test_vit_mae_sees_the_whole_picture_in_order():
     config = TransRecConfig(vision_config=ANY_VISION["vit_mae"][0], hidden_size=8, image_pooling="mean")
     encoder = perturb(TransRecForSequentialRecommendation(config)).eval().item_encoder.image
