@@ -120,6 +120,8 @@ class TransRecTrainer(Trainer):
             )
             train_dataset = keep_teaching(histories).remove_columns("target")
             callbacks.append(_SetEpochCallback(collator))
+        if args.max_eval_users is not None and eval_dataset is not None:
+            eval_dataset = choose_users(eval_dataset, args.max_eval_users)
         check_texts(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -375,6 +377,13 @@ class _SetEpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.set_epoch(int(state.epoch))
+
+
+def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
+    """So many of the users, in order, the same ones every time; all where there are no more."""
+    if len(sequences) <= count:
+        return sequences
+    return sequences.select(np.sort(np.random.default_rng(0).choice(len(sequences), count, replace=False)))
 
 
 def keep_teaching(histories: datasets.Dataset) -> datasets.Dataset:

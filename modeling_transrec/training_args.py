@@ -35,6 +35,8 @@ class TransRecTrainingArguments(TrainingArguments):
             Encode the items of a training batch so many at a time, and compute their activations anew in the backward
             pass (gradient caching, arXiv 2101.06983): thousands of users fit on one device, at the price of a second
             forward pass. Loss and gradients stay the same.
+        max_eval_users (`int`, *optional*):
+            Validate on so many users, the same in every run: for ids, ranking all takes a share of the epoch.
         early_stopping_patience (`int`, *optional*):
             Stop after so many evaluations without a better `metric_for_best_model`.
         hub_with_code (`bool`, defaults to `False`):
@@ -88,6 +90,9 @@ class TransRecTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Of the backbone, freeze parameters by pattern, such as 'embeddings.*'."}
     )
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
+    max_eval_users: int | None = field(
+        default=None, metadata={"help": "Validate on so many users, the same in every run; on all if not given."}
+    )
     item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time in evaluation."})
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Processes that tokenise texts and resize pictures, once for all runs."}
@@ -118,6 +123,8 @@ class TransRecTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor is not supported: there are no class labels to smooth")
         if sum([self.freeze_backbone, self.train_last_n_layers is not None, self.freeze_modules is not None]) > 1:
             raise ValueError("give one of freeze_backbone, train_last_n_layers and freeze_modules")
+        if self.max_eval_users is not None and self.max_eval_users < 1:
+            raise ValueError(f"max_eval_users must be at least 1, got {self.max_eval_users}")
         if 10 not in self.eval_ks:
             self.eval_ks = sorted([*self.eval_ks, 10])
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:

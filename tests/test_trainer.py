@@ -204,6 +204,19 @@ def test_validation_metrics_are_those_of_the_evaluator(make_trainer, items, vali
     assert {name: metrics[f"eval_{name}"] for name in expected} == expected
 
 
+def test_validation_on_some_users(make_trainer, items, validation_split, text_processor):
+    trainer = make_trainer(max_eval_users=5)
+    chosen = trainer.eval_dataset["user_id"]
+    assert len(set(chosen)) == 5 and make_trainer(max_eval_users=5, seed=7).eval_dataset["user_id"] == chosen
+    some = validation_split.filter(lambda user: user["user_id"] in chosen)
+    expected = FullRankingEvaluator(items, some)(trainer.model, text_processor)
+    metrics = trainer.evaluate()
+    assert {name: metrics[f"eval_{name}"] for name in expected} == expected
+    assert len(make_trainer(max_eval_users=500).eval_dataset) == len(validation_split)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_trainer(max_eval_users=0)
+
+
 class Interrupt(TrainerCallback):
     """Stops the process's training as a crash would, right after a step."""
 
