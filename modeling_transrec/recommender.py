@@ -319,7 +319,7 @@ class Recommender:
 
         Args:
             string_factory: the kind of index, in FAISS's words: `"Flat"` is exact, `"IVF4096,Flat"` and
-                `"HNSW32"` look at a part of the catalogue.
+                `"HNSW32"` look at a part of the catalogue, where they may find fewer items than asked for.
 
         Returns: itself.
         """

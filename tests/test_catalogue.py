@@ -187,8 +187,11 @@ def test_faiss_finds_what_the_whole_search_finds(recommender, items):
 def test_faiss_indices_that_learn_from_the_items(recommender):
     pytest.importorskip("faiss")
     exact = recommender.recommend(HISTORIES, k=8)
+    every = {entry["item_id"]: entry["score"] for entry in recommender.recommend(HISTORIES[1], k=36)}
     recommender.search_with_faiss("IVF2,Flat")
-    assert len(recommender.recommend(HISTORIES[1], k=3)) == 3
+    found = [(entry["item_id"], entry["score"]) for entry in recommender.recommend(HISTORIES[1], k=36)]
+    assert 0 < len(found) < 36  # the better part of two, and all of it
+    assert found == [(item_id, pytest.approx(every[item_id], abs=1e-6)) for item_id in every if item_id in dict(found)]
     for factory in ("IVF100,Flat", "Nonsense"):
         with pytest.raises(ValueError, match=f"'{factory}' of 37 items"):
             recommender.search_with_faiss(factory)
