@@ -91,9 +91,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 init.xavier_uniform_(weight)
         elif isinstance(module, BERT4RecUserEncoder):
             init.normal_(module.mask_vector, std=0.02)
-        for name in ("missing_text", "missing_image"):
-            if isinstance(getattr(module, name, None), nn.Parameter):
-                init.normal_(getattr(module, name), std=0.02)
+        if isinstance(getattr(module, "missing_image", None), nn.Parameter):
+            init.normal_(module.missing_image, std=0.02)
+        if isinstance(getattr(module, "missing_text", None), nn.Parameter):  # drawn apart: the rest does not change
+            drawn = torch.randn(len(module.missing_text), generator=torch.Generator().manual_seed(0))
+            init.copy_(module.missing_text, 0.02 * drawn)
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         super()._set_gradient_checkpointing(enable, **kwargs)
