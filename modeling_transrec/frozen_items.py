@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = {"text": "input_ids", "image": "pixels"}
 _ITEMS_TO_TRY = 6
-UNSUPPORTED = ("siglip_text_model",)
+_READ_PADDING = ("siglip_text_model",)  # texts as long as in pretraining, and the states of tokens alone are kept
 
 
 class FrozenLayerItems:
@@ -114,7 +114,7 @@ def use_frozen_layers(
         try:
             if frozen is None:
                 raise UnsupportedLayers("they are not found in this backbone")
-            if one.backbone.config.model_type in UNSUPPORTED:
+            if one.backbone.config.model_type in _READ_PADDING:
                 raise UnsupportedLayers("it reads padding, whose states are not kept")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
