@@ -268,11 +268,8 @@ def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
         bench.model.train()
         step = statistics.median(in_turn(rounds, bench.device, args.seconds)["step"])
         bench.model.eval()
-        validation = in_turn(
-            itertools.repeat({"validation": validate}),
-            bench.device,
-            args.seconds,
-        )["validation"]
+        rounds = itertools.repeat({"validation": validate})
+        validation = in_turn(rounds, bench.device, args.seconds, least=1)["validation"]
         num_steps = -(-SHAPES[name].num_users // args.batch_size)
         epoch, validation = num_steps * step, statistics.median(validation)
         row = {"backbone": backbone, "data": name, "steps": num_steps, "seconds of an epoch": round(epoch, 2)}
