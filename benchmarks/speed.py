@@ -116,8 +116,9 @@ def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:
 
 def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
     """Reading a batch and a step, where only the last layers are trained: the frozen ones computed in every step
-    (naive), and their outputs read from disk (ours); predicted is the ratio of operations."""
-    for (backbone, fields), name, last in itertools.product(args.backbones.items(), args.shapes, (1, 2)):
+    (naive), and their outputs read from disk (ours); predicted is the ratio of operations. On the first data set."""
+    name = args.shapes[0]
+    for (backbone, fields), last in itertools.product(args.backbones.items(), (1, 2)):
         if not {"text_config", "vision_config"} & fields.keys():
             continue
         bench = Bench(name, fields, args)
@@ -286,7 +287,7 @@ class NormalizingCollator(TransRecDataCollator):
 
 def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
     """Share of an epoch's time in which the Trainer's step waits for its batch, by number of workers; pictures are
-    handed over as bytes, or as floats that the workers have normalised."""
+    handed over as bytes, or as floats that the workers have normalised. On the first data set."""
     name = args.shapes[0]
     ways = itertools.product(args.backbones.items(), (0, args.workers), ("bytes", "floats"))
     for (backbone, fields), workers, pictures in ways:
