@@ -1,4 +1,4 @@
-"""Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, with adapters, precomputed."""
+"""Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, precomputed."""
 
 import unittest.mock
 
@@ -7,27 +7,19 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModel,
-    BitImageProcessorPil,
-    ConvNextImageProcessorPil,
-    ViltImageProcessorPil,
-    ViTImageProcessorPil,
 )
 
 from modeling_transrec import (
     TransRecConfig,
     TransRecForSequentialRecommendation,
     TransRecModel,
-    TransRecProcessor,
-    TransRecTrainer,
-    TransRecTrainingArguments,
 )
-from modeling_transrec.adapters import PEFT_KINDS, PEFT_OPTIONS
 from modeling_transrec.arguments import ModelArguments
 from modeling_transrec.backbones import picture_widths
 from modeling_transrec.content_encoders import TAKE_A_WHOLE_MASK
 from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
-from modeling_transrec.model_building import load_image_processor, load_model_and_processor
+from modeling_transrec.model_building import load_model_and_processor
 from modeling_transrec.processing_transrec import check_texts
 from modeling_transrec.scoring import precompute_features
 
@@ -116,8 +108,6 @@ ANY_VISION = {
     },
 }
 TEXT_TYPES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "qwen2"]
-
-SQUARE = {"height": 24, "width": 24}
 
 
 def vision_model(model_type, **fields):
@@ -717,297 +707,3 @@ def test_precomputed_features_stand_for_the_items(kind, make_model, make_collato
         precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
     folders = {path.name for path in (tmp_path / "transrec_features").iterdir() if path.is_dir()}
     assert folders == {again.folder.name, other.folder.name}  # nothing half-written is left
-
-
-OPTIONS_OF = {  # those that a width of 20 calls for
-    "C3A": {"block_size": 10, "init_weights": True},
-    "HRA": {"r": 2},
-    "IA3": {"feedforward_modules": ["value"]},
-    "LN_TUNING": {"target_modules": ["LayerNorm"]},
-    "MISS": {"r": 2},
-    "ROAD": {"group_size": 2},
-    "SUPERTUNING": {"sparsity": 0.5},
-    "TRAINABLE_TOKENS": {"target_modules": ["word_embeddings"], "token_indices": list(range(100))},
-}
-ADAPTERS = [(kind, {}) for kind in PEFT_KINDS] + [
-    (kind, {name: value})
-    for kind, name, value in [
-        ("BEFT", "init_weights", False),
-        ("C3A", "block_size_pattern", {"query": 5}),
-        ("DEFT", "decomposition_method", "qr"),
-        ("DEFT", "init_scale", 2.0),
-        ("DEFT", "para", True),
-        ("DELORA", "delora_lambda", 3),
-        ("DELORA", "lambda_pattern", {"query": 2}),
-        ("GLORA", "config_A_B", "vector"),
-        ("GLORA", "config_C", "none"),
-        ("GLORA", "config_D_E", "vector"),
-        ("GRALORA", "gralora_k", 4),
-        ("GRALORA", "hybrid_r", 2),
-        ("HRA", "apply_GS", True),
-        ("LOHA", "alpha_pattern", {"query": 2}),
-        ("LOKR", "decompose_both", True),
-        ("LOKR", "decompose_factor", 2),
-        ("LORA", "exclude_modules", ["value"]),
-        ("LORA", "init_lora_weights", "pissa"),
-        ("LORA", "lora_alpha", 3),
-        ("LORA", "lora_bias", True),
-        ("LORA", "layers_to_transform", [0]),
-        ("LORA", "modules_to_save", ["embeddings.word_embeddings", "intermediate.dense"]),
-        ("LORA", "rank_pattern", {"query": 2}),
-        ("LORA", "use_dora", True),
-        ("LORA", "use_rslora", True),
-        ("MISS", "mini_r", 2),
-        ("PEANUT", "act_fn", "gelu"),
-        ("PEANUT", "depth", 2),
-        ("ROAD", "variant", "road_4"),
-        ("SUPERTUNING", "select_top", False),
-    ]
-]
-
-
-class TestAdapters:
-    @pytest.mark.parametrize("kind, options", ADAPTERS)
-    def test_each_kind_trains_saves_loads_and_merges(
-        self, kind, options, make_model, make_collator, histories, tmp_path
-    ):
-        model = make_model("text")
-        batch = make_collator("text", model)([histories[0], histories[5]])
-        before = model(**batch).loss
-        options = {"peft_type": kind, "target_modules": ["query", "value"], **OPTIONS_OF.get(kind, {}), **options}
-        model.add_peft_adapter(options)
-        optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if ".backbone." in name], lr=0.05)
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(**batch).loss.backward()
-            optimizer.step()
-        adapted = model(**batch).loss
-        assert (adapted - before).abs() > 1e-4
-        model.save_pretrained(tmp_path)
-        again, info = TransRecForSequentialRecommendation.from_pretrained(tmp_path, output_loading_info=True)
-        assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert torch.allclose(again.eval()(**batch).loss, adapted, atol=1e-6)
-        assert trained(again) == trained(model)
-        again.merge_peft_adapter()
-        assert torch.allclose(again(**batch).loss, adapted, atol=1e-4)
-        assert again.state_dict().keys() == make_model("text").state_dict().keys()
-        again.save_pretrained(tmp_path / "merged")
-        merged = TransRecForSequentialRecommendation.from_pretrained(tmp_path / "merged").eval()
-        assert torch.allclose(merged(**batch).loss, adapted, atol=1e-4)
-
-    def test_other_kinds_and_options_are_refused(self, make_model):
-        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig
-
-        assert sorted(PEFT_KINDS) == PEFT_KINDS and sorted(PEFT_OPTIONS, key=str.lower) == PEFT_OPTIONS
-        assert set(PEFT_KINDS) < set(PEFT_TYPE_TO_CONFIG_MAPPING)
-        model = make_model("text")
-        for kind in set(PEFT_TYPE_TO_CONFIG_MAPPING) - set(PEFT_KINDS):
-            with pytest.raises(ValueError, match="adapters are not supported; choose one of .*LORA"):
-                model.add_peft_adapter({"peft_type": kind})
-        for name, value in {
-            "bias": "all",
-            "ensure_weight_tying": True,
-            "inference_mode": True,
-            "layer_replication": [[0, 1], [0, 1]],
-            "target_parameters": ["query.weight"],
-            "trainable_token_indices": [1, 2],
-            "alora_invocation_tokens": [1],
-        }.items():
-            with pytest.raises(ValueError, match=f"LORA's option {name} is not supported here.* are r, target"):
-                model.add_peft_adapter(LoraConfig(target_modules=["query"], **{name: value}))
-        with pytest.raises(ValueError, match="LORA's option eva_config"):
-            model.add_peft_adapter({"peft_type": "LORA", "target_modules": ["query"], "init_lora_weights": "eva"})
-        with pytest.raises(ValueError, match="C3A's option bias"):
-            make_model("text", peft_config={"peft_type": "C3A", "target_modules": ["query"], "bias": "all"})
-        model.add_peft_adapter({"peft_type": "LORA", "target_modules": ["query"], "bias": "none"})  # refusals undo all
-
-    def test_in_one_of_two_backbones(self, make_model, make_collator, histories, tmp_path):
-        model = make_model("text+image")
-        batch = make_collator("text+image", model)([histories[0], histories[5]])
-        with pytest.raises(ValueError, match="quarry"):
-            model.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["quarry"]})
-        options = {"peft_type": "LORA", "r": 2, "init_lora_weights": False, "target_modules": ["query"]}  # BERT's
-        with pytest.raises(ValueError, match="no backbone with adapters has a module patch_embedding"):
-            make_model("text+image").add_peft_adapter({**options, "modules_to_save": ["patch_embeddings"]})
-        with pytest.raises(ValueError, match="dense lies in another of them"):
-            make_model("text+image").add_peft_adapter({**options, "modules_to_save": ["intermediate", "dense"]})
-        model.add_peft_adapter(options)
-        names = {name for name in trained(model) if ".backbone." in name}
-        assert names and all(".text." in name and "lora_" in name for name in names)
-        model.train()
-        assert model.item_encoder.text.backbone.training and not model.item_encoder.image.backbone.training
-        loss = model.eval()(**batch).loss
-        model.save_pretrained(tmp_path)
-        again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
-        assert torch.equal(again(**batch).loss, loss) and trained(again) == trained(model)
-        again.merge_peft_adapter()
-        assert torch.allclose(again(**batch).loss, loss, atol=1e-5)
-        assert trained(again) == trained(make_model("text+image"))
-
-    def test_merged_it_trains_what_it_trained_before(self, make_model):
-        model = make_model("clip")
-        before = trained(model)
-        model.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]})
-        model.merge_peft_adapter()
-        assert trained(model) == before and not any("logit_scale" in name for name in before)
-
-    @pytest.mark.parametrize("kind", ["text", "image", "clip"])
-    def test_saved_loaded_and_merged_like_any_other(self, kind, make_model, make_collator, histories, tmp_path):
-        from peft import LoraConfig
-
-        targets = {"text": ["query", "value"], "image": ["q_proj", "v_proj"], "clip": ["q_proj"]}[kind]
-        model = make_model(kind)
-        batch = make_collator(kind, model)([histories[0], histories[5]])
-        before = model(**batch).loss
-        model.add_peft_adapter(LoraConfig(r=2, target_modules=targets))
-        assert torch.equal(model(**batch).loss, before)  # adapters start at no change
-        in_backbone = {name for name in trained(model) if ".backbone." in name}
-        assert in_backbone and all("lora_" in name for name in in_backbone)
-        assert any("projection" in name for name in trained(model)) and any(
-            "user_encoder" in n for n in trained(model)
-        )
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.normal_(std=0.3)
-        adapted = model(**batch).loss
-        assert not torch.allclose(adapted, before)
-        model.save_pretrained(tmp_path)
-        again, info = TransRecForSequentialRecommendation.from_pretrained(tmp_path, output_loading_info=True)
-        assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert torch.equal(again.eval()(**batch).loss, adapted)
-        assert trained(again) == trained(model)
-        assert not model.has_frozen_backbone
-
-        model.merge_peft_adapter()
-        assert torch.allclose(model(**batch).loss, adapted, atol=1e-5)
-        assert not any("lora" in name for name, _ in model.named_parameters())
-        model.save_pretrained(tmp_path / "merged")
-        merged = TransRecForSequentialRecommendation.from_pretrained(tmp_path / "merged").eval()
-        assert torch.allclose(merged(**batch).loss, adapted, atol=1e-5)
-        assert merged.config.peft_config is None
-
-    def test_a_fresh_model_of_such_a_configuration_starts_at_no_change(self, make_model, make_collator, histories):
-        plain = make_model("text")
-        batch = make_collator("text", plain)([histories[0]])
-        model = make_model("text", peft_config={"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
-        model.load_state_dict(plain.state_dict(), strict=False)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                assert parameter.abs().sum() == 0
-        assert model(**batch).loss.isfinite()
-
-    def test_errors(self, make_model):
-        model = make_model("text")
-        with pytest.raises(ValueError, match="no adapters to merge"):
-            model.merge_peft_adapter()
-        with pytest.raises(ValueError, match="peft_type"):
-            model.add_peft_adapter({"r": 2})
-        with pytest.raises(ValueError, match="LORA has no option rank; its options are r, "):
-            model.add_peft_adapter({"peft_type": "LORA", "rank": 2})
-        with pytest.raises(ValueError, match="LORRA adapters are not supported; choose one of .*LORA"):
-            model.add_peft_adapter({"peft_type": "LORRA"})
-        model.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
-        with pytest.raises(ValueError, match="beside adapters the backbone is frozen already"):
-            model.freeze_backbone()
-        with pytest.raises(ValueError, match="id model has no backbone"):
-            make_model("id").add_peft_adapter({"peft_type": "LORA"})
-
-
-class TestImages:
-    def test_the_processors_output_is_the_image_processors_own(self, image_processor, processor_of):
-        pictures = [tiny_image(seed) for seed in range(3)]
-        found = processor_of["image"](images=[pictures[0], None, pictures[1], pictures[2]])
-        expected = image_processor(pictures, return_tensors="pt")["pixel_values"]
-        assert torch.allclose(found["pixel_values"], expected, atol=1e-6)
-        assert found["image_index"].tolist() == [0, -1, 1, 2]
-
-    def test_they_travel_as_bytes_and_are_normalised_before_the_model(
-        self, make_model, items, train_split, processor_of, tmp_path
-    ):
-        model, processor = make_model("image"), processor_of["image"]
-        args = TransRecTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
-        trainer = TransRecTrainer(model, args, items, train_split, processing_class=processor)
-        batch = next(iter(trainer.get_train_dataloader()))
-        assert batch["pixel_values"].dtype == torch.uint8
-        with pytest.raises(ValueError, match="normalize"):
-            model(**batch)
-        seen = []
-        model.item_encoder.image.backbone.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True
-        )
-        trainer.compute_loss(model, batch)
-        known = {tuple(picture.flatten().tolist()) for picture in processor(images=items["image"])["pixel_values"]}
-        assert len(seen[0]) and {tuple(picture.flatten().tolist()) for picture in seen[0]} <= known
-
-    def test_grey_palette_and_transparent_pictures_are_read_as_rgb(self, processor_of):
-        pictures = [tiny_image(0).convert(mode) for mode in ("L", "P", "RGBA", "CMYK", "1", "I;16")]
-        assert processor_of["image"](images=pictures)["pixel_values"].shape == (6, 3, IMAGE_SIZE, IMAGE_SIZE)
-
-    def test_a_broken_picture_counts_as_missing_and_is_named(self, processor_of, caplog):
-        inputs = processor_of["image"](images=[b"not a picture", tiny_image(1)])
-        assert inputs["image_index"].tolist() == [-1, 0]
-        assert "cannot be read and counts as missing" in caplog.text
-
-    def test_save_and_load(self, processor_of, items, tmp_path):
-        for kind, processor in processor_of.items():
-            processor.save_pretrained(tmp_path / kind)
-            again = TransRecProcessor.from_pretrained(tmp_path / kind)
-            assert again.modality == processor.modality
-            columns = {name: items[name][:5] for name in processor.item_columns}
-            expected, found = (one.normalize(one.pad(one.prepare(columns))) for one in (processor, again))
-            assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-    @pytest.mark.parametrize(
-        "model_type, own, same_as",
-        [
-            (
-                "vit",
-                ViTImageProcessorPil(image_mean=[0.1] * 3),
-                ViTImageProcessorPil(size=SQUARE, image_mean=[0.1] * 3),
-            ),
-            ("convnext", ConvNextImageProcessorPil(), ConvNextImageProcessorPil(size={"shortest_edge": 24})),
-            ("resnet", BitImageProcessorPil(), BitImageProcessorPil(size=SQUARE, crop_size=SQUARE)),
-            ("vilt", ViltImageProcessorPil(), ViTImageProcessorPil(size=SQUARE, resample=3)),
-        ],
-    )
-    def test_another_image_size(self, model_type, own, same_as, tmp_path):
-        AutoConfig.for_model(model_type).save_pretrained(tmp_path)
-        own.save_pretrained(tmp_path)
-        processor = load_image_processor(tmp_path, image_size=24)
-        assert TransRecProcessor(image_processor=processor).image_shape == (3, 24, 24)
-        pictures = [tiny_image(0), tiny_image(1).rotate(90, expand=True)]
-        found, expected = (one(pictures, return_tensors="pt")["pixel_values"] for one in (processor, same_as))
-        assert torch.equal(found, expected)
-
-    @pytest.mark.parametrize("crop_mode", ["center", "squash"])
-    @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 1.0])
-    def test_pictures_for_timms_models_are_those_of_timm(self, crop_mode, crop_pct, tmp_path):
-        import timm
-
-        fields = {"crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": "bicubic"}
-        fields |= {"input_size": (3, 64, 64), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
-        config = AutoConfig.for_model("timm_wrapper", architecture="resnet18", pretrained_cfg=fields)
-        config.save_pretrained(tmp_path)
-        processor = load_image_processor(tmp_path)
-        data_config = timm.data.resolve_data_config(pretrained_cfg=fields)
-        transform = timm.data.create_transform(**data_config, is_training=False)
-        resize, crop, *rest = transform.transforms
-        assert type(crop).__name__ == "CenterCrop"
-        for size in ((150, 150), (211, 150), (97, 300)):
-            picture = tiny_image(3).resize(size)
-            found = processor([picture], return_tensors="pt")["pixel_values"][0]
-            resized = resize(picture)
-            left, top = (resized.width - 64) // 2, (resized.height - 64) // 2  # torchvision's rounds half to even
-            expected = resized.crop((left, top, left + 64, top + 64))
-            for step in rest:
-                expected = step(expected)
-            if (resized.width - 64) % 4 != 3 and (resized.height - 64) % 4 != 3:
-                assert torch.equal(expected, transform(picture))
-            levels = (found - expected).abs() * torch.tensor(fields["std"])[:, None, None] * 255
-            assert levels.max() < 1.01, (size, levels.max())
-
-    def test_pictures_of_different_sizes_are_an_error(self):
-        uneven = ViTImageProcessorPil(size={"shortest_edge": 16})
-        with pytest.raises(ValueError, match="pictures of different sizes"):
-            _ = TransRecProcessor(image_processor=uneven).image_shape
