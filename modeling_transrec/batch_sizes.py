@@ -3,8 +3,8 @@
 How many rows `mask.nonzero()` has depends on what is in the mask: the host waits until the device has worked off all
 that was asked of it before, and the device then waits for the host. The collator counts beforehand.
 
-Two waits remain: `gather_negatives` exchanges how many items each process has, and of the masks of some text backbones
-(not of BERT and its like) transformers asks whether there is any padding, unless the backbone is compiled.
+Two waits remain: `gather_negatives` exchanges how many items each process has, and flash attention and a few old text
+backbones (XLM, BigBird, Nyströmformer) ask whether there is any padding; the others do not, see `MASKED`.
 """
 
 from dataclasses import dataclass

@@ -26,13 +26,6 @@ from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
 
 TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
 TEXTS_AT_A_TIME_ON_CPU = 128
-# Text backbones that take a mask `(U, 1, T, T)` as it is. Of one `(U, T)` transformers asks whether there is padding,
-# and waits for the device.
-TAKE_A_WHOLE_MASK = (
-    "albert bert camembert data2vec-text distilbert electra ernie roberta roberta-prelayernorm xlm-roberta"
-).split()
-
-
 TOWERS = {"text": "text_model", "image": "vision_model"}  # of a dual encoder
 
 
@@ -138,10 +131,6 @@ class TextEncoder(nn.Module):
             input_ids, attention_mask: `(U, T)`.
             states: `(U, T, H)` outputs of the frozen layers, which are then left out.
         """
-        config, length = self.backbone.config, attention_mask.shape[1]
-        is_encoder = config.model_type in TAKE_A_WHOLE_MASK and not getattr(config, "is_decoder", False)
-        if is_encoder and config._attn_implementation == "sdpa":
-            attention_mask = attention_mask.bool()[:, None, None].expand(-1, 1, length, -1)
         with start_from(self.frozen_layers, states):
             return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 

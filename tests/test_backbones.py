@@ -1,5 +1,6 @@
 """Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, precomputed."""
 
+import copy
 import unittest.mock
 
 import pytest
@@ -15,8 +16,7 @@ from modeling_transrec import (
     TransRecModel,
 )
 from modeling_transrec.arguments import ModelArguments
-from modeling_transrec.backbones import picture_widths
-from modeling_transrec.content_encoders import TAKE_A_WHOLE_MASK
+from modeling_transrec.backbones import MASKED, OWN_ATTENTION, build_backbone, picture_widths
 from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.model_building import load_model_and_processor
@@ -107,6 +107,10 @@ ANY_VISION = {
         for name, (args, *expected) in TIMM_VISION.items()
     },
 }
+ASKED_FOR_PADDING = (
+    "albert bert camembert data2vec-text distilbert electra ernie roberta xlm-roberta modernbert".split()
+)
+ASKED_FOR_PADDING += ["gpt2", "opt", "llama", "qwen2", "mistral", *(name for name in OWN_ATTENTION if name != "vilt")]
 TEXT_TYPES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "qwen2"]
 
 
@@ -320,20 +324,27 @@ def test_any_text_backbone(model_type, tokenizer, tmp_path):
     assert torch.allclose(model.get_item_features(**padded), model.get_item_features(**short), atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", TAKE_A_WHOLE_MASK)
-def test_a_whole_mask_is_that_of_transformers_and_no_device_is_waited_for(model_type, tokenizer):
-    text_config = tiny_text_config(len(tokenizer), model_type)
+@pytest.mark.parametrize("model_type", ASKED_FOR_PADDING)
+def test_masks_are_those_of_transformers_and_no_device_is_waited_for(model_type, tokenizer, tmp_path):
+    text_config = {**tiny_text_config(len(tokenizer), model_type), "pad_token_id": 0}
     text_config |= {"embedding_size": 20} if model_type in ("albert", "electra") else {}
-    config = TransRecConfig(text_config={**text_config, "pad_token_id": 0}, hidden_size=16)
-    encoder = perturb(TransRecModel(config)).eval().item_encoder.text
-    assert encoder.backbone.config._attn_implementation == "sdpa"
-    inputs = tokenizer(
-        ["red rope", "a small blue lamp", "soap"], padding=True, padding_side="right", return_tensors="pt"
-    )
-    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    mask = inputs["attention_mask"].bool()
-    assert torch.equal(encoder.hidden(**inputs)[mask], encoder.backbone(**inputs).last_hidden_state[mask])
+    text_config |= {"num_key_value_heads": 1} if model_type in ("llama", "mistral", "qwen2") else {}
+    config = TransRecConfig(text_config=text_config, hidden_size=16)
+    plain = build_backbone(copy.deepcopy(config.text_config)).eval()
+    own_name = plain.config._attn_implementation
+    assert own_name == ("eager" if model_type in OWN_ATTENTION else "sdpa")
+    for _ in range(2):  # a second model of the same configuration, too
+        encoder = TransRecModel(config).eval().item_encoder.text
+        assert encoder.backbone.config._attn_implementation == MASKED[own_name]
+    encoder.backbone.load_state_dict(plain.state_dict())
+    for texts in (["red rope", "a small blue lamp", "soap"], ["soap", "lamp"]):  # with padding and without any
+        inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        mask = inputs["attention_mask"].bool()
+        assert torch.allclose(encoder.hidden(**inputs)[mask], plain(**inputs).last_hidden_state[mask], atol=1e-6)
     encoder.to("meta").hidden(**{name: tensor.to("meta") for name, tensor in inputs.items()})
+    config.save_pretrained(tmp_path)
+    assert "masked" not in (tmp_path / "config.json").read_text()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
