@@ -36,6 +36,8 @@ format: $(INSTALLED) ## Format the code
 
 bench: $(INSTALLED) ## Time training step and evaluation against a naive one and the floor (CPU)
 	$(BIN)/python benchmarks/speed.py --backbones id "2 x 128" ResNet --seconds 3
+	$(BIN)/python benchmarks/speed.py --backbones "6 x 384" ViT --shapes Amazon_Beauty --sections training \
+		--seconds 3 --append
 
 bench-gpu: $(INSTALLED) ## The same on a GPU in bfloat16, with BERT-base and Swin-T
 	$(BIN)/python benchmarks/speed.py --device cuda --dtype bfloat16

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
 from modeling_transrec import TransRecForSequentialRecommendation, content_encoders, user_encoders
+from modeling_transrec.backbones import MASKED
 
 
 PER_ITEM = (
@@ -114,6 +115,23 @@ def in_chunks(bench: Bench) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def asking_for_padding(bench: Bench) -> Iterator[None]:
+    """Transformers' own masks, for which it asks whether there is any padding."""
+    own = {masked: name for name, masked in MASKED.items()}
+    configs = [backbone.config for backbone in bench.model.item_encoder.backbones]
+    configs = [config for config in configs if config._attn_implementation in own]
+    with contextlib.ExitStack() as stack:
+        for config in configs:
+            name = own[config._attn_implementation]
+            stack.enter_context(mock.patch.object(config, "_attn_implementation_internal", name))
+        yield
+
+
+def without_sizes(bench: Bench, batch: dict) -> dict:
+    return {name: value for name, value in batch.items() if name != "sizes"}
+
+
 def freeze(bench: Bench) -> None:
     bench.model.freeze_backbone()
 
@@ -152,6 +170,12 @@ OPTIMISATIONS = (
     ),
     Optimisation("texts of like length together", ("text",), within_without=texts_in_one_piece),
     Optimisation("user encoder over items alone", ("id",), within_without=user_encoder_over_padding),
+    Optimisation(
+        "no wait for the device (for a GPU)",
+        ("text", "image", "id"),
+        batch_without=without_sizes,
+        within_without=asking_for_padding,
+    ),
     Optimisation("frozen backbone's features computed once", batch_with=from_features, prepare=freeze),
     Optimisation("gradient caching, 256 items at a time (for memory)", within_with=in_chunks),
     Optimisation("torch.compile of the backbone", ("text",), compiles=lambda model: model.compile_backbone()),

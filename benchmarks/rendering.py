@@ -17,7 +17,8 @@ def render(record: dict, name: str, sections: dict[str, Callable]) -> str:
     """The results as Markdown, a table a section; `name` is that of the file, and `sections` make the rows."""
     machine = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
     lines = ["# Speed", "", f"{machine}.", "", "```bash", record["command"], "```"]
-    for section, rows in record["results"].items():
+    for section in (name for name in sections if name in record["results"]):
+        rows = record["results"][section]
         about = " ".join(sections[section].__doc__.split())
         names = list(dict.fromkeys(name for row in rows for name in flatten(row)))
         lines += ["", f"## {section.replace('_', ' ').capitalize()}", "", about, ""]
@@ -37,7 +38,7 @@ def plot(record: dict, file: Path) -> None:
     from matplotlib import pyplot
 
     rows = [*record["results"].get("training", []), *record["results"].get("evaluation", [])]
-    rows = [row for row in rows if "floor" in row["seconds"]][::-1]
+    rows = [row for row in rows if {"floor", "naive"} <= row["seconds"].keys()][::-1]
     if not rows:
         return
     figure, axes = pyplot.subplots(figsize=(8, 0.9 + 0.42 * len(rows)), layout="constrained")

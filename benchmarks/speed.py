@@ -35,6 +35,7 @@ from unittest import mock
 import datasets
 import naive
 import numpy as np
+import psutil
 import torch
 import transformers
 from optimisations import measure_optimisations, operations
@@ -56,25 +57,34 @@ from modeling_transrec.frozen_items import use_frozen_layers
 from modeling_transrec.frozen_layers import layers_of
 from modeling_transrec.metrics import ranking_metrics
 from modeling_transrec.scoring import encode_catalogue
+from modeling_transrec.trainer import choose_users
 
 
 RESULTS = Path(__file__).parent / "results"
+NAIVE_GIGABYTES = {"text: BERT 6 x 384": 18}  # that a naive step takes, where that is much
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}  # dense bfloat16, by part of the name
 
 
 def measure_training(args: argparse.Namespace) -> Iterable[dict]:
     """Naive, ours and floor for every backbone and data set."""
     for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
+        needed, free = NAIVE_GIGABYTES.get(backbone, 0), psutil.virtual_memory().available / 1e9
+        left_out = {"naive"} if needed > free else set()
+        if left_out:
+            print(f"{backbone}: the naive step is left out: it takes {needed} GB, and {free:.0f} GB are free")
         bench = Bench(name, fields, args)
-        rounds = (bench.steps(bench.features(number, args.batch_size)) for number in itertools.count())
-        times = in_turn(rounds, bench.device, args.seconds)
-        features = bench.features(0, args.batch_size)
-        batch, steps = bench.to_device(bench.collator(features)), bench.steps(features)
+
+        def steps(number: int, bench=bench, left_out=left_out) -> dict[str, Callable[[], float]]:
+            found = bench.steps(bench.features(number, args.batch_size))
+            return {step: run for step, run in found.items() if step not in left_out}
+
+        times = in_turn(map(steps, itertools.count()), bench.device, args.seconds)
+        batch = bench.to_device(bench.collator(bench.features(0, args.batch_size)))
         row = {"backbone": backbone, "data": name, **summary(times)}
-        row["peak MB"] = {step: bench.peak_megabytes(run) for step, run in steps.items()}
+        row["peak MB"] = {step: bench.peak_megabytes(run) for step, run in steps(0).items()}
         bench.model.eval()  # without dropout, the losses are the same
-        losses = {step: steps[step]() for step in ("naive", "ours")}
-        if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
+        losses = {step: run() for step, run in steps(0).items() if step != "floor"}
+        if max(losses.values()) - min(losses.values()) > (1e-3 if args.dtype == "float32" else 5e-2):
             raise RuntimeError(f"{backbone}: the naive step's loss is not ours: {losses}")
         row |= throughput(bench, batch, row["seconds"])
         if bench.device.type == "cuda":
@@ -83,7 +93,7 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
 
 
 def count_waits(bench: Bench, batch: dict) -> int:
-    """How often the host waits for the GPU in our step; transformers' masks do once a chunk of texts."""
+    """How often the host waits for the GPU in our step."""
     bench.model.zero_grad()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -168,11 +178,15 @@ class RankingBench(Bench):
         item_ids = [str(row) for row in range(shape.num_items)]
         targets = np.random.default_rng(1).choice(item_ids, shape.num_users)
         lists = [[item_ids[row] for row in history] for history in self.data.histories["history"]]
-        split = datasets.Dataset.from_dict({"item_ids": lists, "target": targets})
-        items = datasets.Dataset.from_dict({"item_id": item_ids})
-        self.evaluator = FullRankingEvaluator(items, split, prepared_items=self.data.items)
+        self.split = datasets.Dataset.from_dict({"item_ids": lists, "target": targets})
+        self.evaluator = self.evaluator_of(shape.num_users)
         self.catalogue = self.encode()
         self.batches = [rows for rows, _ in self.evaluator.batches(self.device)]
+
+    def evaluator_of(self, num_users: int) -> FullRankingEvaluator:
+        """Of so many of the users."""
+        items = datasets.Dataset.from_dict({"item_id": [str(row) for row in range(len(self.data.items))]})
+        return FullRankingEvaluator(items, choose_users(self.split, num_users), prepared_items=self.data.items)
 
     def encode(self) -> torch.Tensor:
         return encode_catalogue(self.model, self.data.items, self.processor)
@@ -221,7 +235,7 @@ class RankingBench(Bench):
 
 def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
     """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; users' vectors from
-    states at every position or at the last alone; and the catalogue."""
+    states at every position or at the last alone; and the catalogue. Predicted is the ratio of operations."""
     backbone = next(name for name in args.backbones if name.startswith("text"))
     for name in args.shapes:
         shape = SHAPES[name]._replace(num_users=min(SHAPES[name].num_users, args.eval_users))
@@ -236,8 +250,10 @@ def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
         parts = {"ranking": ranking, "user vectors": states, "catalogue encoding": encoding}
         for what, functions in parts.items():
             times = in_turn(itertools.repeat(functions), bench.device, args.seconds)
+            row = {"what": what, "data": name, "backbone": backbone, **size}
+            row["predicted"] = round(operations(functions["naive"]) / operations(functions["ours"]), 2)
             peak = {step: bench.peak_megabytes(run) for step, run in functions.items()}
-            yield {"what": what, "data": name, "backbone": backbone, **size, **summary(times), "peak MB": peak}
+            yield {**row, **summary(times), "peak MB": peak}
 
 
 def measure_ranking_scale(args: argparse.Namespace) -> Iterable[dict]:
@@ -256,7 +272,8 @@ def measure_ranking_scale(args: argparse.Namespace) -> Iterable[dict]:
 
 def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
     """An epoch of training, by the median of its steps with the optimizer's, and the validation after it, in which the
-    catalogue is encoded and every item ranked for every user; its share of both together."""
+    catalogue is encoded and every item ranked for every user, or for as many as `--max_eval_users` has chosen; its
+    share of both together."""
     for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
         bench = RankingBench(name, fields, args, SHAPES[name])
         optimizer = torch.optim.AdamW(bench.model.parameters(), fused=True)
@@ -265,18 +282,29 @@ def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
             read_and_step(bench, bench.collator, bench.features(number, args.batch_size))
             optimizer.step()
 
-        validate = functools.partial(bench.evaluator, bench.model, bench.processor, bench.autocast)
         rounds = ({"step": functools.partial(train, number)} for number in itertools.count())
         bench.model.train()
         step = statistics.median(in_turn(rounds, bench.device, args.seconds)["step"])
         bench.model.eval()
-        rounds = itertools.repeat({"validation": validate})
-        validation = in_turn(rounds, bench.device, args.seconds, least=1)["validation"]
-        num_steps = -(-SHAPES[name].num_users // args.batch_size)
-        epoch, validation = num_steps * step, statistics.median(validation)
-        row = {"backbone": backbone, "data": name, "steps": num_steps, "seconds of an epoch": round(epoch, 2)}
-        share = round(validation / (epoch + validation), 4)
-        yield {**row, "seconds of validation": round(validation, 2), "share of validation": share}
+        num_users = SHAPES[name].num_users
+        num_steps = -(-num_users // args.batch_size)
+        row = {
+            "backbone": backbone,
+            "data": name,
+            "steps": num_steps,
+            "seconds of an epoch": round(num_steps * step, 2),
+        }
+        for count in sorted({num_users, min(num_users, args.max_eval_users)}, reverse=True):
+            validate = functools.partial(bench.evaluator_of(count), bench.model, bench.processor, bench.autocast)
+            rounds = itertools.repeat({"validation": validate})
+            validation = statistics.median(in_turn(rounds, bench.device, args.seconds, least=1)["validation"])
+            share = round(validation / (num_steps * step + validation), 4)
+            found = {
+                "users ranked": count,
+                "seconds of validation": round(validation, 2),
+                "share of validation": share,
+            }
+            yield row | found
 
 
 class NormalizingCollator(TransRecDataCollator):
@@ -288,7 +316,8 @@ class NormalizingCollator(TransRecDataCollator):
 
 def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
     """Share of an epoch's time in which the Trainer's step waits for its batch, by number of workers; pictures are
-    handed over as bytes, or as floats that the workers have normalised. On the first data set."""
+    handed over as bytes, or as floats that the workers have normalised: predicted is the ratio of what is handed over,
+    and naive ÷ ours that of the waits. On the first data set."""
     name = args.shapes[0]
     ways = itertools.product(args.backbones.items(), (0, args.workers), ("bytes", "floats"))
     for (backbone, fields), workers, pictures in ways:
@@ -330,7 +359,15 @@ def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
             row["pictures"] = pictures
         seconds = {"wait": waited / args.loading_steps, "step": computed / args.loading_steps}
         row["seconds"] = {part: round(value, 5) for part, value in seconds.items()}
-        yield row | {"waits": round(waited / (waited + computed), 4)}
+        row["waits"] = round(waited / (waited + computed), 4)
+        if pictures == "bytes":
+            with_bytes = waited
+        else:
+            row |= {
+                "predicted": torch.float32.itemsize / torch.uint8.itemsize,
+                "naive ÷ ours": round(waited / with_bytes, 2),
+            }
+        yield row
 
 
 def measure_growth(args: argparse.Namespace) -> Iterable[dict]:
@@ -419,6 +456,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=USERS_PER_BATCH)
     parser.add_argument("--seconds", type=float, default=20.0, help="For the rounds of a row; at least 3 are run.")
     parser.add_argument("--eval_users", type=int, default=4096)
+    parser.add_argument(
+        "--max_eval_users", type=int, default=2000, help="Of the validation, beside that of all users."
+    )
     parser.add_argument("--scale_users", type=int, default=100_000)
     parser.add_argument("--scale_items", type=int, default=150_000)
     parser.add_argument("--workers", type=int, default=1)
@@ -429,6 +469,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--growth_users", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--peak_tflops", type=float, help="Of the GPU, for the model FLOPs utilisation.")
     parser.add_argument("--output_file", type=Path, help="By default benchmarks/results/speed_DEVICE.json.")
+    parser.add_argument("--append", action="store_true", help="Keep what is in the output file, and add to it.")
     parser.add_argument("--render", action="store_true", help="Only write the table of what is there.")
     args = parser.parse_args(argv)
     args.output_file = args.output_file or RESULTS / f"speed_{args.device}.json"
@@ -438,6 +479,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for_gpu = ("largest_batch", "ranking_scale")  # the second can be asked for on a CPU, and takes long
     args.sections = args.sections or [name for name in SECTIONS if name not in for_gpu or args.device == "cuda"]
     return args
+
+
+def joined(before: dict, record: dict) -> dict:
+    """An earlier record, to which the rows of a later one on the same machine will be added."""
+    if before["machine"] != record["machine"]:
+        raise SystemExit(f"the results are of {before['machine']}, this is {record['machine']}; leave --append out")
+    return {**before, "command": f"{before['command']}\n{record['command']}"}
 
 
 def main() -> None:
@@ -455,6 +503,8 @@ def main() -> None:
             ["python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
         )
         record["results"] = {}
+        if args.append:
+            record = joined(json.loads(args.output_file.read_text(encoding="utf-8")), record)
         for section in args.sections:
             for row in SECTIONS[section](args):
                 print(section, json.dumps(row), flush=True)

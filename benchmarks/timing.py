@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 import torch
 
 
+LONG = 60  # seconds
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -22,15 +25,19 @@ def seconds_of(function: Callable, device: torch.device) -> float:
 
 
 def in_turn(rounds: Iterable[dict[str, Callable]], device: torch.device, seconds: float, least: int = 3) -> dict:
-    """Times of functions by name, each round in turn, the first round to warm up; until `seconds` are over."""
-    times, start = [], None
+    """Times of functions by name, each round in turn, until `seconds` are over and there are as many as `least`.
+
+    The first round is to warm up. What takes long makes do with less: after `LONG` no other round is begun.
+    """
+    times, start = [], time.perf_counter()
     for number, functions in enumerate(rounds):
         found = {name: seconds_of(function, device) for name, function in functions.items()}
-        if number == 0:
+        passed = time.perf_counter() - start
+        if number == 0 and passed < LONG:
             start = time.perf_counter()
             continue
         times.append(found)
-        if len(times) >= least and time.perf_counter() - start > seconds:
+        if passed > LONG or (len(times) >= least and passed > seconds):
             break
     return {name: [found[name] for found in times] for name in times[0]}
 
