@@ -20,6 +20,7 @@ import copy
 import functools
 import itertools
 import json
+import os
 import platform
 import resource
 import shlex
@@ -499,9 +500,9 @@ def main() -> None:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         record["machine"] |= {**versions, "modeling_transrec": __version__, "dtype": args.dtype}
         paths = {str(args.data_dir): "DATA", str(args.output_file): "FILE"}
-        record["command"] = shlex.join(
-            ["python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
-        )
+        threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
+        parts = [*threads, "python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
+        record["command"] = shlex.join(parts)
         record["results"] = {}
         if args.append:
             record = joined(json.loads(args.output_file.read_text(encoding="utf-8")), record)

@@ -256,12 +256,21 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return self
 
     def compile_backbone(self, **kwargs) -> None:
-        """Compiles the backbones in place, once for inputs of any shape; see `torch.compile` for `kwargs`."""
+        """Compiles the layers of the backbones that are trained, in place, for inputs of any shape.
+
+        Layers are alike, so that a deep backbone takes no longer to compile than one of them. What frozen ones make of
+        items is computed once, see [`~frozen_items.use_frozen_layers`].
+
+        Args:
+            kwargs: those of `torch.compile`.
+        """
         if not self.item_encoder.backbones:
             raise ValueError("an id model has no backbone to compile; leave torch_compile out")
         for backbone in self.item_encoder.backbones:
             for tower in towers_of(backbone):
-                tower.compile(dynamic=True, **kwargs)
+                for layer in layers_of(tower) or [tower]:
+                    if any(parameter.requires_grad for parameter in layer.parameters()):
+                        layer.compile(dynamic=True, **kwargs)
 
     def enable_gradient_caching(self, chunk_size: int) -> None:
         """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.

@@ -160,8 +160,8 @@ class TransRecTrainer(Trainer):
             frozen_layers_of(tower) for backbone in model.item_encoder.backbones for tower in towers_of(backbone)
         ):
             return
-        elif self.args.torch_compile or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            logger.warning("With torch_compile, FSDP or DeepSpeed the frozen layers are computed in every step")
+        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning("With FSDP or DeepSpeed the frozen layers are computed in every step")
         else:
             with self.args.main_process_first(local=False, desc="computing states"), self.accelerator.autocast():
                 self.prepared_items = use_frozen_layers(

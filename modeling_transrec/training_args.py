@@ -47,7 +47,7 @@ class TransRecTrainingArguments(TrainingArguments):
         card_results (`list[str]`, *optional*):
             Results of other models to show in the model card, each as `NAME=FILE`, a file that `evaluate.py` wrote.
 
-    `torch_compile` compiles the backbones alone, once for all shapes: batches differ in theirs.
+    `torch_compile` compiles the trained layers of the backbones alone, once for all shapes: batches differ in theirs.
 
     Defaults that differ from transformers, and why: `hub_strategy="end"`, the only one, since the others publish
     pickles (the optimizer's state); evaluation and checkpoint once an epoch, 20 epochs, the best one
