@@ -14,7 +14,7 @@ from unittest import mock
 
 import naive
 import torch
-from timing import in_turn, summary
+from timing import count_waits, in_turn, summary
 from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
@@ -232,6 +232,8 @@ def measure(optimisation: Optimisation, bench: Bench, args: argparse.Namespace) 
     compiles = optimisation.compiles is not None  # which changes no operation, and hides them from the counter
     row = {"predicted": 1.0 if compiles else round(operations(both["naive"]) / operations(both["ours"]), 2)}
     row |= summary(in_turn(map(steps, itertools.count()), bench.device, args.seconds))
+    if bench.device.type == "cuda":
+        row["waits for the GPU"] = {step: count_waits(run) - 1 for step, run in both.items()}  # to read the loss
     models = {"naive": bench, "ours": compiled}
     return row | {"peak MB": {step: models[step].peak_megabytes(run) for step, run in both.items()}}
 

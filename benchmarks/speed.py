@@ -28,7 +28,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from unittest import mock
@@ -41,7 +40,7 @@ import torch
 import transformers
 from optimisations import measure_optimisations, operations
 from rendering import plot, plot_growth, render
-from timing import in_turn, seconds_of, summary, synchronize
+from timing import count_waits, in_turn, seconds_of, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
 
@@ -89,23 +88,8 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
             raise RuntimeError(f"{backbone}: the naive step's loss is not ours: {losses}")
         row |= throughput(bench, batch, row["seconds"])
         if bench.device.type == "cuda":
-            row["waits for the GPU"] = count_waits(bench, batch)
+            row["waits for the GPU"] = count_waits(steps(0)["ours"]) - 1  # to read the loss
         yield row
-
-
-def count_waits(bench: Bench, batch: dict) -> int:
-    """How often the host waits for the GPU in our step."""
-    bench.model.zero_grad()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with bench.autocast():
-                loss = bench.model(**batch).loss
-            loss.backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 def throughput(bench: Bench, batch: dict, seconds: dict[str, float]) -> dict:

@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -51,6 +52,18 @@ def summary(times: dict[str, list[float]]) -> dict:
             ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
             found[f"{one} ÷ {other}"] = round(statistics.median(ratios), 2)
     return found
+
+
+def count_waits(function: Callable) -> int:
+    """How often the host waits for the GPU."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            function()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 def peak_bytes(function: Callable, device: torch.device) -> int:

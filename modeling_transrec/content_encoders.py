@@ -316,12 +316,14 @@ class DualEncoder(nn.Module):
 
         Args:
             input_ids, attention_mask: `(U, T)`.
-            text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
+            text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's; of
+                a tower that reads padding `(U, positions, H)`.
             text_lengths: `(U,)`, with which no device is waited for.
         """
         if self.backbone.config.model_type in READ_THE_LAST_PLACE:
             whole = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
-            return self.backbone.get_text_features(input_ids=whole).pooler_output
+            with start_from(self.frozen_layers["text"], text_states):
+                return self.backbone.get_text_features(input_ids=whole).pooler_output
 
         def encode(rows, ids, mask, states) -> torch.Tensor:
             with start_from(self.frozen_layers["text"], states):

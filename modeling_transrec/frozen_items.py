@@ -19,7 +19,7 @@ import torch
 from datasets.utils import tqdm
 from torch import nn
 
-from .content_encoders import ImageEncoder, TextEncoder, Tower
+from .content_encoders import ImageEncoder, TextEncoder, Tower, as_in_pretraining
 from .frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of, layers_of
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = {"text": "input_ids", "image": "pixels"}
 _ITEMS_TO_TRY = 6
-_READ_PADDING = ("siglip_text_model",)  # texts as long as in pretraining, and the states of tokens alone are kept
+_READ_PADDING = ("siglip_text_model",)  # texts as long as in pretraining, whose states are kept with the padding's
 
 
 class FrozenLayerItems:
@@ -38,8 +38,8 @@ class FrozenLayerItems:
 
     Args:
         items: prepared items in catalogue order, see [`prepare_items`].
-        folders: of `"text"`, `"image"` or both: with `states.npy`, `(number of tokens, H)` or `(V, …)`, and
-            `offsets.npy` `(V + 1,)`, where each text's tokens begin, or `has_image.npy` `(V,)`.
+        folders: of `"text"`, `"image"` or both: with `states.npy`, `(V, …)`, and of pictures `has_image.npy` `(V,)`;
+            of texts without their padding `(number of tokens, H)`, and `offsets.npy` `(V + 1,)`, where they begin.
     """
 
     def __init__(self, items: datasets.Dataset, folders: dict[str, Path]):
@@ -48,7 +48,8 @@ class FrozenLayerItems:
         self.rest = items.select_columns(left) if left else None
         self.column_names = [*left, *(f"{part}_states" for part in folders)]
         self.states = {part: np.load(folder / "states.npy", mmap_mode="r") for part, folder in folders.items()}
-        if "text" in folders:
+        self.offsets = None
+        if "text" in folders and (folders["text"] / "offsets.npy").exists():
             self.offsets = np.load(folders["text"] / "offsets.npy")
         if "image" in folders:
             self.has_image = np.load(folders["image"] / "has_image.npy")
@@ -62,7 +63,8 @@ class FrozenLayerItems:
     def __getitem__(self, rows: np.ndarray) -> dict[str, Sequence]:
         found = {} if self.rest is None else self.rest[rows]
         if "text" in self.states:
-            found["text_states"] = np.asarray(self.states["text"])[ranges(self.offsets[rows], self.offsets[rows + 1])]
+            places = rows if self.offsets is None else ranges(self.offsets[rows], self.offsets[rows + 1])
+            found["text_states"] = np.asarray(self.states["text"])[places]
         if "image" in self.states:
             states = self.states["image"]
             found["image_states"] = [states[row] if self.has_image[row] else None for row in rows]
@@ -71,7 +73,7 @@ class FrozenLayerItems:
     @property
     def text_lengths(self) -> np.ndarray:
         """Number of tokens of each item's text `(V,)`."""
-        return np.diff(self.offsets) if "text" in self.states else text_lengths(self.items)
+        return text_lengths(self.items) if self.offsets is None else np.diff(self.offsets)
 
 
 def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -114,8 +116,6 @@ def use_frozen_layers(
         try:
             if frozen is None:
                 raise UnsupportedLayers("they are not found in this backbone")
-            if one.backbone.config.model_type in _READ_PADDING:
-                raise UnsupportedLayers("it reads padding, whose states are not kept")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
             reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
@@ -143,6 +143,7 @@ class _Part:
     ):
         self.reads_tokens = reads_tokens
         self.name, self.encoder, self.frozen, self.processor = name, encoder, frozen, processor
+        self.reads_padding = encoder.backbone.config.model_type in _READ_PADDING
         self.items = items.select_columns(_COLUMNS[name])
         self.fingerprint = items._fingerprint
         self.device = next(encoder.parameters()).device
@@ -185,22 +186,25 @@ class _Part:
         return dict(self.processor.normalize(self.processor.pad(self.items[rows]).to(self.device)))
 
     def record(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Inputs of items and the frozen layers' outputs, `(number of tokens, H)` or `(P, …)`."""
+        """Inputs of items and the frozen layers' outputs, `(number of tokens, H)` or `(U, …)`."""
         inputs = self.inputs(rows)
         with self.frozen.recording() as found:
-            if self.name == "text":
+            if self.reads_padding:
+                texts = (inputs["input_ids"], inputs["attention_mask"])
+                self.encoder.backbone(input_ids=as_in_pretraining(*texts, self.encoder.backbone.config))
+            elif self.name == "text":
                 self.encoder.backbone(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
             else:
                 self.encoder.backbone(pixel_values=inputs["pixel_values"])
         if len(found) != 1:
             raise UnsupportedLayers(f"the last of them runs {len(found)} times a pass")
-        if self.name == "text":
+        if self.name == "text" and not self.reads_padding:
             mask = inputs["attention_mask"].bool()
             if found[0].shape[:2] != mask.shape:
                 raise UnsupportedLayers("their output has not one vector a token")
             return inputs, found[0][mask]
-        if len(found[0]) != len(inputs["pixel_values"]):
-            raise UnsupportedLayers("their output has not one row a picture")
+        if len(found[0]) != len(inputs["input_ids" if self.name == "text" else "pixel_values"]):
+            raise UnsupportedLayers("their output has not one row an item")
         return inputs, found[0]
 
     def check_constant(self, states: torch.Tensor) -> None:
@@ -246,14 +250,16 @@ class _Part:
 
     def compute(self, folder: Path, chunk_size: int, example: torch.Tensor) -> None:
         """Writes the outputs of all items into a folder; `example` has their type and all but the first dimension."""
-        if self.name == "text":
+        has_rows = np.ones(len(self.items), dtype=bool)
+        num_rows = len(self.items)
+        if self.name == "image":
+            has_rows = self.has_image()
+            np.save(folder / "has_image.npy", has_rows)
+        num_stored, offsets = int(has_rows.sum()), None
+        if self.name == "text" and not self.reads_padding:
             offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
             np.save(folder / "offsets.npy", offsets)
             num_rows = num_stored = int(offsets[-1])
-        else:
-            has_image = self.has_image()
-            np.save(folder / "has_image.npy", has_image)
-            num_rows, num_stored = len(has_image), int(has_image.sum())
         size, free = num_stored * example[0].nbytes, shutil.disk_usage(folder).free
         if size > free / 2:
             needed = f"{size / 1e6:,.0f} MB of the {free / 1e6:,.0f} MB"
@@ -263,10 +269,8 @@ class _Part:
         )
         description = f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"
         for rows in tqdm(item_chunks(self.items, chunk_size), desc=description):
-            if self.name == "text":
-                places = ranges(offsets[rows], offsets[rows + 1])
-            else:
-                rows = places = rows[has_image[rows]]
+            rows = rows[has_rows[rows]]
+            places = rows if offsets is None else ranges(offsets[rows], offsets[rows + 1])
             if len(rows):
                 with torch.no_grad():
                     stored[places] = bits(self.record(rows)[1])

@@ -222,14 +222,28 @@ def test_dual_encoders(model_type, chunk_size, make_collator, processor_of, toke
     assert not any("frozen" in name for name in model.state_dict())
 
 
-def test_siglip_is_computed_in_every_step(tokenizer, processor_of, prepared_items, tmp_path, caplog):
+@pytest.mark.parametrize("gradient_caching", [None, 4])
+def test_siglip_whose_texts_have_states_of_padding(
+    gradient_caching, tokenizer, make_collator, processor_of, histories, tmp_path
+):
     multimodal = tiny_dual_config("siglip", tokenizer)
     for tower in ("text_config", "vision_config"):
         multimodal[tower] |= {"num_hidden_layers": 2}
     model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
     model.freeze_backbone(train_last_n_layers=1)
-    items = use_frozen_layers(model.eval(), prepared_items["clip"], processor_of["clip"], 8, tmp_path)
-    assert "it reads padding" in caplog.text and set(items.folders) == {"image"}
+    if gradient_caching is not None:
+        model.enable_gradient_caching(gradient_caching)
+    collator = make_collator("clip", model)
+    users = [histories[user] for user in range(NUM_USERS)]
+    expected = step(model.eval(), collator(users))
+    collator.items = use_frozen_layers(model, collator.items, processor_of["clip"], 8, tmp_path)
+    places = multimodal["text_config"]["max_position_embeddings"]
+    width = multimodal["text_config"]["hidden_size"]
+    assert collator.items.states["text"].shape == (NUM_ITEMS, places, width)
+    calls = []
+    model.item_encoder.part("text").backbone.encoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    assert_same(step(model, collator(users)), expected)
+    assert not calls
 
 
 @pytest.mark.parametrize("fully", [True, False])
