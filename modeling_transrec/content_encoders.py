@@ -429,13 +429,51 @@ class ViltEncoder(nn.Module):
         super().__init__()
         self.backbone = adopt(backbone, config, "multimodal_config")
         self.projection = Projection(config.multimodal_config.hidden_size, config)
+        self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
+
+    def pictures(
+        self, pixel_values: torch.Tensor | None, image_states: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of the parts of pictures `(P, 3, H, W)`, or their states `(P, S, H)` as they are, and a missing
+        picture as the last one `(P + 1, S, H)`; and what of it is attended to `(P + 1, S)`."""
+        embeddings, config = self.backbone.embeddings, self.backbone.config
+        positions = embeddings.position_embeddings  # (1, S, H)
+        if image_states is None:
+            patches = embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)
+            parts = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+            if positions.shape[1] != parts.shape[1]:
+                size = config.image_size
+                raise ValueError(f"ViLT takes pictures of {size} x {size} pixels; give the image processor this size")
+            parts = embeddings.dropout(parts + positions)
+        else:
+            parts = image_states.view(len(image_states), *positions.shape[1:])
+        pixel_mask = torch.ones(len(parts) + 1, parts.shape[1], dtype=torch.long, device=parts.device)
+        pixel_mask[-1] = 0
+        return torch.cat([parts, parts.new_zeros(1, *parts.shape[1:])]), pixel_mask
+
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_embeds: torch.Tensor,
+        pixel_mask: torch.Tensor,
+        states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Texts `(U, T)` and pictures' parts `(U, S, H)`, each with its mask, to the backbone's vectors
+        `(U, T + S, H)`; from `states` of the same shape, given by the frozen layers, the two are looked at no more."""
+        with start_from(self.frozen_layers, states):
+            return self.backbone(
+                input_ids=input_ids, attention_mask=attention_mask, image_embeds=image_embeds, pixel_mask=pixel_mask
+            ).last_hidden_state
 
     def features(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
         text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The first token's vector of each item `(U, H)`: what can be precomputed where the backbone is frozen.
@@ -444,33 +482,20 @@ class ViltEncoder(nn.Module):
             input_ids, attention_mask: `(U, T)`.
             pixel_values: `(P, 3, H, W)`.
             image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
+            text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
+            image_states: `(P, S, H)` outputs of the frozen layers, in place of the pictures.
             text_lengths: `(U,)`, with which no device is waited for.
         """
-        embeddings = self.backbone.embeddings
-        patches = embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)  # (P, S, H)
-        image_embeds = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
-        positions = embeddings.position_embeddings
-        if positions.shape[1] != image_embeds.shape[1]:
-            size = self.backbone.config.image_size
-            raise ValueError(f"ViLT takes pictures of {size} x {size} pixels; give the image processor this size")
-        image_embeds = embeddings.dropout(image_embeds + positions)
-        absent = image_embeds.new_zeros(1, *image_embeds.shape[1:])
-        pixel_mask = torch.ones(len(patches) + 1, image_embeds.shape[1], dtype=torch.long, device=input_ids.device)
-        pixel_mask[-1] = 0
-        rows = torch.arange(len(patches), device=input_ids.device) if image_index is None else image_index
-        image_embeds = torch.cat([image_embeds, absent])
+        pictures, pixel_mask = self.pictures(pixel_values, image_states)
+        rows = torch.arange(len(input_ids), device=input_ids.device) if image_index is None else image_index
 
         def encode(texts, ids, mask, states) -> torch.Tensor:
-            pictures = rows[texts] % len(pixel_mask)  # -1 is the last row: the missing picture
-            output = self.backbone(
-                input_ids=ids,
-                attention_mask=mask,
-                image_embeds=image_embeds.index_select(0, pictures),
-                pixel_mask=pixel_mask[pictures],
-            )
-            return output.last_hidden_state[:, 0]
+            places = rows[texts] % len(pixel_mask)  # -1 is the last row: the missing picture
+            chosen = pictures.index_select(0, places)
+            states = None if states is None else torch.cat([states, chosen], dim=1)
+            return self.hidden(ids, mask, chosen, pixel_mask[places], states)[:, 0]
 
-        return encode_by_length(encode, input_ids, attention_mask, text_lengths=text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
 
     def forward(
         self,
@@ -479,9 +504,12 @@ class ViltEncoder(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         item_features: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
         text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Texts `(U, T)` and pictures `(P, 3, H, W)`, or precomputed features `(U, H)`, to vectors `(U, D)`."""
+        """Texts `(U, T)` and pictures `(P, 3, H, W)`, or what is precomputed, to vectors `(U, D)`."""
         if item_features is None:
-            item_features = self.features(input_ids, attention_mask, pixel_values, image_index, text_lengths)
+            inputs = (input_ids, attention_mask, pixel_values, image_index)
+            item_features = self.features(*inputs, text_states, image_states, text_lengths)
         return self.projection(item_features)

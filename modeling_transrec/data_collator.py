@@ -68,9 +68,9 @@ class TransRecDataCollator:
         self._epoch.fill_(epoch)
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor | BatchSizes]:
-        config, loss = self.config, LOSSES[self.config.loss_type]
+        config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
         users = np.array([feature["user"] for feature in features])
-        rows = left_pad_lists([feature["history"][-(config.max_seq_len + 1) :] for feature in features])  # (B, L + 1)
+        rows = left_pad_lists([feature["history"][-length:] for feature in features])  # (B, L + 1)
         inputs, targets = self.split(rows, users)  # (B, L) rows into the catalogue
         parts = [inputs, targets]
         if loss.candidates == "position":

@@ -19,7 +19,7 @@ import torch
 from datasets.utils import tqdm
 from torch import nn
 
-from .content_encoders import ImageEncoder, TextEncoder, Tower, as_in_pretraining
+from .content_encoders import DualEncoder, ImageEncoder, TextEncoder, Tower, ViltEncoder, as_in_pretraining
 from .frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of, layers_of
 from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
@@ -105,12 +105,14 @@ def use_frozen_layers(
         cache_dir: folder of the cache; by default that of `datasets`.
     """
     encoder, folders = model.item_encoder, {}
-    for part in ("text", "image"):
-        one = encoder.part(part)
+    parts = {("text",): encoder.part("text"), ("image",): encoder.part("image")}
+    if isinstance(encoder.multimodal, ViltEncoder):
+        parts = {("text", "image"): encoder.multimodal}
+    for names, one in parts.items():
         if one is None:
             continue
         one.frozen_layers = None
-        frozen = frozen_layers_of(one.backbone, processor.image_shape if part == "image" else None)
+        frozen = frozen_layers_of(one.backbone, processor.image_shape if names == ("image",) else None)
         if frozen is None and any(parameter.requires_grad for parameter in one.backbone.parameters()):
             continue
         try:
@@ -119,43 +121,44 @@ def use_frozen_layers(
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
             reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
-            folders[part] = _Part(part, one, frozen, items, processor, reads_tokens).outputs(chunk_size, cache_dir)
+            folders |= _Part(names, one, frozen, items, processor, reads_tokens).outputs(chunk_size, cache_dir)
             one.frozen_layers = frozen
         except UnsupportedLayers as reason:
+            part = " and ".join(names)
             logger.warning("The %s backbone's frozen layers are computed in every step: %s", part, reason)
-    has_no_parts = encoder.multimodal is not None and encoder.part("text") is None
+    has_no_parts = isinstance(encoder.multimodal, DualEncoder) and not encoder.multimodal.has_towers
     if has_no_parts and frozen_layers_of(encoder.multimodal.backbone) is not None:
-        logger.warning("The frozen layers are computed in every step: this is one model of text and image")
+        logger.warning("The frozen layers are computed in every step: the towers of this dual encoder are not found")
     return FrozenLayerItems(items, folders) if folders else items
 
 
 class _Part:
-    """The text or the image part of an item encoder whose frozen layers' outputs are wanted."""
+    """The part of an item encoder for texts, for pictures or for both, whose frozen layers' outputs are wanted."""
 
     def __init__(
         self,
-        name: str,
-        encoder: TextEncoder | ImageEncoder | Tower,
+        names: tuple[str, ...],
+        encoder: TextEncoder | ImageEncoder | Tower | ViltEncoder,
         frozen: FrozenLayers,
         items: datasets.Dataset,
         processor: TransRecProcessor,
         reads_tokens: bool,
     ):
         self.reads_tokens = reads_tokens
-        self.name, self.encoder, self.frozen, self.processor = name, encoder, frozen, processor
+        self.names, self.encoder, self.frozen, self.processor = names, encoder, frozen, processor
         self.reads_padding = encoder.backbone.config.model_type in _READ_PADDING
-        self.items = items.select_columns(_COLUMNS[name])
+        self.items = items.select_columns([_COLUMNS[name] for name in names])
         self.fingerprint = items._fingerprint
         self.device = next(encoder.parameters()).device
 
-    def outputs(self, chunk_size: int, cache_dir: str | None) -> Path:
-        """The folder of all items' outputs; raises where they cannot stand for the frozen layers."""
+    def outputs(self, chunk_size: int, cache_dir: str | None) -> dict[str, Path]:
+        """The folders of all items' outputs, by name; raises where they cannot stand for the frozen layers."""
         if getattr(self.encoder.backbone.config, "layerdrop", 0):
             raise UnsupportedLayers("layerdrop leaves layers out at random")
-        if self.name == "text":
-            rows = np.argsort(text_lengths(self.items), kind="stable")
-        else:
+        if self.names == ("image",):
             rows = np.flatnonzero(self.has_image())
+        else:
+            rows = np.argsort(text_lengths(self.items), kind="stable")
         rows = rows[np.linspace(0, len(rows) - 1, min(_ITEMS_TO_TRY, len(rows))).astype(int)]
         batches = [part for part in (rows[:2], rows[2:]) if len(part)]  # of different sizes and lengths
         sample = []
@@ -163,18 +166,22 @@ class _Part:
             with torch.enable_grad():
                 inputs, states = self.record(part)
             self.check_constant(states)
-            self.compare(inputs, states.detach())
-            sample.append((inputs, states.detach()))
+            states = {name: one.detach() for name, one in states.items()}
+            self.compare(inputs, states)
+            sample.append((inputs, states))
         with computed_once(features_cache(cache_dir) / self.digest()) as (folder, unfinished):
             if unfinished is not None:
                 self.compute(unfinished, chunk_size, sample[0][1])
-        stored = FrozenLayerItems(self.items, {self.name: folder})
+        folders = {name: folder / name for name in self.names}
+        stored = FrozenLayerItems(self.items, folders)
         for part, (inputs, _) in zip(batches, sample, strict=True):
-            states = self.processor.pad(stored[part])[f"{self.name}_states"].to(self.device)
+            padded = self.processor.pad(stored[part]).to(self.device)
+            states = {name: padded[f"{name}_states"] for name in self.names}
             self.compare(inputs, states, slack=3)  # they were computed in other batches, and rounded otherwise
+        size = sum(states.nbytes for states in stored.states.values())
         message = "The outputs of the %s backbone's %d frozen layers are computed once: %.0f MB in %s"
-        logger.info(message, self.name, len(self.frozen.layers), stored.states[self.name].nbytes / 1e6, folder)
-        return folder
+        logger.info(message, " and ".join(self.names), len(self.frozen.layers), size / 1e6, folder)
+        return folders
 
     def has_image(self) -> np.ndarray:
         """Which items have a picture `(V,)`."""
@@ -185,41 +192,53 @@ class _Part:
         """What the part's encoder reads of these items."""
         return dict(self.processor.normalize(self.processor.pad(self.items[rows]).to(self.device)))
 
-    def record(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Inputs of items and the frozen layers' outputs, `(number of tokens, H)` or `(U, …)`."""
+    def record(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Inputs of items and the frozen layers' outputs by name, `(number of tokens, H)` or `(U, …)`."""
         inputs = self.inputs(rows)
         with self.frozen.recording() as found:
-            if self.reads_padding:
-                texts = (inputs["input_ids"], inputs["attention_mask"])
-                self.encoder.backbone(input_ids=as_in_pretraining(*texts, self.encoder.backbone.config))
-            elif self.name == "text":
-                self.encoder.backbone(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            else:
-                self.encoder.backbone(pixel_values=inputs["pixel_values"])
+            self.run_backbone(inputs)
         if len(found) != 1:
             raise UnsupportedLayers(f"the last of them runs {len(found)} times a pass")
-        if self.name == "text" and not self.reads_padding:
-            mask = inputs["attention_mask"].bool()
-            if found[0].shape[:2] != mask.shape:
-                raise UnsupportedLayers("their output has not one vector a token")
-            return inputs, found[0][mask]
-        if len(found[0]) != len(inputs["input_ids" if self.name == "text" else "pixel_values"]):
+        if len(found[0]) != len(next(iter(inputs.values()))):
             raise UnsupportedLayers("their output has not one row an item")
-        return inputs, found[0]
+        if self.names == ("image",) or self.reads_padding:
+            return inputs, {self.names[0]: found[0]}
+        mask = inputs["attention_mask"].bool()
+        texts, pictures = found[0][:, : mask.shape[1]], found[0][:, mask.shape[1] :]
+        if texts.shape[:2] != mask.shape or (self.names == ("text",) and pictures.shape[1]):
+            raise UnsupportedLayers("their output has not one vector a token")
+        states = {"text": texts[mask]}
+        return inputs, states if self.names == ("text",) else {**states, "image": pictures[inputs["image_index"] >= 0]}
 
-    def check_constant(self, states: torch.Tensor) -> None:
+    def run_backbone(self, inputs: dict[str, torch.Tensor]) -> None:
+        """One pass over all items, texts padded as they are."""
+        encoder, texts = self.encoder, [inputs[name] for name in ("input_ids", "attention_mask") if name in inputs]
+        if isinstance(encoder, ViltEncoder):
+            pictures, pixel_mask = encoder.pictures(inputs["pixel_values"])
+            encoder.hidden(*texts, pictures[inputs["image_index"]], pixel_mask[inputs["image_index"]])
+        elif self.reads_padding:
+            encoder.backbone(input_ids=as_in_pretraining(*texts, encoder.backbone.config))
+        elif texts:
+            encoder.backbone(input_ids=texts[0], attention_mask=texts[1])
+        else:
+            encoder.backbone(pixel_values=inputs["pixel_values"])
+
+    def check_constant(self, states: dict[str, torch.Tensor]) -> None:
         """Raises if something that is trained has a part in the frozen layers' outputs."""
-        if states.requires_grad:
+        total = sum(one.sum() for one in states.values())
+        if total.requires_grad:
             trained = {name: one for name, one in self.encoder.backbone.named_parameters() if one.requires_grad}
-            gradients = torch.autograd.grad(states.sum(), list(trained.values()), allow_unused=True)
+            gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
             names = [name for name, one in zip(trained, gradients, strict=True) if one is not None]
             raise UnsupportedLayers(f"they depend on what is trained: {', '.join(names)}")
 
-    def compare(self, inputs: dict[str, torch.Tensor], states: torch.Tensor, slack: int = 1) -> None:
+    def compare(self, inputs: dict[str, torch.Tensor], states: dict[str, torch.Tensor], slack: int = 1) -> None:
         """Raises unless vectors and gradients from the states are those of the whole backbone, within rounding."""
-        low_precision = {autocast_dtype(self.device), states.dtype} & {torch.bfloat16, torch.float16}
+        dtypes = {autocast_dtype(self.device), *(one.dtype for one in states.values())}
+        low_precision = dtypes & {torch.bfloat16, torch.float16}
         tolerance = 3e-2 if low_precision else 1e-4 if self.device.type == "cpu" else 2e-3  # GPUs may take TF32
-        given = {"text_states": states, **inputs} if self.name == "text" else {"image_states": states}
+        given = {name: values for name, values in inputs.items() if name != "pixel_values"}
+        given |= {f"{name}_states": one for name, one in states.items()}
         expected = self.vectors_and_gradients(inputs)
         self.encoder.frozen_layers = self.frozen
         try:
@@ -237,9 +256,10 @@ class _Part:
     def vectors_and_gradients(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Item vectors `(U, D)`, or tokens' where the fusion reads them, and the gradients of all that is trained, one
         after the other, float32."""
-        inputs = {name: values for name, values in inputs.items() if name != "image_index"}
+        if self.names == ("image",):
+            inputs = {name: values for name, values in inputs.items() if name != "image_index"}
         vectors = self.encoder.tokens(**inputs)[0] if self.reads_tokens else self.encoder(**inputs)
-        if self.reads_tokens and self.name == "text":  # at padding there is nothing to be read
+        if self.reads_tokens and self.names == ("text",):  # at padding there is nothing to be read
             vectors = vectors[inputs["attention_mask"].bool()]
         vectors = vectors.float()
         weights = torch.linspace(-1, 1, vectors.numel(), device=vectors.device).view_as(vectors)
@@ -248,38 +268,46 @@ class _Part:
         gradients = [gradient.float().flatten() for gradient in gradients if gradient is not None]
         return vectors.detach(), torch.cat(gradients)
 
-    def compute(self, folder: Path, chunk_size: int, example: torch.Tensor) -> None:
-        """Writes the outputs of all items into a folder; `example` has their type and all but the first dimension."""
-        has_rows = np.ones(len(self.items), dtype=bool)
-        num_rows = len(self.items)
-        if self.name == "image":
-            has_rows = self.has_image()
-            np.save(folder / "has_image.npy", has_rows)
-        num_stored, offsets = int(has_rows.sum()), None
-        if self.name == "text" and not self.reads_padding:
-            offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
-            np.save(folder / "offsets.npy", offsets)
-            num_rows = num_stored = int(offsets[-1])
-        size, free = num_stored * example[0].nbytes, shutil.disk_usage(folder).free
+    def compute(self, folder: Path, chunk_size: int, examples: dict[str, torch.Tensor]) -> None:
+        """Writes the outputs of all items into folders by name; `examples` have their types and dimensions."""
+        places, counts, has_image = {}, {}, None
+        if "text" in self.names:
+            counts["text"], places["text"] = len(self.items), lambda rows: rows
+            if not self.reads_padding:
+                offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
+                counts["text"], places["text"] = int(offsets[-1]), lambda rows: ranges(offsets[rows], offsets[rows + 1])
+        if "image" in self.names:
+            has_image = self.has_image()
+            counts["image"], places["image"] = int(has_image.sum()), lambda rows: rows[has_image[rows]]
+        size = sum(counts[name] * one.shape[1:].numel() * one.itemsize for name, one in examples.items())
+        free = shutil.disk_usage(folder).free
         if size > free / 2:
             needed = f"{size / 1e6:,.0f} MB of the {free / 1e6:,.0f} MB"
             raise UnsupportedLayers(f"their outputs would take {needed} that are free in {folder.parent}")
-        stored = np.lib.format.open_memmap(
-            folder / "states.npy", "w+", bits(example).dtype, (num_rows, *example.shape[1:])
-        )
+        stored = {}
+        for name, example in examples.items():
+            (folder / name).mkdir()
+            shape = (len(self.items) if name == "image" else counts[name], *example.shape[1:])
+            dtype = bits(example).dtype
+            stored[name] = np.lib.format.open_memmap(folder / name / "states.npy", "w+", dtype, shape)
+        if has_image is not None:
+            np.save(folder / "image" / "has_image.npy", has_image)
+        if "text" in self.names and not self.reads_padding:
+            np.save(folder / "text" / "offsets.npy", offsets)
         description = f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"
         for rows in tqdm(item_chunks(self.items, chunk_size), desc=description):
-            rows = rows[has_rows[rows]]
-            places = rows if offsets is None else ranges(offsets[rows], offsets[rows + 1])
+            rows = rows[has_image[rows]] if self.names == ("image",) else rows
             if len(rows):
                 with torch.no_grad():
-                    stored[places] = bits(self.record(rows)[1])
-        stored.flush()
+                    for name, states in self.record(rows)[1].items():
+                        stored[name][places[name](rows)] = bits(states)
+        for one in stored.values():
+            one.flush()
 
     def digest(self) -> str:
         """Changes with the items, the frozen weights, the number of layers and the precision that they run at."""
         backbone, config = self.encoder.backbone, self.encoder.backbone.config
-        parts = [self.fingerprint, self.name, f"{len(self.frozen.layers)} layers", self.device.type]
+        parts = [*self.names, self.fingerprint, f"{len(self.frozen.layers)} layers", self.device.type]
         parts += [str(config.to_dict()), str(config._attn_implementation), str(autocast_dtype(self.device))]
         digest = hashlib.sha256("\n".join(parts).encode())
         add_tensors(digest, frozen_tensors(backbone, len(self.frozen.layers)))

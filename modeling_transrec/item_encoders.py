@@ -158,7 +158,7 @@ class ItemEncoder(nn.Module):
         text_lengths = None if sizes is None else sizes.text_lengths
         if isinstance(self.multimodal, ViltEncoder):
             inputs = (input_ids, attention_mask, pixel_values, image_index, item_features)
-            return self.multimodal(*inputs, text_lengths)
+            return self.multimodal(*inputs, text_states, image_states, text_lengths)
         if isinstance(self.multimodal, DualEncoder):
             inputs = (input_ids, attention_mask, pixel_values, image_index, has_text, text_features, image_features)
             return self.fusion(*self.multimodal(*inputs, text_states, image_states, text_lengths))

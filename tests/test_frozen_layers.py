@@ -15,10 +15,11 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.content_encoders import DualEncoder
 from modeling_transrec.frozen_items import FrozenLayerItems, use_frozen_layers
 from modeling_transrec.frozen_layers import layers_of
 
-from .conftest import IMAGE_SIZE, NUM_ITEMS, NUM_USERS, TINY_VIT, tiny_text_config
+from .conftest import IMAGE_SIZE, NUM_ITEMS, NUM_USERS, TINY_VIT, tiny_text_config, tiny_vilt_config
 from .test_backbones import VISION_CONFIGS, tiny_dual_config
 from .test_gradient_caching import assert_same, step
 from .test_modeling import perturb
@@ -246,6 +247,40 @@ def test_siglip_whose_texts_have_states_of_padding(
     assert not calls
 
 
+@pytest.mark.parametrize("gradient_caching", [None, 4])
+def test_vilt_whose_texts_and_pictures_go_through_the_layers_together(
+    gradient_caching, tokenizer, make_collator, processor_of, histories, tmp_path
+):
+    multimodal = {**tiny_vilt_config(len(tokenizer)), "num_hidden_layers": 3}
+    model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
+    model.freeze_backbone(train_last_n_layers=1)
+    if gradient_caching is not None:
+        model.enable_gradient_caching(gradient_caching)
+    collator = make_collator("vilt", model)
+    batches = [[histories[user] for user in range(NUM_USERS)], [histories[0]]]
+    expected = [step(model.eval(), collator(users)) for users in batches]
+    items = use_frozen_layers(model, collator.items, processor_of["vilt"], 8, tmp_path)
+    places = (IMAGE_SIZE // multimodal["patch_size"]) ** 2 + 1
+    assert items.states["image"].shape == (NUM_ITEMS, places, multimodal["hidden_size"])
+    collator.items, calls = items, []
+    layers = layers_of(model.item_encoder.multimodal.backbone)
+    for layer in layers[:2]:
+        layer.attention.register_forward_hook(lambda *_: calls.append(1))
+    for users, loss_and_gradients in zip(batches, expected, strict=True):
+        batch = collator(users)
+        assert "pixel_values" not in batch
+        assert_same(step(model, batch), loss_and_gradients)
+    assert not calls
+    without_pictures = items[np.flatnonzero(~items.has_image)[:2]]
+    pictures = {"pixels": [None, None]}
+    plain = {name: values for name, values in without_pictures.items() if not name.endswith("states")} | pictures
+    vectors = [
+        model.get_item_features(**collator.processor.normalize(collator.processor.pad(features)))
+        for features in (without_pictures, plain)
+    ]
+    assert torch.allclose(*vectors, atol=1e-5)
+
+
 @pytest.mark.parametrize("fully", [True, False])
 def test_a_fusion_of_tokens_over_a_backbone_whose_pooler_is_wider(
     fully, make_frozen, make_collator, processor_of, histories, tmp_path
@@ -467,7 +502,8 @@ class TestThePlainPathIsTaken:
         items = use_frozen_layers(model, prepared_items[kind], processor_of[kind], 8, tmp_path)
         assert items is prepared_items[kind]
         assert "frozen layers are computed in every step" in caplog.text and reason in caplog.text
-        assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+        ours = [record for record in caplog.records if record.name.startswith("modeling_transrec")]
+        assert len([record for record in ours if record.levelno == logging.WARNING]) == 1
         batch = processor_of[kind].normalize(processor_of[kind].pad(items[:5]))
         assert model.get_item_features(**batch).isfinite().all()
 
@@ -518,10 +554,11 @@ class TestThePlainPathIsTaken:
         layer.register_forward_hook(wants_its_input)
         self.check("fails (TypeError", model, "text", processor_of, prepared_items, tmp_path, caplog)
 
-    def test_with_one_model_of_text_and_image(self, make_model, processor_of, prepared_items, tmp_path, caplog):
-        model = make_model("vilt")
-        model.freeze_backbone(freeze_modules=["embeddings.*", "encoder.layer.0.attention.*", "encoder.layer.0.*"])
-        self.check("one model of text and image", model, "vilt", processor_of, prepared_items, tmp_path, caplog)
+    def test_where_the_towers_are_not_found(self, make_model, processor_of, prepared_items, tmp_path, caplog):
+        model = make_model("clip")
+        model.freeze_backbone(freeze_modules=["text_model.*"])
+        model.item_encoder.multimodal.__class__ = type("Other", (DualEncoder,), {"has_towers": False})
+        self.check("towers of this dual encoder", model, "clip", processor_of, prepared_items, tmp_path, caplog)
 
 
 def test_damaged_outputs_are_noticed(make_frozen, processor_of, prepared_items, tmp_path, caplog):
