@@ -9,8 +9,9 @@ Shapes: `V` catalogue items, `U` texts, `T` tokens, `P` pictures, `H` width of t
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -130,6 +131,22 @@ def use_frozen_layers(
     if has_no_parts and frozen_layers_of(encoder.multimodal.backbone) is not None:
         logger.warning("The frozen layers are computed in every step: the towers of this dual encoder are not found")
     return FrozenLayerItems(items, folders) if folders else items
+
+
+class _Layout(NamedTuple):
+    """How outputs of items lie in a file.
+
+    Args:
+        num_rows: of the file.
+        num_stored: those of them that are written.
+        places: from rows of the catalogue to those of the file.
+        beside: arrays that go into files of their own, by name.
+    """
+
+    num_rows: int
+    num_stored: int
+    places: Callable[[np.ndarray], np.ndarray]
+    beside: dict[str, np.ndarray]
 
 
 class _Part:
@@ -268,39 +285,45 @@ class _Part:
         gradients = [gradient.float().flatten() for gradient in gradients if gradient is not None]
         return vectors.detach(), torch.cat(gradients)
 
+    def layout(self, name: str) -> "_Layout":
+        """Where the outputs of items lie in the file `states.npy` of this name."""
+        num_items = len(self.items)
+        if name == "image":
+            has_image = self.has_image()
+            return _Layout(
+                num_items, int(has_image.sum()), lambda rows: rows[has_image[rows]], {"has_image": has_image}
+            )
+        if self.reads_padding:
+            return _Layout(num_items, num_items, lambda rows: rows, {})
+        offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
+        num_tokens = int(offsets[-1])
+        return _Layout(
+            num_tokens, num_tokens, lambda rows: ranges(offsets[rows], offsets[rows + 1]), {"offsets": offsets}
+        )
+
     def compute(self, folder: Path, chunk_size: int, examples: dict[str, torch.Tensor]) -> None:
         """Writes the outputs of all items into folders by name; `examples` have their types and dimensions."""
-        places, counts, has_image = {}, {}, None
-        if "text" in self.names:
-            counts["text"], places["text"] = len(self.items), lambda rows: rows
-            if not self.reads_padding:
-                offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
-                counts["text"], places["text"] = int(offsets[-1]), lambda rows: ranges(offsets[rows], offsets[rows + 1])
-        if "image" in self.names:
-            has_image = self.has_image()
-            counts["image"], places["image"] = int(has_image.sum()), lambda rows: rows[has_image[rows]]
-        size = sum(counts[name] * one.shape[1:].numel() * one.itemsize for name, one in examples.items())
+        layouts, stored = {name: self.layout(name) for name in self.names}, {}
+        size = sum(layouts[name].num_stored * one.shape[1:].numel() * one.itemsize for name, one in examples.items())
         free = shutil.disk_usage(folder).free
         if size > free / 2:
             needed = f"{size / 1e6:,.0f} MB of the {free / 1e6:,.0f} MB"
             raise UnsupportedLayers(f"their outputs would take {needed} that are free in {folder.parent}")
-        stored = {}
-        for name, example in examples.items():
+        for name, layout in layouts.items():
             (folder / name).mkdir()
-            shape = (len(self.items) if name == "image" else counts[name], *example.shape[1:])
-            dtype = bits(example).dtype
-            stored[name] = np.lib.format.open_memmap(folder / name / "states.npy", "w+", dtype, shape)
-        if has_image is not None:
-            np.save(folder / "image" / "has_image.npy", has_image)
-        if "text" in self.names and not self.reads_padding:
-            np.save(folder / "text" / "offsets.npy", offsets)
+            for file, values in layout.beside.items():
+                np.save(folder / name / f"{file}.npy", values)
+            shape = (layout.num_rows, *examples[name].shape[1:])
+            stored[name] = np.lib.format.open_memmap(
+                folder / name / "states.npy", "w+", bits(examples[name]).dtype, shape
+            )
         description = f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"
         for rows in tqdm(item_chunks(self.items, chunk_size), desc=description):
-            rows = rows[has_image[rows]] if self.names == ("image",) else rows
+            rows = layouts["image"].places(rows) if self.names == ("image",) else rows
             if len(rows):
                 with torch.no_grad():
                     for name, states in self.record(rows)[1].items():
-                        stored[name][places[name](rows)] = bits(states)
+                        stored[name][layouts[name].places(rows)] = bits(states)
         for one in stored.values():
             one.flush()
 
