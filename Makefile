@@ -40,7 +40,7 @@ bench: $(INSTALLED) ## Time training step and evaluation against a naive one and
 		--seconds 3 --append
 
 bench-gpu: $(INSTALLED) ## The same on a GPU in bfloat16, with BERT-base and Swin-T
-	$(BIN)/python benchmarks/speed.py --device cuda --dtype bfloat16
+	$(BIN)/python benchmarks/speed.py --device cuda --dtype bfloat16 --seconds 5
 
 clean: ## Remove build products and outputs (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs

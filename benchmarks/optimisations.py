@@ -195,7 +195,11 @@ def measure_optimisations(args: argparse.Namespace) -> Iterable[dict]:
     for optimisation, (backbone, fields) in itertools.product(asked, args.backbones.items()):
         if backbone.split(":")[0] in optimisation.parts:
             labels = {"optimisation": optimisation.name, "backbone": backbone, "data": name}
-            yield labels | measure(optimisation, Bench(name, fields, args), args)
+            try:
+                yield labels | measure(optimisation, Bench(name, fields, args), args)
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                print(f"{optimisation.name}, {backbone}: left out: the GPU's memory is too small without it")
 
 
 def measure(optimisation: Optimisation, bench: Bench, args: argparse.Namespace) -> dict:

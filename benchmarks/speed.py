@@ -40,7 +40,7 @@ import torch
 import transformers
 from optimisations import measure_optimisations, operations
 from rendering import plot, plot_growth, render
-from timing import count_waits, in_turn, seconds_of, summary, synchronize
+from timing import count_waits, fits, in_turn, seconds_of, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
 
@@ -68,11 +68,14 @@ PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}  # dense bfloat16, by part
 def measure_training(args: argparse.Namespace) -> Iterable[dict]:
     """Naive, ours and floor for every backbone and data set."""
     for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
-        needed, free = NAIVE_GIGABYTES.get(backbone, 0), psutil.virtual_memory().available / 1e9
-        left_out = {"naive"} if needed > free else set()
-        if left_out:
-            print(f"{backbone}: the naive step is left out: it takes {needed} GB, and {free:.0f} GB are free")
         bench = Bench(name, fields, args)
+        if args.device == "cuda":
+            does_fit = fits(bench.steps(bench.features(0, args.batch_size))["naive"])
+        else:
+            does_fit = NAIVE_GIGABYTES.get(backbone, 0) < psutil.virtual_memory().available / 1e9
+        left_out = set() if does_fit else {"naive"}
+        if left_out:
+            print(f"{backbone}, {name}: the naive step is left out: the memory is too small for it")
 
         def steps(number: int, bench=bench, left_out=left_out) -> dict[str, Callable[[], float]]:
             found = bench.steps(bench.features(number, args.batch_size))
@@ -262,34 +265,21 @@ def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
     for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
         bench = RankingBench(name, fields, args, SHAPES[name])
         optimizer = torch.optim.AdamW(bench.model.parameters(), fused=True)
-
-        def train(number: int, bench=bench, optimizer=optimizer) -> None:
-            read_and_step(bench, bench.collator, bench.features(number, args.batch_size))
-            optimizer.step()
-
-        rounds = ({"step": functools.partial(train, number)} for number in itertools.count())
+        train = functools.partial(train_on, bench, optimizer, args.batch_size)
+        rounds = map(lambda number, train=train: {"step": functools.partial(train, number)}, itertools.count())
         bench.model.train()
-        step = statistics.median(in_turn(rounds, bench.device, args.seconds)["step"])
+        seconds = statistics.median(in_turn(rounds, bench.device, args.seconds)["step"])
         bench.model.eval()
         num_users = SHAPES[name].num_users
         num_steps = -(-num_users // args.batch_size)
-        row = {
-            "backbone": backbone,
-            "data": name,
-            "steps": num_steps,
-            "seconds of an epoch": round(num_steps * step, 2),
-        }
+        epoch = num_steps * seconds
+        row = {"backbone": backbone, "data": name, "steps": num_steps, "seconds of an epoch": round(epoch, 2)}
         for count in sorted({num_users, min(num_users, args.max_eval_users)}, reverse=True):
             validate = functools.partial(bench.evaluator_of(count), bench.model, bench.processor, bench.autocast)
             rounds = itertools.repeat({"validation": validate})
             validation = statistics.median(in_turn(rounds, bench.device, args.seconds, least=1)["validation"])
-            share = round(validation / (num_steps * step + validation), 4)
-            found = {
-                "users ranked": count,
-                "seconds of validation": round(validation, 2),
-                "share of validation": share,
-            }
-            yield row | found
+            found = {"users ranked": count, "seconds of validation": round(validation, 2)}
+            yield {**row, **found, "share of validation": round(validation / (epoch + validation), 4)}
 
 
 class NormalizingCollator(TransRecDataCollator):
@@ -398,7 +388,7 @@ def measure_largest_batch(args: argparse.Namespace) -> Iterable[dict]:
         bench.model.item_encoder.chunk_size = chunk_size
         optimizer = torch.optim.AdamW(bench.model.parameters(), fused=True)
         users = 64
-        while users <= 65_536 and _fits(bench, optimizer, users):
+        while users <= 65_536 and fits(functools.partial(train_on, bench, optimizer, users, 0)):
             users *= 2
         del bench, optimizer
         torch.cuda.empty_cache()
@@ -406,14 +396,10 @@ def measure_largest_batch(args: argparse.Namespace) -> Iterable[dict]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def _fits(bench: Bench, optimizer: torch.optim.Optimizer, users: int) -> bool:
-    try:
-        batch = bench.to_device(bench.collator(bench.features(0, users)))
-        bench.our_step(batch)
-        optimizer.step()
-        return True
-    except torch.cuda.OutOfMemoryError:
-        return False
+def train_on(bench: Bench, optimizer: torch.optim.Optimizer, users: int, number: int) -> None:
+    """A batch is read, and the weights are changed."""
+    read_and_step(bench, bench.collator, bench.features(number, users))
+    optimizer.step()
 
 
 SECTIONS = {

@@ -54,6 +54,16 @@ def summary(times: dict[str, list[float]]) -> dict:
     return found
 
 
+def fits(function: Callable) -> bool:
+    """Whether it runs through with the memory that the GPU has."""
+    try:
+        function()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
 def count_waits(function: Callable) -> int:
     """How often the host waits for the GPU."""
     with warnings.catch_warnings(record=True) as caught:
