@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 
-LONG = 60  # seconds
+LONG = 40  # seconds
 
 
 def synchronize(device: torch.device) -> None:
@@ -28,28 +28,33 @@ def seconds_of(function: Callable, device: torch.device) -> float:
 def in_turn(rounds: Iterable[dict[str, Callable]], device: torch.device, seconds: float, least: int = 3) -> dict:
     """Times of functions by name, each round in turn, until `seconds` are over and there are as many as `least`.
 
-    The first round is to warm up. What takes long makes do with less: after `LONG` no other round is begun.
+    The first round is to warm up; of a function that takes longer than `LONG` it is the only one.
     """
-    times, start = [], time.perf_counter()
+    times, once, start = {}, {}, None
     for number, functions in enumerate(rounds):
-        found = {name: seconds_of(function, device) for name, function in functions.items()}
-        passed = time.perf_counter() - start
-        if number == 0 and passed < LONG:
+        found = {name: seconds_of(function, device) for name, function in functions.items() if name not in once}
+        if number == 0:
+            once = {name: [passed] for name, passed in found.items() if passed > LONG}
             start = time.perf_counter()
             continue
-        times.append(found)
-        if passed > LONG or (len(times) >= least and passed > seconds):
+        for name, passed in found.items():
+            times.setdefault(name, []).append(passed)
+        if number >= least and time.perf_counter() - start > seconds:
             break
-    return {name: [found[name] for found in times] for name in times[0]}
+    return {**once, **times}
 
 
 def summary(times: dict[str, list[float]]) -> dict:
-    """Median seconds of each, and medians over the rounds of naive ÷ ours and ours ÷ floor."""
+    """Median seconds of each, and medians over the rounds of naive ÷ ours and ours ÷ floor; where one has a single
+    round, the ratio of medians."""
     found = {"seconds": {name: round(statistics.median(values), 6) for name, values in times.items()}}
     found["rounds"] = len(times["ours"])
     for one, other in (("naive", "ours"), ("ours", "floor")):
         if one in times and other in times:
-            ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
+            if len(times[one]) != len(times[other]):
+                ratios = [statistics.median(times[one]) / statistics.median(times[other])]
+            else:
+                ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
             found[f"{one} ÷ {other}"] = round(statistics.median(ratios), 2)
     return found
 
