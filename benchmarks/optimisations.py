@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
 from modeling_transrec import TransRecForSequentialRecommendation, content_encoders, user_encoders
-from modeling_transrec.backbones import MASKED
 
 
 PER_ITEM = (
@@ -118,13 +117,7 @@ def in_chunks(bench: Bench) -> Iterator[None]:
 @contextlib.contextmanager
 def asking_for_padding(bench: Bench) -> Iterator[None]:
     """Transformers' own masks, for which it asks whether there is any padding."""
-    own = {masked: name for name, masked in MASKED.items()}
-    configs = [backbone.config for backbone in bench.model.item_encoder.backbones]
-    configs = [config for config in configs if config._attn_implementation in own]
-    with contextlib.ExitStack() as stack:
-        for config in configs:
-            name = own[config._attn_implementation]
-            stack.enter_context(mock.patch.object(config, "_attn_implementation_internal", name))
+    with mock.patch.object(content_encoders, "whole_masks", contextlib.nullcontext):
         yield
 
 

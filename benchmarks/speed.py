@@ -454,6 +454,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def joined(before: dict, record: dict) -> dict:
     """An earlier record, to which the rows of a later one on the same machine will be added."""
+    if record["command"] in before["command"].split("\n"):
+        raise SystemExit("the results of this command are there already; take out its rows, or leave --append out")
     if before["machine"] != record["machine"]:
         raise SystemExit(f"the results are of {before['machine']}, this is {record['machine']}; leave --append out")
     return {**before, "command": f"{before['command']}\n{record['command']}"}
@@ -474,7 +476,7 @@ def main() -> None:
         parts = [*threads, "python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
         record["command"] = shlex.join(parts)
         record["results"] = {}
-        if args.append:
+        if args.append and args.output_file.exists():
             record = joined(json.loads(args.output_file.read_text(encoding="utf-8")), record)
         for section in args.sections:
             for row in SECTIONS[section](args):

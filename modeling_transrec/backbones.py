@@ -1,39 +1,13 @@
 """Pretrained models as backbones: building them, the widths of what they give, the shape of what they read."""
 
 import inspect
-from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, AutoModel, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 
 from .configuration_transrec import TransRecConfig
 from .pooling import default_image_pooling
-
-
-# Of a mask `(U, T)` transformers asks whether there is any padding, and waits for the device, to leave the mask out if
-# there is none. Under these names of `attn_implementation` it does not ask; all else is as under its own names.
-MASKED = {"sdpa": "masked_sdpa", "eager": "masked_eager"}
-# Text backbones whose attention is their own code, which reads no `attn_implementation`; only masks are made by it.
-OWN_ATTENTION = "convbert ibert megatron-bert mpnet rembert roformer vilt".split()
-
-
-def without_asking(make_mask: Callable) -> Callable:
-    """A function of transformers that makes masks, which makes every one that it is given an `attention_mask` for."""
-
-    def make(*args, attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor | None:
-        if attention_mask is not None:
-            kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return make_mask(*args, attention_mask=attention_mask, **kwargs)
-
-    return make
-
-
-for name, make_mask in (("sdpa", sdpa_mask), ("eager", eager_mask)):
-    AttentionInterface.register(MASKED[name], sdpa_attention_forward)
-    AttentionMaskInterface.register(MASKED[name], without_asking(make_mask))
 
 
 def pooler_free_kwargs(backbone_config) -> dict:
@@ -68,17 +42,7 @@ def adopt(backbone: PreTrainedModel | None, config: TransRecConfig, name: str) -
     """
     backbone = build_backbone(getattr(config, name)) if backbone is None else backbone
     setattr(config, name, backbone.config)
-    make_every_mask(backbone)
     return backbone.to(torch.get_default_dtype())
-
-
-def make_every_mask(backbone: PreTrainedModel) -> None:
-    """Has a backbone make the masks of texts without a look at them; see `MASKED`."""
-    for module in backbone.modules():
-        if isinstance(module, PreTrainedModel):
-            attention, is_own = module.config._attn_implementation, module.config.model_type in OWN_ATTENTION
-            if (attention == "eager" and is_own) or (attention == "sdpa" and module._can_set_attn_implementation()):
-                module.config._attn_implementation_internal = MASKED[attention]  # not that of models within it, too
 
 
 class Method(nn.Module):

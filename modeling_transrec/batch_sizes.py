@@ -3,8 +3,8 @@
 How many rows `mask.nonzero()` has depends on what is in the mask: the host waits until the device has worked off all
 that was asked of it before, and the device then waits for the host. The collator counts beforehand.
 
-Two waits remain: `gather_negatives` exchanges how many items each process has, and flash attention and a few old text
-backbones (XLM, BigBird, Nyströmformer) ask whether there is any padding; the others do not, see `MASKED`.
+Two waits remain: `gather_negatives` exchanges how many items each process has; and flash attention and the own code of
+a few text backbones (XLM, FlauBERT, Longformer, X-MOD) ask for padding, as the others do not, see `text_masks`.
 """
 
 from dataclasses import dataclass

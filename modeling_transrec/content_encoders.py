@@ -8,7 +8,7 @@ width of a backbone.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from .frozen_layers import FrozenLayers, token_places
 from .fusions import FUSIONS
 from .item_chunks import chunks_by_length
 from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
+from .text_masks import whole_masks
 
 
 TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
@@ -55,13 +56,13 @@ class Projection(nn.Module):
         return self.activation(self.linear(features.to(self.linear.weight.dtype)))
 
 
-def start_from(frozen_layers: FrozenLayers | None, states: torch.Tensor | None) -> contextlib.AbstractContextManager:
-    """Within it, a backbone starts from the states of its frozen layers, where they are given."""
-    if states is None:
-        return contextlib.nullcontext()
-    if frozen_layers is None:
+@contextlib.contextmanager
+def start_from(frozen_layers: FrozenLayers | None, states: torch.Tensor | None) -> Iterator[None]:
+    """Within it, a backbone starts from the states of its frozen layers, where they are given; masks are whole."""
+    if states is not None and frozen_layers is None:
         raise ValueError("text_states and image_states are for models prepared by frozen_items.use_frozen_layers")
-    return frozen_layers.giving(states)
+    with whole_masks(), contextlib.nullcontext() if states is None else frozen_layers.giving(states):
+        yield
 
 
 def place_images(vectors: torch.Tensor, image_index: torch.Tensor | None, missing: torch.Tensor) -> torch.Tensor:
@@ -131,8 +132,11 @@ class TextEncoder(nn.Module):
             input_ids, attention_mask: `(U, T)`.
             states: `(U, T, H)` outputs of the frozen layers, which are then left out.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if getattr(self.backbone.config, "use_cache", False):  # decoders': it is for generating
+            inputs["use_cache"] = False
         with start_from(self.frozen_layers, states):
-            return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return self.backbone(**inputs).last_hidden_state
 
     def features(
         self,
@@ -321,9 +325,9 @@ class DualEncoder(nn.Module):
             text_lengths: `(U,)`, with which no device is waited for.
         """
         if self.backbone.config.model_type in READ_THE_LAST_PLACE:
-            whole = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
+            padded = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
             with start_from(self.frozen_layers["text"], text_states):
-                return self.backbone.get_text_features(input_ids=whole).pooler_output
+                return self.backbone.get_text_features(input_ids=padded).pooler_output
 
         def encode(rows, ids, mask, states) -> torch.Tensor:
             with start_from(self.frozen_layers["text"], states):
@@ -381,6 +385,7 @@ class Tower(nn.Module):
     def __init__(self, encoder: DualEncoder, name: str):
         super().__init__()
         self.name, self.own_layers = name, encoder.frozen_layers
+        self.reads_padding = name == "text" and encoder.backbone.config.model_type in READ_THE_LAST_PLACE
         self.backbone = getattr(encoder.backbone, TOWERS[name])
         self.whole, self.features = encoder.backbone, getattr(encoder, f"{name}_features")
         self.projection = getattr(encoder, f"{name}_projection")
@@ -434,8 +439,8 @@ class ViltEncoder(nn.Module):
     def pictures(
         self, pixel_values: torch.Tensor | None, image_states: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of the parts of pictures `(P, 3, H, W)`, or their states `(P, S, H)` as they are, and a missing
-        picture as the last one `(P + 1, S, H)`; and what of it is attended to `(P + 1, S)`."""
+        """Embeddings of the parts of pictures `(P, 3, H, W)`, or their states `(P, S, H)` as they are (of no picture
+        `(0,)`), and a missing picture as the last one: `(P + 1, S, H)`; and what is attended to `(P + 1, S)`."""
         embeddings, config = self.backbone.embeddings, self.backbone.config
         positions = embeddings.position_embeddings  # (1, S, H)
         if image_states is None:
@@ -446,7 +451,7 @@ class ViltEncoder(nn.Module):
                 raise ValueError(f"ViLT takes pictures of {size} x {size} pixels; give the image processor this size")
             parts = embeddings.dropout(parts + positions)
         else:
-            parts = image_states.view(len(image_states), *positions.shape[1:])
+            parts = image_states.view(len(image_states), *positions.shape[1:]).to(positions.dtype)
         pixel_mask = torch.ones(len(parts) + 1, parts.shape[1], dtype=torch.long, device=parts.device)
         pixel_mask[-1] = 0
         return torch.cat([parts, parts.new_zeros(1, *parts.shape[1:])]), pixel_mask
@@ -487,12 +492,12 @@ class ViltEncoder(nn.Module):
             text_lengths: `(U,)`, with which no device is waited for.
         """
         pictures, pixel_mask = self.pictures(pixel_values, image_states)
-        rows = torch.arange(len(input_ids), device=input_ids.device) if image_index is None else image_index
+        picture_rows = torch.arange(len(input_ids), device=input_ids.device) if image_index is None else image_index
 
-        def encode(texts, ids, mask, states) -> torch.Tensor:
-            places = rows[texts] % len(pixel_mask)  # -1 is the last row: the missing picture
+        def encode(rows, ids, mask, states) -> torch.Tensor:
+            places = picture_rows[rows] % len(pixel_mask)  # -1 is the last row: the missing picture
             chosen = pictures.index_select(0, places)
-            states = None if states is None else torch.cat([states, chosen], dim=1)
+            states = None if states is None else torch.cat([states, chosen.to(states.dtype)], dim=1)
             return self.hidden(ids, mask, chosen, pixel_mask[places], states)[:, 0]
 
         return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)

@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = {"text": "input_ids", "image": "pixels"}
 _ITEMS_TO_TRY = 6
-_READ_PADDING = ("siglip_text_model",)  # texts as long as in pretraining, whose states are kept with the padding's
 
 
 class FrozenLayerItems:
@@ -163,7 +162,7 @@ class _Part:
     ):
         self.reads_tokens = reads_tokens
         self.names, self.encoder, self.frozen, self.processor = names, encoder, frozen, processor
-        self.reads_padding = encoder.backbone.config.model_type in _READ_PADDING
+        self.reads_padding = isinstance(encoder, Tower) and encoder.reads_padding  # its states are kept, too
         self.items = items.select_columns([_COLUMNS[name] for name in names])
         self.fingerprint = items._fingerprint
         self.device = next(encoder.parameters()).device
@@ -222,10 +221,12 @@ class _Part:
             return inputs, {self.names[0]: found[0]}
         mask = inputs["attention_mask"].bool()
         texts, pictures = found[0][:, : mask.shape[1]], found[0][:, mask.shape[1] :]
-        if texts.shape[:2] != mask.shape or (self.names == ("text",) and pictures.shape[1]):
+        if texts.shape[:2] != mask.shape or ("image" not in self.names and pictures.shape[1]):
             raise UnsupportedLayers("their output has not one vector a token")
         states = {"text": texts[mask]}
-        return inputs, states if self.names == ("text",) else {**states, "image": pictures[inputs["image_index"] >= 0]}
+        if "image" in self.names:
+            states["image"] = pictures[inputs["image_index"] >= 0]
+        return inputs, states
 
     def run_backbone(self, inputs: dict[str, torch.Tensor]) -> None:
         """One pass over all items, texts padded as they are."""

@@ -13,7 +13,7 @@ from .frozen_layers import token_places
 
 
 PICTURE_INPUTS = ("pixel_values", "image_features", "image_states")  # one row a picture
-TOKEN_INPUTS = ("text_states",)  # one row a token, unless they have padding, too; of the others one row an item
+TOKEN_INPUTS = ("text_states",)  # `(number of tokens, H)`; with padding `(U, positions, H)`, as what is of items
 
 
 def text_ends(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def plan_chunks(inputs: dict[str, torch.Tensor], chunk_size: int, sizes: BatchSi
 def take_items(inputs: dict[str, torch.Tensor], chunk: Chunk) -> dict[str, torch.Tensor]:
     """The inputs of one chunk of [`plan_chunks`]; its texts are padded to the longest of the chunk."""
     places = {name: chunk.pictures if name in PICTURE_INPUTS else chunk.rows for name in inputs}
-    if "text_states" in inputs and inputs["text_states"].ndim == 2:
+    if "text_states" in inputs and inputs["text_states"].ndim == 2:  # one row a token
         mask = inputs["attention_mask"]
         tokens = true_places(mask[chunk.rows].bool().flatten(), int(chunk.sizes.text_lengths.sum()))
         places["text_states"] = token_places(mask)[chunk.rows].flatten()[tokens]

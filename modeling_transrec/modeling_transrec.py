@@ -6,6 +6,7 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 
 import contextlib
 import fnmatch
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from .item_encoders import ItemEncoder
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
 from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
 
+
+logger = logging.getLogger(__name__)
 
 MODEL_TAGS = ("recommendation", "sequential-recommendation")
 _FEW_PARAMETERS = 100_000_000
@@ -258,19 +261,23 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def compile_backbone(self, **kwargs) -> None:
         """Compiles the layers of the backbones that are trained, in place, for inputs of any shape.
 
-        Layers are alike, so that a deep backbone takes no longer to compile than one of them. What frozen ones make of
-        items is computed once, see [`~frozen_items.use_frozen_layers`].
+        Where they are alike, as in most backbones, all of them take no longer to compile than one. What frozen layers
+        make of items is computed once, see [`~frozen_items.use_frozen_layers`].
 
         Args:
             kwargs: those of `torch.compile`.
         """
         if not self.item_encoder.backbones:
             raise ValueError("an id model has no backbone to compile; leave torch_compile out")
-        for backbone in self.item_encoder.backbones:
-            for tower in towers_of(backbone):
-                for layer in layers_of(tower) or [tower]:
-                    if any(parameter.requires_grad for parameter in layer.parameters()):
-                        layer.compile(dynamic=True, **kwargs)
+        towers = [tower for backbone in self.item_encoder.backbones for tower in towers_of(backbone)]
+        layers = [layer for tower in towers for layer in layers_of(tower) or [tower]]
+        layers = [layer for layer in layers if any(parameter.requires_grad for parameter in layer.parameters())]
+        if not layers:
+            logger.warning("No layer of the backbone is trained, and none is compiled")
+        # Layers of several backbones, in training and in evaluation, count as versions of the same code.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        for layer in layers:
+            layer.compile(dynamic=True, **kwargs)
 
     def enable_gradient_caching(self, chunk_size: int) -> None:
         """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.

@@ -1,14 +1,17 @@
 """Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, precomputed."""
 
-import copy
+import contextlib
+import itertools
 import unittest.mock
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import (
     AutoConfig,
     AutoModel,
 )
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 
 from modeling_transrec import (
     TransRecConfig,
@@ -16,12 +19,13 @@ from modeling_transrec import (
     TransRecModel,
 )
 from modeling_transrec.arguments import ModelArguments
-from modeling_transrec.backbones import MASKED, OWN_ATTENTION, build_backbone, picture_widths
+from modeling_transrec.backbones import picture_widths
 from modeling_transrec.data import prepare_items
 from modeling_transrec.fusions import FUSIONS
 from modeling_transrec.model_building import load_model_and_processor
 from modeling_transrec.processing_transrec import check_texts
 from modeling_transrec.scoring import precompute_features
+from modeling_transrec.text_masks import whole_masks
 
 from .conftest import IMAGE_SIZE, TINY_VIT, tiny_clip_config, tiny_config, tiny_image, tiny_text_config
 from .test_modeling import make_inputs, perturb
@@ -110,7 +114,7 @@ ANY_VISION = {
 ASKED_FOR_PADDING = (
     "albert bert camembert data2vec-text distilbert electra ernie roberta xlm-roberta modernbert".split()
 )
-ASKED_FOR_PADDING += ["gpt2", "opt", "llama", "qwen2", "mistral", *(name for name in OWN_ATTENTION if name != "vilt")]
+ASKED_FOR_PADDING += "gpt2 opt llama qwen2 mistral convbert ibert megatron-bert mpnet rembert roformer".split()
 TEXT_TYPES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "qwen2"]
 
 
@@ -325,26 +329,30 @@ def test_any_text_backbone(model_type, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ASKED_FOR_PADDING)
-def test_masks_are_those_of_transformers_and_no_device_is_waited_for(model_type, tokenizer, tmp_path):
+def test_masks_are_those_of_transformers_and_no_device_is_waited_for(model_type, tokenizer):
     text_config = {**tiny_text_config(len(tokenizer), model_type), "pad_token_id": 0}
     text_config |= {"embedding_size": 20} if model_type in ("albert", "electra") else {}
     text_config |= {"num_key_value_heads": 1} if model_type in ("llama", "mistral", "qwen2") else {}
-    config = TransRecConfig(text_config=text_config, hidden_size=16)
-    plain = build_backbone(copy.deepcopy(config.text_config)).eval()
-    own_name = plain.config._attn_implementation
-    assert own_name == ("eager" if model_type in OWN_ATTENTION else "sdpa")
-    for _ in range(2):  # a second model of the same configuration, too
-        encoder = TransRecModel(config).eval().item_encoder.text
-        assert encoder.backbone.config._attn_implementation == MASKED[own_name]
-    encoder.backbone.load_state_dict(plain.state_dict())
+    encoder = perturb(TransRecModel(TransRecConfig(text_config=text_config, hidden_size=16))).eval().item_encoder.text
     for texts in (["red rope", "a small blue lamp", "soap"], ["soap", "lamp"]):  # with padding and without any
         inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         mask = inputs["attention_mask"].bool()
-        assert torch.allclose(encoder.hidden(**inputs)[mask], plain(**inputs).last_hidden_state[mask], atol=1e-6)
-    encoder.to("meta").hidden(**{name: tensor.to("meta") for name, tensor in inputs.items()})
-    config.save_pretrained(tmp_path)
-    assert "masked" not in (tmp_path / "config.json").read_text()
+        expected = encoder.backbone(**inputs).last_hidden_state[mask]
+        assert torch.allclose(encoder.hidden(**inputs)[mask], expected, atol=1e-6)
+    on_meta = {name: tensor.to("meta") for name, tensor in inputs.items()}
+    encoder.to("meta").hidden(**on_meta)
+    with pytest.raises(RuntimeError, match="meta"):  # transformers' own masks, which other models go on with, ask
+        encoder.backbone(**on_meta)
+
+
+def test_masks_are_transformers_own_again_behind_the_last_of_several_passes():
+    with contextlib.suppress(KeyError), whole_masks():
+        with whole_masks():
+            pass
+        assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is not sdpa_mask
+        raise KeyError
+    assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is sdpa_mask and ALL_MASK_ATTENTION_FUNCTIONS["eager"] is eager_mask
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
@@ -615,6 +623,44 @@ def test_both_towers_of_a_dual_encoder_are_compiled(make_model, make_collator, h
     model.compile_backbone(backend=backend)
     loss = model(**make_collator("clip", model)([histories[0], histories[1]])).loss
     assert len(compiled) >= 2 and torch.allclose(loss, expected)
+
+
+def test_a_deep_decoder_is_compiled_as_one_layer(make_model, tokenizer):
+    torch.compiler.reset()
+    counters.clear()
+    model = make_model("text", text_config={**tiny_text_config(len(tokenizer), "gpt2"), "n_layer": 12})
+    inputs = make_inputs("text")
+    expected = model.train()(**inputs).loss
+    model.compile_backbone(backend="eager")
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for _ in range(2):
+            loss = model(**inputs).loss
+            loss.backward()
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert loss.isfinite() and expected.isfinite()
+
+
+def test_layers_of_two_backbones_are_compiled(make_model, make_collator, histories):
+    torch.compiler.reset()
+    model = make_model("text+image")
+    model.compile_backbone(backend="eager")
+    collator = make_collator("text+image", model)
+    for train, grad, low in itertools.product((True, False), repeat=3):
+        model.train(train)
+        for users in ([0], [1, 2], [3, 4, 5]):
+            with (
+                torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
+                torch.set_grad_enabled(grad),
+                torch.autocast("cpu", torch.bfloat16, enabled=low),
+            ):
+                assert model(**collator([histories[user] for user in users])).loss.isfinite()
+
+
+def test_nothing_to_compile_is_said(make_model, caplog):
+    model = make_model("text")
+    model.freeze_backbone()
+    model.compile_backbone(backend="eager")
+    assert "none is compiled" in caplog.text
 
 
 class TestFreezing:

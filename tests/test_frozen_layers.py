@@ -271,14 +271,21 @@ def test_vilt_whose_texts_and_pictures_go_through_the_layers_together(
         assert "pixel_values" not in batch
         assert_same(step(model, batch), loss_and_gradients)
     assert not calls
-    without_pictures = items[np.flatnonzero(~items.has_image)[:2]]
-    pictures = {"pixels": [None, None]}
-    plain = {name: values for name, values in without_pictures.items() if not name.endswith("states")} | pictures
-    vectors = [
-        model.get_item_features(**collator.processor.normalize(collator.processor.pad(features)))
-        for features in (without_pictures, plain)
-    ]
-    assert torch.allclose(*vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vilt_with_stored_states_of_items_without_pictures(dtype, tokenizer, processor_of, prepared_items, tmp_path):
+    multimodal = {**tiny_vilt_config(len(tokenizer)), "num_hidden_layers": 3}
+    model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
+    model.eval().to(dtype).freeze_backbone(train_last_n_layers=1)
+    prepared, processor = prepared_items["vilt"], processor_of["vilt"]
+    plain = processor.pad(prepared[[1, 5]])
+    assert len(plain["pixel_values"]) == 0
+    expected = model.get_item_features(**processor.normalize(plain))
+    items = use_frozen_layers(model, prepared, processor, 8, tmp_path)
+    assert isinstance(items, FrozenLayerItems)
+    found = model.get_item_features(**processor.pad(items[np.array([1, 5])]))
+    assert torch.allclose(found, expected, atol=1e-5 if dtype == torch.float32 else 3e-2)
 
 
 @pytest.mark.parametrize("fully", [True, False])
