@@ -10,9 +10,9 @@ import modeling_transrec
 ROOT = Path(__file__).parents[1]
 ORDER = (  # a room imports only from those before it
     "version sequences metrics batch_sizes losses configuration_transrec processing_transrec data data_collator "
-    "frozen_layers item_chunks pooling fusions adapters backbones content_encoders item_encoders user_encoders "
-    "checkpoint_files modeling_transrec scoring frozen_items evaluation training_args model_card trainer "
-    "recommender pipeline arguments model_building experiment __init__"
+    "frozen_layers item_chunks pooling fusions text_masks adapters backbones content_encoders item_encoders "
+    "user_encoders checkpoint_files modeling_transrec scoring frozen_items evaluation training_args model_card "
+    "trainer recommender pipeline arguments model_building experiment __init__"
 ).split()
 
 
