@@ -14,7 +14,7 @@ from unittest import mock
 
 import naive
 import torch
-from timing import count_waits, in_turn, summary
+from timing import check_same, count_waits, in_turn, summary
 from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
@@ -222,9 +222,7 @@ def measure(optimisation: Optimisation, bench: Bench, args: argparse.Namespace) 
 
     both = steps(0)
     bench.model.eval(), compiled.model.eval()  # without dropout, the losses are the same
-    losses = {step: run() for step, run in both.items()}
-    if abs(losses["naive"] - losses["ours"]) > (1e-3 if args.dtype == "float32" else 5e-2):
-        raise RuntimeError(f"{optimisation.name}: the losses without and with it are not the same: {losses}")
+    check_same({step: run() for step, run in both.items()}, optimisation.name, args.dtype)
     bench.model.train(), compiled.model.train()
     compiles = optimisation.compiles is not None  # which changes no operation, and hides them from the counter
     row = {"predicted": 1.0 if compiles else round(operations(both["naive"]) / operations(both["ours"]), 2)}

@@ -61,6 +61,13 @@ def summary(times: dict[str, list[float]]) -> dict:
     return found
 
 
+def check_same(losses: dict[str, float], what: str, dtype: str) -> None:
+    """Raises unless the losses of steps that do the same are the same, within the rounding of `dtype`."""
+    tolerance = (1e-3 if dtype == "float32" else 5e-2) * max(1.0, *map(abs, losses.values()))
+    if max(losses.values()) - min(losses.values()) > tolerance:
+        raise RuntimeError(f"{what}: the losses are not the same: {losses}")
+
+
 def fits(function: Callable) -> bool:
     """Whether it runs through with the memory that the GPU has."""
     try:
@@ -76,6 +83,7 @@ def count_waits(function: Callable) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
+        caught.clear()  # that the mode is experimental
         try:
             function()
         finally:

@@ -31,6 +31,11 @@ ONLY_IN_PRETRAINING = ("mask_token", "crossattention")
 OF_THE_WHOLE = ("logit_scale", "logit_bias", "temperature")
 
 
+def are_bytes(inputs: dict[str, torch.Tensor]) -> bool:
+    """Whether pictures are there, which are not normalised yet."""
+    return "pixel_values" in inputs and inputs["pixel_values"].dtype == torch.uint8
+
+
 class ItemEncoder(nn.Module):
     """Content, id or both to the item vector.
 
@@ -75,6 +80,7 @@ class ItemEncoder(nn.Module):
                 self.id_fusion = FUSIONS[config.id_fusion](config)
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.chunk_size = None
+        self.normalize_pictures = None  # where they come as bytes
         self.mark_trainable()
 
     @property
@@ -176,6 +182,8 @@ class ItemEncoder(nn.Module):
         self, item_ids: torch.Tensor | None = None, sizes: BatchSizes | None = None, **content: torch.Tensor
     ) -> torch.Tensor:
         """All items at once; arguments and result as in [`forward`]."""
+        if self.normalize_pictures is not None and are_bytes(content):
+            content = self.normalize_pictures(content)
         vectors = self.encode_content(**content, sizes=sizes)
         if self.id_embedding is not None:
             ids = self.id_embedding(item_ids)

@@ -9,7 +9,7 @@ import fnmatch
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ from .batch_sizes import BatchSizes
 from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
-from .item_encoders import ItemEncoder
+from .item_encoders import ItemEncoder, are_bytes
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
 from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
 
@@ -279,13 +279,17 @@ class TransRecPreTrainedModel(PreTrainedModel):
         for layer in layers:
             layer.compile(dynamic=True, **kwargs)
 
-    def enable_gradient_caching(self, chunk_size: int) -> None:
+    def enable_gradient_caching(
+        self, chunk_size: int, normalize_pictures: Callable[[dict], dict] | None = None
+    ) -> None:
         """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.
 
         The memory for activations is then that of one chunk, whatever the batch; loss and gradients stay the same.
 
         Args:
             chunk_size: items encoded at a time.
+            normalize_pictures: what makes floats of the bytes of a chunk's pictures, such as a processor's
+                `normalize`; pictures may then be given as bytes, and those of one chunk at a time are floats.
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -299,7 +303,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
                     "gradient caching encodes items chunk by chunk, and this backbone's batch norm would see another "
                     "batch; freeze it (freeze_modules), or take a backbone with layer norm"
                 )
-        self.item_encoder.chunk_size = chunk_size
+        self.item_encoder.chunk_size, self.item_encoder.normalize_pictures = chunk_size, normalize_pictures
 
     def drop_item_ids(self) -> None:
         """Leaves the content part of a model of content and ids: ids do not transfer to other items."""
@@ -477,7 +481,7 @@ class TransRecModel(TransRecPreTrainedModel):
         missing = self.item_encoder.missing_inputs(given)
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
-        if "pixel_values" in given and given["pixel_values"].dtype == torch.uint8:
+        if are_bytes(given) and self.item_encoder.normalize_pictures is None:
             raise ValueError("pixel_values are bytes; processor.normalize(batch) makes them what the backbone reads")
         return self.item_encoder(sizes=sizes, **given)
 

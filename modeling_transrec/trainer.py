@@ -128,7 +128,7 @@ class TransRecTrainer(Trainer):
         if args.freezes:
             model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
         if args.gradient_caching_chunk_size is not None:
-            model.enable_gradient_caching(args.gradient_caching_chunk_size)
+            model.enable_gradient_caching(args.gradient_caching_chunk_size, processing_class.normalize)
         super().__init__(
             model=model,
             args=args,
@@ -202,8 +202,10 @@ class TransRecTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs: dict[str, torch.Tensor], *args, **kwargs):
-        """As in transformers; pictures travel as bytes and are normalised on the device."""
-        return super().compute_loss(model, self.processing_class.normalize(inputs), *args, **kwargs)
+        """As in transformers; pictures travel as bytes and are normalised on the device, a chunk at a time."""
+        if self.args.gradient_caching_chunk_size is None:
+            inputs = self.processing_class.normalize(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from modeling_transrec import TransRecTrainer, TransRecTrainingArguments, item_encoders
+from modeling_transrec import TransRecDataCollator, TransRecTrainer, TransRecTrainingArguments, item_encoders
 
 from .conftest import NUM_USERS
 
@@ -146,6 +146,28 @@ def test_beside_adapters_batch_norms_keep_their_statistics(make_model, make_coll
     model.add_peft_adapter({**lora, "modules_to_save": ["normalization"]})  # trained
     with pytest.raises(ValueError, match="batch norm"):
         model.enable_gradient_caching(8)
+
+
+@pytest.mark.parametrize("kind", ["image", "text+image", "clip", "vilt"])
+def test_pictures_are_bytes_until_their_chunk_is_encoded(kind, make_model, make_collator, processor_of, histories):
+    model, processor = make_model(kind, hidden_dropout_prob=0.0).eval(), processor_of[kind]
+    batch = TransRecDataCollator.__call__(make_collator(kind, model), [histories[user] for user in range(5)])
+    assert batch["pixel_values"].dtype == torch.uint8 and len(batch["pixel_values"]) > CHUNK_SIZE
+    plain, seen = step(model, processor.normalize(batch)), []
+
+    def normalize(inputs):
+        seen.append(len(inputs["pixel_values"]))
+        return processor.normalize(inputs)
+
+    with pytest.raises(ValueError, match="are bytes"):
+        model(**batch)
+    model.enable_gradient_caching(CHUNK_SIZE, normalize)
+    assert_same(step(model, batch), plain)
+    assert seen and max(seen) <= CHUNK_SIZE
+    seen.clear()
+    with torch.no_grad():  # all at once, and what is normalised already stays
+        losses = [model(**inputs).loss for inputs in (batch, processor.normalize(batch))]
+    assert len(seen) == 1 and torch.equal(*losses)
 
 
 def test_what_cannot_be_encoded_in_chunks_is_refused(make_model):
