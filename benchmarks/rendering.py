@@ -96,7 +96,7 @@ def plot_growth(record: dict, file: Path) -> None:
             panel.grid(alpha=0.3)
         axes[1, column].set_xlabel(along)
         if len(lines) > 1:
-            axes[1, column].legend(fontsize=7, loc="upper left")
+            axes[1, column].legend(fontsize=7, loc="lower right")
     axes[0, 0].set_ylabel("seconds a step")
     axes[1, 0].set_ylabel("peak MB")
     figure.savefig(file, dpi=120)
