@@ -426,7 +426,7 @@ def measure_largest_batch(args: argparse.Namespace) -> Iterable[dict]:
             gc.collect()
             torch.cuda.empty_cache()
             row = {"backbone": backbone, "gradient_caching_chunk_size": chunk_size, "users": users // 2}
-            yield row | {"more were tried": users <= 65_536}
+            yield row | {"more do not fit": users <= 65_536}
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
