@@ -18,19 +18,38 @@ SORTS_STABLY = ("cuda", "meta")
 
 @dataclass(frozen=True, eq=False)
 class BatchSizes:
-    """Sizes of a batch of the collator. Who changes the batch's histories, targets or items must leave them out.
+    """Sizes of a batch of the collator, as far as they are known. Who changes the batch's histories, targets or items
+    must leave them out.
 
     Args:
-        num_history_items: items in the histories `item_index`, masked ones too.
-        num_targets: positions of `labels` that have a target.
+        history_lengths: `(B,)` items of each history in `item_index`, masked ones too.
+        target_counts: `(B,)` positions of each user's `labels` that have a target.
         text_lengths: `(U,)` tokens of each distinct item's text, which is padded on the right.
         has_picture: `(U,)` whether each distinct item has a picture, where there is an `image_index`.
     """
 
-    num_history_items: int | None = None
-    num_targets: int | None = None
+    history_lengths: np.ndarray | None = None
+    target_counts: np.ndarray | None = None
     text_lengths: np.ndarray | None = None
     has_picture: np.ndarray | None = None
+
+    @property
+    def num_history_items(self) -> int | None:
+        """Items in all histories."""
+        return None if self.history_lengths is None else int(self.history_lengths.sum())
+
+    @property
+    def num_targets(self) -> int | None:
+        """Targets of all users."""
+        return None if self.target_counts is None else int(self.target_counts.sum())
+
+    def of_users(self, users: slice) -> "BatchSizes":
+        """Those of some users."""
+        lengths, counts = self.history_lengths, self.target_counts
+        return BatchSizes(
+            history_lengths=None if lengths is None else lengths[users],
+            target_counts=None if counts is None else counts[users],
+        )
 
     def to(self, *args, **kwargs) -> "BatchSizes":
         """Itself: it stays on the host where a batch's tensors are moved."""

@@ -99,8 +99,8 @@ class TransRecDataCollator:
         if self.user_rows is not None:
             batch["user_ids"] = torch.from_numpy(self.user_rows[users])
         batch["sizes"] = BatchSizes(
-            num_history_items=int((inputs != PADDING_INDEX).sum()),
-            num_targets=int((targets >= 0).sum()),
+            history_lengths=(inputs != PADDING_INDEX).sum(1),
+            target_counts=(targets >= 0).sum(1),
             text_lengths=batch["attention_mask"].sum(1).numpy() if "attention_mask" in batch else None,
             has_picture=(batch["image_index"] >= 0).numpy() if "image_index" in batch else None,
         )

@@ -222,6 +222,6 @@ class ItemEncoder(nn.Module):
         if sizes is None and "input_ids" in inputs:  # the processor's are on the right
             texts = pad_on_the_right(inputs["input_ids"], inputs["attention_mask"])
             inputs.update(zip(("input_ids", "attention_mask"), texts, strict=True))
-        if self.chunk_size is not None and torch.is_grad_enabled():
+        if self.chunk_size is not None and self.backbones and torch.is_grad_enabled():
             return self.encode_in_chunks(self.chunk_size, sizes, **inputs)
         return self.encode(sizes=sizes, **inputs)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
@@ -282,19 +283,18 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def enable_gradient_caching(
         self, chunk_size: int, normalize_pictures: Callable[[dict], dict] | None = None
     ) -> None:
-        """Encodes items in chunks whose activations are computed anew in the backward pass, when gradients are needed.
+        """Encodes items, then users, in chunks whose activations are computed anew in the backward pass.
 
         The memory for activations is then that of one chunk, whatever the batch; loss and gradients stay the same.
+        Where a batch with `labels` has more users than a chunk, the model returns the loss and `item_embeds` alone.
 
         Args:
-            chunk_size: items encoded at a time.
+            chunk_size: items encoded at a time, and users whose loss is computed at a time.
             normalize_pictures: what makes floats of the bytes of a chunk's pictures, such as a processor's
                 `normalize`; pictures may then be given as bytes, and those of one chunk at a time are floats.
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-        if not self.item_encoder.backbones:
-            raise ValueError("an id model has no backbone whose activations could be computed anew")
         for module in self.item_encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(
                 p.requires_grad for p in module.parameters()
@@ -721,7 +721,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 changed afterwards.
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
-        and `logits` are `None`.
+        and `logits` are `None`. So they are, and `user_hidden` too, where gradient caching divides the users.
         """
         items = {
             "input_ids": input_ids,
@@ -738,19 +738,9 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             "sizes": sizes,
         }
         loss = logits = None
-        if labels is not None and self.config.objective == "masked_item":
-            item_embeds = self.model.get_item_features(**items)
-            histories, mask = gather_histories(item_embeds, item_index)
-            num_items = None if sizes is None else sizes.num_history_items
-            user_hidden = self.model.get_user_hidden(histories, mask, user_ids, item_index == MASK_INDEX, num_items)
-            encoded = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden)
-        else:
+        if labels is None:
             encoded = self.model(item_index=item_index, user_ids=user_ids, **items)
-        user_hidden = self.to_scoring_space(encoded.user_hidden)
-        item_embeds = self.to_scoring_space(encoded.item_embeds)
-        if encoded.user_embeds is not None:
-            logits = self.to_scoring_space(encoded.user_embeds) @ item_embeds.T
-        if labels is not None:
+        else:
             batch = {
                 "item_index": item_index,
                 "negative_index": negative_index,
@@ -758,16 +748,61 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 "catalogue_index": catalogue_index,
                 "num_catalogue_items": num_catalogue_items,
             }
-            num_targets = None if sizes is None else sizes.num_targets
-            loss = self._compute_loss(user_hidden, item_embeds, labels, batch, num_targets)
+            item_embeds = self.model.get_item_features(**items)
+            encoded, loss = self._summed_loss(item_embeds, labels, batch, user_ids, sizes or BatchSizes())
             if num_items_in_batch is None:
                 num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
             loss = loss / num_items_in_batch
+        if encoded.user_embeds is not None:
+            logits = self.to_scoring_space(encoded.user_embeds) @ self.to_scoring_space(encoded.item_embeds).T
         output = TransRecOutput(loss=loss, logits=logits, **encoded)
         return output if return_dict or return_dict is None else output.to_tuple()
 
-    def _compute_loss(self, user_hidden, item_embeds, labels, batch: dict, num_targets: int | None) -> torch.Tensor:
-        """The loss of the configuration, summed over the targets."""
+    def _summed_loss(
+        self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict, user_ids, sizes: BatchSizes
+    ) -> tuple[TransRecModelOutput, torch.Tensor]:
+        """The loss of the configuration, summed over the targets, and what was encoded for it.
+
+        With gradient caching, so many users at a time as a chunk has; their activations are computed anew in the
+        backward pass.
+
+        Args:
+            item_embeds: `(U, D)`.
+            labels: `(B, L)`.
+            batch: fields that losses read; those that are missing are `None`.
+            user_ids: `(B,)`, for DSSM.
+            sizes: what is known of the batch.
+        """
+        config, loss, item_index = self.config, LOSSES[self.config.loss_type], batch["item_index"]
+        candidates, fields = self._candidates(self.to_scoring_space(item_embeds), labels, batch)
+        options = {name: getattr(config, name) for name in loss.options}
+        of_users = {"item_index", "negative_index"} if loss.candidates == "position" else {"item_index"}
+
+        def hidden_and_loss(users: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            here = sizes.of_users(users)
+            histories, mask = gather_histories(item_embeds, item_index[users])
+            is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
+            ids = None if user_ids is None else user_ids[users]
+            hidden = self.model.get_user_hidden(histories, mask, ids, is_masked, here.num_history_items)
+            given = {name: value[users] if name in of_users else value for name, value in fields.items()}
+            states, targets = self.to_scoring_space(hidden), labels[users]
+            return hidden, loss.function(states, candidates, targets, **given, **options, num_targets=here.num_targets)
+
+        def loss_alone(users: slice) -> torch.Tensor:
+            return hidden_and_loss(users)[1]
+
+        chunk_size, count = self.item_encoder.chunk_size, len(labels)
+        if chunk_size is not None and chunk_size < count and torch.is_grad_enabled():
+            chunks = [slice(start, start + chunk_size) for start in range(0, count, chunk_size)]
+            total = torch.stack([checkpoint(loss_alone, users, use_reentrant=False) for users in chunks]).sum()
+            return TransRecModelOutput(item_embeds=item_embeds), total
+        user_hidden, total = hidden_and_loss(slice(None))
+        predicts_next = config.objective != "masked_item"
+        user_embeds = Packing(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
+        return TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds), total
+
+    def _candidates(self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
+        """Vectors that targets and negatives are rows of, and the fields that the loss of the configuration reads."""
         config, loss = self.config, LOSSES[self.config.loss_type]
         names = list(loss.batch_fields)
         if "item_log_popularity" in names and not self._corrects_popularity(loss):
@@ -784,8 +819,9 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         if config.gather_negatives:
             item_embeds, gathered = gather_candidates(item_embeds, labels, **fields)
             fields = {"item_index": batch["item_index"], **gathered}
-        options = {name: getattr(config, name) for name in loss.options}
-        return loss.function(user_hidden, item_embeds, labels, **fields, **options, num_targets=num_targets)
+        if loss.candidates == "batch" and "item_log_popularity" in fields:  # of the whole batch, were it divided
+            fields.setdefault("num_draws", count_draws(batch["item_index"], labels))
+        return item_embeds, fields
 
     def _corrects_popularity(self, loss: Loss) -> bool:
         """Whether candidates come in by popularity, and the loss is to make up for it."""

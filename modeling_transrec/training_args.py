@@ -32,9 +32,9 @@ class TransRecTrainingArguments(TrainingArguments):
         preprocessing_num_workers (`int`, *optional*):
             Processes that tokenise texts and resize pictures, once for all runs.
         gradient_caching_chunk_size (`int`, *optional*):
-            Encode the items of a training batch so many at a time, and compute their activations anew in the backward
-            pass (gradient caching, arXiv 2101.06983): thousands of users fit on one device, at the price of a second
-            forward pass. Loss and gradients stay the same.
+            Encode the items of a training batch so many at a time, and then so many users, and compute activations
+            anew in the backward pass (gradient caching, arXiv 2101.06983): thousands of users fit on one device, at
+            the price of a second forward pass. Loss and gradients stay the same.
         max_eval_users (`int`, *optional*):
             Validate on so many users, the same in every run: for ids, ranking all takes a share of the epoch.
         early_stopping_patience (`int`, *optional*):
@@ -98,7 +98,7 @@ class TransRecTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Processes that tokenise texts and resize pictures, once for all runs."}
     )
     gradient_caching_chunk_size: int | None = field(
-        default=None, metadata={"help": "Encode so many items at a time, activations anew in the backward pass."}
+        default=None, metadata={"help": "So many items, then users, at a time, activations anew in the backward pass."}
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations that are no better."}

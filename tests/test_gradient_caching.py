@@ -1,4 +1,4 @@
-"""Gradient caching against the plain step: the same loss and gradients, in the memory of one chunk."""
+"""Gradient caching against the plain step: same loss and gradients, in the memory of one chunk of items or users."""
 
 import itertools
 
@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from modeling_transrec import TransRecDataCollator, TransRecTrainer, TransRecTrainingArguments, item_encoders
+from modeling_transrec import modeling_transrec as modeling
+from modeling_transrec.losses import LOSSES
+from modeling_transrec.user_encoders import USER_ENCODERS
 
 from .conftest import NUM_USERS
+from .test_family import make_batch
 
 
 CHUNK_SIZE = 5
@@ -41,6 +45,44 @@ def test_equals_the_plain_step(kind, make_model, make_collator, histories):
     assert_same(step(model, batch), plain)
 
 
+USERS = [(user_encoder_type, "in_batch") for user_encoder_type in USER_ENCODERS]
+USERS += [("sasrec", loss_type) for loss_type in LOSSES if loss_type != "in_batch"]
+
+
+@pytest.mark.parametrize("kind", ["id", "text+id"])
+@pytest.mark.parametrize(("user_encoder_type", "loss_type"), USERS)
+def test_users_are_divided_with_every_user_encoder_and_loss(
+    user_encoder_type, loss_type, kind, make_model, make_collator, histories, monkeypatch
+):
+    fields = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 3}
+    model = make_model(kind, **fields, temperature=0.5, normalize_scores=True)
+    batch = make_batch(model, make_collator, kind, histories)
+    plain, seen = step(model, batch), []
+    monkeypatch.setattr(type(model.model.user_encoder), "forward", spied(type(model.model.user_encoder), seen))
+    model.enable_gradient_caching(2)
+    assert_same(step(model, batch), plain)
+    assert len(seen) > 2 and max(seen) == 2
+    output = model(**batch)
+    assert (output.user_hidden, output.user_embeds, output.logits) == (None, None, None)
+    assert output.item_embeds is not None
+    with torch.no_grad():  # nothing to save
+        assert model(**batch).user_hidden is not None
+    model.enable_gradient_caching(len(batch["labels"]))  # one chunk
+    assert_same(step(model, batch), plain)
+    assert model(**batch).user_hidden is not None
+
+
+def spied(owner, seen: list[int]):
+    """Its forward, which notes how many users there are."""
+    forward = owner.forward
+
+    def noting(self, item_vectors, packing, **inputs):
+        seen.append(len(item_vectors))
+        return forward(self, item_vectors, packing, **inputs)
+
+    return noting
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +100,8 @@ def test_dropout_is_that_of_the_plain_step(
     model.enable_gradient_caching(CHUNK_SIZE)
     cached = step(model, batch, autocast=autocast)
     with monkeypatch.context() as patch:
-        patch.setattr(item_encoders, "checkpoint", lambda function, *args, use_reentrant: function(*args))
+        for module in (item_encoders, modeling):
+            patch.setattr(module, "checkpoint", lambda function, *args, use_reentrant: function(*args))
         plain = step(model, batch, autocast=autocast)
     assert_same(cached, plain, atol=1e-6)
     assert torch.equal(cached[2], plain[2])  # what comes after the step draws the same
@@ -90,6 +133,25 @@ def test_memory_does_not_grow_with_the_number_of_items(make_model):
     model.enable_gradient_caching(20)
     assert plain > 10_000
     assert growth() < 1_000  # tokens, mask and vector
+
+
+def test_memory_does_not_grow_with_the_number_of_users(make_model):
+    model = make_model("id", loss_type="in_batch", logq_correction=False)
+    batch = {"item_ids": torch.arange(12), "item_index": torch.arange(6)[None], "labels": torch.arange(1, 7)[None]}
+
+    def growth() -> float:
+        """Bytes for each further user."""
+
+        def step(num_users: int):
+            users = {name: value.expand(num_users, -1) for name, value in batch.items() if name != "item_ids"}
+            model(**{**batch, **users}).loss.backward()
+
+        return (peak_bytes(lambda: step(800)) - peak_bytes(lambda: step(200))) / 600
+
+    plain = growth()
+    model.enable_gradient_caching(20)
+    assert plain > 10_000
+    assert growth() < 500  # the random state before each chunk
 
 
 def test_the_trainer_trains_to_the_same_weights(
@@ -176,7 +238,5 @@ def test_what_cannot_be_encoded_in_chunks_is_refused(make_model):
         model.enable_gradient_caching(8)
     model.freeze_backbone()
     model.enable_gradient_caching(8)
-    with pytest.raises(ValueError, match="id model"):
-        make_model("id").enable_gradient_caching(8)
     with pytest.raises(ValueError, match="at least 1"):
         make_model("text").enable_gradient_caching(0)

@@ -17,8 +17,8 @@ from .test_family import make_batch
 
 
 COMBINATIONS = [(kind, "sasrec", "bce", None) for kind in ITEM_KINDS]
-COMBINATIONS += [(kind, "sasrec", "bce", 4) for kind in ITEM_KINDS if kind != "id"]  # with gradient caching
-COMBINATIONS += [("id", "sasrec", loss_type, None) for loss_type in LOSSES if loss_type != "bce"]
+COMBINATIONS += [(kind, "sasrec", "bce", 4) for kind in ITEM_KINDS]  # with gradient caching
+COMBINATIONS += [("id", "sasrec", loss_type, size) for loss_type in LOSSES for size in (None, 4)]
 COMBINATIONS += [("id", user_encoder_type, "in_batch", None) for user_encoder_type in USER_ENCODERS]
 
 
@@ -61,7 +61,7 @@ def as_on_a_gpu(monkeypatch):
 def test_the_sizes_change_nothing(kind, chunk_size, make_model, make_collator, histories, as_on_a_gpu):
     model = make_model(kind, hidden_dropout_prob=0.0)
     batch = make_batch(model, make_collator, kind, histories)
-    if chunk_size is not None and model.item_encoder.backbones:
+    if chunk_size is not None:
         model.enable_gradient_caching(chunk_size)
     results = []
     for inputs in (batch, {name: value for name, value in batch.items() if name != "sizes"}):
@@ -78,7 +78,7 @@ def test_places_by_count_are_those_by_search(as_on_a_gpu):
     assert torch.equal(true_places(mask, len(expected)), expected)
 
 
-@pytest.mark.parametrize("name", ["num_history_items", "num_targets"])
+@pytest.mark.parametrize("name", ["history_lengths", "target_counts"])
 def test_wrong_sizes_are_an_error(name, make_model, make_collator, histories):
     model = make_model("id")
     batch = make_batch(model, make_collator, "id", histories)
@@ -92,7 +92,7 @@ def test_sizes_may_be_known_in_part(make_model, make_collator, histories):
     model.enable_gradient_caching(4)
     batch = make_batch(model, make_collator, "text+image", histories)
     expected = model(**batch).loss
-    for known in (BatchSizes(), BatchSizes(num_targets=batch["sizes"].num_targets)):
+    for known in (BatchSizes(), BatchSizes(target_counts=batch["sizes"].target_counts)):
         assert torch.equal(model(**{**batch, "sizes": known}).loss, expected)
 
 
