@@ -34,10 +34,10 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Time training step and evaluation against a naive one and the floor (CPU)
+bench: $(INSTALLED) ## Time training step and evaluation against a naive one, the floor and RecBole (CPU)
 	$(BIN)/python benchmarks/speed.py --backbones id "2 x 128" ResNet --seconds 3
-	$(BIN)/python benchmarks/speed.py --backbones "6 x 384" ViT --shapes Amazon_Beauty --sections training \
-		--seconds 3 --append
+	$(BIN)/python benchmarks/speed.py --backbones "6 x 384" ViT --sections training --seconds 3 --append
+	$(BIN)/python benchmarks/recbole_sasrec.py --num_users 4000 --epochs 1
 
 bench-gpu: $(INSTALLED) ## The same on a GPU in bfloat16, with BERT-base and Swin-T
 	$(BIN)/python benchmarks/speed.py --device cuda --dtype bfloat16 --seconds 5

@@ -1,27 +1,34 @@
 """IDRec beside RecBole's SASRec on the same data: seconds of a training epoch and of a full-ranking validation.
 
-    python benchmarks/recbole_sasrec.py --data_dir DATA
+    python benchmarks/recbole_sasrec.py                     # random histories, of the lengths of Amazon_Beauty
+    python benchmarks/recbole_sasrec.py --data_dir DATA     # Amazon_Beauty itself
 
-RecBole is installed into a virtual environment of its own, in a temporary folder or in `--venv`, where it stays. Both
-have 2 layers of 64 dimensions with 2 heads, histories of 20 items and cross entropy over the catalogue. RecBole makes
-one training sequence of every prefix of a history, ours predicts all positions of a history at once; a batch has
-about as many targets in both. The two take turns. Results: `benchmarks/results/recbole_sasrec.json`.
+RecBole is installed into a virtual environment of its own, in a temporary folder or in `--venv`, where it stays; what
+it does not ask for in another version, above all torch, it shares with this one. Both have 2 layers of 64 dimensions
+with 2 heads, histories of 20 items and cross entropy over the catalogue. RecBole makes one training sequence of every
+prefix of a history, ours predicts all positions of a history at once; a batch has about as many targets in both. The
+two take turns. Results: `benchmarks/results/recbole_sasrec.json`.
 """
 
 import argparse
 import json
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 import transformers
+from timing import command_line
 from transformers import TrainerCallback
+from workload import SHAPES, draw
 
 from modeling_transrec import (
     TransRecConfig,
@@ -75,12 +82,39 @@ print(json.dumps(found))
 
 
 def install(folder: Path) -> Path:
-    """RecBole's own Python."""
+    """RecBole's own Python, which finds behind its own packages those that are here."""
     python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    if not (folder / "installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        own = sysconfig.get_path("purelib", vars={"base": str(folder)})
+        Path(own, "behind_its_own.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        install = [python, "-m", "pip", "install", "--quiet", *PACKAGES]
+        if subprocess.run(install).returncode:
+            raise SystemExit(f"RecBole was not installed; tried: {shlex.join(map(str, install))}")
+        (folder / "installed").touch()
     return python
+
+
+def load(name: str, data_dir: str | None) -> tuple[datasets.Dataset, dict[str, datasets.Dataset]]:
+    """Items, and histories with their targets by split; without a folder, random ones of the data set's lengths."""
+    splits = ("train", "validation", "test")
+    if data_dir is not None:
+        loaded = {split: load_sequences("ninerec", name, split, data_dir=data_dir) for split in splits}
+        return load_items("ninerec", name, data_dir=data_dir), loaded
+    rng, shape = np.random.default_rng(0), SHAPES[name]
+    ids = np.array([f"item{row}" for row in range(shape.num_items)])
+    weights = draw(shape.item_counts, shape.num_items, rng) + 0.5
+    lengths = draw(shape.history_lengths, shape.num_users, rng) + 2  # and the targets of validation and test
+    actions = rng.choice(ids, size=lengths.sum(), p=weights / weights.sum())
+    whole = [part.tolist() for part in np.split(actions, lengths.cumsum()[:-1])]
+    users = [f"user{row}" for row in range(shape.num_users)]
+    columns = {
+        "train": {"item_ids": [history[:-2] for history in whole]},
+        "validation": {"item_ids": [history[:-2] for history in whole], "target": [history[-2] for history in whole]},
+        "test": {"item_ids": [history[:-1] for history in whole], "target": [history[-1] for history in whole]},
+    }
+    made = {split: datasets.Dataset.from_dict({"user_id": users, **columns[split]}) for split in splits}
+    return datasets.Dataset.from_dict({"item_id": ids.tolist()}), made
 
 
 def write_interactions(histories: datasets.Dataset, folder: Path) -> None:
@@ -140,7 +174,7 @@ def train_ours(items, train, validation, epochs: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", help="Folder of the raw files.")
+    parser.add_argument("--data_dir", help="Folder of the raw files; by default data of the same shape are made.")
     parser.add_argument("--dataset_config_name", default="Amazon_Beauty")
     parser.add_argument("--venv", type=Path, help="Environment of RecBole; made where it is not there.")
     parser.add_argument("--epochs", type=int, default=3, help="Of each turn.")
@@ -149,13 +183,10 @@ def main() -> None:
     parser.add_argument("--output_file", type=Path, default=RESULTS)
     args = parser.parse_args()
     datasets.disable_progress_bars()
-    items = load_items("ninerec", args.dataset_config_name, data_dir=args.data_dir)
+    items, splits = load(args.dataset_config_name, args.data_dir)
     train, validation, test = (
-        load_sequences("ninerec", args.dataset_config_name, split, data_dir=args.data_dir)
-        for split in ("train", "validation", "test")
+        split if args.num_users is None else split.select(range(args.num_users)) for split in splits.values()
     )
-    if args.num_users is not None:
-        train, validation, test = (split.select(range(args.num_users)) for split in (train, validation, test))
     found = {"recbole": [], "ours": []}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -178,8 +209,13 @@ def main() -> None:
             "modeling_transrec": __version__,
         },
         "recbole": found["recbole"][0].pop("versions"),
-        "command": f"python benchmarks/recbole_sasrec.py --data_dir DATA --epochs {args.epochs} --turns {args.turns}",
-        "data": {"name": args.dataset_config_name, "users": len(train), "items": len(items)},
+        "command": command_line({args.data_dir: "DATA", args.venv: "VENV", args.output_file: "FILE"}),
+        "data": {
+            "name": args.dataset_config_name,
+            "made": args.data_dir is None,
+            "users": len(train),
+            "items": len(items),
+        },
     }
     for name in ("epoch_seconds", "evaluation_seconds"):
         medians = {who: statistics.median(s for turn in turns for s in turn[name]) for who, turns in found.items()}

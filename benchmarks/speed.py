@@ -24,9 +24,7 @@ import json
 import os
 import platform
 import resource
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -41,7 +39,7 @@ import torch
 import transformers
 from optimisations import measure_optimisations, operations
 from rendering import plot, plot_growth, render
-from timing import check_same, count_waits, fits, in_turn, seconds_of, summary, synchronize
+from timing import check_same, command_line, count_waits, fits, in_turn, seconds_of, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
 
@@ -115,8 +113,9 @@ def throughput(bench: Bench, batch: dict) -> dict:
 
 
 def measure_floor_by_length(args: argparse.Namespace) -> Iterable[dict]:
-    """Our step of texts beside the lowest floor: the bare backbone over the same chunks of texts of like length. What
-    is above it, projection, user encoder and loss of width 256, is much beside a small backbone, else little."""
+    """Our step of texts beside the lowest floor: the bare backbone over the same chunks of texts of like length, then
+    projection, user encoder and loss over one padded block. The backbone by itself is much of a step if it is large,
+    less if it is smaller than the user encoder of width 256 behind it."""
     for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
         if "text_config" not in fields:
             continue
@@ -124,15 +123,17 @@ def measure_floor_by_length(args: argparse.Namespace) -> Iterable[dict]:
 
         def steps(number: int, bench=bench) -> dict[str, Callable[[], float]]:
             batch = bench.to_device(bench.collator(bench.features(number, args.batch_size)))
-            inputs = (batch["input_ids"], batch["attention_mask"], None, batch["sizes"].text_lengths)
-            floor = functools.partial(bench.model.item_encoder.text.features, *inputs)
             return {
                 "ours": lambda: bench.our_step(batch),
-                "floor": lambda: bench.step(lambda: floor().float().sum()),
+                "floor": lambda: bench.step(lambda: bench.floor_by_length(batch)),
+                "backbone": lambda: bench.step(lambda: bench.features_by_length(batch).float().sum()),
             }
 
         times = in_turn(map(steps, itertools.count()), bench.device, args.seconds)
-        yield {"backbone": backbone, "data": name, **summary(times)}
+        row = {"backbone": backbone, "data": name, **summary(times)}
+        bench.model.eval()  # without dropout, the losses are the same
+        check_same({step: run() for step, run in steps(0).items() if step != "backbone"}, backbone, args.dtype)
+        yield row
 
 
 def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
@@ -471,7 +472,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale_items", type=int, default=150_000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--loading_steps", type=int, default=20)
-    parser.add_argument("--growth_batches", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--growth_batches", type=int, nargs="+", default=[16, 64, 256, 1024, 4096])
     parser.add_argument("--growth_lengths", type=int, nargs="+", default=[10, 20, 50, 100, 200])
     parser.add_argument("--growth_catalogues", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--growth_users", type=int, nargs="+", default=[1_000, 10_000, 100_000])
@@ -506,10 +507,8 @@ def new_record(args: argparse.Namespace) -> dict:
         machine["gpu"] = torch.cuda.get_device_name()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     machine |= {**versions, "modeling_transrec": __version__, "dtype": args.dtype}
-    paths = {str(args.data_dir): "DATA", str(args.output_file): "FILE"}
-    threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
-    parts = [*threads, "python", "benchmarks/speed.py", *(paths.get(part, part) for part in sys.argv[1:])]
-    return {"machine": machine, "command": shlex.join(parts), "results": {}}
+    command = command_line({args.data_dir: "DATA", args.output_file: "FILE"})
+    return {"machine": machine, "command": command, "results": {}}
 
 
 def measure(args: argparse.Namespace) -> list[str]:

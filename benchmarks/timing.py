@@ -1,15 +1,27 @@
-"""Time and memory of functions that run in turn."""
+"""Time and memory of functions that run in turn, and the command that measured them."""
 
 import itertools
+import os
+import shlex
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 
 
 LONG = 40  # seconds
+
+
+def command_line(paths: dict[str | Path | None, str]) -> str:
+    """The one of this run, with words for paths of this machine."""
+    words = {str(path): word for path, word in paths.items()}
+    threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
+    parts = [*threads, "python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    return shlex.join([words.get(part, part) for part in parts])
 
 
 def synchronize(device: torch.device) -> None:
@@ -47,11 +59,11 @@ def in_turn(rounds: Iterable[dict[str, Callable]], device: torch.device, seconds
 
 
 def summary(times: dict[str, list[float]]) -> dict:
-    """Median seconds of each, and medians over the rounds of naive ÷ ours and ours ÷ floor; where one has a single
-    round, the ratio of medians."""
+    """Median seconds of each, and medians over the rounds of naive ÷ ours, ours ÷ floor and ours ÷ backbone; where one
+    has a single round, the ratio of medians."""
     found = {"seconds": {name: round(statistics.median(values), 6) for name, values in times.items()}}
     found["rounds"] = len(times["ours"])
-    for one, other in (("naive", "ours"), ("ours", "floor")):
+    for one, other in (("naive", "ours"), ("ours", "floor"), ("ours", "backbone")):
         if one in times and other in times:
             if len(times[one]) != len(times[other]):
                 ratios = [statistics.median(times[one]) / statistics.median(times[other])]

@@ -233,8 +233,21 @@ class Bench:
         encoder = self.model.item_encoder
         if encoder.backbones:
             return naive.features(encoder, batch).float().sum()
-        table, mask = encoder.id_embedding(batch["item_ids"]), batch["item_index"] >= 0
-        hidden = naive.sasrec(self.model.model.user_encoder, table[batch["item_index"].clamp(min=0)], mask)
-        positive = (hidden * table[batch["labels"].clamp(min=0)]).sum(-1)
-        negative = (hidden * table[batch["negative_index"][:, :, 0].clamp(min=0)]).sum(-1)
+        return self.loss_of_block(encoder.id_embedding(batch["item_ids"]), batch)
+
+    def features_by_length(self, batch: dict) -> torch.Tensor:
+        """The bare text backbone over the chunks of like length that our step has, `(U, H)`."""
+        inputs = (batch["input_ids"], batch["attention_mask"], None, batch["sizes"].text_lengths)
+        return self.model.item_encoder.text.features(*inputs)
+
+    def floor_by_length(self, batch: dict) -> torch.Tensor:
+        """The bare text backbone over the chunks of our step, and user encoder and loss over one padded block."""
+        return self.loss_of_block(self.model.item_encoder.text.projection(self.features_by_length(batch)), batch)
+
+    def loss_of_block(self, items: torch.Tensor, batch: dict) -> torch.Tensor:
+        """SASRec and binary cross entropy over the batch as one padded block; `items` is `(U, D)`."""
+        mask = batch["item_index"] >= 0
+        hidden = naive.sasrec(self.model.model.user_encoder, items[batch["item_index"].clamp(min=0)], mask)
+        positive = (hidden * items[batch["labels"].clamp(min=0)]).sum(-1)
+        negative = (hidden * items[batch["negative_index"][:, :, 0].clamp(min=0)]).sum(-1)
         return ((F.softplus(-positive) + F.softplus(negative)) * mask).sum() / mask.sum()
