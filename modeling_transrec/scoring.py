@@ -20,6 +20,7 @@ from .modeling_transrec import TransRecPreTrainedModel
 from .processing_transrec import TransRecProcessor
 
 
+_SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
 # Of the configuration, what decides about features beside the weights.
 _MAKING_FEATURES = ("text_config", "vision_config", "multimodal_config", "text_pooling", "image_pooling")
 
@@ -257,7 +258,11 @@ def rank_targets(
         )
     if seen is not None:
         scores = remove_seen(scores, seen, keep=targets)
-    return count_true(scores > target_scores), count_true(scores == target_scores) - 1
+    lines = max(1, _SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    parts = zip(scores.split(lines), target_scores.split(lines), strict=True)
+    counts = [torch.stack([count_true(part > target), count_true(part == target)]) for part, target in parts]
+    num_better, num_equal = torch.cat(counts, dim=1)
+    return num_better, num_equal - 1
 
 
 def count_true(mask: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
+from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor, scoring
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.scoring import encode_catalogue, rank_targets, top_items
 
@@ -27,10 +27,12 @@ def brute_force(scores, histories, targets, k, exclude_seen):
     return np.mean(hits), np.mean(gains)
 
 
+@pytest.mark.parametrize("lines", [2, 1000])
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_metrics_equal_brute_force(items, validation_split, exclude_seen, levels):
-    """`levels` 3: nearly everything ties; 1000: nothing does."""
+def test_metrics_equal_brute_force(items, validation_split, exclude_seen, levels, lines, monkeypatch):
+    """`levels` 3: nearly everything ties; 1000: nothing does. `lines` of scores are compared at a time."""
+    monkeypatch.setattr(scoring, "_SCORES_IN_CACHE", lines * len(items) + 1)
     rng = np.random.default_rng(levels)
     scores = rng.integers(levels, size=(len(validation_split), len(items))).astype(np.float64)
     row = {item_id: number for number, item_id in enumerate(items["item_id"])}
