@@ -1,8 +1,13 @@
 """Training arguments."""
 
+import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
+
+
+MOST_WORKERS = 4  # by default
 
 
 @dataclass
@@ -57,7 +62,8 @@ class TransRecTrainingArguments(TrainingArguments):
     transformers that start from scratch rank by popularity for long; `remove_unused_columns=False`, since the collator
     reads the columns, not the model; `logging_nan_inf_filter=False`, with which no step waits for its loss to come
     from the device, and a loss that is NaN is logged as such; `accelerator_config={"non_blocking": True}` where memory
-    is pinned, with which no step waits for its batch to arrive there.
+    is pinned, with which no step waits for its batch to arrive there; `dataloader_num_workers`, which make the next
+    batches meanwhile, up to 4 on a GPU, as there are cores, and none on a CPU, which needs its cores to compute.
     """
 
     num_train_epochs: float = field(default=20, metadata={"help": "Epochs; the best one is kept."})
@@ -75,6 +81,9 @@ class TransRecTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN losses out of the log."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    dataloader_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that make batches; by default up to 4 on a GPU, none on a CPU."}
+    )
 
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the pretrained backbone; learning_rate if not given."}
@@ -113,6 +122,8 @@ class TransRecTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = usual_workers(torch.cuda.is_available() and not self.use_cpu)
         usual = self.accelerator_config is None
         super().__post_init__()
         if usual:
@@ -139,3 +150,9 @@ class TransRecTrainingArguments(TrainingArguments):
     def freezes(self) -> bool:
         """Whether some or all of the backbone is left as it is."""
         return self.freeze_backbone or self.train_last_n_layers is not None or self.freeze_modules is not None
+
+
+def usual_workers(on_gpu: bool) -> int:
+    """How many processes make the batches of one process: a GPU must not wait for them, a CPU needs its cores."""
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, min(MOST_WORKERS, cores - 1)) if on_gpu else 0

@@ -40,6 +40,14 @@ def test_texts_are_cut_lowered_and_padded_to_the_longest(tokenizer):
     assert processor(text="RED rope")["input_ids"].tolist() == processor(text="red rope")["input_ids"].tolist()
 
 
+def test_texts_are_padded_as_a_tokenizer_pads_them(items, tokenizer):
+    tokens = tokenizer([*items["text_en"], "", "one"])["input_ids"]
+    expected = tokenizer.pad({"input_ids": tokens}, padding_side="right", return_tensors="pt")
+    found = TransRecProcessor(tokenizer).pad({"input_ids": tokens})
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(found[name], expected[name]) and found[name].dtype == expected[name].dtype
+
+
 def test_a_text_is_the_same_whatever_it_is_padded_with(items, tokenizer, make_model, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     left = PreTrainedTokenizerFast.from_pretrained(tmp_path, padding_side="left")
@@ -93,6 +101,9 @@ def test_errors_say_what_to_do(tokenizer, items, id_processor):
         id_processor(item_ids=["new"])
     with pytest.raises(ValueError, match="pass text="):
         TransRecProcessor(tokenizer)(item_ids=["i001"])
+    nothing_to_pad_with = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    with pytest.raises(ValueError, match="set its pad_token"):
+        TransRecProcessor(nothing_to_pad_with)
     silent = items.map(lambda item: {"text_zh": ""})
     with pytest.raises(ValueError, match="no item has a text in text_zh"):
         prepare_items(silent, TransRecProcessor(tokenizer, language="zh"))

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from modeling_transrec import (
     TransRecTrainingArguments,
 )
 from modeling_transrec.trainer import last_whole_checkpoint
+from modeling_transrec.training_args import usual_workers
 
 from .conftest import make_sequences
 from .test_backbones import VISION_CONFIGS
@@ -327,6 +329,19 @@ def test_histories_without_a_target_are_left_out(make_trainer, train_split, capl
 def test_texts_longer_than_the_backbone_are_refused(make_trainer, tokenizer):
     with pytest.raises(ValueError, match=r"max_text_length 4000 is more than the \d+ positions"):
         make_trainer(processor=TransRecProcessor(tokenizer, max_text_length=4000))
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "cores", "processes", "workers"),
+    [(False, 8, 1, 0), (True, 8, 1, 4), (True, 8, 4, 1), (True, 2, 4, 0), (True, None, 1, 0)],
+)
+def test_workers_make_batches_while_a_gpu_computes(on_gpu, cores, processes, workers, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert usual_workers(on_gpu) == workers
+    for given, expected in ((None, 0), (0, 0), (2, 2)):
+        args = TransRecTrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=given, use_cpu=True)
+        assert args.dataloader_num_workers == expected
 
 
 def test_wrong_arguments_say_what_to_do(make_trainer, make_model, items, train_split, tmp_path):
