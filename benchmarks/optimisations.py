@@ -81,7 +81,7 @@ def from_features(bench: Bench, batch: dict) -> dict:
 @contextlib.contextmanager
 def texts_in_one_piece(bench: Bench) -> Iterator[None]:
     """All texts of a batch are padded to its longest."""
-    limits = {"TEXTS_AT_A_TIME": 10**9, "TEXTS_AT_A_TIME_ON_CPU": 10**9}
+    limits = {"TOKENS_AT_A_TIME": 10**9, "TOKENS_AT_A_TIME_ON_CPU": 10**9}
     with mock.patch.multiple(content_encoders, **limits):
         yield
 
@@ -112,6 +112,15 @@ def user_encoder_over_padding(bench: Bench) -> Iterator[None]:
 def in_chunks(bench: Bench) -> Iterator[None]:
     with mock.patch.object(bench.model.item_encoder, "chunk_size", 256):
         yield
+
+
+@contextlib.contextmanager
+def activation_checkpointing(bench: Bench) -> Iterator[None]:
+    bench.model.activation_checkpointing_enable()
+    try:
+        yield
+    finally:
+        bench.model.activation_checkpointing_disable()
 
 
 @contextlib.contextmanager
@@ -171,6 +180,7 @@ OPTIMISATIONS = (
     ),
     Optimisation("frozen backbone's features computed once", batch_with=from_features, prepare=freeze),
     Optimisation("gradient caching, 256 items at a time (for memory)", within_with=in_chunks),
+    Optimisation("activation checkpointing (for memory)", within_with=activation_checkpointing),
     Optimisation("torch.compile of the backbone", ("text",), compiles=lambda model: model.compile_backbone()),
     Optimisation(
         "torch.compile of the user encoder",

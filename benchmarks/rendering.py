@@ -70,7 +70,7 @@ def plot_growth(record: dict, file: Path) -> None:
     curves = {}
     for row in record["results"].get("growth", []):
         chunk_size = row.get("gradient_caching_chunk_size")
-        label = "plain" if chunk_size is None else f"gradient caching, {chunk_size} at a time"
+        label = "plain" if chunk_size is None else f"gradient caching, {chunk_size} at a time, {row['loss_type']}"
         curves.setdefault(row["along"], {}).setdefault(label, []).append(row)
     if not curves:
         return

@@ -49,14 +49,17 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
     __version__,
+    processing_transrec,
+    scoring,
     user_encoders,
 )
 from modeling_transrec.data import read_histories
 from modeling_transrec.frozen_items import FrozenLayerItems, use_frozen_layers
 from modeling_transrec.frozen_layers import layers_of
 from modeling_transrec.metrics import ranking_metrics
-from modeling_transrec.scoring import encode_catalogue
+from modeling_transrec.scoring import encode_catalogue, rank_targets
 from modeling_transrec.trainer import choose_users
+from modeling_transrec.training_args import usual_workers
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,8 +87,9 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
         batch = bench.to_device(bench.collator(bench.features(0, args.batch_size)))
         row = {"backbone": backbone, "data": name, **summary(times)}
         row["peak MB"] = {step: bench.peak_megabytes(run) for step, run in steps(0).items()}
-        bench.model.eval()  # without dropout, the losses are the same
-        check_same({step: run() for step, run in steps(0).items() if step != "floor"}, backbone, args.dtype)
+        bench.model.eval()  # without dropout, the losses are the same; of a few users, since naive takes long
+        few = bench.steps(bench.features(0, min(args.batch_size, 16)))
+        check_same({step: few[step]() for step in ("naive", "ours") if step not in left_out}, backbone, args.dtype)
         bench.model.train()
         row |= throughput(bench, batch)
         if bench.device.type == "cuda":
@@ -113,9 +117,9 @@ def throughput(bench: Bench, batch: dict) -> dict:
 
 
 def measure_floor_by_length(args: argparse.Namespace) -> Iterable[dict]:
-    """Our step of texts beside the lowest floor: the bare backbone over the same chunks of texts of like length, then
-    projection, user encoder and loss over one padded block. The backbone by itself is much of a step if it is large,
-    less if it is smaller than the user encoder of width 256 behind it."""
+    """Our step of texts beside a floor without padded texts: the bare backbone over the same chunks of texts of like
+    length, then projection, user encoder and loss over one padded block. The backbone by itself is most of a step if
+    it is large, less if it is smaller than the user encoder of width 256 behind it."""
     for (backbone, fields), name in itertools.product(args.backbones.items(), args.shapes):
         if "text_config" not in fields:
             continue
@@ -250,7 +254,8 @@ class RankingBench(Bench):
 
 def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
     """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; users' vectors from
-    states at every position or at the last alone; and the catalogue. Predicted is the ratio of operations."""
+    states at every position or at the last alone; the catalogue; and, on a CPU, the count of better items among scores
+    that are there, compared all at once or so many as its cache holds. Predicted is the ratio of operations."""
     backbone = next(name for name in args.backbones if name.startswith("text"))
     for name in args.shapes:
         shape = SHAPES[name]._replace(num_users=min(SHAPES[name].num_users, args.eval_users))
@@ -270,6 +275,22 @@ def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
             row["predicted"] = round(operations(functions["naive"]) / operations(functions["ours"]), 2)
             peak = {step: bench.peak_megabytes(run) for step, run in functions.items()}
             yield {**row, **summary(times), "peak MB": peak}
+    if args.device == "cpu":
+        yield measure_counting(args)
+
+
+def measure_counting(args: argparse.Namespace) -> dict:
+    """A row of the evaluation: scores of 256 users for many items."""
+    scores = torch.randn(256, args.scale_items)
+    count = functools.partial(rank_targets, scores, torch.arange(256))
+
+    def count_at_once() -> None:
+        with mock.patch.object(scoring, "_SCORES_IN_CACHE", scores.numel()):
+            count()
+
+    times = in_turn(itertools.repeat({"naive": count_at_once, "ours": count}), torch.device("cpu"), args.seconds)
+    size = {"users": len(scores), "items": args.scale_items}
+    return {"what": "count of better items", **size, "predicted": 1.0, **summary(times)}
 
 
 def measure_ranking_scale(args: argparse.Namespace) -> Iterable[dict]:
@@ -320,8 +341,12 @@ class NormalizingCollator(TransRecDataCollator):
 def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
     """Share of an epoch's time in which the Trainer's step waits for its batch, by number of workers; pictures are
     handed over as bytes, or as floats that the workers have normalised: predicted is the ratio of what is handed over,
-    and naive ÷ ours that of the waits. On the first data set."""
+    and naive ÷ ours that of the waits. Of texts also how long a batch takes to make, where the tokenizer pads them
+    (naive), and ours. On the first data set."""
     name = args.shapes[0]
+    for backbone, fields in args.backbones.items():
+        if "text_config" in fields:
+            yield {"backbone": backbone, "data": name, "what": "making a batch", **measure_padding(args, fields)}
     ways = itertools.product(args.backbones.items(), (0, args.workers), ("bytes", "floats"))
     for (backbone, fields), workers, pictures in ways:
         if pictures == "floats" and "vision_config" not in fields:
@@ -373,36 +398,58 @@ def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
         yield row
 
 
+def measure_padding(args: argparse.Namespace, fields: dict) -> dict:
+    """Seconds of the collator where the tokenizer pads texts, one by one, and where they are padded at once."""
+    bench = Bench(args.shapes[0], fields, args)
+
+    def pad(lists, filler):
+        padded = bench.processor.tokenizer.pad({"input_ids": lists}, padding_side="right", return_tensors="np")
+        return padded["input_ids"], padded["attention_mask"]
+
+    def make_naively(features: list[dict]) -> None:
+        with mock.patch.object(processing_transrec, "pad_right", pad):
+            bench.collator(features)
+
+    batches = (bench.features(number, args.batch_size) for number in itertools.count())
+    functions = {"naive": make_naively, "ours": bench.collator}
+    rounds = ({name: functools.partial(make, one) for name, make in functions.items()} for one in batches)
+    return summary(in_turn(rounds, torch.device("cpu"), args.seconds))
+
+
 def measure_growth(args: argparse.Namespace) -> Iterable[dict]:
     """Seconds and peak memory of our step against batch, history, catalogue and users; the last three with ids."""
     base = SHAPES["Amazon_Beauty"]
     fields = next(fields for name, fields in args.backbones.items() if name.startswith("text"))
 
-    def step_row(along: str, size: int, bench: Bench, batch_size: int, **labels) -> dict:
+    def step_row(along: str, size: int, bench: Bench, batch_size: int, **labels) -> Iterable[dict]:
         def rounds():
             for number in itertools.count():
                 batch = bench.to_device(bench.collator(bench.features(number, batch_size)))
                 yield {"ours": lambda batch=batch: bench.our_step(batch)}
 
+        if args.device == "cuda" and not fits(next(rounds())["ours"]):
+            print(f"growth, {size} {along}: left out: the GPU's memory is too small for it")
+            return
         times = in_turn(rounds(), bench.device, args.seconds / 4)
         peak = bench.peak_megabytes(next(rounds())["ours"])
         seconds = round(statistics.median(times["ours"]), 6)
-        return {"along": along, "size": size, **labels, "seconds": seconds, "peak MB": peak}
+        yield {"along": along, "size": size, **labels, "seconds": seconds, "peak MB": peak}
 
-    bench = Bench("Amazon_Beauty", fields, args, base)
-    for chunk_size in (None, 256):
+    for chunk_size, loss_type in ((None, "bce"), (256, "bce"), (256, "in_batch")):
+        bench = Bench("Amazon_Beauty", {**fields, "loss_type": loss_type}, args, base)
         bench.model.item_encoder.chunk_size = chunk_size
+        labels = {"gradient_caching_chunk_size": chunk_size, "loss_type": loss_type}
         for users in args.growth_batches:
-            yield step_row("users in the batch", users, bench, users, gradient_caching_chunk_size=chunk_size)
+            yield from step_row("users in the batch", users, bench, users, **labels)
     for length in args.growth_lengths:
         shape = base._replace(num_users=2_000, history_lengths=(length + 1,) * 11)
-        yield step_row("history length", length, Bench("", {"max_seq_len": length}, args, shape), args.batch_size)
+        yield from step_row("history length", length, Bench("", {"max_seq_len": length}, args, shape), args.batch_size)
     for num_items in args.growth_catalogues:
         shape = base._replace(num_users=2_000, num_items=num_items)
-        yield step_row("catalogue", num_items, Bench("", {}, args, shape), args.batch_size)
+        yield from step_row("catalogue", num_items, Bench("", {}, args, shape), args.batch_size)
     for num_users in args.growth_users:
         shape = base._replace(num_users=num_users)
-        yield step_row("users of the data set", num_users, Bench("", {}, args, shape), args.batch_size)
+        yield from step_row("users of the data set", num_users, Bench("", {}, args, shape), args.batch_size)
 
 
 def measure_largest_batch(args: argparse.Namespace) -> Iterable[dict]:
@@ -470,7 +517,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--scale_users", type=int, default=100_000)
     parser.add_argument("--scale_items", type=int, default=150_000)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="By default 1, on a GPU as many as in training.")
     parser.add_argument("--loading_steps", type=int, default=20)
     parser.add_argument("--growth_batches", type=int, nargs="+", default=[16, 64, 256, 1024, 4096])
     parser.add_argument("--growth_lengths", type=int, nargs="+", default=[10, 20, 50, 100, 200])
@@ -482,6 +529,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--render", action="store_true", help="Only write the table of what is there.")
     args = parser.parse_args(argv)
     args.output_file = args.output_file or RESULTS / f"speed_{args.device}.json"
+    if args.workers is None:
+        args.workers = usual_workers(True) if args.device == "cuda" else 1
     known = BACKBONES[args.device]
     parts = args.backbones or [""]
     args.backbones = {name: fields for name, fields in known.items() if any(part in name for part in parts)}

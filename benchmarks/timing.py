@@ -19,9 +19,14 @@ LONG = 40  # seconds
 def command_line(paths: dict[str | Path | None, str]) -> str:
     """The one of this run, with words for paths of this machine."""
     words = {str(path): word for path, word in paths.items()}
+
+    def replace(part: str) -> str:
+        name, equals, value = part.partition("=")
+        return f"{name}=" + replace(value) if equals else words.get(str(Path(part)), part)
+
     threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
     parts = [*threads, "python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
-    return shlex.join([words.get(part, part) for part in parts])
+    return shlex.join(map(replace, parts))
 
 
 def synchronize(device: torch.device) -> None:

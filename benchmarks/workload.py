@@ -24,6 +24,7 @@ from modeling_transrec import (
     load_sequences,
     train_tokenizer,
 )
+from modeling_transrec.content_encoders import place_texts
 from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.data_collator import left_pad_lists
 from modeling_transrec.model_building import SMALL_BERT, SMALL_RESNET
@@ -242,7 +243,9 @@ class Bench:
 
     def floor_by_length(self, batch: dict) -> torch.Tensor:
         """The bare text backbone over the chunks of our step, and user encoder and loss over one padded block."""
-        return self.loss_of_block(self.model.item_encoder.text.projection(self.features_by_length(batch)), batch)
+        text = self.model.item_encoder.text
+        items = text.projection(self.features_by_length(batch))
+        return self.loss_of_block(place_texts(items, batch.get("has_text"), text.missing_text), batch)
 
     def loss_of_block(self, items: torch.Tensor, batch: dict) -> torch.Tensor:
         """SASRec and binary cross entropy over the batch as one padded block; `items` is `(U, D)`."""

@@ -25,8 +25,8 @@ from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
 from .text_masks import whole_masks
 
 
-TEXTS_AT_A_TIME = 1024  # enough to keep a GPU busy
-TEXTS_AT_A_TIME_ON_CPU = 128
+TOKENS_AT_A_TIME = 4096  # enough to keep a GPU busy
+TOKENS_AT_A_TIME_ON_CPU = 1024
 TOWERS = {"text": "text_model", "image": "vision_model"}  # of a dual encoder
 
 
@@ -93,7 +93,7 @@ def encode_by_length(
         text_states: `(number of tokens, H)` outputs of frozen layers, one text's tokens after the other's.
         text_lengths: `(U,)`, with which no device is waited for.
     """
-    at_a_time = TEXTS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TEXTS_AT_A_TIME
+    at_a_time = TOKENS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TOKENS_AT_A_TIME
     places = None if text_states is None else token_places(attention_mask)
     parts, chunks = [], chunks_by_length(attention_mask, at_a_time, text_lengths)
     for rows, length in chunks:

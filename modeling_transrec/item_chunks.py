@@ -27,19 +27,24 @@ def text_ends(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def chunks_by_length(
-    attention_mask: torch.Tensor, chunk_size: int, text_lengths: np.ndarray | None = None
+    attention_mask: torch.Tensor, num_tokens: int, text_lengths: np.ndarray | None = None
 ) -> list[tuple[torch.Tensor, int]]:
     """Texts of like length together: of each chunk the rows in `attention_mask` `(U, T)` and the longest length.
 
-    Given `text_lengths` `(U,)`, no device is waited for.
+    The chunks have about as many tokens each, without padding, and not many more than `num_tokens`. Given
+    `text_lengths` `(U,)`, no device is waited for.
 
-    >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), chunk_size=2)
+    >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), num_tokens=3)
     [(tensor([1, 2]), 2), (tensor([0]), 3)]
     """
     ends = text_ends(attention_mask)
     lengths = np.sort(ends.cpu().numpy() if text_lengths is None else text_lengths)
-    chunks = enumerate(ends.argsort(stable=True).split(chunk_size), start=1)
-    return [(rows, int(lengths[min(number * chunk_size, len(lengths)) - 1])) for number, rows in chunks]
+    before = lengths.cumsum() - lengths  # tokens of shorter texts
+    num_chunks = max(1, -(-lengths.sum() // num_tokens))
+    counts = np.bincount(before * num_chunks // max(1, lengths.sum()))
+    counts = counts[counts > 0]
+    longest = lengths[counts.cumsum() - 1]
+    return list(zip(ends.argsort(stable=True).split(counts.tolist()), longest.tolist(), strict=True))
 
 
 class Chunk(NamedTuple):

@@ -298,6 +298,11 @@ class Loss(NamedTuple):
         """Whether it needs sampled negatives in the batch."""
         return self.candidates in ("position", "shared")
 
+    @property
+    def user_fields(self) -> tuple[str, ...]:
+        """Of the fields that it may read, those with a line for each user."""
+        return ("item_index", "negative_index") if self.candidates == "position" else ("item_index",)
+
 
 _SHARED = ("item_index", "negative_index")
 LOSSES = {

@@ -286,7 +286,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Encodes items, then users, in chunks whose activations are computed anew in the backward pass.
 
         The memory for activations is then that of one chunk, whatever the batch; loss and gradients stay the same.
-        Where a batch with `labels` has more users than a chunk, the model returns the loss and `item_embeds` alone.
+        With `in_batch` that of users holds the scores of a chunk's targets for all items of the batch. Users are
+        divided where there are `labels` and gradients are on; of more users than a chunk has, the loss and
+        `item_embeds` are all that the model returns.
 
         Args:
             chunk_size: items encoded at a time, and users whose loss is computed at a time.
@@ -721,7 +723,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 changed afterwards.
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
-        and `logits` are `None`. So they are, and `user_hidden` too, where gradient caching divides the users.
+        and `logits` are `None`. So they are, and `user_hidden` too, where gradient caching divides the users: with
+        `labels`, gradients on, and more users than a chunk has.
         """
         items = {
             "input_ids": input_ids,
@@ -776,27 +779,27 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         config, loss, item_index = self.config, LOSSES[self.config.loss_type], batch["item_index"]
         candidates, fields = self._candidates(self.to_scoring_space(item_embeds), labels, batch)
         options = {name: getattr(config, name) for name in loss.options}
-        of_users = {"item_index", "negative_index"} if loss.candidates == "position" else {"item_index"}
 
-        def hidden_and_loss(users: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        def hidden_and_loss(users: slice, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             here = sizes.of_users(users)
             histories, mask = gather_histories(item_embeds, item_index[users])
             is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
             ids = None if user_ids is None else user_ids[users]
             hidden = self.model.get_user_hidden(histories, mask, ids, is_masked, here.num_history_items)
-            given = {name: value[users] if name in of_users else value for name, value in fields.items()}
-            states, targets = self.to_scoring_space(hidden), labels[users]
-            return hidden, loss.function(states, candidates, targets, **given, **options, num_targets=here.num_targets)
+            given = {name: value[users] if name in loss.user_fields else value for name, value in fields.items()}
+            states = self.to_scoring_space(hidden)
+            return hidden, loss.function(states, candidates, labels, **given, **options, num_targets=here.num_targets)
 
-        def loss_alone(users: slice) -> torch.Tensor:
-            return hidden_and_loss(users)[1]
+        def loss_alone(*args) -> torch.Tensor:
+            return hidden_and_loss(*args)[1]
 
         chunk_size, count = self.item_encoder.chunk_size, len(labels)
         if chunk_size is not None and chunk_size < count and torch.is_grad_enabled():
             chunks = [slice(start, start + chunk_size) for start in range(0, count, chunk_size)]
-            total = torch.stack([checkpoint(loss_alone, users, use_reentrant=False) for users in chunks]).sum()
-            return TransRecModelOutput(item_embeds=item_embeds), total
-        user_hidden, total = hidden_and_loss(slice(None))
+            # The random state, of which dropout is made, is kept for the devices of the arguments.
+            parts = [checkpoint(loss_alone, users, labels[users], use_reentrant=False) for users in chunks]
+            return TransRecModelOutput(item_embeds=item_embeds), torch.stack(parts).sum()
+        user_hidden, total = hidden_and_loss(slice(None), labels)
         predicts_next = config.objective != "masked_item"
         user_embeds = Packing(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
         return TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds), total

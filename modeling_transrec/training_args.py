@@ -154,5 +154,6 @@ class TransRecTrainingArguments(TrainingArguments):
 
 def usual_workers(on_gpu: bool) -> int:
     """How many processes make the batches of one process: a GPU must not wait for them, a CPU needs its cores."""
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(0, min(MOST_WORKERS, cores - 1)) if on_gpu else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores_of_one = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, min(MOST_WORKERS, cores_of_one - 1)) if on_gpu else 0

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from modeling_transrec import TransRecDataCollator, TransRecTrainer, TransRecTrainingArguments, item_encoders
 from modeling_transrec import modeling_transrec as modeling
@@ -106,6 +107,24 @@ def test_dropout_is_that_of_the_plain_step(
     assert_same(cached, plain, atol=1e-6)
     assert torch.equal(cached[2], plain[2])  # what comes after the step draws the same
     assert cached[0] != pytest.approx(step(model, batch, seed=1, autocast=autocast)[0], abs=1e-3)  # there was dropout
+
+
+def test_the_random_state_is_kept_on_the_device(make_model, make_collator, histories, monkeypatch):
+    """Torch keeps that of the devices on which arguments of the function lie, beside the CPU's."""
+    seen = []
+
+    def checkpoint(function, *args, use_reentrant):
+        seen.append({leaf.device.type for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)})
+        return function(*args)
+
+    monkeypatch.setattr(item_encoders, "checkpoint", checkpoint)
+    monkeypatch.setattr(modeling, "checkpoint", checkpoint)
+    model = make_model("text+id")
+    model.enable_gradient_caching(2)
+    batch = make_batch(model, make_collator, "text+id", histories)
+    batch = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    model.to("meta")(**batch)
+    assert len(seen) > 4 and all(devices == {"meta"} for devices in seen)
 
 
 def peak_bytes(function) -> int:

@@ -99,7 +99,9 @@ def test_sizes_may_be_known_in_part(make_model, make_collator, histories):
 def test_chunks_by_known_lengths_are_those_by_search():
     lengths = torch.randint(1, 12, (50,), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(12) < lengths[:, None]).long()
-    found, known = chunks_by_length(mask, 7), chunks_by_length(mask, 7, lengths.numpy())
+    found, known = chunks_by_length(mask, 40), chunks_by_length(mask, 40, lengths.numpy())
+    assert len(found) > 5 and torch.equal(torch.cat([rows for rows, _ in found]).sort().values, torch.arange(50))
+    assert all(lengths[rows].sum() <= 40 + 12 for rows, _ in found)  # one text more at most
     assert [longest for _, longest in found] == [longest for _, longest in known]
     assert [longest for _, longest in found] == [int(lengths[rows].max()) for rows, _ in found]
     assert all(torch.equal(one, other) for (one, _), (other, _) in zip(found, known, strict=True))

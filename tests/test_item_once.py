@@ -155,8 +155,8 @@ def test_texts_of_like_length_are_encoded_together(kind, make_model, make_collat
         lambda module, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
     )
     results = []
-    for at_a_time in (1000, 6):
-        monkeypatch.setattr(content_encoders, "TEXTS_AT_A_TIME_ON_CPU", at_a_time)
+    for at_a_time in (1000, 40):
+        monkeypatch.setattr(content_encoders, "TOKENS_AT_A_TIME_ON_CPU", at_a_time)
         model.zero_grad()
         loss = model(**batch).loss
         loss.backward()
@@ -166,7 +166,7 @@ def test_texts_of_like_length_are_encoded_together(kind, make_model, make_collat
     for one, other in zip(gradients, other_gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
     chunks = seen[1:]
-    assert [len(mask) for mask in chunks[:-1]] == [6] * (len(chunks) - 1)
+    assert len(chunks) > 2 and all(mask.sum() < 60 for mask in chunks)
     lengths = torch.cat([mask.sum(1) for mask in chunks])
     assert torch.equal(lengths, batch["attention_mask"].sum(1).sort().values)
     assert all(mask.shape[1] == mask.sum(1).max() for mask in chunks)  # padded to the longest of the chunk alone

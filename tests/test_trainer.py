@@ -333,10 +333,10 @@ def test_texts_longer_than_the_backbone_are_refused(make_trainer, tokenizer):
 
 @pytest.mark.parametrize(
     ("on_gpu", "cores", "processes", "workers"),
-    [(False, 8, 1, 0), (True, 8, 1, 4), (True, 8, 4, 1), (True, 2, 4, 0), (True, None, 1, 0)],
+    [(False, 8, 1, 0), (True, 8, 1, 4), (True, 8, 4, 1), (True, 2, 4, 0), (True, 1, 1, 0)],
 )
 def test_workers_make_batches_while_a_gpu_computes(on_gpu, cores, processes, workers, monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert usual_workers(on_gpu) == workers
     for given, expected in ((None, 0), (0, 0), (2, 2)):
