@@ -138,6 +138,13 @@ def check_step(model, kind, make_collator, processor_of, histories, tmp_path, fr
     assert not calls
     assert list(model.state_dict()) == before
     assert not any("forward" in vars(module) for module in model.modules())
+    check_that_nothing_waits(model, batch)
+
+
+def check_that_nothing_waits(model, batch) -> None:
+    """On the meta device, whatever reads a tensor fails."""
+    batch = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    copy.deepcopy(model).to("meta").train()(**batch).loss.backward()
 
 
 @pytest.mark.parametrize("last", [1, 2])
