@@ -403,8 +403,8 @@ def measure_padding(args: argparse.Namespace, fields: dict) -> dict:
     bench = Bench(args.shapes[0], fields, args)
 
     def pad(lists, filler):
-        padded = bench.processor.tokenizer.pad({"input_ids": lists}, padding_side="right", return_tensors="np")
-        return padded["input_ids"], padded["attention_mask"]
+        padded = bench.processor.tokenizer.pad({"input_ids": lists}, padding_side="right", return_tensors="pt")
+        return padded["input_ids"].numpy(), padded["attention_mask"].numpy()
 
     def make_naively(features: list[dict]) -> None:
         with mock.patch.object(processing_transrec, "pad_right", pad):
