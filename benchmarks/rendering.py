@@ -70,7 +70,7 @@ def plot_growth(record: dict, file: Path) -> None:
     curves = {}
     for row in record["results"].get("growth", []):
         chunk_size = row.get("gradient_caching_chunk_size")
-        label = "plain" if chunk_size is None else f"gradient caching, {chunk_size} at a time, {row['loss_type']}"
+        label = "plain" if chunk_size is None else f"gradient caching, {row['loss_type']}"
         curves.setdefault(row["along"], {}).setdefault(label, []).append(row)
     if not curves:
         return
@@ -96,7 +96,7 @@ def plot_growth(record: dict, file: Path) -> None:
             panel.grid(alpha=0.3)
         axes[1, column].set_xlabel(along)
         if len(lines) > 1:
-            axes[1, column].legend(fontsize=7, loc="lower right")
+            axes[0, column].legend(fontsize=7, loc="lower right")  # where no point is
     axes[0, 0].set_ylabel("seconds a step")
     axes[1, 0].set_ylabel("peak MB")
     figure.savefig(file, dpi=120)

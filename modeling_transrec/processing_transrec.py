@@ -364,8 +364,8 @@ def _check_picture_size(image_processor) -> None:
 def pad_right(lists: Sequence[Sequence[int]], filler: int) -> tuple[np.ndarray, np.ndarray]:
     """Texts' tokens to one array `(U, T)`, and its mask, 1 at tokens.
 
-    As a tokenizer's `pad`, which loops over the texts, at a fiftieth of its time; on the right, whatever the
-    tokenizer's habit, since backbones with absolute positions count from the left.
+    As a tokenizer's `pad`, which loops over the texts in Python; on the right, whatever the tokenizer's habit, since
+    backbones with absolute positions count from the left.
 
     >>> pad_right([[5], [1, 2]], filler=0)
     (array([[5, 0],
