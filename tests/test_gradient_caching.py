@@ -46,14 +46,14 @@ def test_equals_the_plain_step(kind, make_model, make_collator, histories):
     assert_same(step(model, batch), plain)
 
 
-USERS = [(user_encoder_type, "in_batch") for user_encoder_type in USER_ENCODERS]
-USERS += [("sasrec", loss_type) for loss_type in LOSSES if loss_type != "in_batch"]
+USERS = [("id", user_encoder_type, "in_batch") for user_encoder_type in USER_ENCODERS]
+USERS += [("id", "sasrec", loss_type) for loss_type in LOSSES if loss_type != "in_batch"]
+USERS += [("text+id", "sasrec", "bce")]
 
 
-@pytest.mark.parametrize("kind", ["id", "text+id"])
-@pytest.mark.parametrize(("user_encoder_type", "loss_type"), USERS)
+@pytest.mark.parametrize(("kind", "user_encoder_type", "loss_type"), USERS)
 def test_users_are_divided_with_every_user_encoder_and_loss(
-    user_encoder_type, loss_type, kind, make_model, make_collator, histories, monkeypatch
+    kind, user_encoder_type, loss_type, make_model, make_collator, histories, monkeypatch
 ):
     fields = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 3}
     model = make_model(kind, **fields, temperature=0.5, normalize_scores=True)

@@ -142,14 +142,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     def command(name, *more):
         return [*LAUNCH, str(EXAMPLES / "finetune.py"), "--output_dir", str(tmp_path / name), *options, *more]
 
-    subprocess.run(command("whole"), env=environment, check=True, capture_output=True, timeout=300)
-    process = subprocess.Popen(
-        command("killed"),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    uninterrupted = subprocess.Popen(command("whole"), env=environment, **silent)
+    process = subprocess.Popen(command("killed"), env=environment, start_new_session=True, **silent)
     deadline = time.time() + 200
     while not (tmp_path / "killed" / "checkpoint-8" / "trainer_state.json").exists():
         assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
@@ -160,6 +155,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 
     resume = command("killed", "--resume_from_checkpoint", "True")
     subprocess.run(resume, env=environment, check=True, capture_output=True, timeout=300)
+    assert uninterrupted.wait(timeout=300) == 0
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     for name, weight in whole.items():
