@@ -83,10 +83,11 @@ print(json.dumps(found))
 
 def install(folder: Path) -> Path:
     """RecBole's own Python, which finds behind its own packages those that are here."""
+    folder = folder.absolute()  # RecBole runs in another one
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         if folder.exists():
-            raise SystemExit(f"{folder} is there, and is no environment that this script made; name another --venv")
+            raise SystemExit(f"{folder} is there, not whole or not this script's: remove it, or name another --venv")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         own = sysconfig.get_path("purelib", vars={"base": str(folder)})
         Path(own, "behind_its_own.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
