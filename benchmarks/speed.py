@@ -50,7 +50,6 @@ from modeling_transrec import (
     TransRecTrainingArguments,
     __version__,
     processing_transrec,
-    scoring,
     user_encoders,
 )
 from modeling_transrec.data import read_histories
@@ -255,7 +254,8 @@ class RankingBench(Bench):
 def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
     """Ranking every item for every user: a loop with a sort, ours, users and one matrix product; users' vectors from
     states at every position or at the last alone; the catalogue; and, on a CPU, the count of better items among scores
-    that are there, compared all at once or so many as its cache holds. Predicted is the ratio of operations."""
+    that are there, as booleans all at once, or as numbers, so many as its cache holds. Predicted is the ratio of
+    operations."""
     backbone = next(name for name in args.backbones if name.startswith("text"))
     for name in args.shapes:
         shape = SHAPES[name]._replace(num_users=min(SHAPES[name].num_users, args.eval_users))
@@ -282,13 +282,16 @@ def measure_evaluation(args: argparse.Namespace) -> Iterable[dict]:
 def measure_counting(args: argparse.Namespace) -> dict:
     """A row of the evaluation: scores of 256 users for many items."""
     scores = torch.randn(256, args.scale_items)
-    count = functools.partial(rank_targets, scores, torch.arange(256))
+    targets = torch.arange(len(scores))
 
-    def count_at_once() -> None:
-        with mock.patch.object(scoring, "_SCORES_IN_CACHE", scores.numel()):
-            count()
+    def count_booleans() -> tuple[torch.Tensor, torch.Tensor]:
+        target_scores = scores.gather(1, targets[:, None])
+        return (scores > target_scores).sum(dim=1), (scores == target_scores).sum(dim=1) - 1
 
-    times = in_turn(itertools.repeat({"naive": count_at_once, "ours": count}), torch.device("cpu"), args.seconds)
+    ways = {"naive": count_booleans, "ours": functools.partial(rank_targets, scores, targets)}
+    if not all(map(torch.equal, ways["naive"](), ways["ours"]())):
+        raise RuntimeError("the counts of better items are not the same")
+    times = in_turn(itertools.repeat(ways), torch.device("cpu"), args.seconds)
     size = {"users": len(scores), "items": args.scale_items}
     return {"what": "count of better items", **size, "predicted": 1.0, **summary(times)}
 

@@ -14,6 +14,7 @@ import torch
 
 
 LONG = 40  # seconds
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of torch's profiler, which prints lines for every use otherwise
 
 
 def command_line(paths: dict[str | Path | None, str]) -> str:

@@ -6,7 +6,7 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -260,14 +260,19 @@ def rank_targets(
         scores = remove_seen(scores, seen, keep=targets)
     lines = max(1, _SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
     parts = zip(scores.split(lines), target_scores.split(lines), strict=True)
-    counts = [torch.stack([count_true(part > target), count_true(part == target)]) for part, target in parts]
+    counts = [torch.stack([count(torch.gt, *part), count(torch.eq, *part)]) for part in parts]
     num_better, num_equal = torch.cat(counts, dim=1)
     return num_better, num_equal - 1
 
 
-def count_true(mask: torch.Tensor) -> torch.Tensor:
-    """How many of each line's booleans `(B, V)` are true `(B,)`; as bytes, which a CPU adds up faster."""
-    return mask.view(torch.int8).sum(dim=1, dtype=torch.int32).long()
+def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:
+    """For how many of each line's scores `(B, V)` the comparison with the target's `(B, 1)` holds: `(B,)`.
+
+    A CPU compares into numbers of the scores' own type, for which it has vector instructions, and adds those up; exact
+    to 2**24 items.
+    """
+    marks = torch.empty_like(scores, dtype=scores.dtype if scores.device.type == "cpu" else torch.bool)
+    return compare(scores, target_scores, out=marks).sum(dim=1, dtype=torch.float32).long()
 
 
 def top_items(scores: torch.Tensor, k: int, seen: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -447,8 +447,8 @@ def test_bfloat16_is_stored_as_it_is(kind, make_frozen, make_collator, processor
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
-def test_with_autocast_workers_and_gradient_checkpointing(kind, make_frozen, make_trainer, plain):
-    options = {"bf16": True, "dataloader_num_workers": 2, "gradient_checkpointing": True, "optim": "sgd"}
+def test_with_autocast_workers_and_activation_checkpointing(kind, make_frozen, make_trainer, plain):
+    options = {"bf16": True, "dataloader_num_workers": 2, "activation_checkpointing": True, "optim": "sgd"}
     options |= {"gradient_caching_chunk_size": 7, "learning_rate": 0.05, "num_train_epochs": 1}
     fast = make_trainer(make_frozen(kind, 1), kind, "fast", **options)
     assert isinstance(fast.data_collator.items, FrozenLayerItems)
@@ -460,12 +460,12 @@ def test_with_autocast_workers_and_gradient_checkpointing(kind, make_frozen, mak
 
 
 @pytest.mark.parametrize("checkpointing", [{"use_reentrant": False}, None])
-def test_gradient_checkpointing(checkpointing, make_frozen, make_collator, processor_of, histories, tmp_path):
+def test_activation_checkpointing(checkpointing, make_frozen, make_collator, processor_of, histories, tmp_path):
     model = make_frozen("text", 2)
     collator = make_collator("text", model)
     users = [histories[user] for user in range(NUM_USERS)]
     expected = step(model, collator(users))
-    model.gradient_checkpointing_enable(checkpointing)
+    model.activation_checkpointing_enable(checkpointing)
     collator.items = use_frozen_layers(model, collator.items, processor_of["text"], 8, tmp_path)
     assert_same(step(model.train(), collator(users)), expected)
 
