@@ -598,6 +598,7 @@ def main() -> None:
         args.output_file.with_suffix(".md").write_text(table, encoding="utf-8")
         plot(record, args.output_file.with_suffix(".png"))
         plot_growth(record, args.output_file.with_name(f"{args.output_file.stem}_growth.png"))
+        print(f"all rows as tables: {args.output_file.with_suffix('.md')}")
     if failures:
         raise SystemExit("not measured:\n" + "\n".join(failures))
 
