@@ -63,6 +63,7 @@ from modeling_transrec.training_args import usual_workers
 
 RESULTS = Path(__file__).parent / "results"
 NAIVE_GIGABYTES = {"text: BERT 6 x 384": 18}  # that a naive step takes, where that is much
+WARM_UP_STEPS = 6  # of loading: after workers are started, the first steps copy the memory shared with them
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}  # dense bfloat16, by part of the name
 
 
@@ -373,22 +374,24 @@ def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
             items = datasets.Dataset.from_dict({"item_id": ids})
             trainer = TransRecTrainer(bench.model, arguments, items, processing_class=bench.processor)
             trainer.train_dataset, trainer.data_collator = bench.data.histories, bench.collator
-            waited, computed, batches = 0.0, 0.0, iter(trainer.get_train_dataloader())
+            loader = trainer.get_train_dataloader()
+            num_steps = min(args.loading_steps, len(loader) - WARM_UP_STEPS)
+            waited, computed, batches = 0.0, 0.0, iter(loader)
             bench.model.train()
-            for number in range(args.loading_steps + 1):
+            for number in range(-WARM_UP_STEPS, num_steps):
                 synchronize(bench.device)
                 start = time.perf_counter()
                 batch = next(batches)
                 there = time.perf_counter()
                 bench.our_step(bench.to_device(batch))
                 synchronize(bench.device)
-                if number:  # the first starts the workers
+                if number >= 0:
                     waited, computed = waited + there - start, computed + time.perf_counter() - there
             del batches
         row = {"backbone": backbone, "data": name, "workers": workers}
         if "vision_config" in fields:
             row["pictures"] = pictures
-        seconds = {"wait": waited / args.loading_steps, "step": computed / args.loading_steps}
+        seconds = {"wait": waited / num_steps, "step": computed / num_steps}
         row["seconds"] = {part: round(value, 5) for part, value in seconds.items()}
         row["waits"] = round(waited / (waited + computed), 4)
         if pictures == "bytes":
