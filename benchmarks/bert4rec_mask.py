@@ -29,7 +29,7 @@ from modeling_transrec import (
     load_items,
     load_sequences,
 )
-from modeling_transrec.scoring import encode_catalogue
+from modeling_transrec.evaluation.scoring import encode_catalogue
 
 
 RESULTS = Path(__file__).parent / "results" / "bert4rec_mask"
@@ -117,7 +117,7 @@ def run(mask: str, loss_type: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def _counts(train, items) -> list[int]:
-    from modeling_transrec.data import count_actions, histories_as_rows
+    from modeling_transrec.data.loading import count_actions, histories_as_rows
 
     return count_actions(histories_as_rows(train, items["item_id"]), len(items))
 

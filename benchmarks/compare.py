@@ -24,8 +24,8 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from modeling_transrec import TransRecTrainingArguments, __version__
-from modeling_transrec.arguments import MODEL_MAKING_OPTIONS, DataArguments, EvaluationArguments, ModelArguments
-from modeling_transrec.experiment import evaluate, train
+from modeling_transrec.cli.arguments import MODEL_MAKING_OPTIONS, DataArguments, EvaluationArguments, ModelArguments
+from modeling_transrec.cli.experiment import evaluate, train
 
 
 RESULTS = Path(__file__).parent / "results"

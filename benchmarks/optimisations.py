@@ -18,7 +18,8 @@ from timing import check_same, count_waits, in_turn, summary
 from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
-from modeling_transrec import TransRecForSequentialRecommendation, content_encoders, user_encoders
+from modeling_transrec import TransRecForSequentialRecommendation
+from modeling_transrec.models import content_encoders, user_encoders
 
 
 PER_ITEM = (

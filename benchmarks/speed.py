@@ -52,13 +52,13 @@ from modeling_transrec import (
     processing_transrec,
     user_encoders,
 )
-from modeling_transrec.data import read_histories
-from modeling_transrec.frozen_items import FrozenLayerItems, use_frozen_layers
-from modeling_transrec.frozen_layers import layers_of
-from modeling_transrec.metrics import ranking_metrics
-from modeling_transrec.scoring import encode_catalogue, rank_targets
-from modeling_transrec.trainer import choose_users
-from modeling_transrec.training_args import usual_workers
+from modeling_transrec.data.loading import read_histories
+from modeling_transrec.evaluation.metrics import ranking_metrics
+from modeling_transrec.evaluation.scoring import encode_catalogue, rank_targets
+from modeling_transrec.models.frozen_layers import layers_of
+from modeling_transrec.training.arguments import usual_workers
+from modeling_transrec.training.precomputed import FrozenLayerItems, use_frozen_layers
+from modeling_transrec.training.trainer import choose_users
 
 
 RESULTS = Path(__file__).parent / "results"

@@ -20,8 +20,8 @@ All options of transformers' TrainingArguments hold; see --help.
 from pathlib import Path
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.arguments import DataArguments, ModelArguments, parse_arguments
-from modeling_transrec.experiment import train
+from modeling_transrec.cli.arguments import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec.cli.experiment import train
 
 
 def main(args: list[str] | None = None) -> None:

@@ -14,10 +14,10 @@ from datasets import load_dataset
 from transformers import HfArgumentParser
 
 import modeling_transrec  # noqa: F401
-from dataset_scripts.ninerec.export import CONDITION, export, push
-from dataset_scripts.ninerec.files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
-from dataset_scripts.ninerec.ninerec import ITEMS_SUFFIX
-from modeling_transrec.arguments import DataArguments
+from modeling_transrec.cli.arguments import DataArguments
+from modeling_transrec.ninerec.export import CONDITION, export, push
+from modeling_transrec.ninerec.files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
+from modeling_transrec.ninerec.ninerec import ITEMS_SUFFIX
 
 
 @dataclass

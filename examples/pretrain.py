@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.arguments import DataArguments, ModelArguments, parse_arguments
-from modeling_transrec.experiment import train
+from modeling_transrec.cli.arguments import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec.cli.experiment import train
 
 
 @dataclass

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from modeling_transrec import Recommender
-from modeling_transrec.arguments import DataArguments, load_config
+from modeling_transrec.cli.arguments import DataArguments, load_config
 
 
 @dataclass

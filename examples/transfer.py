@@ -29,8 +29,14 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from modeling_transrec import TransRecTrainingArguments
-from modeling_transrec.arguments import BASELINES, DataArguments, EvaluationArguments, ModelArguments, parse_arguments
-from modeling_transrec.experiment import evaluate, train
+from modeling_transrec.cli.arguments import (
+    BASELINES,
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    parse_arguments,
+)
+from modeling_transrec.cli.experiment import evaluate, train
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from modeling_transrec.model_card import build_model_card, planned_facts
+from modeling_transrec.hub.card import build_model_card, planned_facts
 
 
 FOLDER = Path(__file__).parent
@@ -12,7 +12,7 @@ INDEX = """# Model cards
 
 One folder for each named checkpoint of the suite, with its card and the run file that makes it. **None of them has
 been trained yet**: the cards say so and show no number. A checkpoint that is trained gets its card from the training
-itself, from the same template, [model_card_template.md](../modeling_transrec/model_card_template.md).
+itself, from the same template, [model_card_template.md](../modeling_transrec/hub/model_card_template.md).
 
 | checkpoint | user encoder | backbone | run file | state |
 |---|---|---|---|---|

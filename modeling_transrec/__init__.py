@@ -1,54 +1,62 @@
 """Transferable sequential recommendation: pretrain a recommender on one platform, fine-tune it on another."""
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+import importlib
+from typing import TYPE_CHECKING
 
-from dataset_scripts.ninerec.registration import register as _register_ninerec
-
-from .configuration_transrec import TransRecConfig
-from .data import load_items, load_sequences
-from .data_collator import TransRecDataCollator
-from .evaluation import FullRankingEvaluator
-from .modeling_transrec import (
-    AutoModelForSequentialRecommendation,
-    TransRecForSequentialRecommendation,
-    TransRecModel,
-    TransRecPreTrainedModel,
-)
-from .pipeline import SequentialRecommendationPipeline
-from .processing_transrec import TransRecProcessor, train_tokenizer
-from .recommender import Recommender
-from .trainer import TransRecTrainer
-from .training_args import TransRecTrainingArguments
+from . import registration
 from .version import __version__
 
 
-AutoConfig.register("transrec", TransRecConfig)
-AutoModel.register(TransRecConfig, TransRecModel)
-AutoModelForSequentialRecommendation.register(TransRecConfig, TransRecForSequentialRecommendation)
-AutoProcessor.register(TransRecConfig, TransRecProcessor)
-PIPELINE_REGISTRY.register_pipeline(
-    "sequential-recommendation",
-    SequentialRecommendationPipeline,
-    pt_model=(AutoModelForSequentialRecommendation, AutoModel),
-)
-_register_ninerec()  # load_dataset("ninerec", NAME)
+if TYPE_CHECKING:
+    from .data.collator import TransRecDataCollator
+    from .data.loading import load_items, load_sequences
+    from .evaluation.evaluator import FullRankingEvaluator
+    from .models.configuration_transrec import TransRecConfig
+    from .models.modeling_transrec import (
+        AutoModelForSequentialRecommendation,
+        TransRecForSequentialRecommendation,
+        TransRecModel,
+        TransRecPreTrainedModel,
+    )
+    from .models.processing_transrec import TransRecProcessor, train_tokenizer
+    from .serving.pipeline import SequentialRecommendationPipeline
+    from .serving.recommender import Recommender
+    from .training.arguments import TransRecTrainingArguments
+    from .training.trainer import TransRecTrainer
 
-__all__ = [
-    "AutoModelForSequentialRecommendation",
-    "FullRankingEvaluator",
-    "Recommender",
-    "SequentialRecommendationPipeline",
-    "TransRecConfig",
-    "TransRecDataCollator",
-    "TransRecForSequentialRecommendation",
-    "TransRecModel",
-    "TransRecPreTrainedModel",
-    "TransRecProcessor",
-    "TransRecTrainer",
-    "TransRecTrainingArguments",
-    "__version__",
-    "load_items",
-    "load_sequences",
-    "train_tokenizer",
-]
+
+# The module of each public name. It is imported at the first use of the name, so that the data tools, which need
+# neither torch nor transformers, do not wait for them.
+_MODULES = {
+    "AutoModelForSequentialRecommendation": ".models.modeling_transrec",
+    "FullRankingEvaluator": ".evaluation.evaluator",
+    "Recommender": ".serving.recommender",
+    "SequentialRecommendationPipeline": ".serving.pipeline",
+    "TransRecConfig": ".models.configuration_transrec",
+    "TransRecDataCollator": ".data.collator",
+    "TransRecForSequentialRecommendation": ".models.modeling_transrec",
+    "TransRecModel": ".models.modeling_transrec",
+    "TransRecPreTrainedModel": ".models.modeling_transrec",
+    "TransRecProcessor": ".models.processing_transrec",
+    "TransRecTrainer": ".training.trainer",
+    "TransRecTrainingArguments": ".training.arguments",
+    "load_items": ".data.loading",
+    "load_sequences": ".data.loading",
+    "train_tokenizer": ".models.processing_transrec",
+}
+__all__ = [*_MODULES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name], __name__), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+registration.register()

@@ -15,8 +15,8 @@ from modeling_transrec import (
     TransRecProcessor,
     train_tokenizer,
 )
-from modeling_transrec.data import count_actions, histories_as_rows, prepare_items
-from modeling_transrec.trainer import keep_teaching
+from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.training.trainer import keep_teaching
 
 from . import HUB_PORT
 from .hub_server import HubServer

@@ -2,54 +2,125 @@
 
 import ast
 import configparser
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 import modeling_transrec
+from modeling_transrec import TransRecForSequentialRecommendation, TransRecProcessor
 
 
 ROOT = Path(__file__).parents[1]
-ORDER = (  # a room imports only from those before it
-    "version sequences metrics batch_sizes losses configuration_transrec processing_transrec data data_collator "
-    "frozen_layers item_chunks pooling fusions text_masks adapters backbones content_encoders item_encoders "
-    "user_encoders checkpoint_files modeling_transrec scoring frozen_items evaluation training_args model_card "
-    "trainer recommender pipeline arguments model_building experiment __init__"
-).split()
+PACKAGE = ROOT / "modeling_transrec"
+NINEREC = ROOT / "dataset_scripts" / "ninerec"
+# A folder imports only from itself and from those before it. The data side, `ninerec`, comes first.
+ORDER = ("ninerec", "models", "data", "evaluation", "hub", "training", "serving", "cli")
 
 
-def imports(path):
-    """Pairs of (is relative, module) for every import of a file."""
+def imported_modules(path: Path, package: str):
+    """Absolute names of the modules that a file imports, with the node; `package` is that of the file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            assert node.level <= 1, f"{path}:{node.lineno}: only `from .x import A` travels with a checkpoint"
-            yield bool(node.level), node.module
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            yield ".".join([*base, *filter(None, [node.module])]), node
         elif isinstance(node, ast.Import):
-            yield from ((False, alias.name) for alias in node.names)
+            yield from ((alias.name, node) for alias in node.names)
 
 
-def test_imports_point_backwards_and_are_of_the_plain_form():
-    rank = {room: place for place, room in enumerate(ORDER)}
-    files = {path.stem: path for path in (ROOT / "modeling_transrec").glob("*.py")}
-    assert files.keys() == rank.keys()
-    for room, path in files.items():
-        for is_relative, module in imports(path):
-            if is_relative:
-                assert module and rank[module] < rank[room], f"{room} imports {module}, which comes later"
-            elif room != "__init__":
-                assert module.split(".")[0] not in ("modeling_transrec", "dataset_scripts"), f"{room}: {module}"
+def folder_of(module: str) -> str | None:
+    """The folder of `modeling_transrec` that a module lies in; `None` for other packages and top-level modules."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "modeling_transrec" and len(parts) > 1 and parts[1] in ORDER else None
+
+
+def files_of(folder: str) -> list[Path]:
+    return sorted((NINEREC if folder == "ninerec" else PACKAGE / folder).rglob("*.py"))
+
+
+def test_every_folder_has_its_place():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders | {"ninerec"} == set(ORDER)
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "registration.py", "version.py"}
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_imports_point_backwards(folder):
+    allowed = set(ORDER[: ORDER.index(folder) + 1])
+    for path in files_of(folder):
+        inside = path.relative_to(NINEREC if folder == "ninerec" else PACKAGE / folder).parent.parts
+        for module, node in imported_modules(path, ".".join(("modeling_transrec", folder, *inside))):
+            target = folder_of(module)
+            assert target is None or target in allowed, f"{path}:{node.lineno} imports {module}, which comes later"
+
+
+def test_models_import_nothing_outside_their_folder():
+    for path in files_of("models"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module and "." not in node.module, f"{path}:{node.lineno}"
+                assert (path.parent / f"{node.module}.py").is_file(), f"{path}:{node.lineno}"
+        for module, node in imported_modules(path, "modeling_transrec.models"):
+            if module.split(".")[0] == "modeling_transrec":
+                assert folder_of(module) == "models", f"{path}:{node.lineno} imports {module}"
+
+
+def test_what_travels_with_a_checkpoint_is_models_and_nothing_else():
+    """The closure of the relative imports of the saved classes is the whole folder."""
+    saved = (TransRecForSequentialRecommendation, TransRecProcessor)
+    waiting, closure = [Path(sys.modules[cls.__module__].__file__) for cls in saved], set()
+    while waiting:
+        path = waiting.pop()
+        if path in closure:
+            continue
+        closure.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                waiting.append(path.parent / f"{node.module}.py")
+    assert closure == {path for path in files_of("models") if path.name != "__init__.py"}
 
 
 def test_the_wheel_lists_every_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
-    found = {
-        str(path.parent.relative_to(ROOT)).replace("/", ".")
-        for folder in ("modeling_transrec", "dataset_scripts")
-        for path in (ROOT / folder).rglob("__init__.py")
-    }
+    found = set()
+    for package, root in (("modeling_transrec", PACKAGE), ("modeling_transrec.ninerec", NINEREC)):
+        folders = (path.parent.relative_to(root).parts for path in root.rglob("__init__.py"))
+        found |= {".".join((package, *folder)) for folder in folders}
     assert listed == found
 
 
 def test_public_names_are_there():
     for name in modeling_transrec.__all__:
         assert hasattr(modeling_transrec, name), name
+    assert set(modeling_transrec.__all__) <= set(dir(modeling_transrec))
+
+
+def run_python(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("module", ["", ".ninerec.validate", ".ninerec.describe", ".ninerec.download"])
+def test_the_data_side_imports_neither_torch_nor_transformers(module):
+    code = f"import modeling_transrec{module}, sys; assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    run_python(code)
+
+
+@pytest.mark.parametrize("order", ["transformers, modeling_transrec", "modeling_transrec, transformers"])
+@pytest.mark.parametrize("first", ["AutoConfig", "AutoModel", "AutoProcessor", "pipeline"])
+def test_auto_classes_are_registered_in_either_order(order, first):
+    run_python(
+        f"import {order}\n"
+        f"transformers.{first}\n"
+        "from transformers import AutoConfig, AutoModel\n"
+        "from transformers.models.auto.processing_auto import PROCESSOR_MAPPING\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "config = AutoConfig.for_model('transrec', num_items=5, hidden_size=8)\n"
+        "assert type(config) is modeling_transrec.TransRecConfig\n"
+        "assert type(AutoModel.from_config(config)) is modeling_transrec.TransRecModel\n"
+        "assert type(config) in PROCESSOR_MAPPING\n"
+        "assert 'sequential-recommendation' in PIPELINE_REGISTRY.get_supported_tasks()\n"
+    )

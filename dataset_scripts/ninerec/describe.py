@@ -1,7 +1,7 @@
 """The paper's Table 1, computed from the files that are there, next to the paper's figures.
 
-    python -m dataset_scripts.ninerec.describe --data_dir FOLDER
-    python -m dataset_scripts.ninerec.describe Bili_Food KU --data_dir FOLDER --json
+    python -m modeling_transrec.ninerec.describe --data_dir FOLDER
+    python -m modeling_transrec.ninerec.describe Bili_Food KU --data_dir FOLDER --json
 
 Users and items are those with an action; an action counts if its item is in the items table. The length of Chinese
 texts is in characters, as the paper does not say how it finds their words. `top 1 %` is the share of the actions on
@@ -218,7 +218,7 @@ def _notes(one: dict) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m dataset_scripts.ninerec.describe",
+        prog="python -m modeling_transrec.ninerec.describe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Get NineRec from where its authors offer it, and unpack it.
 
     pip install "modeling_transrec[download]"
-    python -m dataset_scripts.ninerec.download targets --data_dir FOLDER
+    python -m modeling_transrec.ninerec.download targets --data_dir FOLDER
 
 `sources` are Bili_500K and Bili_2M, `targets` the nine others. The archive and what it holds go into FOLDER only. If
 the command is interrupted, run it again: it goes on where it stopped.
@@ -183,7 +183,7 @@ def _make_folder(parent: Path, folder: Path, archive: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m dataset_scripts.ninerec.download",
+        prog="python -m modeling_transrec.ninerec.download",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from modeling_transrec.data import protocol_in_card, split_protocol
+from modeling_transrec.data.loading import protocol_in_card, split_protocol
 
 from .files import DERIVED, SOURCES, TARGETS
 from .ninerec import ITEMS_SUFFIX

@@ -16,8 +16,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_transrec.sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
-
 from .action_rows import (
     Chunks,
     behaviour_chunks,
@@ -31,6 +29,7 @@ from .action_rows import (
 )
 from .column_roles import pair_roles, with_roles
 from .reader import header_roles, warn
+from .sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
 from .text_files import Irregular, first_row, is_quoted
 
 

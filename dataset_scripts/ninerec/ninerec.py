@@ -15,14 +15,13 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from modeling_transrec.sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
-
 from .archives import Member, read_members
 from .column_roles import are_pair_columns
 from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
 from .interactions import read_sequences
 from .reader import ITEM_COLUMNS, check_columns, find_covers, read_items, select_catalogue
 from .sample import SAMPLES, sample_folder
+from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 
 
 VERSION = datasets.Version("1.0.0")

@@ -6,12 +6,11 @@ is imported when a data set is loaded, not here.
 
 import functools
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 
 
 NAME = "ninerec"
-MODULE = "dataset_scripts.ninerec.ninerec"
+MODULE = "modeling_transrec.ninerec.ninerec"
 SOURCES = (
     "ninerec.py",
     "action_rows.py",
@@ -21,6 +20,7 @@ SOURCES = (
     "interactions.py",
     "reader.py",
     "sample.py",
+    "sequences.py",
     "text_files.py",
     "timestamps.py",
 )
@@ -28,8 +28,7 @@ SOURCES = (
 
 def code_hash() -> str:
     """Hash of the code that makes the data; part of the cache path, so that new code means new data."""
-    sequences = Path(next(iter(find_spec("modeling_transrec").submodule_search_locations)), "sequences.py")
-    paths = [Path(__file__).with_name(name) for name in SOURCES] + [sequences]
+    paths = [Path(__file__).with_name(name) for name in SOURCES]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
 
 

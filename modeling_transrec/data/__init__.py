@@ -1,0 +1,1 @@
+"""Items and histories to batches."""

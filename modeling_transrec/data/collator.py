@@ -1,0 +1,210 @@
+"""Histories to the batch contract: the batch's distinct items once, and rows into them.
+
+Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import torch
+
+from ..models.batch_sizes import BatchSizes
+from ..models.configuration_transrec import TransRecConfig
+from ..models.losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX
+from ..models.processing_transrec import TransRecProcessor
+from .loading import left_pad
+
+
+class TransRecDataCollator:
+    """
+    Makes a training batch: every distinct item of the batch, negatives included, is there once; texts are padded to
+    the longest of the batch; histories, targets and negatives are rows into the distinct items.
+
+    Negatives and masks are a fixed function of `seed`, epoch, user and position, not of the state of a random
+    generator. So a resumed run draws the same ones, and so does one on another number of processes where negatives are
+    drawn for every position; negatives that a batch shares are a function of the batch's users.
+
+    Args:
+        config: the model's: `max_seq_len`, `objective`, `loss_type` and their options say what a batch holds.
+        items: prepared items in catalogue order, see [`prepare_items`].
+        processor: pads the items' inputs.
+        item_counts: `(V,)` number of training actions on each item.
+        user_rows: `(number of users,)` each user's row in the user-id table, for DSSM.
+        seed: of negatives and masks.
+
+    Returns (when called on a list of `{"history": rows, "user": number}`): what the processor's `pad` makes of the
+    items, pictures being bytes until its `normalize`; `item_index` and `labels` `(B, L)`, and what the loss reads:
+    `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`;
+    `user_ids` `(B,)` for DSSM; and `sizes`, what of this the host is to know beforehand.
+    """
+
+    def __init__(
+        self,
+        config: TransRecConfig,
+        items: datasets.Dataset,
+        processor: TransRecProcessor,
+        item_counts: np.ndarray,
+        user_rows: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        if len(items) != len(item_counts):
+            raise ValueError(f"{len(items)} items, but popularity counts of {len(item_counts)}")
+        self.config = config
+        self.items = items
+        self.processor = processor
+        self.user_rows = user_rows
+        self.seed = seed
+        with np.errstate(divide="ignore"):
+            self.item_log_popularity = np.log(item_counts / max(item_counts.sum(), 1))
+        # A draw is a ticket; of the tickets in a row, item i has as many as its weight, up to its end.
+        self._weights = np.ones_like(item_counts) if config.negative_sampling == "uniform" else item_counts
+        self._ends = np.cumsum(self._weights)
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by running workers, too
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the following batches draw the negatives and masks of this epoch."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor | BatchSizes]:
+        config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
+        users = np.array([feature["user"] for feature in features])
+        rows = left_pad_lists([feature["history"][-length:] for feature in features])  # (B, L + 1)
+        inputs, targets = self.split(rows, users)  # (B, L) rows into the catalogue
+        parts = [inputs, targets]
+        if loss.candidates == "position":
+            negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
+            parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
+        elif loss.candidates == "shared":
+            parts.append(self.sample_shared_negatives(users))  # (N,)
+        if loss.candidates == "catalogue":
+            distinct = np.arange(len(self.items))
+        else:
+            distinct = np.unique(np.concatenate([part.ravel() for part in parts]))
+            distinct = distinct[distinct >= 0]
+        places = [np.where(part < 0, part, np.searchsorted(distinct, part)) for part in parts]
+
+        batch = dict(self.processor.pad(self.items[distinct]))
+        batch["item_index"] = torch.from_numpy(places[0])
+        batch["labels"] = torch.from_numpy(np.where(places[1] < 0, IGNORE_INDEX, places[1]))
+        if loss.samples:
+            batch["negative_index"] = torch.from_numpy(places[2])
+        if "item_log_popularity" in loss.batch_fields:
+            batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
+        if "num_catalogue_items" in loss.batch_fields:
+            batch["num_catalogue_items"] = torch.tensor(len(self.items))
+        if config.gather_negatives:
+            batch["catalogue_index"] = torch.from_numpy(distinct)
+        if self.user_rows is not None:
+            batch["user_ids"] = torch.from_numpy(self.user_rows[users])
+        batch["sizes"] = BatchSizes(
+            history_lengths=(inputs != PADDING_INDEX).sum(1),
+            target_counts=(targets >= 0).sum(1),
+            text_lengths=batch["attention_mask"].sum(1).numpy() if "attention_mask" in batch else None,
+            has_picture=(batch["image_index"] >= 0).numpy() if "image_index" in batch else None,
+        )
+        return batch
+
+    def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sequences `(B, L + 1)` to inputs and targets of the objective; -1 where there is none, -2 where masked."""
+        if self.config.objective == "masked_item":
+            is_masked = self.sample_masks(rows, users)
+            return np.where(is_masked, MASK_INDEX, rows), np.where(is_masked, rows, PADDING_INDEX)
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        targets = np.where(inputs == PADDING_INDEX, PADDING_INDEX, targets)
+        if self.config.objective == "last_item":
+            targets = np.where(np.arange(targets.shape[1]) == targets.shape[1] - 1, targets, PADDING_INDEX)
+        return inputs, targets
+
+    def sample_masks(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Which items `(B, L + 1)` are masked: each with `mask_probability`, but at least one, and not all."""
+        keys = self._keys(users, rows.shape[1])[:, :, 0]
+        draws = hash_integers(keys, seed=(self.seed, int(self._epoch), 1)).astype(np.float64) / 2.0**64
+        draws = np.where(rows == PADDING_INDEX, 2.0, draws)  # never masked
+        is_masked = draws < self.config.mask_probability
+        line = np.arange(len(rows))
+        is_masked[line, draws.argmin(axis=1)] = True
+        is_masked[line, np.where(rows == PADDING_INDEX, -1.0, draws).argmax(axis=1)] = False
+        return is_masked
+
+    def sample_negatives(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Draws from the items outside each user's sequence, as far as the model reads it.
+
+        Args:
+            rows: `(B, L + 1)` sequences, -1 at padding.
+            users: `(B,)` numbers of the users.
+
+        Returns: `(B, L + 1, N)` rows into the catalogue. Position is counted from the end, so padding does not matter.
+        """
+        own, num_own = sorted_distinct(rows)  # (B, L + 1), (B,)
+        is_own = np.arange(own.shape[1]) < num_own[:, None]
+        own = np.where(is_own, own, 0)
+        weights = np.where(is_own, self._weights[own], 0)
+        num_tickets = self._ends[-1] - weights.sum(axis=1)  # (B,) of the items that are not one's own
+        if (num_tickets == 0).any():
+            user = users[np.argmax(num_tickets == 0)]
+            raise ValueError(f"user {user} has every item in the history: there is no negative to sample")
+        keys = self._keys(users, rows.shape[1], self.config.num_negatives)
+        tickets = hash_integers(keys, seed=(self.seed, int(self._epoch)))
+        tickets = (tickets % num_tickets.astype(np.uint64)[:, None, None]).astype(np.int64)  # (B, L + 1, N)
+        # Counted without one's own items; put these back: each moves the tickets at and after its place.
+        places = np.where(is_own, self._ends[own] - weights.cumsum(axis=1), self._ends[-1])  # (B, L + 1)
+        moved = tickets.copy()
+        for place, weight in zip(places.T, weights.T, strict=True):
+            moved += np.where(place[:, None, None] <= tickets, weight[:, None, None], 0)
+        return self._item_of(moved)
+
+    def sample_shared_negatives(self, users: np.ndarray) -> np.ndarray:
+        """Draws `(N,)` from the whole catalogue, for all positions of the batch; the same item may come twice."""
+        keys = np.arange(self.config.num_negatives)[:, None]
+        tickets = hash_integers(keys, seed=(self.seed, int(self._epoch), int(users.min()), int(users.sum())))
+        return self._item_of((tickets % np.uint64(self._ends[-1])).astype(np.int64))
+
+    def _item_of(self, tickets: np.ndarray) -> np.ndarray:
+        if self.config.negative_sampling == "uniform":
+            return tickets
+        return np.searchsorted(self._ends, tickets, side="right")
+
+    @staticmethod
+    def _keys(users: np.ndarray, length: int, count: int = 1) -> np.ndarray:
+        """Keys of random numbers for every user, position (counted from the end) and draw: `(B, L, N, 2)`."""
+        counters = np.arange(length)[::-1, None] * count + np.arange(count)  # (L, N)
+        return np.stack(np.broadcast_arrays(users[:, None, None], counters[None]), axis=-1)
+
+
+def left_pad_lists(lists: Sequence[Sequence[int]]) -> np.ndarray:
+    """Lists to one array, padded with -1 on the left to the longest.
+
+    >>> left_pad_lists([[5], [1, 2]])
+    array([[-1,  5],
+           [ 1,  2]])
+    """
+    return left_pad(np.array(list(itertools.chain.from_iterable(lists)), dtype=np.int64), np.array([*map(len, lists)]))
+
+
+def sorted_distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each line's distinct non-negative values in ascending order, then a huge filler; and how many they are.
+
+    >>> sorted_distinct(np.array([[7, 3, 7], [-1, -1, 4]]))[1]
+    array([2, 1])
+    """
+    filler = np.iinfo(np.int64).max // 2
+    values = np.sort(np.where(rows < 0, filler, rows), axis=1)
+    repeated = np.zeros_like(values, dtype=bool)
+    repeated[:, 1:] = values[:, 1:] == values[:, :-1]
+    values = np.sort(np.where(repeated, filler, values), axis=1)
+    return values, (values < filler).sum(axis=1)
+
+
+def hash_integers(keys: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """Integer keys `(…, K)` to uniform 64-bit numbers `(…)`, by SplitMix64 (Steele et al., OOPSLA 2014)."""
+    state = np.zeros(keys.shape[:-1], dtype=np.uint64)
+    parts = [np.uint64(part % 2**64) for part in seed]
+    parts += [keys[..., k].astype(np.uint64) for k in range(keys.shape[-1])]
+    for part in parts:
+        state = (state ^ part) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state

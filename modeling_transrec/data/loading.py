@@ -1,0 +1,258 @@
+"""Loading a recommendation data set by name, and its items and histories as rows into one catalogue.
+
+The schema is that of `load_dataset("ninerec", NAME)`: a sequence config with splits `train`, `validation`, `test` and
+columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_items` with `item_id`, `text_zh`,
+`text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.fingerprint import Hasher
+
+from ..models.losses import PADDING_INDEX
+from ..models.processing_transrec import TransRecProcessor
+
+
+logger = logging.getLogger(__name__)
+
+NO_TARGET = -1
+_PROTOCOL_LINE = "Protocol: "  # in the description of a data set that the ninerec builder made
+
+
+def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
+    """The items of a data set, in catalogue order: the one split of its config `{config_name}_items`.
+
+    Args:
+        name: `"ninerec"`, a Hub id or a folder in the same schema.
+        config_name: e.g. `"Bili_Food"`.
+        kwargs: arguments of `load_dataset`, such as `data_dir`, and options of the builder, such as `max_seq_len`.
+    """
+    loaded = datasets.load_dataset(name, f"{config_name}_items", **kwargs)
+    if len(loaded) != 1:
+        raise ValueError(f"{config_name}_items of {name} must have one split, found {', '.join(loaded)}")
+    items = next(iter(loaded.values()))
+    _check_columns(items, ("item_id",), f"{config_name}_items of {name}")
+    return items
+
+
+def load_sequences(name: str, config_name: str, split: str, **kwargs) -> datasets.Dataset:
+    """One split, `"train"`, `"validation"` or `"test"`, of a data set's histories. Arguments as in [`load_items`]."""
+    sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
+    _check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
+    return sequences
+
+
+def split_protocol(dataset: datasets.Dataset | datasets.DatasetBuilder) -> dict | None:
+    """How the data set was filtered and split, where its builder or the card of a prepared data set says it.
+
+    >>> import modeling_transrec
+    >>> split_protocol(load_sequences("ninerec", "Sample_Target", "test"))["split_strategy"]
+    'leave_one_out'
+    """
+    for line in (dataset.info.description or "").splitlines():
+        if line.startswith(_PROTOCOL_LINE):
+            return json.loads(line.removeprefix(_PROTOCOL_LINE))
+    return (dataset.info.download_checksums or {}).get("protocol")
+
+
+def protocol_in_card(config_name: str, protocol: dict) -> dict:
+    """The entry of a card's `dataset_info` from which [`split_protocol`] reads, wherever the data set is loaded from.
+
+    Of what a card says there, `datasets` keeps only few fields; `download_checksums` is the one that is free.
+    """
+    return {"config_name": config_name, "download_checksums": {"protocol": protocol}}
+
+
+def warn_if_cut_shorter(sequences: datasets.Dataset, max_seq_len: int) -> None:
+    """A warning where the data set was prepared for shorter histories than the model reads."""
+    prepared_for = (split_protocol(sequences) or {}).get("max_seq_len")
+    if prepared_for is not None and prepared_for < max_seq_len:
+        logger.warning(
+            "The histories were prepared with max_seq_len=%d, and the model reads up to %d items: longer histories "
+            "are cut already; prepare the data again with --max_seq_len %d",
+            prepared_for,
+            max_seq_len,
+            max_seq_len,
+        )
+
+
+def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:
+    missing = [column for column in required if column not in dataset.column_names]
+    if missing:
+        raise ValueError(f"{what} lacks the column {', '.join(missing)}; it has {', '.join(dataset.column_names)}")
+
+
+def prepare_items(
+    items: datasets.Dataset, processor: TransRecProcessor, num_proc: int | None = None
+) -> datasets.Dataset:
+    """Every item's model inputs, unpadded, in catalogue order; each is tokenised, and its picture resized, just once.
+
+    The result is cached on disk, beside the data set's other caches, by the items and all that the processor does.
+
+    Args:
+        items: with columns `item_id` and those that the processor reads.
+        processor: the model's.
+        num_proc: processes to prepare in; the result is the same.
+
+    Raises:
+        ValueError: if there is no text at all in the processor's language, or no picture at all.
+    """
+    columns = processor.item_columns
+    _check_columns(items, columns, "the items table")
+    if "text" in processor.modalities and not any(items[processor.text_column]):
+        raise ValueError(
+            f"no item has a text in {processor.text_column}; choose another language than {processor.language!r}"
+        )
+    has_images, features = "image" in processor.modalities, _prepared_features(processor)
+    selected = items.select_columns(columns)
+    if has_images:
+        selected = selected.cast_column("image", datasets.Image(decode=False))
+    prepared = selected.map(
+        processor.prepare,
+        batched=True,
+        batch_size=64 if has_images else 1000,
+        remove_columns=columns,
+        features=features,
+        desc="Preparing items",
+        num_proc=num_proc,
+        keep_in_memory=not items.cache_files,
+        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint, features)),
+    )
+    if has_images:
+        missing = prepared.data["pixels"].null_count
+        if missing == len(prepared):
+            raise ValueError("no item has a picture; leave the images out, or give their folder")
+        if missing:
+            logger.warning("%s of %s items have no picture", f"{missing:,}", f"{len(prepared):,}")
+    return prepared
+
+
+def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
+    kinds = {
+        "text": {"has_text": datasets.Value("bool"), "input_ids": datasets.List(datasets.Value("int32"))},
+        "image": {"pixels": datasets.Value("binary")},
+        "id": {"item_ids": datasets.Value("int64")},
+    }
+    return datasets.Features({name: kind for part in processor.modalities for name, kind in kinds[part].items()})
+
+
+def as_ids(item_ids: Sequence[str | int]) -> pa.Array:
+    """Item ids as strings, which they are everywhere here.
+
+    >>> as_ids([7, 8]).to_pylist()
+    ['7', '8']
+    """
+    try:
+        ids = pa.array(item_ids)
+    except pa.ArrowException:  # of several types
+        ids = pa.nulls(1)
+    if not any(is_type(ids.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)):
+        raise ValueError(f"item ids must be strings, or all integers; the catalogue starts with {item_ids[:3]}")
+    return ids.cast(pa.string())
+
+
+def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
+    """Histories and targets as rows into the catalogue.
+
+    Columns: `history` (list of int32), `target` (-1: none), `user` (number of the row) and `length` (of the history).
+    They are kept on disk where `sequences` are, and read from there: memory does not grow with the number of users.
+
+    Args:
+        sequences: with columns `item_ids` and `target`.
+        item_ids: the catalogue's ids, in its order.
+
+    Raises:
+        ValueError: naming an id that is not in the catalogue, or given twice in it.
+
+    Example:
+
+    >>> import datasets
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a", "c"]], "target": ["b"]})
+    >>> histories_as_rows(sequences, ["a", "b", "c"])[0]
+    {'history': [0, 2], 'target': 1, 'user': 0, 'length': 2}
+    """
+    catalogue = as_ids(item_ids)
+    if pc.count_distinct(catalogue).as_py() != len(catalogue):
+        raise ValueError("the catalogue has an item id twice; ids must be distinct")
+
+    def rows_of(ids: pa.Array, context: str, may_be_null: bool = False) -> pa.Array:
+        if ids.null_count and not may_be_null:
+            raise ValueError(f"a {context} has a null item id; leave such actions out")
+        rows = pc.index_in(ids, value_set=catalogue)
+        unknown = pc.and_(pc.is_null(rows), pc.is_valid(ids))
+        if pc.any(unknown).as_py():
+            example = pc.filter(ids, unknown)[0].as_py()
+            raise ValueError(f"item {example!r} of a {context} is not in the catalogue of {len(catalogue)} items")
+        return rows
+
+    table = sequences.with_format("arrow")
+    has_target = "target" in sequences.column_names
+
+    def convert(batch: pa.Table, users: list[int]) -> pa.Table:
+        ids = batch["item_ids"].combine_chunks()
+        ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        if ids.null_count:
+            user = users[int(np.argmax(ids.is_null()))]
+            raise ValueError(f"the history of row {user} is null; leave this user out, or give an empty list")
+        lengths = pc.list_value_length(ids).to_numpy()
+        flat = rows_of(pc.list_flatten(ids).cast(pa.string()), "history")
+        offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
+        history = pa.ListArray.from_arrays(offsets, flat.cast(pa.int32()))
+        if has_target:
+            target = rows_of(batch["target"].cast(pa.string()).combine_chunks(), "target", may_be_null=True)
+            target = pc.fill_null(target, NO_TARGET).cast(pa.int32())
+        else:
+            target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))
+        users = pa.array(users, pa.int64())
+        return pa.table({"history": history, "target": target, "user": users, "length": pa.array(lengths, pa.int32())})
+
+    rows = table.map(
+        convert,
+        with_indices=True,
+        batched=True,
+        batch_size=10_000,
+        remove_columns=sequences.column_names,
+        desc="Looking up items",
+        keep_in_memory=not sequences.cache_files,
+        new_fingerprint=Hasher.hash((sequences._fingerprint, catalogue, "histories")),
+    )
+    return rows.with_format(None)
+
+
+def history_lengths(histories: datasets.Dataset) -> np.ndarray:
+    """Number of items of each history, `(number of users,)`."""
+    return histories.with_format("numpy")["length"][:]
+
+
+def left_pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Lists, given as their values one after the other and their lengths, to one array, padded with -1 on the left.
+
+    >>> left_pad(np.array([5, 1, 2]), lengths=np.array([1, 2]))
+    array([[-1,  5],
+           [ 1,  2]])
+    """
+    padded = np.full((len(lengths), lengths.max()), PADDING_INDEX, dtype=np.int64)
+    padded[np.arange(lengths.max()) >= (lengths.max() - lengths)[:, None]] = values
+    return padded
+
+
+def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray:
+    """Histories of the users at these rows as one array `(B, L)`, padded with -1 on the left."""
+    lists = histories.with_format("arrow")[users]["history"]
+    return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
+
+
+def count_actions(histories: datasets.Dataset, num_items: int) -> np.ndarray:
+    """How often each catalogue item occurs in the histories: `(V,)` counts, the items' popularity."""
+    table = histories.with_format("arrow")
+    counts = np.zeros(num_items, dtype=np.int64)
+    for batch in table.iter(batch_size=100_000):
+        flat = pc.list_flatten(batch["history"].combine_chunks())
+        counts += np.bincount(flat.to_numpy(zero_copy_only=False), minlength=num_items)
+    return counts

@@ -1,0 +1,1 @@
+"""Full ranking: scores, ranks, metrics."""

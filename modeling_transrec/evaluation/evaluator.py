@@ -1,0 +1,285 @@
+"""Full-ranking evaluation: every catalogue item is ranked for every user.
+
+Works on any loaded checkpoint, and on anything that scores histories; the baselines that need no training are here.
+"""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from ..data.collator import hash_integers
+from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories, split_protocol
+from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.processing_transrec import TransRecProcessor
+from .metrics import ranking_metrics
+from .scoring import PrecomputedItems, center, encode_items, rank_targets
+
+
+GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
+
+# Histories as rows of the catalogue, (B, L), -1 at padding on the left, and users as rows of the split, (B,), to
+# scores (B, V).
+Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
+
+
+class FullRankingEvaluator:
+    r"""
+    HR@K, NDCG@K and MRR of a model on one split, all catalogue items ranked for every user.
+
+    Items of the known history are no candidates, unless the target is one of them. Ties count as their expected
+    value. On several processes the work is shared, and the numbers are those of one process.
+
+    Args:
+        items (`datasets.Dataset`): the catalogue, columns `item_id` and what the processor reads.
+        sequences (`datasets.Dataset`): columns `item_ids` (history) and `target`.
+        ks (`Sequence[int]`, defaults to `(5, 10, 20)`): cut-offs.
+        exclude_seen (`bool`, defaults to `True`): whether items of the history are no candidates.
+        batch_size (`int`, defaults to 256): users scored at a time.
+        item_batch_size (`int`, defaults to 256): items encoded at a time.
+        split (`str`, *optional*): name of the split, stored in the protocol.
+        prepared_items (*optional*): the items as the processor prepares them, where that is done already.
+        center_scores (`bool`, defaults to `False`):
+            Whether scores are cosines of vectors minus their means, of users over the split's histories and of items
+            over the catalogue, in place of the model's own scores: for zero-shot, see [`~scoring.center`].
+
+    Example:
+
+    >>> import datasets
+    >>> from modeling_transrec import FullRankingEvaluator
+    >>> items = datasets.Dataset.from_dict({"item_id": ["a", "b", "c", "d"]})
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
+    >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
+    >>> evaluator.evaluate_popularity([3, 2, 1, 0])
+    {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.667}
+    """
+
+    primary_metric = "hr@10"
+    greater_is_better = True
+
+    def __init__(
+        self,
+        items: datasets.Dataset,
+        sequences: datasets.Dataset,
+        ks: Sequence[int] = (5, 10, 20),
+        exclude_seen: bool = True,
+        batch_size: int = 256,
+        item_batch_size: int = 256,
+        split: str | None = None,
+        prepared_items: datasets.Dataset | PrecomputedItems | None = None,
+        center_scores: bool = False,
+    ):
+        self.items = items
+        self.sequences = sequences
+        self.ks = tuple(sorted(set(ks)))
+        if not self.ks or self.ks[0] < 1:
+            raise ValueError(f"ks must be cut-offs of at least 1, got {list(ks)}")
+        self.exclude_seen = exclude_seen
+        self.batch_size = batch_size
+        self.item_batch_size = item_batch_size
+        self.split = split
+        if len(sequences) == 0:
+            raise ValueError("there are no users to evaluate: the split is empty")
+        self.histories = histories_as_rows(sequences, items["item_id"])
+        self.lengths = history_lengths(self.histories)
+        self.targets = np.asarray(self.histories.with_format("numpy")["target"][:])
+        if (self.targets == NO_TARGET).any():
+            raise ValueError("a user to evaluate has no target; evaluate on the validation or test split")
+        if (self.lengths == 0).any():
+            raise ValueError("a user to evaluate has an empty history; leave such users out")
+        self.prepared_items = prepared_items
+        self.center_scores = center_scores
+
+    @property
+    def protocol(self) -> dict:
+        """What the numbers mean: stored and published beside them."""
+        return {
+            "split": self.split,
+            "fingerprint": self.fingerprint,
+            "data": split_protocol(self.sequences),
+            "num_users": len(self.targets),
+            "num_candidates": len(self.items),
+            "ranking": "full: every catalogue item is a candidate",
+            "seen_items": "excluded, except the target" if self.exclude_seen else "candidates",
+            "scores": "centered cosine" if self.center_scores else "the model's own",
+            "ties": "expected value over a random order",
+            "ks": list(self.ks),
+        }
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The same for two people who rank the same candidates for the same histories with the same targets.
+
+        The order of users and items and the users' ids do not matter.
+        """
+        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in self.items["item_id"])
+        item_hashes = np.frombuffer(b"".join(ids), dtype=np.uint64)
+        totals = [len(self.targets), len(self.items)]
+        for seed in (0, 1):
+            total = int(hash_integers(item_hashes[:, None], seed=[seed]).sum())
+            for start in range(0, len(self.targets), 10_000):
+                users = np.arange(start, min(start + 10_000, len(self.targets)))
+                rows = read_histories(self.histories, users)
+                from_end = np.arange(rows.shape[1], 0, -1, dtype=np.uint64)
+                keys = np.stack(np.broadcast_arrays(item_hashes[rows], from_end), axis=-1)
+                histories = np.where(rows >= 0, hash_integers(keys, seed=[seed]), np.uint64(0)).sum(axis=1)
+                pairs = np.stack([histories, item_hashes[self.targets[users]]], axis=-1)
+                total += int(hash_integers(pairs, seed=[seed]).sum())
+            totals.append(total % 2**64)
+        return hashlib.sha256(repr(totals).encode()).hexdigest()[:16]
+
+    @torch.no_grad()
+    def __call__(
+        self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
+    ) -> dict[str, float]:
+        """Metrics of a model `{"hr@10": …, "ndcg@10": …, "mrr": …}`.
+
+        Args:
+            model: TransRec model with or without head; evaluated in evaluation mode and left as it was.
+            processor: the model's.
+            autocast: makes the context under which items and users are encoded, such as `accelerator.autocast`; scores
+                are always float32.
+        """
+        was_training = model.training
+        model.eval()
+        try:
+            return self.rank(model, processor, self.encode(model, processor, autocast), autocast)
+        finally:
+            model.train(was_training)
+
+    @torch.no_grad()
+    def rank(
+        self,
+        model: TransRecPreTrainedModel,
+        processor: TransRecProcessor,
+        catalogue: torch.Tensor,
+        autocast=contextlib.nullcontext,
+    ) -> dict[str, float]:
+        """Metrics of a model in evaluation mode, whose catalogue `(V, D)` is encoded already; see [`encode`]."""
+        user_rows = None
+        if processor.user_ids is not None:
+            user_rows = torch.tensor(processor.user_rows(self.sequences["user_id"]), device=model.device)
+
+        def encode_users(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+            inputs = histories[:, -model.config.max_seq_len :]
+            mask = inputs >= 0
+            vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
+            ids = None if user_rows is None else user_rows[torch.from_numpy(users).to(model.device)]
+            with autocast():
+                return model.get_user_features(vectors.to(model.dtype), mask, ids).float()
+
+        if self.center_scores:
+            user_mean, item_mean = self.mean_user(encode_users, model.device), catalogue.mean(dim=0)
+            candidates = center(catalogue, item_mean).T  # (D, V)
+        else:
+            candidates = model.to_scoring_space(catalogue).T
+
+        def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+            states = encode_users(histories, users)
+            states = center(states, user_mean) if self.center_scores else model.to_scoring_space(states)
+            return states @ candidates
+
+        return self.evaluate(score, model.device)
+
+    def encode(
+        self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
+    ) -> torch.Tensor:
+        """The catalogue's vectors `(V, D)`, encoded by all processes together."""
+        prepared = self.prepared_items
+        if prepared is None:
+            prepared = prepare_items(self.items, processor)
+        state = PartialState()
+        with autocast():
+            parts = list(
+                encode_items(
+                    model,
+                    prepared,
+                    processor,
+                    self.item_batch_size,
+                    state.process_index,
+                    state.num_processes,
+                )
+            )
+        if state.num_processes > 1:
+            parts = gather_object([(rows, vectors.cpu()) for rows, vectors in parts])
+        catalogue = torch.empty(len(self.items), parts[0][1].shape[1], device=model.device)
+        for rows, vectors in parts:
+            catalogue[torch.from_numpy(rows).to(model.device)] = vectors.to(model.device)
+        return catalogue
+
+    @torch.no_grad()
+    def evaluate(self, score: Scorer, device: torch.device | str = "cpu") -> dict[str, float]:
+        """Metrics of anything that scores histories.
+
+        Args:
+            score: histories `(B, L)` as rows of the catalogue, -1 at padding on the left, and users `(B,)` as rows of
+                the split, to scores `(B, V)`, which may be changed in place.
+            device: where the histories are put.
+        """
+        ranks = []
+        for histories, users in self.batches(device):
+            targets = torch.from_numpy(self.targets[users]).long().to(device)
+            seen = histories if self.exclude_seen else None
+            ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))
+        if PartialState().num_processes > 1:
+            ranks = gather_object(ranks)
+        counts = torch.empty(2, len(self.targets), dtype=torch.long)
+        for users, batch_counts in ranks:
+            counts[:, users] = batch_counts
+        # In the order of the split, whoever ranked them: sums are equal to the last bit.
+        self.num_better, self.num_tied = counts
+        return ranking_metrics(self.num_better, self.num_tied, self.ks)
+
+    def metrics_of_groups(self, item_counts: np.ndarray) -> dict[str, dict[str, float]]:
+        """The last evaluation's metrics, apart for targets of like popularity and for users of like history.
+
+        Args:
+            item_counts: `(V,)` training actions on each item; cold items have none.
+
+        Returns: `{"target 0": {"num_users": …, "hr@10": …}, …, "history 1-5": …}`; groups without users are left out.
+        """
+        found = {}
+        for name, values in (("target", np.asarray(item_counts)[self.targets]), ("history", self.lengths)):
+            for low, high in zip(GROUP_BOUNDS, [*GROUP_BOUNDS[1:], None], strict=True):
+                chosen = torch.from_numpy((values >= low) & ((values < high) if high is not None else True))
+                if chosen.any():
+                    label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
+                    metrics = ranking_metrics(self.num_better[chosen], self.num_tied[chosen], self.ks)
+                    found[f"{name} {label}"] = {"num_users": int(chosen.sum()), **metrics}
+        return found
+
+    def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """This process's share of the histories `(B, L)`, and the users' rows in the split `(B,)`."""
+        state = PartialState()
+        order = np.argsort(self.lengths, kind="stable")  # users of like length together: little padding
+        starts = range(0, len(order), self.batch_size)
+        for start in starts[state.process_index :: state.num_processes]:
+            users = order[start : start + self.batch_size]
+            yield torch.from_numpy(read_histories(self.histories, users)).to(device), users
+
+    def mean_user(self, encode_users: Scorer, device: torch.device | str) -> torch.Tensor:
+        """The mean user vector `(D,)` of the split, the same on every process."""
+        sums = [
+            (int(users[0]), encode_users(histories, users).sum(0).cpu()) for histories, users in self.batches(device)
+        ]
+        if PartialState().num_processes > 1:
+            sums = gather_object(sums)
+        total = torch.stack([part for _, part in sorted(sums, key=lambda part: part[0])]).sum(0)
+        return (total / len(self.targets)).to(device)
+
+    def evaluate_random(self) -> dict[str, float]:
+        """A uniformly random ranking, in closed form: all candidates tie."""
+        return self.evaluate(lambda histories, users: torch.zeros(len(histories), len(self.items)))
+
+    def evaluate_popularity(self, item_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
+        """The same ranking for everybody: by number of training actions `(V,)`."""
+        scores = torch.as_tensor(np.asarray(item_counts), dtype=torch.float64)
+        if scores.shape != (len(self.items),):
+            raise ValueError(f"item_counts must be {len(self.items)} counts, one an item, got {tuple(scores.shape)}")
+        return self.evaluate(lambda histories, users: scores.repeat(len(histories), 1))

@@ -1,0 +1,1 @@
+"""Recommends from a checkpoint and a catalogue."""

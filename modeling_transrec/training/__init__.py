@@ -1,0 +1,1 @@
+"""Training arguments, the trainer and precomputed features."""

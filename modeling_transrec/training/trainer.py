@@ -1,0 +1,431 @@
+"""The Trainer: transformers' own, with the item-once collator, two learning rates and full-ranking validation."""
+
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import DynamoBackend
+from huggingface_hub import CommitInfo, HfApi
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+
+from ..data.collator import TransRecDataCollator
+from ..data.loading import count_actions, histories_as_rows, history_lengths, prepare_items
+from ..evaluation.evaluator import FullRankingEvaluator
+from ..evaluation.scoring import precompute_features
+from ..hub.card import (
+    CURVE_NAME,
+    NOT_PUBLISHED,
+    PUBLISHED_FILES,
+    THIS_MODEL,
+    CardFacts,
+    DataFacts,
+    describe_model,
+    describe_training,
+    draw_training_curve,
+    public_training_args,
+    read_result,
+    result_row,
+    split_hyperparameters,
+    write_model_card,
+)
+from ..models.frozen_layers import frozen_layers_of
+from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_with_code, towers_of
+from ..models.processing_transrec import TransRecProcessor, check_texts
+from .arguments import TransRecTrainingArguments
+from .precomputed import use_frozen_layers
+
+
+logger = logging.getLogger(__name__)
+
+TRAINER_STATE_NAME = "trainer_state.json"
+
+
+class TransRecTrainer(Trainer):
+    r"""
+    Trains a TransRec model on histories.
+
+    Args:
+        model ([`TransRecForSequentialRecommendation`]): the model.
+        args ([`TransRecTrainingArguments`]): the arguments.
+        items (`datasets.Dataset`): the catalogue: `item_id` and what the processor reads (`text_en`, …).
+        train_dataset (`datasets.Dataset`): training histories, column `item_ids`.
+        eval_dataset (`datasets.Dataset`, *optional*): histories `item_ids` with their `target`.
+        processing_class ([`TransRecProcessor`]): the model's processor; saved with every checkpoint.
+        callbacks: further callbacks.
+        optimizers: an optimizer and a learning-rate schedule to use instead of those of the arguments.
+
+    A run that is interrupted and resumed ends with the weights of an uninterrupted one (but for dropout with
+    `dataloader_persistent_workers`, whose random state torch does not restore). Several processes give the weights of
+    one where the users divide evenly among them: accelerate fills the last batch up with users of the first.
+
+    Example:
+
+    ```python
+    trainer = TransRecTrainer(model, args, items, train, validation, processing_class=processor)
+    trainer.train()
+    trainer.save_model("my-recommender")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: TransRecForSequentialRecommendation,
+        args: TransRecTrainingArguments,
+        items: datasets.Dataset,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | None = None,
+        processing_class: TransRecProcessor | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers=(None, None),
+    ):
+        if not isinstance(args, TransRecTrainingArguments):
+            raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
+                "with `accelerate launch --multi_gpu`, or set CUDA_VISIBLE_DEVICES"
+            )
+        if processing_class is None:
+            raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
+        self.items = items
+        self.item_counts = None
+        self.prepared_items = self._plain_items = None
+        self._evaluators = {}
+        callbacks = list(callbacks or [])
+        collator = None
+        if train_dataset is not None:
+            with args.main_process_first(local=False, desc="looking up items"):
+                histories = histories_as_rows(train_dataset, items["item_id"])
+            user_rows = None
+            if processing_class.user_ids is not None:
+                user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
+            with args.main_process_first(local=False, desc="preparing items"):
+                self._plain_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
+            self.item_counts = count_actions(histories, len(items))
+            collator = TransRecDataCollator(
+                model.config,
+                self._plain_items,
+                processing_class,
+                self.item_counts,
+                user_rows,
+                seed=args.data_seed if args.data_seed is not None else args.seed,
+            )
+            train_dataset = keep_teaching(histories).remove_columns("target")
+            callbacks.append(_SetEpochCallback(collator))
+        if args.max_eval_users is not None and eval_dataset is not None:
+            eval_dataset = choose_users(eval_dataset, args.max_eval_users)
+        check_texts(processing_class, model.config)
+        if args.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if args.freezes:
+            model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
+        if args.gradient_caching_chunk_size is not None:
+            model.enable_gradient_caching(args.gradient_caching_chunk_size, processing_class.normalize)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if args.torch_compile:
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
+            model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        self._compute_frozen()
+
+    def _compute_frozen(self) -> None:
+        """Computes once what the frozen backbone, or its frozen layers, make of the items, and trains on that."""
+        if self._plain_items is None:
+            return
+        model, chunk_size = self.accelerator.unwrap_model(self.model), self.args.item_batch_size
+        self.prepared_items = self._plain_items
+        if model.has_frozen_backbone and model.item_encoder.takes_features:
+            logger.info("The backbone is frozen: its features of %d items are computed once", len(self.items))
+            with self.args.main_process_first(local=False, desc="computing features"), self.accelerator.autocast():
+                self.prepared_items = precompute_features(
+                    model.eval(), self._plain_items, self.processing_class, chunk_size
+                )
+        elif not model.has_frozen_backbone and not any(
+            frozen_layers_of(tower) for backbone in model.item_encoder.backbones for tower in towers_of(backbone)
+        ):
+            return
+        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning("With FSDP or DeepSpeed the frozen layers are computed in every step")
+        else:
+            with self.args.main_process_first(local=False, desc="computing states"), self.accelerator.autocast():
+                self.prepared_items = use_frozen_layers(
+                    model.eval(), self._plain_items, self.processing_class, chunk_size
+                )
+        self.data_collator.items = self.prepared_items
+        self._evaluators = {}
+
+    def _load_from_checkpoint(self, *args, **kwargs) -> None:
+        """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
+        super()._load_from_checkpoint(*args, **kwargs)
+        if not self.is_fsdp_enabled:  # there the weights lie in pieces by now
+            self._compute_frozen()
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""
+        model = self.model if model is None else model
+        if self.optimizer is not None:
+            return self.optimizer
+        args = self.args
+        backbones = self.accelerator.unwrap_model(model).item_encoder.backbones
+        of_backbone = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
+        decayed = set(self.get_decay_parameter_names(model))
+        groups = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            rate, decay = args.learning_rate, args.weight_decay
+            if id(parameter) in of_backbone:
+                rate = rate if args.backbone_learning_rate is None else args.backbone_learning_rate
+                decay = decay if args.backbone_weight_decay is None else args.backbone_weight_decay
+            groups.setdefault((rate, decay if name in decayed else 0.0), []).append(parameter)
+        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, model)
+        self.optimizer = optimizer_class(
+            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
+            **optimizer_kwargs,
+        )
+        return self.optimizer
+
+    def compute_loss(self, model, inputs: dict[str, torch.Tensor], *args, **kwargs):
+        """As in transformers; pictures travel as bytes and are normalised on the device, a chunk at a time."""
+        if self.args.gradient_caching_chunk_size is None:
+            inputs = self.processing_class.normalize(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`."""
+        sequences = dataloader.dataset
+        known, evaluator = self._evaluators.get(metric_key_prefix, (None, None))
+        if known is not sequences:
+            evaluator = FullRankingEvaluator(
+                self.items,
+                sequences,
+                ks=self.args.eval_ks,
+                batch_size=self.args.per_device_eval_batch_size,
+                item_batch_size=self.args.item_batch_size,
+                split=metric_key_prefix,
+                prepared_items=self.prepared_items,
+            )
+            self._evaluators[metric_key_prefix] = (sequences, evaluator)
+        model = self.accelerator.unwrap_model(self.model)
+        metrics = evaluator(model, self.processing_class, autocast=self.accelerator.autocast)
+        return EvalLoopOutput(
+            predictions=None,
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
+            num_samples=len(sequences),
+        )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
+        folder = self.args.output_dir if output_dir is None else output_dir
+        code = contextlib.nullcontext()
+        if self.args.hub_with_code:
+            code = saved_with_code(self.accelerator.unwrap_model(self.model), self.processing_class)
+        with code:
+            super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
+            os.makedirs(folder, exist_ok=True)
+            with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
+                json.dump(public_training_args(self.args), file, indent=2)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | None = None,
+        dataset_args: str | None = None,
+        license: str | None = None,
+        tags: list[str] | None = None,
+    ) -> None:
+        """Writes the card `README.md`, `results.json` and, where matplotlib is installed, the training curve.
+
+        On several processes all of them have to call it: they rank the baselines together.
+
+        Args:
+            model_name: the repository's id; by default `hub_model_id`, or the name of `output_dir`.
+            finetuned_from: the checkpoint that training started from; by default the model's own `name_or_path`.
+            dataset: the training data set, `"ninerec"`, a Hub id or a folder; it stays unnamed otherwise.
+            dataset_args: its configuration, such as `"Bili_Food"`.
+            license: the licence of the weights.
+            tags: further tags.
+        """
+        users = None if self.train_dataset is None else len(self.train_dataset)
+        data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
+        results = self._validation_results(data)
+        if not self.is_world_process_zero():
+            return
+        for entry in self.args.card_results or ():
+            name, _, file = entry.partition("=")
+            results.append(read_result(file, name))
+        folder, log = self.args.output_dir, self.state.log_history
+        model = self.accelerator.unwrap_model(self.model)
+        metric = self.args.metric_for_best_model or FullRankingEvaluator.primary_metric
+        has_curve = draw_training_curve(log, metric.removeprefix("eval_"), os.path.join(folder, CURVE_NAME))
+        repository = self.hub_model_id or self.args.hub_model_id
+        started_from = finetuned_from or model.name_or_path
+        facts = CardFacts(
+            name=model_name or repository or os.path.basename(os.path.abspath(folder)),
+            data=data,
+            results=results,
+            training=describe_training(log, self.args, started_from),
+            hyperparameters=split_hyperparameters(self.args, model.config),
+            curve=CURVE_NAME if has_curve else None,
+            license=license,
+            with_code=self.args.hub_with_code,
+            tags=tags or [],
+            **describe_model(model, self.processing_class, [started_from]),
+        )
+        write_model_card(folder, facts)
+
+    def _validation_results(self, data: DataFacts) -> list[dict]:
+        """Rows of the card: the kept checkpoint on the validation split, and random and popularity beside it."""
+        _, evaluator = self._evaluators.get("eval", (None, None))
+        name = f"eval_{FullRankingEvaluator.primary_metric}"
+        logged = [entry for entry in self.state.log_history if name in entry]
+        if evaluator is None or not logged:
+            return []
+        kept = logged[-1]
+        if self.args.load_best_model_at_end:
+            kept = next((entry for entry in logged if entry["step"] == self.state.best_global_step), kept)
+        protocol = {
+            "dataset": data.title,
+            "max_seq_len": self.accelerator.unwrap_model(self.model).config.max_seq_len,
+            **evaluator.protocol,
+            "split": "validation",
+        }
+        rows = [result_row("random", evaluator.evaluate_random(), protocol)]
+        if self.item_counts is not None:
+            rows.append(result_row("popularity", evaluator.evaluate_popularity(self.item_counts), protocol))
+        metrics = {name: kept[f"eval_{name}"] for name in rows[0]["metrics"]}
+        return [*rows, result_row(THIS_MODEL, metrics, protocol)]
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | None:
+        """Publishes model, processor, training arguments, results and card in one commit; checkpoints stay here.
+
+        What was interrupted is resumed by calling it again: files that have arrived are not sent twice.
+
+        Args:
+            commit_message: of the commit.
+            blocking: whether to return only when all has arrived.
+            token: a token that may write; by default that of the arguments, or of the log-in.
+            revision: branch; by default that of the arguments, or `main`.
+            private: whether a new repository is private; by default that of the arguments.
+            kwargs: those of [`create_model_card`].
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        self.create_model_card(**kwargs)
+        if not self.is_world_process_zero():
+            return None
+        api, revision = HfApi(token=token), revision or self.args.hub_revision
+        if revision is not None:
+            api.create_branch(self.hub_model_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=self.args.output_dir,
+            commit_message=commit_message,
+            revision=revision,
+            run_as_future=not blocking,
+            allow_patterns=[*PUBLISHED_FILES, *(["*.py"] if self.args.hub_with_code else [])],
+            ignore_patterns=list(NOT_PUBLISHED),
+        )
+
+
+class _SetEpochCallback(TrainerCallback):
+    """Tells the collator the epoch, of which its negatives are a function."""
+
+    def __init__(self, collator: TransRecDataCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.set_epoch(int(state.epoch))
+
+
+def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
+    """So many of the users, in order, the same ones every time; all where there are no more."""
+    if len(sequences) <= count:
+        return sequences
+    return sequences.select(np.sort(np.random.default_rng(0).choice(len(sequences), count, replace=False)))
+
+
+def keep_teaching(histories: datasets.Dataset) -> datasets.Dataset:
+    """Leaves out histories of a single item: there is nothing to predict in them."""
+    long_enough = np.flatnonzero(history_lengths(histories) >= 2)
+    if len(long_enough) < len(histories):
+        logger.warning(
+            "%d of %d training histories have fewer than 2 items and are left out",
+            len(histories) - len(long_enough),
+            len(histories),
+        )
+        histories = histories.select(long_enough)
+    if len(histories) == 0:
+        raise ValueError("no training history has 2 or more items: there is nothing to train on")
+    return histories
+
+
+def last_whole_checkpoint(output_dir: str) -> str | None:
+    """The checkpoint with the highest step that was written to its end, or `None`.
+
+    The main process writes the Trainer's state last, and every process its random state; a run that was killed while
+    saving leaves some of them missing or cut off.
+    """
+    if not os.path.isdir(output_dir):
+        return None
+    steps = {}
+    for name in os.listdir(output_dir):
+        step = name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step != name and step.isdigit():
+            steps[int(step)] = os.path.join(output_dir, name)
+    for _, folder in sorted(steps.items(), reverse=True):
+        try:
+            with open(os.path.join(folder, TRAINER_STATE_NAME), encoding="utf-8") as file:
+                json.load(file)
+            world_size = PartialState().num_processes
+            for rank in range(world_size):
+                name = "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
+                os.stat(os.path.join(folder, name))
+        except (FileNotFoundError, json.JSONDecodeError):
+            logger.warning("%s was not written to its end and is passed over", folder)
+            continue
+        return folder
+    return None

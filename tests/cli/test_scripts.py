@@ -1,0 +1,249 @@
+"""The scripts, run as their users run them, on the embedded sample."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_transrec import TransRecConfig, TransRecModel, TransRecProcessor, TransRecTrainingArguments
+from modeling_transrec.cli.arguments import DataArguments, ModelArguments, parse_arguments
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = ["--use_cpu", "true", "--disable_tqdm", "true", "--hidden_size", "32", "--max_seq_len", "8"]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script as `python examples/NAME.py` would find it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    names = [path.stem for path in EXAMPLES.glob("*.py")]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_help(name, script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script(name).main(["--help"])
+    assert stopped.value.code == 0
+    assert "--dataset_config_name" in capsys.readouterr().out
+
+
+def test_finetune_evaluate_recommend(script, capsys, tmp_path):
+    output = str(tmp_path / "model")
+    script("finetune").main(["--output_dir", output, "--num_train_epochs", "1", *SMALL])
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "model" / "train_results.json").exists()
+
+    file = tmp_path / "new" / "results.json"
+    script("evaluate").main(["--model_name_or_path", output, "--output_file", str(file), "--use_cpu", "true"])
+    results = json.loads(file.read_text())
+    assert {"hr@10", "ndcg@10"} <= results["metrics"].keys()
+    assert results["protocol"]["split"] == "test" and results["protocol"]["num_users"] == 800
+    assert results["protocol"]["dataset"] == "ninerec/Sample_Target"
+    rough = script("evaluate").main(["--model_name_or_path", output, "--use_cpu", "true", "--bf16", "true"])
+    assert rough["protocol"]["bf16"] and rough["metrics"] != results["metrics"]
+    assert rough["metrics"]["hr@10"] == pytest.approx(results["metrics"]["hr@10"], abs=0.03)
+
+    capsys.readouterr()
+    script("recommend").main(["--model_name_or_path", output, "--num_users", "2", "--k", "4", "--use_cpu", "true"])
+    shown = capsys.readouterr().out
+    assert shown.count("recommended (best first)") == 2 and shown.count("saw (oldest first)") == 2
+
+    lines = tmp_path / "recommendations.jsonl"
+    script("recommend").main(
+        ["--model_name_or_path", output, "--k", "3", "--use_cpu", "true", "--output_file", str(lines)]
+    )
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(written) == 800 and all(len(user["recommended"]) == 3 for user in written)
+
+
+def test_data_and_lengths_are_never_guessed(script, tmp_path):
+    for option in ("--model_name_or_path", "--text_model_name_or_path"):
+        with pytest.raises(FileNotFoundError, match="there is no folder ../nothing/there"):
+            script("finetune").main([option, "../nothing/there", "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match=f"which data set of {tmp_path}"):
+        script("finetune").main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="a model has its own"):
+        script("evaluate").main(["--model_name_or_path", str(tmp_path), "--max_seq_len", "10"])
+
+
+def test_baselines_need_no_model(script):
+    evaluate = script("evaluate")
+    random = evaluate.main(["--model_name_or_path", "random", "--use_cpu", "true"])["metrics"]["hr@10"]
+    popularity = evaluate.main(["--model_name_or_path", "popularity", "--use_cpu", "true"])["metrics"]["hr@10"]
+    assert 10 / 300 < random < 10 / 270  # histories of up to 22 items are no candidates
+    assert popularity > 2 * random
+
+
+def test_transfer_compares_six_rows(script, capsys, tmp_path):
+    epochs = ["--pretrain_epochs", "0.1", "--num_train_epochs", "0.1"]
+    script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
+    shown = capsys.readouterr().out
+    rows = ["random", "popularity", "IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT"]
+    assert all(f"| {row} " in shown for row in rows)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["rows"]) == rows
+    assert {result["protocol"]["num_candidates"] for result in results["rows"].values()} == {300}
+    assert "user tu" in shown
+
+
+def test_wrong_options_say_what_to_do(script, tmp_path):
+    finetune = script("finetune")
+    for options, message in [
+        (["--modality", "sound"], "choose text, image, id"),
+        (["--modality", "id", "--text_config", "{}"], "has no use for --text_config"),
+        (["--text_config", "{"], "neither a file nor JSON"),
+        (["--text_config", "{}"], "model_type"),
+        (["--model_name_or_path", "x", "--modality", "id"], "leave out --modality"),
+        (["--model_name_or_path", "x", "--image_size", "32"], "leave out --image_size"),
+        (["--modality", "id", "--fusion", "gated"], "--fusion gated has no effect"),
+        (["--modality", "id", "--max_text_length", "9"], "--max_text_length 9 has no effect"),
+        (["--modality", "id", "--num_negatives", "5"], "--num_negatives 5 has no effect .* loss_type='in_batch'"),
+        (["--modality", "id", "--mask_probability", "0.4"], "has no effect .* objective='next_item'"),
+        (["--dataset_config_name", "Sample_Tarket"], "Sample_Tarket"),
+        (["--learning_rat", "3"], "--learning_rat"),
+    ]:
+        with pytest.raises((ValueError, OSError), match=message):
+            finetune.main(["--output_dir", str(tmp_path), "--use_cpu", "true", *options])
+
+
+def test_an_option_that_contradicts_the_checkpoint_is_an_error(script, tmp_path):
+    output = str(tmp_path / "model")
+    script("pretrain").main(
+        ["--output_dir", output, "--max_steps", "1", "--eval_strategy", "no", *SMALL[:-2]]
+        + ["--max_seq_len", "8", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    )
+    with pytest.raises(ValueError, match="--hidden_size 64 does not fit the checkpoint"):
+        script("finetune").main(["--model_name_or_path", output, "--hidden_size", "64", "--use_cpu", "true"])
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    """SIGKILL in the middle; the sample's own files, `accelerate launch`, dropout on."""
+    options = [*SMALL, "--num_train_epochs", "3", "--eval_strategy", "no", "--save_strategy", "steps"]
+    options += ["--save_steps", "4", "--load_best_model_at_end", "false", "--loss_type", "bce", "--seed", "7"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(name, *more):
+        return [*LAUNCH, str(EXAMPLES / "finetune.py"), "--output_dir", str(tmp_path / name), *options, *more]
+
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    uninterrupted = subprocess.Popen(command("whole"), env=environment, **silent)
+    process = subprocess.Popen(command("killed"), env=environment, start_new_session=True, **silent)
+    deadline = time.time() + 200
+    while not (tmp_path / "killed" / "checkpoint-8" / "trainer_state.json").exists():
+        assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+
+    resume = command("killed", "--resume_from_checkpoint", "True")
+    subprocess.run(resume, env=environment, check=True, capture_output=True, timeout=300)
+    assert uninterrupted.wait(timeout=300) == 0
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
+
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+TYPES = (ModelArguments, DataArguments, TransRecTrainingArguments)
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("*.json")))
+def test_every_preset_fits_the_scripts(preset, tmp_path):
+    model, data, training = parse_arguments(
+        TYPES, ["--preset", preset, "--output_dir", str(tmp_path), "--use_cpu", "true"], CONFIGS
+    )
+    options = json.loads((CONFIGS / f"{preset}.json").read_text())["options"]
+    given = {**vars(model), **vars(data), **vars(training)}
+    assert {name: given[name] for name in options} == options
+    num_items = 5 if "id" in model.modality.split("+") else None
+    TransRecConfig(num_items=num_items, **model.config_fields())
+
+
+def test_the_command_line_comes_before_the_preset(tmp_path, caplog):
+    common = ["--preset", "bili_food-bert", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    model, data, training = parse_arguments(TYPES, [*common, "--hidden_size", "64", "--learning_rate", "0.5"], CONFIGS)
+    assert (model.hidden_size, training.learning_rate, training.backbone_learning_rate) == (64, 0.5, 1e-5)
+    assert data.dataset_config_name == "Bili_Food" and model.language == "zh"
+    model, _, training = parse_arguments(TYPES, [*common, "--model_name_or_path", "outputs/pretrained"], CONFIGS)
+    assert model.text_model_name_or_path is None and model.hidden_size is None and model.loss_type == "bce"
+    assert "The checkpoint decides on text_model_name_or_path" in caplog.text
+    with pytest.raises(ValueError, match="named presets are bili_2m-bert"):
+        parse_arguments(TYPES, ["--preset", "bili_food"], CONFIGS)
+
+
+def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
+    options = ["--use_cpu", "true", "--disable_tqdm", "true", "--num_train_epochs", "1", "--hidden_size", "16"]
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    script("pretrain").main([*options, "--modality", "text+id", "--output_dir", source])
+    assert TransRecProcessor.from_pretrained(source).modality == "text+id"
+    results = tmp_path / "zero_shot.json"
+    script("evaluate").main(["--model_name_or_path", source, "--use_cpu", "true", "--output_file", str(results)])
+    assert "id part is dropped: its 600 items are others than the catalogue's 300" in caplog.text
+    assert json.loads(results.read_text())["metrics"]["hr@10"] > 0
+    script("recommend").main(["--model_name_or_path", source, "--use_cpu", "true"])
+    script("finetune").main([*options, "--model_name_or_path", source, "--output_dir", target])
+    assert TransRecModel.from_pretrained(target).config.modality == "text"
+    assert TransRecProcessor.from_pretrained(target).modality == "text"
+    pretrained, finetuned = (TransRecModel.from_pretrained(path) for path in (source, target))
+    assert pretrained.item_encoder.id_embedding is not None and finetuned.item_encoder.id_embedding is None
+
+
+def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, caplog, capsys):
+    main, output = script("finetune").main, tmp_path / "model"
+    options = ["--modality", "id", "--num_train_epochs", "1", "--output_dir", str(output), *SMALL]
+    main([*options, "--resume_from_checkpoint", "true"])  # nothing is there yet
+    assert "training starts from the beginning" in caplog.text
+    assert re.search(r"Saved in .*model: validation hr@10 0\.\d{4} after epoch 1", capsys.readouterr().out)
+    (output / "checkpoint-999").mkdir()
+    main(options)
+    assert "has a finished training, which is replaced" in caplog.text
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-13"]
+    (output / "trainer_state.json").unlink()  # as if it had been killed
+    with pytest.raises(FileExistsError, match="go on with --resume_from_checkpoint true"):
+        main(options)
+    main([*options, "--resume_from_checkpoint", "true"])
+
+
+def test_a_model_of_user_ids_recommends(script, capsys, tmp_path):
+    output = str(tmp_path / "model")
+    options = ["--modality", "id", "--user_encoder_type", "dssm", "--num_train_epochs", "1", *SMALL]
+    script("finetune").main([*options, "--output_dir", output])
+    capsys.readouterr()
+    script("recommend").main(["--model_name_or_path", output, "--use_cpu", "true", "--num_users", "1"])
+    shown = capsys.readouterr().out
+    user, item = (re.search(pattern, shown).group(1) for pattern in (r"user (\S+)", r"saw \(oldest first\)\s+(\S+)"))
+    history = ["--history", item, "--user_id", user]
+    script("recommend").main(["--model_name_or_path", output, "--use_cpu", "true", *history])
+    assert capsys.readouterr().out.count("recommended (best first)") == 1
+
+
+def test_finetune_with_pictures_and_adapters(script, tmp_path):
+    options = ["--use_cpu", "true", "--disable_tqdm", "true", "--num_train_epochs", "1", "--hidden_size", "16"]
+    vision = '{"model_type": "vit", "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, '
+    vision += '"intermediate_size": 16, "patch_size": 8}'
+    options += ["--modality", "text+image", "--vision_config", vision, "--image_size", "16", "--fusion", "gated"]
+    options += ["--peft", "lora", "--peft_config", '{"r": 2, "target_modules": ["query", "q_proj"]}']
+    script("finetune").main([*options, "--output_dir", str(tmp_path)])
+    model = TransRecModel.from_pretrained(tmp_path)
+    assert model.config.modality == "text+image" and model.config.peft_config["r"] == 2
+    assert model.config.vision_config.image_size == 16
+    script("recommend").main(["--model_name_or_path", str(tmp_path), "--use_cpu", "true"])

@@ -1,0 +1,238 @@
+"""Full ranking against a brute force that sorts for every user, and what random and broken models are worth."""
+
+import itertools
+import math
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor, scoring
+from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.evaluation.scoring import encode_catalogue, rank_targets, top_items
+
+
+def brute_force(scores, histories, targets, k, exclude_seen):
+    """Mean HR@k and NDCG@k, users one by one, ties averaged over where the target may stand."""
+    hits, gains = [], []
+    for user_scores, history, target in zip(scores, histories, targets, strict=True):
+        candidates = [
+            item for item in range(len(user_scores)) if not exclude_seen or item == target or item not in history
+        ]
+        ranked = sorted(candidates, key=lambda item: -user_scores[item])
+        tied = [place for place, item in enumerate(ranked, 1) if user_scores[item] == user_scores[target]]
+        hits.append(np.mean([place <= k for place in tied]))
+        gains.append(np.mean([1 / math.log2(place + 1) if place <= k else 0 for place in tied]))
+    return np.mean(hits), np.mean(gains)
+
+
+@pytest.mark.parametrize("lines", [2, 1000])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_metrics_equal_brute_force(items, validation_split, exclude_seen, levels, lines, monkeypatch):
+    """`levels` 3: nearly everything ties; 1000: nothing does. `lines` of scores are compared at a time."""
+    monkeypatch.setattr(scoring, "_SCORES_IN_CACHE", lines * len(items) + 1)
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(levels, size=(len(validation_split), len(items))).astype(np.float64)
+    row = {item_id: number for number, item_id in enumerate(items["item_id"])}
+    histories = [[row[item] for item in history] for history in validation_split["item_ids"]]
+    targets = [row[item] for item in validation_split["target"]]
+    assert any(target in history for target, history in zip(targets, histories, strict=True))
+
+    by_history = {tuple(history): scores[user] for user, history in enumerate(histories)}
+
+    def score(batch, users):
+        assert len(users) == len(batch)
+        return torch.stack([torch.from_numpy(by_history[tuple(line[line >= 0].tolist())]) for line in batch])
+
+    evaluator = FullRankingEvaluator(items, validation_split, ks=[1, 4, 10], exclude_seen=exclude_seen, batch_size=5)
+    metrics = evaluator.evaluate(score)
+    for k in (1, 4, 10):
+        hit, gain = brute_force(scores, histories, targets, k, exclude_seen)
+        assert metrics[f"hr@{k}"] == pytest.approx(hit)
+        assert metrics[f"ndcg@{k}"] == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("kind", ["text", "id"])
+def test_a_models_metrics_equal_one_user_at_a_time(kind, items, validation_split, make_model, processor_of):
+    model, processor = make_model(kind, max_seq_len=6), processor_of[kind]
+    metrics = FullRankingEvaluator(items, validation_split, ks=[10], batch_size=4, item_batch_size=7)(model, processor)
+
+    call = {"text": list(items["text_en"])} if kind == "text" else {"item_ids": list(items["item_id"])}
+    catalogue = model.get_item_features(**processor(**call))
+    row = {item_id: number for number, item_id in enumerate(items["item_id"])}
+    scores, histories, targets = [], [], []
+    for user in validation_split:
+        history = [row[item] for item in user["item_ids"]]
+        vectors = catalogue[history[-6:]][None]
+        state = model.get_user_features(vectors, torch.ones(1, vectors.shape[1], dtype=torch.bool))
+        scores.append((state @ catalogue.T)[0].detach().double().numpy())
+        histories.append(history)
+        targets.append(row[user["target"]])
+    hit, gain = brute_force(scores, histories, targets, 10, exclude_seen=True)
+    assert metrics["hr@10"] == pytest.approx(hit)
+    assert metrics["ndcg@10"] == pytest.approx(gain)
+
+
+def test_a_constant_model_scores_as_random(items, validation_split, make_model, processor_of):
+    evaluator = FullRankingEvaluator(items, validation_split)
+    model = make_model("id")
+    torch.nn.init.zeros_(model.model.item_encoder.id_embedding.weight)
+    assert evaluator(model, processor_of["id"]) == pytest.approx(evaluator.evaluate_random())
+    open_candidates = FullRankingEvaluator(items, validation_split, ks=[10], exclude_seen=False)
+    assert open_candidates.evaluate_random()["hr@10"] == pytest.approx(10 / len(items))
+
+
+def test_random_is_the_mean_of_random_rankings(items, validation_split):
+    evaluator = FullRankingEvaluator(items, validation_split, ks=[10])
+    generator = torch.Generator().manual_seed(0)
+    draws = [
+        evaluator.evaluate(lambda batch, users: torch.rand(len(batch), len(items), generator=generator))
+        for _ in range(400)
+    ]
+    for name, value in evaluator.evaluate_random().items():
+        assert np.mean([draw[name] for draw in draws]) == pytest.approx(value, abs=0.02)
+
+
+def test_popularity_ranks_by_training_actions(items, train_split, validation_split):
+    counts = count_actions(histories_as_rows(train_split, items["item_id"]), len(items))
+    taken = list(itertools.chain.from_iterable(train_split["item_ids"]))
+    assert counts.tolist() == [taken.count(item_id) for item_id in items["item_id"]]
+    evaluator = FullRankingEvaluator(items, validation_split)
+    assert evaluator.evaluate_popularity(counts)["hr@10"] > 1.3 * evaluator.evaluate_random()["hr@10"]
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_broken_scores_are_an_error(broken, items, validation_split, make_model, processor_of):
+    model = make_model("id")
+    with torch.no_grad():
+        model.model.item_encoder.id_embedding.weight[3, 0] = broken
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        FullRankingEvaluator(items, validation_split)(model, processor_of["id"])
+
+
+def test_evaluation_leaves_the_model_in_its_mode(items, validation_split, make_model, processor_of):
+    model = make_model("id", hidden_dropout_prob=0.5).train()
+    evaluator = FullRankingEvaluator(items, validation_split)
+    assert evaluator(model, processor_of["id"]) == evaluator(model, processor_of["id"])  # no dropout
+    assert model.training
+
+
+def test_another_language_is_read_anew(items, validation_split, make_model, tokenizer):
+    processor, model = TransRecProcessor(tokenizer), make_model("text")
+    evaluator = FullRankingEvaluator(items, validation_split)
+    english = evaluator(model, processor)
+    processor.language = "zh"
+    chinese = evaluator(model, processor)
+    assert chinese != english and chinese == FullRankingEvaluator(items, validation_split)(model, processor)
+
+
+def test_protocol_is_kept_with_the_numbers(items, validation_split):
+    protocol = FullRankingEvaluator(items, validation_split, split="validation", ks=[10, 5]).protocol
+    assert protocol["num_users"] == 13 and protocol["num_candidates"] == 37
+    assert protocol["split"] == "validation" and protocol["ks"] == [5, 10]
+    assert "excluded" in protocol["seen_items"]
+
+
+def test_fingerprint_tells_what_was_evaluated(items, validation_split):
+    def fingerprint(items, split):
+        return FullRankingEvaluator(items, split).fingerprint
+
+    expected = fingerprint(items, validation_split)
+    shuffled = validation_split.shuffle(seed=1)
+    assert fingerprint(items.shuffle(seed=2), shuffled.rename_column("user_id", "user")) == expected
+    rows = validation_split.to_list()
+    for change in ("target", "history", "order", "user"):
+        changed = [dict(row) for row in rows]
+        first = changed[0]
+        if change == "target":
+            first["target"] = next(one for one in items["item_id"] if one not in [first["target"], *first["item_ids"]])
+        elif change == "history":
+            first["item_ids"] = first["item_ids"][1:]
+        elif change == "order":
+            first["item_ids"] = first["item_ids"][::-1]
+        else:
+            changed = changed[1:]
+        assert fingerprint(items, datasets.Dataset.from_list(changed)) != expected, change
+    in_use = {one for row in rows for one in [row["target"], *row["item_ids"]]}
+    unused = next(row for row, one in enumerate(items["item_id"]) if one not in in_use)
+    assert fingerprint(items.select([r for r in range(len(items)) if r != unused]), validation_split) != expected
+
+
+def test_metrics_of_groups_are_those_of_their_users(items, validation_split, train_split):
+    counts = count_actions(histories_as_rows(train_split, items["item_id"]), len(items))
+    evaluator = FullRankingEvaluator(items, validation_split)
+    whole = evaluator.evaluate_popularity(counts)
+    groups = evaluator.metrics_of_groups(counts)
+    for kind in ("target", "history"):
+        parts = [group for name, group in groups.items() if name.startswith(kind)]
+        assert len(parts) > 1 and sum(part["num_users"] for part in parts) == len(validation_split)
+        weighted = sum(part["num_users"] * part["hr@10"] for part in parts) / len(validation_split)
+        assert weighted == pytest.approx(whole["hr@10"])
+    places = dict(zip(items["item_id"], counts, strict=True))
+    chosen = [row for row in validation_split if 5 <= places[row["target"]] < 10]
+    alone = FullRankingEvaluator(items, datasets.Dataset.from_list(chosen)).evaluate_popularity(counts)
+    assert groups["target 5-9"] == {"num_users": len(chosen), **alone}
+
+
+def test_a_split_without_targets_is_an_error(items, train_split):
+    with pytest.raises(ValueError, match="no target"):
+        FullRankingEvaluator(items, train_split)
+    with pytest.raises(ValueError, match="empty"):
+        FullRankingEvaluator(items, train_split.select([]))
+
+
+def test_seen_items_with_row_zero_and_padding():
+    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0]])
+    seen = torch.tensor([[-1, 1], [0, -1]])
+    better, tied = rank_targets(scores.clone(), torch.tensor([2, 2]), seen)
+    assert better.tolist() == [1, 1] and tied.tolist() == [0, 0]
+    best, rows = top_items(scores.clone(), 4, seen)
+    assert rows[:, :3].tolist() == [[0, 2, 3], [1, 2, 3]]
+    assert best[:, 3].tolist() == [float("-inf")] * 2
+
+
+@pytest.mark.parametrize("chunk_size", [5, 37, 100])
+def test_catalogue_order_does_not_depend_on_chunks(chunk_size, items, make_model, text_processor):
+    model = make_model("text")
+    catalogue = encode_catalogue(model, prepare_items(items, text_processor), text_processor, chunk_size)
+    one_by_one = torch.cat([model.get_item_features(**text_processor(text=text)) for text in items["text_en"]])
+    assert torch.allclose(catalogue, one_by_one, atol=1e-6)
+
+
+def test_the_base_model_can_be_evaluated(items, validation_split, make_model, processor_of):
+    model = make_model("id")
+    evaluator = FullRankingEvaluator(items, validation_split)
+    assert isinstance(model.model, TransRecModel)
+    assert evaluator(model.model, processor_of["id"]) == evaluator(model, processor_of["id"])
+
+
+def test_centred_scores_are_cosines_of_vectors_minus_their_means(items, validation_split, make_model, processor_of):
+    model, processor = make_model("text"), processor_of["text"]
+    evaluator = FullRankingEvaluator(items, validation_split, ks=[10], batch_size=4, center_scores=True)
+    metrics = evaluator(model, processor)
+    assert evaluator.protocol["scores"] == "centered cosine"
+    catalogue = model.get_item_features(**processor(text=list(items["text_en"])))
+    row = {item_id: number for number, item_id in enumerate(items["item_id"])}
+    histories = [[row[item] for item in history] for history in validation_split["item_ids"]]
+    users = torch.cat(
+        [
+            model.get_user_features(
+                catalogue[history[-20:]][None], torch.ones(1, len(history[-20:]), dtype=torch.bool)
+            )
+            for history in histories
+        ]
+    )
+    centred = torch.nn.functional.cosine_similarity(
+        (users - users.mean(0))[:, None], (catalogue - catalogue.mean(0))[None], dim=-1
+    )
+    targets = [row[item] for item in validation_split["target"]]
+    hit, gain = brute_force(centred.detach().double().numpy(), histories, targets, 10, exclude_seen=True)
+    assert metrics["hr@10"] == pytest.approx(hit) and metrics["ndcg@10"] == pytest.approx(gain)
+
+    recommender = Recommender(model, processor).index(items, histories=validation_split["item_ids"])
+    found = recommender.recommend(validation_split["item_ids"][3], k=5, exclude_seen=False)
+    best = centred[3].topk(5)
+    assert [row[item["item_id"]] for item in found] == best.indices.tolist()
+    assert [item["score"] for item in found] == pytest.approx(best.values.tolist(), abs=1e-5)

@@ -1,0 +1,216 @@
+"""The card of a checkpoint: what it says is what was trained and measured, and its snippet runs."""
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
+from PIL import Image
+
+from modeling_transrec import (
+    FullRankingEvaluator,
+    TransRecForSequentialRecommendation,
+    TransRecProcessor,
+    TransRecTrainer,
+    TransRecTrainingArguments,
+)
+from modeling_transrec.cli.arguments import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec.hub.card import (
+    CardFacts,
+    DataFacts,
+    build_model_card,
+    describe_model,
+    eval_result_files,
+    merge_results,
+    public_name,
+    result_row,
+    results_table,
+)
+
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+PROTOCOL = {
+    "dataset": "someone/shop/Shoes",
+    "split": "test",
+    "max_seq_len": 20,
+    "num_users": 1300,
+    "num_candidates": 37,
+    "ranking": "full: every catalogue item is a candidate",
+    "seen_items": "excluded, except the target",
+    "scores": "the model's own",
+    "ties": "expected value over a random order",
+}
+
+
+@pytest.fixture
+def trained(make_model, processor_of, items, train_split, validation_split, tmp_path, monkeypatch):
+    """A trainer after two epochs, and the folder of its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    idrec = {"metrics": {"hr@10": 0.25, "ndcg@10": 0.125}, "protocol": {**PROTOCOL, "model": "/home/me/idrec"}}
+    (tmp_path / "idrec.json").write_text(json.dumps(idrec))
+    args = TransRecTrainingArguments(
+        output_dir=str(tmp_path / "shop-model"),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        learning_rate=0.02,
+        use_cpu=True,
+        disable_tqdm=True,
+        hub_token="hf_do_not_show",
+        card_results=[f"IDRec={tmp_path / 'idrec.json'}"],
+    )
+    model = make_model("text", user_encoder_type="gru4rec")
+    trainer = TransRecTrainer(model, args, items, train_split, validation_split, processing_class=processor_of["text"])
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(dataset="someone/shop", dataset_args="Shoes", license="mit", tags=["shoes"])
+    return trainer, tmp_path / "shop-model"
+
+
+def test_the_card_says_what_was_measured(trained, items, validation_split, train_split):
+    trainer, folder = trained
+    card = ModelCard.load(folder / "README.md")
+    evaluator = FullRankingEvaluator(items, validation_split)
+    model = TransRecForSequentialRecommendation.from_pretrained(folder)
+    metrics = evaluator(model, TransRecProcessor.from_pretrained(folder))
+    hits = [result for result in card.data.eval_results if result.metric_type == "hr@10"]
+    assert hits[0].metric_value == pytest.approx(metrics["hr@10"], abs=1e-6)
+    assert (hits[0].dataset_type, hits[0].dataset_config, hits[0].dataset_split) == (
+        "someone/shop",
+        "Shoes",
+        "validation",
+    )
+    lines = {line.split("|")[1].strip(" *"): line for line in card.text.splitlines() if line.startswith("|")}
+    assert f"{evaluator.evaluate_random()['hr@10']:.4f}" in lines["random"]
+    popular = [sum(row.count(item) for row in train_split["item_ids"]) for item in items["item_id"]]
+    assert f"{evaluator.evaluate_popularity(popular)['hr@10']:.4f}" in lines["popularity"]
+    assert "0.2500" in lines["IDRec"] and "test" in lines["IDRec"]
+    assert f"**{metrics['hr@10']:.4f}**" in lines["this model"]
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in lines["all"]
+
+
+def test_metadata_and_changed_options_first(trained):
+    _, folder = trained
+    card = ModelCard.load(folder / "README.md")
+    data = card.data.to_dict()
+    assert {"recommendation", "sequential-recommendation", "gru4rec", "text", "shoes"} <= set(data["tags"])
+    assert data["datasets"] == ["someone/shop"] and data["license"] == "mit" and data["language"] == "en"
+    changed, _, others = card.text.partition("<details>")
+    assert "| learning_rate | 0.02 |" in changed and "| user_encoder_type | gru4rec |" in changed
+    assert "| weight_decay | 0.1 |" in others and "| weight_decay" not in changed
+    assert "13 training users, 37 items" in card.text
+
+
+def test_no_token_folder_or_pickle_is_kept(trained):
+    _, folder = trained
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    for path in files:
+        content = path.read_bytes()
+        assert b"hf_do_not_show" not in content, path
+        assert path.name == "trainer_state.json" or str(folder.parent).encode() not in content, path
+        assert b"/home/me" not in content, path
+    assert json.loads((folder / "training_args.json").read_text())["learning_rate"] == 0.02
+
+
+def test_both_forms_of_results_are_those_of_the_hub(trained):
+    _, folder = trained
+    (file,) = (folder / ".eval_results").iterdir()
+    entries = parse_eval_result_entries(yaml.safe_load(file.read_text()))
+    by_task = {entry.task_id: entry for entry in entries}
+    assert by_task["Shoes_validation_hr@10"].dataset_id == "someone/shop"
+    card = ModelCard.load(folder / "README.md")
+    by_metric = {result.metric_type: result for result in card.data.eval_results}
+    assert all(isinstance(result, EvalResult) for result in by_metric.values())
+    assert by_task["Shoes_validation_ndcg@10"].value == by_metric["ndcg@10"].metric_value
+    assert eval_result_files([result_row("this model", {"mrr": 0.1}, {**PROTOCOL, "dataset": "ninerec/Ours"})]) == {}
+
+
+def test_results_are_merged_by_model_split_and_scores():
+    old = result_row("this model", {"hr@10": 0.1}, {**PROTOCOL, "split": "validation"})
+    test = result_row("this model", {"hr@10": 0.2}, PROTOCOL)
+    again = result_row("this model", {"hr@10": 0.3}, PROTOCOL)
+    centered = result_row("this model", {"hr@10": 0.4}, {**PROTOCOL, "scores": "centered cosine"})
+    merged = merge_results([old, test], [again, centered])
+    assert [row["metrics"]["hr@10"] for row in merged] == [0.1, 0.3, 0.4]
+    table = results_table([test, result_row("random", {"hr@10": 0.01, "mrr": 0.5}, PROTOCOL), centered])
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "random",
+        "**this model**",
+        "**this model**, centered cosine",
+    ]
+    assert "MRR" not in table  # not measured for all
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "text+image", "id", "text+id", "clip", "dssm"])
+def test_the_snippet_runs_when_pasted(kind, make_model, processor_of, items, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, processor = make_model("text" if kind == "dssm" else kind), processor_of["text" if kind == "dssm" else kind]
+    if kind == "dssm":
+        model = make_model("text", user_encoder_type="dssm")
+        processor = TransRecProcessor(processor.tokenizer, user_ids=[f"u{row}" for row in range(13)])
+    model.save_pretrained("my-model")
+    processor.save_pretrained("my-model")
+    card = build_model_card(CardFacts(name="my-model", **describe_model(model, processor)))
+    (snippet,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    exec(snippet, {})
+    shown = yaml.safe_load(capsys.readouterr().out.replace("'", '"'))
+    assert len(shown) == 2 and all(math.isfinite(item["score"]) for item in shown)
+
+
+def test_the_curve_is_a_picture(trained):
+    pytest.importorskip("matplotlib")
+    _, folder = trained
+    assert Image.open(folder / "training_curve.png").size[0] > 300
+    assert "(training_curve.png)" in (folder / "README.md").read_text()
+
+
+def test_without_matplotlib_the_card_says_so(trained, monkeypatch):
+    trainer, folder = trained
+    monkeypatch.setattr("modeling_transrec.hub.card.is_matplotlib_available", lambda: False)
+    trainer.create_model_card(dataset="someone/shop", dataset_args="Shoes")
+    text = (folder / "README.md").read_text()
+    assert "No picture of the training curve: matplotlib was not installed" in text
+    assert "(training_curve.png)" not in text
+
+
+def test_names_of_folders_stay_here(tmp_path):
+    (tmp_path / "secret").mkdir()
+    assert public_name(str(tmp_path / "secret")) == "secret" and public_name("someone/shop") == "someone/shop"
+    assert DataFacts(str(tmp_path / "secret"), "Shoes").title == "secret/Shoes"
+
+
+def test_known_data_come_with_their_condition():
+    assert "forbid to publish modified copies" in DataFacts("ninerec", "Bili_Food").condition
+    assert "synthetic" in DataFacts("ninerec", "Sample_Source").condition
+    assert DataFacts("ninerec", "OurShop").condition is None  # anybody's data in the same layout
+    card = build_model_card(CardFacts("me/x", "text", "sasrec", data=DataFacts("ninerec", "Bili_Food")))
+    assert "forbid to publish modified copies" in card.text
+
+
+def test_named_checkpoints_have_run_files_and_honest_cards(tmp_path):
+    spec = importlib.util.spec_from_file_location("render", CARDS / "render.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = module.render()
+    assert {f"{encoder}-{backbone}-bili2m" for encoder in ("sasrec", "bert4rec", "nextitnet", "gru4rec", "dnn") for
+            backbone in ("bert", "swinb")} == {path.parent.name for path in files} - {"model_cards"}  # fmt: skip
+    for path, content in files.items():
+        assert path.read_text(encoding="utf-8") == content, f"run python model_cards/render.py: {path}"
+        if path.parent != CARDS:
+            assert "Not trained yet" in content and "model-index" not in content
+            assert "Nothing has been measured." in content and not re.search(r"0\.\d{2,}", content)
+            options = ["--preset", str(path.parent / "run.json"), "--output_dir", str(tmp_path), "--use_cpu", "true"]
+            types = (ModelArguments, DataArguments, TransRecTrainingArguments)
+            model, data, _ = parse_arguments(types, options, CARDS)
+            assert data.dataset_config_name == "Bili_2M" and path.parent.name.startswith(model.user_encoder_type)
+
+
+def test_wrong_options_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="must be NAME=FILE"):
+        TransRecTrainingArguments(output_dir=str(tmp_path), card_results=["idrec.json"], use_cpu=True)
+    with pytest.raises(ValueError, match="hub_strategy must be 'end'"):
+        TransRecTrainingArguments(output_dir=str(tmp_path), hub_strategy="every_save", use_cpu=True)

@@ -1,0 +1,245 @@
+import copy
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel
+
+from modeling_transrec import (
+    AutoModelForSequentialRecommendation,
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecModel,
+    TransRecProcessor,
+)
+
+from ..conftest import tiny_config, tiny_text_config
+
+
+KINDS = ["text", "id"]
+
+
+def make_inputs(kind, vocab_size=60, seed=0):
+    """A batch of 3 users over 11 items, with padding on both axes."""
+    generator = torch.Generator().manual_seed(seed)
+    item_index = torch.randint(11, (3, 7), generator=generator)
+    item_index[0, :4] = -1
+    item_index[2, :1] = -1
+    labels = torch.cat([item_index[:, 1:], torch.randint(11, (3, 1), generator=generator)], 1)
+    labels = labels.masked_fill(item_index < 0, -100)
+    inputs = {
+        "item_index": item_index,
+        "labels": labels,
+        "negative_index": torch.randint(11, (3, 7, 2), generator=generator),
+        "item_log_popularity": torch.full((11,), 1 / 11).log(),
+    }
+    if kind == "id":
+        return {**inputs, "item_ids": torch.randperm(37, generator=generator)[:11]}
+    mask = torch.ones(11, 6, dtype=torch.long)
+    mask[::2, 4:] = 0
+    return {
+        **inputs,
+        "input_ids": torch.randint(5, vocab_size, (11, 6), generator=generator) * mask,
+        "attention_mask": mask,
+        "has_text": torch.arange(11) != 4,
+    }
+
+
+def perturb(model):
+    """Weights that no initialisation would give, biases and norms included."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("saved", [TransRecModel, TransRecForSequentialRecommendation])
+@pytest.mark.parametrize("loaded", [TransRecModel, TransRecForSequentialRecommendation])
+def test_each_class_loads_the_others_checkpoint_whole(kind, saved, loaded, tokenizer, tmp_path):
+    model = perturb(saved(tiny_config(kind, tokenizer))).eval()
+    model.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    again, info = loaded.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    inputs = make_inputs(kind)
+    del inputs["labels"], inputs["negative_index"], inputs["item_log_popularity"]
+    expected, found = model(**inputs), again.eval()(**inputs)
+    assert torch.equal(expected.user_embeds, found.user_embeds)
+    assert torch.equal(expected.item_embeds, found.item_embeds)
+
+
+def test_auto_classes_find_everything(tokenizer, text_processor, tmp_path):
+    TransRecModel(tiny_config("text", tokenizer)).save_pretrained(tmp_path)
+    text_processor.save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), TransRecConfig)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), TransRecModel)
+    head = AutoModelForSequentialRecommendation.from_pretrained(tmp_path)
+    assert isinstance(head, TransRecForSequentialRecommendation)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), TransRecProcessor)
+
+
+def test_text_padding_does_not_matter(make_model):
+    model, inputs = make_model("text"), make_inputs("text")
+    short = model.get_item_features(input_ids=inputs["input_ids"][:1, :4], attention_mask=torch.ones(1, 4))
+    longer = torch.cat([inputs["input_ids"][:1, :4], torch.zeros(1, 9, dtype=torch.long)], dim=1)
+    mask = torch.tensor([[1] * 4 + [0] * 9])
+    assert torch.allclose(model.get_item_features(input_ids=longer, attention_mask=mask), short, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "gpt2", "opt"])
+def test_any_text_backbone(model_type, tokenizer, tmp_path):
+    config = TransRecConfig(text_config=tiny_text_config(len(tokenizer), model_type), hidden_size=16)
+    model = perturb(TransRecForSequentialRecommendation(config)).eval()
+    inputs = make_inputs("text")
+    loss = model(**inputs).loss
+    loss.backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not unused, unused
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**inputs).loss, loss)
+
+
+def test_from_encoder_pretrained_keeps_the_backbones_weights(tokenizer, tmp_path):
+    text_config = tiny_text_config(len(tokenizer))
+    del text_config["model_type"]
+    backbone = perturb(BertModel(BertConfig(**text_config))).eval()
+    backbone.save_pretrained(tmp_path / "bert")
+    for cls in (TransRecModel, TransRecForSequentialRecommendation):
+        model = cls.from_encoder_pretrained(text_model_name_or_path=tmp_path / "bert", hidden_size=16).eval()
+        base = getattr(model, "model", model)
+        inputs = {name: make_inputs("text")[name] for name in ("input_ids", "attention_mask")}
+        expected = backbone(**inputs).last_hidden_state
+        assert torch.equal(base.item_encoder.text.backbone(**inputs).last_hidden_state, expected)
+        assert not any("pooler" in name for name, _ in model.named_parameters())
+        model.save_pretrained(tmp_path / "transrec")
+        (tmp_path / "bert").rename(tmp_path / "moved")  # loading needs no backbone repository
+        again = cls.from_pretrained(tmp_path / "transrec").eval()
+        assert torch.equal(again.get_item_features(**inputs), model.get_item_features(**inputs))
+        (tmp_path / "moved").rename(tmp_path / "bert")
+
+
+def test_freeze_backbone_trains_the_rest(make_model):
+    model = make_model("text")
+    model.freeze_backbone()
+    model(**make_inputs("text")).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == (".backbone." in name), name
+    with pytest.raises(ValueError, match="no backbone"):
+        make_model("id").freeze_backbone()
+
+
+def test_a_frozen_backbone_gives_the_same_features_at_every_step(make_model):
+    model, inputs = make_model("text"), make_inputs("text")
+    items = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    model.train()
+    assert not torch.equal(model.get_item_features(**items), model.get_item_features(**items))  # dropout
+    model.freeze_backbone()
+    model.train()
+    assert torch.equal(model.get_item_features(**items), model.get_item_features(**items))
+
+
+def test_a_backbone_whose_output_is_narrower_than_its_layers(tokenizer):
+    text_config = {**tiny_text_config(len(tokenizer), "opt"), "word_embed_proj_dim": 12}
+    model = TransRecModel(TransRecConfig(text_config=text_config, hidden_size=16))
+    inputs = {name: make_inputs("text")[name] for name in ("input_ids", "attention_mask")}
+    assert model.get_item_features(**inputs).shape == (11, 16)
+
+
+def test_an_encoder_decoder_is_refused():
+    with pytest.raises(ValueError, match="t5 is an encoder-decoder"):
+        TransRecModel(TransRecConfig(text_config={"model_type": "t5", "d_model": 16, "num_layers": 1}))
+
+
+def test_one_dtype_throughout(tokenizer, tmp_path):
+    config = TransRecConfig(text_config={**tiny_text_config(len(tokenizer)), "dtype": "bfloat16"}, hidden_size=16)
+    model = TransRecForSequentialRecommendation(config)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.model.item_encoder.text.backbone.save_pretrained(tmp_path / "backbone")
+    half = TransRecModel.from_encoder_pretrained(tmp_path / "backbone", dtype=torch.bfloat16, hidden_size=16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    half.save_pretrained(tmp_path / "half")
+    assert TransRecModel.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    assert TransRecModel.from_pretrained(tmp_path / "half", dtype=torch.float32).dtype == torch.float32
+
+
+def test_resizing_tokens_is_for_text_models(make_model, tokenizer):
+    model = make_model("text")
+    model.model.resize_token_embeddings(len(tokenizer) + 3)
+    assert model.config.text_config.vocab_size == len(tokenizer) + 3
+    with pytest.raises(ValueError, match="a model of id has no tokens"):
+        make_model("id").model.resize_token_embeddings(50)
+
+
+def test_missing_inputs_are_named(make_model):
+    inputs = make_inputs("id")
+    with pytest.raises(ValueError, match="input_ids, attention_mask"):
+        make_model("text")(**inputs)
+    del inputs["item_log_popularity"]
+    with pytest.raises(ValueError, match="item_log_popularity"):
+        make_model("id")(**inputs)
+    too_long = torch.zeros(1, 21, dtype=torch.long)
+    with pytest.raises(ValueError, match="max_seq_len=20"):
+        make_model("id")(item_ids=torch.arange(3), item_index=too_long)
+
+
+def test_the_loss_is_a_mean_over_the_given_number_of_targets(make_model):
+    model, inputs = make_model("id"), make_inputs("id")
+    targets = int((inputs["labels"] != -100).sum())
+    mean = model(**inputs).loss
+    assert torch.allclose(model(**inputs, num_items_in_batch=2 * targets).loss * 2, mean)
+
+
+class TestConfig:
+    def test_round_trip(self, tmp_path):
+        config = TransRecConfig(text_config={"model_type": "bert", "hidden_size": 24}, max_seq_len=7, loss_type="bce")
+        config.save_pretrained(tmp_path)
+        assert TransRecConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+        assert AutoConfig.from_pretrained(tmp_path).text_config.hidden_size == 24
+        assert copy.deepcopy(config).to_dict() == config.to_dict()
+
+    def test_unknown_keys_name_the_closest_known_one(self):
+        with pytest.raises(ValueError, match="'hiden_size'; did you mean 'hidden_size'"):
+            TransRecConfig(hiden_size=3)
+
+    def test_keys_of_transformers_are_not_refused(self, tmp_path):
+        config = TransRecConfig(num_items=3)
+        config.pad_token_id, config.use_cache, config.tokenizer_class = 0, False, "BertTokenizer"
+        config.save_pretrained(tmp_path)
+        assert AutoConfig.from_pretrained(tmp_path).pad_token_id == 0
+
+    def test_overrides_at_loading_are_checked(self, tmp_path):
+        TransRecConfig(num_items=3).save_pretrained(tmp_path)
+        assert TransRecConfig.from_pretrained(tmp_path, loss_type="bce").loss_type == "bce"
+        with pytest.raises(ValueError, match="max_seq_len must be at least 1"):
+            TransRecConfig.from_pretrained(tmp_path, max_seq_len=0)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"loss_type": "bpr"}, "loss_type='bpr' is unknown; choose from 'bce', 'in_batch'"),
+            ({"objective": "any"}, "objective"),
+            ({"text_pooling": "max"}, "text_pooling"),
+            ({"hidden_size": 15}, "multiple of num_attention_heads"),
+            ({"max_seq_len": 0}, "max_seq_len must be at least 1"),
+            ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
+            ({"text_config": {}, "multimodal_config": {}}, "leave out text_config"),
+            ({"user_encoder_type": "sasrec", "objective": "masked_item"}, "belong together"),
+            ({"user_encoder_type": "bert4rec", "objective": "next_item"}, "belong together"),
+            ({"user_encoder_type": "dssm"}, "num_users"),
+            ({"loss_type": "bce", "gather_negatives": True}, "option of loss_type='in_batch'"),
+            ({"fusion": "add"}, "choose from 'sum', 'concat'"),
+            ({"temperature": 0}, "temperature must be above 0"),
+            ({"mask_probability": 1.0}, "mask_probability"),
+            ({"num_items": 0}, "num_items must be at least 1"),
+        ],
+    )
+    def test_bad_values_say_what_to_change(self, fields, message):
+        with pytest.raises(Exception, match=message):
+            TransRecConfig(**fields)
+
+    def test_a_model_needs_an_item_and_a_user_encoder(self):
+        with pytest.raises(ValueError, match="set text_config"):
+            TransRecModel(TransRecConfig())
+        with pytest.raises(ValueError, match="'sasrec'"):
+            TransRecModel(TransRecConfig(num_items=3, user_encoder_type="transformer"))

@@ -1,0 +1,172 @@
+"""`examples/prepare_data.py`: anybody's tables to Parquet files with a card, and back."""
+
+import importlib
+import shutil
+
+import datasets
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
+from modeling_transrec.cli.arguments import DataArguments
+from modeling_transrec.data.loading import split_protocol
+from modeling_transrec.ninerec.export import push
+
+from ..cli.test_scripts import script  # noqa: F401
+
+
+pytestmark = pytest.mark.usefixtures("script")
+
+COLUMNS = '{"user_id": "customer", "item_id": "sku", "timestamp": "bought", "text_en": "product"}'
+
+
+@pytest.fixture
+def tables(tmp_path):
+    lines = [f"c{u},p{(3 * u + k) % 11},{100 * k + u}" for k in range(7) for u in range(9)]
+    (tmp_path / "sales.csv").write_text("\n".join(["customer,sku,bought", *lines]) + "\n")
+    (tmp_path / "products.tsv").write_text("sku\tproduct\n" + "".join(f"p{n}\tproduct {n}\n" for n in range(12)))
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "pictures" / "p3.png")
+    return tmp_path
+
+
+def prepare(tables, *extra, interactions="sales.csv"):
+    arguments = ["--dataset_config_name", "shop", "--output_dir", str(tables / "out")]
+    arguments += ["--interactions", str(tables / interactions), "--items", str(tables / "products.tsv")]
+    arguments += ["--covers", str(tables / "pictures"), "--columns", COLUMNS, *extra]
+    return importlib.import_module("prepare_data").main(arguments)
+
+
+def test_prepared_data_is_the_data(tables):
+    folder = prepare(tables)
+    for path in (tables / "pictures").iterdir():  # the pictures are in the Parquet files
+        path.unlink()
+    items, test = load_items(str(folder), "shop"), load_sequences(str(folder), "shop", "test")
+    assert len(items) == 11 and items[3]["image"].convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert items[0] == {"item_id": "p0", "text_zh": "", "text_en": "product 0", "image": None}
+    assert test[2] == {
+        "user_id": "c2",
+        "item_ids": ["p6", "p7", "p8", "p9", "p10", "p0"],
+        "target": "p1",
+        "timestamps": [2, 102, 202, 302, 402, 502],
+    }
+    assert load_sequences(str(folder), "shop", "train")[2]["item_ids"] == ["p6", "p7", "p8", "p9", "p10"]
+    streamed = load_dataset(str(folder), "shop", split="test", streaming=True)
+    assert [row["user_id"] for row in streamed] == test["user_id"][:]
+
+    for name in ("sales.csv", "products.tsv"):
+        kind = "interactions" if name == "sales.csv" else "items"
+        (tables / name).rename(tables / f"shop_{kind}{name[-4:]}")
+    options = {"data_dir": str(tables), "columns": yaml.safe_load(COLUMNS)}
+    direct = FullRankingEvaluator(
+        load_items("ninerec", "shop", **options), load_sequences("ninerec", "shop", "test", **options)
+    )
+    assert FullRankingEvaluator(items, test).fingerprint == direct.fingerprint
+
+
+def test_the_card_says_what_is_there(tables):
+    folder = prepare(tables)
+    card = DatasetCard.load(folder / "README.md")
+    assert [config["config_name"] for config in card.data.configs] == ["shop", "shop_items"]
+    assert "9 in test" in card.text and "11; 11 with a text, 1 with a picture" in card.text
+    assert '"split_strategy": "leave_one_out"' in card.text
+    with Image.open(folder / "statistics.png") as plot:
+        assert plot.width > 500
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "shop", "shop_items", "statistics.png"]
+
+
+def test_nothing_half_written_is_left(tables):
+    (tables / "bad.csv").write_text("customer,sku,bought\nc1,p1,1\nc1,p2\n")
+    with pytest.raises(ValueError, match=rf"^{tables / 'bad.csv'}:3: 2 columns where 3"):
+        prepare(tables, interactions="bad.csv")
+    assert not (tables / "out").exists() and not list(tables.glob(".out*"))
+    prepare(tables)
+    with pytest.raises(FileExistsError, match="exists already"):
+        prepare(tables)
+
+
+def test_wrong_options(tables):
+    with pytest.raises(ValueError, match="neither a file nor a Hub data set"):
+        prepare(tables, interactions="absent.csv")
+    (tables / "sales.xls").write_text("")
+    with pytest.raises(ValueError, match="must end in .csv, .tsv, .parquet"):
+        prepare(tables, interactions="sales.xls")
+    with pytest.raises(ValueError, match="do not allow modified copies"):
+        main = importlib.import_module("prepare_data").main
+        main(["--dataset_config_name", "Bili_Food", "--output_dir", str(tables / "out"), "--public", "true"])
+    for name in ("X/y", "my_items"):
+        arguments = ["--dataset_config_name", name, "--output_dir", str(tables / "out")]
+        tables_of = ["--interactions", str(tables / "sales.csv"), "--items", str(tables / "products.tsv")]
+        with pytest.raises(ValueError, match=f"--dataset_config_name {name}: choose a name"):
+            importlib.import_module("prepare_data").main(arguments + tables_of)
+    with pytest.raises(ValueError, match="together"):
+        importlib.import_module("prepare_data").main(["--items", "x.csv", "--output_dir", str(tables / "out")])
+
+
+def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
+    folder = prepare(tables, "--push_to_hub", "me/shop")
+    assert hub.repositories["datasets", "me/shop"].private
+    for config, split in (("shop", "test"), ("shop_items", "train")):
+        pulled = load_dataset("me/shop", config, split=split)
+        assert pulled.to_list() == load_dataset(str(folder), config, split=split).to_list()
+        assert split_protocol(pulled)["max_seq_len"] == 20
+    assert f"{hub.url}/datasets/me/shop" in capsys.readouterr().out
+
+    hub.add("me/open", {}, kind="datasets")
+    with pytest.raises(ValueError, match="me/open exists already and is public"):
+        push(folder, "me/open")
+    assert hub.files("me/open", kind="datasets") == {}
+    push(folder, "me/open", private=False)
+    assert "README.md" in hub.files("me/open", kind="datasets")
+
+
+def test_the_protocol_travels(tables, caplog):
+    """With the Parquet files, and is compared with the model's length."""
+    folder = str(prepare(tables, "--max_seq_len", "2", "--min_actions", "6"))
+    for streaming in (False, True):
+        for config, split in (("shop", "test"), ("shop_items", "train")):
+            protocol = split_protocol(load_dataset(folder, config, split=split, streaming=streaming))
+            assert (protocol["max_seq_len"], protocol["min_actions"]) == (2, 6)
+    items, test = load_items(folder, "shop"), load_sequences(folder, "shop", "test")
+    assert FullRankingEvaluator(items, test).protocol["data"] == protocol
+    data = DataArguments(folder, "shop")
+    data.load_sequences("train", 2)
+    assert "prepared with" not in caplog.text
+    data.load_sequences("train", 20)
+    assert "prepared with max_seq_len=2, and the model reads up to 20" in caplog.text
+
+
+def test_the_source_is_read_once_and_nothing_is_left_in_the_cache(tables, caplog, monkeypatch):
+    """Nothing but what a table in an archive needs; each warning is logged once."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tables / "hf")
+    (tables / "sales.csv").write_text((tables / "sales.csv").read_text() + "c1,p1,101\nc1,gone,7\n")
+    folder = prepare(tables)
+    assert "image" in load_items(str(folder), "shop").column_names
+    messages = [
+        record.getMessage() for record in caplog.records if record.name.startswith("modeling_transrec.ninerec")
+    ]
+    assert len(messages) == len(set(messages)) and any("not in the items table" in message for message in messages)
+    assert list((tables / "hf" / "ninerec").rglob("*.arrow")) == []
+
+
+def test_a_table_without_header(tables):
+    rows = (tables / "sales.csv").read_text().split("\n", 1)[1]
+    (tables / "bare.csv").write_text(rows)
+    order = ["--pair_columns", "user_id", "item_id", "timestamp"]
+    order += ["--columns", '{"item_id": "sku", "text_en": "product"}']
+    folder = prepare(tables, *order, interactions="bare.csv")
+    assert load_sequences(str(folder), "shop", "test")[2]["target"] == "p1"
+
+
+def test_tables_on_the_hub(tables, hub):
+    for name, file, delimiter in (("me/sales", "sales.csv", ","), ("me/products", "products.tsv", "\t")):
+        Dataset.from_csv(str(tables / file), sep=delimiter).push_to_hub(name)
+    expected = load_sequences(str(prepare(tables)), "shop", "test")
+    shutil.rmtree(tables / "out")
+    arguments = ["--dataset_config_name", "shop", "--output_dir", str(tables / "out"), "--columns", COLUMNS]
+    arguments += ["--interactions", "me/sales", "--items", "me/products"]
+    folder = importlib.import_module("prepare_data").main(arguments)
+    assert load_sequences(str(folder), "shop", "test").to_list() == expected.to_list()

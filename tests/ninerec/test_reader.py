@@ -1,0 +1,525 @@
+"""`modeling_transrec.ninerec`'s `reader` and `interactions` on small files written by the tests."""
+
+import csv
+import io
+import logging
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from modeling_transrec.ninerec import interactions, text_files
+from modeling_transrec.ninerec.interactions import read_sequences
+from modeling_transrec.ninerec.reader import find_covers, read_items, select_catalogue
+
+
+IDS = pl.Series(["i1", "i2", "i3", "007"])
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def actions_in(path, item_ids, **kwargs):
+    """Rows (user, item, timestamp), user by user."""
+    sequences = read_sequences(path, item_ids, min_actions=1, **kwargs)
+    users = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    known = sequences.timestamps is not None
+    times = sequences.timestamps.tolist() if known else [None] * len(users)
+    ids, user_ids = sequences.item_ids.to_pylist(), sequences.user_ids.to_pylist()
+    return [(user_ids[u], ids[i], t) for u, i, t in zip(users, sequences.items, times, strict=True)]
+
+
+def by_user(rows):
+    """Rows in the order of `actions_in`."""
+    users = [user for user, _, _ in rows]
+    return sorted(rows, key=lambda row: (users.index(row[0]), row[2]))
+
+
+def pairs(tmp_path, content, item_ids=IDS, **kwargs):
+    return actions_in(write(tmp_path / "X_pair.csv", content), item_ids, **kwargs)
+
+
+def items(tmp_path, content):
+    return read_items(write(tmp_path / "X_item.csv", content)).rows()
+
+
+def behaviour(tmp_path, content):
+    return actions_in(write(tmp_path / "X_behaviour.tsv", content), IDS)
+
+
+# Items
+
+
+def test_items_by_position_keep_ids_and_texts_as_they_are(tmp_path):
+    content = '007,中文,"a, ""b""\nc"\n7,,\nNA,null,NaN\n1.50, x ,"é"\n'
+    expected = [("007", "中文", 'a, "b"\nc'), ("7", "", ""), ("NA", "null", "NaN"), ("1.50", " x ", "é")]
+    assert items(tmp_path, content) == expected
+    assert items(tmp_path, "\ufeff" + content) == expected
+    assert items(tmp_path, content.replace("\n", "\r\n")) == [
+        (item_id, zh, en.replace("\n", "\r\n")) for item_id, zh, en in expected
+    ]
+    assert items(tmp_path, content.rstrip("\n") + "\n\n\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("item_id,text_zh,text_en\n1,中,en\n", ("1", "中", "en")),
+        ("English,Chinese,ID\nen,中,1\n", ("1", "中", "en")),
+        ("item,title\n1,en\n", ("1", "", "en")),
+        ("id,zh\n1,中\n", ("1", "中", "")),
+        ("item_id,views,title\n1,99,en\n", ("1", "", "en")),
+        ("video_id,title,title_en\n1,中,en\n", ("1", "中", "en")),
+        ("movieId,title,genres\n1,en,x\n", ("1", "", "en")),
+    ],
+)
+def test_items_by_header(tmp_path, content, expected):
+    assert items(tmp_path, content) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        ("1,a,b\n2,c\n", 2, "2 columns where 3 are expected"),
+        ('1,a,"x\ny"\n2,c,d,e\n', 3, "4 columns where 3 are expected"),
+        ("1,a,b\n ,c,d\n", 2, "empty item_id"),
+        ("1,text\n", 1, "2 columns where 3 are expected.*item_id,text_en"),
+        ("item_id,words\n", 1, "2 columns where 3"),
+        ("item_id,words,url\n1,a,b\n", 1, "names no text"),
+        ("id,en,english\n1,a,b\n", 1, "two columns of the header mean the same"),
+        ('1,a,b\n2,"c" d,e\n', 2, "breaks CSV quoting"),
+        ('1,a,b\n2,"c,d\n3,e,f\n', 2, "breaks CSV quoting"),
+        (b"1,a,b\n2,c,\xff\n", 2, "byte 0xff is not UTF-8"),
+    ],
+)
+def test_malformed_items_name_file_and_line(tmp_path, content, line, message):
+    with pytest.raises(ValueError, match=rf"X_item\.csv:{line}: .*{message}"):
+        items(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "item_id,text_en\n"])
+def test_no_items(tmp_path, content):
+    with pytest.raises(ValueError, match=r"X_item\.csv: the file (is empty|has a header but no items)"):
+        items(tmp_path, content)
+
+
+def test_a_repeated_item_keeps_its_first_row(tmp_path, caplog):
+    assert items(tmp_path, "a,1,1\nb,2,2\na,3,3\na,1,1\n") == [("a", "1", "1"), ("b", "2", "2")]
+    assert "2 rows of X_item.csv repeat an item id" in caplog.text and "'a'" in caplog.text
+
+
+def test_what_may_be_a_header_is_reported(tmp_path, caplog):
+    assert items(tmp_path, "B0,,Title\nB1,,x\n") == [("B0", "", "Title"), ("B1", "", "x")]
+    assert "['B0', '', 'Title'] is read as an item" in caplog.text
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_lines_of_spaces_are_blank(tmp_path, quote):
+    assert items(tmp_path, f"  \n1,a,{quote}b{quote}\n\t\n") == [("1", "a", "b")]
+    assert pairs(tmp_path, f"  \nu,{quote}i1{quote},5\n \n") == [("u", "i1", 5)]
+
+
+# Pair files
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_pairs_read_strings_and_seconds(tmp_path, newline, bom, end):
+    content = bom + "01,i1,5\nNA,007,6.0\nnull,i2,7" + end
+    expected = [("01", "i1", 5), ("NA", "007", 6), ("null", "i2", 7)]
+    assert pairs(tmp_path, content.replace("\n", newline)) == expected
+
+
+def test_pairs_with_quotes(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "CHUNK_ROWS", 8)  # several chunks on this path, too
+    rows = [(f'u,"{n}', random.Random(n).choice(IDS.to_list()), n) for n in range(17)]
+    content = "".join(f'"u,""{u[3:]}",{i},"{t}"\n' for u, i, t in rows)
+    assert pairs(tmp_path, content) == rows
+    with pytest.raises(ValueError, match=r"X_pair\.csv:18: .*quoting"):
+        pairs(tmp_path, content + '"u"x,i1,3\n')
+
+
+def test_pairs_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "BLOCK_SIZE", 40)
+    monkeypatch.setattr(interactions, "ROWS_PER_PART", 7)
+    rows = [(f"u{n % 5}", f"i{n % 3 + 1}", 90 - n) for n in range(50)]
+    content = "user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
+    assert pairs(tmp_path, content) == by_user(rows)
+    assert pairs(tmp_path, content.replace(",90\n", ",90.0\n")) == by_user(rows)
+    assert pairs(tmp_path, content.replace(",89\n", ",89.0\n")) == by_user(rows)  # read line by line
+    assert pairs(tmp_path, content.replace(",89\n", ", 89 \n")) == by_user(rows)
+    with pytest.raises(ValueError, match=r"X_pair\.csv:52: 2 columns"):
+        pairs(tmp_path, content + "u,i1\n")
+
+
+@pytest.mark.parametrize("num_parts", [1, 5])
+def test_filters_in_parts(tmp_path, monkeypatch, caplog, num_parts):
+    rng = random.Random(1)
+    rows = [(f"u{int(rng.expovariate(0.1))}", rng.choice(IDS.to_list()), n) for n in range(500)]
+    expected, kept = {}, {}
+    for user, item, time in rows:
+        expected.setdefault(user, []).append((item, time))
+    kept = {user: actions[-6:] for user, actions in expected.items() if len(actions) >= 9}
+    monkeypatch.setattr(interactions, "ROWS_PER_PART", 500 // num_parts)
+    path = write(tmp_path / "X_pair.csv", "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    for extra in ({}, {"min_item_actions": 2}):
+        sequences = read_sequences(path, IDS, min_actions=9, max_actions=6, scratch_dir=tmp_path / "new", **extra)
+        assert sequences.user_ids.to_pylist() == list(kept)
+        assert sequences.timestamps.tolist() == [time for actions in kept.values() for _, time in actions]
+    short = next(user for user, actions in expected.items() if len(actions) < 9)
+    assert f"{len(expected) - len(kept)} users have fewer than 9 actions: dropped (e.g. {short!r})" in caplog.text
+    assert not list((tmp_path / "new").iterdir())  # the temporary file is gone
+
+
+def test_users_of_one_hash_are_told_apart(tmp_path, monkeypatch):
+    path = write(tmp_path / "X_pair.csv", "user,item,time\n" + "".join(f"u{n % 3},i1,{n}\n" for n in range(9)))
+    written, seeds = interactions._write_coded, []
+
+    def colliding(path, chunks, table, file, seed):
+        count = written(path, chunks, table, file, seed)
+        seeds.append(seed)
+        if seed == 0:
+            with pa.OSFile(str(file), "rb") as source:
+                table = pa.ipc.open_file(source).read_all()
+            table = table.set_column(0, "user", pa.array([5] * count, pa.uint64()))
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+        return count
+
+    monkeypatch.setattr(interactions, "_write_coded", colliding)
+    assert actions_in(path, IDS) == [(f"u{u}", "i1", t) for u in range(3) for t in (u, u + 3, u + 6)]
+    assert seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("user_id,item_id,timestamp\nu,i1,3\n", ("u", "i1", 3)),
+        ("item,user,timestamp\ni1,u,3\n", ("u", "i1", 3)),
+        ("TS,uid,video_id\n3,u,i1\n", ("u", "i1", 3)),
+        ("iid,uid\ni1,u\n", ("u", "i1", None)),
+        ("userId,movieId,rating,timestamp\nu,i1,4.5,1600000000123\n", ("u", "i1", 1600000000123)),
+    ],
+)
+def test_pairs_by_header(tmp_path, content, expected):
+    assert pairs(tmp_path, content) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        ("u,i1,1\nu,i2\n", 2, "2 columns where 3 are expected"),
+        ("u,i1\nu,i2,3\n", 2, "3 columns where 2 are expected"),
+        ("u,i1,1\n\nu,i2,3,4\n", 3, "4 columns where 3"),
+        ("u,i1,1\nu,i2,\n", 2, "empty timestamp"),
+        ("u,i1,1\nu,,1\n", 2, "empty column 2"),
+        ("u,i1,1\n ,i1,1\n", 2, "empty column 1"),
+        (
+            "u,i1,1\nu,i2,2021-01-01\n",
+            2,
+            "timestamp '2021-01-01' is no whole number; write all times in one form",
+        ),
+        ("u,i1,1\nu,i2,1.5\n", 2, "timestamp '1.5' is no"),
+        ("who,what,when\nu,i1,1\n", 1, "timestamp 'when' .*header"),
+        ("user_id,item_id,rating\nu,i1,1\n", 1, "does not name user, item and timestamp"),
+        ("a,b,c,d\n", 1, "4 columns where 2 or 3 are expected"),
+        ("u,i1,01/05/2021\n", 1, "timestamp '01/05/2021' is no whole number; .* or a date such as"),
+        ("u,i1,2021-01-05\nu,i1,7\n", 2, "timestamp '7' is no date, unlike that of the first row"),
+        ("id,user_id,item_id,time\n1,u,i1,1\n", 1, "'id' and 'item_id' are both .*columns=.\"item_id\": \"item_id\""),
+        (b"u,i1,1\nu\xe9,i1,1\n", 2, "byte 0xe9 is not UTF-8"),
+        (b"u,i1,1\ru\xe9,i1,1\r", 2, "byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_malformed_pairs_name_file_and_line(tmp_path, content, line, message):
+    with pytest.raises(ValueError, match=rf"X_pair\.csv:{line}: .*{message}"):
+        pairs(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "user,item,time\n"])
+def test_no_pairs(tmp_path, content):
+    with pytest.raises(ValueError, match=r"X_pair\.csv: the file (is empty|has a header but no rows)"):
+        pairs(tmp_path, content)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_order_of_columns_is_detected_where_users_look_like_items(tmp_path, caplog, swapped):
+    """As in ML100K: all user ids are item ids, too. Items before users are not believed then."""
+    caplog.set_level(logging.INFO)
+    rng = random.Random(0)
+    rows = [(str(rng.randrange(1, 56)), str(item % 100 + 1), str(item)) for item in range(400)]
+    content = "".join(",".join((i, u, t) if swapped else (u, i, t)) + "\n" for u, i, t in rows)
+    ids = pl.Series([str(i) for i in range(1, 101)])
+    if swapped:
+        with pytest.raises(ValueError, match="cannot tell users from items.*Add a header line.*--pair_columns"):
+            pairs(tmp_path, content, ids)
+    else:
+        assert pairs(tmp_path, content, ids) == by_user([(u, i, int(t)) for u, i, t in rows])
+        assert "column 2 holds items" in caplog.text
+
+
+@pytest.mark.parametrize("num_users", [1500, 2000])
+def test_users_are_not_taken_for_items_of_a_table_that_is_half_unused(tmp_path, num_users):
+    """Users cover more of 2,000 integer items than the 900 items that were ever used."""
+    rng = random.Random(0)
+    used = rng.sample(range(1, 2001), 900)
+    content = "".join(f"{u},{i},{k}\n" for u in range(1, num_users + 1) for k, i in enumerate(rng.sample(used, 8)))
+    with pytest.raises(ValueError, match="cannot tell users from items"):
+        pairs(tmp_path, content, pl.Series([str(i) for i in range(1, 2001)]))
+
+
+def test_order_of_columns_too_close_to_call(tmp_path):
+    ids = pl.Series([str(i) for i in range(10)])
+    content = "".join(f"{n % 10},{n * 7 % 9},{n}\n" for n in range(90))
+    with pytest.raises(ValueError, match=r"X_pair\.csv: cannot tell users from items.*pair_columns="):
+        pairs(tmp_path, content, ids)
+    rows = pairs(tmp_path, content, ids, pair_columns=("item_id", "user_id", "timestamp"))
+    assert ("1", "3", 13) in rows
+    rows = pairs(tmp_path, content, ids, pair_columns=("timestamp", "user_id", "item_id"))
+    assert rows == by_user([(str(n * 7 % 9), str(n), n) for n in range(10)])  # later items are not in the table
+
+
+def test_small_part_of_a_table_of_integers_is_too_close_to_call(tmp_path):
+    """Users 1 to 300 cover more of 1,000 integer items than the 50 items that were watched."""
+    ids = pl.Series([str(i) for i in range(1, 1001)])
+    content = "".join(f"{n % 300 + 1},{n % 50 + 400},{n}\n" for n in range(900))
+    with pytest.raises(ValueError, match="cannot tell users from items"):
+        pairs(tmp_path, content, ids)
+
+
+def test_other_columns_of_pairs_are_not_used(tmp_path):
+    columns = ("user_id", "item_id", "rating", "timestamp")
+    assert pairs(tmp_path, "u,i1,,5\n", pair_columns=columns) == [("u", "i1", 5)]
+    with pytest.raises(ValueError, match="4 columns where 2 or 3 are expected.*header line"):
+        pairs(tmp_path, "u,i1,,5\n")
+
+
+def test_pair_columns_must_fit(tmp_path):
+    for content, columns in [
+        ("u,i1,1\n", ("user_id", "item_id")),
+        ("u,i1\n", ("user_id", "item_id", "timestamp")),
+        ("item,user,time\ni1,u,1\n", ("user_id", "item_id", "timestamp")),
+    ]:
+        with pytest.raises(ValueError, match=r"X_pair\.csv:1: pair_columns=.* does not fit"):
+            pairs(tmp_path, content, pair_columns=columns)
+
+
+def test_dates_are_sorted_to_the_microsecond(tmp_path, caplog):
+    """What is below the second orders, and tells actions apart; it is not in the result."""
+    times = ["12:30:00.9", "12:30:00.8", "12:30:00.8", "12:30:00.000001", "12:29:59"]
+    rows = [("u", f"i{1 + n // 2}", f"2021-05-07 {time}") for n, time in enumerate(times)]
+    expected = [("u", "i3", -1), ("u", "i2", 0), ("u", "i1", 0), ("u", "i2", 0), ("u", "i1", 0)]
+    expected = [(u, i if i != "i3" else "007", 1620390600 + t) for u, i, t in expected]
+    content = "".join(f"{u},{i if i != 'i3' else '007'},{t}\n" for u, i, t in rows)
+    assert pairs(tmp_path, content + content) == expected
+    assert "5 rows of X_pair.csv repeat" in caplog.text and "1620390599)" in caplog.text
+    frame = pl.read_csv(content.encode(), has_header=False, new_columns=["user", "item", "time"], infer_schema=False)
+    for precision in ("ms", "us", "ns"):
+        dates = frame.with_columns(pl.col("time").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit=precision))
+        dates.write_parquet(tmp_path / "X.parquet")
+        found = actions_in(tmp_path / "X.parquet", IDS)
+        assert sorted(found) == sorted(expected) and (precision == "ms" or found == expected)
+    frame.write_parquet(tmp_path / "X.parquet")
+    assert actions_in(tmp_path / "X.parquet", IDS) == expected
+    frame.cast({"time": pl.Categorical}).write_parquet(tmp_path / "X.parquet")
+    assert actions_in(tmp_path / "X.parquet", IDS) == expected
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2021-05-07 20:30:00+08:00", "2021-05-07T12:30:00Z", "2021-05-07 10:30-0200", "2021-05-07 12:30:00.5 UTC"],
+)
+def test_zones_of_dates(tmp_path, time):
+    assert pairs(tmp_path, f"u,i1,{time}\nu,i2,2021-05-07 12:30:01\n") == [
+        ("u", "i1", 1620390600),
+        ("u", "i2", 1620390601),
+    ]
+
+
+def test_times_of_parquet(tmp_path):
+    path = tmp_path / "X.parquet"
+
+    def read(times, **columns):
+        pl.DataFrame({"user": "u", "item": ["i1", "i2"], "time": times, **columns}).write_parquet(path)
+        return [time for _, _, time in actions_in(path, IDS)]
+
+    assert read(["1620000000", "1620000001.0"]) == [1620000000, 1620000001]
+    assert read(pl.Series([5, 6], dtype=pl.UInt64)) == [5, 6]
+    for times, message in [
+        (["1620000000", "2021-01-01"], "row 2: timestamp '2021-01-01' is no whole number"),
+        (["2021-01-01", "7"], "row 2: timestamp '7' is no date, unlike"),
+        (["2021-01-01", None], "row 2: empty time"),
+        (["2021-01-01", ""], "row 2: timestamp '' is no date"),
+        (pl.Series([1, 2**63], dtype=pl.UInt64), "row 2: timestamp 9223372036854775808 is no whole number"),
+        ([True, False], "is of type Boolean; write all times"),
+        ([0.5, 1], "row 1: timestamp 0.5 is no"),
+    ]:
+        with pytest.raises(ValueError, match=rf"X\.parquet(, |: column 'time' ){message}"):
+            read(times)
+
+
+def test_parquet_of_items_without_texts_and_damaged(tmp_path):
+    path = tmp_path / "X_items.parquet"
+    for nothing in (pl.Series([None, None]), pl.Series([float("nan")] * 2)):
+        pl.DataFrame({"item_id": ["a", "b"], "text_en": ["x", None], "text_zh": nothing}).write_parquet(path)
+        assert read_items(path).rows() == [("a", "", "x"), ("b", "", "")]
+    table = pl.DataFrame({"item_id": [f"i{n}" for n in range(999)], "text_en": [str(n) for n in range(999)]})
+    table.write_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"X_items\.parquet is no whole Parquet file, copy it again"):
+        read_items(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '"u,1","i1","3"\n"u""2",i2,4\n',
+        '"u,1",i1,3\n"u""2","i2","4"\n',
+        'user,"item","ti\nme"\nu,i1,3\n',
+        'u"1,i1,3\n u"2,i2,4\n',
+        '"u\n1",i1,3\nu2,i2,4\n',
+        '"u1","i1","3"\r\n"u2","i2","4"\r\n',
+    ],
+)
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_quoted_files_are_read_as_pythons_csv_does(tmp_path, content, separator):
+    content = content.replace(",1", ";1").replace(",", separator).replace(";1", ",1")
+    rows = [tuple(field.strip() for field in row) for row in csv.reader(io.StringIO(content, ""), delimiter=separator)]
+    expected = [(user, item, int(time)) for user, item, time in rows if user != "user"]
+    path = write(tmp_path / f"X_interactions{'.tsv' if separator != ',' else '.csv'}", content)
+    columns = {"user_id": "user", "item_id": "item", "timestamp": "ti\nme"}
+    assert actions_in(path, IDS, columns=columns if "user" in content else None) == expected
+
+
+def test_two_columns_with_tabs(tmp_path):
+    """A row an action, unless the header or several items in the first row tell that it is a line a user."""
+
+    def read(content, name="X_interactions.tsv", item_ids=IDS, **kwargs):
+        return [(user, item) for user, item, _ in actions_in(write(tmp_path / name, content), item_ids, **kwargs)]
+
+    again = [("u", "i1"), ("u", "i2"), ("u", "i1")]
+    rows = "u\ti1\nu\ti2\nu\ti1\n"
+    assert read("user_id\titem_id\n" + rows) == again  # repeated actions are kept, as in a CSV file
+    assert read(rows) == again
+    assert read("item_id\tuser_id\ni1\tu\ni2\tu\ni1\tu\n") == again
+    assert read("customer\tsku\n" + rows, columns={"user_id": "customer", "item_id": "sku"}) == again
+    assert read("i1\tu\ni2\tu\n", pair_columns=("item_id", "user_id")) == again[:2]
+    spaced = pl.Series(["a 1", "a 2"])
+    assert read("user_id\titem_id\nu\ta 1\nu\ta 2\n", item_ids=spaced) == [("u", "a 1"), ("u", "a 2")]
+    for content in ("u\ti1 i2 i1\n", "user\titem_ids\nu\ti1 i2 i1\n"):
+        assert read(content, "X_pairs.tsv") == again
+    assert read("user\titems\nu\ti1\nu\ti2\n", "X_pairs.tsv") == again[:2]
+
+
+def test_a_quoted_tsv_items_table(tmp_path):
+    path = write(tmp_path / "X_items.tsv", '"item_id"\t"text_en"\n"a"\t"5"" wide"\nb\t5" wide\n')
+    assert read_items(path).rows() == [("a", "", '5" wide'), ("b", "", '5" wide')]
+    with pytest.raises(ValueError, match=r"X_items\.tsv:2: the row that starts here breaks CSV quoting"):
+        read_items(write(path, 'item_id\ttext_en\na\t"Foo" bar\n'))
+
+
+def test_long_texts(tmp_path):
+    assert items(tmp_path, f'a,,"{"x" * 200_000}"\n')[0][2] == "x" * 200_000
+
+
+def test_duplicate_pairs(tmp_path, caplog):
+    content = "u,i1,1\nu,i1,2\nv,i1,1\nu,i2,1\nu,i1,1.0\n"
+    assert pairs(tmp_path, content) == [("u", "i1", 1), ("u", "i2", 1), ("u", "i1", 2), ("v", "i1", 1)]
+    assert "1 rows of X_pair.csv repeat user, item and timestamp" in caplog.text
+    assert "('u', 'i1', 1)" in caplog.text
+    assert pairs(tmp_path, "u,i1\nu,i1\n") == [("u", "i1", None)] * 2  # without time both are actions
+
+
+def test_unknown_items_are_dropped_and_counted(tmp_path, caplog):
+    assert pairs(tmp_path, "u,i1,1\nu,7,2\nv,7,3\nv,x,3\n") == [("u", "i1", 1)]  # "7" is not "007"
+    assert "3 actions in X_pair.csv are on 2 items that are not in the items table: dropped (e.g. '7')" in caplog.text
+    with pytest.raises(ValueError, match="none of its item ids.*'7'.*'i1'"):
+        pairs(tmp_path, "user,item\nu,7\n")
+    with pytest.raises(ValueError, match="no user or item id .*'u', '7'.*'i1'"):
+        pairs(tmp_path, "u,7\n")
+
+
+# Behaviour files
+
+
+def test_behaviour(tmp_path):
+    expected = [("u", "i1", None), ("u", "007", None), ("v", "i2", None)]
+    assert behaviour(tmp_path, "u\ti1 007\nv\ti2\n") == expected
+    assert behaviour(tmp_path, "\ufeffuser_id\titem_ids\r\nu\ti1  007 \r\n\r\nv\ti2") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        ("u\ti1\nv i1\n", 2, "1 columns where 2"),
+        ("u\ti1\tx\n", 1, "3 columns where 2"),
+        ("u\ti1\nv\t \n", 2, "empty item_ids"),
+        ("u\ti1\n\ti1\n", 2, "empty user_id"),
+        (b"u\ti1\n\xff\ti1\n", 2, "not UTF-8"),
+    ],
+)
+def test_malformed_behaviour_names_file_and_line(tmp_path, content, line, message):
+    with pytest.raises(ValueError, match=rf"X_behaviour\.tsv:{line}: .*{message}"):
+        behaviour(tmp_path, content)
+
+
+def test_duplicate_behaviour_lines(tmp_path, caplog):
+    rows = behaviour(tmp_path, "u\ti1 i1\nv\ti2\nu\ti1 i1\nu\ti3\n")
+    assert [item for user, item, _ in rows if user == "u"] == ["i1", "i1", "i3"]
+    assert "1 lines of X_behaviour.tsv repeat an earlier line: dropped (e.g. 'u')" in caplog.text
+    assert "1 further lines of X_behaviour.tsv are of an earlier user: appended" in caplog.text
+
+
+# Sequences and catalogue
+
+
+def test_unknown_items_go_before_the_length_filter(tmp_path, caplog):
+    path = write(tmp_path / "X_behaviour.tsv", "u\ti1 i2 x i3\nv\ti1 i2 x\nw\tx\n")
+    sequences = read_sequences(path, IDS, min_actions=3, max_actions=23)
+    assert sequences.items.tolist() == [0, 1, 2] and sequences.user_ids.to_pylist() == ["u"]
+    assert "1 users have fewer than 3 actions: dropped (e.g. 'v')" in caplog.text
+    with pytest.raises(ValueError, match="none of 2 users has 5 actions"):
+        read_sequences(path, IDS, min_actions=5, max_actions=23)
+
+
+def test_catalogue(caplog):
+    table = pl.DataFrame({"item_id": ["c", "b", "a"], "text_zh": ["", "", "中"], "text_en": [" ", "x", ""]})
+    used = np.array([True, False, True])
+    assert select_catalogue(table, used, "interacted")["item_id"].to_list() == ["c", "a"]
+    assert "1 items occur in no kept sequence" in caplog.text and "'b'" in caplog.text
+    assert "1 items have an empty text in both languages: kept (e.g. 'c')" in caplog.text
+    assert select_catalogue(table, used, "all").equals(table)
+
+
+def test_covers(tmp_path, caplog):
+    for name in ("1.jpg", "1.JPG", "2.JPEG", "3.png", "3.webp", "4.txt", "../5.jpg", "6.webp"):
+        write(tmp_path / "X_cover" / name, b"bytes")
+    write(tmp_path / "X_cover" / "7.jpg", b"")
+    (tmp_path / "X_cover" / "8.jpg").mkdir()
+    ids = pl.Series(["1", "2", "3", "4", "../5", "6", "7", "8", "01"])
+    paths = find_covers(tmp_path / "X_cover", ids)
+    assert [path and os.path.basename(path) for path in paths] == [
+        "1.JPG", "2.JPEG", "3.png", None, None, "6.webp", None, None, None
+    ]  # fmt: skip
+    assert "5 items have no cover" in caplog.text and "'4'" in caplog.text
+    assert find_covers(None, ids) == [None] * 9
+
+
+def test_paths_of_covers_are_not_shortened(tmp_path, monkeypatch):
+    """`link/..` is the parent of what the link leads to."""
+    cover = write(tmp_path / "real" / "X_cover" / "1.jpg", b"bytes")
+    (tmp_path / "real" / "deep").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "real" / "deep")
+    monkeypatch.chdir(tmp_path / "here")
+    (path,) = find_covers(Path("link", "..", "X_cover"), pl.Series(["1"]))
+    assert os.path.isabs(path) and os.path.samefile(path, cover)

@@ -1,0 +1,353 @@
+import json
+import os
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import TrainerCallback
+
+from modeling_transrec import (
+    FullRankingEvaluator,
+    Recommender,
+    TransRecForSequentialRecommendation,
+    TransRecProcessor,
+    TransRecTrainer,
+    TransRecTrainingArguments,
+)
+from modeling_transrec.training.arguments import usual_workers
+from modeling_transrec.training.trainer import last_whole_checkpoint
+
+from ..conftest import make_sequences
+from ..models.test_backbones import VISION_CONFIGS
+
+
+@pytest.fixture
+def make_trainer(items, train_split, validation_split, make_model, processor_of, tmp_path):
+    def make(
+        kind="text", model_fields=None, callbacks=None, output="out", train=train_split, processor=None, **options
+    ):
+        options = {
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            **options,
+        }
+        args = TransRecTrainingArguments(output_dir=str(tmp_path / output), **options)
+        model = make_model(kind, **(model_fields or {}))
+        return TransRecTrainer(
+            model,
+            args,
+            items,
+            train,
+            validation_split,
+            processing_class=processor or processor_of[kind],
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal_weights(one, other, **tolerance):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.allclose(one[name], other[name], **tolerance), name
+
+
+@pytest.mark.parametrize("loss_type", ["bce", "in_batch"])
+def test_training_learns(loss_type, make_trainer):
+    trainer = make_trainer(model_fields={"loss_type": loss_type}, num_train_epochs=12, learning_rate=5e-3)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_backbone_has_its_own_learning_rate_and_decay(make_trainer):
+    trainer = make_trainer(
+        learning_rate=3e-3, weight_decay=0.2, backbone_learning_rate=1e-5, backbone_weight_decay=0.05
+    )
+    optimizer = trainer.create_optimizer()
+    of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(of) == len(list(trainer.model.parameters()))
+    for name, parameter in trainer.model.named_parameters():
+        group = of[id(parameter)]
+        in_backbone = ".backbone." in name
+        assert group["lr"] == (1e-5 if in_backbone else 3e-3), name
+        undecayed = name.endswith("bias") or "norm" in name.lower()
+        assert group["weight_decay"] == (0.0 if undecayed else 0.05 if in_backbone else 0.2), name
+    plain = make_trainer(learning_rate=3e-3).create_optimizer()
+    assert {group["lr"] for group in plain.param_groups} == {3e-3}
+
+
+def test_zero_backbone_learning_rate_is_not_taken_for_none(make_trainer):
+    rates = {group["lr"] for group in make_trainer(backbone_learning_rate=0.0).create_optimizer().param_groups}
+    assert rates == {0.0, 1e-3}
+
+
+def test_a_frozen_backbone_does_not_move(make_trainer):
+    trainer = make_trainer(freeze_backbone=True, learning_rate=1e-2)
+    before = weights(trainer.model)
+    trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (".backbone." in name), name
+
+
+def test_the_best_checkpoint_by_validation_hr_is_kept_and_usable(
+    make_trainer, items, validation_split, text_processor
+):
+    trainer = make_trainer(num_train_epochs=5, learning_rate=2e-2)
+    trainer.train()
+    hits = [entry["eval_hr@10"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
+    assert len(hits) == 5 and trainer.state.best_metric == max(hits)
+    evaluator = FullRankingEvaluator(items, validation_split)
+    assert evaluator(trainer.model, text_processor)["hr@10"] == pytest.approx(max(hits))
+    trainer.save_model()
+    again = TransRecForSequentialRecommendation.from_pretrained(trainer.args.output_dir)
+    assert_equal_weights(weights(again), weights(trainer.model), atol=0)
+    assert Recommender.from_pretrained(trainer.args.output_dir).index(items).recommend(["i001"], k=3)
+
+
+@pytest.mark.parametrize("model_type", ["vit", "swin", "dinov2"])
+def test_the_best_checkpoint_of_a_vision_model_is_loaded_whole(model_type, make_trainer, items, validation_split):
+    fields = {"vision_config": VISION_CONFIGS[model_type]}
+    trainer = make_trainer("image", fields, num_train_epochs=4, learning_rate=3e-2)
+    trainer.train()
+    evaluator = FullRankingEvaluator(items, validation_split)
+    assert evaluator(trainer.model, trainer.processing_class)["hr@10"] == pytest.approx(trainer.state.best_metric)
+
+
+def test_precomputed_features_train_as_a_frozen_backbone_does(make_trainer, monkeypatch):
+    options = {"freeze_backbone": True, "model_fields": {"hidden_dropout_prob": 0.0}, "learning_rate": 1e-2}
+    fast = make_trainer("text+image", output="fast", **options)
+    backbones = fast.model.item_encoder.backbones
+    calls = []
+    for backbone in backbones:
+        backbone.register_forward_pre_hook(lambda *args: calls.append(1))
+    fast.train()
+    assert not calls  # neither in training nor in validation
+    monkeypatch.setattr(TransRecTrainer, "_compute_frozen", lambda trainer: None)
+    plain = make_trainer("text+image", output="plain", **options)
+    plain.train()
+    assert_equal_weights(weights(fast.model), weights(plain.model), atol=1e-5)
+    hits = [[entry["eval_hr@10"] for entry in t.state.log_history if "eval_hr@10" in entry] for t in (fast, plain)]
+    assert hits[0] == hits[1]
+
+
+def test_torch_compile_compiles_the_backbone_once_for_all_shapes(make_trainer, make_model, text_processor):
+    torch.compiler.reset()
+    counters.clear()
+    trainer = make_trainer(torch_compile_backend="eager")
+    trainer.create_optimizer_and_scheduler(1)
+    prepared = trainer.accelerator.prepare(trainer.model)
+    assert prepared is trainer.model  # not compiled as a whole
+    plain = make_model("text")
+    plain.load_state_dict(trainer.model.state_dict())
+    for texts in (["red"] * 3, ["red", "blue rope"], ["green lamp"] * 5, ["red blue small"] * 7, ["rope", "red lamp"]):
+        inputs = text_processor(text=texts)
+        assert torch.allclose(prepared.get_item_features(**inputs), plain.get_item_features(**inputs), atol=1e-6)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 2  # five shapes
+    with pytest.raises(ValueError, match="no backbone to compile"):
+        make_trainer("id", torch_compile=True)
+
+
+def test_adapters_alone_are_trained_in_the_backbone(make_trainer, make_model):
+    trainer = make_trainer(learning_rate=1e-2)
+    trainer.model.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
+    before = weights(trainer.model)
+    trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        frozen = ".backbone." in name and "lora_" not in name
+        assert torch.equal(tensor, before[name]) == frozen, name
+    trainer.save_model()
+    again = TransRecForSequentialRecommendation.from_pretrained(trainer.args.output_dir)
+    assert_equal_weights(weights(again), weights(trainer.model), atol=0)
+
+
+def test_a_model_of_user_ids_trains_evaluates_and_recommends(make_trainer, items, train_split, validation_split):
+    processor = TransRecProcessor(item_ids=items["item_id"], user_ids=train_split["user_id"])
+    trainer = make_trainer(
+        "id", {"user_encoder_type": "dssm"}, processor=processor, num_train_epochs=20, learning_rate=0.1
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    trainer.save_model()
+    shuffled = validation_split.shuffle(seed=3)
+    evaluator = FullRankingEvaluator(items, shuffled)
+    assert evaluator(trainer.model, processor) == pytest.approx(
+        FullRankingEvaluator(items, validation_split)(trainer.model, processor)
+    )
+    recommender = Recommender.from_pretrained(trainer.args.output_dir).index(items)
+    one = recommender.recommend(["i001"], k=3, user_id="u1")
+    both = recommender.recommend([["i001"], ["i001"]], k=3, user_id=["u1", "u2"])
+    assert [item["item_id"] for item in both[0]] == [item["item_id"] for item in one]
+    assert both[1][0]["score"] != both[0][0]["score"]
+    with pytest.raises(ValueError, match="user_id for each history"):
+        recommender.recommend(["i001"])
+    with pytest.raises(ValueError, match="'new' is not among the 13 users"):
+        recommender.recommend(["i001"], user_id="new")
+
+
+def test_early_stopping_stops(make_trainer):
+    trainer = make_trainer(num_train_epochs=30, learning_rate=0.0, early_stopping_patience=2)
+    trainer.train()
+    assert trainer.state.epoch == 3  # the first evaluation is the best, two more are no better
+
+
+def test_validation_metrics_are_those_of_the_evaluator(make_trainer, items, validation_split, text_processor):
+    trainer = make_trainer(eval_ks=[3])
+    metrics = trainer.evaluate()
+    expected = FullRankingEvaluator(items, validation_split, ks=[3, 10])(trainer.model, text_processor)
+    assert {name: metrics[f"eval_{name}"] for name in expected} == expected
+
+
+def test_validation_on_some_users(make_trainer, items, validation_split, text_processor):
+    trainer = make_trainer(max_eval_users=5)
+    chosen = trainer.eval_dataset["user_id"]
+    assert len(set(chosen)) == 5 and make_trainer(max_eval_users=5, seed=7).eval_dataset["user_id"] == chosen
+    some = validation_split.filter(lambda user: user["user_id"] in chosen)
+    expected = FullRankingEvaluator(items, some)(trainer.model, text_processor)
+    metrics = trainer.evaluate()
+    assert {name: metrics[f"eval_{name}"] for name in expected} == expected
+    assert len(make_trainer(max_eval_users=500).eval_dataset) == len(validation_split)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_trainer(max_eval_users=0)
+
+
+class Interrupt(TrainerCallback):
+    """Stops the process's training as a crash would, right after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "num_workers"),
+    [
+        ("text", {"loss_type": "bce"}, 0),
+        ("text", {"loss_type": "bce"}, 2),
+        ("text", {"loss_type": "in_batch"}, 0),
+        ("text+id", {"loss_type": "sampled_softmax", "num_negatives": 5, "user_encoder_type": "bert4rec"}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["vit"]}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["swin"]}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["dinov2"]}, 0),
+        ("image", {"vision_config": VISION_CONFIGS["resnet"]}, 0),
+    ],
+)
+def test_resumed_equals_uninterrupted(kind, fields, num_workers, make_trainer):
+    options = {
+        "kind": kind,
+        "model_fields": {"hidden_dropout_prob": 0.3, **fields},
+        "num_train_epochs": 3,
+        "save_strategy": "steps",
+        "eval_strategy": "steps",
+        "save_steps": 3,
+        "eval_steps": 3,
+        "load_best_model_at_end": False,
+        "save_total_limit": None,
+        "dataloader_num_workers": num_workers,
+    }
+    whole = make_trainer(output="whole", **options)
+    whole.train()
+    broken = make_trainer(output="resumed", callbacks=[Interrupt(step=8)], **options)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = make_trainer(output="resumed", **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step == 12
+    assert_equal_weights(weights(resumed.model), weights(whole.model), atol=0)
+
+
+def test_resume_passes_over_a_checkpoint_that_was_not_written_to_its_end(make_trainer, tmp_path):
+    trainer = make_trainer(output="killed", save_total_limit=None, load_best_model_at_end=False)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.train()
+    first, last = sorted((tmp_path / "killed").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert last_whole_checkpoint(tmp_path / "killed") == str(last)
+    (last / "trainer_state.json").write_text('{"epoch": 1')
+    assert last_whole_checkpoint(tmp_path / "killed") == str(first)
+    (last / "trainer_state.json").unlink()
+    assert last_whole_checkpoint(tmp_path / "killed") == str(first)
+    assert json.loads((first / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_accumulated_batches_equal_one_batch(make_trainer):
+    options = {
+        "model_fields": {"loss_type": "bce", "hidden_dropout_prob": 0.0},
+        "num_train_epochs": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "train_sampling_strategy": "sequential",
+        "optim": "sgd",
+    }
+
+    def run(**sizes):
+        trainer = make_trainer(**options, **sizes)
+        for module in trainer.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer.train()
+        return weights(trainer.model)
+
+    together = run(per_device_train_batch_size=12, gradient_accumulation_steps=1)
+    apart = run(per_device_train_batch_size=3, gradient_accumulation_steps=4)
+    assert_equal_weights(together, apart, atol=1e-6)
+
+
+def test_batches_of_histories_of_like_length(make_trainer, items):
+    users = make_sequences(items, 200, "train")
+
+    def padding(**options):
+        loader = make_trainer(train=users, per_device_train_batch_size=5, **options).get_train_dataloader()
+        return sum(int((batch["item_index"] == -1).sum()) for batch in loader)
+
+    assert padding(train_sampling_strategy="group_by_length") < 0.3 * padding()
+
+
+def test_histories_without_a_target_are_left_out(make_trainer, train_split, caplog):
+    short = train_split.map(
+        lambda user: {"item_ids": user["item_ids"][:1] if user["user_id"] in ("u1", "u2") else user["item_ids"]}
+    )
+    trainer = make_trainer(train=short)
+    assert len(trainer.train_dataset) == 11
+    assert "2 of 13 training histories" in caplog.text
+    with pytest.raises(ValueError, match="nothing to train on"):
+        make_trainer(train=train_split.map(lambda user: {"item_ids": user["item_ids"][:1]}))
+
+
+def test_texts_longer_than_the_backbone_are_refused(make_trainer, tokenizer):
+    with pytest.raises(ValueError, match=r"max_text_length 4000 is more than the \d+ positions"):
+        make_trainer(processor=TransRecProcessor(tokenizer, max_text_length=4000))
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "cores", "processes", "workers"),
+    [(False, 8, 1, 0), (True, 8, 1, 4), (True, 8, 4, 1), (True, 2, 4, 0), (True, 1, 1, 0)],
+)
+def test_workers_make_batches_while_a_gpu_computes(on_gpu, cores, processes, workers, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert usual_workers(on_gpu) == workers
+    for given, expected in ((None, 0), (0, 0), (2, 2)):
+        args = TransRecTrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=given, use_cpu=True)
+        assert args.dataloader_num_workers == expected
+
+
+def test_wrong_arguments_say_what_to_do(make_trainer, make_model, items, train_split, tmp_path):
+    with pytest.raises(ValueError, match="remove_unused_columns"):
+        TransRecTrainingArguments(output_dir=str(tmp_path), remove_unused_columns=True)
+    with pytest.raises(ValueError, match="load_best_model_at_end"):
+        TransRecTrainingArguments(output_dir=str(tmp_path), early_stopping_patience=1, load_best_model_at_end=False)
+    with pytest.raises(ValueError, match="processing_class"):
+        TransRecTrainer(make_model("id"), TransRecTrainingArguments(output_dir=str(tmp_path)), items, train_split)
