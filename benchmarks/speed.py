@@ -49,12 +49,11 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
     __version__,
-    processing_transrec,
-    user_encoders,
 )
 from modeling_transrec.data.loading import read_histories
 from modeling_transrec.evaluation.metrics import ranking_metrics
 from modeling_transrec.evaluation.scoring import encode_catalogue, rank_targets
+from modeling_transrec.models import processing_transrec, user_encoders
 from modeling_transrec.models.frozen_layers import layers_of
 from modeling_transrec.training.arguments import usual_workers
 from modeling_transrec.training.precomputed import FrozenLayerItems, use_frozen_layers

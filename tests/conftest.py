@@ -1,11 +1,14 @@
-"""Tiny data and models, made here: no network, no files of others."""
+"""Fixtures of all tests: tiny data and models, the scripts, the tests' own Hub."""
+
+import importlib
+import sys
+from pathlib import Path
 
 import datasets
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from modeling_transrec import (
@@ -20,17 +23,12 @@ from modeling_transrec.training.trainer import keep_teaching
 
 from . import HUB_PORT
 from .hub_server import HubServer
+from .tiny import IMAGE_SIZE, ITEM_KINDS, NUM_ITEMS, NUM_USERS, WORDS, make_sequences, tiny_config, tiny_image
 
 
-NUM_ITEMS, NUM_USERS = 37, 13
-WORDS = "red blue green small large old new rope shoe lamp tent soap 红 蓝 绳 鞋".split()
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 datasets.disable_progress_bars()
-
-
-def tiny_image(seed: int) -> Image.Image:
-    """A picture of noise, not square."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (14, 20, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="session")
@@ -43,30 +41,6 @@ def items() -> datasets.Dataset:
     ids = [f"i{row:03d}" for row in range(NUM_ITEMS)]
     columns = {"item_id": ids, "text_en": texts, "text_zh": texts[::-1], "image": images}
     return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-
-
-def make_sequences(items: datasets.Dataset, num_users: int, split: str, seed: int = 0) -> datasets.Dataset:
-    """Users with 5 to 23 actions, items of skewed popularity, some of them taken twice."""
-    rng = np.random.default_rng(seed)
-    share = 1 / np.arange(1, len(items) + 1)
-    rows = {"user_id": [], "item_ids": [], "target": []}
-    for user in range(num_users):
-        taken = [
-            items["item_id"][int(row)]
-            for row in rng.choice(len(items), size=rng.integers(5, 24), p=share / share.sum())
-        ]
-        held_out = {"train": 2, "validation": 2, "test": 1}[split]
-        rows["user_id"].append(f"u{user}")
-        rows["item_ids"].append(taken[:-held_out])
-        rows["target"].append(None if split == "train" else taken[-held_out])
-    features = datasets.Features(
-        {
-            "user_id": datasets.Value("string"),
-            "item_ids": datasets.List(datasets.Value("string")),
-            "target": datasets.Value("string"),
-        }
-    )
-    return datasets.Dataset.from_dict(rows, features=features)
 
 
 @pytest.fixture(scope="session")
@@ -92,65 +66,6 @@ def text_processor(tokenizer):
 @pytest.fixture(scope="session")
 def id_processor(items):
     return TransRecProcessor(item_ids=list(items["item_id"]))
-
-
-def tiny_text_config(vocab_size: int, model_type: str = "bert") -> dict:
-    """A backbone of one layer and 20 dimensions."""
-    width = {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 30}
-    if model_type == "distilbert":
-        width = {"dim": 20, "n_layers": 1, "n_heads": 2, "hidden_dim": 30}
-    if model_type == "gpt2":
-        width = {"n_embd": 20, "n_layer": 1, "n_head": 2}
-    if model_type == "opt":
-        width = {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 30}
-        width["word_embed_proj_dim"] = 20
-    return {"model_type": model_type, "vocab_size": vocab_size, "max_position_embeddings": 64, **width}
-
-
-IMAGE_SIZE = 16
-TINY_VIT = {
-    "model_type": "vit",
-    "hidden_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 20,
-    "image_size": IMAGE_SIZE,
-    "patch_size": 8,
-}
-
-
-def tiny_vilt_config(vocab_size: int) -> dict:
-    return {**TINY_VIT, "model_type": "vilt", "vocab_size": vocab_size, "max_position_embeddings": 64}
-
-
-def tiny_clip_config(vocab_size: int) -> dict:
-    tower = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
-    return {
-        "model_type": "clip",
-        "projection_dim": 10,
-        "text_config": {**tower, "vocab_size": vocab_size, "max_position_embeddings": 64, "eos_token_id": 3},
-        "vision_config": {**tower, "image_size": IMAGE_SIZE, "patch_size": 8},
-    }
-
-
-ITEM_KINDS = ("text", "image", "text+image", "id", "text+id", "clip", "vilt")
-
-
-def tiny_config(kind: str, tokenizer, **fields) -> TransRecConfig:
-    """A configuration of width 16, for one of `ITEM_KINDS`."""
-    fields = {"hidden_size": 16, "max_seq_len": 20, **fields}
-    if kind == "clip":
-        return TransRecConfig(multimodal_config=tiny_clip_config(len(tokenizer)), **fields)
-    if kind == "vilt":
-        return TransRecConfig(multimodal_config=tiny_vilt_config(len(tokenizer)), **fields)
-    parts = kind.split("+")
-    if "text" in parts:
-        fields.setdefault("text_config", tiny_text_config(len(tokenizer)))
-    if "image" in parts:
-        fields.setdefault("vision_config", dict(TINY_VIT))
-    if "id" in parts:
-        fields["num_items"] = NUM_ITEMS
-    return TransRecConfig(**fields)
 
 
 @pytest.fixture
@@ -226,3 +141,15 @@ def hub(monkeypatch):
     with HubServer(port=HUB_PORT) as server:
         yield server
     huggingface_hub.close_session()
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script as `python examples/NAME.py` would find it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    names = [path.stem for path in EXAMPLES.glob("*.py")]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)

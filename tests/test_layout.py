@@ -81,6 +81,16 @@ def test_what_travels_with_a_checkpoint_is_models_and_nothing_else():
     assert closure == {path for path in files_of("models") if path.name != "__init__.py"}
 
 
+def test_no_test_module_imports_another():
+    """What tests share lies in fixtures of conftest.py and in plain modules, such as tiny.py and checks.py."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        for module, node in imported_modules(path, package):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            for part in (*module.split("."), *names):
+                assert part != "conftest" and not part.startswith("test_"), f"{path}:{node.lineno} imports {part}"
+
+
 def test_the_wheel_lists_every_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

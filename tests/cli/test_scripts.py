@@ -1,6 +1,5 @@
 """The scripts, run as their users run them, on the embedded sample."""
 
-import importlib
 import json
 import os
 import re
@@ -24,18 +23,6 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_pr
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script as `python examples/NAME.py` would find it."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    names = [path.stem for path in EXAMPLES.glob("*.py")]
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    yield importlib.import_module
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_help(name, script, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -51,12 +38,12 @@ def test_finetune_evaluate_recommend(script, capsys, tmp_path):
     assert (tmp_path / "model" / "train_results.json").exists()
 
     file = tmp_path / "new" / "results.json"
-    script("evaluate").main(["--model_name_or_path", output, "--output_file", str(file), "--use_cpu", "true"])
+    script("evaluate_model").main(["--model_name_or_path", output, "--output_file", str(file), "--use_cpu", "true"])
     results = json.loads(file.read_text())
     assert {"hr@10", "ndcg@10"} <= results["metrics"].keys()
     assert results["protocol"]["split"] == "test" and results["protocol"]["num_users"] == 800
     assert results["protocol"]["dataset"] == "ninerec/Sample_Target"
-    rough = script("evaluate").main(["--model_name_or_path", output, "--use_cpu", "true", "--bf16", "true"])
+    rough = script("evaluate_model").main(["--model_name_or_path", output, "--use_cpu", "true", "--bf16", "true"])
     assert rough["protocol"]["bf16"] and rough["metrics"] != results["metrics"]
     assert rough["metrics"]["hr@10"] == pytest.approx(results["metrics"]["hr@10"], abs=0.03)
 
@@ -80,11 +67,11 @@ def test_data_and_lengths_are_never_guessed(script, tmp_path):
     with pytest.raises(ValueError, match=f"which data set of {tmp_path}"):
         script("finetune").main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="a model has its own"):
-        script("evaluate").main(["--model_name_or_path", str(tmp_path), "--max_seq_len", "10"])
+        script("evaluate_model").main(["--model_name_or_path", str(tmp_path), "--max_seq_len", "10"])
 
 
 def test_baselines_need_no_model(script):
-    evaluate = script("evaluate")
+    evaluate = script("evaluate_model")
     random = evaluate.main(["--model_name_or_path", "random", "--use_cpu", "true"])["metrics"]["hr@10"]
     popularity = evaluate.main(["--model_name_or_path", "popularity", "--use_cpu", "true"])["metrics"]["hr@10"]
     assert 10 / 300 < random < 10 / 270  # histories of up to 22 items are no candidates
@@ -196,7 +183,7 @@ def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
     script("pretrain").main([*options, "--modality", "text+id", "--output_dir", source])
     assert TransRecProcessor.from_pretrained(source).modality == "text+id"
     results = tmp_path / "zero_shot.json"
-    script("evaluate").main(["--model_name_or_path", source, "--use_cpu", "true", "--output_file", str(results)])
+    script("evaluate_model").main(["--model_name_or_path", source, "--use_cpu", "true", "--output_file", str(results)])
     assert "id part is dropped: its 600 items are others than the catalogue's 300" in caplog.text
     assert json.loads(results.read_text())["metrics"]["hr@10"] > 0
     script("recommend").main(["--model_name_or_path", source, "--use_cpu", "true"])

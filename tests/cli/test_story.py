@@ -61,7 +61,7 @@ def test_from_training_to_a_fine_tuned_repository(hub, tmp_path):
 
     # And adds the results on the test split to its card.
     before = dict(hub.files(TARGET))
-    script("evaluate", "--model_name_or_path", TARGET, "--use_cpu", "true", "--push_to_hub", "true", *data)
+    script("evaluate_model", "--model_name_or_path", TARGET, "--use_cpu", "true", "--push_to_hub", "true", *data)
     after = hub.files(TARGET)
     splits = [result.dataset_split for result in ModelCard(after["README.md"].decode()).data.eval_results]
     assert set(splits) == {"validation", "test"}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor, scoring
+from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
 from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.evaluation import scoring
 from modeling_transrec.evaluation.scoring import encode_catalogue, rank_targets, top_items
 
 

@@ -8,7 +8,7 @@ from modeling_transrec import (
 )
 from modeling_transrec.models.adapters import PEFT_KINDS, PEFT_OPTIONS
 
-from .test_backbones import trained
+from ..checks import trained
 
 
 OPTIONS_OF = {  # those that a width of 20 calls for

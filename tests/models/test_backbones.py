@@ -27,38 +27,20 @@ from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.processing_transrec import check_texts
 from modeling_transrec.models.text_masks import whole_masks
 
-from ..conftest import IMAGE_SIZE, TINY_VIT, tiny_clip_config, tiny_config, tiny_image, tiny_text_config
-from .test_modeling import make_inputs, perturb
+from ..checks import perturb, trained
+from ..tiny import (
+    IMAGE_SIZE,
+    SIZE,
+    VISION_CONFIGS,
+    make_inputs,
+    tiny_clip_config,
+    tiny_config,
+    tiny_dual_config,
+    tiny_image,
+    tiny_text_config,
+)
 
 
-SIZE = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
-VISION_CONFIGS = {
-    "vit": {**TINY_VIT, "num_hidden_layers": 2},
-    "dinov2": {**SIZE, "model_type": "dinov2", "image_size": IMAGE_SIZE, "patch_size": 8},
-    "clip_vision_model": {**SIZE, "model_type": "clip_vision_model", "image_size": IMAGE_SIZE, "patch_size": 8},
-    "swin": {
-        "model_type": "swin",
-        "image_size": IMAGE_SIZE,
-        "patch_size": 2,
-        "embed_dim": 8,
-        "depths": [1, 1],
-        "num_heads": [2, 2],
-        "window_size": 2,
-    },
-    "resnet": {
-        "model_type": "resnet",
-        "embedding_size": 8,
-        "hidden_sizes": [8, 12],
-        "depths": [1, 1],
-        "layer_type": "basic",
-    },
-    "convnext": {"model_type": "convnext", "hidden_sizes": [8, 12], "depths": [1, 1], "num_stages": 2},
-    "timm_wrapper": {
-        "model_type": "timm_wrapper",
-        "architecture": "convnext_atto",
-        "model_args": {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 8]},
-    },
-}
 STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 FOUR_STAGES = {**STAGES, "num_attention_heads": [1, 1, 2, 2], "mlp_ratios": [1, 1, 1, 1]}
 PATCHES = {**SIZE, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8}
@@ -408,25 +390,10 @@ def test_a_dual_encoder_has_no_tokens_to_attend_to(tokenizer):
 
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "has_text")
-TINY_TOWER = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 DUAL_ENCODERS = (
     "aimv2 altclip blip chinese_clip clip clipseg groupvit metaclip_2 owlv2 owlvit siglip tipsv2 "
     "vision-text-dual-encoder"
 ).split()
-
-
-def tiny_dual_config(model_type: str, tokenizer) -> dict:
-    special = {"eos_token_id": tokenizer.sep_token_id, "bos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
-    text = {**TINY_TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 40, **special}
-    vision = {**TINY_TOWER, "image_size": IMAGE_SIZE, "patch_size": 8}
-    if model_type == "vision-text-dual-encoder":
-        text, vision = {**text, "model_type": "bert"}, {**vision, "model_type": "vit"}
-    if model_type == "groupvit":
-        vision["depths"] = [1, 1, 1]
-    if model_type == "altclip":
-        text["project_dim"] = 12
-    width = {} if model_type == "siglip" else {"projection_dim": 10}
-    return {"model_type": model_type, "text_config": text, "vision_config": vision, **width}
 
 
 @pytest.mark.parametrize("model_type", DUAL_ENCODERS)
@@ -529,10 +496,6 @@ def test_a_tower_of_a_dual_encoder_can_be_a_backbone(tokenizer, tmp_path):
     assert torch.allclose(model.item_encoder.image.features(pixels), expected, atol=1e-6)
     both = TransRecModel.from_encoder_pretrained(multimodal_model_name_or_path=tmp_path, hidden_size=16)
     assert both.config.modality == "text+image"
-
-
-def trained(model):
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 class TestAnItemWithoutAText:

@@ -10,8 +10,8 @@ from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS, Packing
 
-from ..conftest import ITEM_KINDS
-from .test_modeling import perturb
+from ..checks import perturb
+from ..tiny import ITEM_KINDS, make_batch
 
 
 FUSED = [f"text+image, {fusion}" for fusion in FUSIONS if fusion != "sum"]
@@ -23,10 +23,6 @@ def make_kind(make_model, kind, **options):
     """A model of one of `ITEM_KINDS`, or of one and a fusion."""
     kind, _, fusion = kind.partition(", ")
     return make_model(kind, **options, **({"fusion": fusion} if fusion else {}))
-
-
-def make_batch(model, make_collator, kind, histories):
-    return make_collator(kind.partition(", ")[0], model)([histories[user] for user in range(5)])
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)

@@ -12,30 +12,12 @@ from modeling_transrec.models import modeling_transrec as modeling
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
-from ..conftest import NUM_USERS
-from .test_family import make_batch
+from ..checks import assert_same, step
+from ..tiny import NUM_USERS, make_batch
 
 
 CHUNK_SIZE = 5
 KINDS = ("text", "image", "text+image", "text+id", "clip", "vilt")
-
-
-def step(model, batch, seed: int = 0, autocast: bool = False):
-    """Loss and gradients of one step, and the random state after it."""
-    model.zero_grad()
-    torch.manual_seed(seed)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = model(**batch).loss
-    loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return loss.item(), gradients, torch.get_rng_state()
-
-
-def assert_same(one, other, atol: float = 1e-5):
-    assert one[0] == pytest.approx(other[0], abs=atol)
-    assert one[1].keys() == other[1].keys()
-    for name, gradient in one[1].items():
-        assert torch.allclose(gradient, other[1][name], atol=atol), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,8 +12,7 @@ from modeling_transrec.models.item_chunks import chunks_by_length
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
-from ..conftest import ITEM_KINDS
-from .test_family import make_batch
+from ..tiny import ITEM_KINDS, make_batch
 
 
 COMBINATIONS = [(kind, "sasrec", "bce", None) for kind in ITEM_KINDS]

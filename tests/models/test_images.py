@@ -17,7 +17,7 @@ from modeling_transrec import (
 )
 from modeling_transrec.cli.model_building import load_image_processor
 
-from ..conftest import IMAGE_SIZE, tiny_image
+from ..tiny import IMAGE_SIZE, tiny_image
 
 
 SQUARE = {"height": 24, "width": 24}

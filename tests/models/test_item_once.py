@@ -15,7 +15,7 @@ from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
-from ..conftest import ITEM_KINDS
+from ..tiny import ITEM_KINDS
 
 
 MAX_SEQ_LEN = 9

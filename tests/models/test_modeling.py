@@ -12,44 +12,11 @@ from modeling_transrec import (
     TransRecProcessor,
 )
 
-from ..conftest import tiny_config, tiny_text_config
+from ..checks import perturb
+from ..tiny import make_inputs, tiny_config, tiny_text_config
 
 
 KINDS = ["text", "id"]
-
-
-def make_inputs(kind, vocab_size=60, seed=0):
-    """A batch of 3 users over 11 items, with padding on both axes."""
-    generator = torch.Generator().manual_seed(seed)
-    item_index = torch.randint(11, (3, 7), generator=generator)
-    item_index[0, :4] = -1
-    item_index[2, :1] = -1
-    labels = torch.cat([item_index[:, 1:], torch.randint(11, (3, 1), generator=generator)], 1)
-    labels = labels.masked_fill(item_index < 0, -100)
-    inputs = {
-        "item_index": item_index,
-        "labels": labels,
-        "negative_index": torch.randint(11, (3, 7, 2), generator=generator),
-        "item_log_popularity": torch.full((11,), 1 / 11).log(),
-    }
-    if kind == "id":
-        return {**inputs, "item_ids": torch.randperm(37, generator=generator)[:11]}
-    mask = torch.ones(11, 6, dtype=torch.long)
-    mask[::2, 4:] = 0
-    return {
-        **inputs,
-        "input_ids": torch.randint(5, vocab_size, (11, 6), generator=generator) * mask,
-        "attention_mask": mask,
-        "has_text": torch.arange(11) != 4,
-    }
-
-
-def perturb(model):
-    """Weights that no initialisation would give, biases and norms included."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
 
 
 @pytest.mark.parametrize("kind", KINDS)

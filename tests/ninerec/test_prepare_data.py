@@ -15,8 +15,6 @@ from modeling_transrec.cli.arguments import DataArguments
 from modeling_transrec.data.loading import split_protocol
 from modeling_transrec.ninerec.export import push
 
-from ..cli.test_scripts import script  # noqa: F401
-
 
 pytestmark = pytest.mark.usefixtures("script")
 

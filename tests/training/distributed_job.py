@@ -18,7 +18,7 @@ from modeling_transrec import (
 )
 from modeling_transrec.training.precomputed import FrozenLayerItems
 
-from ..conftest import make_sequences, tiny_config
+from ..tiny import make_sequences, tiny_config
 
 
 def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | None, num_frozen: int) -> None:

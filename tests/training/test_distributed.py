@@ -16,7 +16,7 @@ def run(folder: Path, num_processes: int, users_per_device: int, *options: str |
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     if num_processes == 1:
         launcher = []
-    command = [sys.executable, *launcher, "-m", "tests.distributed_job", str(folder)]
+    command = [sys.executable, *launcher, "-m", "tests.training.distributed_job", str(folder)]
     command += [str(users_per_device), *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
     done = subprocess.run(

@@ -19,11 +19,17 @@ from modeling_transrec.models.content_encoders import DualEncoder
 from modeling_transrec.models.frozen_layers import layers_of
 from modeling_transrec.training.precomputed import FrozenLayerItems, use_frozen_layers
 
-from ..conftest import IMAGE_SIZE, NUM_ITEMS, NUM_USERS, TINY_VIT, tiny_text_config, tiny_vilt_config
-from ..models.test_backbones import VISION_CONFIGS, tiny_dual_config
-from ..models.test_gradient_caching import assert_same, step
-from ..models.test_modeling import perturb
-from .test_trainer import Interrupt, assert_equal_weights, weights
+from ..checks import Interrupt, assert_equal_weights, assert_same, perturb, step, weights
+from ..tiny import (
+    IMAGE_SIZE,
+    NUM_ITEMS,
+    NUM_USERS,
+    TINY_VIT,
+    VISION_CONFIGS,
+    tiny_dual_config,
+    tiny_text_config,
+    tiny_vilt_config,
+)
 
 
 DEPTHS = {"distilbert": {"n_layers": 3}, "gpt2": {"n_layer": 3}}

@@ -4,7 +4,6 @@ import os
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from transformers import TrainerCallback
 
 from modeling_transrec import (
     FullRankingEvaluator,
@@ -17,8 +16,8 @@ from modeling_transrec import (
 from modeling_transrec.training.arguments import usual_workers
 from modeling_transrec.training.trainer import last_whole_checkpoint
 
-from ..conftest import make_sequences
-from ..models.test_backbones import VISION_CONFIGS
+from ..checks import Interrupt, assert_equal_weights, weights
+from ..tiny import VISION_CONFIGS, make_sequences
 
 
 @pytest.fixture
@@ -47,16 +46,6 @@ def make_trainer(items, train_split, validation_split, make_model, processor_of,
         )
 
     return make
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_equal_weights(one, other, **tolerance):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.allclose(one[name], other[name], **tolerance), name
 
 
 @pytest.mark.parametrize("loss_type", ["bce", "in_batch"])
@@ -217,17 +206,6 @@ def test_validation_on_some_users(make_trainer, items, validation_split, text_pr
     assert len(make_trainer(max_eval_users=500).eval_dataset) == len(validation_split)
     with pytest.raises(ValueError, match="at least 1"):
         make_trainer(max_eval_users=0)
-
-
-class Interrupt(TrainerCallback):
-    """Stops the process's training as a crash would, right after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
