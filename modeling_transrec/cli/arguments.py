@@ -14,7 +14,7 @@ import datasets
 from transformers import AutoConfig, HfArgumentParser
 
 from ..data.loading import load_items, load_sequences, warn_if_cut_shorter
-from ..hub.card import is_hub_id
+from ..hub.names import is_hub_id
 from ..models.checkpoint_files import check_place
 from ..models.configuration_transrec import TransRecConfig
 

@@ -13,7 +13,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.loading import count_actions, histories_as_rows, prepare_items
 from ..evaluation.evaluator import FullRankingEvaluator
-from ..hub.card import THIS_MODEL, push_results, result_row
+from ..hub.publish import push_results
+from ..hub.results import THIS_MODEL, result_row
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor

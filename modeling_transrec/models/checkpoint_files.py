@@ -13,16 +13,21 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
-def check_place(name_or_path: str | os.PathLike | None) -> None:
-    """Raises `FileNotFoundError` for what is neither a folder nor can be the id of a Hub repository."""
-    if name_or_path is None or os.path.exists(name_or_path):
-        return
+def is_hub_id(name: str | os.PathLike | None) -> bool:
+    """Returns whether a name can be the id of a Hub repository, and is no local folder."""
+    if not name or os.path.exists(name):
+        return False
     try:
-        validate_repo_id(str(name_or_path))
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"there is no folder {name_or_path}, and no Hub repository can be called so"
-        ) from error
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_place(name_or_path: str | os.PathLike | None) -> None:
+    """Raises `FileNotFoundError` for a name that is neither a folder nor a valid Hub id."""
+    if name_or_path is not None and not os.path.exists(name_or_path) and not is_hub_id(name_or_path):
+        raise FileNotFoundError(f"{name_or_path} is neither a folder nor a valid Hub id (owner/name)")
 
 
 def check_weight_files(name_or_path: str, loading: dict) -> int | None:

@@ -18,15 +18,10 @@ from safetensors.torch import load_file, save_file
 from ..data.collator import left_pad_lists
 from ..data.loading import prepare_items
 from ..evaluation.scoring import center, encode_catalogue, top_items
-from ..hub.card import (
-    CARD_NAME,
-    NOT_PUBLISHED,
-    PUBLISHED_FILES,
-    CardFacts,
-    build_model_card,
-    checkpoint_hash,
-    describe_model,
-)
+from ..hub.card import build_model_card
+from ..hub.facts import CardFacts, checkpoint_hash, describe_model
+from ..hub.names import CARD_NAME
+from ..hub.publish import upload_checkpoint
 from ..models.checkpoint_files import HUB_ARGUMENTS
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel, saved_with_code
 from ..models.processing_transrec import TransRecProcessor
@@ -174,8 +169,6 @@ class Recommender:
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not create_pr:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, with_code=with_code, **kwargs)
             if not api.file_exists(repo_id, CARD_NAME):
@@ -185,14 +178,14 @@ class Recommender:
                     **describe_model(self.model, self.processor, [self.model.name_or_path]),
                 )
                 build_model_card(facts).save(Path(folder) / CARD_NAME)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
+            return upload_checkpoint(
+                folder,
+                repo_id,
                 commit_message=commit_message,
+                token=token,
                 revision=revision,
                 create_pr=create_pr,
-                allow_patterns=[*PUBLISHED_FILES, *(["*.py"] if with_code else [])],
-                ignore_patterns=list(NOT_PUBLISHED),
+                with_code=with_code,
             )
 
     @property

@@ -1,7 +1,7 @@
 """Training arguments."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 import torch
 from transformers import TrainingArguments
@@ -145,6 +145,14 @@ class TransRecTrainingArguments(TrainingArguments):
         for entry in self.card_results or ():
             if "=" not in entry:
                 raise ValueError(f"--card_results {entry} must be NAME=FILE, such as IDRec=outputs/idrec.json")
+
+    @classmethod
+    def defaults(cls) -> dict:
+        """Returns each argument's default."""
+        return {
+            one.name: one.default_factory() if one.default_factory is not MISSING else one.default
+            for one in fields(cls)
+        }
 
     @property
     def freezes(self) -> bool:

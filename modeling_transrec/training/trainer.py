@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import DynamoBackend
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
@@ -20,22 +20,12 @@ from ..data.collator import TransRecDataCollator
 from ..data.loading import count_actions, histories_as_rows, history_lengths, prepare_items
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.scoring import precompute_features
-from ..hub.card import (
-    CURVE_NAME,
-    NOT_PUBLISHED,
-    PUBLISHED_FILES,
-    THIS_MODEL,
-    CardFacts,
-    DataFacts,
-    describe_model,
-    describe_training,
-    draw_training_curve,
-    public_training_args,
-    read_result,
-    result_row,
-    split_hyperparameters,
-    write_model_card,
-)
+from ..hub.card import draw_training_curve
+from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
+from ..hub.names import CURVE_NAME
+from ..hub.publish import upload_checkpoint, write_model_card
+from ..hub.results import THIS_MODEL, read_result, result_row
+from ..hub.safety import public_arguments
 from ..models.frozen_layers import frozen_layers_of
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_with_code, towers_of
 from ..models.processing_transrec import TransRecProcessor, check_texts
@@ -253,7 +243,7 @@ class TransRecTrainer(Trainer):
             Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
             os.makedirs(folder, exist_ok=True)
             with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
-                json.dump(public_training_args(self.args), file, indent=2)
+                json.dump(public_arguments(self.args.to_dict()), file, indent=2)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -288,7 +278,7 @@ class TransRecTrainer(Trainer):
             results.append(read_result(file, name))
         folder, log = self.args.output_dir, self.state.log_history
         model = self.accelerator.unwrap_model(self.model)
-        metric = self.args.metric_for_best_model or FullRankingEvaluator.primary_metric
+        args, metric = self.args, self.args.metric_for_best_model or FullRankingEvaluator.primary_metric
         has_curve = draw_training_curve(log, metric.removeprefix("eval_"), os.path.join(folder, CURVE_NAME))
         repository = self.hub_model_id or self.args.hub_model_id
         started_from = finetuned_from or model.name_or_path
@@ -296,8 +286,8 @@ class TransRecTrainer(Trainer):
             name=model_name or repository or os.path.basename(os.path.abspath(folder)),
             data=data,
             results=results,
-            training=describe_training(log, self.args, started_from),
-            hyperparameters=split_hyperparameters(self.args, model.config),
+            training=describe_training(log, args.metric_for_best_model, args.world_size, args.device, started_from),
+            hyperparameters=split_hyperparameters(args.to_dict(), args.defaults(), model.config),
             curve=CURVE_NAME if has_curve else None,
             license=license,
             with_code=self.args.hub_with_code,
@@ -357,17 +347,14 @@ class TransRecTrainer(Trainer):
         self.create_model_card(**kwargs)
         if not self.is_world_process_zero():
             return None
-        api, revision = HfApi(token=token), revision or self.args.hub_revision
-        if revision is not None:
-            api.create_branch(self.hub_model_id, branch=revision, exist_ok=True)
-        return api.upload_folder(
-            repo_id=self.hub_model_id,
-            folder_path=self.args.output_dir,
+        return upload_checkpoint(
+            self.args.output_dir,
+            self.hub_model_id,
             commit_message=commit_message,
-            revision=revision,
-            run_as_future=not blocking,
-            allow_patterns=[*PUBLISHED_FILES, *(["*.py"] if self.args.hub_with_code else [])],
-            ignore_patterns=list(NOT_PUBLISHED),
+            token=token,
+            revision=revision or self.args.hub_revision,
+            with_code=self.args.hub_with_code,
+            blocking=blocking,
         )
 
 

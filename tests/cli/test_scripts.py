@@ -62,7 +62,7 @@ def test_finetune_evaluate_recommend(script, capsys, tmp_path):
 
 def test_data_and_lengths_are_never_guessed(script, tmp_path):
     for option in ("--model_name_or_path", "--text_model_name_or_path"):
-        with pytest.raises(FileNotFoundError, match="there is no folder ../nothing/there"):
+        with pytest.raises(FileNotFoundError, match="../nothing/there is neither a folder nor a valid Hub id"):
             script("finetune").main([option, "../nothing/there", "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match=f"which data set of {tmp_path}"):
         script("finetune").main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path)])

@@ -1,10 +1,8 @@
 """The card of a checkpoint: what it says is what was trained and measured, and its snippet runs."""
 
-import importlib.util
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,21 +16,12 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.cli.arguments import DataArguments, ModelArguments, parse_arguments
-from modeling_transrec.hub.card import (
-    CardFacts,
-    DataFacts,
-    build_model_card,
-    describe_model,
-    eval_result_files,
-    merge_results,
-    public_name,
-    result_row,
-    results_table,
-)
+from modeling_transrec.hub.card import build_model_card
+from modeling_transrec.hub.facts import CardFacts, DataFacts, describe_model
+from modeling_transrec.hub.names import public_name
+from modeling_transrec.hub.results import eval_result_files, merge_results, result_row, results_table
 
 
-CARDS = Path(__file__).parents[2] / "model_cards"
 PROTOCOL = {
     "dataset": "someone/shop/Shoes",
     "split": "test",
@@ -189,24 +178,6 @@ def test_known_data_come_with_their_condition():
     assert DataFacts("ninerec", "OurShop").condition is None  # anybody's data in the same layout
     card = build_model_card(CardFacts("me/x", "text", "sasrec", data=DataFacts("ninerec", "Bili_Food")))
     assert "forbid to publish modified copies" in card.text
-
-
-def test_named_checkpoints_have_run_files_and_honest_cards(tmp_path):
-    spec = importlib.util.spec_from_file_location("render", CARDS / "render.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    files = module.render()
-    assert {f"{encoder}-{backbone}-bili2m" for encoder in ("sasrec", "bert4rec", "nextitnet", "gru4rec", "dnn") for
-            backbone in ("bert", "swinb")} == {path.parent.name for path in files} - {"model_cards"}  # fmt: skip
-    for path, content in files.items():
-        assert path.read_text(encoding="utf-8") == content, f"run python model_cards/render.py: {path}"
-        if path.parent != CARDS:
-            assert "Not trained yet" in content and "model-index" not in content
-            assert "Nothing has been measured." in content and not re.search(r"0\.\d{2,}", content)
-            options = ["--preset", str(path.parent / "run.json"), "--output_dir", str(tmp_path), "--use_cpu", "true"]
-            types = (ModelArguments, DataArguments, TransRecTrainingArguments)
-            model, data, _ = parse_arguments(types, options, CARDS)
-            assert data.dataset_config_name == "Bili_2M" and path.parent.name.startswith(model.user_encoder_type)
 
 
 def test_wrong_options_say_what_to_do(tmp_path):

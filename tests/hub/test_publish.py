@@ -23,7 +23,8 @@ from modeling_transrec import (
 )
 from modeling_transrec.cli.arguments import EvaluationArguments, ModelArguments
 from modeling_transrec.cli.model_building import load_model_and_processor
-from modeling_transrec.hub.card import THIS_MODEL, push_results, result_row
+from modeling_transrec.hub.publish import push_results
+from modeling_transrec.hub.results import THIS_MODEL, result_row
 
 
 NAME = "ninerec/sasrec-bert-bili2m"
@@ -129,7 +130,7 @@ class TestRoundTrip:
         assert {result.metric_type for result in card.data.eval_results} == set(row["metrics"])
         assert f"**{row['metrics']['hr@10']:.4f}**" in card.text and "Nothing has been measured" not in card.text
         assert ".eval_results/shop--reviews--Shoes--test.yaml" in proposed
-        with pytest.raises(ValueError, match="no place for results"):
+        with pytest.raises(ValueError, match="no part for results"):
             push_results(NAME, [row])  # a card of transformers' own
         for name, message in (("random", "has no card"), ("./outputs", "is a folder")):
             with pytest.raises(ValueError, match=message):

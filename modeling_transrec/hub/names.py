@@ -1,0 +1,18 @@
+"""Names on the Hub: of repositories, and of the files that a checkpoint's repository has."""
+
+from pathlib import Path
+
+from ..models.checkpoint_files import is_hub_id
+
+
+CARD_NAME, RESULTS_NAME, CURVE_NAME = "README.md", "results.json", "training_curve.png"
+EVAL_RESULTS_FOLDER = ".eval_results"
+
+
+def public_name(name: str) -> str:
+    """Returns a Hub id as it is, and only the last part of a local folder's name.
+
+    >>> public_name("someone/shop"), public_name("/home/me/shop")
+    ('someone/shop', 'shop')
+    """
+    return name if is_hub_id(name) else Path(name).name

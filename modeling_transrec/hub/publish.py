@@ -1,0 +1,105 @@
+"""Writing a checkpoint's card and results, and uploading them: to a new repository, or into a published card."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+
+from .card import build_model_card
+from .facts import CardFacts
+from .names import CARD_NAME, RESULTS_NAME
+from .results import eval_result_files, eval_results, merge_results, results_sections
+from .safety import upload_patterns
+
+
+_BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def write_model_card(folder: str | os.PathLike, facts: CardFacts) -> None:
+    """Writes the card, `results.json` and `.eval_results` into a checkpoint's folder."""
+    for name, content in _files(str(build_model_card(facts)) + "\n", facts.results).items():
+        path = Path(folder, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+
+def upload_checkpoint(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    commit_message: str | None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    with_code: bool = False,
+    blocking: bool = True,
+) -> CommitInfo:
+    """Uploads a checkpoint's folder in one commit, only the files that may leave; see [`upload_patterns`].
+
+    Args:
+        folder: the checkpoint's folder.
+        repo_id: an existing repository.
+        commit_message: message of the commit.
+        token: a token that may write; by default that of the log-in.
+        revision: branch, which is made where there is none; by default `main`.
+        create_pr: whether to open a pull request instead of a commit.
+        with_code: whether the model's code is uploaded, too.
+        blocking: whether to return only when everything has arrived; otherwise a future is returned.
+    """
+    api = HfApi(token=token)
+    if revision is not None and not create_pr:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        run_as_future=not blocking,
+        **upload_patterns(with_code),
+    )
+
+
+def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, create_pr: bool = False) -> str:
+    """Adds results to a published card: to its table, its metadata and `.eval_results`, in one commit.
+
+    Args:
+        repo_id: the checkpoint's repository.
+        rows: what was measured, see [`result_row`].
+        token: a token that may write.
+        create_pr: whether to open a pull request instead of a commit, where the repository is another's.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        ValueError: if the card has no part for results, since another program made it.
+    """
+    api = HfApi(token=token)
+    card = ModelCard.load(repo_id, token=token)
+    results = list(rows)
+    if api.file_exists(repo_id, RESULTS_NAME):
+        old = json.loads(Path(api.hf_hub_download(repo_id, RESULTS_NAME)).read_text(encoding="utf-8"))
+        results = merge_results(old, results)
+    before, begin, rest = card.text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(
+            f"the card of {repo_id} has no part for results; put the lines {_BEGIN} and {_END} where they belong"
+        )
+    card.text = f"{before}{begin}\n{results_sections(results)}\n{end}{after}"
+    card.data.eval_results = eval_results(results)
+    card.data.model_name = card.data.model_name or repo_id
+    operations = [CommitOperationAdd(name, content.encode()) for name, content in _files(str(card), results).items()]
+    return api.create_commit(repo_id, operations, commit_message="Add results", create_pr=create_pr).commit_url
+
+
+def _files(card: str, results: Sequence[dict]) -> dict[str, str]:
+    """The files of a card and its results: name to content."""
+    return {
+        CARD_NAME: card,
+        RESULTS_NAME: json.dumps(results, indent=2, ensure_ascii=False) + "\n",
+        **eval_result_files(results),
+    }

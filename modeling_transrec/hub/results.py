@@ -1,0 +1,158 @@
+"""Measured results of a checkpoint, in the forms that a card and the Hub have for them.
+
+A result is a dictionary `{"model", "metrics", "protocol"}`; the model's own results are named [`THIS_MODEL`].
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+from .names import EVAL_RESULTS_FOLDER, public_name
+
+
+THIS_MODEL = "this model"
+_UNTRAINED = ("random", "popularity")
+
+
+def result_row(model: str, metrics: dict[str, float], protocol: dict) -> dict:
+    """Returns one result, its protocol without names of local folders."""
+    dataset, _, config_name = protocol["dataset"].rpartition("/")
+    public = {name: value for name, value in protocol.items() if name != "model"}
+    public["dataset"] = f"{public_name(dataset)}/{config_name}"
+    return {"model": model, "metrics": dict(metrics), "protocol": public}
+
+
+def read_result(file: str | os.PathLike, model: str = THIS_MODEL) -> dict:
+    """Reads the file that `transrec evaluate --output_file` wrote.
+
+    Raises:
+        ValueError: if the file is another one.
+    """
+    found = json.loads(Path(file).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not {"metrics", "protocol"} <= found.keys():
+        raise ValueError(
+            f'{file} is not a file of results, a JSON object with "metrics" and "protocol"; write one with '
+            "`transrec evaluate --output_file FILE`"
+        )
+    return result_row(model, found["metrics"], found["protocol"])
+
+
+def merge_results(old: Sequence[dict], new: Sequence[dict]) -> list[dict]:
+    """Returns the results of both; a new one replaces an old one of the same model, split and scores."""
+
+    def key(row: dict) -> tuple:
+        return (row["model"], *_split_of(row), row["protocol"]["scores"])
+
+    return list({key(row): row for row in [*old, *new]}.values())
+
+
+def results_sections(results: Sequence[dict]) -> str:
+    """Returns the part of a card that changes when results are added: protocol and table."""
+    return f"## Protocol\n\n{_describe_protocol(results)}\n\n## Results\n\n{results_table(results)}"
+
+
+def _describe_protocol(results: Sequence[dict]) -> str:
+    lines = []
+    for row in results:
+        protocol = row["protocol"]
+        line = (
+            f"- `{protocol['dataset']}`, {protocol['split']} split: {protocol['num_users']:,} users; "
+            f"{protocol['ranking']} ({protocol['num_candidates']:,}); seen items: {protocol['seen_items']}; ties: "
+            f"{protocol['ties']}; histories of up to {protocol['max_seq_len']} items"
+        )
+        if line not in lines:
+            lines.append(line)
+    return "\n".join(lines) or (
+        "Leave-one-out by time: the last item of each history is the test target, the one before it the validation "
+        "target. Every item of the catalogue is ranked; items of the history are no candidates. The checkpoint is "
+        "chosen by validation HR@10."
+    )
+
+
+def results_table(results: Sequence[dict]) -> str:
+    """Returns results as a Markdown table with the metrics that all of them have; the model's own are in bold."""
+    if not results:
+        return "Nothing has been measured."
+    names = [name for name in results[0]["metrics"] if all(name in row["metrics"] for row in results)]
+    rows = []
+    for row in sorted(results, key=_order):
+        bold = "**" if row["model"] == THIS_MODEL else ""
+        scores = "" if row["protocol"]["scores"] == "the model's own" else f", {row['protocol']['scores']}"
+        values = (f"{bold}{row['metrics'][name]:.4f}{bold}" for name in names)
+        rows.append((f"{bold}{row['model']}{bold}{scores}", ", ".join(_split_of(row)), *values))
+    return markdown_table(("model", "data set, split", *(name.upper() for name in names)), rows)
+
+
+def _order(row: dict) -> tuple:
+    """By data set and split: what needs no training first, the model itself last."""
+    untrained = _UNTRAINED.index(row["model"]) if row["model"] in _UNTRAINED else len(_UNTRAINED)
+    return _split_of(row), row["model"] == THIS_MODEL, untrained
+
+
+def _split_of(row: dict) -> tuple[str, str]:
+    return row["protocol"]["dataset"], row["protocol"]["split"]
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """Returns a table as Markdown.
+
+    >>> print(markdown_table(("part", "parameters"), [("all", 12)]))
+    | part | parameters |
+    | --- | --- |
+    | all | 12 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def eval_results(results: Sequence[dict]) -> list[EvalResult]:
+    """Returns the model's own results as entries of a card's `model-index`."""
+    entries = []
+    for row in results:
+        if row["model"] != THIS_MODEL:
+            continue
+        dataset, _, config_name = row["protocol"]["dataset"].rpartition("/")
+        for name, value in row["metrics"].items():
+            entries.append(
+                EvalResult(
+                    task_type="recommendation",
+                    task_name="Sequential recommendation",
+                    dataset_type=dataset,
+                    dataset_name=row["protocol"]["dataset"],
+                    dataset_config=config_name,
+                    dataset_split=row["protocol"]["split"],
+                    metric_type=name,
+                    metric_name=name.upper(),
+                    metric_value=round(value, 6),
+                )
+            )
+    return entries
+
+
+def eval_result_files(results: Sequence[dict]) -> dict[str, str]:
+    """Returns the model's own results as `.eval_results/*.yaml`: each file's name and content.
+
+    This form names a data set of the Hub, so results on other data sets have no such file.
+    """
+    files = {}
+    for row in results:
+        dataset, _, config_name = row["protocol"]["dataset"].rpartition("/")
+        if row["model"] != THIS_MODEL or "/" not in dataset:
+            continue
+        split, protocol = row["protocol"]["split"], row["protocol"]
+        entries = [
+            EvalResultEntry(
+                dataset_id=dataset,
+                task_id=f"{config_name}_{split}_{name}",
+                value=round(value, 6),
+                notes=f"{protocol['ranking']}; seen items: {protocol['seen_items']}; scores: {protocol['scores']}",
+            )
+            for name, value in row["metrics"].items()
+        ]
+        name = f"{EVAL_RESULTS_FOLDER}/{dataset.replace('/', '--')}--{config_name}--{split}.yaml"
+        files[name] = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return files
