@@ -48,12 +48,12 @@ SWIN = {
 class WhitePictureModel(TransRecModel):
     """The mask of the public code: a white picture, encoded like any item."""
 
-    def get_user_hidden(self, item_vectors, mask, user_ids=None, is_masked=None, num_items=None):
+    def get_user_hidden(self, item_vectors, mask, user_ids=None, is_masked=None):
         if is_masked is not None:
             white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_vectors.device)  # after normalisation
             mask_vector = self.get_item_features(pixel_values=white)[0]
             item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
-        return super().get_user_hidden(item_vectors, mask, user_ids, num_items=num_items)
+        return super().get_user_hidden(item_vectors, mask, user_ids)
 
 
 class RecordCosine(TrainerCallback):

@@ -8,13 +8,12 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 from unittest import mock
 
 import naive
 import torch
-from timing import check_same, count_waits, in_turn, summary
+from timing import check_same, in_turn, summary
 from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
@@ -38,8 +37,6 @@ def take(batch: dict, rows: torch.Tensor) -> dict:
     taken = {**batch, **{name: batch[name][rows] for name in PER_ITEM if name in batch}}
     if "image_index" in batch:
         taken["image_index"] = torch.arange(len(rows), device=rows.device)
-    if batch["sizes"].text_lengths is not None:
-        taken["sizes"] = replace(batch["sizes"], text_lengths=batch["sizes"].text_lengths[rows.cpu().numpy()])
     return taken
 
 
@@ -58,9 +55,9 @@ def encode_every_occurrence(bench: Bench, batch: dict) -> dict:
 
 def encode_padding(bench: Bench, batch: dict) -> dict:
     """An item, the first, for every padded position, as positive and as negative."""
-    num_items = len(batch["sizes"].text_lengths if "input_ids" in batch else batch["image_index"])
+    num_items = len(batch["input_ids"] if "input_ids" in batch else batch["image_index"])
     num_positions = batch["item_index"].shape[0] * (MAX_SEQ_LEN + 1)
-    num_padded = 2 * (num_positions - batch["sizes"].num_history_items - batch["item_index"].shape[0])
+    num_padded = 2 * (num_positions - int((batch["item_index"] >= 0).sum()) - batch["item_index"].shape[0])
     rows = torch.cat([torch.arange(num_items), torch.zeros(num_padded, dtype=torch.long)])
     return take(batch, rows.to(batch["item_index"].device))
 
@@ -102,10 +99,10 @@ def texts_as_given(bench: Bench) -> Iterator[None]:
 def user_encoder_over_padding(bench: Bench) -> Iterator[None]:
     """The user encoder computes every position of a padded history."""
 
-    def all_places(mask, count=None):
-        return torch.arange(mask.numel(), device=mask.device)
+    def all_places(packing):
+        return torch.arange(packing.mask.numel(), device=packing.mask.device)
 
-    with mock.patch.object(user_encoders, "true_places", all_places):
+    with mock.patch.object(user_encoders.Packing, "index", property(all_places)):
         yield
 
 
@@ -122,17 +119,6 @@ def activation_checkpointing(bench: Bench) -> Iterator[None]:
         yield
     finally:
         bench.model.activation_checkpointing_disable()
-
-
-@contextlib.contextmanager
-def asking_for_padding(bench: Bench) -> Iterator[None]:
-    """Transformers' own masks, for which it asks whether there is any padding."""
-    with mock.patch.object(content_encoders, "whole_masks", contextlib.nullcontext):
-        yield
-
-
-def without_sizes(bench: Bench, batch: dict) -> dict:
-    return {name: value for name, value in batch.items() if name != "sizes"}
 
 
 def freeze(bench: Bench) -> None:
@@ -173,12 +159,6 @@ OPTIMISATIONS = (
     ),
     Optimisation("texts of like length together", ("text",), within_without=texts_in_one_piece),
     Optimisation("user encoder over items alone", ("id",), within_without=user_encoder_over_padding),
-    Optimisation(
-        "no wait for the device (for a GPU)",
-        ("text", "image", "id"),
-        batch_without=without_sizes,
-        within_without=asking_for_padding,
-    ),
     Optimisation("frozen backbone's features computed once", batch_with=from_features, prepare=freeze),
     Optimisation("gradient caching, 256 items at a time (for memory)", within_with=in_chunks),
     Optimisation("activation checkpointing (for memory)", within_with=activation_checkpointing),
@@ -238,8 +218,6 @@ def measure(optimisation: Optimisation, bench: Bench, args: argparse.Namespace) 
     compiles = optimisation.compiles is not None  # which changes no operation, and hides them from the counter
     row = {"predicted": 1.0 if compiles else round(operations(both["naive"]) / operations(both["ours"]), 2)}
     row |= summary(in_turn(map(steps, itertools.count()), bench.device, args.seconds))
-    if bench.device.type == "cuda":
-        row["waits for the GPU"] = {step: count_waits(run) - 1 for step, run in both.items()}  # to read the loss
     models = {"naive": bench, "ours": compiled}
     return row | {"peak MB": {step: models[step].peak_megabytes(run) for step, run in both.items()}}
 

@@ -39,7 +39,7 @@ import torch
 import transformers
 from optimisations import measure_optimisations, operations
 from rendering import plot, plot_growth, render
-from timing import check_same, command_line, count_waits, fits, in_turn, seconds_of, summary, synchronize
+from timing import check_same, command_line, fits, in_turn, seconds_of, summary, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BACKBONES, MAX_SEQ_LEN, SHAPES, USERS_PER_BATCH, Bench, Shape
 
@@ -91,8 +91,6 @@ def measure_training(args: argparse.Namespace) -> Iterable[dict]:
         check_same({step: few[step]() for step in ("naive", "ours") if step not in left_out}, backbone, args.dtype)
         bench.model.train()
         row |= throughput(bench, batch)
-        if bench.device.type == "cuda":
-            row["waits for the GPU"] = count_waits(steps(0)["ours"]) - 1  # to read the loss
         yield row
 
 

@@ -6,7 +6,6 @@ import shlex
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -94,19 +93,6 @@ def fits(function: Callable) -> bool:
         torch.cuda.empty_cache()
         return False
     return True
-
-
-def count_waits(function: Callable) -> int:
-    """How often the host waits for the GPU."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        caught.clear()  # that the mode is experimental
-        try:
-            function()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 def peak_bytes(function: Callable, device: torch.device) -> int:

@@ -238,8 +238,7 @@ class Bench:
 
     def features_by_length(self, batch: dict) -> torch.Tensor:
         """The bare text backbone over the chunks of like length that our step has, `(U, H)`."""
-        inputs = (batch["input_ids"], batch["attention_mask"], None, batch["sizes"].text_lengths)
-        return self.model.item_encoder.text.features(*inputs)
+        return self.model.item_encoder.text.features(batch["input_ids"], batch["attention_mask"])
 
     def floor_by_length(self, batch: dict) -> torch.Tensor:
         """The bare text backbone over the chunks of our step, and user encoder and loss over one padded block."""

@@ -10,7 +10,6 @@ import datasets
 import numpy as np
 import torch
 
-from ..models.batch_sizes import BatchSizes
 from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX
 from ..models.processing_transrec import TransRecProcessor
@@ -37,7 +36,7 @@ class TransRecDataCollator:
     Returns (when called on a list of `{"history": rows, "user": number}`): what the processor's `pad` makes of the
     items, pictures being bytes until its `normalize`; `item_index` and `labels` `(B, L)`, and what the loss reads:
     `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`;
-    `user_ids` `(B,)` for DSSM; and `sizes`, what of this the host is to know beforehand.
+    `user_ids` `(B,)` for DSSM.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class TransRecDataCollator:
         """Makes the following batches draw the negatives and masks of this epoch."""
         self._epoch.fill_(epoch)
 
-    def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor | BatchSizes]:
+    def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
         config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
         users = np.array([feature["user"] for feature in features])
         rows = left_pad_lists([feature["history"][-length:] for feature in features])  # (B, L + 1)
@@ -98,12 +97,6 @@ class TransRecDataCollator:
             batch["catalogue_index"] = torch.from_numpy(distinct)
         if self.user_rows is not None:
             batch["user_ids"] = torch.from_numpy(self.user_rows[users])
-        batch["sizes"] = BatchSizes(
-            history_lengths=(inputs != PADDING_INDEX).sum(1),
-            target_counts=(targets >= 0).sum(1),
-            text_lengths=batch["attention_mask"].sum(1).numpy() if "attention_mask" in batch else None,
-            has_picture=(batch["image_index"] >= 0).numpy() if "image_index" in batch else None,
-        )
         return batch
 
     def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ width of a backbone.
 import contextlib
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,7 +21,6 @@ from .frozen_layers import FrozenLayers, token_places
 from .fusions import FUSIONS
 from .item_chunks import chunks_by_length
 from .pooling import TEXT_POOLINGS, default_image_pooling, default_text_pooling
-from .text_masks import whole_masks
 
 
 TOKENS_AT_A_TIME = 4096  # enough to keep a GPU busy
@@ -58,10 +56,10 @@ class Projection(nn.Module):
 
 @contextlib.contextmanager
 def start_from(frozen_layers: FrozenLayers | None, states: torch.Tensor | None) -> Iterator[None]:
-    """Within it, a backbone starts from the states of its frozen layers, where they are given; masks are whole."""
+    """Within it, a backbone starts from the states of its frozen layers, where they are given."""
     if states is not None and frozen_layers is None:
         raise ValueError("text_states and image_states are for models prepared by frozen_items.use_frozen_layers")
-    with whole_masks(), contextlib.nullcontext() if states is None else frozen_layers.giving(states):
+    with contextlib.nullcontext() if states is None else frozen_layers.giving(states):
         yield
 
 
@@ -83,7 +81,6 @@ def encode_by_length(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     text_states: torch.Tensor | None = None,
-    text_lengths: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Vectors `(U, …)` of texts; those of like length are encoded together, which leaves out most padding.
 
@@ -91,11 +88,10 @@ def encode_by_length(
         encode: from texts' rows `(C,)`, ids and mask `(C, T)` and states `(C, T, H)` or `None` to vectors `(C, …)`.
         input_ids, attention_mask: `(U, T)`, padding on the right.
         text_states: `(number of tokens, H)` outputs of frozen layers, one text's tokens after the other's.
-        text_lengths: `(U,)`, with which no device is waited for.
     """
     at_a_time = TOKENS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TOKENS_AT_A_TIME
     places = None if text_states is None else token_places(attention_mask)
-    parts, chunks = [], chunks_by_length(attention_mask, at_a_time, text_lengths)
+    parts, chunks = [], chunks_by_length(attention_mask, at_a_time)
     for rows, length in chunks:
         states = None if text_states is None else text_states[places[rows, :length]]
         parts.append(encode(rows, input_ids[rows, :length], attention_mask[rows, :length], states))
@@ -143,20 +139,18 @@ class TextEncoder(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         text_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The backbone's vector of each text `(U, H)`: what can be precomputed where it is frozen.
 
         Args:
             input_ids, attention_mask: `(U, T)`.
             text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
-            text_lengths: `(U,)`, with which no device is waited for.
         """
 
         def encode(rows, ids, mask, states) -> torch.Tensor:
             return self.pooling(self.hidden(ids, mask, states), mask)
 
-        return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_states)
 
     def tokens(
         self,
@@ -164,14 +158,13 @@ class TextEncoder(nn.Module):
         attention_mask: torch.Tensor,
         has_text: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected token vectors `(U, T, D)` and their mask `(U, T)`; of a missing text one learned vector."""
 
         def encode(rows, ids, mask, states) -> torch.Tensor:
             return F.pad(self.hidden(ids, mask, states), (0, 0, 0, input_ids.shape[1] - ids.shape[1]))
 
-        hidden = encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
+        hidden = encode_by_length(encode, input_ids, attention_mask, text_states)
         tokens = self.projection(hidden)
         mask = attention_mask.bool()
         if has_text is None:
@@ -187,11 +180,10 @@ class TextEncoder(nn.Module):
         has_text: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Token ids and mask `(U, T)`, or precomputed features `(U, H)`, to vectors `(U, D)`; see [`features`]."""
         if text_features is None:
-            text_features = self.features(input_ids, attention_mask, text_states, text_lengths)
+            text_features = self.features(input_ids, attention_mask, text_states)
         return place_texts(self.projection(text_features), has_text, self.missing_text)
 
 
@@ -314,7 +306,6 @@ class DualEncoder(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         text_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The text tower's vectors `(U, H)` of token ids and mask `(U, T)`: what can be precomputed if it is frozen.
 
@@ -322,7 +313,6 @@ class DualEncoder(nn.Module):
             input_ids, attention_mask: `(U, T)`.
             text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's; of
                 a tower that reads padding `(U, positions, H)`.
-            text_lengths: `(U,)`, with which no device is waited for.
         """
         if self.backbone.config.model_type in READ_THE_LAST_PLACE:
             padded = as_in_pretraining(input_ids, attention_mask, self.backbone.config.text_config)
@@ -333,7 +323,7 @@ class DualEncoder(nn.Module):
             with start_from(self.frozen_layers["text"], states):
                 return self.backbone.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
 
-        return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_states)
 
     def image_features(
         self, pixel_values: torch.Tensor | None = None, image_states: torch.Tensor | None = None
@@ -363,11 +353,10 @@ class DualEncoder(nn.Module):
         image_features: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
         image_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts `(U, T)` and pictures `(P, 3, H, W)`, or what is precomputed, to text and image vectors `(U, D)`."""
         if text_features is None:
-            text_features = self.text_features(input_ids, attention_mask, text_states, text_lengths)
+            text_features = self.text_features(input_ids, attention_mask, text_states)
         if image_features is None:
             image_features = self.image_features(pixel_values, image_states)
         text = place_texts(self.text_projection(text_features), has_text, self.missing_text)
@@ -479,7 +468,6 @@ class ViltEncoder(nn.Module):
         image_index: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
         image_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The first token's vector of each item `(U, H)`: what can be precomputed where the backbone is frozen.
 
@@ -489,7 +477,6 @@ class ViltEncoder(nn.Module):
             image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
             text_states: `(number of tokens, H)` outputs of the frozen layers, one text's tokens after the other's.
             image_states: `(P, S, H)` outputs of the frozen layers, in place of the pictures.
-            text_lengths: `(U,)`, with which no device is waited for.
         """
         pictures, pixel_mask = self.pictures(pixel_values, image_states)
         picture_rows = torch.arange(len(input_ids), device=input_ids.device) if image_index is None else image_index
@@ -500,7 +487,7 @@ class ViltEncoder(nn.Module):
             states = None if states is None else torch.cat([states, chosen.to(states.dtype)], dim=1)
             return self.hidden(ids, mask, chosen, pixel_mask[places], states)[:, 0]
 
-        return encode_by_length(encode, input_ids, attention_mask, text_states, text_lengths)
+        return encode_by_length(encode, input_ids, attention_mask, text_states)
 
     def forward(
         self,
@@ -511,10 +498,9 @@ class ViltEncoder(nn.Module):
         item_features: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
         image_states: torch.Tensor | None = None,
-        text_lengths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Texts `(U, T)` and pictures `(P, 3, H, W)`, or what is precomputed, to vectors `(U, D)`."""
         if item_features is None:
             inputs = (input_ids, attention_mask, pixel_values, image_index)
-            item_features = self.features(*inputs, text_states, image_states, text_lengths)
+            item_features = self.features(*inputs, text_states, image_states)
         return self.projection(item_features)

@@ -9,7 +9,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from .adapters import inject_adapters, merge_adapters, train_adapters_alone
-from .batch_sizes import BatchSizes
 from .configuration_transrec import TransRecConfig
 from .content_encoders import DualEncoder, ImageEncoder, TextEncoder, Tower, ViltEncoder, pad_on_the_right
 from .fusions import FUSIONS
@@ -158,41 +157,35 @@ class ItemEncoder(nn.Module):
         item_features: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
         image_states: torch.Tensor | None = None,
-        sizes: BatchSizes | None = None,
     ) -> torch.Tensor | None:
         """Texts and pictures to vectors `(U, D)`; `None` in an id model."""
-        text_lengths = None if sizes is None else sizes.text_lengths
         if isinstance(self.multimodal, ViltEncoder):
             inputs = (input_ids, attention_mask, pixel_values, image_index, item_features)
-            return self.multimodal(*inputs, text_states, image_states, text_lengths)
+            return self.multimodal(*inputs, text_states, image_states)
         if isinstance(self.multimodal, DualEncoder):
             inputs = (input_ids, attention_mask, pixel_values, image_index, has_text, text_features, image_features)
-            return self.fusion(*self.multimodal(*inputs, text_states, image_states, text_lengths))
+            return self.fusion(*self.multimodal(*inputs, text_states, image_states))
         if self.fusion is not None and self.fusion.reads_tokens:
-            text = self.text.tokens(input_ids, attention_mask, has_text, text_states, text_lengths)
+            text = self.text.tokens(input_ids, attention_mask, has_text, text_states)
             return self.fusion(*text, *self.image.tokens(pixel_values, image_index, image_states))
         text = image = None
         if self.text is not None:
-            text = self.text(input_ids, attention_mask, has_text, text_features, text_states, text_lengths)
+            text = self.text(input_ids, attention_mask, has_text, text_features, text_states)
         if self.image is not None:
             image = self.image(pixel_values, image_index, image_features, image_states)
         return self.fusion(text, image) if self.fusion is not None else text if image is None else image
 
-    def encode(
-        self, item_ids: torch.Tensor | None = None, sizes: BatchSizes | None = None, **content: torch.Tensor
-    ) -> torch.Tensor:
+    def encode(self, item_ids: torch.Tensor | None = None, **content: torch.Tensor) -> torch.Tensor:
         """All items at once; arguments and result as in [`forward`]."""
         if self.normalize_pictures is not None and are_bytes(content):
             content = self.normalize_pictures(content)
-        vectors = self.encode_content(**content, sizes=sizes)
+        vectors = self.encode_content(**content)
         if self.id_embedding is not None:
             ids = self.id_embedding(item_ids)
             vectors = ids if vectors is None else self.id_fusion(vectors, ids)
         return self.dropout(vectors)
 
-    def encode_in_chunks(
-        self, chunk_size: int, sizes: BatchSizes | None = None, **inputs: torch.Tensor
-    ) -> torch.Tensor:
+    def encode_in_chunks(self, chunk_size: int, **inputs: torch.Tensor) -> torch.Tensor:
         """`chunk_size` items at a time, of like text length; activations are computed anew in the backward pass.
 
         Gradient caching (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
@@ -200,16 +193,15 @@ class ItemEncoder(nn.Module):
         """
 
         def encode_chunk(chunk: Chunk) -> torch.Tensor:
-            return self.encode(**take_items(inputs, chunk), sizes=chunk.sizes)
+            return self.encode(**take_items(inputs, chunk))
 
-        chunks = plan_chunks(inputs, chunk_size, sizes)
+        chunks = plan_chunks(inputs, chunk_size)
         vectors = torch.cat([checkpoint(encode_chunk, chunk, use_reentrant=False) for chunk in chunks])
         return vectors[torch.cat([chunk.rows for chunk in chunks]).argsort()]
 
-    def forward(self, sizes: BatchSizes | None = None, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            sizes: what is known of the items beforehand; without it the device may be waited for.
             inputs: `item_ids` `(U,)`, rows of the id table; `input_ids` and `attention_mask` `(U, T)`, and `has_text`
                 `(U,)`, false where an item has none (by default all have one); `pixel_values` `(P, 3, H, W)` of the
                 items that have a picture and `image_index` `(U,)`, each item's row there or -1 (by default all have
@@ -219,9 +211,9 @@ class ItemEncoder(nn.Module):
 
         Returns: `(U, D)`.
         """
-        if sizes is None and "input_ids" in inputs:  # the processor's are on the right
+        if "input_ids" in inputs:  # the processor's are on the right
             texts = pad_on_the_right(inputs["input_ids"], inputs["attention_mask"])
             inputs.update(zip(("input_ids", "attention_mask"), texts, strict=True))
         if self.chunk_size is not None and self.backbones and torch.is_grad_enabled():
-            return self.encode_in_chunks(self.chunk_size, sizes, **inputs)
-        return self.encode(sizes=sizes, **inputs)
+            return self.encode_in_chunks(self.chunk_size, **inputs)
+        return self.encode(**inputs)

@@ -18,8 +18,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .batch_sizes import true_places
-
 
 IGNORE_INDEX = -100  # in `labels`: the position has no target
 PADDING_INDEX = -1  # in `item_index` and `negative_index`: no item
@@ -31,12 +29,8 @@ def full_precision(scores: torch.Tensor) -> torch.Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
-def at_targets(
-    user_hidden: torch.Tensor, labels: torch.Tensor, num_targets: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor, tuple]:
+def at_targets(user_hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tuple]:
     """States `(M, D)` and targets `(M,)` of the positions that have one, and these positions: rows and columns.
-
-    Given their number `M`, no device is waited for.
 
     >>> import torch
     >>> hidden = torch.arange(6.0).view(2, 3, 1)
@@ -45,7 +39,7 @@ def at_targets(
             [4.],
             [5.]]), tensor([7, 5, 6]), (tensor([0, 1, 1]), tensor([2, 1, 2])))
     """
-    places = true_places((labels != IGNORE_INDEX).flatten(), num_targets)  # (M,)
+    places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)  # (M,)
     states = user_hidden.flatten(0, 1).index_select(0, places)
     rows_and_columns = places // labels.shape[1], places % labels.shape[1]
     return states, labels.flatten()[places], rows_and_columns
@@ -56,7 +50,6 @@ def bce_loss(
     item_embeds: torch.Tensor,
     labels: torch.Tensor,
     negative_index: torch.Tensor,
-    num_targets: int | None = None,
 ) -> torch.Tensor:
     """Binary cross entropy of each target against sampled negatives, summed over positions: the loss of NineRec.
 
@@ -68,7 +61,6 @@ def bce_loss(
         item_embeds: `(U, D)`.
         labels: `(B, L)` rows of the targets in `item_embeds`, -100 where there is none.
         negative_index: `(B, L, N)` rows of the negatives; where `labels` is -100 they are not read.
-        num_targets: `M`, the targets in `labels`; without it the device is waited for.
 
     Example:
 
@@ -77,7 +69,7 @@ def bce_loss(
     >>> bce_loss(user, items, labels=torch.tensor([[0]]), negative_index=torch.tensor([[[1]]]))
     tensor(0.2539)
     """
-    states, targets, places = at_targets(user_hidden, labels, num_targets)
+    states, targets, places = at_targets(user_hidden, labels)
     positive_scores = (states * F.embedding(targets, item_embeds)).sum(-1)  # (M,)
     negative_scores = (states[:, None] * F.embedding(negative_index[places], item_embeds)).sum(-1)  # (M, N)
     loss = F.softplus(-full_precision(positive_scores)) + F.softplus(full_precision(negative_scores)).mean(-1)
@@ -108,7 +100,6 @@ def in_batch_loss(
     item_log_popularity: torch.Tensor | None = None,
     num_draws: torch.Tensor | None = None,
     is_candidate: torch.Tensor | None = None,
-    num_targets: int | None = None,
 ) -> torch.Tensor:
     """Cross entropy of each target against all items of the batch, summed over positions.
 
@@ -124,7 +115,6 @@ def in_batch_loss(
         item_log_popularity: `(U,)` log of each item's share of the training actions; `None` leaves out the correction.
         num_draws: number of actions that brought the items into the batch; by default those of these users.
         is_candidate: `(U,)` booleans, false at items that are not negatives, such as repetitions of others.
-        num_targets: `M`, the targets in `labels`; without it the device is waited for.
 
     Example:
 
@@ -133,7 +123,7 @@ def in_batch_loss(
     >>> in_batch_loss(user, items, labels=torch.tensor([[0]]), item_index=torch.tensor([[2]]))
     tensor(0.0181)
     """
-    states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
+    states, targets, (users, _) = at_targets(user_hidden, labels)
     scores = full_precision(states @ item_embeds.T)  # (M, U)
     if item_log_popularity is not None:
         if num_draws is None:
@@ -177,7 +167,6 @@ def sampled_softmax_loss(
     item_index: torch.Tensor,
     negative_index: torch.Tensor,
     item_log_popularity: torch.Tensor | None = None,
-    num_targets: int | None = None,
 ) -> torch.Tensor:
     """Cross entropy of each target against itself and sampled negatives, summed over positions.
 
@@ -192,7 +181,6 @@ def sampled_softmax_loss(
         item_index: `(B, L)` rows of the history, below 0 where there is no item.
         negative_index: `(N,)` rows of the negatives.
         item_log_popularity: `(U,)` log of each item's chance to be sampled; `None` if all have the same.
-        num_targets: `M`, the targets in `labels`; without it the device is waited for.
 
     Example:
 
@@ -201,7 +189,7 @@ def sampled_softmax_loss(
     >>> sampled_softmax_loss(user, items, torch.tensor([[0]]), torch.tensor([[-1]]), negative_index=torch.tensor([1]))
     tensor(0.0181)
     """
-    states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
+    states, targets, (users, _) = at_targets(user_hidden, labels)
     positive_scores = full_precision((states * F.embedding(targets, item_embeds)).sum(-1))  # (M,)
     negative_scores = full_precision(states @ F.embedding(negative_index, item_embeds).T)  # (M, N)
     if item_log_popularity is not None:
@@ -221,7 +209,6 @@ def gbce_loss(
     negative_index: torch.Tensor,
     num_catalogue_items: torch.Tensor | int,
     gbce_t: float = 0.75,
-    num_targets: int | None = None,
 ) -> torch.Tensor:
     """Generalised binary cross entropy, summed over positions: sampled negatives without overconfidence.
 
@@ -233,7 +220,6 @@ def gbce_loss(
         user_hidden, item_embeds, labels, item_index, negative_index: as in [`sampled_softmax_loss`].
         num_catalogue_items: `V`.
         gbce_t: calibration, from 0 (plain binary cross entropy) to 1 (fully calibrated).
-        num_targets: `M`, the targets in `labels`; without it the device is waited for.
 
     Example:
 
@@ -245,7 +231,7 @@ def gbce_loss(
     num_others = torch.as_tensor(num_catalogue_items - 1, device=user_hidden.device).clamp(min=1)
     sampled = (len(negative_index) / num_others).clamp(max=1.0)
     beta = sampled * (gbce_t * (1 - 1 / sampled) + 1 / sampled)
-    states, targets, (users, _) = at_targets(user_hidden, labels, num_targets)
+    states, targets, (users, _) = at_targets(user_hidden, labels)
     positive_scores = full_precision((states * F.embedding(targets, item_embeds)).sum(-1))  # (M,)
     negative_scores = full_precision(states @ F.embedding(negative_index, item_embeds).T)  # (M, N)
     own = own_items(labels, item_index, len(item_embeds))[:, negative_index]  # (B, N)
@@ -253,9 +239,7 @@ def gbce_loss(
     return beta * F.softplus(-positive_scores).sum() + negative_terms.sum()
 
 
-def full_softmax_loss(
-    user_hidden: torch.Tensor, item_embeds: torch.Tensor, labels: torch.Tensor, num_targets: int | None = None
-) -> torch.Tensor:
+def full_softmax_loss(user_hidden: torch.Tensor, item_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each target against the whole catalogue, summed over positions.
 
     For catalogues whose items are cheap to encode: ids, or precomputed features.
@@ -264,7 +248,6 @@ def full_softmax_loss(
         user_hidden: `(B, L, D)`.
         item_embeds: `(V, D)`, every item of the catalogue.
         labels: `(B, L)` rows of the targets, -100 where there is none.
-        num_targets: `M`, the targets in `labels`; without it the device is waited for.
 
     Example:
 
@@ -273,7 +256,7 @@ def full_softmax_loss(
     >>> full_softmax_loss(user, items, labels=torch.tensor([[0]]))
     tensor(0.0181)
     """
-    states, targets, _ = at_targets(user_hidden, labels, num_targets)
+    states, targets, _ = at_targets(user_hidden, labels)
     return F.cross_entropy(full_precision(states @ item_embeds.T), targets, reduction="sum")  # over (M, V)
 
 
@@ -281,7 +264,7 @@ class Loss(NamedTuple):
     """A loss, and what it needs.
 
     Args:
-        function: takes `user_hidden`, `item_embeds`, `labels`, `num_targets`, and the fields and options named here.
+        function: takes `user_hidden`, `item_embeds`, `labels`, and the fields and options named here.
         batch_fields: fields of the batch that it reads beside those.
         options: fields of the configuration that it reads.
         candidates: where its negatives come from: the `"batch"`, `"position"` (sampled for every position), `"shared"`

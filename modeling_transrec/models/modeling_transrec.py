@@ -26,7 +26,6 @@ from transformers.utils import ModelOutput
 
 from .adapters import peft_config_to_dict
 from .backbones import pooler_free_kwargs
-from .batch_sizes import BatchSizes
 from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
@@ -464,11 +463,10 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
         return super().resize_token_embeddings(*args, **kwargs)
 
-    def get_item_features(self, *, sizes: BatchSizes | None = None, **item_tensors: torch.Tensor) -> torch.Tensor:
+    def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
         """Item tensors, as the processor makes them, to item vectors `(U, D)`.
 
         Args:
-            sizes: what is known of the batch beforehand; without it the device may be waited for.
             input_ids, attention_mask: `(U, T)` tokens of the texts and their mask.
             has_text: `(U,)` booleans, false where an item has no text; by default all have one.
             pixel_values: `(P, 3, H, W)` pictures of the `P` items that have one.
@@ -485,7 +483,7 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
         if are_bytes(given) and self.item_encoder.normalize_pictures is None:
             raise ValueError("pixel_values are bytes; processor.normalize(batch) makes them what the backbone reads")
-        return self.item_encoder(sizes=sizes, **given)
+        return self.item_encoder(**given)
 
     def get_user_hidden(
         self,
@@ -493,7 +491,6 @@ class TransRecModel(TransRecPreTrainedModel):
         mask: torch.Tensor,
         user_ids: torch.Tensor | None = None,
         is_masked: torch.Tensor | None = None,
-        num_items: int | None = None,
     ) -> torch.Tensor:
         """Histories of item vectors `(B, L, D)` and their mask `(B, L)` to states at every position `(B, L, D)`.
 
@@ -502,13 +499,12 @@ class TransRecModel(TransRecPreTrainedModel):
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` rows of the user-id table, for DSSM.
             is_masked: `(B, L)` booleans, true at items that the learned mask vector replaces, for BERT4Rec.
-            num_items: items in the histories, the true values in `mask`; without it the device may be waited for.
         """
-        vectors, packing, inputs = self._histories(item_vectors, mask, user_ids, is_masked, num_items)
+        vectors, packing, inputs = self._histories(item_vectors, mask, user_ids, is_masked)
         return self.user_encoder(vectors, packing, **inputs)
 
     def _histories(
-        self, item_vectors, mask, user_ids=None, is_masked=None, num_items=None
+        self, item_vectors, mask, user_ids=None, is_masked=None
     ) -> tuple[torch.Tensor, Packing, dict[str, torch.Tensor]]:
         """What the user encoder reads: item vectors, where they are, and the users' ids if it asks for them."""
         longest = self.config.max_seq_len + (self.config.objective == "masked_item")
@@ -520,7 +516,7 @@ class TransRecModel(TransRecPreTrainedModel):
         if is_masked is not None:
             mask_vector = self.user_encoder.mask_vector.to(item_vectors.dtype)
             item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
-        packing = Packing(mask, num_items)
+        packing = Packing(mask)
         if not self.user_encoder.reads_user_ids:
             return item_vectors, packing, {}
         if user_ids is None:
@@ -540,14 +536,14 @@ class TransRecModel(TransRecPreTrainedModel):
         vectors, packing, inputs = self._histories(*self._to_be_continued(item_vectors, mask, user_ids))
         return self.user_encoder.last(vectors, packing, **inputs)
 
-    def _to_be_continued(self, item_vectors, mask, user_ids=None, num_items=None) -> tuple:
+    def _to_be_continued(self, item_vectors, mask, user_ids=None) -> tuple:
         """Arguments of [`get_user_hidden`] with which the state at each user's last place predicts what comes next."""
         if self.config.objective != "masked_item":
-            return item_vectors, mask, user_ids, None, num_items
+            return item_vectors, mask, user_ids, None
         item_vectors, mask = F.pad(item_vectors, (0, 0, 0, 1)), F.pad(mask, (0, 1), value=True)
         is_masked = torch.zeros_like(mask)
         is_masked[:, -1] = True  # the item to be predicted
-        return item_vectors, mask, user_ids, is_masked, None if num_items is None else num_items + len(mask)
+        return item_vectors, mask, user_ids, is_masked
 
     def forward(
         self,
@@ -565,7 +561,6 @@ class TransRecModel(TransRecPreTrainedModel):
         image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
         return_dict: bool | None = None,
-        sizes: BatchSizes | None = None,
     ) -> TransRecModelOutput:
         r"""
         Args:
@@ -587,9 +582,6 @@ class TransRecModel(TransRecPreTrainedModel):
                 Of the frozen layers, in place of `pixel_values`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
-            sizes (`BatchSizes`, *optional*):
-                What the collator knows of the batch, so that no device is waited for; leave it out of a batch that is
-                changed afterwards.
         """
         item_embeds = self.get_item_features(
             input_ids=input_ids,
@@ -603,11 +595,9 @@ class TransRecModel(TransRecPreTrainedModel):
             item_features=item_features,
             text_states=text_states,
             image_states=image_states,
-            sizes=sizes,
         )
         histories, mask = gather_histories(item_embeds, item_index)
-        num_items = None if sizes is None else sizes.num_history_items
-        vectors, packing, inputs = self._histories(*self._to_be_continued(histories, mask, user_ids, num_items))
+        vectors, packing, inputs = self._histories(*self._to_be_continued(histories, mask, user_ids))
         user_hidden = self.user_encoder(vectors, packing, **inputs)
         user_embeds = packing.last_of(user_hidden)
         output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
@@ -652,9 +642,9 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         """The item encoder of the base model."""
         return self.model.item_encoder
 
-    def get_item_features(self, *, sizes: BatchSizes | None = None, **item_tensors: torch.Tensor) -> torch.Tensor:
+    def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
         """See [`TransRecModel.get_item_features`]."""
-        return self.model.get_item_features(sizes=sizes, **item_tensors)
+        return self.model.get_item_features(**item_tensors)
 
     def get_user_features(
         self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -684,7 +674,6 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         num_catalogue_items: torch.Tensor | int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
-        sizes: BatchSizes | None = None,
     ) -> TransRecOutput:
         r"""
         Args:
@@ -718,9 +707,6 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
             return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.
-            sizes (`BatchSizes`, *optional*):
-                What the collator knows of the batch, so that no device is waited for; leave it out of a batch that is
-                changed afterwards.
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
         and `logits` are `None`. So they are, and `user_hidden` too, where gradient caching divides the users: with
@@ -738,7 +724,6 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             "item_features": item_features,
             "text_states": text_states,
             "image_states": image_states,
-            "sizes": sizes,
         }
         loss = logits = None
         if labels is None:
@@ -752,7 +737,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 "num_catalogue_items": num_catalogue_items,
             }
             item_embeds = self.model.get_item_features(**items)
-            encoded, loss = self._summed_loss(item_embeds, labels, batch, user_ids, sizes or BatchSizes())
+            encoded, loss = self._summed_loss(item_embeds, labels, batch, user_ids)
             if num_items_in_batch is None:
                 num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
             loss = loss / num_items_in_batch
@@ -762,7 +747,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         return output if return_dict or return_dict is None else output.to_tuple()
 
     def _summed_loss(
-        self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict, user_ids, sizes: BatchSizes
+        self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict, user_ids
     ) -> tuple[TransRecModelOutput, torch.Tensor]:
         """The loss of the configuration, summed over the targets, and what was encoded for it.
 
@@ -774,21 +759,19 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             labels: `(B, L)`.
             batch: fields that losses read; those that are missing are `None`.
             user_ids: `(B,)`, for DSSM.
-            sizes: what is known of the batch.
         """
         config, loss, item_index = self.config, LOSSES[self.config.loss_type], batch["item_index"]
         candidates, fields = self._candidates(self.to_scoring_space(item_embeds), labels, batch)
         options = {name: getattr(config, name) for name in loss.options}
 
         def hidden_and_loss(users: slice, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            here = sizes.of_users(users)
             histories, mask = gather_histories(item_embeds, item_index[users])
             is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
             ids = None if user_ids is None else user_ids[users]
-            hidden = self.model.get_user_hidden(histories, mask, ids, is_masked, here.num_history_items)
+            hidden = self.model.get_user_hidden(histories, mask, ids, is_masked)
             given = {name: value[users] if name in loss.user_fields else value for name, value in fields.items()}
             states = self.to_scoring_space(hidden)
-            return hidden, loss.function(states, candidates, labels, **given, **options, num_targets=here.num_targets)
+            return hidden, loss.function(states, candidates, labels, **given, **options)
 
         def loss_alone(*args) -> torch.Tensor:
             return hidden_and_loss(*args)[1]

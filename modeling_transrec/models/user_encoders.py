@@ -16,7 +16,6 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .batch_sizes import true_places
 from .configuration_transrec import TransRecConfig
 
 
@@ -28,7 +27,6 @@ class Packing:
 
     Args:
         mask: `(B, L)` booleans, false at padding.
-        num_items: `M`, the true values in `mask`; without it the device is waited for.
 
     Example:
 
@@ -39,18 +37,17 @@ class Packing:
             [3.]])
     """
 
-    def __init__(self, mask: torch.Tensor, num_items: int | None = None):
+    def __init__(self, mask: torch.Tensor):
         self.mask = mask
-        self.num_items = num_items
 
     @functools.cached_property
     def index(self) -> torch.Tensor:
         """The items' places `(M,)` in the flattened mask."""
-        return true_places(self.mask.flatten(), self.num_items)
+        return self.mask.flatten().nonzero().squeeze(1)
 
     def to(self, *args, **kwargs) -> "Packing":
         """The same on another device."""
-        return Packing(self.mask.to(*args, **kwargs), self.num_items)
+        return Packing(self.mask.to(*args, **kwargs))
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(B, L, …)` to `(M, …)`: the items alone."""

@@ -1,6 +1,5 @@
 """Any backbone: text and vision, transformers' and timm's; frozen, partly frozen, precomputed."""
 
-import contextlib
 import itertools
 import unittest.mock
 
@@ -11,7 +10,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
 )
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 
 from modeling_transrec import (
     TransRecConfig,
@@ -25,7 +23,6 @@ from modeling_transrec.evaluation.scoring import precompute_features
 from modeling_transrec.models.backbones import picture_widths
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.processing_transrec import check_texts
-from modeling_transrec.models.text_masks import whole_masks
 
 from ..checks import perturb, trained
 from ..tiny import (
@@ -93,10 +90,6 @@ ANY_VISION = {
         for name, (args, *expected) in TIMM_VISION.items()
     },
 }
-ASKED_FOR_PADDING = (
-    "albert bert camembert data2vec-text distilbert electra ernie roberta xlm-roberta modernbert".split()
-)
-ASKED_FOR_PADDING += "gpt2 opt llama qwen2 mistral convbert ibert megatron-bert mpnet rembert roformer".split()
 TEXT_TYPES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "qwen2"]
 
 
@@ -308,33 +301,6 @@ def test_any_text_backbone(model_type, tokenizer, tmp_path):
     short = {"input_ids": inputs["input_ids"][:1, :4], "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     padded = {name: torch.nn.functional.pad(tensor, (0, 5)) for name, tensor in short.items()}
     assert torch.allclose(model.get_item_features(**padded), model.get_item_features(**short), atol=1e-5)
-
-
-@pytest.mark.parametrize("model_type", ASKED_FOR_PADDING)
-def test_masks_are_those_of_transformers_and_no_device_is_waited_for(model_type, tokenizer):
-    text_config = {**tiny_text_config(len(tokenizer), model_type), "pad_token_id": 0}
-    text_config |= {"embedding_size": 20} if model_type in ("albert", "electra") else {}
-    text_config |= {"num_key_value_heads": 1} if model_type in ("llama", "mistral", "qwen2") else {}
-    encoder = perturb(TransRecModel(TransRecConfig(text_config=text_config, hidden_size=16))).eval().item_encoder.text
-    for texts in (["red rope", "a small blue lamp", "soap"], ["soap", "lamp"]):  # with padding and without any
-        inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        mask = inputs["attention_mask"].bool()
-        expected = encoder.backbone(**inputs).last_hidden_state[mask]
-        assert torch.allclose(encoder.hidden(**inputs)[mask], expected, atol=1e-6)
-    on_meta = {name: tensor.to("meta") for name, tensor in inputs.items()}
-    encoder.to("meta").hidden(**on_meta)
-    with pytest.raises(RuntimeError, match="meta"):  # transformers' own masks, which other models go on with, ask
-        encoder.backbone(**on_meta)
-
-
-def test_masks_are_transformers_own_again_behind_the_last_of_several_passes():
-    with contextlib.suppress(KeyError), whole_masks():
-        with whole_masks():
-            pass
-        assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is not sdpa_mask
-        raise KeyError
-    assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is sdpa_mask and ALL_MASK_ATTENTION_FUNCTIONS["eager"] is eager_mask
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])

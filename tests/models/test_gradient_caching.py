@@ -92,8 +92,8 @@ def test_dropout_is_that_of_the_plain_step(
     assert cached[0] != pytest.approx(step(model, batch, seed=1, autocast=autocast)[0], abs=1e-3)  # there was dropout
 
 
-def test_the_random_state_is_kept_on_the_device(make_model, make_collator, histories, monkeypatch):
-    """Torch keeps that of the devices on which arguments of the function lie, beside the CPU's."""
+def test_each_chunk_is_given_tensors_of_the_models_device(make_model, make_collator, histories, monkeypatch):
+    """Torch keeps the random state of the devices on which arguments of the function lie, beside the CPU's."""
     seen = []
 
     def checkpoint(function, *args, use_reentrant):
@@ -104,10 +104,8 @@ def test_the_random_state_is_kept_on_the_device(make_model, make_collator, histo
     monkeypatch.setattr(modeling, "checkpoint", checkpoint)
     model = make_model("text+id")
     model.enable_gradient_caching(2)
-    batch = make_batch(model, make_collator, "text+id", histories)
-    batch = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    model.to("meta")(**batch)
-    assert len(seen) > 4 and all(devices == {"meta"} for devices in seen)
+    model(**make_batch(model, make_collator, "text+id", histories))
+    assert len(seen) > 4 and all(devices == {"cpu"} for devices in seen)
 
 
 def peak_bytes(function) -> int:

@@ -149,12 +149,6 @@ def check_step(model, kind, make_collator, processor_of, histories, tmp_path, fr
     return batch
 
 
-def check_that_nothing_waits(model, batch) -> None:
-    """On the meta device, whatever reads a tensor fails."""
-    batch = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    copy.deepcopy(model).to("meta").train()(**batch).loss.backward()
-
-
 @pytest.mark.parametrize("last", [1, 2])
 @pytest.mark.parametrize("model_type", TEXT_TYPES)
 def test_texts(model_type, last, make_frozen, make_collator, processor_of, histories, tmp_path):
@@ -165,9 +159,7 @@ def test_texts(model_type, last, make_frozen, make_collator, processor_of, histo
         patterns = ["embeddings.*", "encoder.relative_attention_bias.*", "encoder.layer.0.*"]
         patterns += ["encoder.layer.1.*"] if last == 1 else []
     model = make_frozen("text", last, model_type, patterns=patterns)
-    batch = check_step(model, "text", make_collator, processor_of, histories, tmp_path, frozen=3 - last)
-    if model_type == "bert":
-        check_that_nothing_waits(model, batch)
+    check_step(model, "text", make_collator, processor_of, histories, tmp_path, frozen=3 - last)
 
 
 @pytest.mark.parametrize("model_type", VISION)
@@ -176,9 +168,7 @@ def test_pictures(model_type, make_frozen, make_collator, processor_of, historie
     frozen = len(layers_of(model.item_encoder.image.backbone)) - 1
     if "resnet" in model_type:  # one whose batch norm is trained cannot be encoded in chunks
         model.enable_gradient_caching = lambda chunk_size: None
-    batch = check_step(model, "image", make_collator, processor_of, histories, tmp_path, frozen)
-    if model_type == "vit":
-        check_that_nothing_waits(model, batch)
+    check_step(model, "image", make_collator, processor_of, histories, tmp_path, frozen)
 
 
 @pytest.mark.parametrize("kind", ["text+image", "text+id", "image+id", "text+image+id"])
