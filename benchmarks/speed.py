@@ -52,7 +52,7 @@ from modeling_transrec import (
 )
 from modeling_transrec.data.loading import read_histories
 from modeling_transrec.evaluation.metrics import ranking_metrics
-from modeling_transrec.evaluation.scoring import encode_catalogue, rank_targets
+from modeling_transrec.evaluation.scoring import CatalogueScorer, encode_catalogue, rank_targets
 from modeling_transrec.models import processing_transrec, user_encoders
 from modeling_transrec.models.frozen_layers import layers_of
 from modeling_transrec.training.arguments import usual_workers
@@ -221,7 +221,7 @@ class RankingBench(Bench):
             return self.model.get_user_features(self.catalogue[inputs.clamp(min=0)] * mask[:, :, None], mask).float()
 
     def rank(self) -> dict[str, float]:
-        return self.evaluator.rank(self.model, self.processor, self.catalogue, self.autocast)
+        return self.evaluator.rank(CatalogueScorer(self.model, self.catalogue, autocast=self.autocast))
 
     def rank_naively(self) -> dict[str, float]:
         evaluator, ranks = self.evaluator, []

@@ -19,13 +19,13 @@ from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, prepar
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from .metrics import ranking_metrics
-from .scoring import PrecomputedItems, center, encode_items, rank_targets
+from .scoring import CatalogueScorer, PrecomputedItems, encode_items, evaluation_mode, rank_targets, user_blocks
 
 
 GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
 
-# Histories as rows of the catalogue, (B, L), -1 at padding on the left, and users as rows of the split, (B,), to
-# scores (B, V).
+# From histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
+# (B,), to scores (B, V).
 Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 
@@ -46,8 +46,8 @@ class FullRankingEvaluator:
         split (`str`, *optional*): name of the split, stored in the protocol.
         prepared_items (*optional*): the items as the processor prepares them, where that is done already.
         center_scores (`bool`, defaults to `False`):
-            Whether scores are cosines of vectors minus their means, of users over the split's histories and of items
-            over the catalogue, in place of the model's own scores: for zero-shot, see [`~scoring.center`].
+            Whether scores are centred cosines, by the means over the split's users and over the catalogue, in place of
+            the model's own scores: for zero-shot, see [`~scoring.center`].
 
     Example:
 
@@ -138,88 +138,74 @@ class FullRankingEvaluator:
     def __call__(
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
     ) -> dict[str, float]:
-        """Metrics of a model `{"hr@10": …, "ndcg@10": …, "mrr": …}`.
+        """Returns the metrics of a model: `{"hr@10": …, "ndcg@10": …, "mrr": …}`.
 
         Args:
             model: TransRec model with or without head; evaluated in evaluation mode and left as it was.
-            processor: the model's.
+            processor: the model's processor.
             autocast: makes the context under which items and users are encoded, such as `accelerator.autocast`; scores
                 are always float32.
         """
-        was_training = model.training
-        model.eval()
-        try:
-            return self.rank(model, processor, self.encode(model, processor, autocast), autocast)
-        finally:
-            model.train(was_training)
+        with evaluation_mode(model):
+            scorer = self.build_scorer(model, processor, autocast)
+            return self.rank(scorer, self.user_index(processor))
 
-    @torch.no_grad()
-    def rank(
-        self,
-        model: TransRecPreTrainedModel,
-        processor: TransRecProcessor,
-        catalogue: torch.Tensor,
-        autocast=contextlib.nullcontext,
-    ) -> dict[str, float]:
-        """Metrics of a model in evaluation mode, whose catalogue `(V, D)` is encoded already; see [`encode`]."""
-        user_rows = None
-        if processor.user_ids is not None:
-            user_rows = torch.tensor(processor.user_rows(self.sequences["user_id"]), device=model.device)
-
-        def encode_users(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            inputs = histories[:, -model.config.max_seq_len :]
-            mask = inputs >= 0
-            vectors = catalogue[inputs.clamp(min=0)] * mask[:, :, None]
-            ids = None if user_rows is None else user_rows[torch.from_numpy(users).to(model.device)]
-            with autocast():
-                return model.get_user_features(vectors.to(model.dtype), mask, ids).float()
-
+    def build_scorer(
+        self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
+    ) -> CatalogueScorer:
+        """Encodes the catalogue for a model, with all processes together; arguments as in a call."""
+        scorer = CatalogueScorer(model, self.encode(model, processor, autocast), autocast=autocast)
         if self.center_scores:
-            user_mean, item_mean = self.mean_user(encode_users, model.device), catalogue.mean(dim=0)
-            candidates = center(catalogue, item_mean).T  # (D, V)
-        else:
-            candidates = model.to_scoring_space(catalogue).T
+            scorer = scorer.replace(user_mean=self.mean_user(scorer, self.user_index(processor)))
+        return scorer
+
+    def rank(self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None) -> dict[str, float]:
+        """Returns the metrics of a scorer of this catalogue.
+
+        Args:
+            scorer: scores the items in the order of `items`.
+            user_index: of each user of the split, see [`user_index`].
+        """
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            states = encode_users(histories, users)
-            states = center(states, user_mean) if self.center_scores else model.to_scoring_space(states)
-            return states @ candidates
+            return scorer.scores(histories, None if user_index is None else user_index[users])
 
-        return self.evaluate(score, model.device)
+        return self.evaluate(score, scorer.item_embeddings.device)
 
+    def user_index(self, processor: TransRecProcessor) -> torch.Tensor | None:
+        """Returns the users' indices into the model's table of user ids, where it has one (DSSM)."""
+        if processor.user_ids is None:
+            return None
+        return torch.tensor(processor.user_rows(self.sequences["user_id"]))
+
+    @torch.no_grad()
     def encode(
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
     ) -> torch.Tensor:
-        """The catalogue's vectors `(V, D)`, encoded by all processes together."""
+        """Returns the catalogue's item embeddings `(V, D)`, encoded by all processes together."""
         prepared = self.prepared_items
         if prepared is None:
             prepared = prepare_items(self.items, processor)
         state = PartialState()
         with autocast():
-            parts = list(
-                encode_items(
-                    model,
-                    prepared,
-                    processor,
-                    self.item_batch_size,
-                    state.process_index,
-                    state.num_processes,
-                )
+            chunks = encode_items(
+                model, prepared, processor, self.item_batch_size, state.process_index, state.num_processes
             )
+            parts = list(chunks)
         if state.num_processes > 1:
-            parts = gather_object([(rows, vectors.cpu()) for rows, vectors in parts])
-        catalogue = torch.empty(len(self.items), parts[0][1].shape[1], device=model.device)
-        for rows, vectors in parts:
-            catalogue[torch.from_numpy(rows).to(model.device)] = vectors.to(model.device)
-        return catalogue
+            parts = gather_object([(catalogue_index, chunk.cpu()) for catalogue_index, chunk in parts])
+        item_embeddings = torch.empty(len(self.items), parts[0][1].shape[1], device=model.device)
+        for catalogue_index, chunk in parts:
+            item_embeddings[torch.from_numpy(catalogue_index).to(model.device)] = chunk.to(model.device)
+        return item_embeddings
 
     @torch.no_grad()
     def evaluate(self, score: Scorer, device: torch.device | str = "cpu") -> dict[str, float]:
         """Metrics of anything that scores histories.
 
         Args:
-            score: histories `(B, L)` as rows of the catalogue, -1 at padding on the left, and users `(B,)` as rows of
-                the split, to scores `(B, V)`, which may be changed in place.
+            score: called with histories `(B, L)` as indices into the catalogue, -1 at padding on the left, and users
+                `(B,)` as indices into the split; returns scores `(B, V)`, which are changed in place.
             device: where the histories are put.
         """
         ranks = []
@@ -255,23 +241,24 @@ class FullRankingEvaluator:
         return found
 
     def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-        """This process's share of the histories `(B, L)`, and the users' rows in the split `(B,)`."""
+        """Yields this process's share of the histories `(B, L)`, and the users' indices into the split `(B,)`."""
         state = PartialState()
         order = np.argsort(self.lengths, kind="stable")  # users of like length together: little padding
-        starts = range(0, len(order), self.batch_size)
-        for start in starts[state.process_index :: state.num_processes]:
-            users = order[start : start + self.batch_size]
+        blocks = list(user_blocks(len(order), len(self.items), self.batch_size))
+        for block in blocks[state.process_index :: state.num_processes]:
+            users = order[block]
             yield torch.from_numpy(read_histories(self.histories, users)).to(device), users
 
-    def mean_user(self, encode_users: Scorer, device: torch.device | str) -> torch.Tensor:
-        """The mean user vector `(D,)` of the split, the same on every process."""
-        sums = [
-            (int(users[0]), encode_users(histories, users).sum(0).cpu()) for histories, users in self.batches(device)
-        ]
+    def mean_user(self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the mean user embedding `(D,)` of the split, the same on every process."""
+        sums = []
+        for histories, users in self.batches(scorer.item_embeddings.device):
+            embeddings = scorer.encode_users(histories, None if user_index is None else user_index[users])
+            sums.append((int(users[0]), embeddings.sum(0).cpu()))
         if PartialState().num_processes > 1:
             sums = gather_object(sums)
         total = torch.stack([part for _, part in sorted(sums, key=lambda part: part[0])]).sum(0)
-        return (total / len(self.targets)).to(device)
+        return (total / len(self.targets)).to(scorer.item_embeddings.device)
 
     def evaluate_random(self) -> dict[str, float]:
         """A uniformly random ranking, in closed form: all candidates tie."""

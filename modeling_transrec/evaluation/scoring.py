@@ -1,13 +1,20 @@
-"""Scores over a whole catalogue: encode it once, rank targets, take the best. Nothing loops over users.
+"""Scores users against a whole catalogue, ranks targets and takes the best items. Nothing loops over users.
+
+[`CatalogueScorer`] is the one place where users meet the catalogue: the evaluator and the recommender use it, so that
+what is measured is what is served.
 
 Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` hidden size, `K` cut-off.
 """
 
 import contextlib
+import copy
 import hashlib
 import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import datasets
 import numpy as np
@@ -20,6 +27,8 @@ from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
 
+USERS_AT_A_TIME = 256
+MAX_SCORES = 2**26  # of one block of users and the whole catalogue: 256 MB in float32
 _SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
 # Of the configuration, what decides about features beside the weights.
 _MAKING_FEATURES = ("text_config", "vision_config", "multimodal_config", "text_pooling", "image_pooling")
@@ -32,7 +41,7 @@ def text_lengths(items: datasets.Dataset) -> np.ndarray:
 
 
 def item_chunks(items: datasets.Dataset, chunk_size: int) -> list[np.ndarray]:
-    """Rows of the catalogue in chunks, items of like text length together, so that little is padded."""
+    """Indices into the catalogue in chunks, items of like text length together, so that little is padded."""
     if "input_ids" in items.column_names:
         lengths = text_lengths(items) if isinstance(items, datasets.Dataset) else items.text_lengths
         order = np.argsort(lengths, kind="stable")
@@ -50,20 +59,59 @@ def encode_items(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Item vectors of the chunks that fall to this process.
+    """Encodes the chunks of the catalogue that fall to this process, without dropout.
 
     Args:
-        model: in evaluation mode.
+        model: the model.
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
         chunk_size: items encoded at a time.
         process_index, num_processes: chunks are dealt out in turn, so they are the same for any number of processes.
 
-    Yields: rows of the catalogue `(C,)` and their vectors `(C, D)`, float32.
+    Yields: indices into the catalogue `(C,)` and the items' embeddings `(C, D)`, float32.
     """
-    for rows in item_chunks(items, chunk_size)[process_index::num_processes]:
-        inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
-        yield rows, model.get_item_features(**inputs).float()
+    for catalogue_index in item_chunks(items, chunk_size)[process_index::num_processes]:
+        with evaluation_mode(model):
+            inputs = processor.normalize(processor.pad(items[catalogue_index]).to(model.device))
+            item_embeddings = model.get_item_features(**inputs).float()
+        yield catalogue_index, item_embeddings
+
+
+def encode_catalogue(
+    model: TransRecPreTrainedModel, items: datasets.Dataset, processor: TransRecProcessor, chunk_size: int = 256
+) -> torch.Tensor:
+    """Returns all item embeddings `(V, D)` in catalogue order, float32, on the model's device: [`encode_items`]."""
+    item_embeddings = None
+    for catalogue_index, chunk in encode_items(model, items, processor, chunk_size):
+        if item_embeddings is None:
+            item_embeddings = chunk.new_empty(len(items), chunk.shape[1])
+        item_embeddings[torch.from_numpy(catalogue_index).to(chunk.device)] = chunk
+    if item_embeddings is None:
+        raise ValueError("there are no items to encode")
+    return item_embeddings
+
+
+_threads_inside: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> how many, and its mode before
+_mode_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode while any thread is inside, and then back into the mode that it had."""
+    with _mode_lock:
+        threads, was_training = _threads_inside.get(model, (0, model.training))
+        _threads_inside[model] = threads + 1, was_training
+        if model.training:
+            model.eval()
+    try:
+        yield
+    finally:
+        with _mode_lock:
+            threads, was_training = _threads_inside.pop(model)
+            if threads > 1:
+                _threads_inside[model] = threads - 1, was_training
+            elif was_training:
+                model.train()
 
 
 class PrecomputedItems:
@@ -186,29 +234,175 @@ def add_tensors(digest, tensors: dict[str, torch.Tensor]) -> None:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
-def encode_catalogue(
-    model: TransRecPreTrainedModel, items: datasets.Dataset, processor: TransRecProcessor, chunk_size: int = 256
-) -> torch.Tensor:
-    """All item vectors `(V, D)` in catalogue order, float32, on the model's device; see [`encode_items`]."""
-    catalogue = None
-    for rows, vectors in encode_items(model, items, processor, chunk_size):
-        if catalogue is None:
-            catalogue = vectors.new_empty(len(items), vectors.shape[1])
-        catalogue[torch.from_numpy(rows).to(vectors.device)] = vectors
-    if catalogue is None:
-        raise ValueError("there are no items to encode")
-    return catalogue
+class SparseScores(Protocol):
+    """Scores of a few items for each user, such as a platform's transitions, which are added to those of a model."""
+
+    def scores(self, histories: np.ndarray):
+        """Returns a `scipy.sparse.csr_array` `(B, V)` for whole histories `(B, L)`, see [`CatalogueScorer`]."""
 
 
-def center(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Vectors `(N, D)` minus their mean `(D,)`, at length 1: their products are the scores for unseen catalogues.
+class CatalogueScorer:
+    r"""
+    Scores users against a catalogue. It never changes: another catalogue is another scorer, so that threads may share
+    one.
 
-    On a catalogue that a model has not seen, the vectors share a large common part, and the model's own scores rank
+    Histories are given as indices into the catalogue `(B, L)`, padded with -1 on the left. A score is the dot product
+    of the user embedding and the item embedding, each as `model.to_scoring_space` has it (normalised or not); or, with
+    a `user_mean`, their centred cosine, see [`center`]. To it are added, where given, the item's own `item_scores`
+    and `transition_weight` times the score of the transitions.
+
+    Args:
+        model: TransRec model with or without head, or another module with its `config.max_seq_len`, `device`, `dtype`,
+            `get_user_features` and `to_scoring_space`. It encodes users without dropout, whatever mode it is in.
+        item_embeddings: `(V, D)` of the catalogue, float32, see [`encode_catalogue`].
+        user_mean: `(D,)` mean embedding of users of the platform; scores are then centred cosines.
+        item_mean: `(D,)` mean item embedding to centre by; that of `item_embeddings` by default.
+        item_scores: `(V,)` added for every user, such as weighted log popularity.
+        transitions: [`SparseScores`] of the catalogue's items.
+        transition_weight: factor of the transitions' scores.
+        autocast: makes the context under which users are encoded, such as `accelerator.autocast`; scores are float32.
+
+    Example:
+
+    >>> import torch
+    >>> from modeling_transrec import TransRecConfig, TransRecModel
+    >>> model = TransRecModel(TransRecConfig(num_items=4, hidden_size=2, num_attention_heads=1))
+    >>> scorer = CatalogueScorer(model, item_embeddings=torch.eye(4)[:, :2])
+    >>> histories = torch.tensor([[-1, 0], [3, 2]])
+    >>> scorer.scores(histories).shape
+    torch.Size([2, 4])
+    >>> scores, catalogue_index = scorer.top_k(histories, k=3)  # of the second user, only two items are unseen
+    >>> catalogue_index.shape, scores[1, 2]
+    (torch.Size([2, 3]), tensor(-inf))
+    """
+
+    def __init__(
+        self,
+        model: TransRecPreTrainedModel,
+        item_embeddings: torch.Tensor,
+        *,
+        user_mean: torch.Tensor | None = None,
+        item_mean: torch.Tensor | None = None,
+        item_scores: torch.Tensor | None = None,
+        transitions: SparseScores | None = None,
+        transition_weight: float = 1.0,
+        autocast: Callable = contextlib.nullcontext,
+    ):
+        self.model = model
+        self.item_embeddings = item_embeddings
+        self.user_mean = user_mean
+        self.item_mean = item_embeddings.mean(dim=0) if item_mean is None and user_mean is not None else item_mean
+        self.item_scores = item_scores
+        self.transitions = transitions
+        self.transition_weight = transition_weight
+        self.autocast = autocast
+        self.candidates = self.to_scoring_space(item_embeddings, self.item_mean)  # (V, D), prepared once
+
+    def replace(self, **changes) -> "CatalogueScorer":
+        """Returns a scorer with other arguments; the catalogue is prepared anew only if they have to do with it."""
+        if set(changes) <= {"item_scores", "transitions", "transition_weight", "autocast"}:
+            other = copy.copy(self)
+            vars(other).update(changes)
+            return other
+        names = ("model", "item_embeddings", "user_mean", "item_mean", "item_scores", "transitions")
+        arguments = {name: getattr(self, name) for name in (*names, "transition_weight", "autocast")}
+        return CatalogueScorer(**{**arguments, **changes})
+
+    @torch.no_grad()
+    def to_scoring_space(self, embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
+        """Returns embeddings `(…, D)` whose dot product is the score; `mean` is that of users, or that of items."""
+        if self.user_mean is None:
+            return self.model.to_scoring_space(embeddings)
+        return center(embeddings, mean)
+
+    @torch.no_grad()
+    def encode_users(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
+        """Encodes histories to user embeddings `(B, D)`, float32, on the catalogue's device.
+
+        Args:
+            histories: `(B, L)` indices into the catalogue, -1 at padding on the left.
+            user_index: `(B,)` indices into the model's table of user ids, for a model that has one (DSSM).
+        """
+        model, device = self.model, self.item_embeddings.device
+        recent = histories[:, -model.config.max_seq_len :].to(device)
+        mask = recent >= 0
+        item_embeddings = self.item_embeddings[recent.clamp(min=0)] * mask[:, :, None]  # (B, L, D)
+        inputs = item_embeddings.to(model.device, model.dtype), mask.to(model.device)
+        if user_index is not None:
+            inputs = *inputs, user_index.to(model.device)
+        with evaluation_mode(model), self.autocast():
+            return model.get_user_features(*inputs).float().to(device)
+
+    @torch.no_grad()
+    def queries(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns vectors `(B, D)` whose dot products with the `candidates` are the model's scores."""
+        return self.to_scoring_space(self.encode_users(histories, user_index), self.user_mean)
+
+    @torch.no_grad()
+    def scores(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the scores of all items `(B, V)`, which the caller may change in place; arguments as above."""
+        scores = self.queries(histories, user_index) @ self.candidates.T
+        if self.item_scores is not None:
+            scores += self.item_scores
+        if self.transitions is not None:
+            added = self.transitions.scores(histories.cpu().numpy())
+            users = torch.from_numpy(np.repeat(np.arange(len(histories)), np.diff(added.indptr)))
+            weights = self.transition_weight * torch.from_numpy(added.data).to(scores)
+            place = users.to(scores.device), torch.from_numpy(added.indices).long().to(scores.device)
+            scores.index_put_(place, weights, accumulate=True)
+        return scores
+
+    def top_k(
+        self,
+        histories: torch.Tensor,
+        k: int,
+        exclude_seen: bool = True,
+        is_candidate: torch.Tensor | None = None,
+        user_index: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds the `k` best items of each user, best first, a block of users at a time.
+
+        Args:
+            histories: `(B, L)` indices into the catalogue, -1 at padding on the left.
+            k: number of items.
+            exclude_seen: whether items of the history are left out.
+            is_candidate: `(V,)` booleans; items for which it is false are left out for everybody.
+            user_index: `(B,)` as in [`encode_users`].
+
+        Returns: scores and indices into the catalogue, both `(B, min(k, V))`; where fewer candidates are left, the
+        rest has score -inf.
+        """
+        found = []
+        for users in user_blocks(len(histories), len(self.item_embeddings)):
+            scores = self.scores(histories[users], None if user_index is None else user_index[users])
+            if is_candidate is not None:
+                scores.masked_fill_(~is_candidate, float("-inf"))
+            found.append(top_items(scores, k, histories[users].to(scores.device) if exclude_seen else None))
+        scores, catalogue_index = zip(*found, strict=True)
+        return torch.cat(scores), torch.cat(catalogue_index)
+
+
+def user_blocks(num_users: int, num_items: int, size: int = USERS_AT_A_TIME) -> Iterator[slice]:
+    """Divides users into blocks of `size`, or of fewer where their scores of all items would be too many for memory.
+
+    >>> [(block.start, block.stop) for block in user_blocks(5, num_items=10, size=2)]
+    [(0, 2), (2, 4), (4, 6)]
+    >>> [block.stop for block in user_blocks(100, num_items=1_000_000)]
+    [67, 134]
+    """
+    size = max(1, min(size, MAX_SCORES // max(num_items, 1)))
+    return (slice(start, start + size) for start in range(0, num_users, size))
+
+
+def center(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Subtracts the mean `(D,)` from embeddings `(N, D)` and normalises them: their products are centred cosines.
+
+    On a catalogue that a model has not seen, the embeddings share a large common part, and the model's own scores rank
     the same few items first for everybody. Centring users, by the mean over users of the same platform, and items, by
     the mean over the catalogue, takes it out (Suzuki et al., "Centering Similarity Measures to Reduce Hubs", EMNLP
     2013).
     """
-    return torch.nn.functional.normalize(vectors - mean, dim=1)
+    return torch.nn.functional.normalize(embeddings - mean, dim=1)
 
 
 def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
@@ -216,8 +410,8 @@ def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | N
 
     Args:
         scores: `(B, V)`, changed in place.
-        seen: `(B, S)` rows of the catalogue, -1 at padding.
-        keep: `(B,)` rows that stay candidates although seen: a target that the user comes back to.
+        seen: `(B, S)` indices into the catalogue, -1 at padding.
+        keep: `(B,)` indices of items that stay candidates although seen: a target that the user comes back to.
     """
     line = torch.arange(len(scores), device=scores.device)
     first = scores[:, 0].clone()
@@ -237,8 +431,8 @@ def rank_targets(
 
     Args:
         scores: `(B, V)`; changed in place where `seen` is given.
-        targets: `(B,)` rows of the catalogue.
-        seen: `(B, S)` rows of items that are no candidates, -1 at padding; the target is one even if seen.
+        targets: `(B,)` indices into the catalogue.
+        seen: `(B, S)` indices of items that are no candidates, -1 at padding; the target is one even if seen.
 
     Raises:
         ValueError: if a score is NaN or the target's is infinite: such a ranking means nothing.
@@ -276,16 +470,16 @@ def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) 
 
 
 def top_items(scores: torch.Tensor, k: int, seen: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `k` best candidates of each user, best first: scores and rows of the catalogue, both `(B, K)`.
+    """The `k` best candidates of each user, best first: scores and indices into the catalogue, both `(B, K)`.
 
     Where fewer than `k` candidates are left, the rest has score -inf.
 
     Args:
         scores: `(B, V)`; changed in place where `seen` is given.
         k: how many.
-        seen: `(B, S)` rows of items that are no candidates, -1 at padding.
+        seen: `(B, S)` indices of items that are no candidates, -1 at padding.
     """
-    if torch.isnan(scores).any():
+    if torch.isnan(scores.amax(dim=1)).any():
         raise ValueError("the model's scores are NaN: nothing can be recommended")
     if seen is not None:
         scores = remove_seen(scores, seen)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ..data.collator import left_pad_lists
 from ..data.loading import prepare_items
-from ..evaluation.scoring import center, encode_catalogue, top_items
+from ..evaluation.scoring import CatalogueScorer, encode_catalogue, user_blocks
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME
@@ -78,9 +78,8 @@ class Recommender:
         self.processor = processor
         self.items: datasets.Dataset | None = None  # item_id and metadata, (V,) rows
         self.item_ids: list[str] = []
-        self.item_vectors: torch.Tensor | None = None  # (V, D)
+        self.scorer: CatalogueScorer | None = None
         self._rows: dict[str, int] = {}
-        self._user_mean: torch.Tensor | None = None  # where scores are centred
         self._faiss: datasets.Dataset | None = None
         self._faiss_factory: str | None = None
 
@@ -115,7 +114,7 @@ class Recommender:
         self.use_catalogue(datasets.Dataset.from_parquet(file, keep_in_memory=True))
         mean_file = _find_file(pretrained_model_name_or_path, _USER_MEAN_FILE, where)
         if mean_file is not None:
-            self._user_mean = load_file(mean_file)["user_mean"].to(self.model.device)
+            self.scorer = self.scorer.replace(user_mean=load_file(mean_file)["user_mean"].to(self.model.device))
         return True
 
     def save_pretrained(self, save_directory: str | os.PathLike, with_code: bool = False, **kwargs) -> None:
@@ -130,14 +129,14 @@ class Recommender:
         with saved_with_code(self.model, self.processor) if with_code else contextlib.nullcontext():
             self.model.save_pretrained(folder, **kwargs)
             self.processor.save_pretrained(folder)
-        if self.item_vectors is None:
+        if self.item_embeddings is None:
             return
         (folder / _CATALOGUE_FILE).parent.mkdir(exist_ok=True)
         unfinished = folder / f"{_CATALOGUE_FILE}.unfinished"
         self.catalogue.to_parquet(unfinished)
         unfinished.replace(folder / _CATALOGUE_FILE)
-        if self._user_mean is not None:
-            save_file({"user_mean": self._user_mean.cpu().contiguous()}, folder / _USER_MEAN_FILE)
+        if self.scorer.user_mean is not None:
+            save_file({"user_mean": self.scorer.user_mean.cpu().contiguous()}, folder / _USER_MEAN_FILE)
         else:
             (folder / _USER_MEAN_FILE).unlink(missing_ok=True)
 
@@ -189,6 +188,11 @@ class Recommender:
             )
 
     @property
+    def item_embeddings(self) -> torch.Tensor | None:
+        """Item embeddings of the catalogue `(V, D)`, `None` before there is one."""
+        return None if self.scorer is None else self.scorer.item_embeddings
+
+    @property
     def catalogue(self) -> datasets.Dataset:
         """The indexed catalogue as a data set: the items' columns but for pictures, `vector` and `checkpoint`.
 
@@ -196,7 +200,7 @@ class Recommender:
         data set: `recommender.catalogue.push_to_hub(NAME)`, `recommender.use_catalogue(load_dataset(NAME)["train"])`.
         """
         self._check_indexed()
-        vectors = self.item_vectors.float().cpu().numpy()
+        vectors = self.item_embeddings.float().cpu().numpy()
         features = {
             _VECTOR: datasets.List(datasets.Value("float32"), length=vectors.shape[1]),
             _CHECKPOINT: datasets.Value("string"),
@@ -289,7 +293,9 @@ class Recommender:
         columns = columns.select_columns(list(known)).cast(known)
         new = set(items["item_id"])
         kept = [row for row, item_id in enumerate(self.item_ids) if item_id not in new]
-        vectors = torch.cat([self.item_vectors[kept], self._encode(items, chunk_size).to(self.item_vectors.device)])
+        vectors = torch.cat(
+            [self.item_embeddings[kept], self._encode(items, chunk_size).to(self.item_embeddings.device)]
+        )
         self._set_items(datasets.concatenate_datasets([self.items.select(kept), columns]), vectors)
         self._follow_with_faiss()
         return self
@@ -303,7 +309,7 @@ class Recommender:
         kept = [row for row in range(len(self.item_ids)) if row not in removed]
         if not kept:
             raise ValueError("no item would be left to recommend")
-        self._set_items(self.items.select(kept), self.item_vectors[kept])
+        self._set_items(self.items.select(kept), self.item_embeddings[kept])
         self._follow_with_faiss()
         return self
 
@@ -349,15 +355,11 @@ class Recommender:
         history = list(history)
         single = not history or not isinstance(history[0], list | tuple)
         seen = self._histories_as_rows([history] if single else history)  # (B, L)
-        users = self._encode_users(seen, self._user_rows(user_id, len(seen)))
-        if self._user_mean is not None:
-            queries = center(users, self._user_mean.to(users.device))
-        else:
-            queries = self.model.to_scoring_space(users)
+        user_rows = self._user_rows(user_id, len(seen))
         if self._faiss is None:
-            scores, rows = top_items(queries @ self._candidates().T, k, seen if exclude_seen else None)
+            scores, rows = self.scorer.top_k(seen, k, exclude_seen, user_index=user_rows)
         else:
-            scores, rows = self._search(queries, k, seen if exclude_seen else None)
+            scores, rows = self._search(self.scorer.queries(seen, user_rows), k, seen if exclude_seen else None)
         found = [
             [
                 {"item_id": self.item_ids[row], "score": score}
@@ -369,7 +371,7 @@ class Recommender:
         return found[0] if single else found
 
     def _check_indexed(self) -> None:
-        if self.item_vectors is None:
+        if self.item_embeddings is None:
             raise ValueError("there is no catalogue yet: call index(items) first")
 
     def _encode(self, items: datasets.Dataset, chunk_size: int) -> torch.Tensor:
@@ -380,22 +382,19 @@ class Recommender:
         rows = {item_id: row for row, item_id in enumerate(items["item_id"])}
         if len(rows) != len(items):
             raise ValueError("the catalogue has an item_id twice; ids must be distinct")
-        self.items, self.item_ids, self._rows, self.item_vectors = items, list(rows), rows, vectors
+        self.items, self.item_ids, self._rows = items, list(rows), rows
+        user_mean = None if self.scorer is None else self.scorer.user_mean
+        self.scorer = CatalogueScorer(self.model, vectors, user_mean=user_mean)
 
     def _center(self, histories: Sequence[Sequence[str]] | None) -> None:
         """From now on centres the scores by these users' mean, or not at all."""
-        self._user_mean = None
+        self.scorer = self.scorer.replace(user_mean=None)
         if histories is not None:
-            parts = [histories[start : start + 256] for start in range(0, len(histories), 256)]
-            with torch.no_grad():
-                users = torch.cat([self._encode_users(self._histories_as_rows(part)) for part in parts])
-            self._user_mean = users.mean(dim=0)
-
-    def _candidates(self) -> torch.Tensor:
-        """Item vectors `(V, D)` whose dot product with a query is the score."""
-        if self._user_mean is not None:
-            return center(self.item_vectors, self.item_vectors.mean(dim=0))
-        return self.model.to_scoring_space(self.item_vectors)
+            users = [
+                self.scorer.encode_users(self._histories_as_rows(histories[block]))
+                for block in user_blocks(len(histories), len(self.item_ids))
+            ]
+            self.scorer = self.scorer.replace(user_mean=torch.cat(users).mean(dim=0))
 
     def _follow_with_faiss(self) -> None:
         """Makes the FAISS index anew after a change of the catalogue, where there is one."""
@@ -411,7 +410,7 @@ class Recommender:
         index = datasets.Dataset.from_dict({"item_id": self.item_ids})
         try:
             index.add_faiss_index_from_external_arrays(
-                self._candidates().float().cpu().numpy(),
+                self.scorer.candidates.float().cpu().numpy(),
                 "items",
                 string_factory=string_factory,
                 metric_type=faiss.METRIC_INNER_PRODUCT,
@@ -442,14 +441,6 @@ class Recommender:
         if not all(rows):
             raise ValueError("an empty history says nothing about the user; recommend popular items instead")
         return torch.from_numpy(left_pad_lists(rows)).to(self.model.device)
-
-    def _encode_users(self, histories: torch.Tensor, user_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Rows of the catalogue `(B, L)` to user vectors `(B, D)`, float32."""
-        self.item_vectors = self.item_vectors.to(self.model.device)
-        inputs = histories[:, -self.model.config.max_seq_len :]
-        mask = inputs >= 0
-        vectors = self.item_vectors[inputs.clamp(min=0)] * mask[:, :, None]
-        return self.model.get_user_features(vectors.to(self.model.dtype), mask, user_rows).float()
 
     def _user_rows(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
         if self.processor.user_ids is None:

@@ -45,7 +45,7 @@ def test_saved_and_loaded_without_encoding(recommender, items, tmp_path, monkeyp
     assert Recommender.from_pretrained(tmp_path).item_ids == recommender.item_ids
     public = datasets.load_dataset(str(tmp_path), data_dir="catalogue", split="train")
     assert public.column_names == ["item_id", "text_en", "text_zh", "vector", "checkpoint"]
-    assert torch.equal(torch.tensor(public["vector"][:]), recommender.item_vectors)
+    assert torch.equal(torch.tensor(public["vector"][:]), recommender.item_embeddings)
 
 
 def test_centred_scores_travel(recommender, items, tmp_path):
@@ -69,7 +69,7 @@ def test_pushed_with_the_model(hub, recommender, tmp_path):
     assert hub.count(f"POST /api/models/{NAME}/commit/*") == 1
     loaded = Recommender.from_pretrained(NAME, cache_dir=tmp_path)
     assert loaded.recommend(HISTORIES, k=7) == recommender.recommend(HISTORIES, k=7)
-    assert Recommender.from_pretrained(NAME, load_catalogue=False, cache_dir=tmp_path).item_vectors is None
+    assert Recommender.from_pretrained(NAME, load_catalogue=False, cache_dir=tmp_path).item_embeddings is None
     card = ModelCard(hub.files(NAME)["README.md"].decode())
     assert "recommendation" in card.data.tags and f'from_pretrained("{NAME}")' in card.text
     hub.repositories["models", NAME].commit("main", {**hub.files(NAME), "README.md": b"# Mine"})

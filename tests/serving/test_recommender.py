@@ -64,23 +64,23 @@ def test_errors_say_what_to_do(recommender, make_model, text_processor):
 def test_pictures_come_as_objects_files_or_bytes(make_model, processor_of, items, tmp_path):
     model, processor = make_model("text+image"), processor_of["text+image"]
     rows = [dict(items[row]) for row in range(5)]  # the second has no picture
-    expected = Recommender(model, processor).index(rows).item_vectors
+    expected = Recommender(model, processor).index(rows).item_embeddings
     files = []
     for row in rows:
         path = tmp_path / f"{row['item_id']}.png"
         if row["image"] is not None:
             row["image"].save(path)
         files.append({**row, "image": None if row["image"] is None else str(path)})
-    assert torch.equal(Recommender(model, processor).index(files).item_vectors, expected)
+    assert torch.equal(Recommender(model, processor).index(files).item_embeddings, expected)
     contents = [{**row, "image": row["image"] and open(row["image"], "rb").read()} for row in files]
-    assert torch.equal(Recommender(model, processor).index(contents).item_vectors, expected)
+    assert torch.equal(Recommender(model, processor).index(contents).item_embeddings, expected)
 
 
 def test_normalised_scores_are_cosines_by_temperature(make_model, processor_of, items, validation_split):
     model = make_model("text", normalize_scores=True, temperature=0.1)
     recommender = Recommender(model, processor_of["text"]).index(items)
     history = ["i003", "i008", "i020"]
-    vectors = recommender.item_vectors
+    vectors = recommender.item_embeddings
     user = model.get_user_features(vectors[[3, 8, 20]][None], torch.ones(1, 3, dtype=torch.bool))[0]
     expected = torch.nn.functional.cosine_similarity(user[None], vectors) / 0.1
     for found in recommender.recommend(history, k=37, exclude_seen=False):
