@@ -76,7 +76,7 @@ def _in_child(function, folder: Path, results) -> None:
         global load_dataset, read_sequences
         from datasets import disable_progress_bars, load_dataset
 
-        from modeling_transrec.ninerec.interactions import read_sequences
+        from modeling_transrec.ninerec.tables.interactions import read_sequences
 
         disable_progress_bars()
     start, cpu = time.perf_counter(), time.process_time()

@@ -45,12 +45,7 @@ def test_every_folder_has_its_place():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "registration.py", "version.py"}
 
 
-TO_BE_MOVED = {"ninerec"}  # export.py wants data.loading: it is being changed
-
-
-@pytest.mark.parametrize(
-    "folder", [pytest.param(name, marks=pytest.mark.xfail) if name in TO_BE_MOVED else name for name in ORDER]
-)
+@pytest.mark.parametrize("folder", ORDER)
 def test_imports_point_backwards(folder):
     allowed = set(ORDER[: ORDER.index(folder) + 1])
     for path in files_of(folder):

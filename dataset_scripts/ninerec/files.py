@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archives import Member, list_members
-from .interactions import is_behaviour
-from .reader import header_roles, is_cover
-from .text_files import first_row
+from .tables.archives import Member, list_members
+from .tables.interactions import is_behaviour
+from .tables.items import header_roles, is_cover
+from .tables.text_files import first_row
 
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Make `load_dataset("ninerec", ...)` known to `datasets`.
+"""Makes `load_dataset("ninerec", ...)` known to `datasets`.
 
 `datasets` has no plug-in point for builders; its table of packaged modules is the only one. The builder module itself
 is imported when a data set is loaded, not here.
@@ -10,30 +10,18 @@ from pathlib import Path
 
 
 NAME = "ninerec"
-MODULE = "modeling_transrec.ninerec.ninerec"
-SOURCES = (
-    "ninerec.py",
-    "action_rows.py",
-    "archives.py",
-    "column_roles.py",
-    "files.py",
-    "interactions.py",
-    "reader.py",
-    "sample.py",
-    "sequences.py",
-    "text_files.py",
-    "timestamps.py",
-)
+FOLDER = Path(__file__).parent
+MODULE = "modeling_transrec.ninerec.builder"
+SOURCES = sorted((*FOLDER.glob("*.py"), *FOLDER.glob("tables/*.py")))  # of the code that makes the data
 
 
 def code_hash() -> str:
-    """Hash of the code that makes the data; part of the cache path, so that new code means new data."""
-    paths = [Path(__file__).with_name(name) for name in SOURCES]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
+    """Returns the hash of the code that makes the data; part of the cache path, so that new code means new data."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
 def register() -> None:
-    """Add the builder to `datasets`' packaged modules; a second call changes nothing."""
+    """Adds the builder to `datasets`' packaged modules; a second call changes nothing."""
     import datasets.load
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 

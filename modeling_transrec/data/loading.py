@@ -5,7 +5,6 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 `text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 
@@ -17,12 +16,12 @@ from datasets.fingerprint import Hasher
 
 from ..models.losses import PADDING_INDEX
 from ..models.processing_transrec import TransRecProcessor
+from ..ninerec.protocol import read_protocol, split_protocol, with_protocol
 
 
 logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
-_PROTOCOL_LINE = "Protocol: "  # in the description of a data set that the ninerec builder made
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
@@ -38,35 +37,22 @@ def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
         raise ValueError(f"{config_name}_items of {name} must have one split, found {', '.join(loaded)}")
     items = next(iter(loaded.values()))
     _check_columns(items, ("item_id",), f"{config_name}_items of {name}")
-    return items
+    return _with_its_protocol(items, name, **kwargs)
 
 
 def load_sequences(name: str, config_name: str, split: str, **kwargs) -> datasets.Dataset:
     """One split, `"train"`, `"validation"` or `"test"`, of a data set's histories. Arguments as in [`load_items`]."""
     sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
     _check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
-    return sequences
+    return _with_its_protocol(sequences, name, **kwargs)
 
 
-def split_protocol(dataset: datasets.Dataset | datasets.DatasetBuilder) -> dict | None:
-    """How the data set was filtered and split, where its builder or the card of a prepared data set says it.
-
-    >>> import modeling_transrec
-    >>> split_protocol(load_sequences("ninerec", "Sample_Target", "test"))["split_strategy"]
-    'leave_one_out'
-    """
-    for line in (dataset.info.description or "").splitlines():
-        if line.startswith(_PROTOCOL_LINE):
-            return json.loads(line.removeprefix(_PROTOCOL_LINE))
-    return (dataset.info.download_checksums or {}).get("protocol")
-
-
-def protocol_in_card(config_name: str, protocol: dict) -> dict:
-    """The entry of a card's `dataset_info` from which [`split_protocol`] reads, wherever the data set is loaded from.
-
-    Of what a card says there, `datasets` keeps only few fields; `download_checksums` is the one that is free.
-    """
-    return {"config_name": config_name, "download_checksums": {"protocol": protocol}}
+def _with_its_protocol(dataset: datasets.Dataset, name: str, **kwargs) -> datasets.Dataset:
+    """Adds the protocol of a prepared data set, which lies beside its files; the builder `ninerec` adds it itself."""
+    if split_protocol(dataset) is None:
+        protocol = read_protocol(name, revision=kwargs.get("revision"), token=kwargs.get("token"))
+        dataset._info = with_protocol(dataset.info, protocol)  # `datasets` has no public way to set it
+    return dataset
 
 
 def warn_if_cut_shorter(sequences: datasets.Dataset, max_seq_len: int) -> None:

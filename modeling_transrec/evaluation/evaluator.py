@@ -15,9 +15,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.collator import hash_integers
-from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories, split_protocol
+from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
+from ..ninerec.protocol import split_protocol
 from .metrics import ranking_metrics
 from .scoring import CatalogueScorer, PrecomputedItems, encode_items, evaluation_mode, rank_targets, user_blocks
 

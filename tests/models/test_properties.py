@@ -11,12 +11,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from modeling_transrec.ninerec.builder import SPLITS, NineRecConfig
 from modeling_transrec.ninerec.files import find_files
-from modeling_transrec.ninerec.interactions import read_sequences
-from modeling_transrec.ninerec.ninerec import SPLITS, NineRecConfig
-from modeling_transrec.ninerec.reader import read_items
-from modeling_transrec.ninerec.validate import validate
-from modeling_transrec.ninerec.validate_covers import check_picture
+from modeling_transrec.ninerec.tables.interactions import read_sequences
+from modeling_transrec.ninerec.tables.items import read_items
+from modeling_transrec.ninerec.tools.validate import validate
+from modeling_transrec.ninerec.tools.validate_covers import check_picture
 
 
 settings.register_profile("same everywhere", derandomize=True, database=None, deadline=None, max_examples=60)

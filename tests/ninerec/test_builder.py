@@ -10,8 +10,8 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from modeling_transrec.data.loading import split_protocol
 from modeling_transrec.ninerec import registration
+from modeling_transrec.ninerec.protocol import split_protocol
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +170,7 @@ def test_second_load_reads_no_data_and_lists_no_covers(load, data_dir, monkeypat
     def fail(*args, **kwargs):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("modeling_transrec.ninerec.ninerec.read_items", fail)
+    monkeypatch.setattr("modeling_transrec.ninerec.builder.read_items", fail)
     monkeypatch.setattr("datasets.load.get_data_patterns", fail)
     assert load()["train"].num_rows == 5
 
@@ -274,7 +274,7 @@ def test_registration_does_not_import_the_builder():
     code = (
         "import sys, modeling_transrec, datasets.load\n"
         "assert 'ninerec' in datasets.load._PACKAGED_DATASETS_MODULES\n"
-        "assert not {'modeling_transrec.ninerec.ninerec', 'torch'} & set(sys.modules)"
+        "assert not {'modeling_transrec.ninerec.builder', 'torch'} & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -286,6 +286,10 @@ def test_protocol_is_stored_with_the_data(load):
     assert split_protocol(load("My.Set")["test"]) == expected
     assert split_protocol(load("My.Set")["test"]) == expected  # from the cache, too
     assert split_protocol(load("My.Set_items", min_actions=6)["train"]) == {**expected, "min_actions": 6}
+    for changed in (load()["test"].select([0]), load()["test"].map(lambda row: row, keep_in_memory=True)):
+        assert split_protocol(changed) == expected
+    assert split_protocol(load(streaming=True)["test"].take(1)) == expected
+    assert "{" not in load()["test"].info.description
 
 
 def test_temporal_split(load):

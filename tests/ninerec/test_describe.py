@@ -6,8 +6,8 @@ import zipfile
 import pytest
 from PIL import Image
 
-from modeling_transrec.ninerec import describe
-from modeling_transrec.ninerec.describe import PAPER, main, statistics
+from modeling_transrec.ninerec.tools import describe
+from modeling_transrec.ninerec.tools.describe import PAPER, main, statistics
 
 
 @pytest.fixture

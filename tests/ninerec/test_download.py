@@ -11,8 +11,8 @@ from pathlib import Path
 import gdown
 import pytest
 
-from modeling_transrec.ninerec import download
-from modeling_transrec.ninerec.download import DownloadError, main, unpack
+from modeling_transrec.ninerec.tools import download
+from modeling_transrec.ninerec.tools.download import DownloadError, main, unpack
 
 
 FILES = {"NineRec/KU/KU_item.csv": "i1,,a b\n", "NineRec/KU/KU_pair.csv": "u,i1,3\n", "NineRec/KU_cover/i1.jpg": "x"}

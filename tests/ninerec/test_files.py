@@ -7,7 +7,7 @@ import pytest
 
 from modeling_transrec.ninerec import files
 from modeling_transrec.ninerec.files import find_files, find_names
-from modeling_transrec.ninerec.interactions import read_sequences
+from modeling_transrec.ninerec.tables.interactions import read_sequences
 
 
 def write(path, content):

@@ -1,6 +1,6 @@
 """`examples/prepare_data.py`: anybody's tables to Parquet files with a card, and back."""
 
-import importlib
+import json
 import shutil
 
 import datasets
@@ -12,11 +12,9 @@ from PIL import Image
 
 from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
 from modeling_transrec.cli.arguments import DataArguments
-from modeling_transrec.data.loading import split_protocol
-from modeling_transrec.ninerec.export import push
+from modeling_transrec.ninerec.protocol import split_protocol
+from modeling_transrec.ninerec.tools.export import main, make_parser, prepare, push
 
-
-pytestmark = pytest.mark.usefixtures("script")
 
 COLUMNS = '{"user_id": "customer", "item_id": "sku", "timestamp": "bought", "text_en": "product"}'
 
@@ -31,15 +29,15 @@ def tables(tmp_path):
     return tmp_path
 
 
-def prepare(tables, *extra, interactions="sales.csv"):
+def prepare_shop(tables, *extra, interactions="sales.csv"):
     arguments = ["--dataset_config_name", "shop", "--output_dir", str(tables / "out")]
     arguments += ["--interactions", str(tables / interactions), "--items", str(tables / "products.tsv")]
     arguments += ["--covers", str(tables / "pictures"), "--columns", COLUMNS, *extra]
-    return importlib.import_module("prepare_data").main(arguments)
+    return prepare(make_parser().parse_args(arguments))
 
 
 def test_prepared_data_is_the_data(tables):
-    folder = prepare(tables)
+    folder = prepare_shop(tables)
     for path in (tables / "pictures").iterdir():  # the pictures are in the Parquet files
         path.unlink()
     items, test = load_items(str(folder), "shop"), load_sequences(str(folder), "shop", "test")
@@ -66,51 +64,69 @@ def test_prepared_data_is_the_data(tables):
 
 
 def test_the_card_says_what_is_there(tables):
-    folder = prepare(tables)
+    folder = prepare_shop(tables)
     card = DatasetCard.load(folder / "README.md")
     assert [config["config_name"] for config in card.data.configs] == ["shop", "shop_items"]
     assert "9 in test" in card.text and "11; 11 with a text, 1 with a picture" in card.text
     assert '"split_strategy": "leave_one_out"' in card.text
     with Image.open(folder / "statistics.png") as plot:
         assert plot.width > 500
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "shop", "shop_items", "statistics.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "protocol.json",
+        "shop",
+        "shop_items",
+        "statistics.png",
+    ]
 
 
 def test_nothing_half_written_is_left(tables):
     (tables / "bad.csv").write_text("customer,sku,bought\nc1,p1,1\nc1,p2\n")
     with pytest.raises(ValueError, match=rf"^{tables / 'bad.csv'}:3: 2 columns where 3"):
-        prepare(tables, interactions="bad.csv")
+        prepare_shop(tables, interactions="bad.csv")
     assert not (tables / "out").exists() and not list(tables.glob(".out*"))
-    prepare(tables)
+    prepare_shop(tables)
     with pytest.raises(FileExistsError, match="exists already"):
-        prepare(tables)
+        prepare_shop(tables)
 
 
 def test_wrong_options(tables):
     with pytest.raises(ValueError, match="neither a file nor a Hub data set"):
-        prepare(tables, interactions="absent.csv")
+        prepare_shop(tables, interactions="absent.csv")
     (tables / "sales.xls").write_text("")
     with pytest.raises(ValueError, match="must end in .csv, .tsv, .parquet"):
-        prepare(tables, interactions="sales.xls")
-    with pytest.raises(ValueError, match="do not allow modified copies"):
-        main = importlib.import_module("prepare_data").main
-        main(["--dataset_config_name", "Bili_Food", "--output_dir", str(tables / "out"), "--public", "true"])
+        prepare_shop(tables, interactions="sales.xls")
+
+    def fails(match, *arguments):
+        with pytest.raises(ValueError, match=match):
+            prepare(make_parser().parse_args([*arguments, "--output_dir", str(tables / "out")]))
+
+    fails("do not allow modified copies", "--dataset_config_name", "Bili_Food", "--public", "true")
+    tables_of = ["--interactions", str(tables / "sales.csv"), "--items", str(tables / "products.tsv")]
     for name in ("X/y", "my_items"):
-        arguments = ["--dataset_config_name", name, "--output_dir", str(tables / "out")]
-        tables_of = ["--interactions", str(tables / "sales.csv"), "--items", str(tables / "products.tsv")]
-        with pytest.raises(ValueError, match=f"--dataset_config_name {name}: choose a name"):
-            importlib.import_module("prepare_data").main(arguments + tables_of)
-    with pytest.raises(ValueError, match="together"):
-        importlib.import_module("prepare_data").main(["--items", "x.csv", "--output_dir", str(tables / "out")])
+        fails(f"--dataset_config_name {name}: choose a name", "--dataset_config_name", name, *tables_of)
+    fails("give your data set a name", *tables_of)
+    fails("together", "--items", "x.csv")
+
+
+def test_command(tables, capsys):
+    assert main(["--output_dir", str(tables / "out"), "--min_actions", "6"]) == 0  # the sample
+    assert "# Sample_Target" in capsys.readouterr().out
+    assert main(["--output_dir", str(tables / "out")]) == 1
+    assert "out exists already; remove it or choose another folder" in capsys.readouterr().err
+    for wrong in (["--columns", "[1]"], ["--columns", "user"], ["--pair_columns", "user"]):
+        with pytest.raises(SystemExit):
+            main(["--output_dir", str(tables / "out"), *wrong])
 
 
 def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
-    folder = prepare(tables, "--push_to_hub", "me/shop")
+    folder = prepare_shop(tables, "--push_to_hub", "me/shop")
     assert hub.repositories["datasets", "me/shop"].private
     for config, split in (("shop", "test"), ("shop_items", "train")):
         pulled = load_dataset("me/shop", config, split=split)
         assert pulled.to_list() == load_dataset(str(folder), config, split=split).to_list()
-        assert split_protocol(pulled)["max_seq_len"] == 20
+    for pulled in (load_sequences("me/shop", "shop", "test"), load_items("me/shop", "shop")):
+        assert split_protocol(pulled.select([0]))["max_seq_len"] == 20
     assert f"{hub.url}/datasets/me/shop" in capsys.readouterr().out
 
     hub.add("me/open", {}, kind="datasets")
@@ -123,11 +139,12 @@ def test_pushed_in_private_and_pulled_by_name(tables, hub, capsys):
 
 def test_the_protocol_travels(tables, caplog):
     """With the Parquet files, and is compared with the model's length."""
-    folder = str(prepare(tables, "--max_seq_len", "2", "--min_actions", "6"))
+    folder = str(prepare_shop(tables, "--max_seq_len", "2", "--min_actions", "6"))
+    protocol = json.loads((tables / "out" / "protocol.json").read_text())
+    assert (protocol["max_seq_len"], protocol["min_actions"]) == (2, 6)
     for streaming in (False, True):
-        for config, split in (("shop", "test"), ("shop_items", "train")):
-            protocol = split_protocol(load_dataset(folder, config, split=split, streaming=streaming))
-            assert (protocol["max_seq_len"], protocol["min_actions"]) == (2, 6)
+        assert split_protocol(load_sequences(folder, "shop", "test", streaming=streaming)) == protocol
+        assert split_protocol(load_items(folder, "shop", streaming=streaming)) == protocol
     items, test = load_items(folder, "shop"), load_sequences(folder, "shop", "test")
     assert FullRankingEvaluator(items, test).protocol["data"] == protocol
     data = DataArguments(folder, "shop")
@@ -141,7 +158,7 @@ def test_the_source_is_read_once_and_nothing_is_left_in_the_cache(tables, caplog
     """Nothing but what a table in an archive needs; each warning is logged once."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tables / "hf")
     (tables / "sales.csv").write_text((tables / "sales.csv").read_text() + "c1,p1,101\nc1,gone,7\n")
-    folder = prepare(tables)
+    folder = prepare_shop(tables)
     assert "image" in load_items(str(folder), "shop").column_names
     messages = [
         record.getMessage() for record in caplog.records if record.name.startswith("modeling_transrec.ninerec")
@@ -155,16 +172,16 @@ def test_a_table_without_header(tables):
     (tables / "bare.csv").write_text(rows)
     order = ["--pair_columns", "user_id", "item_id", "timestamp"]
     order += ["--columns", '{"item_id": "sku", "text_en": "product"}']
-    folder = prepare(tables, *order, interactions="bare.csv")
+    folder = prepare_shop(tables, *order, interactions="bare.csv")
     assert load_sequences(str(folder), "shop", "test")[2]["target"] == "p1"
 
 
 def test_tables_on_the_hub(tables, hub):
     for name, file, delimiter in (("me/sales", "sales.csv", ","), ("me/products", "products.tsv", "\t")):
         Dataset.from_csv(str(tables / file), sep=delimiter).push_to_hub(name)
-    expected = load_sequences(str(prepare(tables)), "shop", "test")
+    expected = load_sequences(str(prepare_shop(tables)), "shop", "test")
     shutil.rmtree(tables / "out")
     arguments = ["--dataset_config_name", "shop", "--output_dir", str(tables / "out"), "--columns", COLUMNS]
     arguments += ["--interactions", "me/sales", "--items", "me/products"]
-    folder = importlib.import_module("prepare_data").main(arguments)
+    folder = prepare(make_parser().parse_args(arguments))
     assert load_sequences(str(folder), "shop", "test").to_list() == expected.to_list()

@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from modeling_transrec.ninerec import interactions, text_files
-from modeling_transrec.ninerec.interactions import read_sequences
-from modeling_transrec.ninerec.reader import find_covers, read_items, select_catalogue
+from modeling_transrec.ninerec.tables import interactions, text_files
+from modeling_transrec.ninerec.tables.interactions import read_sequences
+from modeling_transrec.ninerec.tables.items import find_covers, read_items, select_catalogue
 
 
 IDS = pl.Series(["i1", "i2", "i3", "007"])

@@ -12,9 +12,9 @@ from PIL import Image
 
 from modeling_transrec.ninerec import registration, sample
 from modeling_transrec.ninerec.files import find_files
-from modeling_transrec.ninerec.interactions import read_sequences
-from modeling_transrec.ninerec.reader import read_items
 from modeling_transrec.ninerec.sequences import leave_one_out, to_table
+from modeling_transrec.ninerec.tables.interactions import read_sequences
+from modeling_transrec.ninerec.tables.items import read_items
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_transrec.ninerec import validate_interactions, validate_rows
-from modeling_transrec.ninerec.validate import main, report, validate
+from modeling_transrec.ninerec.tools import validate_interactions, validate_rows
+from modeling_transrec.ninerec.tools.validate import main, report, validate
 
 
 ITEMS = "".join(f"i{number},中 {number},text {number}\n" for number in range(7))

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
-from .action_rows import Chunks, to_arrow
-from .reader import header_roles
+from .interaction_rows import Chunks, to_arrow
+from .items import header_roles
 from .text_files import first_row
 
 

@@ -1,12 +1,11 @@
 """The `ninerec` dataset builder.
 
 `datasets` replaces `open`, `os.path` and the like in this module once the builder is used, so all reading is done in
-`files.py` and `reader.py`.
+other modules.
 """
 
 import difflib
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,17 +14,17 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from .archives import Member, read_members
-from .column_roles import are_pair_columns
 from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
-from .interactions import read_sequences
-from .reader import ITEM_COLUMNS, check_columns, find_covers, read_items, select_catalogue
+from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES, sample_folder
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
+from .tables.archives import Member, read_members
+from .tables.columns import are_pair_columns
+from .tables.interactions import read_sequences
+from .tables.items import ITEM_COLUMNS, check_columns, find_covers, read_items, select_catalogue
 
 
 VERSION = datasets.Version("1.0.0")
-PROTOCOL_LINE = "Protocol: "
 ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
 COVERS_PER_TABLE = 200
@@ -187,11 +186,20 @@ class NineRec(datasets.ArrowBasedBuilder):
         return config, config_id or config.create_config_id(config_kwargs, custom_features)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
+        return ProtocolInfo(
             description=self.config.description,
             homepage="https://github.com/westlake-repl/NineRec",
             features=ITEM_FEATURES if self.config.is_items else SEQUENCE_FEATURES,
         )
+
+    def _download_and_prepare(self, *args, **kwargs) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        write_protocol(self._output_dir, self.config.protocol)
+
+    def as_dataset(self, *args, **kwargs) -> datasets.Dataset | datasets.DatasetDict:
+        """Adds the protocol, which lies beside the data in the cache: `datasets` keeps no information but its own."""
+        self.info = with_protocol(self.info, read_protocol(self._output_dir))
+        return super().as_dataset(*args, **kwargs)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         """Read and check everything here: an error in a later step would be hidden behind a general one."""
@@ -211,7 +219,7 @@ class NineRec(datasets.ArrowBasedBuilder):
                 scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
             )
         splits = SPLITS[config.split_strategy](sequences, config)
-        self.info.description += f"\n{PROTOCOL_LINE}{json.dumps(config.protocol)}"
+        self.info = with_protocol(self.info, config.protocol)
         if config.is_items:
             catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
             items = {

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from .problems import Problems
-from .text_files import separator
+from ..tables.problems import Problems
+from ..tables.text_files import separator
 
 
 BLOCK_SIZE = 1 << 25  # bytes read at a time

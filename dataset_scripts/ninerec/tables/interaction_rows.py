@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from .reader import as_strings, header_roles, warn
+from .items import as_strings, header_roles, warn
 from .text_files import (
     Irregular,
     field_chunks,

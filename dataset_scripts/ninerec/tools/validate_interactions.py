@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from .action_rows import behaviour_header, time_is_date
-from .column_roles import pair_roles
-from .problems import Problems
-from .timestamps import TIMES, to_numbers
+from ..tables.columns import pair_roles
+from ..tables.interaction_rows import behaviour_header, time_is_date
+from ..tables.problems import Problems
+from ..tables.timestamps import TIMES, to_numbers
 from .validate_rows import CONTROL, add_empty, check_encoding, checked_chunks, field_chunks, head, shown
 
 

@@ -1,11 +1,21 @@
-"""A data set as a folder of Parquet files with its card: what `load_dataset(FOLDER, NAME)` and the Hub read."""
+"""Convert a data set to Parquet files with a card, to be loaded by any script with --dataset_name FOLDER.
 
+    python examples/prepare_data.py --dataset_config_name Bili_Food --data_dir DATA --output_dir prepared/bili_food
+    python examples/prepare_data.py --dataset_config_name my_shop --output_dir prepared/my_shop \\
+        --interactions sales.parquet --items products.csv --covers images/ \\
+        --columns '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}'
+
+The folder is what `load_dataset(FOLDER, NAME)` and the Hub read.
+"""
+
+import argparse
 import collections
 import contextlib
 import io
 import json
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,10 +25,11 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from modeling_transrec.data.loading import protocol_in_card, split_protocol
-
-from .files import DERIVED, SOURCES, TARGETS
-from .ninerec import ITEMS_SUFFIX
+from ..builder import ITEMS_SUFFIX
+from ..builder import SPLITS as SPLIT_STRATEGIES
+from ..files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
+from ..protocol import PROTOCOL_FILE, split_protocol, write_protocol
+from .options import add_table_options, boolean
 
 
 CONDITION = (
@@ -26,6 +37,7 @@ CONDITION = (
     "others the code that made it (https://github.com/westlake-repl/NineRec)."
 )
 PLOT = "statistics.png"
+SAMPLE = "Sample_Target"
 SPLITS = ("train", "validation", "test")
 
 
@@ -48,7 +60,8 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         for config in (name, name + ITEMS_SUFFIX):
             builder = load_dataset_builder("ninerec", config, **options)
             builder.download_and_prepare(str(made / config), file_format="parquet", max_shard_size=max_shard_size)
-            (made / config / "dataset_info.json").unlink()
+            for file in ("dataset_info.json", PROTOCOL_FILE):  # the card and the file beside it say the same
+                (made / config / file).unlink()
         for lock in made.glob("*.lock"):
             lock.unlink()
         cache = Path(unfinished, "cache")
@@ -58,7 +71,9 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         plot = draw(sequences, items)
         if plot is not None:
             (made / PLOT).write_bytes(plot)
-        write_card(name, made, sequences, items, split_protocol(builder))
+        protocol = split_protocol(builder)
+        write_protocol(made, protocol)
+        write_card(name, made, sequences, items, protocol)
         shutil.move(made, folder)
     return folder
 
@@ -85,7 +100,8 @@ class _Once(logging.Filter):
 @contextlib.contextmanager
 def _each_warning_once() -> Iterator[None]:
     once = _Once()
-    loggers = [logging.getLogger(f"{__package__}.{module}") for module in ("archives", "files", "reader")]
+    modules = ("files", "tables.archives", "tables.items")
+    loggers = [logging.getLogger(f"modeling_transrec.ninerec.{module}") for module in modules]
     for logger in loggers:
         logger.addFilter(once)
     try:
@@ -163,7 +179,6 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset, 
         task_categories=["other"],
         tags=["recommendation", "sequential-recommendation"],
         configs=configs,
-        dataset_info=[protocol_in_card(config, protocol) for config in (name, name + ITEMS_SUFFIX)],
         size_categories=[_size_category(len(sequences["test"]))],
     )
     actions = counts(sequences, items)
@@ -225,3 +240,121 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset, 
 def _size_category(size: int) -> str:
     bounds = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
     return next((name for bound, name in bounds if size < bound), "10M<n<100M")
+
+
+def collect(args: argparse.Namespace, folder: Path) -> dict[str, str]:
+    """Links a user's own tables and images under the names that the reader looks for.
+
+    Args:
+        args: with `dataset_config_name`, `interactions`, `items` and `covers`.
+        folder: where the links are made.
+
+    Returns:
+        For the path of each link what the user calls it.
+    """
+    name = args.dataset_config_name
+    if not NAME.fullmatch(name) or name.endswith(ITEMS_SUFFIX):
+        raise ValueError(
+            f"--dataset_config_name {name}: choose a name of letters, digits, '_' and '-' that does not end in "
+            f"{ITEMS_SUFFIX}; it is how the data will be loaded"
+        )
+    linked = {}
+    for source, kind in ((args.interactions, "interactions"), (args.items, "items")):
+        path = Path(source)
+        link = folder / f"{name}_{kind}.parquet"
+        if path.is_file():
+            if path.suffix not in TABLE_SUFFIXES:
+                raise ValueError(f"--{kind} {source}: the file must end in {', '.join(TABLE_SUFFIXES)}")
+            link = link.with_suffix(path.suffix)
+            link.symlink_to(path.resolve())
+        elif path.exists() or source.count("/") != 1:
+            raise ValueError(f"--{kind} {source} is neither a file nor a Hub data set (owner/name)")
+        else:
+            load_dataset(source, split="train").to_parquet(link)
+        linked[str(link)] = source
+    if args.covers is not None:
+        if not Path(args.covers).is_dir():
+            raise ValueError(f"--covers {args.covers} is not a folder")
+        (folder / f"{name}_cover").symlink_to(Path(args.covers).resolve())
+    return linked
+
+
+def prepare(args: argparse.Namespace) -> Path:
+    """Exports what the options of the command line say; returns the folder."""
+    name, folder = args.dataset_config_name, Path(args.output_dir)
+    if (args.interactions is None) != (args.items is None):
+        raise ValueError("give --interactions and --items together")
+    if args.covers is not None and args.items is None:
+        raise ValueError("--covers goes with --interactions and --items")
+    if args.interactions is not None and name == SAMPLE:
+        raise ValueError("give your data set a name: --dataset_config_name my_shop")
+    if args.public and name in (*SOURCES, *TARGETS, *DERIVED):
+        raise ValueError(f"--public: {CONDITION}")
+    options = {option: getattr(args, option) for option in BUILDER_OPTIONS if getattr(args, option) is not None}
+    with tempfile.TemporaryDirectory() as staging:
+        linked = {}
+        if args.interactions is not None:
+            linked = collect(args, Path(staging))
+            options["data_dir"] = staging
+        try:
+            export(name, folder, args.max_shard_size, **options)
+        except ValueError as error:
+            message = str(error)
+            for link, source in linked.items():
+                message = message.replace(link, source)
+            raise ValueError(message) from error
+    print((folder / "README.md").read_text(encoding="utf-8"))
+    print(f"Written to {folder}. Train on it: --dataset_name {folder} --dataset_config_name {name}")
+    if args.push_to_hub is not None:
+        print(CONDITION if name in (*SOURCES, *TARGETS, *DERIVED) else "The data set is pushed as it is.")
+        print(push(folder, args.push_to_hub, private=not args.public))
+    return folder
+
+
+BUILDER_OPTIONS = (
+    "data_dir max_seq_len min_actions min_item_actions split_strategy validation_start test_start catalogue "
+    "columns pair_columns"
+).split()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--output_dir", required=True, help="folder to be made")
+    add(
+        "--dataset_config_name",
+        default=SAMPLE,
+        metavar="NAME",
+        help=f"data set, such as Bili_Food, or a name for yours (default: {SAMPLE})",
+    )
+    add("--interactions", help="your table of interactions: CSV, TSV or Parquet, or a Hub data set (its train split)")
+    add("--items", help="your table of items, likewise")
+    add("--covers", help="folder of images named ITEM_ID.jpg (png, webp)")
+    add_table_options(parser)
+    add("--max_seq_len", type=int, default=20, help="longest history; users keep three more (default: 20)")
+    add("--min_item_actions", type=int, help="drop items with fewer interactions, too, until all have enough (k-core)")
+    add("--split_strategy", choices=list(SPLIT_STRATEGIES), help="default: leave_one_out")
+    add("--validation_start", type=int, help="time of the temporal split (default: after 80 %% of the interactions)")
+    add("--test_start", type=int, help="the same for the test split (default: 90 %%)")
+    add("--catalogue", choices=["interacted", "all"], help="which items are candidates (default: interacted)")
+    add("--max_shard_size", default="500MB", help="largest file (default: 500MB)")
+    add("--push_to_hub", metavar="OWNER/NAME", help="data set repository to upload to, private")
+    add("--public", nargs="?", const=True, default=False, type=boolean, help="make it public")
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    options = make_parser().parse_args(args)
+    try:
+        prepare(options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from .problems import Problems
-from .reader import ITEM_COLUMNS, item_roles, language_of, without_warnings
+from ..tables.items import ITEM_COLUMNS, item_roles, language_of, without_warnings
+from ..tables.problems import Problems
 from .validate_rows import CONTROL, add_empty, check_encoding, csv_rows, shown
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from .archives import Member, covers_of, read_members
-from .problems import Problems
-from .reader import COVER_SUFFIXES
+from ..tables.archives import Member, covers_of, read_members
+from ..tables.items import COVER_SUFFIXES
+from ..tables.problems import Problems
 
 
 FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",)}

@@ -57,7 +57,7 @@ def warn(count: int, what: str, example: object) -> None:
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
     """Within it, what is left out is not logged."""
-    package = logging.getLogger(__package__)
+    package = logging.getLogger("modeling_transrec.ninerec")
     level = package.level
     package.setLevel(logging.ERROR)
     try:

@@ -16,7 +16,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .action_rows import (
+from ..sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
+from .columns import pair_roles, with_roles
+from .interaction_rows import (
     Chunks,
     behaviour_chunks,
     kept_in_file,
@@ -27,9 +29,7 @@ from .action_rows import (
     to_arrow,
     values_at,
 )
-from .column_roles import pair_roles, with_roles
-from .reader import header_roles, warn
-from .sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
+from .items import header_roles, warn
 from .text_files import Irregular, first_row, is_quoted
 
 

@@ -1,0 +1,1 @@
+"""Readers of raw tables and of the files beside them."""

@@ -1,0 +1,202 @@
+"""Check the files of a data set in NineRec's layout, and list every problem with file and line.
+
+    python -m modeling_transrec.ninerec.validate Bili_Food --data_dir FOLDER
+    python -m modeling_transrec.ninerec.validate my_data --data_dir FOLDER --max_examples 20 --num_workers 8
+    python -m modeling_transrec.ninerec.validate my_shop --data_dir FOLDER \\
+        --columns '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}'
+
+A problem is an error (loading fails), a warning (something is left out, counts as missing, or is probably wrong) or a
+note. The exit status is 1 where there is an error.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from ..files import DERIVED, DatasetFiles, find_files
+from ..tables.interactions import is_behaviour, read_sequences
+from ..tables.items import check_columns, read_items, without_warnings
+from ..tables.problems import SEVERITIES, Problem, Problems
+from .options import add_table_options
+from .validate_covers import check_covers
+from .validate_interactions import check_behaviour, check_pairs
+from .validate_items import check_items
+
+
+@dataclass
+class Options:
+    """Those of `load_dataset` that decide what loads."""
+
+    pair_columns: tuple[str, ...] | None = None
+    columns: dict[str, str] | None = None
+    min_actions: int = 5
+    min_item_actions: int = 1
+
+
+def validate(
+    name: str,
+    data_dir: str | Path,
+    max_examples: int = 5,
+    num_workers: int = 1,
+    pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
+    min_actions: int | None = None,
+) -> list[Problem]:
+    """The problems of data set `name`, errors first.
+
+    Args:
+        name: of the data set, e.g. `"Bili_Food"`.
+        data_dir: the folder, as for `load_dataset`.
+        max_examples: how many examples a problem has at most.
+        num_workers: threads that decode pictures.
+        pair_columns, columns, min_actions: as for `load_dataset`.
+    """
+    problems = Problems(max_examples)
+    root = Path(os.path.expanduser(data_dir))
+    name, filters = DERIVED.get(name, (name, {}))
+    options = Options(pair_columns, columns, **filters)
+    if min_actions is not None:
+        options.min_actions = min_actions
+    _check_links(name, root, problems)
+    try:
+        with without_warnings():
+            files = find_files(name, root)
+    except (ValueError, OSError) as error:
+        problems.add("error", root, str(error), count=1)
+        return problems.found()
+    tables = [table for table in (files.items, files.interactions) if isinstance(table, Path)]
+    if special := [path for path in tables if not path.is_file()]:
+        problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
+        return problems.found()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            items, interactions = files.tables(Path(scratch))
+        except ValueError as error:
+            problems.add("error", root, str(error), count=1)
+            return problems.found()
+        _check_files(files, items, interactions, options, num_workers, problems)
+    names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
+    return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
+
+
+def _check_files(
+    files: DatasetFiles, items_path: Path, interactions: Path, options: Options, num_workers: int, problems: Problems
+) -> None:
+    items = None
+    if ".parquet" in (items_path.suffix, interactions.suffix):
+        problems.add("note", files.root, "Parquet tables are checked as a whole, not row by row", count=1)
+        _check_loading(files, items_path, interactions, options, problems)
+        return
+    with _readable(items_path, problems):
+        items = check_items(items_path, options.columns, problems)
+    if items is not None and not items.is_empty():
+        with _readable(interactions, problems):
+            if _is_behaviour(interactions, options):
+                check_behaviour(interactions, items_path, items, problems, options.min_actions, options.columns)
+            else:
+                names = (options.pair_columns, options.columns)
+                check_pairs(interactions, items_path, items, problems, options.min_actions, *names)
+        if files.covers is None:
+            problems.add("note", files.root, f"no folder {files.name}_cover: no pictures can be used", count=1)
+        else:
+            covers = files.covers if isinstance(files.covers, Path) else files.covers[0].archive
+            with _readable(covers, problems):
+                check_covers(files.covers, items["item_id"].to_list(), problems, num_workers)
+    _check_loading(files, items_path, interactions, options, problems)
+
+
+def _is_behaviour(path: Path, options: Options) -> bool:
+    try:
+        return is_behaviour(path, options.pair_columns, options.columns)
+    except ValueError:  # a first row that cannot be read, which is reported
+        return False
+
+
+@contextlib.contextmanager
+def _readable(path: Path, problems: Problems) -> Iterator[None]:
+    """A file that the system does not let us read is a problem as any other, and so are archives that contradict."""
+    try:
+        yield
+    except ValueError as error:
+        problems.add("error", path, str(error), count=1)
+    except OSError as error:
+        problems.add("error", path, f"cannot be read: {error.strerror or error}", count=1)
+
+
+def _check_links(name: str, root: Path, problems: Problems) -> None:
+    wanted = {f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover"}
+    for folder, folders, files in os.walk(root):
+        folders[:] = [entry for entry in folders if not entry.endswith("_cover")]
+        for path in (Path(folder, entry) for entry in wanted & {*files, *folders}):
+            if not path.exists():
+                problems.add("warning", Path(folder), "links to nothing: left out", path.name)
+
+
+def _check_loading(files: DatasetFiles, items: Path, interactions: Path, options: Options, problems: Problems) -> None:
+    """Reads the data set as `load_dataset` does: its verdict counts."""
+    try:
+        with without_warnings(), files.naming_archives(items, interactions):
+            check_columns(options.columns, items, interactions)
+            item_ids = read_items(items, options.columns)["item_id"]
+            read_sequences(
+                interactions,
+                item_ids,
+                min_actions=options.min_actions,
+                min_item_actions=options.min_item_actions,
+                pair_columns=options.pair_columns,
+                columns=options.columns,
+            )
+    except Exception as error:  # of any kind, as a user of `load_dataset` would see it
+        problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
+
+
+def report(name: str, problems: list[Problem]) -> str:
+    """Problems as text, grouped by file."""
+    lines = []
+    by_path = sorted(problems, key=lambda problem: str(problem.path))  # stable: the most severe stay first
+    for path, found in groupby(by_path, key=lambda problem: problem.path):
+        lines.append(str(path))
+        for problem in found:
+            count = f"{problem.count:,} × " if problem.count != 1 or problem.examples else ""
+            lines.append(f"  {problem.severity:<8} {count}{problem.what}")
+            lines += [f"{'':15}{example}" for example in problem.examples]
+            if problem.examples and problem.count > len(problem.examples):
+                lines.append(f"{'':15}… and {problem.count - len(problem.examples):,} more")
+    kinds = [sum(problem.severity == severity for problem in problems) for severity in SEVERITIES]
+    total = ", ".join(
+        f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in zip(SEVERITIES, kinds, strict=True)
+    )
+    verdict = "cannot be loaded: correct the errors first" if kinds[0] else "can be loaded"
+    return "\n".join([*lines, f"{name} {verdict} ({total})"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_transrec.ninerec.validate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="of the data set, e.g. Bili_Food")
+    add_table_options(parser)
+    parser.add_argument("--max_examples", type=int, default=5, help="of each problem (default: 5)")
+    parser.add_argument("--num_workers", type=int, default=1, help="threads that decode pictures (default: 1)")
+    args = parser.parse_args(arguments)
+    if args.data_dir is None:
+        parser.error("give --data_dir, or set NINEREC_DATA_DIR")
+    if args.max_examples < 0 or args.num_workers < 1:
+        parser.error("--max_examples must be at least 0 and --num_workers at least 1")
+    options = {"pair_columns": args.pair_columns, "columns": args.columns, "min_actions": args.min_actions}
+    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, **options)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    print(report(args.name, problems))
+    return int(any(problem.severity == "error" for problem in problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
