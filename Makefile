@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install run test lint format bench bench-gpu clean
+.PHONY: help install run test lint format docs bench bench-gpu clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ bench: $(INSTALLED) ## Time training step and evaluation against a naive one, th
 
 bench-gpu: $(INSTALLED) ## The same on a GPU in bfloat16, with BERT-base and Swin-T
 	$(BIN)/python benchmarks/speed.py --device cuda --dtype bfloat16 --seconds 5
+
+docs: $(INSTALLED) ## Build the documentation into outputs/docs; a broken reference fails (offline)
+	$(BIN)/python docs/scripts/draw.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## Remove build products and outputs (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs

@@ -262,7 +262,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Compiles the layers of the backbones that are trained, in place, for inputs of any shape.
 
         Where they are alike, as in most backbones, all of them take no longer to compile than one. What frozen layers
-        make of items is computed once, see [`~frozen_items.use_frozen_layers`].
+        make of items is computed once, see [`~training.precomputed`].
 
         Args:
             kwargs: those of `torch.compile`.
