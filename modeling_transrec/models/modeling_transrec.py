@@ -22,10 +22,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .adapters import peft_config_to_dict
 from .backbones import pooler_free_kwargs
+from .batch import BatchInputs, ItemInputs, given_items, split_batch
 from .checkpoint_files import check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
@@ -463,21 +465,13 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
         return super().resize_token_embeddings(*args, **kwargs)
 
-    def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
-        """Item tensors, as the processor makes them, to item vectors `(U, D)`.
+    def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
+        """Encodes items, as the processor gives them, to item embeddings `(U, D)`.
 
         Args:
-            input_ids, attention_mask: `(U, T)` tokens of the texts and their mask.
-            has_text: `(U,)` booleans, false where an item has no text; by default all have one.
-            pixel_values: `(P, 3, H, W)` pictures of the `P` items that have one.
-            image_index: `(U,)` each item's row among the pictures, -1 where it has none; by default all have one.
-            item_ids: `(U,)` rows of the id table.
-            text_features, image_features: `(U, H)`, `(P, H)` precomputed by the backbones, in place of their inputs.
-            item_features: `(U, H)` precomputed by one model of text and image whose vector is of both (ViLT).
-            text_states, image_states: `(number of tokens, H)`, `(P, …)` precomputed by the backbones' frozen layers,
-                beside `input_ids` and in place of `pixel_values`.
+            items: see [`ItemInputs`].
         """
-        given = {name: tensor for name, tensor in item_tensors.items() if tensor is not None}
+        given = given_items(items)
         missing = self.item_encoder.missing_inputs(given)
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
@@ -548,54 +542,21 @@ class TransRecModel(TransRecPreTrainedModel):
     def forward(
         self,
         item_index: torch.LongTensor,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.LongTensor | None = None,
-        has_text: torch.BoolTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_index: torch.LongTensor | None = None,
-        item_ids: torch.LongTensor | None = None,
-        text_features: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
-        item_features: torch.FloatTensor | None = None,
-        text_states: torch.FloatTensor | None = None,
-        image_states: torch.FloatTensor | None = None,
         user_ids: torch.LongTensor | None = None,
         return_dict: bool | None = None,
+        **items: Unpack[ItemInputs],
     ) -> TransRecModelOutput:
         r"""
+        Encodes the batch's distinct items, then the histories.
+
         Args:
             item_index (`torch.LongTensor` of shape `(B, L)`):
-                Histories, oldest item first, as rows into the batch's distinct items; -1 is padding, on the left.
-            input_ids (`torch.LongTensor` of shape `(U, T)`, *optional*): tokens of the distinct items' texts.
-            attention_mask (`torch.LongTensor` of shape `(U, T)`, *optional*): 1 at tokens, 0 at padding.
-            has_text (`torch.BoolTensor` of shape `(U,)`, *optional*): false where an item has no text.
-            pixel_values (`torch.FloatTensor` of shape `(P, 3, H, W)`, *optional*): the items' pictures.
-            image_index (`torch.LongTensor` of shape `(U,)`, *optional*):
-                Each item's row in `pixel_values`, -1 where it has no picture.
-            item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
-            text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
-            image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
-            item_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): in place of both, for ViLT.
-            text_states (`torch.FloatTensor` of shape `(number of tokens, H)`, *optional*):
-                Of the frozen layers, beside `input_ids`: one text's tokens after the other's, without padding.
-            image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
-                Of the frozen layers, in place of `pixel_values`.
-            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
+                Histories, oldest item first, as indices into the batch's distinct items; -1 is padding, on the left.
+            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): indices into the user-id table, for DSSM.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
+            items: the distinct items, see [`ItemInputs`].
         """
-        item_embeds = self.get_item_features(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            has_text=has_text,
-            pixel_values=pixel_values,
-            image_index=image_index,
-            item_ids=item_ids,
-            text_features=text_features,
-            image_features=image_features,
-            item_features=item_features,
-            text_states=text_states,
-            image_states=image_states,
-        )
+        item_embeds = self.get_item_features(**items)
         histories, mask = gather_histories(item_embeds, item_index)
         vectors, packing, inputs = self._histories(*self._to_be_continued(histories, mask, user_ids))
         user_hidden = self.user_encoder(vectors, packing, **inputs)
@@ -642,9 +603,9 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         """The item encoder of the base model."""
         return self.model.item_encoder
 
-    def get_item_features(self, **item_tensors: torch.Tensor) -> torch.Tensor:
+    def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """See [`TransRecModel.get_item_features`]."""
-        return self.model.get_item_features(**item_tensors)
+        return self.model.get_item_features(**items)
 
     def get_user_features(
         self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -655,88 +616,38 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
     def forward(
         self,
         item_index: torch.LongTensor,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.LongTensor | None = None,
-        has_text: torch.BoolTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_index: torch.LongTensor | None = None,
-        item_ids: torch.LongTensor | None = None,
-        text_features: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
-        item_features: torch.FloatTensor | None = None,
-        text_states: torch.FloatTensor | None = None,
-        image_states: torch.FloatTensor | None = None,
-        user_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
-        negative_index: torch.LongTensor | None = None,
-        item_log_popularity: torch.FloatTensor | None = None,
-        catalogue_index: torch.LongTensor | None = None,
-        num_catalogue_items: torch.Tensor | int | None = None,
+        user_ids: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
+        **inputs: Unpack[BatchInputs],
     ) -> TransRecOutput:
         r"""
+        Encodes the batch's distinct items, then the histories; with `labels`, computes the loss.
+
         Args:
             item_index (`torch.LongTensor` of shape `(B, L)`):
-                Histories, oldest item first, as rows into the batch's distinct items; -1 is padding, on the left; -2
-                is a masked item.
-            input_ids (`torch.LongTensor` of shape `(U, T)`, *optional*): tokens of the distinct items' texts.
-            attention_mask (`torch.LongTensor` of shape `(U, T)`, *optional*): 1 at tokens, 0 at padding.
-            has_text (`torch.BoolTensor` of shape `(U,)`, *optional*): false where an item has no text.
-            pixel_values (`torch.FloatTensor` of shape `(P, 3, H, W)`, *optional*): the items' pictures.
-            image_index (`torch.LongTensor` of shape `(U,)`, *optional*):
-                Each item's row in `pixel_values`, -1 where it has no picture.
-            item_ids (`torch.LongTensor` of shape `(U,)`, *optional*): rows of the id table, for a model with ids.
-            text_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): precomputed, in place of `input_ids`.
-            image_features (`torch.FloatTensor` of shape `(P, H)`, *optional*): in place of `pixel_values`.
-            item_features (`torch.FloatTensor` of shape `(U, H)`, *optional*): in place of both, for ViLT.
-            text_states (`torch.FloatTensor` of shape `(number of tokens, H)`, *optional*):
-                Of the frozen layers, beside `input_ids`: one text's tokens after the other's, without padding.
-            image_states (`torch.FloatTensor` of shape `(P, …)`, *optional*):
-                Of the frozen layers, in place of `pixel_values`.
-            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the user-id table, for DSSM.
+                Histories, oldest item first, as indices into the batch's distinct items; -1 is padding, on the left;
+                -2 is a masked item.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
-                Row of the target of each position; -100 where there is none.
-            negative_index (`torch.LongTensor` of shape `(B, L, N)` or `(N,)`, *optional*):
-                Rows of sampled negatives, for losses that sample: per position, or shared by the batch.
-            item_log_popularity (`torch.FloatTensor` of shape `(U,)`, *optional*):
-                Log of each distinct item's share of the training actions, for the logQ correction.
-            catalogue_index (`torch.LongTensor` of shape `(U,)`, *optional*):
-                Row of each distinct item in the catalogue, for `gather_negatives`.
-            num_catalogue_items (`torch.Tensor` or `int`, *optional*): size of the catalogue, for `"gbce"`.
+                Index of the target of each position; -100 where there is none.
+            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): indices into the user-id table, for DSSM.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
             return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.
+            inputs: the distinct items, see [`ItemInputs`], and what the loss reads, see [`LossInputs`].
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
         and `logits` are `None`. So they are, and `user_hidden` too, where gradient caching divides the users: with
         `labels`, gradients on, and more users than a chunk has.
         """
-        items = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "has_text": has_text,
-            "pixel_values": pixel_values,
-            "image_index": image_index,
-            "item_ids": item_ids,
-            "text_features": text_features,
-            "image_features": image_features,
-            "item_features": item_features,
-            "text_states": text_states,
-            "image_states": image_states,
-        }
+        items, loss_inputs = split_batch(inputs)
         loss = logits = None
         if labels is None:
             encoded = self.model(item_index=item_index, user_ids=user_ids, **items)
         else:
-            batch = {
-                "item_index": item_index,
-                "negative_index": negative_index,
-                "item_log_popularity": item_log_popularity,
-                "catalogue_index": catalogue_index,
-                "num_catalogue_items": num_catalogue_items,
-            }
             item_embeds = self.model.get_item_features(**items)
+            batch = {"item_index": item_index, **loss_inputs}
             encoded, loss = self._summed_loss(item_embeds, labels, batch, user_ids)
             if num_items_in_batch is None:
                 num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
@@ -757,7 +668,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         Args:
             item_embeds: `(U, D)`.
             labels: `(B, L)`.
-            batch: fields that losses read; those that are missing are `None`.
+            batch: `item_index` and what losses read, see [`LossInputs`].
             user_ids: `(B,)`, for DSSM.
         """
         config, loss, item_index = self.config, LOSSES[self.config.loss_type], batch["item_index"]
@@ -795,7 +706,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             names.remove("item_log_popularity")
         if config.gather_negatives:
             names.append("catalogue_index")
-        missing = [name for name in names if batch[name] is None]
+        missing = [name for name in names if batch.get(name) is None]
         if missing:
             raise ValueError(
                 f"loss_type={config.loss_type!r} needs {', '.join(missing)} in the batch; TransRecDataCollator "

@@ -1,4 +1,5 @@
 import copy
+import inspect
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from modeling_transrec import (
     TransRecModel,
     TransRecProcessor,
 )
+from modeling_transrec.models.batch import ItemInputs
 
 from ..checks import perturb
 from ..tiny import make_inputs, tiny_config, tiny_text_config
@@ -210,3 +212,20 @@ class TestConfig:
             TransRecModel(TransRecConfig())
         with pytest.raises(ValueError, match="'sasrec'"):
             TransRecModel(TransRecConfig(num_items=3, user_encoder_type="transformer"))
+
+
+@pytest.mark.parametrize("model_class", [TransRecModel, TransRecForSequentialRecommendation])
+def test_the_item_tensors_are_listed_once(model_class):
+    parameters = inspect.signature(model_class.forward).parameters
+    assert len(parameters) <= 8
+    assert not set(parameters) & set(ItemInputs.__annotations__)
+
+
+def test_the_trainer_passes_the_number_of_targets():
+    """Without the attribute transformers looks for `**kwargs` in `forward`, and would scale the loss by itself."""
+    assert vars(TransRecForSequentialRecommendation)["accepts_loss_kwargs"] is True
+
+
+def test_an_unknown_input_is_an_error(make_model):
+    with pytest.raises(TypeError, match="the model has no input pixel_value; items are given by input_ids"):
+        make_model("id")(item_index=torch.tensor([[0]]), item_ids=torch.tensor([0]), pixel_value=torch.zeros(1))

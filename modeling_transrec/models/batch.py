@@ -1,0 +1,85 @@
+"""The batch: the tensors that describe its distinct items, and those that the loss reads.
+
+Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of them with an image, `T` text tokens, `N`
+negatives, `H` width of a backbone.
+"""
+
+from typing import TypedDict
+
+import torch
+
+
+class ItemInputs(TypedDict, total=False):
+    """The tensors of a batch's distinct items. A model reads those of its modalities; the processor makes them.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(U, T)`): tokens of the texts.
+        attention_mask (`torch.LongTensor` of shape `(U, T)`): 1 at tokens, 0 at padding.
+        has_text (`torch.BoolTensor` of shape `(U,)`): false where an item has no text; by default all have one.
+        pixel_values (`torch.ByteTensor` or `torch.FloatTensor` of shape `(P, 3, height, width)`): the images.
+        image_index (`torch.LongTensor` of shape `(U,)`):
+            Index of each item's image in `pixel_values`, -1 where it has none; by default all have one, in order.
+        item_ids (`torch.LongTensor` of shape `(U,)`): indices into the id table.
+        text_features (`torch.FloatTensor` of shape `(U, H)`): precomputed by the backbone, in place of `input_ids`.
+        image_features (`torch.FloatTensor` of shape `(P, H)`): precomputed, in place of `pixel_values`.
+        item_features (`torch.FloatTensor` of shape `(U, H)`): precomputed by one model of text and image, such as
+            ViLT, in place of both.
+        text_states (`torch.FloatTensor` of shape `(number of tokens, H)`): hidden states after the frozen layers,
+            beside `input_ids`: the tokens of one text after those of the other, without padding.
+        image_states (`torch.FloatTensor` of shape `(P, …)`): hidden states after the frozen layers, in place of
+            `pixel_values`.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    has_text: torch.Tensor
+    pixel_values: torch.Tensor
+    image_index: torch.Tensor
+    item_ids: torch.Tensor
+    text_features: torch.Tensor
+    image_features: torch.Tensor
+    item_features: torch.Tensor
+    text_states: torch.Tensor
+    image_states: torch.Tensor
+
+
+class LossInputs(TypedDict, total=False):
+    """What a loss reads beside histories and targets; the collator provides what the model's loss needs.
+
+    Args:
+        negative_index (`torch.LongTensor` of shape `(B, L, N)` or `(N,)`):
+            Indices of sampled negatives among the batch's items: for each position, or shared by the batch.
+        item_log_popularity (`torch.FloatTensor` of shape `(U,)`):
+            Log of each item's share of the training interactions, for the logQ correction.
+        catalogue_index (`torch.LongTensor` of shape `(U,)`): index of each item in the catalogue, for
+            `gather_negatives`.
+        num_catalogue_items (`torch.Tensor` or `int`): size of the catalogue, for `"gbce"`.
+    """
+
+    negative_index: torch.Tensor
+    item_log_popularity: torch.Tensor
+    catalogue_index: torch.Tensor
+    num_catalogue_items: torch.Tensor | int
+
+
+class BatchInputs(ItemInputs, LossInputs, total=False):
+    """The tensors of a batch's distinct items, and those that the loss reads; see [`ItemInputs`], [`LossInputs`]."""
+
+
+def split_batch(inputs: BatchInputs) -> tuple[ItemInputs, LossInputs]:
+    """Separates what describes the items from what the loss reads."""
+    loss = {name: value for name, value in inputs.items() if name in LossInputs.__annotations__}
+    return {name: value for name, value in inputs.items() if name not in loss}, loss
+
+
+def given_items(items: ItemInputs) -> ItemInputs:
+    """Leaves out the tensors that are `None`.
+
+    Raises:
+        TypeError: if a name is unknown.
+    """
+    unknown = sorted(set(items) - set(ItemInputs.__annotations__))
+    if unknown:
+        known = ", ".join(ItemInputs.__annotations__)
+        raise TypeError(f"the model has no input {', '.join(unknown)}; items are given by {known}")
+    return {name: tensor for name, tensor in items.items() if tensor is not None}
