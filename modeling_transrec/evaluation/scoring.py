@@ -240,16 +240,26 @@ class SparseScores(Protocol):
     def scores(self, histories: np.ndarray):
         """Returns a `scipy.sparse.csr_array` `(B, V)` for whole histories `(B, L)`, see [`CatalogueScorer`]."""
 
+    def select(self, catalogue_index: np.ndarray) -> "SparseScores":
+        """Returns the same for a catalogue of only these items, which get the indices 0, 1, …"""
+
+
+class NearestItems(Protocol):
+    """Finds the candidates of highest dot product without looking at all of them, such as an index of FAISS."""
+
+    def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns scores and indices into the catalogue, `(B, K)`; -1 where it has found fewer than `k`."""
+
 
 class CatalogueScorer:
     r"""
-    Scores users against a catalogue. It never changes: another catalogue is another scorer, so that threads may share
+    Scores users against a catalogue. It never changes: another catalogue is another scorer, so that threads can share
     one.
 
     Histories are given as indices into the catalogue `(B, L)`, padded with -1 on the left. A score is the dot product
     of the user embedding and the item embedding, each as `model.to_scoring_space` has it (normalised or not); or, with
-    a `user_mean`, their centred cosine, see [`center`]. To it are added, where given, the item's own `item_scores`
-    and `transition_weight` times the score of the transitions.
+    a `user_mean`, their centred cosine, see [`center`]. The item's own `item_scores` and `transition_weight` times the
+    score of the transitions, are added where they are given.
 
     Args:
         model: TransRec model with or without head, or another module with its `config.max_seq_len`, `device`, `dtype`,
@@ -257,10 +267,15 @@ class CatalogueScorer:
         item_embeddings: `(V, D)` of the catalogue, float32, see [`encode_catalogue`].
         user_mean: `(D,)` mean embedding of users of the platform; scores are then centred cosines.
         item_mean: `(D,)` mean item embedding to centre by; that of `item_embeddings` by default.
-        item_scores: `(V,)` added for every user, such as weighted log popularity.
+        item_scores: `(V,)` added for every user, such as weighted log popularity; items added later get 0.
         transitions: [`SparseScores`] of the catalogue's items.
         transition_weight: factor of the transitions' scores.
+        nearest: [`NearestItems`] among the `candidates`, with which `top_k` searches. The result is exact if they are.
         autocast: makes the context under which users are encoded, such as `accelerator.autocast`; scores are float32.
+        room: number of items that can be added without copying the others.
+
+    Attributes:
+        candidates: `(V, D)`, whose dot products with [`queries`] are the scores without transitions; prepared once.
 
     Example:
 
@@ -286,34 +301,68 @@ class CatalogueScorer:
         item_scores: torch.Tensor | None = None,
         transitions: SparseScores | None = None,
         transition_weight: float = 1.0,
+        nearest: NearestItems | None = None,
         autocast: Callable = contextlib.nullcontext,
+        room: int = 0,
     ):
         self.model = model
-        self.item_embeddings = item_embeddings
         self.user_mean = user_mean
         self.item_mean = item_embeddings.mean(dim=0) if item_mean is None and user_mean is not None else item_mean
         self.item_scores = item_scores
         self.transitions = transitions
         self.transition_weight = transition_weight
+        self.nearest = nearest
         self.autocast = autocast
-        self.candidates = self.to_scoring_space(item_embeddings, self.item_mean)  # (V, D), prepared once
+        self.room = room
+        self._item_embeddings = GrowingRows(item_embeddings, room)
+        candidates = self._as_candidates(self.item_embeddings, item_scores)
+        is_same = candidates is self.item_embeddings
+        self._candidates = self._item_embeddings if is_same else GrowingRows(candidates, room)
+
+    @property
+    def item_embeddings(self) -> torch.Tensor:
+        return self._item_embeddings.rows
+
+    @property
+    def candidates(self) -> torch.Tensor:
+        return self._candidates.rows
 
     def replace(self, **changes) -> "CatalogueScorer":
         """Returns a scorer with other arguments; the catalogue is prepared anew only if they have to do with it."""
-        if set(changes) <= {"item_scores", "transitions", "transition_weight", "autocast"}:
+        if set(changes) <= {"transitions", "transition_weight", "nearest", "autocast"}:
             other = copy.copy(self)
             vars(other).update(changes)
             return other
         names = ("model", "item_embeddings", "user_mean", "item_mean", "item_scores", "transitions")
-        arguments = {name: getattr(self, name) for name in (*names, "transition_weight", "autocast")}
+        arguments = {name: getattr(self, name) for name in (*names, "transition_weight", "autocast", "room")}
         return CatalogueScorer(**{**arguments, **changes})
 
+    def with_items(self, item_embeddings: torch.Tensor) -> "CatalogueScorer":
+        """Returns a scorer of this catalogue and more items `(N, D)`, which get the next indices.
+
+        Only they are prepared, and centred by the mean that the scorer has.
+        """
+        other = copy.copy(self)
+        other.nearest = None  # it knows the old items only
+        item_scores = None
+        if self.item_scores is not None:
+            item_scores = self.item_scores.new_zeros(len(item_embeddings))
+            other.item_scores = torch.cat([self.item_scores, item_scores])
+        other._item_embeddings = self._item_embeddings.grown(item_embeddings)
+        if self._candidates is self._item_embeddings:
+            other._candidates = other._item_embeddings
+        else:
+            other._candidates = self._candidates.grown(self._as_candidates(item_embeddings, item_scores))
+        return other
+
     @torch.no_grad()
-    def to_scoring_space(self, embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
-        """Returns embeddings `(…, D)` whose dot product is the score; `mean` is that of users, or that of items."""
-        if self.user_mean is None:
-            return self.model.to_scoring_space(embeddings)
-        return center(embeddings, mean)
+    def _as_candidates(self, item_embeddings: torch.Tensor, item_scores: torch.Tensor | None) -> torch.Tensor:
+        """Returns item embeddings `(V, D)` as candidates; an item's own score is one more dimension of it."""
+        candidates = self._to_scoring_space(item_embeddings, self.item_mean)
+        return candidates if item_scores is None else torch.cat([candidates, item_scores[:, None]], dim=1)
+
+    def _to_scoring_space(self, embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
+        return self.model.to_scoring_space(embeddings) if self.user_mean is None else center(embeddings, mean)
 
     @torch.no_grad()
     def encode_users(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
@@ -335,22 +384,25 @@ class CatalogueScorer:
 
     @torch.no_grad()
     def queries(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns vectors `(B, D)` whose dot products with the `candidates` are the model's scores."""
-        return self.to_scoring_space(self.encode_users(histories, user_index), self.user_mean)
+        """Returns vectors `(B, D)` whose dot products with the `candidates` are the scores without transitions."""
+        queries = self._to_scoring_space(self.encode_users(histories, user_index), self.user_mean)
+        return queries if self.item_scores is None else torch.nn.functional.pad(queries, (0, 1), value=1.0)
 
-    @torch.no_grad()
     def scores(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the scores of all items `(B, V)`, which the caller may change in place; arguments as above."""
         scores = self.queries(histories, user_index) @ self.candidates.T
-        if self.item_scores is not None:
-            scores += self.item_scores
         if self.transitions is not None:
-            added = self.transitions.scores(histories.cpu().numpy())
-            users = torch.from_numpy(np.repeat(np.arange(len(histories)), np.diff(added.indptr)))
-            weights = self.transition_weight * torch.from_numpy(added.data).to(scores)
-            place = users.to(scores.device), torch.from_numpy(added.indices).long().to(scores.device)
-            scores.index_put_(place, weights, accumulate=True)
+            users, catalogue_index, values = self._transition_scores(histories)
+            scores.index_put_((users, catalogue_index), values, accumulate=True)
         return scores
+
+    def _transition_scores(self, histories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns the weighted scores of the transitions that are not zero: users, items, values, all `(N,)`."""
+        added, device = self.transitions.scores(histories.cpu().numpy()), self.item_embeddings.device
+        users = np.repeat(np.arange(len(histories)), np.diff(added.indptr))
+        values = self.transition_weight * torch.from_numpy(added.data).float()
+        index = torch.from_numpy(users), torch.from_numpy(added.indices).long()
+        return *(one.to(device) for one in index), values.to(device)
 
     def top_k(
         self,
@@ -372,14 +424,101 @@ class CatalogueScorer:
         Returns: scores and indices into the catalogue, both `(B, min(k, V))`; where fewer candidates are left, the
         rest has score -inf.
         """
-        found = []
-        for users in user_blocks(len(histories), len(self.item_embeddings)):
-            scores = self.scores(histories[users], None if user_index is None else user_index[users])
+        k, found = min(k, len(self.item_embeddings)), []
+        for block in user_blocks(len(histories), len(self.item_embeddings)):
+            users = histories[block].to(self.item_embeddings.device)
+            seen, index = users if exclude_seen else None, None if user_index is None else user_index[block]
+            if self.nearest is not None and is_candidate is None:
+                found.append(self._search(users, k, seen, index))
+                continue
+            scores = self.scores(users, index)
             if is_candidate is not None:
                 scores.masked_fill_(~is_candidate, float("-inf"))
-            found.append(top_items(scores, k, histories[users].to(scores.device) if exclude_seen else None))
+            found.append(top_items(scores, k, seen))
         scores, catalogue_index = zip(*found, strict=True)
         return torch.cat(scores), torch.cat(catalogue_index)
+
+    def _search(
+        self, histories: torch.Tensor, k: int, seen: torch.Tensor | None, user_index: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds the best items among the nearest ones and those that the transitions know.
+
+        This is exact for transitions that are not negative: an item without them is among the best of the sum only if
+        it is among the nearest `k` that are neither seen nor have transitions.
+        """
+        num_items, num_users = len(self.item_embeddings), len(histories)
+        queries = self.queries(histories, user_index)
+        known = histories.new_full((num_users, 0), -1)  # (B, M) items with transitions, -1 at padding
+        if self.transitions is not None:
+            users, catalogue_index, values = self._transition_scores(histories)
+            counts = torch.bincount(users, minlength=num_users)
+            column = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
+            known = histories.new_full((num_users, int(counts.max())), -1)
+            known[users, column] = catalogue_index
+            added = queries.new_zeros(known.shape)
+            added[users, column] = values
+        wanted = min(k + (0 if seen is None else seen.shape[1]) + known.shape[1], num_items)
+        scores, candidates = self.nearest.search(queries, wanted)  # (B, C)
+        left_out = candidates < 0
+        if self.transitions is not None:
+            left_out |= is_among(candidates, known)  # they come in again, with their transitions
+            items = self.candidates[known.clamp(min=0)]  # (B, M, D)
+            known_scores = torch.einsum("bd,bmd->bm", queries, items) + added
+            scores, candidates = torch.cat([scores, known_scores], dim=1), torch.cat([candidates, known], dim=1)
+            left_out = torch.cat([left_out, known < 0], dim=1)
+        if seen is not None:
+            left_out |= is_among(candidates, seen)
+        best, column = scores.masked_fill(left_out, float("-inf")).topk(min(k, scores.shape[1]), dim=1)
+        return best, candidates.gather(1, column)
+
+
+class GrowingRows:
+    """A tensor to which rows can be added without copying those that it has; what was handed out never changes.
+
+    It is the first `length` rows of a buffer, which it shares with those that it has grown into.
+
+    Args:
+        rows: `(V, D)`.
+        room: rows that can be added before all are copied; where it is 0, `rows` themselves are not copied, either.
+
+    >>> first = GrowingRows(torch.zeros(2, 1), room=4)
+    >>> second = first.grown(torch.ones(1, 1))
+    >>> first.rows.flatten(), second.rows.flatten()
+    (tensor([0., 0.]), tensor([0., 0., 1.]))
+    """
+
+    def __init__(self, rows: torch.Tensor, room: int = 0):
+        self.room = room
+        self.rows = rows
+        self._buffer = rows
+        if room:
+            self._buffer = rows.new_empty(len(rows) + room, *rows.shape[1:])
+            self.rows = self._buffer[: len(rows)].copy_(rows)
+        self._used = [len(rows)]  # of the buffer, by all who share it
+
+    def grown(self, more: torch.Tensor) -> "GrowingRows":
+        """Returns these rows and `more` of them `(N, D)`."""
+        old, new = len(self.rows), len(self.rows) + len(more)
+        if self._used[0] != old or new > len(self._buffer):  # another has grown out of this one, or there is no room
+            return GrowingRows(torch.cat([self.rows, more]), self.room)
+        other = copy.copy(self)
+        self._buffer[old:new] = more
+        self._used[0] = new
+        other.rows = self._buffer[:new]
+        return other
+
+
+def is_among(index: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Returns which of `index` `(B, C)` are among the same user's `others` `(B, S)`: `(B, C)` booleans.
+
+    >>> is_among(torch.tensor([[3, 5, 7]]), torch.tensor([[-1, 7, 3]]))
+    tensor([[ True, False,  True]])
+    """
+    if others.shape[1] == 0:
+        return torch.zeros_like(index, dtype=torch.bool)
+    ordered = others.sort(dim=1).values
+    place = torch.searchsorted(ordered, index.contiguous()).clamp(max=others.shape[1] - 1)
+    return ordered.gather(1, place) == index
 
 
 def user_blocks(num_users: int, num_items: int, size: int = USERS_AT_A_TIME) -> Iterator[slice]:

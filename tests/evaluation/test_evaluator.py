@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
-from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.data.loading import count_actions, histories_as_rows
 from modeling_transrec.evaluation import scoring
-from modeling_transrec.evaluation.scoring import encode_catalogue, rank_targets, top_items
 
 
 def brute_force(scores, histories, targets, k, exclude_seen):
@@ -182,24 +181,6 @@ def test_a_split_without_targets_is_an_error(items, train_split):
         FullRankingEvaluator(items, train_split)
     with pytest.raises(ValueError, match="empty"):
         FullRankingEvaluator(items, train_split.select([]))
-
-
-def test_seen_items_with_row_zero_and_padding():
-    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0]])
-    seen = torch.tensor([[-1, 1], [0, -1]])
-    better, tied = rank_targets(scores.clone(), torch.tensor([2, 2]), seen)
-    assert better.tolist() == [1, 1] and tied.tolist() == [0, 0]
-    best, rows = top_items(scores.clone(), 4, seen)
-    assert rows[:, :3].tolist() == [[0, 2, 3], [1, 2, 3]]
-    assert best[:, 3].tolist() == [float("-inf")] * 2
-
-
-@pytest.mark.parametrize("chunk_size", [5, 37, 100])
-def test_catalogue_order_does_not_depend_on_chunks(chunk_size, items, make_model, text_processor):
-    model = make_model("text")
-    catalogue = encode_catalogue(model, prepare_items(items, text_processor), text_processor, chunk_size)
-    one_by_one = torch.cat([model.get_item_features(**text_processor(text=text)) for text in items["text_en"]])
-    assert torch.allclose(catalogue, one_by_one, atol=1e-6)
 
 
 def test_the_base_model_can_be_evaluated(items, validation_split, make_model, processor_of):

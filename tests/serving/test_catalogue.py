@@ -3,12 +3,14 @@
 import sys
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from modeling_transrec import Recommender, SequentialRecommendationPipeline, TransRecProcessor
+from modeling_transrec.serving import catalogue
 
 
 NAME = "shop/recommender"
@@ -63,6 +65,62 @@ def test_centred_scores_travel(recommender, items, tmp_path):
     assert Recommender.from_pretrained(tmp_path).recommend(HISTORIES, k=5) == own
 
 
+def test_the_means_lie_in_the_same_file_as_the_embeddings(hub, recommender, items, tmp_path):
+    """So that those of an earlier catalogue are never taken for its own: not on the Hub, where files stay, either."""
+    own = recommender.recommend(HISTORIES, k=5)
+    recommender.index(items, histories=HISTORIES).push_to_hub(NAME)
+    centred = recommender.recommend(HISTORIES, k=5)
+    assert Recommender.from_pretrained(NAME, cache_dir=tmp_path).recommend(HISTORIES, k=5) == centred
+    assert [name for name in hub.files(NAME) if name.startswith("catalogue")] == [catalogue.CATALOGUE_FILE]
+    recommender.index(items).push_to_hub(NAME)
+    assert Recommender.from_pretrained(NAME, cache_dir=tmp_path).recommend(HISTORIES, k=5) == own
+
+
+def test_a_centred_catalogue_that_has_changed_travels_as_it_is(recommender, items, tmp_path):
+    recommender.index(items.select(range(30)), histories=[["i003", "i010"], ["i020"]])
+    recommender.add_items(items.select(range(28, 37)).remove_columns("image")).remove_items(["i000", "i005"])
+    expected = recommender.recommend(HISTORIES, k=37)
+    recommender.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path)
+    assert loaded.item_ids == recommender.item_ids
+    for ours, theirs in zip(loaded.recommend(HISTORIES, k=37), expected, strict=True):
+        assert [item["item_id"] for item in ours] == [item["item_id"] for item in theirs]
+        assert [item["score"] for item in ours] == pytest.approx([item["score"] for item in theirs], abs=1e-6)
+
+
+def test_a_changed_model_cannot_pass_off_its_old_catalogue(recommender, tmp_path):
+    with torch.no_grad():
+        next(recommender.model.parameters()).flatten()[0] += 1e-3
+    with pytest.raises(ValueError, match="changed since it encoded the catalogue"):
+        recommender.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    recommender.index([dict(row) for row in recommender.items]).save_pretrained(tmp_path)
+    assert Recommender.from_pretrained(tmp_path).item_ids == recommender.item_ids
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+def test_many_changes_equal_indexing_afresh(is_rebuilt, recommender, items, monkeypatch, make_model, processor_of):
+    """With the rare copy of all items after every change, and without it."""
+    if is_rebuilt:
+        monkeypatch.setattr(catalogue.Catalogue, "_rebuilt_if_due", catalogue.Catalogue._rebuilt)
+    rows = {row["item_id"]: dict(row) for row in items.remove_columns("image")}
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        removed = rng.choice([item_id for item_id in rows if item_id not in ("i003", "i020")], 3, replace=False)
+        recommender.remove_items(removed.tolist())
+        rows = {item_id: row for item_id, row in rows.items() if item_id not in removed}
+        added = [{"item_id": f"n{one}", "text_en": f"red lamp {number} {one}", "text_zh": None} for one in range(2)]
+        recommender.add_items(added)
+        rows = {item_id: row for item_id, row in rows.items() if item_id not in ("n0", "n1")}
+        rows |= {row["item_id"]: row for row in added}
+    afresh = Recommender(make_model("text"), processor_of["text"]).index(list(rows.values()))
+    assert recommender.item_ids == afresh.item_ids and list(recommender.items) == list(afresh.items)
+    assert torch.allclose(recommender.item_embeddings, afresh.item_embeddings, atol=1e-6)
+    ours, theirs = (one.recommend(["n0", "i003", "i020"], k=50) for one in (recommender, afresh))
+    assert [item["item_id"] for item in ours] == [item["item_id"] for item in theirs] and len(ours) == len(rows) - 3
+    assert len(recommender.scorer.item_embeddings) == (len(rows) if is_rebuilt else 37 + 16)
+
+
 def test_pushed_with_the_model(hub, recommender, tmp_path):
     recommender.push_to_hub(NAME, private=True)
     assert hub.repositories["models", NAME].private
@@ -112,7 +170,7 @@ def test_pushed_and_pulled_like_a_data_set(hub, recommender, make_model, process
 
 
 def test_another_checkpoints_catalogue_is_refused(recommender, make_model, processor_of, tokenizer, tmp_path):
-    catalogue = recommender.catalogue
+    own = recommender.catalogue
     changed = make_model("text")
     with torch.no_grad():
         next(changed.parameters()).flatten()[0] += 1e-3
@@ -124,9 +182,9 @@ def test_another_checkpoints_catalogue_is_refused(recommender, make_model, proce
     ]
     for other in others:
         with pytest.raises(ValueError, match="made by another checkpoint"):
-            other.use_catalogue(catalogue)
-    Recommender(make_model("text").model, processor_of["text"]).use_catalogue(catalogue)  # with head or without
-    mixed = datasets.concatenate_datasets([catalogue, others[0].index(recommender.items).catalogue])
+            other.use_catalogue(own)
+    Recommender(make_model("text").model, processor_of["text"]).use_catalogue(own)  # with head or without
+    mixed = datasets.concatenate_datasets([own, others[0].index(recommender.items).catalogue])
     with pytest.raises(ValueError, match="made by another checkpoint"):
         recommender.use_catalogue(mixed)
     recommender.save_pretrained(tmp_path)

@@ -1,3 +1,7 @@
+import copy
+import pickle
+import threading
+
 import pandas as pd
 import pytest
 import torch
@@ -91,3 +95,79 @@ def test_normalised_scores_are_cosines_by_temperature(make_model, processor_of, 
     hits = [target in found for target, found in zip(new["target"], best, strict=True)]
     evaluator = FullRankingEvaluator(items, new, ks=[10])
     assert evaluator(model, processor_of["text"])["hr@10"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_what_is_measured_is_what_is_served(make_model, processor_of, items, validation_split):
+    """Ranks by the evaluator and places in the recommender's lists, of the same checkpoint."""
+    for fields in ({}, {"normalize_scores": True, "temperature": 0.1}):
+        model = make_model("text", **fields)
+        for histories in (None, list(validation_split["item_ids"])):
+            recommender = Recommender(model, processor_of["text"]).index(items, histories=histories)
+            new = validation_split.filter(lambda user: user["target"] not in user["item_ids"])
+            users = validation_split if histories else new
+            evaluator = FullRankingEvaluator(items, users, center_scores=histories is not None)
+            evaluator(model, processor_of["text"])
+            for user, better in zip(users, evaluator.num_better.tolist(), strict=True):
+                found = [item["item_id"] for item in recommender.recommend(user["item_ids"], k=37)]
+                if user["target"] not in user["item_ids"]:
+                    assert found.index(user["target"]) == better
+
+
+def test_recommends_without_dropout_whatever_mode_the_model_is_in(make_model, processor_of, items):
+    model = make_model("text", hidden_dropout_prob=0.5)
+    recommender = Recommender(model, processor_of["text"]).index(items)
+    expected = recommender.recommend(["i003", "i010"])
+    model.train()
+    assert recommender.recommend(["i003", "i010"]) == expected
+    assert recommender.index(items).recommend(["i003", "i010"]) == expected
+    assert model.training  # a training that goes on is not disturbed
+
+
+def test_threads_see_the_catalogue_before_a_change_or_after_it(recommender):
+    """Items come and go while others ask: every answer is whole, and no item is recommended that is not there."""
+    odd = [f"i{number:03d}" for number in range(1, 37, 2)]
+    with_all = recommender.recommend(["i000", "i002"], k=37)
+    texts = {row["item_id"]: row["text_en"] for row in recommender.items}
+    without_odd = recommender.remove_items(odd).recommend(["i000", "i002"], k=37)
+    answers, errors, is_over = [], [], threading.Event()
+
+    def ask():
+        try:
+            while not is_over.is_set():
+                answers.append([item["item_id"] for item in recommender.recommend(["i000", "i002"], k=37)])
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(12):
+        recommender.add_items([{"item_id": item_id, "text_en": texts[item_id]} for item_id in odd])
+        recommender.remove_items(odd)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    states = [sorted(item["item_id"] for item in state) for state in (with_all, without_odd)]
+    assert len(answers) > 10 and all(sorted(answer) in states for answer in answers)
+
+
+def test_changes_from_several_threads_are_all_kept(recommender):
+    def change(number):
+        recommender.add_items([{"item_id": f"new{number}", "text_en": "red rope"}])
+        recommender.remove_items([f"i{number:03d}"])
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(recommender.item_ids) == {f"i{number:03d}" for number in range(8, 37)} | {f"new{n}" for n in range(8)}
+
+
+def test_a_recommender_can_be_copied_and_pickled(recommender):
+    expected = recommender.recommend(["i003"], k=3)
+    for other in (copy.deepcopy(recommender), pickle.loads(pickle.dumps(recommender))):
+        recommender.remove_items([other.item_ids[-1]])
+        assert other.recommend(["i003"], k=3) == expected and len(other.item_ids) > len(recommender.item_ids)
+        recommender.index(other.items)

@@ -1,0 +1,326 @@
+"""The catalogue of a recommender: items, their ids and embeddings, and the one Parquet file that it is saved in.
+
+A [`Catalogue`] never changes: items that come or go make another one, which shares nearly everything with the one
+before. So threads that read see one state or the other, and a change takes the time of what changes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from ..data.collator import left_pad_lists
+from ..evaluation.scoring import CatalogueScorer, user_blocks
+from ..models.modeling_transrec import TransRecPreTrainedModel
+from .faiss_index import FaissIndex
+
+
+# Where the catalogue lies in a checkpoint: `load_dataset(CHECKPOINT, data_dir="catalogue")` reads it, too.
+CATALOGUE_FILE = "catalogue/train-00000-of-00001.parquet"
+EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
+_MEANS = ("user_mean", "item_mean")  # by which scores are centred, in the metadata of the file
+_SHARE_BEFORE_REBUILDING = 8  # where an eighth of the items has come or gone, all are copied
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """
+    Items to recommend from. An item keeps its index while others come and go, until the catalogue is rebuilt.
+
+    Args:
+        all_items: columns of the items at every index, also of those that have been removed.
+        all_ids: their ids.
+        index_of: catalogue index of each id, of the items that have not been removed.
+        scorer: scores every index.
+        checkpoint: hash of the model and processor that made the embeddings.
+        num_built: number of items when it was built.
+        is_candidate: `(V,)` booleans, false where an item has been removed; `None` where none has.
+    """
+
+    all_items: datasets.Dataset
+    all_ids: list[str]
+    index_of: dict[str, int]
+    scorer: CatalogueScorer
+    checkpoint: str
+    num_built: int
+    is_candidate: torch.Tensor | None = None
+
+    @classmethod
+    def build(
+        cls,
+        items: datasets.Dataset,
+        scorer: CatalogueScorer,
+        checkpoint: str,
+        histories: Sequence[Sequence[str]] | None = None,
+    ) -> "Catalogue":
+        """Makes a catalogue of items and a scorer of them, in the same order.
+
+        Args:
+            items: `item_id` and metadata.
+            scorer: scores the items.
+            checkpoint: hash of the model and processor that made the embeddings.
+            histories: item ids of users of the platform, by whose mean the scores are then centred.
+
+        Raises:
+            ValueError: if an id is there twice, or a history is empty or has an item that is not there.
+        """
+        item_ids = list(items["item_id"])
+        index_of = {item_id: index for index, item_id in enumerate(item_ids)}
+        if len(index_of) != len(item_ids):
+            raise ValueError("the catalogue has an item_id twice; ids must be distinct")
+        catalogue = cls(items, item_ids, index_of, scorer, checkpoint, num_built=len(items))
+        room = len(items) // _SHARE_BEFORE_REBUILDING + 1024
+        if histories is None:
+            return dataclasses.replace(catalogue, scorer=scorer.replace(room=room))
+        users = [
+            scorer.encode_users(catalogue.histories_as_indices(histories[block]))
+            for block in user_blocks(len(histories), len(items))
+        ]
+        user_mean = torch.cat(users).mean(dim=0)
+        return dataclasses.replace(catalogue, scorer=scorer.replace(user_mean=user_mean, item_mean=None, room=room))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: datasets.Dataset,
+        model: TransRecPreTrainedModel,
+        checkpoint: str,
+        histories: Sequence[Sequence[str]] | None = None,
+        **means: torch.Tensor,
+    ) -> "Catalogue":
+        """Makes a catalogue of the data set that [`to_dataset`] gave, whole or in part.
+
+        Args:
+            dataset: items, their embeddings and the hash of the checkpoint that made them.
+            model: the model that made the embeddings.
+            checkpoint: hash of this model and its processor.
+            histories: as in [`build`].
+            means: `user_mean` and `item_mean`, for centred scores.
+
+        Raises:
+            ValueError: if columns are missing, or another checkpoint made the embeddings.
+        """
+        missing = {"item_id", EMBEDDING, CHECKPOINT} - set(dataset.column_names)
+        if missing:
+            raise ValueError(f"this is no catalogue of a Recommender: it lacks {', '.join(sorted(missing))}")
+        made_by = dataset.unique(CHECKPOINT)
+        if made_by != [checkpoint]:
+            raise ValueError(
+                "the catalogue's vectors were made by another checkpoint, or the same one in another dtype or "
+                f"language ({', '.join(str(one)[:12] for one in made_by)} in place of {checkpoint[:12]}), and cannot "
+                "be compared with this one's; encode the items again: index(items). from_pretrained(…, "
+                "load_catalogue=False) loads the model alone"
+            )
+        embeddings = np.asarray(dataset.with_format("numpy")[EMBEDDING][:], dtype=np.float32)
+        width = model.config.hidden_size
+        if embeddings.shape != (len(dataset), width) or not np.isfinite(embeddings).all():
+            raise ValueError(f"the catalogue's vectors must be finite and of width {width}")
+        if any(mean.shape != (width,) or not mean.isfinite().all() for mean in means.values()):
+            raise ValueError(f"the means by which a catalogue is centred must be finite and of width {width}")
+        means = {name: mean.to(model.device) for name, mean in means.items()}
+        scorer = CatalogueScorer(model, torch.from_numpy(embeddings).to(model.device), **means)
+        return cls.build(item_columns(dataset), scorer, checkpoint, histories)
+
+    @classmethod
+    def load(cls, file: str, model: TransRecPreTrainedModel, checkpoint: str) -> "Catalogue":
+        """Reads the file that [`save`] wrote; arguments and errors as in [`from_dataset`]."""
+        found = pq.read_metadata(file).metadata
+        means = {
+            name: torch.from_numpy(np.frombuffer(bytes.fromhex(found[name.encode()].decode()), np.float32).copy())
+            for name in _MEANS
+            if name.encode() in found
+        }
+        dataset = datasets.Dataset.from_parquet(file, keep_in_memory=True)
+        return cls.from_dataset(dataset, model, checkpoint, **means)
+
+    def save(self, folder: Path) -> None:
+        """Writes the catalogue into a checkpoint's folder, the means by which scores are centred in the same file."""
+        path = folder / CATALOGUE_FILE
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        dataset = self.to_dataset()
+        with pq.ParquetWriter(unfinished, dataset.features.arrow_schema, write_page_index=True) as writer:
+            for batch in dataset.with_format("arrow").iter(batch_size=10_000):
+                writer.write_table(batch)
+            if self.scorer.user_mean is not None:
+                means = {name: getattr(self.scorer, name).float().cpu().numpy() for name in _MEANS}
+                writer.add_key_value_metadata({name: mean.tobytes().hex() for name, mean in means.items()})
+        unfinished.replace(path)
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Returns the items' columns, their embeddings `vector` and the hash of the `checkpoint` that made them."""
+        embeddings = self.item_embeddings.float().cpu().numpy()
+        features = {
+            EMBEDDING: datasets.List(datasets.Value("float32"), length=embeddings.shape[1]),
+            CHECKPOINT: datasets.Value("string"),
+        }
+        columns = {EMBEDDING: embeddings, CHECKPOINT: [self.checkpoint] * len(embeddings)}
+        added = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        return datasets.concatenate_datasets([self.items, added], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.index_of)
+
+    @functools.cached_property
+    def catalogue_index(self) -> np.ndarray:
+        """Indices of the items that have not been removed."""
+        if self.is_candidate is None:
+            return np.arange(len(self.all_ids))
+        return np.flatnonzero(self.is_candidate.cpu().numpy())
+
+    @functools.cached_property
+    def items(self) -> datasets.Dataset:
+        """Columns of the items that have not been removed."""
+        return self.all_items if self.is_candidate is None else self.all_items.select(self.catalogue_index)
+
+    @functools.cached_property
+    def item_ids(self) -> list[str]:
+        """Ids of the items that have not been removed."""
+        return self.all_ids if self.is_candidate is None else [self.all_ids[index] for index in self.catalogue_index]
+
+    @functools.cached_property
+    def item_embeddings(self) -> torch.Tensor:
+        """Embeddings `(V, D)` of the items that have not been removed."""
+        embeddings = self.scorer.item_embeddings
+        return embeddings if self.is_candidate is None else embeddings[self.is_candidate]
+
+    def histories_as_indices(self, histories: Sequence[Sequence[str]]) -> torch.Tensor:
+        """Returns histories of item ids as indices into the catalogue `(B, L)`, padded with -1 on the left.
+
+        Raises:
+            ValueError: if a history is empty or has an item that is not in the catalogue.
+        """
+        indices = [self._indices_of(history) for history in histories]
+        if not all(indices):
+            raise ValueError("an empty history says nothing about the user; recommend popular items instead")
+        return torch.from_numpy(left_pad_lists(indices))
+
+    def _indices_of(self, item_ids: Sequence[str]) -> list[int]:
+        try:
+            return [self.index_of[item_id] for item_id in item_ids]
+        except KeyError as error:
+            raise ValueError(f"item {error} is not in the indexed catalogue of {len(self)} items") from None
+
+    def top_k(
+        self, histories: torch.Tensor, k: int, exclude_seen: bool = True, user_index: torch.Tensor | None = None
+    ) -> list[list[dict]]:
+        """Returns the best items `{"item_id", "score"}` of each user; arguments as in [`CatalogueScorer.top_k`]."""
+        scores, indices = self.scorer.top_k(histories, k, exclude_seen, self.is_candidate, user_index)
+        return [
+            [
+                {"item_id": self.all_ids[index], "score": score}
+                for index, score in zip(user_indices, user_scores, strict=True)
+                if score > float("-inf")  # fewer than k candidates were left
+            ]
+            for user_indices, user_scores in zip(indices.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def with_items(self, items: datasets.Dataset, item_embeddings: torch.Tensor) -> "Catalogue":
+        """Returns the catalogue with more items; one whose id is there already replaces that one."""
+        item_ids, old = list(items["item_id"]), len(self.all_ids)
+        is_candidate = self._without([self.index_of[item_id] for item_id in item_ids if item_id in self.index_of])
+        if is_candidate is not None:
+            is_candidate = torch.cat([is_candidate, is_candidate.new_ones(len(item_ids))])
+        index_of = self.index_of.copy()
+        for number, item_id in enumerate(item_ids):
+            index_of.pop(item_id, None)  # it comes last from now on
+            index_of[item_id] = old + number
+        changed = dataclasses.replace(
+            self,
+            all_items=datasets.concatenate_datasets([self.all_items, items]),
+            all_ids=[*self.all_ids, *item_ids],
+            index_of=index_of,
+            scorer=self.scorer.with_items(item_embeddings),
+            is_candidate=is_candidate,
+        )
+        return changed._rebuilt_if_due()
+
+    def without_items(self, item_ids: Sequence[str]) -> "Catalogue":
+        """Returns the catalogue without these items.
+
+        Raises:
+            ValueError: if one of them is not in the catalogue, or none would be left.
+        """
+        is_candidate, index_of = self._without(self._indices_of(item_ids)), self.index_of.copy()
+        for item_id in set(item_ids):
+            del index_of[item_id]
+        if not index_of:
+            raise ValueError("no item would be left to recommend")
+        changed = dataclasses.replace(self.without_faiss(), index_of=index_of, is_candidate=is_candidate)
+        return changed._rebuilt_if_due()
+
+    def with_faiss(self, string_factory: str) -> "Catalogue":
+        """Returns the catalogue searched by a [`FaissIndex`]."""
+        rebuilt = self._rebuilt()
+        nearest = FaissIndex(rebuilt.scorer.candidates, string_factory)
+        return dataclasses.replace(rebuilt, scorer=rebuilt.scorer.replace(nearest=nearest))
+
+    def without_faiss(self) -> "Catalogue":
+        """Returns the catalogue searched as a whole."""
+        return dataclasses.replace(self, scorer=self.scorer.replace(nearest=None))
+
+    def _without(self, removed: Sequence[int]) -> torch.Tensor | None:
+        """Returns `is_candidate` with some more items removed."""
+        if not removed:
+            return self.is_candidate
+        device = self.scorer.item_embeddings.device
+        if self.is_candidate is None:
+            is_candidate = torch.ones(len(self.all_ids), dtype=torch.bool, device=device)
+        else:
+            is_candidate = self.is_candidate.clone()
+        is_candidate[torch.tensor(removed, device=device)] = False
+        return is_candidate
+
+    def _rebuilt_if_due(self) -> "Catalogue":
+        num_added, num_removed = len(self.all_ids) - self.num_built, len(self.all_ids) - len(self)
+        is_due = max(num_added, num_removed) > self.num_built // _SHARE_BEFORE_REBUILDING + 1024
+        return self._rebuilt() if is_due else self
+
+    def _rebuilt(self) -> "Catalogue":
+        """Returns the catalogue without the indices of removed items, centred by the mean of those that are there."""
+        if len(self.all_ids) == self.num_built == len(self):
+            return self
+        old, kept = self.scorer, self.catalogue_index
+        scorer = old.replace(
+            item_embeddings=self.item_embeddings,
+            item_mean=None,
+            item_scores=None if old.item_scores is None else old.item_scores[torch.from_numpy(kept)],
+            transitions=None if old.transitions is None else old.transitions.select(kept),
+            room=0,
+        )
+        return self.build(self.items, scorer, self.checkpoint)
+
+
+def checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> datasets.Dataset:
+    """Returns items as a data set.
+
+    Raises:
+        ValueError: if there are none, or their ids are missing, not strings or not distinct.
+    """
+    if isinstance(items, pd.DataFrame):
+        items = datasets.Dataset.from_pandas(items, preserve_index=False)
+    elif not isinstance(items, datasets.Dataset):
+        items = datasets.Dataset.from_list(list(items))
+    if len(items) == 0:
+        raise ValueError("there are no items to index")
+    if "item_id" not in items.column_names:
+        raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
+    item_ids = list(items["item_id"])
+    if not all(isinstance(item_id, str) for item_id in item_ids):
+        raise ValueError("item_id must be a string in every item; ids are never numbers")
+    if len(set(item_ids)) != len(items):
+        raise ValueError("items have an item_id twice; ids must be distinct")
+    return items
+
+
+def item_columns(items: datasets.Dataset) -> datasets.Dataset:
+    """Returns the columns that are saved with a catalogue: all but images and those that it adds itself."""
+    images = [name for name, feature in items.features.items() if isinstance(feature, datasets.Image)]
+    left_out = {"image", EMBEDDING, CHECKPOINT, *images} & set(items.column_names)
+    return items.remove_columns(sorted(left_out))
