@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MINIMUM := .venv-minimum
+TESTS ?=
 
-.PHONY: help install run test lint format docs bench bench-gpu clean
+.PHONY: help install run test test-slow test-minimum lint types format docs dist bench bench-gpu clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # Reinstalled only when the dependencies change.
 $(INSTALLED): setup.cfg pyproject.toml
@@ -21,18 +23,38 @@ run: $(INSTALLED) ## The main job on the embedded sample: pretrain, fine-tune, e
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		examples/transfer.py --use_cpu true --output_dir outputs/sample
 
-test: $(INSTALLED) ## Lint and run the tests (offline, CPU)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+test: lint ## Lint, check types and run all tests that are fast (offline, CPU, under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
 
-lint: $(INSTALLED) ## Check style
+test-slow: $(INSTALLED) ## Run the other tests: wheel and sdist, notebooks, code blocks of the docs
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+# With old versions of what we depend on, their deprecations are not ours.
+test-minimum: $(INSTALLED) ## Run the fast tests with the lowest versions of setup.cfg, in .venv-minimum
+	$(BIN)/uv venv --allow-existing --no-python-downloads --python $(PYTHON) $(MINIMUM)
+	$(BIN)/uv pip install --python $(MINIMUM)/bin/python --resolution lowest-direct \
+		--editable ".[vision,audio,peft,card,download,faiss,test]"
+	$(MINIMUM)/bin/python -m pytest -m "not slow" -W default $(TESTS)
+
+lint: $(INSTALLED) types ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# mypy reads the package as it is installed: modeling_transrec with ninerec in it.
+types: $(INSTALLED) ## Check types
+	rm -rf build/types
+	mkdir -p build/types/modeling_transrec
+	ln -s $(CURDIR)/modeling_transrec/* $(CURDIR)/dataset_scripts/ninerec build/types/modeling_transrec/
+	$(BIN)/python -m mypy
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: $(INSTALLED) ## Build wheel and sdist into dist/ and check them
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 bench: $(INSTALLED) ## Time training step and evaluation against a naive one, the floor and RecBole (CPU)
 	$(BIN)/python benchmarks/speed.py --backbones id "2 x 128" ResNet --seconds 3
@@ -47,4 +69,4 @@ docs: $(INSTALLED) ## Build the documentation into outputs/docs; a broken refere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## Remove build products and outputs (keeps .venv)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(MINIMUM) outputs

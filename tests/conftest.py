@@ -31,6 +31,15 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 datasets.disable_progress_bars()
 
 
+def pytest_collection_modifyitems(items):
+    """Marks what talks to the tests' own Hub, and skips what needs a GPU where there is none."""
+    for item in items:
+        if "hub" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.hub)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def items() -> datasets.Dataset:
     """37 items; texts of 1 to 9 words, one of them empty; every fourth without a picture."""
