@@ -110,7 +110,7 @@ def test_anybodys_tables(tmp_path, load, suffix, times):
     convert = {
         "seconds": lambda t: t,
         "floats": float,
-        "dates": lambda t: datetime.datetime.fromtimestamp(t, datetime.timezone.utc).replace(tzinfo=None),
+        "dates": lambda t: datetime.datetime.fromtimestamp(t, datetime.UTC).replace(tzinfo=None),
     }[times]
     actions = [(convert(t), "shop", u, 9.5, i) for u, i, t in ACTIONS]
     header = ("bought", "place", "customer", "price", "sku")
