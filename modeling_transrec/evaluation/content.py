@@ -1,0 +1,163 @@
+"""Content kNN: recommends what is like the history, by features of a frozen backbone; nothing is trained.
+
+A backbone's features share a common direction and a few strong axes, which say little about how items differ. Centring
+them and dividing their principal axes by a power of the standard deviation ("partial whitening") takes both out; the
+mean and the axes are the catalogue's own, and are stored with it (Su et al., "Whitening Sentence Representations for
+Better Semantics and Faster Retrieval", 2021; for recommendation Zhang et al., "Are ID Embeddings Necessary? Whitening
+Pre-trained Text Embeddings for Effective Sequential Recommendation", ICDE 2024).
+
+Shapes: `V` catalogue items, `H` width of a modality's features, `D` width of the item embeddings, `B` users, `L`
+history length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass
+class Whitening:
+    """A catalogue's mean and axes for the features of one modality.
+
+    Args:
+        mean: `(H,)`.
+        matrix: `(H, H)`, symmetric: rotates to the principal axes, divides them, and rotates back.
+        power: of the standard deviations that the axes are divided by: 0 only centres, 1 whitens.
+
+    Example:
+
+    >>> import torch
+    >>> features = torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.1], [2.0, 0.9]])
+    >>> Whitening.fit(features, power=1.0)(features)
+    tensor([[ 1.0,  0.0],
+            [-1.0,  0.0],
+            [ 0.0,  1.0],
+            [ 0.0, -1.0]])
+    """
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+    power: float
+
+    @classmethod
+    def fit(cls, features: torch.Tensor, power: float = 0.75, has_content: torch.Tensor | None = None) -> "Whitening":
+        """The statistics of a catalogue.
+
+        Args:
+            features: `(V, H)`.
+            power: see [`Whitening`].
+            has_content: `(V,)`, false where an item has no content, which then has no part in the statistics.
+        """
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must be between 0 and 1, got {power}")
+        known = (features if has_content is None else features[has_content]).double()
+        if len(known) == 0:
+            raise ValueError("no item has any content, so there is nothing to compare items by")
+        mean = known.mean(dim=0)
+        centred = known - mean
+        variances, axes = torch.linalg.eigh(centred.T @ centred / len(known))
+        # Axes along which the catalogue does not differ are left as they are: dividing by nothing would blow up noise.
+        deviations = variances.clamp(min=0).sqrt()
+        varies = deviations > 1e-5 * deviations[-1]
+        divisors = torch.where(varies, deviations.clamp(min=1e-30) ** power, deviations[-1].clamp(min=1e-30) ** power)
+        matrix = (axes / divisors) @ axes.T
+        return cls(mean.float(), matrix.float(), power)
+
+    def __call__(self, features: torch.Tensor, has_content: torch.Tensor | None = None) -> torch.Tensor:
+        """Features `(V, H)` to vectors `(V, H)` of length 1; of an item without content to zeros."""
+        vectors = F.normalize((features.float() - self.mean) @ self.matrix, dim=1)
+        return vectors if has_content is None else vectors * has_content[:, None]
+
+
+def decayed_history(embeddings: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:
+    """Histories `(B, L, D)` and their mask `(B, L)` to sums `(B, D)`; each step back from the end weighs less.
+
+    >>> import torch
+    >>> decayed_history(torch.tensor([[[1.0], [1.0], [1.0]]]), torch.tensor([[False, True, True]]), decay=0.5)
+    tensor([[1.5]])
+    """
+    steps = mask.flip(1).cumsum(1).flip(1) - 1  # of the items, counted from the last one
+    weights = torch.where(mask, decay ** steps.to(embeddings.dtype), 0)
+    return torch.einsum("bl,bld->bd", weights, embeddings)
+
+
+class ContentKNN:
+    """
+    Item embeddings from the features of one or more modalities, and user embeddings as decayed sums of them.
+
+    Each modality is whitened by itself; its vectors lie side by side, so that a score is the weighted sum of the
+    modalities' cosines (late fusion). Items and users that lack a modality score nothing by it.
+
+    Args:
+        whitenings: by modality.
+        weights: of the modalities, by default equal; their sum is made 1.
+        history_decay: what an item of the history weighs for each step back from its end.
+
+    Example:
+
+    >>> import torch
+    >>> features = {"text": torch.tensor([[2.0, 0.0], [2.0, 0.5], [0.0, 2.0], [0.5, 2.0]])}
+    >>> knn = ContentKNN.fit(features)
+    >>> items = knn.embed_items(features)
+    >>> user = knn.embed_users(items[torch.tensor([[2]])], torch.tensor([[True]]))
+    >>> (user @ items.T).argsort(descending=True)
+    tensor([[2, 3, 0, 1]])
+    """
+
+    def __init__(
+        self,
+        whitenings: Mapping[str, Whitening],
+        weights: Mapping[str, float] | None = None,
+        history_decay: float = 0.7,
+    ):
+        if not 0 < history_decay <= 1:
+            raise ValueError(f"history_decay must be above 0 and at most 1, got {history_decay}")
+        weights = dict(weights or dict.fromkeys(whitenings, 1.0))
+        if set(weights) != set(whitenings) or min(weights.values()) < 0 or not sum(weights.values()):
+            raise ValueError(f"weights must be one of at least 0 for each of {', '.join(whitenings)}, got {weights}")
+        self.whitenings = dict(whitenings)
+        self.weights = {name: weights[name] / sum(weights.values()) for name in self.whitenings}
+        self.history_decay = history_decay
+
+    @classmethod
+    def fit(
+        cls,
+        features: Mapping[str, torch.Tensor],
+        has_content: Mapping[str, torch.Tensor] | None = None,
+        power: float = 0.75,
+        weights: Mapping[str, float] | None = None,
+        history_decay: float = 0.7,
+    ) -> "ContentKNN":
+        """Takes the catalogue's statistics.
+
+        Args:
+            features: `(V, H)` by modality.
+            has_content: `(V,)` by modality, false where an item lacks it; by default every item has all.
+            power: of the whitening.
+            weights, history_decay: see [`ContentKNN`].
+        """
+        present = has_content or {}
+        whitenings = {name: Whitening.fit(values, power, present.get(name)) for name, values in features.items()}
+        return cls(whitenings, weights, history_decay)
+
+    def embed_items(
+        self, features: Mapping[str, torch.Tensor], has_content: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Features `(V, H)` by modality to item embeddings `(V, D)`."""
+        present = has_content or {}
+        return torch.cat(
+            [
+                whitening(features[name], present.get(name)) * self.weights[name] ** 0.5
+                for name, whitening in self.whitenings.items()
+            ],
+            dim=1,
+        )
+
+    def embed_users(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""
+        sums = decayed_history(embeddings, mask, self.history_decay)
+        widths = [len(whitening.mean) for whitening in self.whitenings.values()]
+        parts = zip(sums.split(widths, dim=1), self.weights.values(), strict=True)
+        return torch.cat([F.normalize(part, dim=1) * weight**0.5 for part, weight in parts], dim=1)

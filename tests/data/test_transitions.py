@@ -1,0 +1,258 @@
+"""Transitions against plain double loops: counting, changes, merging, files, scores."""
+
+import itertools
+import os
+import time
+
+import datasets
+import numpy as np
+import pytest
+
+from modeling_transrec.data import transitions as module
+from modeling_transrec.data.loading import load_sequences
+from modeling_transrec.data.transitions import Transitions, from_interactions
+
+
+SETTINGS = {"window": 4, "decay": 0.8, "backward": 0.25}
+ITEM_IDS = [f"item {number}" for number in range(13)]
+
+
+@pytest.fixture
+def histories(rng=np.random.default_rng(7)):
+    return [rng.choice(ITEM_IDS, size=length).tolist() for length in rng.integers(0, 15, size=37)]
+
+
+def naive_counts(histories, window=4, decay=0.8, backward=0.25, weights=itertools.repeat(1.0)) -> dict:
+    """By the definition, one pair after the other."""
+    counts, weights = {}, iter(weights)
+    for history in histories:
+        of_user = [next(weights) for _ in history]
+        for later, item in enumerate(history):
+            for distance in range(1, min(window, later) + 1):
+                earlier = history[later - distance]
+                weight = decay ** (distance - 1) * of_user[later]
+                counts[earlier, item] = counts.get((earlier, item), 0.0) + weight
+                counts[item, earlier] = counts.get((item, earlier), 0.0) + backward * weight
+    return counts
+
+
+def stored(transitions) -> dict:
+    return {(item, other): count for item in transitions.item_ids for other, count in transitions[item].items()}
+
+
+def assert_same(transitions, other):
+    """Equal up to the rounding of float32, in which counts are kept."""
+    assert transitions.item_ids == other.item_ids
+    np.testing.assert_allclose(transitions.to_dense(), other.to_dense(), rtol=1e-6)
+    np.testing.assert_array_equal(transitions.item_counts, other.item_counts)
+    assert transitions.num_pairs == other.num_pairs
+
+
+def as_dataset(histories, **columns):
+    users = [f"user {number}" for number in range(len(histories))]
+    return datasets.Dataset.from_dict({"user_id": users, "item_ids": histories, **columns})
+
+
+@pytest.mark.parametrize("pairs_at_a_time", [2**23, 50, 1])
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_counts_equal_a_double_loop(histories, monkeypatch, pairs_at_a_time, num_threads):
+    monkeypatch.setattr(module, "_PAIRS_AT_A_TIME", pairs_at_a_time)
+    transitions = Transitions.from_sequences(histories, ITEM_IDS, num_threads=num_threads, **SETTINGS)
+    assert stored(transitions) == pytest.approx(naive_counts(histories))
+    flat = [item for history in histories for item in history]
+    assert transitions.item_counts.tolist() == [flat.count(item_id) for item_id in ITEM_IDS]
+
+
+def test_counts_are_the_same_in_any_order_of_users(histories):
+    one, other = (Transitions.from_sequences(order, ITEM_IDS, **SETTINGS) for order in (histories, histories[::-1]))
+    np.testing.assert_array_equal(one.to_dense(), other.to_dense())
+
+
+def test_weights_of_interactions(histories):
+    weights = np.random.default_rng(0).uniform(size=sum(map(len, histories)))
+    transitions = Transitions.from_sequences(histories, ITEM_IDS, weights=weights, **SETTINGS)
+    assert stored(transitions) == pytest.approx(naive_counts(histories, weights=weights))
+    flat = [item for history in histories for item in history]
+    assert transitions.item_counts[0] == pytest.approx(weights[[item == ITEM_IDS[0] for item in flat]].sum())
+
+
+def test_items_outside_the_catalogue_count_for_distances():
+    transitions = Transitions.from_sequences([["a", "x", "b"]], ["a", "b"], window=2, decay=0.8)
+    assert transitions["a"] == pytest.approx({"b": 0.8})
+
+
+def test_update_equals_a_rebuild(histories):
+    cut = [history[: len(history) // 2] for history in histories]
+    transitions = Transitions.from_sequences(as_dataset(cut), ITEM_IDS, keep="recent", **SETTINGS)
+    for number, history in enumerate(histories):
+        for item in history[len(history) // 2 :]:
+            transitions.update(f"user {number}", [item])
+    assert_same(transitions, Transitions.from_sequences(histories, ITEM_IDS, **SETTINGS))
+
+
+def test_forget_equals_a_rebuild_without_the_user(histories):
+    transitions = Transitions.from_sequences(as_dataset(histories), ITEM_IDS, keep="all", **SETTINGS)
+    rebuilt = Transitions.from_sequences(histories[:5] + histories[6:], ITEM_IDS, **SETTINGS)
+    assert_same(transitions.forget("user 5"), rebuilt)
+    assert transitions.stamp["num_users"] == 36
+    with pytest.raises(ValueError, match="no history of user 'user 5'"):
+        transitions.forget("user 5")
+    nobody_kept = Transitions.from_sequences(histories, ITEM_IDS, **SETTINGS)
+    with pytest.raises(ValueError, match="keep='all'"):
+        nobody_kept.forget("user 5")
+    assert_same(nobody_kept.forget("user 5", histories[5]), rebuilt)
+
+
+def test_the_same_event_counts_once():
+    sequences = as_dataset([["a", "b"]], timestamps=[[1, 2]])
+    transitions = Transitions.from_sequences(sequences, ["a", "b", "c"], keep="recent", **SETTINGS)
+    transitions.update("user 0", ["b", "c"], timestamps=[2, 3])
+    assert_same(transitions, Transitions.from_sequences([["a", "b", "c"]], **SETTINGS))
+    transitions.update("user 0", ["c"], timestamps=[3])
+    assert transitions.item_counts.tolist() == [1, 1, 1]
+    transitions.update("user 0", ["c"], timestamps=[4])  # once more, later
+    assert transitions.item_counts.tolist() == [1, 1, 2]
+
+
+def test_half_life():
+    sequences = as_dataset([["a", "b"], ["a", "c"]], timestamps=[[0, 10], [0, 20]])
+    transitions = Transitions.from_sequences(sequences, keep="all", window=1, half_life=10)
+    assert transitions["a"] == pytest.approx({"b": 0.5, "c": 1.0})
+    assert transitions.item_counts == pytest.approx([0.5, 0.5, 1.0])
+    # What comes later makes all else older: scores are those of a rebuild at that time.
+    transitions.update("user 2", ["a", "b"], timestamps=[30, 40])
+    later = as_dataset([["a", "b"], ["a", "c"], ["a", "b"]], timestamps=[[0, 10], [0, 20], [30, 40]])
+    rebuilt = Transitions.from_sequences(later, window=1, half_life=10)
+    for found, expected in zip(
+        *(one.score_entries(np.array([[1, 0]])) for one in (transitions, rebuilt)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="timestamps"):
+        transitions.update("user 2", ["a"])
+    transitions.forget("user 2")
+    assert transitions["a"] == pytest.approx({"b": 0.5, "c": 1.0})
+
+
+@pytest.mark.parametrize("with_changes", [False, True])
+def test_scores_equal_a_loop_over_the_history(histories, with_changes):
+    transitions = Transitions.from_sequences(histories, ITEM_IDS, power=0.4, history_decay=0.5, **SETTINGS)
+    if with_changes:
+        transitions.update("new", ITEM_IDS[:5])
+    dense, counts = naive_counts(histories + [ITEM_IDS[:5]] * with_changes), transitions.item_counts
+    batch = np.array([[-1, -1, 3, 4], [0, 0, 2, 3], [-1, -1, -1, 7]])
+    expected = np.zeros((3, len(ITEM_IDS)))
+    for user, history in enumerate(batch):
+        for steps_back, item in enumerate(history[::-1]):
+            for other, other_id in enumerate(ITEM_IDS):
+                if item >= 0:
+                    count = dense.get((ITEM_IDS[item], other_id), 0.0)
+                    expected[user, other] += 0.5**steps_back * count * (counts[item] * counts[other]) ** -0.4
+    found = np.zeros_like(expected)
+    users, items, scores = transitions.score_entries(batch)
+    assert len(set(zip(users.tolist(), items.tolist(), strict=True))) == len(users)
+    found[users, items] = scores
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    added = np.ones_like(expected)
+    transitions.add_scores(added, batch, weight=2.0)
+    np.testing.assert_allclose(added, 1 + 2 * expected, rtol=1e-6)
+    shares = transitions.contributions(batch[1], np.array([3, 1]))
+    assert shares.shape == (4, 2)
+    np.testing.assert_allclose(shares.sum(0), expected[1, [3, 1]], rtol=1e-6)
+
+
+def test_merged_shards_equal_one_count(histories):
+    shards = [Transitions.from_sequences(part, **SETTINGS) for part in (histories[:9], histories[9:])]
+    merged = Transitions.merge(shards)
+    assert_same(merged.aligned(ITEM_IDS), Transitions.from_sequences(histories, ITEM_IDS, **SETTINGS))
+    assert merged.stamp["num_users"] == len(histories)
+    with pytest.raises(ValueError, match="different settings"):
+        Transitions.merge([shards[0], Transitions.from_sequences(histories, window=2)])
+
+
+def test_another_catalogue(histories):
+    transitions = Transitions.from_sequences(histories, ITEM_IDS, **SETTINGS)
+    other_ids = ["new", *ITEM_IDS[5:2:-1]]
+    aligned, expected = transitions.aligned(other_ids), naive_counts(histories)
+    kept = {pair: count for pair, count in expected.items() if set(pair) <= set(other_ids)}
+    assert stored(aligned) == pytest.approx(kept)
+    assert aligned.item_counts[0] == 0
+    with pytest.raises(ValueError, match="add_items"):
+        transitions.update("somebody", ["new"])
+    grown = transitions.add_items(["new"]).update("somebody", ["new", ITEM_IDS[0]])
+    assert grown["new"] == {ITEM_IDS[0]: 1.0}
+
+
+def test_saved_and_loaded(histories, tmp_path):
+    transitions = Transitions.from_sequences(as_dataset(histories), ["ä\nb", *ITEM_IDS], keep="all", **SETTINGS)
+    transitions.update("new", ITEM_IDS[:3])
+    transitions.save_pretrained(tmp_path)
+    loaded = Transitions.from_pretrained(tmp_path)
+    assert loaded.item_ids == transitions.item_ids and loaded.settings == transitions.settings
+    np.testing.assert_allclose(loaded.to_dense(), transitions.to_dense(), rtol=1e-7)
+    assert loaded.stamp == transitions.stamp and loaded.stamp["num_users"] == 38
+    assert os.listdir(tmp_path) == ["transitions.safetensors"]
+    content = (tmp_path / "transitions.safetensors").read_bytes()
+    assert b"user 5" not in content
+
+
+def test_a_broken_file_is_refused(histories, tmp_path):
+    transitions = Transitions.from_sequences(histories, ITEM_IDS, **SETTINGS)
+    transitions._counts.columns[3] = 1000
+    with pytest.raises(ValueError, match="no whole file"):
+        Transitions.from_pretrained(transitions.save_pretrained(tmp_path))
+
+
+def test_pruning_keeps_the_strongest(histories):
+    transitions = Transitions.from_sequences(histories, ITEM_IDS, power=0.5, **SETTINGS)
+    dense, scale = transitions.to_dense(), transitions.item_counts**-0.5
+    pruned = transitions.pruned(max_per_item=3).to_dense()
+    for row, kept in zip(dense, pruned, strict=True):
+        strongest = np.argsort(-row * scale, kind="stable")[:3]
+        expected = np.zeros_like(row)
+        expected[strongest] = row[strongest]
+        np.testing.assert_array_equal(kept, expected)
+    by_count = transitions.pruned(min_count=1.5).to_dense()
+    np.testing.assert_array_equal(by_count, np.where(dense >= 1.5, dense, 0))
+
+
+def test_whole_histories_of_the_builder(tmp_path):
+    """With a `max_seq_len` that cuts nothing, the training split has whole histories."""
+    cut = load_sequences("ninerec", "Sample_Target", "train", max_seq_len=2, cache_dir=str(tmp_path))
+    whole = load_sequences("ninerec", "Sample_Target", "train", max_seq_len=10_000, cache_dir=str(tmp_path))
+    assert max(map(len, cut["item_ids"])) == 3 < max(map(len, whole["item_ids"]))
+    transitions = Transitions.from_sequences(whole)
+    assert stored(transitions) == pytest.approx(naive_counts(whole["item_ids"], 20, 0.9, 0.5))
+
+
+def test_updates_take_microseconds():
+    rng = np.random.default_rng(0)
+    histories = rng.integers(0, 5000, size=(2000, 30)).astype(str).tolist()
+    transitions = Transitions.from_sequences(as_dataset(histories), keep="recent")
+    events = rng.integers(0, 5000, size=1000).astype(str).tolist()
+    events = [event for event in events if event in transitions._index]
+    start = time.perf_counter()
+    for number, event in enumerate(events):
+        transitions.update(f"user {number}", [event])
+    assert (time.perf_counter() - start) / len(events) < 1e-3  # about 1e-5 on an idle machine
+
+
+def test_mistakes_are_named(histories):
+    with pytest.raises(ValueError, match="window must be at least 1"):
+        Transitions.from_sequences(histories, window=0)
+    with pytest.raises(ValueError, match="keep must be"):
+        Transitions.from_sequences(histories, keep="some")
+    with pytest.raises(ValueError, match="belong to counting"):
+        Transitions.from_sequences(histories).with_settings(window=3)
+    with pytest.raises(ValueError, match="one an interaction"):
+        Transitions.from_sequences(histories, weights=np.ones(3))
+    with pytest.raises(ValueError, match="half_life needs timestamps"):
+        Transitions.from_sequences(histories, half_life=3)
+    with pytest.raises(ValueError, match="user_id and item_id"):
+        from_interactions({"item_id": ["a"]})
+
+
+def test_no_history_at_all():
+    transitions = Transitions.from_sequences([], ["a", "b"])
+    assert len(transitions) == 2 and transitions.num_pairs == 0
+    assert [len(part) for part in transitions.score_entries(np.array([[0]]))] == [0, 0, 0]
+    assert transitions.update("u", ["a", "b"])["a"] == {"b": 1.0}
