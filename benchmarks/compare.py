@@ -23,22 +23,20 @@ import transformers
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from modeling_transrec import TransRecTrainingArguments, __version__
-from modeling_transrec.cli.arguments import MODEL_MAKING_OPTIONS, DataArguments, EvaluationArguments, ModelArguments
-from modeling_transrec.cli.experiment import evaluate, train
+from modeling_transrec import (
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    TransRecTrainingArguments,
+    __version__,
+    evaluate,
+    train,
+)
+from modeling_transrec.cli.options import to_options
 
 
 RESULTS = Path(__file__).parent / "results"
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # 97.5 %
-
-
-def to_options(values: dict) -> list[str]:
-    """`{"bf16": True}` to `["--bf16", "true"]`."""
-    listed = []
-    for name, value in values.items():
-        values_of_one = value if isinstance(value, list) else [value]
-        listed += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values_of_one)]
-    return listed
 
 
 def train_one(options: dict, folder: Path) -> tuple[float, float, float]:
@@ -63,7 +61,7 @@ def run_one(run: dict, common: dict, seed: int, folder: Path, data_dir: str) -> 
     if "pretrain" in run:
         first = {**shared, **run["pretrain"]}
         seconds_before = train_one(first, folder / "pretrained")[2]
-        options = {name: value for name, value in options.items() if name not in MODEL_MAKING_OPTIONS}
+        options = {name: value for name, value in options.items() if name not in ModelArguments.making_options()}
         options["model_name_or_path"] = str(folder / "pretrained")
     zero_shot = run.get("zero_shot", False)
     hit, epoch, seconds = (None, 0, 0.0) if zero_shot else train_one(options, folder / "model")

@@ -24,10 +24,10 @@ from modeling_transrec import (
     load_sequences,
     train_tokenizer,
 )
-from modeling_transrec.cli.model_building import SMALL_BERT, SMALL_RESNET
 from modeling_transrec.data.collator import left_pad_lists
 from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
 from modeling_transrec.models.content_encoders import place_texts
+from modeling_transrec.training.model_building import SMALL_BERT, SMALL_RESNET
 
 
 VOCAB_SIZE, MAX_SEQ_LEN, USERS_PER_BATCH = 8000, 20, 64

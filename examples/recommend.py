@@ -1,112 +1,12 @@
-"""Recommend items: show what users saw and what a checkpoint recommends, as text.
+"""Recommend items; the options: `accelerate launch examples/recommend.py --help`.
 
     accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt
-
-For one history, or for everybody into a file (a JSON object a line):
-
     accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt --history "t0001 t0002"
-    accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt --output_file recommendations.jsonl
 
-It works zero-shot: the checkpoint need not have seen the data set.
+The same as `transrec recommend`.
 """
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import datasets
-from accelerate import PartialState
-from tqdm import tqdm
-from transformers import HfArgumentParser
-
-from modeling_transrec import Recommender
-from modeling_transrec.cli.arguments import DataArguments, load_config
-
-
-@dataclass
-class RecommendationArguments:
-    model_name_or_path: str = field(metadata={"help": "Checkpoint folder or Hub id."})
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
-    )
-    history: str | None = field(default=None, metadata={"help": "Item ids separated by spaces, oldest first."})
-    user_id: str | None = field(default=None, metadata={"help": "Whose history it is, for models of user ids (DSSM)."})
-    num_users: int = field(default=2, metadata={"help": "Users of the data set to show, where no history is given."})
-    k: int = field(default=10, metadata={"help": "Items recommended to each user."})
-    include_seen: bool = field(default=False, metadata={"help": "Recommend items of the history, too."})
-    language: str | None = field(
-        default=None, metadata={"help": "Text to read: 'en' or 'zh'; the model's by default."}
-    )
-    output_file: str | None = field(default=None, metadata={"help": "JSON lines: recommendations for every user."})
-    batch_size: int = field(default=256, metadata={"help": "Users at a time."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay off the accelerator."})
-
-
-def show(history: list[str], recommended: list[dict], texts: dict[str, str], held_out: str | None = None) -> None:
-    """Prints one user; the item that the user really took next, where it is known, is marked."""
-    print("  saw (oldest first)")
-    for item_id in history:
-        print(f"      {item_id:>12}  {texts[item_id]}")
-    print("  recommended (best first)")
-    for place, item in enumerate(recommended, start=1):
-        mark = "   <- taken next" if item["item_id"] == held_out else ""
-        print(f"  {place:>3} {item['item_id']:>12}  {texts[item['item_id']]}{mark}")
-    if held_out is not None and held_out not in {item["item_id"] for item in recommended}:
-        print(f"  taken next   {held_out}  {texts[held_out]}")
-
-
-def recommend(recommender: Recommender, histories: list, user_ids: list[str], args: RecommendationArguments) -> list:
-    """The best items for each history; models that know users by their histories alone are not told the user."""
-    user_ids = user_ids if recommender.processor.user_ids is not None else None
-    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, user_id=user_ids)
-
-
-def write_all(recommender: Recommender, sequences: datasets.Dataset, args: RecommendationArguments) -> None:
-    """Recommendations after the whole known history of every user, the held-out target included."""
-    path = Path(args.output_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        for start in tqdm(range(0, len(sequences), args.batch_size), desc="Recommending"):
-            users = sequences[start : start + args.batch_size]
-            histories = [[*past, last] for past, last in zip(users["item_ids"], users["target"], strict=True)]
-            found = recommend(recommender, histories, users["user_id"], args)
-            for user_id, recommended in zip(users["user_id"], found, strict=True):
-                line = {"user_id": user_id, "recommended": recommended}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
-    print(f"{len(sequences)} users written to {path}")
-
-
-def main(args: list[str] | None = None) -> None:
-    parser = HfArgumentParser((RecommendationArguments, DataArguments), allow_abbrev=False)
-    args, data_args = parser.parse_args_into_dataclasses(args)
-    state = PartialState(cpu=args.use_cpu)
-    if not state.is_main_process:
-        return
-    max_seq_len = load_config(args.model_name_or_path, args.model_revision).max_seq_len
-    items = data_args.load_items(max_seq_len)
-    recommender = Recommender.from_pretrained(
-        args.model_name_or_path, load_catalogue=False, revision=args.model_revision
-    )
-    recommender.model.to(state.device)
-    recommender.processor.language = args.language or recommender.processor.language
-    recommender.index(items)
-    texts = dict(zip(items["item_id"], items[recommender.processor.text_column], strict=True))
-
-    if args.history is not None:
-        history = args.history.split()
-        exclude_seen = not args.include_seen
-        show(history, recommender.recommend(history, args.k, exclude_seen, user_id=args.user_id), texts)
-        return
-    sequences = data_args.load_sequences("test", max_seq_len)
-    if args.output_file is not None:
-        write_all(recommender, sequences, args)
-        return
-    for user in sequences.select(range(min(args.num_users, len(sequences)))):
-        recommended = recommend(recommender, [user["item_ids"]], [user["user_id"]], args)[0]
-        print(f"\nuser {user['user_id']}")
-        show(user["item_ids"], recommended, texts, held_out=user["target"])
+from modeling_transrec.cli.recommend import main
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ from .version import __version__
 
 
 if TYPE_CHECKING:
+    from .data.arguments import DataArguments
     from .data.collator import TransRecDataCollator
     from .data.loading import load_items, load_sequences
+    from .evaluation.arguments import EvaluationArguments
+    from .evaluation.evaluate import evaluate
     from .evaluation.evaluator import FullRankingEvaluator
     from .models.configuration_transrec import TransRecConfig
     from .models.modeling_transrec import (
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from .serving.pipeline import SequentialRecommendationPipeline
     from .serving.recommender import Recommender
     from .training.arguments import TransRecTrainingArguments
+    from .training.model_arguments import ModelArguments
+    from .training.train import train
     from .training.trainer import TransRecTrainer
 
 
@@ -29,7 +34,10 @@ if TYPE_CHECKING:
 # neither torch nor transformers, do not wait for them.
 _MODULES = {
     "AutoModelForSequentialRecommendation": ".models.modeling_transrec",
+    "DataArguments": ".data.arguments",
+    "EvaluationArguments": ".evaluation.arguments",
     "FullRankingEvaluator": ".evaluation.evaluator",
+    "ModelArguments": ".training.model_arguments",
     "Recommender": ".serving.recommender",
     "SequentialRecommendationPipeline": ".serving.pipeline",
     "TransRecConfig": ".models.configuration_transrec",
@@ -40,8 +48,10 @@ _MODULES = {
     "TransRecProcessor": ".models.processing_transrec",
     "TransRecTrainer": ".training.trainer",
     "TransRecTrainingArguments": ".training.arguments",
+    "evaluate": ".evaluation.evaluate",
     "load_items": ".data.loading",
     "load_sequences": ".data.loading",
+    "train": ".training.train",
     "train_tokenizer": ".models.processing_transrec",
 }
 __all__ = [*_MODULES, "__version__"]

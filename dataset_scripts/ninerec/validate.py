@@ -6,4 +6,4 @@ from .tools.validate import main
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m modeling_transrec.ninerec.validate"))

@@ -1,1 +1,1 @@
-"""The commands: their options, and what they run."""
+"""The console command `transrec`: one module for each of its commands, and what their options have in common."""

@@ -6,7 +6,10 @@ import os
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx, validate_repo_id
+from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .configuration_transrec import TransRecConfig
 
 
 # Arguments of `from_pretrained` that say where files come from.
@@ -28,6 +31,26 @@ def check_place(name_or_path: str | os.PathLike | None) -> None:
     """Raises `FileNotFoundError` for a name that is neither a folder nor a valid Hub id."""
     if name_or_path is not None and not os.path.exists(name_or_path) and not is_hub_id(name_or_path):
         raise FileNotFoundError(f"{name_or_path} is neither a folder nor a valid Hub id (owner/name)")
+
+
+def load_config(name_or_path: str | os.PathLike, revision: str = "main") -> TransRecConfig:
+    """Loads the configuration of a TransRec checkpoint; the code of a repository is not run.
+
+    Args:
+        name_or_path: Hub id or folder.
+        revision: branch, tag or commit of a Hub repository.
+
+    Raises:
+        ValueError: if it is another model's.
+    """
+    check_place(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    if not isinstance(config, TransRecConfig):
+        raise ValueError(
+            f"{name_or_path} is a {config.model_type} model, not a TransRec checkpoint; a pretrained backbone is "
+            "given as --text_model_name_or_path or --vision_model_name_or_path"
+        )
+    return config
 
 
 def check_weight_files(name_or_path: str, loading: dict) -> int | None:

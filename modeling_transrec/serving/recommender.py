@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from ..data.foreign_ids import drop_foreign_ids
 from ..data.loading import prepare_items
 from ..evaluation.scoring import CatalogueScorer, encode_catalogue
 from ..hub.card import build_model_card
@@ -29,26 +30,6 @@ from .catalogue import CATALOGUE_FILE, Catalogue, checked_items, item_columns
 logger = logging.getLogger(__name__)
 
 _changing = threading.RLock()  # one change of a catalogue at a time, in any recommender
-
-
-def drop_foreign_ids(
-    model: TransRecPreTrainedModel, processor: TransRecProcessor, item_ids: Sequence[str]
-) -> TransRecProcessor:
-    """Takes the id part out of a model of content and ids where the catalogue has other items, with a warning.
-
-    Returns: the processor to use from now on.
-    """
-    has_content = len(processor.modalities) > 1
-    if processor.item_ids is None or not has_content or set(item_ids) <= set(processor.item_ids):
-        return processor
-    logger.warning(
-        "The checkpoint's id part is dropped: its %d items are others than the catalogue's %d, and ids do not "
-        "transfer. The content part goes on alone",
-        len(processor.item_ids),
-        len(item_ids),
-    )
-    model.drop_item_ids()
-    return processor.without_item_ids()
 
 
 class Recommender:

@@ -17,109 +17,159 @@ class TransRecTrainingArguments(TrainingArguments):
 
     Args:
         backbone_learning_rate (`float`, *optional*):
-            Learning rate of the pretrained backbone; `learning_rate`, if not given, holds for everything.
+            Learning rate of the pretrained backbone; by default `learning_rate` holds for everything.
         backbone_weight_decay (`float`, *optional*):
-            Weight decay of the pretrained backbone; `weight_decay`, if not given.
+            Weight decay of the pretrained backbone; by default `weight_decay`.
         freeze_backbone (`bool`, defaults to `False`):
-            Whether to leave the backbone as it is and train the rest. Its features are then computed once (the paper's
-            two-stage mode, TS).
+            Whether to leave the backbone as it is and train the rest. Its features are then computed only once (the
+            paper's two-stage mode, TS).
         train_last_n_layers (`int`, *optional*):
-            Of the backbone, train just so many layers from the end (stages, where it has stages). The outputs of the
-            frozen ones are then computed once and kept on disk, where trying it out on a few items shows that this
-            changes neither vectors nor gradients; the progress bar says how much they take.
+            Number of the backbone's last layers (stages, where it has stages) that are trained. The outputs of the
+            frozen layers below are computed once and kept on disk, if a trial on a few items shows that this changes
+            neither item embeddings nor gradients; the progress bar says how much space they take.
         freeze_modules (`list[str]`, *optional*):
-            Of the backbone, leave as they are the parameters that match one of these patterns, such as `embeddings.*`.
-            Where they are all of the first layers and what comes before, these are computed once, too.
+            Patterns of the backbone's parameters that are frozen, such as `embeddings.*`. Where they are all of the
+            first layers and what comes before, the outputs of these are computed once, too.
         eval_ks (`list[int]`, defaults to `[5, 10, 20]`):
-            Cut-offs of the validation metrics; 10 is always there, the best checkpoint is chosen by it.
+            Cut-offs of the validation metrics. 10 is always among them, since it chooses the best checkpoint.
         item_batch_size (`int`, defaults to 256):
-            Items encoded at a time when the catalogue is evaluated.
+            Number of items that are encoded at a time when the catalogue is evaluated.
         preprocessing_num_workers (`int`, *optional*):
-            Processes that tokenise texts and resize pictures, once for all runs.
+            Number of processes that prepare the items' content (tokenise texts, resize images); the result is kept on
+            disk for later runs.
         gradient_caching_chunk_size (`int`, *optional*):
-            Encode the items of a training batch so many at a time, and then so many users, and compute activations
-            anew in the backward pass (gradient caching, arXiv 2101.06983): thousands of users fit on one device, at
-            the price of a second forward pass. Loss and gradients stay the same.
+            Number of items of a training batch, and then of users, that are encoded at a time; their activations are
+            computed again in the backward pass (gradient caching, arXiv 2101.06983). Thousands of users then fit on
+            one device, at the price of a second forward pass. Loss and gradients stay the same.
         max_eval_users (`int`, *optional*):
-            Validate on so many users, the same in every run: for ids, ranking all takes a share of the epoch.
+            Number of users of the validation, the same in every run; by default all. With ids, ranking all users takes
+            a noticeable share of an epoch.
         early_stopping_patience (`int`, *optional*):
-            Stop after so many evaluations without a better `metric_for_best_model`.
+            Number of evaluations without a better `metric_for_best_model` after which training stops.
         hub_with_code (`bool`, defaults to `False`):
             Whether the saved checkpoint carries the model's code, so that `AutoModel.from_pretrained(repository,
             trust_remote_code=True)` loads it where this package is not installed.
         hub_license (`str`, *optional*):
             Licence of the weights, for the card: `apache-2.0`, `cc-by-nc-4.0`, ….
         card_results (`list[str]`, *optional*):
-            Results of other models to show in the model card, each as `NAME=FILE`, a file that `evaluate.py` wrote.
+            Results of other models to show in the model card, each as `NAME=FILE` with a file that `transrec evaluate
+            --output_file FILE` wrote.
 
-    `torch_compile` compiles the trained layers of the backbones alone, once for all shapes: batches differ in theirs.
+    `torch_compile` compiles only the trained layers of the backbones, once for all shapes, since every batch has other
+    shapes.
 
-    Defaults that differ from transformers, and why: `hub_strategy="end"`, the only one, since the others publish
-    pickles (the optimizer's state); evaluation and checkpoint once an epoch, 20 epochs, the best one
-    by validation `hr@10` loaded at the end, only it and the last one kept (the paper's selection); batches of 64 users
-    and weight decay 0.1 (the paper's); learning rate 5e-4, which suits parts that start from scratch: give a
-    pretrained backbone its own, the paper's are 5e-6 to 5e-5; a tenth of the steps to warm up, without which post-norm
-    transformers that start from scratch rank by popularity for long; `remove_unused_columns=False`, since the collator
-    reads the columns, not the model; `logging_nan_inf_filter=False`, with which no step waits for its loss to come
-    from the device, and a loss that is NaN is logged as such; `accelerator_config={"non_blocking": True}` where memory
-    is pinned, with which no step waits for its batch to arrive there; `dataloader_num_workers`, which make the next
-    batches meanwhile, up to 4 on a GPU, as there are cores, and none on a CPU, which needs its cores to compute.
+    Defaults that differ from transformers, and why:
+
+    - `hub_strategy="end"`, the only possible one: the others publish pickles (the optimizer's state).
+    - An evaluation and a checkpoint after each of 20 epochs. The best checkpoint by validation `hr@10` is loaded at
+      the end; only it and the last one are kept (the paper's selection).
+    - Batches of 64 users and weight decay 0.1 (the paper's).
+    - Learning rate 5e-4, which suits parts that start from scratch. Give a pretrained backbone its own rate; the
+      paper's are 5e-6 to 5e-5.
+    - A warm-up of a tenth of the steps, without which post-norm transformers that start from scratch rank by
+      popularity for long.
+    - `remove_unused_columns=False`, since the collator reads the columns, not the model.
+    - `logging_nan_inf_filter=False`, so that no step synchronises host and device for its loss, and a loss that is NaN
+      is logged as such.
+    - `accelerator_config={"non_blocking": True}` where memory is pinned, so that no step waits for the copy of its
+      batch to the device.
+    - `dataloader_num_workers`: processes that make the next batches meanwhile, up to 4 on a GPU, as there are cores,
+      and none on a CPU, which needs its cores to compute.
     """
 
-    num_train_epochs: float = field(default=20, metadata={"help": "Epochs; the best one is kept."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of all but the backbone."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of all steps, to warm up."})
-    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of all but the backbone."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per device and step."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users ranked at a time."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept, beside the best."})
+    num_train_epochs: float = field(default=20, metadata={"help": "Number of epochs; the best one is kept."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of all parts but the backbone."})
+    warmup_steps: float = field(
+        default=0.1,
+        metadata={"help": "Steps in which the learning rate rises: their number or, below 1, their share."},
+    )
+    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of all parts but the backbone."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per device and training step."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users that are ranked at a time."})
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate: after each 'epoch', every so many 'steps', or 'no'."}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint: 'epoch', 'steps', 'best' or 'no'."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Number of latest checkpoints that are kept beside the best one."}
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Return to the best checkpoint at the end."})
-    metric_for_best_model: str | None = field(default="hr@10", metadata={"help": "Validation metric of the best."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether a higher metric is better."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
+    metric_for_best_model: str | None = field(
+        default="hr@10", metadata={"help": "Validation metric that chooses the best checkpoint."}
+    )
+    greater_is_better: bool | None = field(
+        default=True, metadata={"help": "Whether a higher value of that metric is better."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: the collator reads the columns."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN losses out of the log."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    logging_strategy: str = field(
+        default="epoch", metadata={"help": "When to log the training loss: 'epoch', 'steps' or 'no'."}
+    )
     dataloader_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that make batches; by default up to 4 on a GPU, none on a CPU."}
+        default=None, metadata={"help": "Processes that make batches (default: up to 4 on a GPU, none on a CPU)."}
     )
 
     backbone_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the pretrained backbone; learning_rate if not given."}
+        default=None, metadata={"help": "Learning rate of the pretrained backbone (default: --learning_rate)."}
     )
     backbone_weight_decay: float | None = field(
-        default=None, metadata={"help": "Weight decay of the pretrained backbone; weight_decay if not given."}
+        default=None, metadata={"help": "Weight decay of the pretrained backbone (default: --weight_decay)."}
     )
-    freeze_backbone: bool = field(default=False, metadata={"help": "Train all but the pretrained backbone."})
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Leave the pretrained backbone as it is; its features are computed once."}
+    )
     train_last_n_layers: int | None = field(
-        default=None, metadata={"help": "Of the backbone, train so many layers (or stages) from the end."}
+        default=None, metadata={"help": "Train only so many of the backbone's last layers (or stages)."}
     )
     freeze_modules: list[str] | None = field(
-        default=None, metadata={"help": "Of the backbone, freeze parameters by pattern, such as 'embeddings.*'."}
+        default=None,
+        metadata={
+            "help": "Freeze the backbone's parameters that match one of these patterns, such as 'embeddings.*'."
+        },
     )
-    eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
+    eval_ks: list[int] = field(
+        default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K and NDCG@K in validation."}
+    )
     max_eval_users: int | None = field(
-        default=None, metadata={"help": "Validate on so many users, the same in every run; on all if not given."}
+        default=None, metadata={"help": "Validate on so many users, the same in every run (default: on all)."}
     )
-    item_batch_size: int = field(default=256, metadata={"help": "Items encoded at a time in evaluation."})
+    item_batch_size: int = field(default=256, metadata={"help": "Items that are encoded at a time in evaluation."})
     preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that tokenise texts and resize pictures, once for all runs."}
+        default=None,
+        metadata={"help": "Processes that prepare the items' content; the result is kept on disk for later runs."},
     )
     gradient_caching_chunk_size: int | None = field(
-        default=None, metadata={"help": "So many items, then users, at a time, activations anew in the backward pass."}
+        default=None,
+        metadata={
+            "help": "Encode so many items, then users, at a time, with a second forward pass: large batches fit into "
+            "memory, and loss and gradients stay the same."
+        },
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations that are no better."}
+        default=None, metadata={"help": "Stop after so many evaluations in a row that are no better than the best."}
     )
-    hub_strategy: str = field(default="end", metadata={"help": "Must stay 'end': the others publish pickles."})
-    hub_with_code: bool = field(default=False, metadata={"help": "Put the model's code beside the saved weights."})
+    hub_strategy: str = field(
+        default="end", metadata={"help": "Must stay 'end': the other strategies publish pickles."}
+    )
+    hub_with_code: bool = field(
+        default=False,
+        metadata={"help": "Save the model's code with the weights, for loading without this package."},
+    )
     hub_license: str | None = field(
         default=None, metadata={"help": "Licence of the weights, for the card: apache-2.0, cc-by-nc-4.0, …"}
     )
     card_results: list[str] | None = field(
-        default=None, metadata={"help": "Other models' results for the card: NAME=FILE, as evaluate.py writes them."}
+        default=None,
+        metadata={
+            "help": "Results of other models for the card: NAME=FILE, files that `transrec evaluate --output_file` "
+            "wrote."
+        },
     )
+    _argument_group_name = "training"
 
     def __post_init__(self):
         if self.dataloader_num_workers is None:
@@ -129,7 +179,7 @@ class TransRecTrainingArguments(TrainingArguments):
         if usual:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False: the collator needs the columns")
+            raise ValueError("remove_unused_columns must be False: the collator reads the columns")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported: there are no class labels to smooth")
         if sum([self.freeze_backbone, self.train_last_n_layers is not None, self.freeze_modules is not None]) > 1:
@@ -161,7 +211,7 @@ class TransRecTrainingArguments(TrainingArguments):
 
 
 def usual_workers(on_gpu: bool) -> int:
-    """How many processes make the batches of one process: a GPU must not wait for them, a CPU needs its cores."""
+    """Returns how many workers make the batches of a process: a GPU must not wait for them, a CPU needs its cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores_of_one = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(0, min(MOST_WORKERS, cores_of_one - 1)) if on_gpu else 0

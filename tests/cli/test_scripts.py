@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_transrec import TransRecConfig, TransRecModel, TransRecProcessor, TransRecTrainingArguments
-from modeling_transrec.cli.arguments import DataArguments, ModelArguments, parse_arguments
+from modeling_transrec import TransRecModel, TransRecProcessor
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -147,34 +146,6 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert whole.keys() == resumed.keys()
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
-
-
-CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
-TYPES = (ModelArguments, DataArguments, TransRecTrainingArguments)
-
-
-@pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("*.json")))
-def test_every_preset_fits_the_scripts(preset, tmp_path):
-    model, data, training = parse_arguments(
-        TYPES, ["--preset", preset, "--output_dir", str(tmp_path), "--use_cpu", "true"], CONFIGS
-    )
-    options = json.loads((CONFIGS / f"{preset}.json").read_text())["options"]
-    given = {**vars(model), **vars(data), **vars(training)}
-    assert {name: given[name] for name in options} == options
-    num_items = 5 if "id" in model.modality.split("+") else None
-    TransRecConfig(num_items=num_items, **model.config_fields())
-
-
-def test_the_command_line_comes_before_the_preset(tmp_path, caplog):
-    common = ["--preset", "bili_food-bert", "--output_dir", str(tmp_path), "--use_cpu", "true"]
-    model, data, training = parse_arguments(TYPES, [*common, "--hidden_size", "64", "--learning_rate", "0.5"], CONFIGS)
-    assert (model.hidden_size, training.learning_rate, training.backbone_learning_rate) == (64, 0.5, 1e-5)
-    assert data.dataset_config_name == "Bili_Food" and model.language == "zh"
-    model, _, training = parse_arguments(TYPES, [*common, "--model_name_or_path", "outputs/pretrained"], CONFIGS)
-    assert model.text_model_name_or_path is None and model.hidden_size is None and model.loss_type == "bce"
-    assert "The checkpoint decides on text_model_name_or_path" in caplog.text
-    with pytest.raises(ValueError, match="named presets are bili_2m-bert"):
-        parse_arguments(TYPES, ["--preset", "bili_food"], CONFIGS)
 
 
 def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):

@@ -21,10 +21,11 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.cli.arguments import EvaluationArguments, ModelArguments
-from modeling_transrec.cli.model_building import load_model_and_processor
+from modeling_transrec.evaluation.arguments import EvaluationArguments
 from modeling_transrec.hub.publish import push_results
 from modeling_transrec.hub.results import THIS_MODEL, result_row
+from modeling_transrec.training.model_arguments import ModelArguments
+from modeling_transrec.training.model_building import load_model_and_processor
 
 
 NAME = "ninerec/sasrec-bert-bili2m"

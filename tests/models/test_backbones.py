@@ -16,13 +16,13 @@ from modeling_transrec import (
     TransRecForSequentialRecommendation,
     TransRecModel,
 )
-from modeling_transrec.cli.arguments import ModelArguments
-from modeling_transrec.cli.model_building import load_model_and_processor
 from modeling_transrec.data.loading import prepare_items
 from modeling_transrec.evaluation.scoring import precompute_features
 from modeling_transrec.models.backbones import picture_widths
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.processing_transrec import check_texts
+from modeling_transrec.training.model_arguments import ModelArguments
+from modeling_transrec.training.model_building import load_model_and_processor
 
 from ..checks import perturb, trained
 from ..tiny import (

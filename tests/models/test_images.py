@@ -15,7 +15,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.cli.model_building import load_image_processor
+from modeling_transrec.data.image_processors import load_image_processor
 
 from ..tiny import IMAGE_SIZE, tiny_image
 

@@ -181,9 +181,9 @@ def _make_folder(parent: Path, folder: Path, archive: Path) -> None:
     parent.mkdir(parents=True, exist_ok=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m modeling_transrec.ninerec.download",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

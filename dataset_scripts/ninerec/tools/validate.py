@@ -176,9 +176,9 @@ def report(name: str, problems: list[Problem]) -> str:
     return "\n".join([*lines, f"{name} {verdict} ({total})"])
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m modeling_transrec.ninerec.validate",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,8 +10,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from modeling_transrec import FullRankingEvaluator, load_items, load_sequences
-from modeling_transrec.cli.arguments import DataArguments
+from modeling_transrec import DataArguments, FullRankingEvaluator, load_items, load_sequences
 from modeling_transrec.ninerec.protocol import split_protocol
 from modeling_transrec.ninerec.tools.export import main, make_parser, prepare, push
 

@@ -1,0 +1,76 @@
+"""The console command `transrec`."""
+
+import difflib
+import importlib
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from ..version import __version__
+
+
+# Each command, the module whose `main` runs it, and what it does. A module is imported only when its command is run.
+COMMANDS = {
+    "pretrain": ("modeling_transrec.cli.pretrain", "Train a recommender on a source data set, to transfer it later."),
+    "finetune": ("modeling_transrec.cli.finetune", "Train a recommender on your data set, from a checkpoint or new."),
+    "evaluate": ("modeling_transrec.cli.evaluate", "Rank the whole catalogue for held-out items: HR@K, NDCG@K, MRR."),
+    "recommend": ("modeling_transrec.cli.recommend", "Recommend items to some users, or to all of them."),
+    "transfer": ("modeling_transrec.cli.transfer", "Compare what pretraining on one data set gives on another."),
+    "prepare-data": ("modeling_transrec.ninerec.tools.export", "Convert your tables to Parquet files with a card."),
+    "validate": ("modeling_transrec.ninerec.tools.validate", "List every problem of raw files, with file and line."),
+    "describe": ("modeling_transrec.ninerec.tools.describe", "Print the statistics of data sets."),
+    "download": ("modeling_transrec.ninerec.tools.download", "Download the NineRec data sets."),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int | None:
+    """Runs one command; `transrec --help` lists them.
+
+    Args:
+        args: the command and its options; by default those of the command line.
+
+    Returns:
+        The exit status, `None` for success.
+    """
+    name, *options = (sys.argv[1:] if args is None else args) or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_text())
+        return None
+    if name == "--version":
+        print(__version__)
+        return None
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        print(f"transrec: there is no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    sys.argv = [f"transrec {name}", *options]  # the name in the command's own help
+    found = importlib.import_module(COMMANDS[name][0]).main(options)
+    return found if isinstance(found, int) else None
+
+
+def help_text() -> str:
+    """Returns the text of `transrec --help`."""
+    width = max(map(len, COMMANDS))
+    commands = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    about = textwrap.dedent(
+        """\
+        usage: transrec COMMAND [OPTIONS]
+
+        Transferable sequential recommendation: pretrain a recommender on one platform, fine-tune it on another.
+        Without options, each command works on the small synthetic data set that the package brings.
+
+        commands:
+        """
+    )
+    after = textwrap.dedent(
+        """\
+
+        `transrec COMMAND --help` lists a command's options. The commands run in one process; to train on several
+        GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.finetune [OPTIONS]"""
+    )
+    return about + "\n".join(commands) + "\n" + after
+
+
+if __name__ == "__main__":
+    sys.exit(main())

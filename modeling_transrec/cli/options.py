@@ -1,0 +1,126 @@
+"""What the commands' options have in common: presets, help texts, and hints for misspelt options."""
+
+import argparse
+import dataclasses
+import difflib
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from ..training.arguments import TransRecTrainingArguments
+from ..training.model_arguments import ModelArguments
+from .presets import load_preset
+
+
+logger = logging.getLogger(__name__)
+
+_PRESET_HELP = (
+    "Named options to start from; those on the command line override them. bili_food-bert, ku-id, qb-swin-tiny, … "
+    "are the paper's for each data set and backbone; sasrec-bert-bili2m, gru4rec-swinb-bili2m, … pretrain on Bili_2M; "
+    "recommended, recommended-text and recommended-id ranked best in our own runs. Or a JSON file with options under "
+    '"options".'
+)
+_METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}
+_INHERITED = {one.name for one in dataclasses.fields(TrainingArguments)} - set(
+    TransRecTrainingArguments.__annotations__  # those that we changed
+)
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type], args: Sequence[str] | None, description: str | None, has_presets: bool = False
+) -> tuple:
+    """Parses options into dataclasses.
+
+    Args:
+        dataclass_types: the dataclasses, in the order in which they are returned.
+        args: the options; by default those of the command line.
+        description: text before the options in `--help`.
+        has_presets: whether there is an option `--preset`, whose options hold where the command line has none.
+
+    Raises:
+        ValueError: if an option is misspelt, naming the closest one.
+    """
+    parser = HfArgumentParser(
+        dataclass_types,
+        allow_abbrev=False,
+        usage="%(prog)s [OPTIONS]",
+        description=description,
+        formatter_class=_HelpFormatter,
+    )
+    args = list(sys.argv[1:] if args is None else args)
+    if has_presets:
+        parser.add_argument("--preset", metavar="NAME", help=_PRESET_HELP)
+        args = _with_preset(args)
+    _refuse_unknown(parser, dataclass_types, args)
+    return parser.parse_args_into_dataclasses(args, look_for_args_file=False)[: len(dataclass_types)]
+
+
+def _with_preset(args: list[str]) -> list[str]:
+    """The options of the preset, where one is named, before those of the command line: the last one given holds."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    name = parser.parse_known_args(args)[0].preset
+    if name is None:
+        return args
+    options = load_preset(name)
+    if any(arg.split("=")[0] == "--model_name_or_path" for arg in args):
+        brought = [option for option in options if option in ModelArguments.making_options()]
+        logger.warning("The checkpoint decides on %s, not the preset", ", ".join(brought))
+        options = {option: value for option, value in options.items() if option not in brought}
+    return [*to_options(options), *args]
+
+
+def to_options(values: dict) -> list[str]:
+    """Returns values as options of the command line.
+
+    >>> to_options({"bf16": True, "eval_ks": [5, 10]})
+    ['--bf16', 'true', '--eval_ks', '5', '10']
+    """
+    listed = []
+    for name, value in values.items():
+        several = value if isinstance(value, list) else [value]
+        listed += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in several)]
+    return listed
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, dataclass_types: Sequence[type], args: list[str]) -> None:
+    unknown = [arg.split("=")[0] for arg in parser.parse_known_args(args)[1] if arg.startswith("--")]
+    if unknown:
+        known = [f"--{one.name}" for cls in dataclass_types for one in dataclasses.fields(cls)]
+        close = difflib.get_close_matches(unknown[0].replace("-", "_").replace("__", "--", 1), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "--help lists all options"
+        raise ValueError(f"there is no option {unknown[0]}; {hint}")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows each option under one name, defaults only where there are some, and the Trainer's own options last."""
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        actions = list(actions)
+        super().add_arguments(action for action in actions if action.dest not in _INHERITED)
+        inherited = [action for action in actions if action.dest in _INHERITED]
+        if inherited:
+            self.end_section()
+            self.start_section("training, options of transformers.TrainingArguments")
+            super().add_arguments(inherited)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return ", ".join(action.option_strings[:1] if action.dest != "help" else action.option_strings)
+        value = action.metavar or _METAVARS.get(action.type, "TEXT")
+        if action.nargs == "+":
+            value = f"{value} [{value} ...]"
+        return f"{action.option_strings[0]} {f'[{value}]' if action.nargs == '?' else value}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if action.nargs == 0 and action.dest != "help":
+            return f"Set --{action.dest} to false."
+        if action.choices is not None and not any(str(choice) in text for choice in action.choices):
+            text = f"{text.removesuffix('.')}: {', '.join(map(str, action.choices))}."
+        if action.default in (None, argparse.SUPPRESS, [], "") or "default:" in text:
+            return text
+        return f"{text} (default: %(default)s)"

@@ -1,0 +1,122 @@
+"""Recommend items: show what users took and what a checkpoint recommends to them, as text.
+
+    transrec recommend --model_name_or_path outputs/has_pt
+
+For one history, or for all users of the data set into a file (a JSON object a line):
+
+    transrec recommend --model_name_or_path outputs/has_pt --history "t0001 t0002"
+    transrec recommend --model_name_or_path outputs/has_pt --output_file recommendations.jsonl
+
+It works zero-shot: the checkpoint need not have seen the data set.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+from accelerate import PartialState
+from tqdm import tqdm
+
+from ..data.arguments import DataArguments
+from ..models.checkpoint_files import load_config
+from ..serving.recommender import Recommender
+from .options import parse_arguments
+
+
+@dataclass
+class RecommendationArguments:
+    """Says which checkpoint recommends, to whom and how many items."""
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
+    history: str | None = field(default=None, metadata={"help": "Item ids separated by spaces, oldest first."})
+    user_id: str | None = field(
+        default=None, metadata={"help": "User whose history it is, for models that read user ids (DSSM)."}
+    )
+    num_users: int = field(
+        default=2, metadata={"help": "Users of the data set that are shown, where no history is given."}
+    )
+    k: int = field(default=10, metadata={"help": "Items that are recommended to each user."})
+    include_seen: bool = field(default=False, metadata={"help": "Recommend items of the history, too."})
+    language: str | None = field(
+        default=None, metadata={"help": "Language of the texts that are read, en or zh (default: the model's)."}
+    )
+    output_file: str | None = field(
+        default=None, metadata={"help": "File of JSON lines to write: recommendations for every user."}
+    )
+    batch_size: int = field(default=256, metadata={"help": "Users at a time."})
+    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
+    _argument_group_name = "recommendation"
+
+
+def show(history: list[str], recommended: list[dict], texts: dict[str, str], held_out: str | None = None) -> None:
+    """Prints one user; marks the item that the user really took next, where it is known."""
+    print("  saw (oldest first)")
+    for item_id in history:
+        print(f"      {item_id:>12}  {texts[item_id]}")
+    print("  recommended (best first)")
+    for rank, item in enumerate(recommended, start=1):
+        mark = "   <- taken next" if item["item_id"] == held_out else ""
+        print(f"  {rank:>3} {item['item_id']:>12}  {texts[item['item_id']]}{mark}")
+    if held_out is not None and held_out not in {item["item_id"] for item in recommended}:
+        print(f"  taken next   {held_out}  {texts[held_out]}")
+
+
+def recommend(recommender: Recommender, histories: list, user_ids: list[str], args: RecommendationArguments) -> list:
+    """Returns the best items for each history; only models that read user ids are given them."""
+    user_ids = user_ids if recommender.processor.user_ids is not None else None
+    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, user_id=user_ids)
+
+
+def write_all(recommender: Recommender, sequences: datasets.Dataset, args: RecommendationArguments) -> None:
+    """Writes recommendations that follow the whole known history of every user, the held-out target included."""
+    path = Path(args.output_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for start in tqdm(range(0, len(sequences), args.batch_size), desc="Recommending"):
+            users = sequences[start : start + args.batch_size]
+            histories = [[*past, last] for past, last in zip(users["item_ids"], users["target"], strict=True)]
+            found = recommend(recommender, histories, users["user_id"], args)
+            for user_id, recommended in zip(users["user_id"], found, strict=True):
+                line = {"user_id": user_id, "recommended": recommended}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    unfinished.replace(path)
+    print(f"{len(sequences)} users written to {path}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs `transrec recommend`."""
+    options, data_args = parse_arguments((RecommendationArguments, DataArguments), args, __doc__)
+    state = PartialState(cpu=options.use_cpu)
+    if not state.is_main_process:
+        return
+    name, where = options.model_name_or_path, {"revision": options.model_revision}
+    max_seq_len = load_config(name, **where).max_seq_len
+    items = data_args.load_items(max_seq_len)
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where)
+    recommender.model.to(state.device)
+    recommender.processor.language = options.language or recommender.processor.language
+    recommender.index(items)
+    texts = dict(zip(items["item_id"], items[recommender.processor.text_column], strict=True))
+
+    if options.history is not None:
+        history, exclude_seen = options.history.split(), not options.include_seen
+        show(history, recommender.recommend(history, options.k, exclude_seen, user_id=options.user_id), texts)
+        return
+    sequences = data_args.load_sequences("test", max_seq_len)
+    if options.output_file is not None:
+        write_all(recommender, sequences, options)
+        return
+    for user in sequences.select(range(min(options.num_users, len(sequences)))):
+        recommended = recommend(recommender, [user["item_ids"]], [user["user_id"]], options)[0]
+        print(f"\nuser {user['user_id']}")
+        show(user["item_ids"], recommended, texts, held_out=user["target"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Compare what pretraining on one data set gives on another.
+
+Pretrains on a source, then compares on a target's test split, at the same budget: random, popularity, IDRec (an
+item-id table), TransRec NoPT (content, not pretrained), zero-shot (pretrained, not fine-tuned) and HasPT (pretrained,
+then fine-tuned). On the sample that the package brings, as `make run` does:
+
+    transrec transfer --output_dir outputs/sample
+
+On real data in NineRec's layout; --dataset_config_name is the target:
+
+    transrec transfer --source Bili_500K --dataset_config_name Bili_Food --data_dir /data/NineRec --language zh \\
+        --text_model_name_or_path hfl/chinese-bert-wwm
+
+Training options (--num_train_epochs, --per_device_train_batch_size, --bf16, …) hold for every model on the target;
+results.json keeps the numbers. An interrupted comparison goes on with --resume_from_checkpoint True. On several GPUs:
+accelerate launch --multi_gpu -m modeling_transrec.cli.transfer
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import datasets
+from accelerate import PartialState
+from transformers.utils import logging
+
+from ..data.arguments import DataArguments
+from ..evaluation.arguments import BASELINES, EvaluationArguments
+from ..evaluation.evaluate import evaluate
+from ..training.arguments import TransRecTrainingArguments
+from ..training.model_arguments import ModelArguments
+from ..training.train import train
+from .options import parse_arguments, to_options
+from .recommend import main as recommend
+
+
+@dataclass
+class TransferArguments:
+    """Says what the comparison pretrains on."""
+
+    source: str = field(default="Sample_Source", metadata={"help": "Data set to pretrain on."})
+    pretrain_epochs: float = field(default=10, metadata={"help": "Epochs on the source."})
+    id_learning_rate: float = field(default=3e-3, metadata={"help": "Learning rate of IDRec, which has no backbone."})
+    show_users: int = field(default=2, metadata={"help": "Users whose recommendations are shown at the end."})
+    _argument_group_name = "comparison"
+
+
+@dataclass
+class TransferModelArguments(ModelArguments):
+    """Names the content model that is compared."""
+
+    hidden_size: int | None = field(
+        default=128, metadata={"help": "Width of item and user embeddings (default: 128)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model_name_or_path is not None or "id" in self.modality.split("+"):
+            raise ValueError("transrec transfer makes its models itself; leave out --model_name_or_path and ids")
+
+
+@dataclass
+class TransferTrainingArguments(TransRecTrainingArguments):
+    """Says how each model of the comparison is trained."""
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the content models."})
+    warmup_steps: float = field(default=0.2, metadata={"help": "Steps, or the share of all steps, to warm up."})
+    num_train_epochs: float = field(default=15, metadata={"help": "Epochs on the target, for every row."})
+    eval_ks: list[int] = field(default_factory=lambda: [10], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
+    output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.push_to_hub:
+            raise ValueError(
+                "transrec transfer trains several models; publish one of them with transrec pretrain or finetune"
+            )
+
+
+def render(rows: dict[str, dict], title: str) -> str:
+    """Returns the table as Markdown."""
+    lines = [title, "", f"| {'model':<20} | HR@10  | NDCG@10 |", f"|{'-' * 22}|-------:|--------:|"]
+    for name, metrics in rows.items():
+        lines.append(f"| {name:<20} | {metrics['hr@10']:.4f} | {metrics['ndcg@10']:.4f}  |")
+    return "\n".join(lines)
+
+
+class Comparison:
+    """One run of all rows; every trained model lies in its own folder under `output_dir`."""
+
+    def __init__(
+        self,
+        args: TransferArguments,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        training_args: TransRecTrainingArguments,
+    ):
+        self.args, self.model_args, self.training_args = args, model_args, training_args
+        self.target = data_args
+        self.source = replace(data_args, dataset_config_name=args.source)
+        self.output_dir = Path(training_args.output_dir)
+        self.results: dict[str, dict] = {}
+
+    def train(self, name: str, model_args: ModelArguments, data_args: DataArguments, **changes) -> str:
+        """Trains one model and returns its folder."""
+        folder = str(self.output_dir / name)
+        say(f"{name}: training on {data_args.dataset_config_name}")
+        training_args = copy.deepcopy(self.training_args)
+        if training_args.resume_from_checkpoint is None and PartialState().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier comparison
+        for option, value in {"output_dir": folder, **changes}.items():
+            setattr(training_args, option, value)
+        train(model_args, data_args, training_args)
+        return folder
+
+    def evaluate(self, row: str, model: str) -> None:
+        """Adds a row: metrics on the target's test split."""
+        arguments = EvaluationArguments(
+            model_name_or_path=model,
+            eval_ks=self.training_args.eval_ks,
+            language=self.model_args.language,
+            max_seq_len=self.model_args.resolved_max_seq_len() if model in BASELINES else None,
+            use_cpu=self.training_args.use_cpu,
+        )
+        self.results[row] = evaluate(arguments, self.target)
+        say(f"{row}: HR@10 {self.results[row]['metrics']['hr@10']:.4f}")
+
+    def run(self) -> None:
+        self.evaluate("random", "random")
+        self.evaluate("popularity", "popularity")
+
+        of_content = ("text_pooling", "image_pooling", "fusion")
+        fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
+        id_args = ModelArguments(modality="id", **fields)
+        no_freezing = {"freeze_backbone": False, "train_last_n_layers": None, "freeze_modules": None}
+        changes = {"learning_rate": self.args.id_learning_rate, **no_freezing}
+        self.evaluate("IDRec", self.train("idrec", id_args, self.target, **changes))
+
+        pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
+        # Without a pretrained backbone, NoPT starts from the same random architecture and the source's tokenizer.
+        backbones = (self.model_args.text_model_name_or_path, self.model_args.multimodal_model_name_or_path)
+        scratch = "text" in self.model_args.modality.split("+") and not any(backbones)
+        no_pt_args = replace(self.model_args, tokenizer_name_or_path=pretrained) if scratch else self.model_args
+        no_pt = self.train("no_pt", no_pt_args, self.target)
+        self.evaluate("TransRec NoPT", no_pt)
+        self.evaluate("TransRec zero-shot", pretrained)
+
+        has_pt_args = ModelArguments(model_name_or_path=pretrained, language=self.model_args.language)
+        has_pt = self.train("has_pt", has_pt_args, self.target)
+        self.evaluate("TransRec HasPT", has_pt)
+        self.report(has_pt)
+
+    def report(self, model: str) -> None:
+        """Prints the table and some recommendations; writes `results.json` and `results.md`."""
+        if not PartialState().is_main_process:
+            return
+        protocol = self.results["TransRec HasPT"]["protocol"]
+        title = (
+            f"{self.args.source} -> {self.target.dataset_config_name}, test split: {protocol['num_users']:,} users, "
+            f"every one of {protocol['num_candidates']:,} items ranked"
+        )
+        table = render({row: result["metrics"] for row, result in self.results.items()}, title)
+        options = {"transfer": vars(self.args), "model": vars(self.model_args), "data": vars(self.target)}
+        record = {"options": options, "training": self.training_args.to_dict(), "rows": self.results}
+        text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+        (self.output_dir / "results.json").write_text(text + "\n", encoding="utf-8")
+        (self.output_dir / "results.md").write_text(table + "\n", encoding="utf-8")
+        print(f"\n{table}\n")
+        if self.args.show_users:
+            options = {
+                "model_name_or_path": model,
+                "dataset_name": self.target.dataset_name,
+                "dataset_config_name": self.target.dataset_config_name,
+                "data_dir": self.target.data_dir,
+                "language": self.model_args.language,
+                "num_users": self.args.show_users,
+                "k": 5,
+                "use_cpu": self.training_args.use_cpu,
+            }
+            recommend(to_options({name: value for name, value in options.items() if value is not None}))
+
+
+def say(message: str) -> None:
+    """Prints a headline, in the main process only."""
+    if PartialState().is_main_process:
+        print(f"\n=== {message}", flush=True)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs `transrec transfer`."""
+    datasets.disable_progress_bars()  # the bars that stay are those of training
+    logging.disable_progress_bar()
+    types = (TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments)
+    Comparison(*parse_arguments(types, args, __doc__, has_presets=True)).run()
+
+
+if __name__ == "__main__":
+    main()

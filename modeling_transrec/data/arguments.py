@@ -1,0 +1,151 @@
+"""Options that name a data set, for every command and for scripts of one's own."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import datasets
+
+from .loading import load_items, load_sequences, warn_if_cut_shorter
+
+
+# What these options mean is up to the ninerec builder, which filters and splits while it reads.
+_BUILDER_OPTIONS = (
+    "min_actions",
+    "min_item_actions",
+    "split_strategy",
+    "validation_start",
+    "test_start",
+    "catalogue",
+    "pair_columns",
+)
+
+
+@dataclass
+class DataArguments:
+    """Names a data set and how its histories are filtered and split.
+
+    Example:
+
+    >>> import modeling_transrec
+    >>> data = DataArguments(dataset_config_name="Sample_Target")
+    >>> len(data.load_items(max_seq_len=20)), len(data.load_sequences("test", max_seq_len=20))
+    (300, 800)
+    """
+
+    dataset_name: str = field(
+        default="ninerec",
+        metadata={
+            "help": "Data set: 'ninerec' for files in NineRec's layout in --data_dir, or a Hub id, or a local folder "
+            "that `transrec prepare-data` wrote."
+        },
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"help": "Name of the data set, such as Bili_Food. By default the sample that the package brings."},
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the raw files; by default the environment's NINEREC_DATA_DIR."},
+    )
+    min_actions: int | None = field(
+        default=None, metadata={"help": "Leave out users with fewer interactions (ninerec: 5)."}
+    )
+    min_item_actions: int | None = field(
+        default=None,
+        metadata={"help": "Leave out items with fewer interactions, too, until all have enough (the k-core)."},
+    )
+    split_strategy: str | None = field(
+        default=None,
+        metadata={
+            "help": "'leave_one_out' holds out the last two items of each history (default); 'temporal' holds out the "
+            "interactions after a point in time."
+        },
+    )
+    validation_start: int | None = field(
+        default=None,
+        metadata={
+            "help": "Time at which the validation split of 'temporal' starts (default: after 80 %% of them all)."
+        },
+    )
+    test_start: int | None = field(
+        default=None,
+        metadata={"help": "Time at which the test split of 'temporal' starts (default: after 90 %%)."},
+    )
+    catalogue: str | None = field(
+        default=None,
+        metadata={"help": "Candidates: the 'interacted' items (default), or 'all' of the items table."},
+    )
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the columns of your tables, as JSON or a file of it: "
+            '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}.'
+        },
+    )
+    pair_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of a table of interactions that has no header, in their order: user_id item_id timestamp."
+        },
+    )
+    sample: ClassVar[str] = "Sample_Target"
+    _argument_group_name = "data"
+
+    def __post_init__(self):
+        if self.dataset_config_name is None:
+            if self.dataset_name != "ninerec" or self.data_dir is not None:
+                place = self.dataset_name if self.data_dir is None else self.data_dir
+                raise ValueError(f"which data set of {place}? Give --dataset_config_name NAME")
+            self.dataset_config_name = self.sample
+
+    def loading_kwargs(self, max_seq_len: int) -> dict:
+        """Returns the arguments of `load_dataset` beside the names.
+
+        Raises:
+            ValueError: if an option of the ninerec builder is given for another data set.
+        """
+        kwargs = {} if self.data_dir is None else {"data_dir": self.data_dir}
+        options = {name: getattr(self, name) for name in _BUILDER_OPTIONS if getattr(self, name) is not None}
+        if self.columns is not None:
+            options["columns"] = read_json("--columns", self.columns)
+        if self.dataset_name == "ninerec":
+            return {**kwargs, **options, "max_seq_len": max_seq_len}
+        if options:
+            raise ValueError(
+                f"--{next(iter(options))} is for --dataset_name ninerec; {self.dataset_name} is split already"
+            )
+        return kwargs
+
+    def load_items(self, max_seq_len: int) -> datasets.Dataset:
+        """Loads the catalogue of a model that reads histories of up to `max_seq_len` items."""
+        return load_items(self.dataset_name, self.dataset_config_name, **self.loading_kwargs(max_seq_len))
+
+    def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
+        """Loads the histories of one split, `"train"`, `"validation"` or `"test"`."""
+        kwargs = self.loading_kwargs(max_seq_len)
+        sequences = load_sequences(self.dataset_name, self.dataset_config_name, split, **kwargs)
+        if split != "validation":  # one warning is enough in training, which loads train and validation
+            warn_if_cut_shorter(sequences, max_seq_len)
+        return sequences
+
+
+def read_json(option: str, value: str) -> dict:
+    """Returns the value of an option that is a JSON object, or names a file of one.
+
+    >>> read_json("--peft_config", '{"r": 8}')
+    {'r': 8}
+    """
+    source = option
+    if os.path.exists(value):
+        source = value
+        with open(value, encoding="utf-8") as file:
+            value = file.read()
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is neither a file nor JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{source} must be a JSON object, got {type(parsed).__name__}")
+    return parsed

@@ -1,0 +1,80 @@
+"""Options of an evaluation."""
+
+from dataclasses import dataclass, field
+
+from ..models.checkpoint_files import is_hub_id
+
+
+BASELINES = ("random", "popularity")
+
+
+@dataclass
+class EvaluationArguments:
+    """Says what is evaluated, on which split and how.
+
+    Example:
+
+    >>> EvaluationArguments(model_name_or_path="popularity", split="validation").eval_ks
+    [5, 10, 20]
+    """
+
+    model_name_or_path: str = field(
+        metadata={"help": "Checkpoint, a folder or a Hub id; or what needs no training: 'random', 'popularity'."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
+    split: str = field(default="test", metadata={"help": "Split to evaluate on.", "choices": ["validation", "test"]})
+    output_file: str | None = field(
+        default=None, metadata={"help": 'JSON file to write: {"metrics": {"hr@10": …}, "protocol": {…}}.'}
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Language of the texts that are read, 'en' or 'zh' (default: the model's)."}
+    )
+    eval_ks: list[int] = field(
+        default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K and NDCG@K."}
+    )
+    include_seen: bool = field(
+        default=False, metadata={"help": "Keep the items of a user's history among the candidates."}
+    )
+    by_group: bool = field(
+        default=False,
+        metadata={
+            "help": "Add metrics by group: by how often the target occurs in the training histories (cold: never), "
+            "and by the length of the history. Training histories are cut to the last max_seq_len + 1 items."
+        },
+    )
+    center_scores: bool = field(
+        default=False, metadata={"help": "Score by centred cosine, for a model that has not seen this platform."}
+    )
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users that are ranked at a time."})
+    item_batch_size: int = field(default=256, metadata={"help": "Items that are encoded at a time."})
+    preprocessing_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that prepare the items' content; the result is kept on disk for later runs."},
+    )
+    max_seq_len: int | None = field(
+        default=None,
+        metadata={"help": "Longest history in items, for what needs no training (default: 20); a model has its own."},
+    )
+    bf16: bool = field(default=False, metadata={"help": "Encode items and users in bfloat16 (autocast)."})
+    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
+    create_pr: bool = field(
+        default=False,
+        metadata={"help": "Add them as a pull request, where the repository is somebody else's."},
+    )
+    _argument_group_name = "evaluation"
+
+    def __post_init__(self):
+        is_baseline = self.model_name_or_path in BASELINES
+        if self.max_seq_len is not None and not is_baseline:
+            raise ValueError(f"--max_seq_len is an option of {' and '.join(BASELINES)}; a model has its own")
+        if self.create_pr and not self.push_to_hub:
+            raise ValueError("--create_pr is an option of --push_to_hub")
+        if self.push_to_hub and not is_hub_id(self.model_name_or_path):
+            raise ValueError(f"--push_to_hub adds results to a card on the Hub; {self.model_name_or_path} is a folder")
+        if self.push_to_hub and is_baseline:
+            raise ValueError(f"--push_to_hub: {self.model_name_or_path} has no card")
+        if self.push_to_hub and self.model_revision != "main":
+            raise ValueError("--push_to_hub adds results to the main branch; leave out --model_revision")

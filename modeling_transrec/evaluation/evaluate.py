@@ -1,0 +1,93 @@
+"""Evaluates a checkpoint, or what needs no training, on a data set."""
+
+import functools
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from ..data.arguments import DataArguments
+from ..data.foreign_ids import drop_foreign_ids
+from ..data.loading import count_actions, histories_as_rows, prepare_items
+from ..models.checkpoint_files import load_config
+from ..models.configuration_transrec import TransRecConfig
+from ..models.modeling_transrec import TransRecModel
+from ..models.processing_transrec import TransRecProcessor
+from .arguments import BASELINES, EvaluationArguments
+from .evaluator import FullRankingEvaluator
+
+
+def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
+    """Ranks the whole catalogue for every user of a split.
+
+    Under `accelerate launch`, the processes share the work, and each of them gets the result.
+
+    Args:
+        args: what is evaluated and how.
+        data_args: the data set.
+
+    Returns:
+        `"metrics"` (`{"hr@10": …, "ndcg@10": …}`), `"protocol"` (data set, split, candidates, …) and, with
+        `by_group`, `"groups"`.
+
+    Example:
+
+    >>> import modeling_transrec
+    >>> results = evaluate(EvaluationArguments("popularity", use_cpu=True), DataArguments())
+    >>> round(results["metrics"]["hr@10"], 3), results["protocol"]["num_candidates"]
+    (0.085, 300)
+    """
+    state = PartialState(cpu=args.use_cpu)
+    name = args.model_name_or_path
+    if name in BASELINES:
+        max_seq_len = TransRecConfig().max_seq_len if args.max_seq_len is None else args.max_seq_len
+    else:
+        max_seq_len = load_config(name, args.model_revision).max_seq_len
+    with state.main_process_first():
+        items = data_args.load_items(max_seq_len)
+        sequences = data_args.load_sequences(args.split, max_seq_len)
+    evaluator = FullRankingEvaluator(
+        items,
+        sequences,
+        ks=args.eval_ks,
+        exclude_seen=not args.include_seen,
+        batch_size=args.per_device_eval_batch_size,
+        item_batch_size=args.item_batch_size,
+        split=args.split,
+        center_scores=args.center_scores,
+    )
+    item_counts = None
+    if name == "popularity" or args.by_group:
+        item_counts = _training_counts(data_args, max_seq_len, items)
+    if name == "random":
+        metrics = evaluator.evaluate_random()
+    elif name == "popularity":
+        metrics = evaluator.evaluate_popularity(item_counts)
+    else:
+        metrics = _evaluate_checkpoint(args, evaluator, items, state)
+    dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
+    protocol = {"dataset": dataset, "model": name, "max_seq_len": max_seq_len, "bf16": args.bf16}
+    protocol |= evaluator.protocol
+    groups = {"groups": evaluator.metrics_of_groups(item_counts)} if args.by_group else {}
+    return {"metrics": metrics, **groups, "protocol": protocol}
+
+
+def _training_counts(data_args: DataArguments, max_seq_len: int, items: datasets.Dataset) -> np.ndarray:
+    """How often each item occurs in the training histories `(V,)`."""
+    histories = histories_as_rows(data_args.load_sequences("train", max_seq_len), items["item_id"])
+    return count_actions(histories, len(items))
+
+
+def _evaluate_checkpoint(
+    args: EvaluationArguments, evaluator: FullRankingEvaluator, items: datasets.Dataset, state: PartialState
+) -> dict[str, float]:
+    where = {"revision": args.model_revision}
+    model = TransRecModel.from_pretrained(args.model_name_or_path, **where).to(state.device)
+    processor = TransRecProcessor.from_pretrained(args.model_name_or_path, **where)
+    processor = drop_foreign_ids(model, processor, items["item_id"])
+    processor.language = args.language or processor.language
+    with state.main_process_first():
+        evaluator.prepared_items = prepare_items(items, processor, args.preprocessing_num_workers)
+    autocast = functools.partial(torch.autocast, state.device.type, torch.bfloat16, enabled=args.bf16)
+    return evaluator(model, processor, autocast)

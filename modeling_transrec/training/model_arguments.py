@@ -1,0 +1,249 @@
+"""Options that name a model: those of [`TransRecConfig`], and the backbones that a new model starts from."""
+
+import dataclasses
+import inspect
+import re
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+from ..models.checkpoint_files import load_config
+from ..models.configuration_transrec import TransRecConfig
+
+
+class Backbone(NamedTuple):
+    """A kind of pretrained backbone, which the options `--NAME_model_name_or_path` and `--NAME_config` choose.
+
+    Args:
+        modalities: parts of an item that it reads.
+        pretrained: help text of `--NAME_model_name_or_path`.
+        from_scratch: help text of `--NAME_config`, where there is such an option.
+    """
+
+    modalities: tuple[str, ...]
+    pretrained: str
+    from_scratch: str | None = None
+
+    @staticmethod
+    def options(name: str) -> tuple[str, str]:
+        return f"{name}_model_name_or_path", f"{name}_config"
+
+
+BACKBONES = {
+    "text": Backbone(
+        ("text",),
+        "Pretrained text backbone of a new model: a Hub id or folder of any model that AutoModel loads.",
+        "Text backbone that is trained from scratch: its configuration as JSON or a file of it.",
+    ),
+    "vision": Backbone(
+        ("image",),
+        "Pretrained vision backbone of a new model: a Hub id or folder, transformers' or timm's.",
+        "Vision backbone that is trained from scratch: its configuration as JSON or a file of it.",
+    ),
+    "multimodal": Backbone(
+        ("text", "image"), "One pretrained model of text and image for a new model, such as CLIP, SigLIP or ViLT."
+    ),
+}
+MODALITIES = ("text", "image", "id")
+# Fields of the configuration that have no option of their own: they follow from other options, or from the data.
+_NO_OPTIONS = {*TransRecConfig.sub_configs_defaults, "num_items", "num_users", "peft_config"}
+
+
+def config_options() -> dict[str, dataclasses.Field]:
+    """Returns an optional field for each option of [`TransRecConfig`], with its help text.
+
+    >>> config_options()["max_seq_len"].metadata["help"]
+    'Longest history L that the user encoder reads, in items; older items are cut off (default: 20).'
+    """
+    helps, options = field_help(), {}
+    for name in TransRecConfig.own_fields():
+        if name in _NO_OPTIONS:
+            continue
+        declared = TransRecConfig.__dataclass_fields__[name]
+        notes = []
+        if declared.metadata.get("choices") is not None:
+            notes.append(f"one of {', '.join(declared.metadata['choices'])}")
+        if declared.default is not None:
+            notes.append(f"default: {declared.default}")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        text = f"{helps[name].removesuffix('.')}{note}.".replace("%", "%%")
+        options[name] = field(default=None, metadata={"help": text})
+        options[name].type = _parsed_type(declared.type)
+    return options
+
+
+def field_help() -> dict[str, str]:
+    """Returns a description of each option of [`TransRecConfig`], read from the `Args` of its docstring."""
+    arguments = inspect.cleandoc(TransRecConfig.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    described = re.findall(r"^    (\w+) \(.*\):\n((?:        .*(?:\n|$))+)", arguments, flags=re.MULTILINE)
+    return {name: re.sub(r"\[`~?|`]|`", "", " ".join(text.split())) for name, text in described}
+
+
+def _parsed_type(declared: Any) -> Any:
+    """The type that the command line parses for a field: of `float | int`, which configurations have, `float`."""
+    kinds = [kind for kind in get_args(declared) or (declared,) if kind is not NoneType]
+    return (float if float in kinds else kinds[0]) | None
+
+
+def backbone_options() -> dict[str, dataclasses.Field]:
+    """Returns an optional field for each option that names a backbone."""
+    options = {}
+    for name, backbone in BACKBONES.items():
+        for option, text in zip(backbone.options(name), (backbone.pretrained, backbone.from_scratch), strict=True):
+            if text is not None:
+                options[option] = field(default=None, metadata={"help": text})
+                options[option].type = str | None
+    return options
+
+
+def _with_fields(*options: dict[str, dataclasses.Field]):
+    """Adds fields to a class that is about to become a dataclass."""
+
+    def add(cls: type) -> type:
+        for name, one in {name: one for group in options for name, one in group.items()}.items():
+            cls.__annotations__[name] = one.type
+            setattr(cls, name, one)
+        return cls
+
+    return add
+
+
+@dataclass
+@_with_fields(backbone_options(), config_options())
+class ModelArguments:
+    """Names the model to train: a TransRec checkpoint, or what a new model is made of.
+
+    Beside the options below there is one for each field of [`TransRecConfig`] (`hidden_size`, `loss_type`, …), and
+    there are those that name backbones (`text_model_name_or_path`, `vision_config`, …). An option that is not given
+    keeps the checkpoint's value or, of a new model, the configuration's default.
+
+    Example:
+
+    >>> ModelArguments(modality="id", hidden_size=64, loss_type="bce").config_fields()
+    {'hidden_size': 64, 'loss_type': 'bce'}
+    """
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "TransRec checkpoint to start from: a folder or a Hub id."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
+    modality: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Parts of an item that a new model reads: {', '.join(MODALITIES)}, or several, such as "
+            "text+image or text+id (default: those of the backbones that are named, else text)."
+        },
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer of a text backbone from scratch (default: one is trained on the items' texts)."},
+    )
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "Vocabulary of a tokenizer that is trained on the items (default: 8000)."}
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Language of the texts that are read, en or zh (default: en)."}
+    )
+    max_text_length: int | None = field(
+        default=None, metadata={"help": "Longest text in tokens; the rest is cut off (default: 30)."}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Height and width of images in pixels (default: the backbone's own)."}
+    )
+    peft: str | None = field(
+        default=None,
+        metadata={"help": "Kind of adapters of the peft library to train in the backbones: lora, ia3, loha, …"},
+    )
+    peft_config: str | None = field(
+        default=None, metadata={"help": "Options of the adapters as JSON or a file of it, such as '{\"r\": 8}'."}
+    )
+    _argument_group_name = "model (an option that is not given keeps the checkpoint's value)"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # the fields that _with_fields adds
+
+    def __post_init__(self):
+        parts = [] if self.modality is None else self.modality.split("+")
+        if not set(parts) <= set(MODALITIES):
+            raise ValueError(
+                f"--modality {self.modality} is unknown; choose {', '.join(MODALITIES)}, or several joined by +"
+            )
+        given = self._given_backbones()
+        if self.model_name_or_path is not None:
+            others = [name for name in ("modality", "image_size", "vocab_size") if getattr(self, name) is not None]
+            if given or others:
+                options = ", --".join([*given, *others])
+                raise ValueError(f"--model_name_or_path brings its own item encoder; leave out --{options}")
+        else:
+            read = {part for modalities in given.values() for part in modalities}
+            if self.modality is None:
+                self.modality = "+".join(part for part in MODALITIES if part in read) or "text"
+            elif unused := [name for name, modalities in given.items() if not set(modalities) <= set(parts)]:
+                raise ValueError(f"--modality {self.modality} has no use for --{', --'.join(unused)}")
+        self._check_backbones(given)
+        if self.peft_config is not None and self.peft is None:
+            raise ValueError("--peft_config holds options of --peft; name its kind, such as --peft lora")
+
+    def _given_backbones(self) -> dict[str, tuple[str, ...]]:
+        """The options of a new item encoder that were given, and the parts of an item that each of them reads."""
+        reads = {option: one.modalities for name, one in BACKBONES.items() for option in one.options(name)}
+        reads["tokenizer_name_or_path"] = BACKBONES["text"].modalities
+        given = vars(self)
+        return {name: modalities for name, modalities in reads.items() if given.get(name) is not None}
+
+    def _check_backbones(self, given: dict[str, tuple[str, ...]]) -> None:
+        """Refuses options that contradict each other."""
+        for name, backbone in BACKBONES.items():
+            pretrained, from_scratch = backbone.options(name)
+            if pretrained in given and from_scratch in given:
+                raise ValueError(f"--{pretrained} brings its own configuration; leave out --{from_scratch}")
+            if pretrained in given and len(backbone.modalities) > 1 and len(given) > 1:
+                others = ", --".join(one for one in given if one != pretrained)
+                parts = " and ".join(backbone.modalities)
+                raise ValueError(f"--{pretrained} reads {parts}; leave out --{others}")
+        if "tokenizer_name_or_path" in given and "text_model_name_or_path" in given:
+            raise ValueError("--text_model_name_or_path brings its own tokenizer; leave out --tokenizer_name_or_path")
+
+    @classmethod
+    def making_options(cls) -> list[str]:
+        """Returns the options that make a new model, which a checkpoint brings with it.
+
+        They include every field of the configuration that cannot be changed when training goes on.
+        """
+        ours = ["modality", "tokenizer_name_or_path", "vocab_size", "image_size"]
+        return [*ours, *backbone_options(), *(name for name in config_options() if name not in CHANGEABLE_FIELDS)]
+
+    def config_fields(self) -> dict:
+        """Returns the fields of the configuration that were given."""
+        return {name: getattr(self, name) for name in config_options() if getattr(self, name) is not None}
+
+    def backbone_names(self) -> dict[str, str]:
+        """Returns the pretrained backbones that were named: arguments of `from_encoder_pretrained`."""
+        names = {option: getattr(self, option) for option in (one.options(name)[0] for name, one in BACKBONES.items())}
+        return {option: name for option, name in names.items() if name is not None}
+
+    def resolved_max_seq_len(self) -> int:
+        """Returns the longest history of the model that these options make."""
+        if self.model_name_or_path is not None:
+            return load_config(self.model_name_or_path, self.model_revision).max_seq_len
+        return TransRecConfig().max_seq_len if self.max_seq_len is None else self.max_seq_len
+
+
+# Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
+CHANGEABLE_FIELDS = (
+    "hidden_dropout_prob",
+    "item_dropout_prob",
+    "loss_type",
+    "num_negatives",
+    "negative_sampling",
+    "logq_correction",
+    "gather_negatives",
+    "gbce_t",
+    "objective",
+    "mask_probability",
+    "normalize_scores",
+    "temperature",
+)

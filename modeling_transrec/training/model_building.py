@@ -1,0 +1,209 @@
+"""From options to a model and its processor: a checkpoint, or a new model around backbones or ids."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+from transformers import AutoConfig, AutoTokenizer, ViTImageProcessorPil
+
+from ..data.arguments import read_json
+from ..data.foreign_ids import drop_foreign_ids
+from ..data.image_processors import load_image_processor
+from ..models.checkpoint_files import check_place, load_config
+from ..models.configuration_transrec import READ_THE_LAST_PLACE, TransRecConfig
+from ..models.losses import LOSSES
+from ..models.modeling_transrec import TransRecForSequentialRecommendation
+from ..models.processing_transrec import TransRecProcessor, train_tokenizer
+from ..models.user_encoders import USER_ENCODERS
+from .model_arguments import CHANGEABLE_FIELDS, ModelArguments
+
+
+logger = logging.getLogger(__name__)
+
+# The backbones where none is named: small enough for a CPU, trained from scratch.
+SMALL_BERT = {
+    "model_type": "bert",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+    "max_position_embeddings": 128,
+}
+SMALL_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 128],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
+SMALL_IMAGE_SIZE = 64
+
+
+def load_model_and_processor(
+    args: ModelArguments, items: datasets.Dataset, user_ids: Sequence[str] | None = None
+) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
+    """Returns the model that the options name, and its processor.
+
+    Args:
+        args: the options.
+        items: the catalogue; an id table has an entry for each of its items, and a missing tokenizer is trained on
+            its texts.
+        user_ids: the users, for a user encoder that reads their ids (DSSM).
+
+    Raises:
+        ValueError: if an option contradicts the checkpoint, or is not read by the model.
+    """
+    if args.model_name_or_path is not None:
+        model, processor = _from_checkpoint(args, items)
+    else:
+        model, processor = _NewModel(args, items, user_ids).build()
+    _refuse_unread(args, model)
+    if args.peft is not None:
+        options = read_json("--peft_config", args.peft_config) if args.peft_config is not None else {}
+        model.add_peft_adapter({"peft_type": args.peft.upper(), **options})
+    return model, processor
+
+
+def _from_checkpoint(
+    args: ModelArguments, items: datasets.Dataset
+) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
+    name, where = args.model_name_or_path, {"revision": args.model_revision}
+    config = load_config(name, **where)
+    for option, value in args.config_fields().items():
+        if option not in CHANGEABLE_FIELDS and value != getattr(config, option):
+            raise ValueError(
+                f"--{option} {value} does not fit the checkpoint {name}, which has {getattr(config, option)}; leave "
+                "it out, or start a new model"
+            )
+        setattr(config, option, value)
+    config.validate_architecture()
+    model = TransRecForSequentialRecommendation.from_pretrained(name, config=config, dtype="float32", **where)
+    processor = TransRecProcessor.from_pretrained(name, **where)
+    for option in ("language", "max_text_length"):
+        if getattr(args, option) is not None:
+            setattr(processor, option, getattr(args, option))
+    return model, drop_foreign_ids(model, processor, items["item_id"])
+
+
+class _NewModel:
+    """A model that is being built: the configuration's fields and the processor's parts are collected one by one."""
+
+    def __init__(self, args: ModelArguments, items: datasets.Dataset, user_ids: Sequence[str] | None):
+        self.args, self.items, self.user_ids = args, items, user_ids
+        self.fields: dict[str, Any] = args.config_fields()
+        self.parts: dict[str, Any] = {}
+
+    def build(self) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
+        args, backbones = self.args, self.args.backbone_names()
+        for name in (*backbones.values(), args.tokenizer_name_or_path):
+            check_place(name)
+        for part in args.modality.split("+"):
+            _READERS[part](self)
+        self.read_users()
+        if backbones:
+            model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **self.fields)
+            multimodal = model.config.multimodal_config
+            if getattr(multimodal, "model_type", None) in READ_THE_LAST_PLACE:
+                multimodal.text_config.pad_token_id = self.parts[
+                    "tokenizer"
+                ].pad_token_id  # SigLIP 2's does not say it
+        else:
+            model = TransRecForSequentialRecommendation(TransRecConfig(**self.fields))
+        options = {name: getattr(args, name) for name in ("language", "max_text_length")}
+        options = {name: value for name, value in options.items() if value is not None}
+        return model, TransRecProcessor(**self.parts, **options)
+
+    def read_text(self) -> None:
+        args = self.args
+        pretrained = args.multimodal_model_name_or_path or args.text_model_name_or_path
+        if pretrained is not None:
+            self.parts["tokenizer"] = AutoTokenizer.from_pretrained(pretrained)
+            return
+        if args.tokenizer_name_or_path is not None:
+            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
+        else:
+            texts = (text for text in self.items[f"text_{args.language or 'en'}"] if text)
+            tokenizer = train_tokenizer(texts, **({} if args.vocab_size is None else {"vocab_size": args.vocab_size}))
+        config = _backbone_config("text", args.text_config, SMALL_BERT)
+        self.parts["tokenizer"] = tokenizer
+        self.fields["text_config"] = {
+            **config,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        self.fields.setdefault("text_pooling", "mean")  # only pretraining gives the first token a meaning
+
+    def read_images(self) -> None:
+        args = self.args
+        pretrained = args.multimodal_model_name_or_path or args.vision_model_name_or_path
+        if pretrained is not None:
+            square = args.multimodal_model_name_or_path is not None
+            self.parts["image_processor"] = load_image_processor(pretrained, args.image_size, square)
+            return
+        config = _backbone_config("vision", args.vision_config, SMALL_RESNET)
+        usual = SMALL_IMAGE_SIZE if args.vision_config is None else config.get("image_size", 224)
+        size = usual if args.image_size is None else args.image_size
+        if "image_size" in AutoConfig.for_model(**config).to_dict():
+            config["image_size"] = size
+        self.parts["image_processor"] = ViTImageProcessorPil(size={"height": size, "width": size}, do_convert_rgb=True)
+        self.fields["vision_config"] = config
+
+    def read_ids(self) -> None:
+        self.fields["num_items"], self.parts["item_ids"] = len(self.items), self.items["item_id"]
+
+    def read_users(self) -> None:
+        encoder = self.args.user_encoder_type
+        if encoder not in USER_ENCODERS or not USER_ENCODERS[encoder].reads_user_ids:
+            return  # TransRecConfig refuses an unknown one
+        if self.user_ids is None:
+            raise ValueError(f"--user_encoder_type {encoder} needs the users that it is trained on; give user_ids")
+        self.fields["num_users"], self.parts["user_ids"] = len(self.user_ids), self.user_ids
+
+
+_READERS: dict[str, Callable[[_NewModel], None]] = {
+    "text": _NewModel.read_text,
+    "image": _NewModel.read_images,
+    "id": _NewModel.read_ids,
+}
+
+
+def _backbone_config(kind: str, given: str | None, small: dict) -> dict:
+    """The configuration of a backbone that is trained from scratch."""
+    if given is None:
+        logger.warning("No %s backbone was named: a small %s (%s) is trained", kind, small["model_type"], small)
+        return dict(small)
+    config = read_json(f"--{kind}_config", given)
+    if "model_type" not in config:
+        example = {"model_type": small["model_type"]}
+        raise ValueError(f'--{kind}_config must have a "model_type", such as {json.dumps(example)}')
+    return config
+
+
+def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendation) -> None:
+    """Refuses options that this model does not read, unless they have the default's value."""
+    config, encoder, loss = model.config, model.item_encoder, LOSSES[model.config.loss_type]
+    has_text, has_image = "text" in encoder.modalities, "image" in encoder.modalities
+    reads = {
+        "fusion": encoder.fusion is not None,
+        "id_fusion": encoder.id_fusion is not None,
+        "text_pooling": encoder.text is not None,
+        "image_pooling": encoder.image is not None,
+        "image_size": has_image,
+        "vocab_size": has_text and not any((args.text_model_name_or_path, args.tokenizer_name_or_path)),
+        "language": has_text,
+        "max_text_length": has_text,
+        "mask_probability": config.objective == "masked_item",
+        "num_negatives": loss.samples,
+        "negative_sampling": loss.samples,
+        "gbce_t": "gbce_t" in loss.options,
+    }
+    defaults = TransRecConfig().to_dict()
+    for name, is_read in reads.items():
+        value = getattr(args, name)
+        if value is not None and not is_read and value != defaults.get(name):
+            raise ValueError(
+                f"--{name} {value} has no effect on a model of {config.modality} with loss_type={config.loss_type!r} "
+                f"and objective={config.objective!r}; leave it out"
+            )

@@ -1,0 +1,124 @@
+"""Trains a model on a data set and saves it with its card."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..data.arguments import DataArguments
+from .arguments import TransRecTrainingArguments
+from .model_arguments import ModelArguments
+from .model_building import load_model_and_processor
+from .trainer import TRAINER_STATE_NAME, TransRecTrainer, last_whole_checkpoint
+
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
+) -> TransRecTrainer:
+    """Trains, keeps the best checkpoint by validation HR@10, and saves model, processor and card in `output_dir`.
+
+    The test split is not read.
+
+    Args:
+        model_args: the model.
+        data_args: the data set.
+        training_args: how it is trained; with `push_to_hub`, the checkpoint is published, too.
+
+    Returns:
+        The Trainer, with the best checkpoint's weights in its model.
+
+    Example:
+
+    ```python
+    from modeling_transrec import DataArguments, ModelArguments, TransRecTrainingArguments, train
+
+    train(ModelArguments(modality="text"), DataArguments(), TransRecTrainingArguments(output_dir="outputs/model"))
+    ```
+    """
+    trainer = build_trainer(model_args, data_args, training_args)
+    with training_args.main_process_first(desc="looking for checkpoints"):
+        resume = _where_to_start(training_args)
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_state()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    card = {
+        "dataset": data_args.dataset_name,
+        "dataset_args": data_args.dataset_config_name,
+        "finetuned_from": model_args.model_name_or_path,
+        "license": training_args.hub_license,
+    }
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.save_model()
+        trainer.create_model_card(**card)
+    trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
+    if trainer.is_world_process_zero():
+        print(f"Saved in {training_args.output_dir}{_best_result(trainer)}", flush=True)
+    return trainer
+
+
+def build_trainer(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
+) -> TransRecTrainer:
+    """Loads the data and the model, and returns their Trainer."""
+    set_seed(training_args.seed)
+    max_seq_len = model_args.resolved_max_seq_len()
+    with training_args.main_process_first(desc="loading the data"):
+        items = data_args.load_items(max_seq_len)
+        train_split = data_args.load_sequences("train", max_seq_len)
+        validation = data_args.load_sequences("validation", max_seq_len)
+    model, processor = load_model_and_processor(model_args, items, train_split["user_id"])
+    trains_all = model_args.peft is None and not training_args.freeze_backbone
+    if model_args.backbone_names() and trains_all and training_args.backbone_learning_rate is None:
+        logger.warning(
+            "The pretrained backbone is trained at --learning_rate %g; the paper's rates for backbones are 5e-6 to "
+            "5e-5: --backbone_learning_rate 1e-5",
+            training_args.learning_rate,
+        )
+    return TransRecTrainer(model, training_args, items, train_split, validation, processing_class=processor)
+
+
+def _where_to_start(args: TransRecTrainingArguments) -> str | None:
+    """The checkpoint to resume from; `None` to start anew, in place of a finished training in the same folder.
+
+    Raises:
+        FileExistsError: if the folder has an interrupted training that is not to be resumed.
+    """
+    folder, resume = args.output_dir, args.resume_from_checkpoint
+    finished = Path(folder, TRAINER_STATE_NAME)  # written at the end
+    checkpoints = sorted(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    if resume is not None and resume.lower() not in ("true", "false"):  # to HfArgumentParser it is a path
+        return resume
+    if resume is not None and resume.lower() == "true":
+        found = last_whole_checkpoint(folder)
+        if found is None:
+            logger.warning("There is no checkpoint in %s yet: training starts from the beginning", folder)
+        finished.unlink(missing_ok=True)
+        return found
+    if checkpoints and not finished.exists():
+        raise FileExistsError(
+            f"{folder} has an interrupted training: go on with --resume_from_checkpoint true, choose another "
+            "--output_dir, or remove the folder"
+        )
+    if checkpoints:
+        logger.warning("%s has a finished training, which is replaced", folder)
+        for checkpoint in checkpoints:
+            shutil.rmtree(checkpoint)
+    finished.unlink(missing_ok=True)
+    return None
+
+
+def _best_result(trainer: TransRecTrainer) -> str:
+    """The best validation result and its epoch, as the end of a sentence; empty where nothing was evaluated."""
+    state = trainer.state
+    if state.best_metric is None:
+        return ""
+    epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step)
+    return f": validation {trainer.args.metric_for_best_model} {state.best_metric:.4f} after epoch {epoch:g}"

@@ -1,0 +1,90 @@
+"""The options of the commands: made from the configuration, explained, and refused where they are misspelt."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from modeling_transrec import DataArguments, ModelArguments, TransRecConfig, TransRecTrainingArguments
+from modeling_transrec.cli import main as console
+from modeling_transrec.cli.options import parse_arguments
+from modeling_transrec.training.model_arguments import CHANGEABLE_FIELDS, config_options, field_help
+
+
+TYPES = (ModelArguments, DataArguments, TransRecTrainingArguments)
+
+
+def help_of(command: str, capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        console.main([command, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_every_field_of_the_configuration_is_an_option(tmp_path):
+    values = {"str": "x", "int": "3", "float": "0.5", "bool": "true"}
+    for name, field in config_options().items():
+        kind = re.search(r"(str|int|float|bool)", str(field.type)).group(1)
+        args = [f"--{name}", values[kind], "--output_dir", str(tmp_path), "--use_cpu", "true"]
+        model, *_ = parse_arguments(TYPES, args, None)
+        assert model.config_fields() == {name: {"x": "x", "3": 3, "0.5": 0.5, "true": True}[values[kind]]}
+    left_out = set(TransRecConfig.own_fields()) - set(config_options())
+    assert left_out == {*TransRecConfig.sub_configs_defaults, "num_items", "num_users", "peft_config"}
+    assert set(CHANGEABLE_FIELDS) < set(config_options())
+
+
+def test_an_option_that_is_not_given_says_nothing(tmp_path):
+    model, *_ = parse_arguments(TYPES, ["--output_dir", str(tmp_path), "--use_cpu", "true"], None)
+    assert model.config_fields() == {} and model.backbone_names() == {} and model.modality == "text"
+
+
+def test_help_is_readable(capsys):
+    shown = help_of("finetune", capsys)
+    described = field_help()
+    flat = " ".join(shown.split())
+    for name in config_options():
+        assert f"--{name} " in shown and " ".join(described[name].split()[:4]) in flat, name
+    assert "(default: None)" not in shown and "--hidden-size" not in shown
+    assert f"default: {TransRecConfig().hidden_size}" in flat
+    ours, _, theirs = shown.partition("options of transformers.TrainingArguments")
+    assert "--freeze_backbone" in ours and "--adam_beta1" in theirs
+    assert "accelerate launch --multi_gpu -m modeling_transrec.cli.finetune" in shown
+    assert shown.startswith("usage: transrec finetune")
+
+
+@pytest.mark.parametrize("wrong, right", [("--learning_rat", "--learning_rate"), ("--hiden-size", "--hidden_size")])
+def test_a_misspelt_option_names_the_nearest(wrong, right, tmp_path):
+    with pytest.raises(ValueError, match=f"there is no option {wrong}; did you mean {right}"):
+        parse_arguments(TYPES, ["--output_dir", str(tmp_path), wrong, "3"], None)
+
+
+def test_the_console_command(capsys):
+    assert console.main([]) is None
+    shown = capsys.readouterr().out
+    for name in "pretrain finetune evaluate recommend transfer prepare-data validate describe download".split():
+        assert re.search(rf"^  {name} +[A-Z]", shown, flags=re.MULTILINE)
+    assert console.main(["fine-tune"]) == 2
+    assert "did you mean finetune?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["validate", "describe", "download", "prepare-data"])
+def test_commands_of_the_data_side_have_their_name(command, capsys):
+    assert help_of(command, capsys).startswith(f"usage: transrec {command}")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["validate", "--help"]])
+def test_help_answers_at_once(command):
+    """In less than 1.5 times the time of importing what the data tools need."""
+
+    def seconds(code: str) -> float:
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    run = f"from modeling_transrec.cli.main import main; main({command})"
+    assert seconds(run) < 1.5 * seconds("import polars, datasets")
