@@ -1,4 +1,4 @@
-"""Transitions: how often one item of a platform follows another, counted from its users' histories; nothing is trained.
+"""Transitions: how often one item of a platform follows another, counted in its users' histories; nothing is trained.
 
 The counts `C (V, V)` are sparse and raw; the item counts `D (V,)` normalise them when they are read, so that one more
 interaction changes a few numbers. With the score of a history, `sum over its items of history_decay ** (steps back) *
@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.sparse
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -362,28 +363,19 @@ class Transitions:
         other.settings, other._scale = TransitionSettings(**{**asdict(self.settings), **settings}), None
         return other
 
-    def score_entries(self, histories: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The scores that are above zero, of a batch of histories.
+    def scores(self, histories: np.ndarray) -> scipy.sparse.csr_array:
+        """Returns the scores `(B, V)` of a batch of histories, of which only those above zero are stored.
 
         Args:
             histories: `(B, L)` indices of items, -1 at padding on the left.
-
-        Returns: users `(E,)` as rows of the batch, items `(E,)` and scores `(E,)`, by user and item, each pair once.
         """
         users, items, scores, _ = self._entries(histories)
-        keys = users * len(self) + items
-        order = np.argsort(keys, kind="stable")
-        keys, scores = keys[order], scores[order]
-        starts = _starts(keys)
-        users, items = np.divmod(keys[starts], max(len(self), 1))
-        return users, items, _sum_from(scores, starts)
+        entries = scipy.sparse.coo_array((scores, (users, items)), shape=(len(histories), len(self)))
+        return entries.tocsr()  # sums what several items of a history give
 
-    def add_scores(self, scores: np.ndarray, histories: np.ndarray, weight: float = 1.0) -> None:
-        """Adds the weighted scores of histories `(B, L)` to dense ones `(B, V)`, in place."""
-        for start in range(0, len(histories), 64):  # bounds the memory for the entries
-            users, items, added, _ = self._entries(histories[start : start + 64])
-            part = scores[start : start + 64]
-            part += weight * np.bincount(users * len(self) + items, added, minlength=part.size).reshape(part.shape)
+    def select(self, catalogue_index: np.ndarray) -> "Transitions":
+        """Returns the transitions of these items only, which get the indices 0, 1, …"""
+        return self.aligned([self.item_ids[index] for index in catalogue_index])
 
     def contributions(self, history: np.ndarray, items: np.ndarray) -> np.ndarray:
         """What each item of a history `(L,)` adds to the scores of some items `(K,)`: `(L, K)`."""

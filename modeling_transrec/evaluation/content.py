@@ -12,9 +12,11 @@ history length.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 
 @dataclass
@@ -83,17 +85,19 @@ def decayed_history(embeddings: torch.Tensor, mask: torch.Tensor, decay: float) 
     return torch.einsum("bl,bld->bd", weights, embeddings)
 
 
-class ContentKNN:
+class ContentKNN(nn.Module):
     """
     Item embeddings from the features of one or more modalities, and user embeddings as decayed sums of them.
 
     Each modality is whitened by itself; its vectors lie side by side, so that a score is the weighted sum of the
-    modalities' cosines (late fusion). Items and users that lack a modality score nothing by it.
+    modalities' cosines (late fusion). Items and users that lack a modality score nothing by it. To a
+    [`~scoring.CatalogueScorer`] it is a model.
 
     Args:
         whitenings: by modality.
         weights: of the modalities, by default equal; their sum is made 1.
         history_decay: what an item of the history weighs for each step back from its end.
+        max_seq_len: how many items of the history are read, counted from its end.
 
     Example:
 
@@ -101,7 +105,7 @@ class ContentKNN:
     >>> features = {"text": torch.tensor([[2.0, 0.0], [2.0, 0.5], [0.0, 2.0], [0.5, 2.0]])}
     >>> knn = ContentKNN.fit(features)
     >>> items = knn.embed_items(features)
-    >>> user = knn.embed_users(items[torch.tensor([[2]])], torch.tensor([[True]]))
+    >>> user = knn.get_user_features(items[torch.tensor([[2]])], torch.tensor([[True]]))
     >>> (user @ items.T).argsort(descending=True)
     tensor([[2, 3, 0, 1]])
     """
@@ -111,7 +115,9 @@ class ContentKNN:
         whitenings: Mapping[str, Whitening],
         weights: Mapping[str, float] | None = None,
         history_decay: float = 0.7,
+        max_seq_len: int = 50,
     ):
+        super().__init__()
         if not 0 < history_decay <= 1:
             raise ValueError(f"history_decay must be above 0 and at most 1, got {history_decay}")
         weights = dict(weights or dict.fromkeys(whitenings, 1.0))
@@ -120,6 +126,13 @@ class ContentKNN:
         self.whitenings = dict(whitenings)
         self.weights = {name: weights[name] / sum(weights.values()) for name in self.whitenings}
         self.history_decay = history_decay
+        self.config = SimpleNamespace(max_seq_len=max_seq_len, hidden_size=sum(map(len, self.means)))
+        self.device, self.dtype = self.means[0].device, torch.float32
+
+    @property
+    def means(self) -> list[torch.Tensor]:
+        """The modalities' means, of the width of their features."""
+        return [whitening.mean for whitening in self.whitenings.values()]
 
     @classmethod
     def fit(
@@ -127,8 +140,7 @@ class ContentKNN:
         features: Mapping[str, torch.Tensor],
         has_content: Mapping[str, torch.Tensor] | None = None,
         power: float = 0.75,
-        weights: Mapping[str, float] | None = None,
-        history_decay: float = 0.7,
+        **options,
     ) -> "ContentKNN":
         """Takes the catalogue's statistics.
 
@@ -136,11 +148,11 @@ class ContentKNN:
             features: `(V, H)` by modality.
             has_content: `(V,)` by modality, false where an item lacks it; by default every item has all.
             power: of the whitening.
-            weights, history_decay: see [`ContentKNN`].
+            options: `weights`, `history_decay`, `max_seq_len`, see [`ContentKNN`].
         """
         present = has_content or {}
         whitenings = {name: Whitening.fit(values, power, present.get(name)) for name, values in features.items()}
-        return cls(whitenings, weights, history_decay)
+        return cls(whitenings, **options)
 
     def embed_items(
         self, features: Mapping[str, torch.Tensor], has_content: Mapping[str, torch.Tensor] | None = None
@@ -155,9 +167,12 @@ class ContentKNN:
             dim=1,
         )
 
-    def embed_users(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def get_user_features(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""
         sums = decayed_history(embeddings, mask, self.history_decay)
-        widths = [len(whitening.mean) for whitening in self.whitenings.values()]
-        parts = zip(sums.split(widths, dim=1), self.weights.values(), strict=True)
+        parts = zip(sums.split([len(mean) for mean in self.means], dim=1), self.weights.values(), strict=True)
         return torch.cat([F.normalize(part, dim=1) * weight**0.5 for part, weight in parts], dim=1)
+
+    def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Dot products are the scores as they are."""
+        return vectors

@@ -28,11 +28,12 @@ from transformers.utils import ModelOutput
 from .adapters import peft_config_to_dict
 from .backbones import pooler_free_kwargs
 from .batch import BatchInputs, ItemInputs, given_items, split_batch
-from .checkpoint_files import check_place, check_weight_files
+from .checkpoint_files import HUB_ARGUMENTS, check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .frozen_layers import layers_of
 from .item_encoders import ItemEncoder, are_bytes
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
+from .sentence_folders import read_sentence_folder
 from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
 
 
@@ -170,7 +171,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
             multimodal_model_name_or_path (`str`, *optional*): one model of text and image: CLIP, SigLIP, ViLT.
             dtype (`str` or `torch.dtype`, defaults to `"float32"`): type of the weights.
             backbone_kwargs (`dict`, *optional*): arguments of the backbones' `from_pretrained` (`revision`, …).
-            kwargs: fields of [`TransRecConfig`], such as `user_encoder_type`.
+            kwargs: fields of [`TransRecConfig`], such as `user_encoder_type`. By default `text_pooling` is that of a
+                folder of sentence-transformers.
 
         Example:
 
@@ -196,6 +198,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
         }
         if not backbones:
             raise ValueError("name a backbone: text_model_name_or_path, vision_model_name_or_path or both")
+        if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
+            where = {name: value for name, value in (backbone_kwargs or {}).items() if name in HUB_ARGUMENTS}
+            folder = read_sentence_folder(text_model_name_or_path, **where)
+            if folder is not None:  # of sentence-transformers, which says how its features are pooled
+                kwargs["text_pooling"] = folder.pooling
         configs = {fields[part]: backbone.config for part, backbone in backbones.items()}
         dtype = next(iter(backbones.values())).dtype
         return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)

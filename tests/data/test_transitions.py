@@ -18,13 +18,14 @@ ITEM_IDS = [f"item {number}" for number in range(13)]
 
 
 @pytest.fixture
-def histories(rng=np.random.default_rng(7)):
+def histories():
+    rng = np.random.default_rng(7)
     return [rng.choice(ITEM_IDS, size=length).tolist() for length in rng.integers(0, 15, size=37)]
 
 
-def naive_counts(histories, window=4, decay=0.8, backward=0.25, weights=itertools.repeat(1.0)) -> dict:
+def naive_counts(histories, window=4, decay=0.8, backward=0.25, weights=None) -> dict:
     """By the definition, one pair after the other."""
-    counts, weights = {}, iter(weights)
+    counts, weights = {}, itertools.repeat(1.0) if weights is None else iter(weights)
     for history in histories:
         of_user = [next(weights) for _ in history]
         for later, item in enumerate(history):
@@ -123,10 +124,8 @@ def test_half_life():
     transitions.update("user 2", ["a", "b"], timestamps=[30, 40])
     later = as_dataset([["a", "b"], ["a", "c"], ["a", "b"]], timestamps=[[0, 10], [0, 20], [30, 40]])
     rebuilt = Transitions.from_sequences(later, window=1, half_life=10)
-    for found, expected in zip(
-        *(one.score_entries(np.array([[1, 0]])) for one in (transitions, rebuilt)), strict=True
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found, expected = (one.scores(np.array([[1, 0]])).toarray() for one in (transitions, rebuilt))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     with pytest.raises(ValueError, match="timestamps"):
         transitions.update("user 2", ["a"])
     transitions.forget("user 2")
@@ -147,14 +146,9 @@ def test_scores_equal_a_loop_over_the_history(histories, with_changes):
                 if item >= 0:
                     count = dense.get((ITEM_IDS[item], other_id), 0.0)
                     expected[user, other] += 0.5**steps_back * count * (counts[item] * counts[other]) ** -0.4
-    found = np.zeros_like(expected)
-    users, items, scores = transitions.score_entries(batch)
-    assert len(set(zip(users.tolist(), items.tolist(), strict=True))) == len(users)
-    found[users, items] = scores
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    added = np.ones_like(expected)
-    transitions.add_scores(added, batch, weight=2.0)
-    np.testing.assert_allclose(added, 1 + 2 * expected, rtol=1e-6)
+    found = transitions.scores(batch)
+    assert found.has_canonical_format and found.nnz == np.count_nonzero(expected)
+    np.testing.assert_allclose(found.toarray(), expected, rtol=1e-6)
     shares = transitions.contributions(batch[1], np.array([3, 1]))
     assert shares.shape == (4, 2)
     np.testing.assert_allclose(shares.sum(0), expected[1, [3, 1]], rtol=1e-6)
@@ -176,6 +170,11 @@ def test_another_catalogue(histories):
     kept = {pair: count for pair, count in expected.items() if set(pair) <= set(other_ids)}
     assert stored(aligned) == pytest.approx(kept)
     assert aligned.item_counts[0] == 0
+    assert stored(aligned.select([3, 1])) == {
+        pair: count
+        for pair, count in stored(aligned).items()
+        if not {aligned.item_ids[0], aligned.item_ids[2]} & set(pair)
+    }
     with pytest.raises(ValueError, match="add_items"):
         transitions.update("somebody", ["new"])
     grown = transitions.add_items(["new"]).update("somebody", ["new", ITEM_IDS[0]])
@@ -254,5 +253,5 @@ def test_mistakes_are_named(histories):
 def test_no_history_at_all():
     transitions = Transitions.from_sequences([], ["a", "b"])
     assert len(transitions) == 2 and transitions.num_pairs == 0
-    assert [len(part) for part in transitions.score_entries(np.array([[0]]))] == [0, 0, 0]
+    assert transitions.scores(np.array([[0]])).nnz == 0
     assert transitions.update("u", ["a", "b"])["a"] == {"b": 1.0}

@@ -1,0 +1,83 @@
+"""Reads what a folder of sentence-transformers says about its backbone: pooling, normalisation, maximum length.
+
+Such a folder lists its modules in `modules.json`: a transformer, a pooling, and perhaps dense layers and a
+normalisation. Only with its own pooling are a backbone's features those that it was trained to give.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+from transformers.utils import cached_file
+
+
+# What a pooling is called there, and here.
+_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "cls": "cls",
+    "mean": "mean",
+    "lasttoken": "last",
+}
+
+
+@dataclass(frozen=True)
+class SentenceFolder:
+    """
+    Args:
+        pooling: `"cls"`, `"mean"` or `"last"`.
+        normalize: whether the features have length 1.
+        max_length: of a text, in tokens; `None` where the folder does not say it.
+    """
+
+    pooling: str
+    normalize: bool
+    max_length: int | None
+
+
+def read_sentence_folder(name_or_path: str | os.PathLike, **where) -> SentenceFolder | None:
+    """Returns what the folder or repository says; `None` where it is none of sentence-transformers.
+
+    Args:
+        name_or_path: Hub id or folder.
+        where: `revision`, `token`, `cache_dir`, …
+
+    Raises:
+        ValueError: if the features are pooled in a way that is not known here, or go through dense layers.
+    """
+    modules = _read_json(name_or_path, "modules.json", where)
+    if modules is None:
+        return None
+    kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    unknown = set(kinds) - {"Transformer", "Pooling", "Normalize"}
+    if unknown or "Pooling" not in kinds:
+        raise ValueError(
+            f"{name_or_path} makes its vectors by {', '.join(kinds)}; only Transformer, Pooling and Normalize are "
+            "read here. Give text_pooling to read the token vectors all the same"
+        )
+    pooling = _read_json(name_or_path, f"{kinds['Pooling']}/config.json", where) or {}
+    chosen = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
+    if isinstance(pooling.get("pooling_mode"), str):  # of later versions
+        chosen = [pooling["pooling_mode"]]
+    if len(chosen) != 1 or chosen[0] not in _POOLINGS:
+        raise ValueError(
+            f"{name_or_path} pools by {', '.join(chosen) or 'nothing'}; one of cls, mean and last token is read here. "
+            "Give text_pooling to choose one"
+        )
+    settings = _read_json(name_or_path, "sentence_bert_config.json", where) or {}
+    return SentenceFolder(_POOLINGS[chosen[0]], "Normalize" in kinds, settings.get("max_seq_length"))
+
+
+def _read_json(name_or_path: str | os.PathLike, name: str, where: dict):
+    found = cached_file(
+        name_or_path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **where,
+    )
+    if found is None:
+        return None
+    with open(found, encoding="utf-8") as file:
+        return json.load(file)
