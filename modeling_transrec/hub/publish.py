@@ -3,13 +3,15 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 
 from .card import build_model_card
-from .facts import CardFacts
-from .names import CARD_NAME, RESULTS_NAME
+from .facts import CardFacts, DataFacts
+from .names import CARD_NAME, FACTS_NAME, RESULTS_NAME
 from .results import eval_result_files, eval_results, merge_results, results_sections
 from .safety import upload_patterns
 
@@ -18,11 +20,28 @@ _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def write_model_card(folder: str | os.PathLike, facts: CardFacts) -> None:
-    """Writes the card, `results.json` and `.eval_results` into a checkpoint's folder."""
-    for name, content in _files(str(build_model_card(facts)) + "\n", facts.results).items():
+    """Writes the card, its facts and results, and `.eval_results` into a checkpoint's folder."""
+    files = _files(str(build_model_card(facts)) + "\n", facts.results)
+    files[FACTS_NAME] = _to_json({name: value for name, value in asdict(facts).items() if name != "results"})
+    for name, content in files.items():
         path = Path(folder, name)
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
+
+
+def read_facts(folder: str | os.PathLike) -> CardFacts:
+    """Reads the facts that [`write_model_card`] wrote into a checkpoint's folder.
+
+    Raises:
+        FileNotFoundError: if the checkpoint has none.
+    """
+    if not Path(folder, FACTS_NAME).is_file():
+        raise FileNotFoundError(f"{folder} has no {FACTS_NAME}; train it, or call TransRecTrainer.create_model_card")
+    found = json.loads(Path(folder, FACTS_NAME).read_text(encoding="utf-8"))
+    found["results"] = json.loads(Path(folder, RESULTS_NAME).read_text(encoding="utf-8"))
+    found["data"] = None if found["data"] is None else DataFacts(**found["data"])
+    found["hyperparameters"] = tuple(found["hyperparameters"])
+    return CardFacts(**found)
 
 
 def upload_checkpoint(
@@ -100,6 +119,10 @@ def _files(card: str, results: Sequence[dict]) -> dict[str, str]:
     """The files of a card and its results: name to content."""
     return {
         CARD_NAME: card,
-        RESULTS_NAME: json.dumps(results, indent=2, ensure_ascii=False) + "\n",
+        RESULTS_NAME: _to_json(results),
         **eval_result_files(results),
     }
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

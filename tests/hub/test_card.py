@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,9 +21,11 @@ from modeling_transrec import (
 from modeling_transrec.hub.card import build_model_card
 from modeling_transrec.hub.facts import CardFacts, DataFacts, describe_model
 from modeling_transrec.hub.names import public_name
+from modeling_transrec.hub.publish import read_facts, write_model_card
 from modeling_transrec.hub.results import eval_result_files, merge_results, result_row, results_table
 
 
+CARDS = Path(__file__).parents[2] / "model_cards"
 PROTOCOL = {
     "dataset": "someone/shop/Shoes",
     "split": "test",
@@ -132,6 +136,28 @@ def test_results_are_merged_by_model_split_and_scores():
         "**this model**, centered cosine",
     ]
     assert "MRR" not in table  # not measured for all
+
+
+def test_a_card_is_written_anew_from_its_facts(trained, tmp_path):
+    """By `model_cards/render.py`, under another name."""
+    _, folder = trained
+    render = runpy.run_path(str(CARDS / "render.py"))
+    (tmp_path / "cards").mkdir()
+    written = render["add_card"](str(folder), "someone/other-name", tmp_path / "cards")
+    old, new = ((path / "README.md").read_text() for path in (folder, written))
+    assert written.name == "other-name" and new == old.replace("shop-model", "someone/other-name")
+    assert (written / "training_curve.png").exists() and (written / "results.json").exists()
+    render["write_index"](tmp_path / "cards")
+    row = (tmp_path / "cards" / "README.md").read_text()
+    assert "[someone/other-name](other-name/README.md) | text | `gru4rec` | `someone/shop/Shoes`" in row
+
+
+def test_stored_cards_are_what_the_template_makes_of_them(tmp_path):
+    for file in CARDS.glob("*/card.json"):
+        write_model_card(tmp_path, read_facts(file.parent))
+        for name in ("README.md", "card.json", "results.json"):
+            stored = (file.parent / name).read_text(encoding="utf-8")
+            assert stored == (tmp_path / name).read_text(encoding="utf-8"), "run python model_cards/render.py"
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "text+image", "id", "text+id", "clip", "dssm"])
