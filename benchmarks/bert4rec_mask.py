@@ -51,8 +51,8 @@ class WhitePictureModel(TransRecModel):
     def get_user_hidden(self, item_vectors, mask, user_ids=None, is_masked=None):
         if is_masked is not None:
             white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_vectors.device)  # after normalisation
-            mask_vector = self.get_item_features(pixel_values=white)[0]
-            item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
+            mask_embedding = self.get_item_features(pixel_values=white)[0]
+            item_vectors = torch.where(is_masked[:, :, None], mask_embedding, item_vectors)
         return super().get_user_hidden(item_vectors, mask, user_ids)
 
 
@@ -90,7 +90,7 @@ def run(mask: str, loss_type: str, seed: int, args: argparse.Namespace) -> dict:
     model = TransRecForSequentialRecommendation(config)
     if mask == "white picture":
         model.model.__class__ = WhitePictureModel
-        model.model.user_encoder.mask_vector.requires_grad_(False)
+        model.model.user_encoder.mask_embedding.requires_grad_(False)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = TransRecProcessor(image_processor=ViTImageProcessorPil(size=size))
     with tempfile.TemporaryDirectory() as folder:

@@ -99,10 +99,10 @@ def texts_as_given(bench: Bench) -> Iterator[None]:
 def user_encoder_over_padding(bench: Bench) -> Iterator[None]:
     """The user encoder computes every position of a padded history."""
 
-    def all_places(packing):
-        return torch.arange(packing.mask.numel(), device=packing.mask.device)
+    def all_positions(histories):
+        return torch.arange(histories.mask.numel(), device=histories.mask.device)
 
-    with mock.patch.object(user_encoders.Packing, "index", property(all_places)):
+    with mock.patch.object(user_encoders.Histories, "index", property(all_positions)):
         yield
 
 

@@ -242,8 +242,8 @@ class RankingBench(Bench):
             self.states(rows)
 
     def encode_users_at_every_position(self) -> None:
-        def last(encoder, vectors, packing):
-            return packing.last_of(encoder(vectors, packing))
+        def last(encoder, vectors, histories):
+            return histories.last_of(encoder(vectors, histories))
 
         with mock.patch.object(user_encoders.SASRecUserEncoder, "last", last):
             self.encode_users()

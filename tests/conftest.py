@@ -19,6 +19,7 @@ from modeling_transrec import (
     train_tokenizer,
 )
 from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.models.user_encoders import USER_ENCODERS
 from modeling_transrec.training.trainer import keep_teaching
 
 from . import HUB_PORT
@@ -83,7 +84,7 @@ def make_model(tokenizer):
 
     def make(kind: str, **fields) -> TransRecForSequentialRecommendation:
         torch.manual_seed(0)
-        if fields.get("user_encoder_type") == "dssm":
+        if USER_ENCODERS[fields.get("user_encoder_type", "sasrec")].reads_user_ids:
             fields["num_users"] = NUM_USERS
         return TransRecForSequentialRecommendation(tiny_config(kind, tokenizer, **fields)).eval()
 
@@ -134,7 +135,7 @@ def make_collator(items, histories, processor_of, prepared_items):
 
     def make(kind: str = "id", model=None, seed: int = 0, **fields) -> TransRecDataCollator:
         config = TransRecConfig(num_items=NUM_ITEMS, **fields) if model is None else model.config
-        user_rows = np.arange(NUM_USERS) if config.user_encoder_type == "dssm" else None
+        user_rows = np.arange(NUM_USERS) if config.num_users is not None else None
         counts = count_actions(histories, len(items))
         return NormalizingCollator(config, prepared_items[kind], processor_of[kind], counts, user_rows, seed)
 

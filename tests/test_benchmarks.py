@@ -40,7 +40,7 @@ def test_speed(tmp_path):
 
 
 def test_the_white_picture_is_the_mask(monkeypatch):
-    """The other model of `bert4rec_mask.py`: its masked items are pictures, its mask vector is not read."""
+    """The other model of `bert4rec_mask.py`: its masked items are pictures, its mask embedding is not read."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import bert4rec_mask
 
@@ -54,5 +54,5 @@ def test_the_white_picture_is_the_mask(monkeypatch):
     model.model.__class__ = bert4rec_mask.WhitePictureModel
     white = model(**batch).loss
     with torch.no_grad():
-        model.model.user_encoder.mask_vector.add_(1)
+        model.model.user_encoder.mask_embedding.add_(1)
     assert white != learned and model(**batch).loss == white

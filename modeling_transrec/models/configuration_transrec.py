@@ -1,12 +1,25 @@
-"""Configuration of a TransRec model."""
+"""Configuration of a TransRec model.
 
+The tables that options choose from are imported here, so that a new row is known at once. The modules of the tables
+import the configuration only for their type hints.
+"""
+
+import dataclasses
 import difflib
+import inspect
+import operator
+import re
+from collections.abc import Collection
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .losses import LOSSES, NEGATIVE_SAMPLINGS
+from .fusions import FUSIONS
+from .losses import LOSSES
+from .pooling import TEXT_POOLINGS
+from .user_encoders import USER_ENCODERS
 
 
 # What transformers itself passes to, or may have written into, any configuration beside the declared fields.
@@ -16,26 +29,25 @@ _TRANSFORMERS_KEYS = set(
     "pad_token_id quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class "
     "torch_dtype torchscript transformers_weights use_cache vocab_size".split()
 )
-_OBJECTIVES = ("next_item", "last_item", "masked_item")
-_TEXT_POOLINGS = ("cls", "mean", "last")
-_IMAGE_POOLINGS = ("pooler", "cls", "mean")
-_FUSIONS = ("sum", "concat", "gated", "film", "co_attention", "merged_attention")
-_ID_FUSIONS = ("sum", "concat")
-_DEFAULT_OBJECTIVES = {"bert4rec": "masked_item", "dnn": "last_item", "dssm": "last_item"}
-# More than this is a mistake or an attack: building it would take forever, on the smallest of memories.
-_LARGEST = {
-    "hidden_size": 2**16,
-    "num_hidden_layers": 2**10,
-    "num_attention_heads": 2**10,
-    "max_seq_len": 2**20,
-    "num_negatives": 2**24,
-    "num_items": 2**31,
-    "num_users": 2**31,
-}
-_LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
 # Dual encoders whose text vector is that of the last place, padding or not: they read texts as long as in pretraining.
 READ_THE_LAST_PLACE = ("siglip",)
-_POSITIVE = "hidden_size num_hidden_layers num_attention_heads max_seq_len num_negatives num_items num_users".split()
+_LIMITS = {"at_least": operator.ge, "at_most": operator.le, "above": operator.gt, "below": operator.lt}
+_LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
+
+
+def option(default: Any, choices: Collection[str] | None = None, **limits: float) -> Any:
+    """Declares an option together with the values that it may have.
+
+    They are checked by [`TransRecConfig.validate_architecture`] and in the field's `metadata`, where the command line
+    finds them. An upper limit is far above any model: a larger value is a mistake or an attack, and building it would
+    take forever, or all memory.
+
+    Args:
+        default: value where none is given; `None` is always allowed if it is the default.
+        choices: known names, in a table or tuple.
+        limits: `at_least`, `at_most`, `above` and `below`, with a number each.
+    """
+    return dataclasses.field(default=default, metadata={"choices": choices, "limits": limits})
 
 
 @strict
@@ -44,9 +56,9 @@ class TransRecConfig(PretrainedConfig):
     Configuration of [`TransRecModel`] and [`TransRecForSequentialRecommendation`]: an item encoder behind a
     sequential user encoder (NineRec, arXiv 2309.07705).
 
-    What items are follows from what is given: `text_config`, `vision_config` or both make a content encoder
-    (TransRec), `multimodal_config` one of a single text-and-image model, `num_items` an item-id table (IDRec) or,
-    beside content, id and content together. Unknown keys are errors.
+    The options that are given decide how an item is read: `text_config`, `vision_config` or both make a content
+    encoder (TransRec), `multimodal_config` one of a single text-and-image model, `num_items` a table of item ids
+    (IDRec) or, beside content, id and content together. Unknown options are errors.
 
     Args:
         text_config (`dict` or `PretrainedConfig`, *optional*):
@@ -56,14 +68,13 @@ class TransRecConfig(PretrainedConfig):
         multimodal_config (`dict` or `PretrainedConfig`, *optional*):
             Configuration of one model of text and image: a dual encoder (CLIP, SigLIP) or ViLT.
         num_items (`int`, *optional*):
-            Size of the item-id table.
+            Size of the table of item ids.
         num_users (`int`, *optional*):
-            Size of the user-id table of the user encoder `"dssm"`.
+            Size of the table of user ids, for a user encoder that reads them (DSSM).
         user_encoder_type (`str`, defaults to `"sasrec"`):
-            Key of [`USER_ENCODERS`]: `"sasrec"`, `"bert4rec"`, `"nextitnet"`, `"gru4rec"`, `"dnn"`, `"dssm"` or
-            `"ligr"`.
+            User encoder, a row of [`USER_ENCODERS`].
         hidden_size (`int`, defaults to 256):
-            Width `D` of item and user vectors.
+            Width `D` of item and user embeddings.
         num_hidden_layers (`int`, defaults to 2):
             Layers of the user encoder.
         num_attention_heads (`int`, defaults to 2):
@@ -71,42 +82,42 @@ class TransRecConfig(PretrainedConfig):
         hidden_dropout_prob (`float`, defaults to 0.1):
             Dropout in the user encoder: on its input, in attention and after each sub-layer.
         item_dropout_prob (`float`, defaults to 0.0):
-            Dropout on the item vectors.
+            Dropout on the item embeddings.
         max_seq_len (`int`, defaults to 20):
             Longest history `L` that the user encoder reads, in items; older items are cut off.
         text_pooling (`str`, *optional*):
-            How token vectors become one: `"cls"` (the first), `"mean"`, `"last"`. `None` picks the backbone's usual
+            How token vectors become one: the first (`"cls"`), their mean or the last. By default the backbone's usual
             one: `"cls"` for encoders, `"mean"` for decoders, as the paper does for OPT.
         image_pooling (`str`, *optional*):
-            How a picture's vectors become one: `"pooler"` (the backbone's own), `"cls"`, `"mean"`. `None` picks the
-            backbone's usual one.
+            How an image's vectors become one: by the backbone's own pooler, the first (`"cls"`) or their mean. By
+            default the backbone's usual one.
         fusion (`str`, defaults to `"sum"`):
-            How text and image become one vector: a key of [`FUSIONS`].
+            How text and image become one vector, a row of [`FUSIONS`].
         id_fusion (`str`, defaults to `"sum"`):
-            How id and content become one vector: `"sum"` or `"concat"`.
+            How id and content become one vector.
         normalize_scores (`bool`, defaults to `False`):
-            Whether a score is the cosine of user and item vector, not their dot product.
+            Whether a score is the cosine of user and item embedding, not their dot product.
         temperature (`float`, defaults to 1.0):
-            What scores are divided by; with `normalize_scores`, 0.05 to 0.1 is usual.
+            Number that scores are divided by; with `normalize_scores`, 0.05 to 0.1 is usual.
         objective (`str`, *optional*):
             `"next_item"`: every position predicts the item after it (the paper's S2S); `"last_item"`: the history
-            predicts its last item (S2O); `"masked_item"`: masked items are predicted from both sides (BERT4Rec).
-            `None` picks the user encoder's usual one.
+            predicts its last item (S2O); `"masked_item"`: masked items are predicted from both sides (BERT4Rec). By
+            default the user encoder's usual one.
         mask_probability (`float`, defaults to 0.2):
-            Share of the items that `"masked_item"` masks.
+            Share of the items that the objective `"masked_item"` masks.
         loss_type (`str`, defaults to `"in_batch"`):
-            Key of [`LOSSES`]: `"in_batch"`, `"bce"` (the paper's), `"sampled_softmax"`, `"gbce"`, `"full_softmax"`.
+            Training loss, a row of [`LOSSES`]; `"bce"` is the paper's.
         num_negatives (`int`, defaults to 1):
-            Sampled negatives, for losses that sample: per position for `"bce"`, per batch and shared by all its
-            positions for `"sampled_softmax"` and `"gbce"`.
+            Sampled negatives, for losses that sample: of every position (`"bce"`), or of the batch, shared by all its
+            positions (`"sampled_softmax"`, `"gbce"`).
         negative_sampling (`str`, defaults to `"uniform"`):
-            `"uniform"` over the catalogue, or `"popularity"`: by number of training actions.
+            Whether negatives are sampled uniformly from the catalogue, or by their number of training interactions.
         logq_correction (`bool`, defaults to `True`):
             Whether softmax losses correct for popular items being candidates more often.
         gather_negatives (`bool`, defaults to `False`):
-            Whether `"in_batch"` takes the items of all processes as negatives, not just its own.
+            Whether `"in_batch"` takes the items of all processes as negatives, not only its own.
         gbce_t (`float`, defaults to 0.75):
-            Calibration of `"gbce"`, from 0 (plain BCE) to 1.
+            Calibration of `"gbce"`, from 0 (plain binary cross entropy) to 1.
         peft_config (`dict`, *optional*):
             Adapters in the backbones, a configuration of the `peft` library; see
             [`~TransRecPreTrainedModel.add_peft_adapter`].
@@ -129,39 +140,38 @@ class TransRecConfig(PretrainedConfig):
     text_config: dict | PretrainedConfig | None = None
     vision_config: dict | PretrainedConfig | None = None
     multimodal_config: dict | PretrainedConfig | None = None
-    num_items: int | None = None
-    num_users: int | None = None
-    user_encoder_type: str = "sasrec"
-    hidden_size: int = 256
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    hidden_dropout_prob: float | int = 0.1
-    item_dropout_prob: float | int = 0.0
-    max_seq_len: int = 20
-    text_pooling: str | None = None
-    image_pooling: str | None = None
-    fusion: str = "sum"
-    id_fusion: str = "sum"
+    num_items: int | None = option(None, at_least=1, at_most=2**31)
+    num_users: int | None = option(None, at_least=1, at_most=2**31)
+    user_encoder_type: str = option("sasrec", USER_ENCODERS)
+    hidden_size: int = option(256, at_least=1, at_most=2**16)
+    num_hidden_layers: int = option(2, at_least=1, at_most=2**10)
+    num_attention_heads: int = option(2, at_least=1, at_most=2**10)
+    hidden_dropout_prob: float | int = option(0.1, at_least=0, below=1)
+    item_dropout_prob: float | int = option(0.0, at_least=0, below=1)
+    max_seq_len: int = option(20, at_least=1, at_most=2**20)
+    text_pooling: str | None = option(None, TEXT_POOLINGS)
+    image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
+    fusion: str = option("sum", FUSIONS)
+    id_fusion: str = option("sum", ("sum", "concat"))
     normalize_scores: bool = False
-    temperature: float | int = 1.0
-    objective: str | None = None
-    mask_probability: float | int = 0.2
-    loss_type: str = "in_batch"
-    num_negatives: int = 1
-    negative_sampling: str = "uniform"
+    temperature: float | int = option(1.0, above=0)
+    objective: str | None = option(None, ("next_item", "last_item", "masked_item"))
+    mask_probability: float | int = option(0.2, above=0, below=1)
+    loss_type: str = option("in_batch", LOSSES)
+    num_negatives: int = option(1, at_least=1, at_most=2**24)
+    negative_sampling: str = option("uniform", ("uniform", "popularity"))
     logq_correction: bool = True
     gather_negatives: bool = False
-    gbce_t: float | int = 0.75
+    gbce_t: float | int = option(0.75, at_least=0, at_most=1)
     peft_config: dict | None = None
 
     def __post_init__(self, **kwargs):
         for key in kwargs:
             if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
-                close = difflib.get_close_matches(key, self.own_fields(), n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"its options: {', '.join(self.own_fields())}"
-                raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
+                raise ValueError(f"TransRecConfig has no option {key!r}; {did_you_mean(key, self.own_fields())}")
+        _check_choice("user_encoder_type", self.user_encoder_type, USER_ENCODERS)
         if self.objective is None:
-            self.objective = _DEFAULT_OBJECTIVES.get(self.user_encoder_type, "next_item")
+            self.objective = USER_ENCODERS[self.user_encoder_type].default_objective
         attention = {
             name: getattr(getattr(self, name), "_attn_implementation", None) for name in self.sub_configs_defaults
         }
@@ -171,9 +181,24 @@ class TransRecConfig(PretrainedConfig):
                 getattr(self, name)._attn_implementation = implementation  # a loaded backbone's own, else lost here
 
     @classmethod
-    def own_fields(cls) -> list[str]:
-        """Names of the options beside those of every transformers configuration."""
-        return [name for name in cls.__dataclass_fields__ if name not in PretrainedConfig.__dataclass_fields__]
+    def own_fields(cls) -> dict[str, dataclasses.Field]:
+        """Returns the options beside those of every transformers configuration, by name.
+
+        A field has the option's `type`, its `default` and, in `metadata`, its `choices` and `limits`.
+        """
+        inherited = PretrainedConfig.__dataclass_fields__
+        return {name: field for name, field in cls.__dataclass_fields__.items() if name not in inherited}
+
+    @classmethod
+    def field_help(cls) -> dict[str, str]:
+        """Returns a description of every option in plain text, read from the `Args` of the class's docstring.
+
+        >>> TransRecConfig.field_help()["fusion"]
+        'How text and image become one vector, a row of FUSIONS.'
+        """
+        arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+        described = re.findall(r"^    (\w+) \(.*\):\n((?:        .*(?:\n|$))+)", arguments, flags=re.MULTILINE)
+        return {name: re.sub(r"\[`~?|`]|`", "", " ".join(text.split())) for name, text in described}
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -183,51 +208,54 @@ class TransRecConfig(PretrainedConfig):
         return loaded
 
     def validate_architecture(self):
-        """Checks the fields against each other; run at construction and before saving."""
+        """Checks each field, then the fields against each other; run at construction and before saving."""
         super().validate_architecture()
-        _check_choice("objective", self.objective, _OBJECTIVES)
-        _check_choice("loss_type", self.loss_type, LOSSES)
-        _check_choice("negative_sampling", self.negative_sampling, NEGATIVE_SAMPLINGS)
-        _check_choice("fusion", self.fusion, _FUSIONS)
-        _check_choice("id_fusion", self.id_fusion, _ID_FUSIONS)
-        if self.text_pooling is not None:
-            _check_choice("text_pooling", self.text_pooling, _TEXT_POOLINGS)
-        if self.image_pooling is not None:
-            _check_choice("image_pooling", self.image_pooling, _IMAGE_POOLINGS)
-        if self.multimodal_config is not None and (self.text_config or self.vision_config) is not None:
-            raise ValueError("multimodal_config reads text and image; leave out text_config and vision_config")
-        for name in _POSITIVE:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, largest in _LARGEST.items():
-            if getattr(self, name) is not None and getattr(self, name) > largest:
-                raise ValueError(f"{name} must be at most {largest:,}, got {getattr(self, name):,}")
+        for name, field in self.own_fields().items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if field.metadata.get("choices") is not None:
+                _check_choice(name, value, field.metadata["choices"])
+            for limit, bound in field.metadata.get("limits", {}).items():
+                if not _LIMITS[limit](value, bound):
+                    raise ValueError(f"{name} must be {limit.replace('_', ' ')} {bound:,}, got {value:,}")
         for name in self.sub_configs_defaults:
             if isinstance(getattr(self, name), PretrainedConfig):
                 _check_sizes(name, getattr(self, name).to_dict())
-        for name in ("hidden_dropout_prob", "item_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.mask_probability < 1:
-            raise ValueError(f"mask_probability must be between 0 and 1, got {self.mask_probability}")
-        if not 0 <= self.gbce_t <= 1:
-            raise ValueError(f"gbce_t must be in [0, 1], got {self.gbce_t}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.multimodal_config is not None and (self.text_config or self.vision_config) is not None:
+            raise ValueError("multimodal_config reads text and image; leave out text_config and vision_config")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
-        if self.gather_negatives and self.loss_type != "in_batch":
-            raise ValueError(f"gather_negatives is an option of loss_type='in_batch', not of {self.loss_type!r}")
-        if (self.user_encoder_type == "bert4rec") != (self.objective == "masked_item"):
+        self._check_training()
+
+    def _check_training(self) -> None:
+        """Refuses an objective, a loss or user ids that the user encoder or the loss cannot serve."""
+        user_encoder = USER_ENCODERS[self.user_encoder_type]
+        if self.objective == "masked_item" and not user_encoder.supports_masked_item:
+            able = [name for name, encoder in USER_ENCODERS.items() if encoder.supports_masked_item]
             raise ValueError(
-                f"objective={self.objective!r} does not fit user_encoder_type={self.user_encoder_type!r}: "
-                "'masked_item' and 'bert4rec', which looks at both sides, belong together; leave objective out"
+                f"objective='masked_item' needs a user encoder that reads both sides of a masked item, one of "
+                f"{_listed(able)}; user_encoder_type={self.user_encoder_type!r} does not"
             )
-        if (self.user_encoder_type == "dssm") != (self.num_users is not None):
-            raise ValueError("num_users, the size of the user-id table, and user_encoder_type='dssm' belong together")
+        if self.objective != "masked_item" and not user_encoder.causal:
+            raise ValueError(
+                f"user_encoder_type={self.user_encoder_type!r} reads both sides of an item, so that "
+                f"objective={self.objective!r} would show it what it is to predict; leave objective out"
+            )
+        if user_encoder.reads_user_ids and self.num_users is None:
+            raise ValueError(
+                f"user_encoder_type={self.user_encoder_type!r} needs num_users, the size of its table of user ids"
+            )
+        if self.num_users is not None and not user_encoder.reads_user_ids:
+            raise ValueError(
+                f"user_encoder_type={self.user_encoder_type!r} has no table of user ids; leave out num_users"
+            )
+        if self.gather_negatives and LOSSES[self.loss_type].candidates != "batch":
+            able = [name for name, loss in LOSSES.items() if loss.candidates == "batch"]
+            raise ValueError(f"gather_negatives is an option of loss_type={_listed(able)}, not of {self.loss_type!r}")
 
     @property
     def modality(self) -> str | None:
@@ -256,6 +284,21 @@ def _check_sizes(name: str, value) -> None:
             raise ValueError(f"{name} must be at most {largest:,}, got {value:,}")
 
 
-def _check_choice(name: str, value: str, choices) -> None:
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a name that is not in the option's table."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name}={value!r} is unknown; {did_you_mean(value, choices)}")
+
+
+def did_you_mean(value: str, known: Collection[str]) -> str:
+    """Names the closest known name, and all of them.
+
+    >>> did_you_mean("sasrek", ["gru4rec", "sasrec"])
+    "did you mean 'sasrec'? Known are 'gru4rec', 'sasrec'"
+    """
+    nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
+    return f"did you mean {nearest!r}? Known are {_listed(known)}"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -3,11 +3,18 @@
 Shapes: `U` distinct items, `T` text tokens, `S` tokens of a picture, `D` hidden size.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
-from .configuration_transrec import TransRecConfig
 from .pooling import mean_pooling
+
+
+if TYPE_CHECKING:
+    from .configuration_transrec import TransRecConfig
 
 
 class SumFusion(nn.Module):

@@ -295,4 +295,3 @@ LOSSES = {
     "gbce": Loss(gbce_loss, (*_SHARED, "num_catalogue_items"), ("gbce_t",), candidates="shared"),
     "full_softmax": Loss(full_softmax_loss, candidates="catalogue"),
 }
-NEGATIVE_SAMPLINGS = ("uniform", "popularity")

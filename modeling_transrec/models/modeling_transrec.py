@@ -34,7 +34,7 @@ from .frozen_layers import layers_of
 from .item_encoders import ItemEncoder, are_bytes
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
 from .sentence_folders import read_sentence_folder
-from .user_encoders import BERT4RecUserEncoder, Packing, build_user_encoder
+from .user_encoders import USER_ENCODERS, Histories, UserEncoder
 
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,6 @@ class TransRecPreTrainedModel(PreTrainedModel):
     main_input_name = "item_index"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["SASRecLayer", "NextItNetLayer", "GRU4RecLayer", "MLPLayer", "LiGRLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -95,8 +94,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.GRU):
             for weight in module.parameters():
                 init.xavier_uniform_(weight)
-        elif isinstance(module, BERT4RecUserEncoder):
-            init.normal_(module.mask_vector, std=0.02)
+        elif isinstance(module, UserEncoder) and module.mask_embedding is not None:
+            init.normal_(module.mask_embedding, std=0.02)
         if isinstance(getattr(module, "missing_image", None), nn.Parameter):
             init.normal_(module.missing_image, std=0.02)
         if isinstance(getattr(module, "missing_text", None), nn.Parameter):  # drawn apart: the rest does not change
@@ -440,7 +439,8 @@ class TransRecModel(TransRecPreTrainedModel):
     def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
         self.item_encoder = ItemEncoder(config, backbones)
-        self.user_encoder = build_user_encoder(config)
+        self.user_encoder = USER_ENCODERS[config.user_encoder_type](config)
+        self._no_split_modules = [self.user_encoder.layer_class.__name__]
         self._check_size()
         self.post_init()
         if config.peft_config is not None:
@@ -499,15 +499,12 @@ class TransRecModel(TransRecPreTrainedModel):
             item_vectors: `(B, L, D)`, oldest item first.
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` rows of the user-id table, for DSSM.
-            is_masked: `(B, L)` booleans, true at items that the learned mask vector replaces, for BERT4Rec.
+            is_masked: `(B, L)` booleans, true at items that the learned mask embedding replaces.
         """
-        vectors, packing, inputs = self._histories(item_vectors, mask, user_ids, is_masked)
-        return self.user_encoder(vectors, packing, **inputs)
+        return self.user_encoder(*self._histories(item_vectors, mask, user_ids, is_masked))
 
-    def _histories(
-        self, item_vectors, mask, user_ids=None, is_masked=None
-    ) -> tuple[torch.Tensor, Packing, dict[str, torch.Tensor]]:
-        """What the user encoder reads: item vectors, where they are, and the users' ids if it asks for them."""
+    def _histories(self, item_vectors, mask, user_ids=None, is_masked=None) -> tuple[torch.Tensor, Histories]:
+        """Checks histories and puts the learned mask in the place of masked items, for the user encoder to read."""
         longest = self.config.max_seq_len + (self.config.objective == "masked_item")
         if item_vectors.shape[1] > longest:
             raise ValueError(
@@ -515,14 +512,13 @@ class TransRecModel(TransRecPreTrainedModel):
                 "keep only the last ones"
             )
         if is_masked is not None:
-            mask_vector = self.user_encoder.mask_vector.to(item_vectors.dtype)
-            item_vectors = torch.where(is_masked[:, :, None], mask_vector, item_vectors)
-        packing = Packing(mask)
-        if not self.user_encoder.reads_user_ids:
-            return item_vectors, packing, {}
-        if user_ids is None:
-            raise ValueError("user_encoder_type='dssm' needs user_ids, rows of its user-id table")
-        return item_vectors, packing, {"user_ids": user_ids}
+            mask_embedding = self.user_encoder.mask_embedding.to(item_vectors.dtype)
+            item_vectors = torch.where(is_masked[:, :, None], mask_embedding, item_vectors)
+        if self.user_encoder.reads_user_ids and user_ids is None:
+            raise ValueError(
+                f"user_encoder_type={self.config.user_encoder_type!r} needs user_ids, indices into its table of users"
+            )
+        return item_vectors, Histories(mask, user_ids)
 
     def get_user_features(
         self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -534,8 +530,7 @@ class TransRecModel(TransRecPreTrainedModel):
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` rows of the user-id table, for DSSM.
         """
-        vectors, packing, inputs = self._histories(*self._to_be_continued(item_vectors, mask, user_ids))
-        return self.user_encoder.last(vectors, packing, **inputs)
+        return self.user_encoder.last(*self._histories(*self._to_be_continued(item_vectors, mask, user_ids)))
 
     def _to_be_continued(self, item_vectors, mask, user_ids=None) -> tuple:
         """Arguments of [`get_user_hidden`] with which the state at each user's last place predicts what comes next."""
@@ -564,10 +559,10 @@ class TransRecModel(TransRecPreTrainedModel):
             items: the distinct items, see [`ItemInputs`].
         """
         item_embeds = self.get_item_features(**items)
-        histories, mask = gather_histories(item_embeds, item_index)
-        vectors, packing, inputs = self._histories(*self._to_be_continued(histories, mask, user_ids))
-        user_hidden = self.user_encoder(vectors, packing, **inputs)
-        user_embeds = packing.last_of(user_hidden)
+        vectors, mask = gather_histories(item_embeds, item_index)
+        vectors, histories = self._histories(*self._to_be_continued(vectors, mask, user_ids))
+        user_hidden = self.user_encoder(vectors, histories)
+        user_embeds = histories.last_of(user_hidden)
         output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
         return output if return_dict or return_dict is None else output.to_tuple()
 
@@ -702,7 +697,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             return TransRecModelOutput(item_embeds=item_embeds), torch.stack(parts).sum()
         user_hidden, total = hidden_and_loss(slice(None), labels)
         predicts_next = config.objective != "masked_item"
-        user_embeds = Packing(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
+        user_embeds = Histories(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
         return TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds), total
 
     def _candidates(self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:

@@ -1,82 +1,133 @@
-"""User encoders: a history of item vectors `(B, L, D)` to hidden states `(B, L, D)`.
+"""User encoders: histories of item embeddings `(B, L, D)` to states `(B, L, D)`.
 
-Each is one class and one row of [`USER_ENCODERS`]. The state at a position summarises the history up to it and never
-looks ahead, but for BERT4Rec, which looks at both sides; padded positions never reach the others. Where the state at
-each user's last item is all that is wanted, [`UserEncoder.last`] leaves out what only the others need.
+A state summarises the history up to its position; the state at a user's last item is the user embedding. A user
+encoder is one class and one row of [`USER_ENCODERS`]; [`UserEncoder`] lists what the rest of the code asks of it.
 
-Most positions of a batch are padding, since a few users have long histories. What is computed position by position is
-computed for the `M` items alone, `(M, D)`; only what mixes positions sees the padded histories. A user encoder gets
-item vectors `(B, L, D)` and a [`Packing`], which knows where the items are.
+A few users have long histories, so that most positions of a batch are padding. Computations that treat positions one
+by one run only on the `M` items, `(M, D)`; only those that mix positions read the padded histories. [`Histories`]
+converts between the two forms. Padding is never read.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_transrec import TransRecConfig
+
+if TYPE_CHECKING:
+    from .configuration_transrec import TransRecConfig
 
 
 LAYER_NORM_EPS = 1e-6
 
 
-class Packing:
-    """Where the items of padded histories are.
+class Histories:
+    """Knows at which positions of padded histories there are items, and whose histories they are.
 
     Args:
         mask: `(B, L)` booleans, false at padding.
+        user_ids: `(B,)` indices into the table of user ids, for user encoders that read them.
 
     Example:
 
-    >>> packing = Packing(torch.tensor([[False, True], [True, True]]))
-    >>> packing.pack(torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]]))
+    >>> histories = Histories(torch.tensor([[False, True], [True, True]]))
+    >>> histories.pack(torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]]))
     tensor([[1.],
             [2.],
             [3.]])
     """
 
-    def __init__(self, mask: torch.Tensor):
+    def __init__(self, mask: torch.Tensor, user_ids: torch.Tensor | None = None):
         self.mask = mask
+        self.user_ids = user_ids
 
     @functools.cached_property
     def index(self) -> torch.Tensor:
-        """The items' places `(M,)` in the flattened mask."""
+        """Indices of the items `(M,)` into the flattened mask."""
         return self.mask.flatten().nonzero().squeeze(1)
-
-    def to(self, *args, **kwargs) -> "Packing":
-        """The same on another device."""
-        return Packing(self.mask.to(*args, **kwargs))
-
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """`(B, L, …)` to `(M, …)`: the items alone."""
-        return padded.flatten(0, 1).index_select(0, self.index)
-
-    def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """`(M, D)` to `(B, L, D)`, zero at padding."""
-        padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
-        return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
 
     @functools.cached_property
     def last(self) -> torch.Tensor:
-        """The place of each user's last item `(B,)`; 0 where there is none."""
+        """Position of each user's last item `(B,)`; 0 where the history is empty."""
         return self.mask.long().cumsum(1).argmax(1)
 
+    def to(self, *args, **kwargs) -> Histories:
+        """Returns the same on another device."""
+        return Histories(*(None if one is None else one.to(*args, **kwargs) for one in (self.mask, self.user_ids)))
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """Takes the items out of `(B, L, …)`: `(M, …)`."""
+        return padded.flatten(0, 1).index_select(0, self.index)
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """Puts items `(M, D)` back into `(B, L, D)`, zero at padding."""
+        padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
+        return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
+
     def last_of(self, padded: torch.Tensor) -> torch.Tensor:
-        """`(B, L, D)` to `(B, D)`: at each user's last item."""
+        """Takes each user's last item out of `(B, L, D)`: `(B, D)`."""
         return padded[torch.arange(len(padded), device=padded.device), self.last]
 
 
+def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tensor:
+    """Counts positions `(B, L)` such that the last is `num_positions - 1`, however much padding a batch has.
+
+    >>> positions_from_the_end(torch.tensor([[False, True, True]]), num_positions=5)
+    tensor([[3, 3, 4]])
+    """
+    num_remaining = mask.long().flip(1).cumsum(1).flip(1)  # this item and those after it
+    return (num_positions - num_remaining).clamp(max=num_positions - 1)
+
+
+class UserEncoder(nn.Module):
+    """Base of the user encoders.
+
+    A subclass defines `forward(item_embeddings, histories)`: item embeddings `(B, L, D)`, oldest first, and
+    [`Histories`] to states `(B, L, D)`. Nothing else in the package needs to know it.
+
+    Attributes:
+        causal: Whether a state does not depend on later items, so that it can predict the next one.
+        supports_masked_item: Whether it can read both sides of a masked item and predict that item. It does so with
+            `config.objective="masked_item"`, and then has a learned `mask_embedding` `(D,)` in place of such items.
+        default_objective: The objective where the configuration names none.
+        reads_user_ids: Whether it has a table of user ids, and reads `histories.user_ids`.
+        layer_class: The layer that it repeats, which is never split over devices.
+    """
+
+    causal: ClassVar[bool] = True
+    supports_masked_item: ClassVar[bool] = False
+    default_objective: ClassVar[str] = "next_item"
+    reads_user_ids: ClassVar[bool] = False
+    layer_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.predicts_masked_items = config.objective == "masked_item"
+        self.mask_embedding = nn.Parameter(torch.empty(config.hidden_size)) if self.predicts_masked_items else None
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes histories of item embeddings `(B, L, D)` to the state at each user's last item `(B, D)`.
+
+        A subclass may override it to leave out what only the other states need.
+        """
+        return histories.last_of(self(item_embeddings, histories))
+
+
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Plain softmax attention, what `attn_implementation="eager"` runs; tensors `(B, heads, L, D / heads)`."""
+    """Computes softmax attention of `(B, heads, L, D / heads)`, for `attn_implementation="eager"`."""
     weights = query @ key.transpose(2, 3) * scaling + attention_mask
     weights = nn.functional.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention without biases; with `rotary`, positions turn queries and keys."""
+    """Multi-head self-attention without biases; with `rotary`, queries and keys are rotated by their positions."""
 
     def __init__(self, config: TransRecConfig, rotary: bool = False):
         super().__init__()
@@ -89,19 +140,30 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(
-        self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor, last: bool = False
+        self, hidden: torch.Tensor, histories: Histories, attention_mask: torch.Tensor, last: bool = False
     ) -> torch.Tensor:
-        """States `(M, D)` and additive mask `(B, 1, L, L)` to `(M, D)`; with `last`, and mask `(B, 1, 1, L)`, to those
-        of the last items `(B, D)`."""
-        asking = packing.last_of(packing.pad(hidden))[:, None] if last else None  # (B, 1, D)
-        query = packing.pad(self.query(hidden)) if asking is None else self.query(asking)
-        key, value = packing.pad(self.key(hidden)), packing.pad(self.value(hidden))
+        """Attends from every item to the others of its history.
+
+        Args:
+            hidden: `(M, D)`.
+            histories: where the items are.
+            attention_mask: added to the scores, `(B, 1, L, L)`; with `last`, `(B, 1, 1, L)`.
+            last: whether only each user's last item attends.
+
+        Returns:
+            `(M, D)`; with `last`, `(B, D)`.
+        """
+        if last:
+            query = self.query(histories.last_of(histories.pad(hidden))[:, None])  # (B, 1, D)
+        else:
+            query = histories.pad(self.query(hidden))
+        key, value = histories.pad(self.key(hidden)), histories.pad(self.value(hidden))
         query, key, value = (  # (B, heads, L, D / heads)
             vectors.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for vectors in (query, key, value)
         )
         if self.rotary:
-            places = torch.arange(key.shape[2], device=key.device)
-            query, key = rotate(query, packing.last[:, None, None] if last else places), rotate(key, places)
+            positions = histories.mask.cumsum(1)[:, None]  # (B, 1, L), of items, so that padding adds no distance
+            query, key = rotate(query, positions[:, :, -1:] if last else positions), rotate(key, positions)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attend(
             self,
@@ -111,30 +173,36 @@ class SelfAttention(nn.Module):
             attention_mask,
             scaling=self.head_dim**-0.5,
             dropout=self.config.hidden_dropout_prob if self.training else 0.0,
-            is_causal=False,  # the mask says it
+            is_causal=False,  # attention_mask has it already
         )
         attended = attended.flatten(2)
-        return self.output(attended.squeeze(1) if last else packing.pack(attended))
+        return self.output(attended.squeeze(1) if last else histories.pack(attended))
 
 
-def rotate(vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al., "RoFormer", arXiv 2104.09864): each pair of dimensions turned by its position's
-    angle, so that products depend on distances alone.
+def rotate(vectors: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rotates each pair of dimensions by an angle that grows with the position (RoPE), as if in a complex plane.
+
+    Products of rotated vectors depend only on the distance of their positions (Su et al., "RoFormer", arXiv
+    2104.09864).
 
     Args:
         vectors: `(B, heads, L, D / heads)`.
-        places: `(L,)`, or `(B, 1, L)` where users' differ.
+        positions: `(B, 1, L)`.
     """
     half = vectors.shape[-1] // 2
     frequencies = 10_000.0 ** (-torch.arange(half, device=vectors.device) / half)
-    angles = places[..., None] * frequencies  # (L, half) or (B, 1, L, half)
+    angles = positions[..., None] * frequencies  # (B, 1, L, half)
     cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
     first, second, rest = vectors[..., :half], vectors[..., half : 2 * half], vectors[..., 2 * half :]
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
 def attention_mask_of(mask: torch.Tensor, dtype: torch.dtype, causal: bool = True) -> torch.Tensor:
-    """Additive mask `(B, 1, L, L)`: a position sees real items, only up to itself if `causal`; a padded one itself."""
+    """Makes an additive attention mask `(B, 1, L, L)` from one of items `(B, L)`.
+
+    An item sees the items of its history, if `causal` only up to itself; padding sees itself, so that its softmax is
+    defined.
+    """
     L = mask.shape[1]
     visible = mask[:, None, :].expand(-1, L, -1)
     if causal:
@@ -144,62 +212,42 @@ def attention_mask_of(mask: torch.Tensor, dtype: torch.dtype, causal: bool = Tru
     return additive.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
 
-def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tensor:
-    """Positions `(B, L)` that end at `num_positions - 1`, so that how much padding a batch has does not matter.
-
-    >>> positions_from_the_end(torch.tensor([[False, True, True]]), num_positions=5)
-    tensor([[3, 3, 4]])
-    """
-    num_remaining = mask.long().flip(1).cumsum(1).flip(1)  # this item and those after it
-    return (num_positions - num_remaining).clamp(max=num_positions - 1)
-
-
-class UserEncoder(nn.Module):
-    """What all user encoders have."""
-
-    reads_user_ids = False
-
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        raise NotImplementedError
-
-    def last(self, item_vectors: torch.Tensor, packing: Packing, **inputs: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to the state at each user's last item `(B, D)`."""
-        return packing.last_of(self(item_vectors, packing, **inputs))
-
-
 class TransformerUserEncoder(UserEncoder):
-    """Attention layers, `self.layers`; what comes before and after them is up to the class."""
+    """Base of the user encoders of attention layers, in `layers`.
 
-    causal = True
+    Attention is causal, or in both directions where masked items are predicted.
+    """
 
-    def embed(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)` to what the first layer reads `(M, D)`."""
+    layers: nn.ModuleList
+
+    def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Makes the first layer's input `(M, D)` from item embeddings `(B, L, D)`."""
         raise NotImplementedError
 
     def finish(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What comes after the last layer, `(…, D)` to the same."""
+        """Makes states from the last layer's output, both `(…, D)`."""
         return hidden
 
-    def through(self, layers: nn.ModuleList, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """States `(M, D)` through layers, to the same."""
+    def through(self, layers: nn.ModuleList, hidden: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Passes items `(M, D)` through some layers."""
         if len(layers):
-            attention_mask = attention_mask_of(packing.mask, hidden.dtype, self.causal)
+            attention_mask = attention_mask_of(histories.mask, hidden.dtype, causal=not self.predicts_masked_items)
         for layer in layers:
-            hidden = layer(hidden, packing, attention_mask)
+            hidden = layer(hidden, histories, attention_mask)
         return hidden
 
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        return packing.pad(self.finish(self.through(self.layers, self.embed(item_vectors, packing), packing)))
+    def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        hidden = self.through(self.layers, self.embed(item_embeddings, histories), histories)
+        return histories.pad(self.finish(hidden))
 
-    def last(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """As in [`UserEncoder`]; the last layer has one query a user."""
-        hidden = self.through(self.layers[:-1], self.embed(item_vectors, packing), packing)
-        visible = torch.zeros(packing.mask.shape, dtype=hidden.dtype, device=hidden.device)
-        visible = visible.masked_fill(~packing.mask, torch.finfo(hidden.dtype).min)[:, None, None]  # (B, 1, 1, L)
-        states = self.finish(self.layers[-1](hidden, packing, visible, last=True))
-        return states * packing.mask.any(dim=1)[:, None]
+    def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """As in [`UserEncoder`]; in the last layer only each user's last item attends."""
+        hidden = self.through(self.layers[:-1], self.embed(item_embeddings, histories), histories)
+        visible = torch.zeros(histories.mask.shape, dtype=hidden.dtype, device=hidden.device)
+        visible = visible.masked_fill(~histories.mask, torch.finfo(hidden.dtype).min)[:, None, None]  # (B, 1, 1, L)
+        states = self.finish(self.layers[-1](hidden, histories, visible, last=True))
+        return states * histories.mask.any(dim=1)[:, None]
 
 
 class SASRecLayer(GradientCheckpointingLayer):
@@ -215,183 +263,55 @@ class SASRecLayer(GradientCheckpointingLayer):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
     def forward(
-        self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor, last: bool = False
+        self, hidden: torch.Tensor, histories: Histories, attention_mask: torch.Tensor, last: bool = False
     ) -> torch.Tensor:
-        attended = self.dropout(self.attention(hidden, packing, attention_mask, last))
-        hidden = packing.last_of(packing.pad(hidden)) if last else hidden
+        attended = self.dropout(self.attention(hidden, histories, attention_mask, last))
+        hidden = histories.last_of(histories.pad(hidden)) if last else hidden
         hidden = self.attention_norm(hidden + attended)
         return self.layer_norm(hidden + self.dropout(self.down(self.up(hidden).relu())))
 
 
 class SASRecUserEncoder(TransformerUserEncoder):
-    """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018), in the form of NineRec.
+    """SASRec: a causal transformer with learned positions, in the form of NineRec.
 
-    Learned positions are counted from the end of the history, so that how much padding a batch has does not matter.
+    The default, and the paper's main model. Choose it to compare with published numbers; it does well on ids and on
+    content. It needs nothing beside the history. Positions are counted from the end of the history, so that how much
+    padding a batch has does not matter.
+
+    Paper: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
     """
 
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.num_positions = config.max_seq_len if self.causal else config.max_seq_len + 1
-        self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
-
-    def embed(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Items and their positions, `(M, D)`."""
-        positions = self.position_embedding(packing.pack(positions_from_the_end(packing.mask, self.num_positions)))
-        return self.dropout(self.layer_norm(packing.pack(item_vectors) + positions))
-
-
-class BERT4RecUserEncoder(SASRecUserEncoder):
-    """BERT4Rec (Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
-    Transformer", CIKM 2019), in the form of NineRec: SASRec's layers, looking at both sides.
-
-    The mask is a learned vector of item vectors' kind, not a pseudo-item that goes through the backbone. Its positions
-    are one more than a history's, for the mask that is appended to predict what comes next.
-    """
-
-    causal = False
+    layer_class = SASRecLayer
 
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
-        self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
+        # One more where a mask is appended to a whole history, to predict the item after it.
+        self.num_positions = config.max_seq_len + self.predicts_masked_items
+        self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
+
+    def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Adds position embeddings to item embeddings `(B, L, D)`: `(M, D)`."""
+        positions = positions_from_the_end(histories.mask, self.num_positions)
+        hidden = histories.pack(item_embeddings) + self.position_embedding(histories.pack(positions))
+        return self.dropout(self.layer_norm(hidden))
 
 
-class NextItNetLayer(GradientCheckpointingLayer):
-    """Two causal convolutions with dilations `d` and `2 d`, each with layer norm and ReLU, around a residual."""
+class BERT4RecUserEncoder(SASRecUserEncoder):
+    """BERT4Rec: SASRec's layers reading both sides of masked items, in the form of NineRec.
 
-    def __init__(self, config: TransRecConfig, dilation: int, kernel_size: int = 3):
-        super().__init__()
-        width = config.hidden_size
-        self.paddings = [(kernel_size - 1) * d for d in (dilation, 2 * dilation)]
-        self.convolutions = nn.ModuleList(
-            [nn.Conv1d(width, width, kernel_size, dilation=d) for d in (dilation, 2 * dilation)]
-        )
-        self.layer_norms = nn.ModuleList([nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(2)])
+    Choose it to compare with published numbers. It needs more epochs than the causal encoders, since only the masked
+    share of the items is predicted in a step. The mask is a learned embedding beside those of items, not a
+    pseudo-item that goes through the backbone.
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        inner = hidden
-        for padding, convolution, layer_norm in zip(self.paddings, self.convolutions, self.layer_norms, strict=True):
-            inner = (inner * mask[:, :, None]).transpose(1, 2)  # padding is silence, as before the first item
-            inner = convolution(nn.functional.pad(inner, (padding, 0))).transpose(1, 2)
-            inner = layer_norm(inner).relu()
-        return hidden + inner
+    Paper: Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
+    Transformer", CIKM 2019.
+    """
 
-
-class NextItNetUserEncoder(UserEncoder):
-    """NextItNet (Yuan et al., "A Simple Convolutional Generative Network for Next Item Recommendation", WSDM 2019), in
-    the form of NineRec: each layer is a block of dilation 1 and 2, then one of dilation 4 and 8."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(
-            [NextItNetLayer(config, dilation) for _ in range(config.num_hidden_layers) for dilation in (1, 4)]
-        )
-
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        hidden = self.dropout(item_vectors)
-        for layer in self.layers:
-            hidden = layer(hidden, packing.mask)
-        return hidden
-
-
-class GRU4RecLayer(GradientCheckpointingLayer):
-    """One gated recurrent layer without biases."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.gru = nn.GRU(config.hidden_size, config.hidden_size, bias=False, batch_first=True)
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # Zeros leave a zero state zero where there is no bias: padding on the left is not read.
-        return self.gru(hidden * mask[:, :, None])[0]
-
-
-class GRU4RecUserEncoder(UserEncoder):
-    """GRU4Rec (Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016), in the form
-    of NineRec: dropout, then recurrent layers without biases."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList([GRU4RecLayer(config) for _ in range(config.num_hidden_layers)])
-
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        hidden = self.dropout(item_vectors)
-        for layer in self.layers:
-            hidden = layer(hidden, packing.mask)
-        return hidden
-
-
-class MLPLayer(GradientCheckpointingLayer):
-    """Linear layer, GELU, dropout."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.dropout(nn.functional.gelu(self.linear(hidden)))
-
-
-class MLP(nn.Module):
-    """`num_hidden_layers` layers, then a linear one."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.layers = nn.ModuleList([MLPLayer(config) for _ in range(config.num_hidden_layers)])
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return self.output(hidden)
-
-
-class DNNUserEncoder(UserEncoder):
-    """The DSSM variant of NineRec (Table 13; after Huang et al., "Learning Deep Structured Semantic Models for Web
-    Search using Clickthrough Data", CIKM 2013): a multi-layer perceptron over the mean of the history."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.mlp = MLP(config)
-
-    def forward(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Item vectors `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        mask = packing.mask
-        count = mask.cumsum(1).clamp(min=1)[:, :, None]
-        mean = (self.dropout(item_vectors) * mask[:, :, None]).cumsum(1) / count  # over the history up to each item
-        return packing.pad(self.mlp(packing.pack(mean)))
-
-    def last(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """As in [`UserEncoder`]; the perceptron sees one mean a user."""
-        count = packing.mask.sum(dim=1, keepdim=True)
-        mean = (self.dropout(item_vectors) * packing.mask[:, :, None]).sum(dim=1) / count.clamp(min=1)
-        return self.mlp(mean) * (count > 0)
-
-
-class DSSMUserEncoder(UserEncoder):
-    """DSSM (Huang et al., CIKM 2013) with a user-id tower, NineRec's baseline of Table 13: the user is a row of a
-    table, the history is not read. It serves only the users that it was trained on, and nothing of it transfers."""
-
-    reads_user_ids = True
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.user_embedding = nn.Embedding(config.num_users, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.mlp = MLP(config)
-
-    def forward(self, item_vectors: torch.Tensor, packing: Packing, user_ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the user-id table `(B,)` to states `(B, L, D)`, the same at every position."""
-        user = self.mlp(self.dropout(self.user_embedding(user_ids)))  # (B, D)
-        return user[:, None].expand(-1, packing.mask.shape[1], -1)
+    causal = False
+    supports_masked_item = True
+    default_objective = "masked_item"
 
 
 class LiGRLayer(GradientCheckpointingLayer):
@@ -411,10 +331,10 @@ class LiGRLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden: torch.Tensor, packing: Packing, attention_mask: torch.Tensor, last: bool = False
+        self, hidden: torch.Tensor, histories: Histories, attention_mask: torch.Tensor, last: bool = False
     ) -> torch.Tensor:
-        attended = self.dropout(self.attention(self.attention_norm(hidden), packing, attention_mask, last))
-        hidden = packing.last_of(packing.pad(hidden)) if last else hidden
+        attended = self.dropout(self.attention(self.attention_norm(hidden), histories, attention_mask, last))
+        hidden = histories.last_of(histories.pad(hidden)) if last else hidden
         hidden = hidden + attended * self.attention_gate(hidden).sigmoid()
         inner = self.feed_forward_norm(hidden)
         inner = self.dropout(self.down(nn.functional.silu(self.gate(inner)) * self.up(inner)))
@@ -422,25 +342,192 @@ class LiGRLayer(GradientCheckpointingLayer):
 
 
 class LiGRUserEncoder(TransformerUserEncoder):
-    """A transformer of today's kind: the gated layers of LiGR (Borisyuk et al., "From Features to Transformers", arXiv
-    2502.03417), as in eSASRec (Tikhonovich et al., arXiv 2508.06450), with rotary positions."""
+    """LiGR: a transformer of gated, pre-norm layers with SwiGLU and rotary positions, as in eSASRec.
+
+    Choose it in place of SASRec for a current architecture; it needs nothing beside the history, and has no table of
+    positions. With `objective="masked_item"` it reads both sides, as BERT4Rec does.
+
+    Papers: Borisyuk et al., "From Features to Transformers", arXiv 2502.03417; Tikhonovich et al., "eSASRec", arXiv
+    2508.06450.
+    """
+
+    supports_masked_item = True
+    layer_class = LiGRLayer
 
     def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        super().__init__(config)
         self.layers = nn.ModuleList([LiGRLayer(config) for _ in range(config.num_hidden_layers)])
         self.layer_norm = nn.RMSNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
-    def embed(self, item_vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """The items alone, `(M, D)`."""
-        return self.dropout(packing.pack(item_vectors))
+    def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Takes the items out of `(B, L, D)`: `(M, D)`."""
+        return self.dropout(histories.pack(item_embeddings))
 
     def finish(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The last norm of a pre-norm transformer."""
+        """Applies the last norm of a pre-norm transformer."""
         return self.layer_norm(hidden)
 
 
-USER_ENCODERS = {
+class StackedUserEncoder(UserEncoder):
+    """Base of the user encoders whose layers, in `layers`, read padded states `(B, L, D)` and their mask `(B, L)`."""
+
+    layers: nn.ModuleList
+
+    def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        hidden = self.dropout(item_embeddings)
+        for layer in self.layers:
+            hidden = layer(hidden, histories.mask)
+        return hidden
+
+
+class NextItNetLayer(GradientCheckpointingLayer):
+    """Two causal convolutions with dilations `d` and `2 d`, each with layer norm and ReLU, around a residual."""
+
+    def __init__(self, config: TransRecConfig, dilation: int, kernel_size: int = 3):
+        super().__init__()
+        width = config.hidden_size
+        self.paddings = [(kernel_size - 1) * d for d in (dilation, 2 * dilation)]
+        self.convolutions = nn.ModuleList(
+            [nn.Conv1d(width, width, kernel_size, dilation=d) for d in (dilation, 2 * dilation)]
+        )
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(2)])
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        inner = hidden
+        for padding, convolution, layer_norm in zip(self.paddings, self.convolutions, self.layer_norms, strict=True):
+            inner = (inner * mask[:, :, None]).transpose(1, 2)  # padding is zero, as before the first item
+            inner = convolution(nn.functional.pad(inner, (padding, 0))).transpose(1, 2)
+            inner = layer_norm(inner).relu()
+        return hidden + inner
+
+
+class NextItNetUserEncoder(StackedUserEncoder):
+    """NextItNet: causal dilated convolutions, in the form of NineRec.
+
+    Choose it to compare with published numbers, or where attention's cost in the length of histories matters. Each
+    layer is a block of dilations 1 and 2, then one of 4 and 8: a state reads its item and the last 30 per layer.
+
+    Paper: Yuan et al., "A Simple Convolutional Generative Network for Next Item Recommendation", WSDM 2019.
+    """
+
+    layer_class = NextItNetLayer
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList(
+            [NextItNetLayer(config, dilation) for _ in range(config.num_hidden_layers) for dilation in (1, 4)]
+        )
+
+
+class GRU4RecLayer(GradientCheckpointingLayer):
+    """One gated recurrent layer without biases."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.gru = nn.GRU(config.hidden_size, config.hidden_size, bias=False, batch_first=True)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Zeros leave a zero state zero where there is no bias: padding on the left is not read.
+        return self.gru(hidden * mask[:, :, None])[0]
+
+
+class GRU4RecUserEncoder(StackedUserEncoder):
+    """GRU4Rec: recurrent layers without biases, in the form of NineRec.
+
+    Choose it to compare with published numbers. It needs padding on the left, as the collator makes it.
+
+    Paper: Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016.
+    """
+
+    layer_class = GRU4RecLayer
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList([GRU4RecLayer(config) for _ in range(config.num_hidden_layers)])
+
+
+class MLPLayer(GradientCheckpointingLayer):
+    """Linear layer, GELU, dropout."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.dropout(nn.functional.gelu(self.linear(hidden)))
+
+
+class MLP(nn.Module):
+    """Multi-layer perceptron: `num_hidden_layers` layers, then a linear one."""
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__()
+        self.layers = nn.ModuleList([MLPLayer(config) for _ in range(config.num_hidden_layers)])
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.output(hidden)
+
+
+class DNNUserEncoder(UserEncoder):
+    """DNN: a multi-layer perceptron over the mean of the history, NineRec's DSSM variant (Table 13).
+
+    Choose it as a baseline that does not know the order of a history; it is the cheapest that transfers.
+
+    Paper: after Huang et al., "Learning Deep Structured Semantic Models for Web Search using Clickthrough Data", CIKM
+    2013.
+    """
+
+    default_objective = "last_item"
+    layer_class = MLPLayer
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        self.mlp = MLP(config)
+
+    def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        mask = histories.mask
+        count = mask.cumsum(1).clamp(min=1)[:, :, None]
+        mean = (self.dropout(item_embeddings) * mask[:, :, None]).cumsum(1) / count  # of the history up to each item
+        return histories.pad(self.mlp(histories.pack(mean)))
+
+    def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """As in [`UserEncoder`]; the perceptron reads one mean per user."""
+        count = histories.mask.sum(dim=1, keepdim=True)
+        mean = (self.dropout(item_embeddings) * histories.mask[:, :, None]).sum(dim=1) / count.clamp(min=1)
+        return self.mlp(mean) * (count > 0)
+
+
+class DSSMUserEncoder(UserEncoder):
+    """DSSM: a multi-layer perceptron over an embedding of the user's id, NineRec's baseline of Table 13.
+
+    Choose it only to reproduce that baseline. It needs `num_users` and `user_ids`, does not read the history, serves
+    only the users that it was trained on, and nothing of it transfers.
+
+    Paper: Huang et al., "Learning Deep Structured Semantic Models for Web Search using Clickthrough Data", CIKM 2013.
+    """
+
+    default_objective = "last_item"
+    reads_user_ids = True
+    layer_class = MLPLayer
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        self.user_embedding = nn.Embedding(config.num_users, config.hidden_size)
+        self.mlp = MLP(config)
+
+    def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes user ids `(B,)` to states `(B, L, D)`, the same at every position."""
+        user = self.mlp(self.dropout(self.user_embedding(histories.user_ids)))  # (B, D)
+        return user[:, None].expand(-1, histories.mask.shape[1], -1)
+
+
+USER_ENCODERS: dict[str, type[UserEncoder]] = {
     "sasrec": SASRecUserEncoder,
     "bert4rec": BERT4RecUserEncoder,
     "nextitnet": NextItNetUserEncoder,
@@ -449,13 +536,3 @@ USER_ENCODERS = {
     "dssm": DSSMUserEncoder,
     "ligr": LiGRUserEncoder,
 }
-
-
-def build_user_encoder(config: TransRecConfig) -> nn.Module:
-    """The user encoder that the configuration asks for."""
-    if config.user_encoder_type not in USER_ENCODERS:
-        raise ValueError(
-            f"user_encoder_type={config.user_encoder_type!r} is unknown; choose from "
-            f"{', '.join(map(repr, USER_ENCODERS))}"
-        )
-    return USER_ENCODERS[config.user_encoder_type](config)

@@ -1,8 +1,6 @@
 """Options that name a model: those of [`TransRecConfig`], and the backbones that a new model starts from."""
 
 import dataclasses
-import inspect
-import re
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -55,11 +53,10 @@ def config_options() -> dict[str, dataclasses.Field]:
     >>> config_options()["max_seq_len"].metadata["help"]
     'Longest history L that the user encoder reads, in items; older items are cut off (default: 20).'
     """
-    helps, options = field_help(), {}
-    for name in TransRecConfig.own_fields():
+    helps, options = TransRecConfig.field_help(), {}
+    for name, declared in TransRecConfig.own_fields().items():
         if name in _NO_OPTIONS:
             continue
-        declared = TransRecConfig.__dataclass_fields__[name]
         notes = []
         if declared.metadata.get("choices") is not None:
             notes.append(f"one of {', '.join(declared.metadata['choices'])}")
@@ -70,13 +67,6 @@ def config_options() -> dict[str, dataclasses.Field]:
         options[name] = field(default=None, metadata={"help": text})
         options[name].type = _parsed_type(declared.type)
     return options
-
-
-def field_help() -> dict[str, str]:
-    """Returns a description of each option of [`TransRecConfig`], read from the `Args` of its docstring."""
-    arguments = inspect.cleandoc(TransRecConfig.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
-    described = re.findall(r"^    (\w+) \(.*\):\n((?:        .*(?:\n|$))+)", arguments, flags=re.MULTILINE)
-    return {name: re.sub(r"\[`~?|`]|`", "", " ".join(text.split())) for name, text in described}
 
 
 def _parsed_type(declared: Any) -> Any:

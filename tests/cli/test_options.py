@@ -10,7 +10,7 @@ import pytest
 from modeling_transrec import DataArguments, ModelArguments, TransRecConfig, TransRecTrainingArguments
 from modeling_transrec.cli import main as console
 from modeling_transrec.cli.options import parse_arguments
-from modeling_transrec.training.model_arguments import CHANGEABLE_FIELDS, config_options, field_help
+from modeling_transrec.training.model_arguments import CHANGEABLE_FIELDS, config_options
 
 
 TYPES = (ModelArguments, DataArguments, TransRecTrainingArguments)
@@ -42,7 +42,7 @@ def test_an_option_that_is_not_given_says_nothing(tmp_path):
 
 def test_help_is_readable(capsys):
     shown = help_of("finetune", capsys)
-    described = field_help()
+    described = TransRecConfig.field_help()
     flat = " ".join(shown.split())
     for name in config_options():
         assert f"--{name} " in shown and " ".join(described[name].split()[:4]) in flat, name

@@ -8,28 +8,41 @@ import torch
 from modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.losses import LOSSES
-from modeling_transrec.models.user_encoders import USER_ENCODERS, Packing
+from modeling_transrec.models.user_encoders import USER_ENCODERS, Histories
 
 from ..checks import perturb
 from ..tiny import ITEM_KINDS, make_batch
 
 
 FUSED = [f"text+image, {fusion}" for fusion in FUSIONS if fusion != "sum"]
-PAIRS = [*itertools.product(ITEM_KINDS, USER_ENCODERS), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
-CAUSAL = [name for name in USER_ENCODERS if name != "bert4rec"]
+# Every user encoder, and those that are causal by default with the other objective that they can be trained with.
+MASKED = [f"{name}, masked_item" for name, one in USER_ENCODERS.items() if one.causal and one.supports_masked_item]
+ENCODERS = [*USER_ENCODERS, *MASKED]
+CAUSAL = [name for name, one in USER_ENCODERS.items() if one.causal]
+BIDIRECTIONAL = [name for name in ENCODERS if name not in CAUSAL]
+PAIRS = [*itertools.product(ITEM_KINDS, ENCODERS), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
 
 
-def make_kind(make_model, kind, **options):
-    """A model of one of `ITEM_KINDS`, or of one and a fusion."""
+def make_kind(make_model, kind, user_encoder="sasrec", **options):
+    """A model of one of `ITEM_KINDS`, or of one and a fusion, with one of `ENCODERS`."""
     kind, _, fusion = kind.partition(", ")
-    return make_model(kind, **options, **({"fusion": fusion} if fusion else {}))
+    user_encoder_type, _, objective = user_encoder.partition(", ")
+    options |= {"user_encoder_type": user_encoder_type}
+    return make_model(
+        kind, **options, **({"fusion": fusion} if fusion else {}), **({"objective": objective} if objective else {})
+    )
+
+
+def make_histories(model, mask):
+    """Histories of users 0, 1, …, whose ids are read where the user encoder has a table of them."""
+    return Histories(mask, torch.arange(len(mask)) if model.user_encoder.reads_user_ids else None)
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
-@pytest.mark.parametrize(("kind", "user_encoder_type"), PAIRS)
-def test_every_combination_trains(kind, user_encoder_type, loss_type, make_model, make_collator, histories):
-    options = {"user_encoder_type": user_encoder_type, "loss_type": loss_type, "num_negatives": 3}
-    model = perturb(make_kind(make_model, kind, hidden_dropout_prob=0.0, **options))
+@pytest.mark.parametrize(("kind", "user_encoder"), PAIRS)
+def test_every_combination_trains(kind, user_encoder, loss_type, make_model, make_collator, histories):
+    options = {"loss_type": loss_type, "num_negatives": 3, "hidden_dropout_prob": 0.0}
+    model = perturb(make_kind(make_model, kind, user_encoder, **options))
     batch = make_batch(model, make_collator, kind, histories)
     loss = model(**batch).loss
     loss.backward()
@@ -57,9 +70,9 @@ def test_every_combination_trains(kind, user_encoder_type, loss_type, make_model
             assert torch.allclose(parameter.grad, gradients[name], atol=1e-6), name
 
 
-@pytest.mark.parametrize(("kind", "user_encoder_type"), PAIRS)
-def test_saved_and_loaded_exactly(kind, user_encoder_type, make_model, make_collator, histories, tmp_path):
-    model = perturb(make_kind(make_model, kind, user_encoder_type=user_encoder_type)).eval()
+@pytest.mark.parametrize(("kind", "user_encoder"), PAIRS)
+def test_saved_and_loaded_exactly(kind, user_encoder, make_model, make_collator, histories, tmp_path):
+    model = perturb(make_kind(make_model, kind, user_encoder)).eval()
     batch = make_batch(model, make_collator, kind, histories)
     model.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
@@ -77,11 +90,9 @@ def test_saved_and_loaded_exactly(kind, user_encoder_type, make_model, make_coll
     assert torch.equal(again(**batch).loss, model(**batch).loss)
 
 
-@pytest.mark.parametrize(("kind", "user_encoder_type"), PAIRS)
-def test_padding_and_the_rest_of_the_batch_do_not_matter(
-    kind, user_encoder_type, make_model, make_collator, histories
-):
-    model = perturb(make_kind(make_model, kind, user_encoder_type=user_encoder_type)).eval()
+@pytest.mark.parametrize(("kind", "user_encoder"), PAIRS)
+def test_padding_and_the_rest_of_the_batch_do_not_matter(kind, user_encoder, make_model, make_collator, histories):
+    model = perturb(make_kind(make_model, kind, user_encoder)).eval()
     collator = make_collator(kind.partition(", ")[0], model)
     together = collator([histories[user] for user in range(5)])
     for user in range(5):
@@ -89,7 +100,7 @@ def test_padding_and_the_rest_of_the_batch_do_not_matter(
         results = []
         for batch, line in ((together, user), (alone, 0)):
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "item_log_popularity")}
-            if user_encoder_type == "bert4rec":
+            if model.config.objective == "masked_item":
                 inputs["item_index"] = batch["item_index"].where(batch["item_index"] != -2, batch["labels"])
                 inputs["item_index"] = inputs["item_index"].masked_fill(inputs["item_index"] == -100, -1)[:, -20:]
             results.append(model.model(**inputs).user_embeds[line])
@@ -99,45 +110,44 @@ def test_padding_and_the_rest_of_the_batch_do_not_matter(
 @pytest.mark.parametrize("user_encoder_type", CAUSAL)
 def test_the_future_does_not_reach_the_past(user_encoder_type, make_model):
     model = make_model("id", user_encoder_type=user_encoder_type).model
-    user_ids = torch.tensor([0, 5]) if user_encoder_type == "dssm" else None
+    user_ids = torch.tensor([0, 5]) if model.user_encoder.reads_user_ids else None
     vectors, mask = torch.randn(2, 9, 16), torch.ones(2, 9, dtype=torch.bool)
     changed = vectors.clone()
     changed[:, 6:] = torch.randn(2, 3, 16)
     before, after = model.get_user_hidden(vectors, mask, user_ids), model.get_user_hidden(changed, mask, user_ids)
     assert torch.allclose(before[:, :6], after[:, :6], atol=1e-6)
-    if user_encoder_type != "dssm":  # which reads no history
+    if user_ids is None:  # else the history is not read
         assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 
-@pytest.mark.parametrize("user_encoder_type", [name for name in USER_ENCODERS if name != "dssm"])
-def test_padding_on_either_side_is_not_read(user_encoder_type, make_model):
-    model = perturb(make_model("id", user_encoder_type=user_encoder_type))
+@pytest.mark.parametrize("user_encoder", [name for name in ENCODERS if name != "dssm"])
+def test_padding_on_either_side_is_not_read(user_encoder, make_model):
+    model = perturb(make_kind(make_model, "id", user_encoder))
     vectors = torch.randn(1, 5, 16)
     alone = model.get_user_features(vectors, torch.ones(1, 5, dtype=torch.bool))
     left = torch.cat([torch.full((1, 7, 16), 7.0), vectors], dim=1)  # what lies at padding must not be read
     right = torch.cat([vectors, torch.full((1, 4, 16), -3.0)], dim=1)
     left_mask, right_mask = torch.arange(12)[None] >= 7, torch.arange(9)[None] < 5
     assert torch.allclose(model.get_user_features(left, left_mask), alone, atol=1e-6)
-    if user_encoder_type != "gru4rec":
+    if user_encoder != "gru4rec":
         assert torch.allclose(model.get_user_features(right, right_mask), alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("user_encoder_type", USER_ENCODERS)
-def test_the_last_state_alone_is_that_of_all(user_encoder_type, implementation, make_model):
-    model = perturb(make_model("id", user_encoder_type=user_encoder_type, num_hidden_layers=2))
+@pytest.mark.parametrize("user_encoder", ENCODERS)
+def test_the_last_state_alone_is_that_of_all(user_encoder, implementation, make_model):
+    model = perturb(make_kind(make_model, "id", user_encoder, num_hidden_layers=2))
     model.set_attn_implementation(implementation)
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(5, 7, 16, generator=generator)
     mask = torch.ones(5, 7, dtype=torch.bool)
     mask[1, :4] = mask[2, 1:] = mask[3, :] = False  # padding on the left, on the right, no history at all
     mask[4, [0, 6]] = False
-    inputs = {"user_ids": torch.arange(5)} if user_encoder_type == "dssm" else {}
     encoder, results = model.model.user_encoder, []
-    packing = Packing(mask)
+    histories = make_histories(model.model, mask)
     for states in (
-        packing.last_of(encoder(vectors, packing, **inputs)),
-        encoder.last(vectors, Packing(mask), **inputs),
+        histories.last_of(encoder(vectors, histories)),
+        encoder.last(vectors, make_histories(model.model, mask)),
     ):
         model.zero_grad()
         states.square().sum().backward()
@@ -149,9 +159,9 @@ def test_the_last_state_alone_is_that_of_all(user_encoder_type, implementation, 
         assert torch.allclose(gradient, expected_gradients[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize("user_encoder_type", ["sasrec", "bert4rec", "ligr"])
-def test_eager_equals_sdpa(user_encoder_type, make_model, make_collator, histories):
-    model = make_model("text", user_encoder_type=user_encoder_type)
+@pytest.mark.parametrize("user_encoder", ["sasrec", "bert4rec", "ligr", "ligr, masked_item"])
+def test_eager_equals_sdpa(user_encoder, make_model, make_collator, histories):
+    model = make_kind(make_model, "text", user_encoder)
     batch = make_batch(model, make_collator, "text", histories)
     losses = []
     for implementation in ("sdpa", "eager"):
@@ -160,8 +170,9 @@ def test_eager_equals_sdpa(user_encoder_type, make_model, make_collator, histori
     assert torch.allclose(*losses, atol=1e-6)
 
 
-def test_bert4rec_looks_at_both_sides_and_predicts_at_the_appended_mask(make_model):
-    model = perturb(make_model("id", user_encoder_type="bert4rec")).model
+@pytest.mark.parametrize("user_encoder", BIDIRECTIONAL)
+def test_a_masked_item_is_predicted_from_both_sides_and_the_next_one_at_an_appended_mask(user_encoder, make_model):
+    model = perturb(make_kind(make_model, "id", user_encoder)).model
     vectors, mask = torch.randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
     changed = vectors.clone()
     changed[:, 5] = torch.randn(16)
@@ -172,3 +183,38 @@ def test_bert4rec_looks_at_both_sides_and_predicts_at_the_appended_mask(make_mod
     assert torch.allclose(model.get_user_features(vectors, mask), expected, atol=1e-6)
     full = torch.randn(1, 20, 16)  # max_seq_len items and the mask
     assert model.get_user_features(full, torch.ones(1, 20, dtype=torch.bool)).shape == (1, 16)
+
+
+@pytest.mark.parametrize("user_encoder", BIDIRECTIONAL)
+def test_a_masked_item_is_not_read(user_encoder, make_model):
+    model = perturb(make_kind(make_model, "id", user_encoder)).model
+    vectors, mask = torch.randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
+    is_masked = torch.arange(6)[None] == 2
+    changed = vectors.clone()
+    changed[:, 2] = torch.randn(16)
+    states = [model.get_user_hidden(one, mask, is_masked=is_masked) for one in (vectors, changed)]
+    assert torch.equal(*states)
+    assert not torch.allclose(states[0], model.get_user_hidden(vectors, mask))
+
+
+@pytest.mark.parametrize("user_encoder", ["ligr", *BIDIRECTIONAL])
+def test_it_learns_who_follows_whom(user_encoder, make_model):
+    """Items follow each other in a circle; after some steps the next one is ranked first."""
+    model = make_kind(make_model, "id", user_encoder, max_seq_len=6, loss_type="full_softmax", num_hidden_layers=1)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=0.05)
+    generator, num_items = torch.Generator().manual_seed(0), 11
+    items = torch.arange(num_items)
+    for _ in range(40):
+        history = (torch.arange(num_items)[:, None] + torch.arange(7)) % num_items  # (B, L + 1)
+        inputs, labels = history[:, :-1], history[:, 1:]
+        if model.config.objective == "masked_item":
+            is_masked = torch.rand(history.shape, generator=generator) < 0.3
+            is_masked[:, -1] |= ~is_masked.any(1)
+            inputs, labels = history.masked_fill(is_masked, -2), history.masked_fill(~is_masked, -100)
+        optimizer.zero_grad()
+        model(item_ids=items, item_index=inputs, labels=labels).loss.backward()
+        optimizer.step()
+    history = (torch.arange(num_items)[:, None] + torch.arange(6)) % num_items
+    with torch.no_grad():
+        logits = model.eval()(item_ids=items, item_index=history).logits
+    assert (logits.argmax(1) == (history[:, -1] + 1) % num_items).all()

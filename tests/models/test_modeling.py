@@ -1,6 +1,3 @@
-import copy
-import inspect
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel
@@ -12,7 +9,6 @@ from modeling_transrec import (
     TransRecModel,
     TransRecProcessor,
 )
-from modeling_transrec.models.batch import ItemInputs
 
 from ..checks import perturb
 from ..tiny import make_inputs, tiny_config, tiny_text_config
@@ -157,75 +153,3 @@ def test_the_loss_is_a_mean_over_the_given_number_of_targets(make_model):
     targets = int((inputs["labels"] != -100).sum())
     mean = model(**inputs).loss
     assert torch.allclose(model(**inputs, num_items_in_batch=2 * targets).loss * 2, mean)
-
-
-class TestConfig:
-    def test_round_trip(self, tmp_path):
-        config = TransRecConfig(text_config={"model_type": "bert", "hidden_size": 24}, max_seq_len=7, loss_type="bce")
-        config.save_pretrained(tmp_path)
-        assert TransRecConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
-        assert AutoConfig.from_pretrained(tmp_path).text_config.hidden_size == 24
-        assert copy.deepcopy(config).to_dict() == config.to_dict()
-
-    def test_unknown_keys_name_the_closest_known_one(self):
-        with pytest.raises(ValueError, match="'hiden_size'; did you mean 'hidden_size'"):
-            TransRecConfig(hiden_size=3)
-
-    def test_keys_of_transformers_are_not_refused(self, tmp_path):
-        config = TransRecConfig(num_items=3)
-        config.pad_token_id, config.use_cache, config.tokenizer_class = 0, False, "BertTokenizer"
-        config.save_pretrained(tmp_path)
-        assert AutoConfig.from_pretrained(tmp_path).pad_token_id == 0
-
-    def test_overrides_at_loading_are_checked(self, tmp_path):
-        TransRecConfig(num_items=3).save_pretrained(tmp_path)
-        assert TransRecConfig.from_pretrained(tmp_path, loss_type="bce").loss_type == "bce"
-        with pytest.raises(ValueError, match="max_seq_len must be at least 1"):
-            TransRecConfig.from_pretrained(tmp_path, max_seq_len=0)
-
-    @pytest.mark.parametrize(
-        ("fields", "message"),
-        [
-            ({"loss_type": "bpr"}, "loss_type='bpr' is unknown; choose from 'bce', 'in_batch'"),
-            ({"objective": "any"}, "objective"),
-            ({"text_pooling": "max"}, "text_pooling"),
-            ({"hidden_size": 15}, "multiple of num_attention_heads"),
-            ({"max_seq_len": 0}, "max_seq_len must be at least 1"),
-            ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
-            ({"text_config": {}, "multimodal_config": {}}, "leave out text_config"),
-            ({"user_encoder_type": "sasrec", "objective": "masked_item"}, "belong together"),
-            ({"user_encoder_type": "bert4rec", "objective": "next_item"}, "belong together"),
-            ({"user_encoder_type": "dssm"}, "num_users"),
-            ({"loss_type": "bce", "gather_negatives": True}, "option of loss_type='in_batch'"),
-            ({"fusion": "add"}, "choose from 'sum', 'concat'"),
-            ({"temperature": 0}, "temperature must be above 0"),
-            ({"mask_probability": 1.0}, "mask_probability"),
-            ({"num_items": 0}, "num_items must be at least 1"),
-        ],
-    )
-    def test_bad_values_say_what_to_change(self, fields, message):
-        with pytest.raises(Exception, match=message):
-            TransRecConfig(**fields)
-
-    def test_a_model_needs_an_item_and_a_user_encoder(self):
-        with pytest.raises(ValueError, match="set text_config"):
-            TransRecModel(TransRecConfig())
-        with pytest.raises(ValueError, match="'sasrec'"):
-            TransRecModel(TransRecConfig(num_items=3, user_encoder_type="transformer"))
-
-
-@pytest.mark.parametrize("model_class", [TransRecModel, TransRecForSequentialRecommendation])
-def test_the_item_tensors_are_listed_once(model_class):
-    parameters = inspect.signature(model_class.forward).parameters
-    assert len(parameters) <= 8
-    assert not set(parameters) & set(ItemInputs.__annotations__)
-
-
-def test_the_trainer_passes_the_number_of_targets():
-    """Without the attribute transformers looks for `**kwargs` in `forward`, and would scale the loss by itself."""
-    assert vars(TransRecForSequentialRecommendation)["accepts_loss_kwargs"] is True
-
-
-def test_an_unknown_input_is_an_error(make_model):
-    with pytest.raises(TypeError, match="the model has no input pixel_value; items are given by input_ids"):
-        make_model("id")(item_index=torch.tensor([[0]]), item_ids=torch.tensor([0]), pixel_value=torch.zeros(1))

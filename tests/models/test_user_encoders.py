@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from modeling_transrec.models.configuration_transrec import TransRecConfig
 from modeling_transrec.models.modeling_transrec import TransRecModel
-from modeling_transrec.models.user_encoders import Packing
+from modeling_transrec.models.user_encoders import Histories
 
 
 def layer_norm(x, norm):
@@ -45,7 +45,7 @@ def test_sasrec_equals_the_reference_block():
     for line, length in enumerate(lengths):
         padded[line, 9 - length :] = torch.randn(length, 12)
         mask[line, 9 - length :] = True
-    hidden = encoder(padded, Packing(mask))
+    hidden = encoder(padded, Histories(mask))
     for line, length in enumerate(lengths):
         expected = reference_sasrec(encoder, padded[line, 9 - length :], num_heads=3)
         assert torch.allclose(hidden[line, 9 - length :], expected, atol=1e-5)
