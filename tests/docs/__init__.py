@@ -1,0 +1,1 @@
+"""Tests of README, the documentation and the notebooks."""

@@ -1,0 +1,51 @@
+"""A folder in which the blocks of the documentation run: a checkpoint and two tables, as the pages name them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+
+from modeling_transrec import (
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecProcessor,
+    train_tokenizer,
+)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """The folder that every page gets a copy of."""
+    folder = tmp_path_factory.mktemp("pages")
+    items = load_dataset("ninerec", "Sample_Source_items", split="train")
+    processor = TransRecProcessor(train_tokenizer(items["text_en"]))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    backbone = {"model_type": "bert", "vocab_size": len(processor.tokenizer), **sizes}
+    torch.manual_seed(0)
+    model = TransRecForSequentialRecommendation(TransRecConfig(text_config=backbone, hidden_size=32))
+    for part in (model, processor):
+        part.save_pretrained(folder / "outputs" / "sample" / "pretrained")
+    (folder / "DATA").mkdir()
+    rng = np.random.default_rng(0)
+    titles = ["item_id,text_en", *(f"i{item:03d},title of item {item}" for item in range(37))]
+    pairs = [f"u{user},i{item:03d},{time}" for user in range(12) for time, item in enumerate(rng.permutation(37)[:8])]
+    (folder / "DATA" / "MyShop_items.csv").write_text("\n".join(titles) + "\n", encoding="utf-8")
+    table = "\n".join(["user_id,item_id,timestamp", *pairs]) + "\n"
+    (folder / "DATA" / "MyShop_interactions.csv").write_text(table, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def workplace(template, tmp_path, monkeypatch):
+    """A fresh copy of the folder, and the scripts beside it, as the current one."""
+    folder = tmp_path / "workplace"
+    shutil.copytree(template, folder)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(folder)
+    return folder

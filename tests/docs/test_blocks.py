@@ -1,0 +1,89 @@
+"""Every block of code in README and in the documentation runs, and prints what the block of text behind it shows.
+
+A block that cannot run here has a comment before it in the page's source, `<!-- skip: next "the reason" -->`.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest import SkipTest
+
+import pytest
+from sybil import Example
+from sybil.document import Document
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBER = re.compile(r"-?\d+\.\d+")
+TOLERANCE = 0.03  # a small model's metrics move by this with the number of threads
+COMMAND = Path(sys.executable).with_name("transrec")
+
+
+def run_python(example: Example) -> None:
+    """Runs a block in the page's own namespace and keeps what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(str(example.parsed), f"{example.path}:{example.line}", "exec"), example.namespace)
+    example.namespace["__printed__"] = printed.getvalue()
+
+
+def run_bash(example: Example) -> None:
+    """Runs a block of shell commands, every one of which must succeed."""
+    if "transrec" in str(example.parsed) and not COMMAND.exists():
+        pytest.skip("the command transrec is not installed: pip install -e .")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = f"set -euo pipefail\n{example.parsed}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, text=True, capture_output=True, timeout=900
+    )
+    assert done.returncode == 0, f"{example.parsed}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    example.namespace["__printed__"] = None
+
+
+def compare(example: Example) -> None:
+    """Compares a block of text with the end of what the block of code before it printed, if there is one."""
+    printed = example.namespace.pop("__printed__", None)
+    if printed is None:
+        return
+    shown = str(example.parsed).strip().splitlines()
+    found = printed.strip().splitlines()[-len(shown) :]
+    assert [NUMBER.sub("#", line) for line in found] == [NUMBER.sub("#", line) for line in shown]
+    for mine, theirs in zip(NUMBER.findall("\n".join(found)), NUMBER.findall("\n".join(shown)), strict=True):
+        assert float(mine) == pytest.approx(float(theirs), abs=TOLERANCE)
+
+
+def blocks(page: Path) -> list[Example]:
+    """The page's examples, in order."""
+    parsers = [
+        CodeBlockParser("python", run_python),
+        CodeBlockParser("bash", run_bash),
+        CodeBlockParser("text", compare),
+        SkipParser(),
+    ]
+    return list(Document.parse(str(page), *parsers).examples())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_blocks_run(page, workplace):
+    for example in blocks(page):
+        try:
+            example.evaluate()
+        except SkipTest:  # of the comment before it
+            example.namespace.pop("__printed__", None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_block_has_a_language(page):
+    """Else it would be run by nobody, and nobody would see it."""
+    fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    languages = [fence.split()[0] if fence else "" for fence in fences[::2]]
+    assert set(languages) <= {"python", "bash", "text", "bibtex"}
+    assert shutil.which("bash")
