@@ -14,9 +14,13 @@ from pathlib import Path
 from unittest import SkipTest
 
 import pytest
-from sybil import Example
-from sybil.document import Document
-from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+
+pytest.importorskip("sybil", reason='needs pip install ".[docs]"')
+
+from sybil import Example  # noqa: E402
+from sybil.document import Document  # noqa: E402
+from sybil.parsers.markdown import CodeBlockParser, SkipParser  # noqa: E402
 
 
 ROOT = Path(__file__).parents[2]

@@ -12,6 +12,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "pictures"
+# Pages of the repository; links of the site's own pages are checked when it is built.
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(path for name in ("benchmarks", "dataset_scripts", "model_cards") for path in (ROOT / name).rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_what_the_pages_link_to_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)|(?:src|srcset)=\"([^\"]+)\"", text)
+    assert [link for link in map("".join, links) if not (page.parent / link).exists()] == []
 
 
 def test_pictures_are_those_that_the_script_draws(tmp_path):
@@ -27,6 +39,7 @@ def test_readme_is_a_first_screen():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
