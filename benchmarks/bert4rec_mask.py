@@ -29,6 +29,7 @@ from modeling_transrec import (
     load_items,
     load_sequences,
 )
+from modeling_transrec.evaluation.baselines import BASELINES
 from modeling_transrec.evaluation.scoring import encode_catalogue
 
 
@@ -111,15 +112,9 @@ def run(mask: str, loss_type: str, seed: int, args: argparse.Namespace) -> dict:
         trainer.train()
         evaluator = FullRankingEvaluator(items, splits["test"], prepared_items=trainer.prepared_items, split="test")
         metrics = evaluator(trainer.model, processor)
-        popularity = evaluator.evaluate_popularity(_counts(splits["train"], items))
+        popularity = evaluator.evaluate(BASELINES["popularity"](trainer.interactions))
     validation = [entry["eval_hr@10"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
     return {"test": metrics, "validation_hr@10": validation, "cosine": cosine.found, "popularity": popularity}
-
-
-def _counts(train, items) -> list[int]:
-    from modeling_transrec.data.loading import count_actions, histories_as_rows
-
-    return count_actions(histories_as_rows(train, items["item_id"]), len(items))
 
 
 def render(record: dict) -> str:

@@ -51,7 +51,7 @@ from modeling_transrec import (
     __version__,
 )
 from modeling_transrec.data.loading import read_histories
-from modeling_transrec.evaluation.metrics import ranking_metrics
+from modeling_transrec.evaluation.metrics import Rankings, ranking_metrics
 from modeling_transrec.evaluation.scoring import CatalogueScorer, encode_catalogue, rank_targets
 from modeling_transrec.models import processing_transrec, user_encoders
 from modeling_transrec.models.frozen_layers import layers_of
@@ -231,7 +231,7 @@ class RankingBench(Bench):
             states = self.states(torch.from_numpy(rows).to(self.device))
             ranks += naive.rank_users(states, self.catalogue, rows, evaluator.targets[users])
         ranks = torch.tensor(ranks)
-        return ranking_metrics(ranks, torch.zeros_like(ranks), evaluator.ks)
+        return ranking_metrics(Rankings(ranks, torch.zeros_like(ranks)), evaluator.ks)
 
     def floor_of_ranking(self) -> None:
         for rows in self.batches:

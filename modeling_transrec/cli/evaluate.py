@@ -11,7 +11,8 @@ A checkpoint on the Hub, with the results added to its card (--create_pr true wh
 
     transrec evaluate --model_name_or_path me/my-recommender --push_to_hub true
 
-What needs no training, to compare with: --model_name_or_path random and --model_name_or_path popularity. On several
+What needs no training, to compare with: --model_name_or_path random and --model_name_or_path popularity. What the
+lists are like beside what they hit: --metrics hr ndcg mrr coverage novelty popularity_bias. On several
 GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.evaluate --model_name_or_path outputs/has_pt
 """
 
@@ -23,7 +24,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from ..data.arguments import DataArguments
-from ..evaluation.arguments import BASELINES, EvaluationArguments
+from ..evaluation.arguments import EvaluationArguments
+from ..evaluation.baselines import BASELINES
 from ..evaluation.evaluate import evaluate
 from ..hub.publish import push_results
 from ..hub.results import THIS_MODEL, result_row

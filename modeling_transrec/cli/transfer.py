@@ -28,7 +28,8 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from ..data.arguments import DataArguments
-from ..evaluation.arguments import BASELINES, EvaluationArguments
+from ..evaluation.arguments import EvaluationArguments
+from ..evaluation.baselines import BASELINES
 from ..evaluation.evaluate import evaluate
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
@@ -129,8 +130,8 @@ class Comparison:
         say(f"{row}: HR@10 {self.results[row]['metrics']['hr@10']:.4f}")
 
     def run(self) -> None:
-        self.evaluate("random", "random")
-        self.evaluate("popularity", "popularity")
+        for name in BASELINES:
+            self.evaluate(name, name)
 
         of_content = ("text_pooling", "image_pooling", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 from ..models.checkpoint_files import is_hub_id
-
-
-BASELINES = ("random", "popularity")
+from .baselines import BASELINES
+from .metrics import DEFAULT_METRICS, METRICS
 
 
 @dataclass
@@ -19,7 +18,7 @@ class EvaluationArguments:
     """
 
     model_name_or_path: str = field(
-        metadata={"help": "Checkpoint, a folder or a Hub id; or what needs no training: 'random', 'popularity'."}
+        metadata={"help": f"Checkpoint, a folder or a Hub id; or what needs no training: {', '.join(BASELINES)}."}
     )
     model_revision: str = field(
         default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
@@ -32,7 +31,10 @@ class EvaluationArguments:
         default=None, metadata={"help": "Language of the texts that are read, 'en' or 'zh' (default: the model's)."}
     )
     eval_ks: list[int] = field(
-        default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K and NDCG@K."}
+        default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of the metrics that have one."}
+    )
+    metrics: list[str] = field(
+        default_factory=lambda: list(DEFAULT_METRICS), metadata={"help": f"Metrics, of {', '.join(METRICS)}."}
     )
     include_seen: bool = field(
         default=False, metadata={"help": "Keep the items of a user's history among the candidates."}

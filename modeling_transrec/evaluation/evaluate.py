@@ -3,19 +3,20 @@
 import functools
 
 import datasets
-import numpy as np
 import torch
 from accelerate import PartialState
 
 from ..data.arguments import DataArguments
 from ..data.foreign_ids import drop_foreign_ids
-from ..data.loading import count_actions, histories_as_rows, prepare_items
+from ..data.loading import prepare_items
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor
-from .arguments import BASELINES, EvaluationArguments
+from .arguments import EvaluationArguments
+from .baselines import BASELINES, TrainingInteractions
 from .evaluator import FullRankingEvaluator
+from .metrics import METRICS
 
 
 def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
@@ -47,6 +48,8 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     with state.main_process_first():
         items = data_args.load_items(max_seq_len)
         sequences = data_args.load_sequences(args.split, max_seq_len)
+    interactions = TrainingInteractions(items, lambda: data_args.load_sequences("train", max_seq_len))
+    needs_counts = any(METRICS[metric].needs_lists for metric in args.metrics)
     evaluator = FullRankingEvaluator(
         items,
         sequences,
@@ -56,27 +59,18 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
         item_batch_size=args.item_batch_size,
         split=args.split,
         center_scores=args.center_scores,
+        metrics=args.metrics,
+        item_counts=interactions.item_counts if needs_counts else None,
     )
-    item_counts = None
-    if name == "popularity" or args.by_group:
-        item_counts = _training_counts(data_args, max_seq_len, items)
-    if name == "random":
-        metrics = evaluator.evaluate_random()
-    elif name == "popularity":
-        metrics = evaluator.evaluate_popularity(item_counts)
+    if name in BASELINES:
+        metrics = evaluator.evaluate(BASELINES[name](interactions))
     else:
         metrics = _evaluate_checkpoint(args, evaluator, items, state)
     dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
     protocol = {"dataset": dataset, "model": name, "max_seq_len": max_seq_len, "bf16": args.bf16}
     protocol |= evaluator.protocol
-    groups = {"groups": evaluator.metrics_of_groups(item_counts)} if args.by_group else {}
+    groups = {"groups": evaluator.metrics_of_groups(interactions.item_counts)} if args.by_group else {}
     return {"metrics": metrics, **groups, "protocol": protocol}
-
-
-def _training_counts(data_args: DataArguments, max_seq_len: int, items: datasets.Dataset) -> np.ndarray:
-    """How often each item occurs in the training histories `(V,)`."""
-    histories = histories_as_rows(data_args.load_sequences("train", max_seq_len), items["item_id"])
-    return count_actions(histories, len(items))
 
 
 def _evaluate_checkpoint(

@@ -1,12 +1,12 @@
 """Full-ranking evaluation: every catalogue item is ranked for every user.
 
-Works on any loaded checkpoint, and on anything that scores histories; the baselines that need no training are here.
+Works on any loaded checkpoint, and on anything that scores histories, such as the baselines.
 """
 
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -19,20 +19,26 @@ from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, prepar
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
-from .metrics import ranking_metrics
-from .scoring import CatalogueScorer, PrecomputedItems, encode_items, evaluation_mode, rank_targets, user_blocks
+from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
+from .scoring import (
+    CatalogueScorer,
+    PrecomputedItems,
+    Scorer,
+    encode_items,
+    evaluation_mode,
+    list_items,
+    rank_targets,
+    remove_seen,
+    user_blocks,
+)
 
 
-GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training actions on the target, and of items in the history
-
-# From histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
-# (B,), to scores (B, V).
-Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
+GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training interactions with the target, and of items in the history
 
 
 class FullRankingEvaluator:
     r"""
-    HR@K, NDCG@K and MRR of a model on one split, all catalogue items ranked for every user.
+    Evaluates a model on one split, all catalogue items ranked for every user: HR@K, NDCG@K, MRR, and more if asked.
 
     Items of the known history are no candidates, unless the target is one of them. Ties count as their expected
     value. On several processes the work is shared, and the numbers are those of one process.
@@ -49,6 +55,9 @@ class FullRankingEvaluator:
         center_scores (`bool`, defaults to `False`):
             Whether scores are centred cosines, by the means over the split's users and over the catalogue, in place of
             the model's own scores: for zero-shot, see [`~scoring.center`].
+        metrics (`Sequence[str]`, defaults to `("hr", "ndcg", "mrr")`): keys of [`~metrics.METRICS`].
+        item_counts (`np.ndarray` of shape `(V,)`, *optional*):
+            Training interactions with each item, which `coverage`, `novelty` and `popularity_bias` need.
 
     Example:
 
@@ -57,7 +66,8 @@ class FullRankingEvaluator:
     >>> items = datasets.Dataset.from_dict({"item_id": ["a", "b", "c", "d"]})
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
     >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
-    >>> evaluator.evaluate_popularity([3, 2, 1, 0])
+    >>> popularity = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    >>> evaluator.evaluate(lambda histories, users: popularity.repeat(len(users), 1))
     {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.667}
     """
 
@@ -75,6 +85,8 @@ class FullRankingEvaluator:
         split: str | None = None,
         prepared_items: datasets.Dataset | PrecomputedItems | None = None,
         center_scores: bool = False,
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        item_counts: np.ndarray | None = None,
     ):
         self.items = items
         self.sequences = sequences
@@ -96,10 +108,21 @@ class FullRankingEvaluator:
             raise ValueError("a user to evaluate has an empty history; leave such users out")
         self.prepared_items = prepared_items
         self.center_scores = center_scores
+        unknown = [name for name in metrics if name not in METRICS]
+        if unknown:
+            raise ValueError(f"unknown metrics {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        self.metrics = tuple(metrics)
+        self.item_counts = item_counts
+        self._needs_lists = any(METRICS[name].needs_lists for name in metrics)
+        if self._needs_lists and np.shape(item_counts) != (len(items),):
+            raise ValueError(
+                f"{', '.join(name for name in metrics if METRICS[name].needs_lists)} need item_counts, the training "
+                f"interactions with each of the {len(items)} items"
+            )
 
     @property
     def protocol(self) -> dict:
-        """What the numbers mean: stored and published beside them."""
+        """What the numbers mean, which is stored and published beside them."""
         return {
             "split": self.split,
             "fingerprint": self.fingerprint,
@@ -202,32 +225,40 @@ class FullRankingEvaluator:
 
     @torch.no_grad()
     def evaluate(self, score: Scorer, device: torch.device | str = "cpu") -> dict[str, float]:
-        """Metrics of anything that scores histories.
+        """Returns the metrics of anything that scores histories, such as one of the baselines.
 
         Args:
             score: called with histories `(B, L)` as indices into the catalogue, -1 at padding on the left, and users
                 `(B,)` as indices into the split; returns scores `(B, V)`, which are changed in place.
             device: where the histories are put.
         """
-        ranks = []
+        parts = []
         for histories, users in self.batches(device):
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
-            ranks.append((users, torch.stack(rank_targets(score(histories, users), targets, seen)).cpu()))
+            scores = score(histories, users)
+            found = torch.stack(rank_targets(scores, targets, seen)).T  # (B, 2)
+            if self._needs_lists:
+                if seen is not None:
+                    scores = remove_seen(scores, seen)  # a target that was seen is ranked, but never recommended
+                generator = torch.Generator().manual_seed(int(users[0]))
+                found = torch.cat([found, list_items(scores, self.ks[-1], generator)], dim=1)
+            parts.append((users, found.cpu()))
         if PartialState().num_processes > 1:
-            ranks = gather_object(ranks)
-        counts = torch.empty(2, len(self.targets), dtype=torch.long)
-        for users, batch_counts in ranks:
-            counts[:, users] = batch_counts
+            parts = gather_object(parts)
+        ranks = torch.empty(len(self.targets), parts[0][1].shape[1], dtype=torch.long)
+        for users, found in parts:
+            ranks[users] = found
         # In the order of the split, whoever ranked them: sums are equal to the last bit.
-        self.num_better, self.num_tied = counts
-        return ranking_metrics(self.num_better, self.num_tied, self.ks)
+        top_items = ranks[:, 2:] if self._needs_lists else None
+        self.rankings = Rankings(ranks[:, 0], ranks[:, 1], top_items, self.item_counts)
+        return ranking_metrics(self.rankings, self.ks, self.metrics)
 
     def metrics_of_groups(self, item_counts: np.ndarray) -> dict[str, dict[str, float]]:
-        """The last evaluation's metrics, apart for targets of like popularity and for users of like history.
+        """Returns the last evaluation's metrics for targets of like popularity, and for users of like history.
 
         Args:
-            item_counts: `(V,)` training actions on each item; cold items have none.
+            item_counts: `(V,)` training interactions with each item; cold items have none.
 
         Returns: `{"target 0": {"num_users": …, "hr@10": …}, …, "history 1-5": …}`; groups without users are left out.
         """
@@ -237,7 +268,7 @@ class FullRankingEvaluator:
                 chosen = torch.from_numpy((values >= low) & ((values < high) if high is not None else True))
                 if chosen.any():
                     label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
-                    metrics = ranking_metrics(self.num_better[chosen], self.num_tied[chosen], self.ks)
+                    metrics = ranking_metrics(self.rankings.of_users(chosen), self.ks, self.metrics)
                     found[f"{name} {label}"] = {"num_users": int(chosen.sum()), **metrics}
         return found
 
@@ -260,14 +291,3 @@ class FullRankingEvaluator:
             sums = gather_object(sums)
         total = torch.stack([part for _, part in sorted(sums, key=lambda part: part[0])]).sum(0)
         return (total / len(self.targets)).to(scorer.item_embeddings.device)
-
-    def evaluate_random(self) -> dict[str, float]:
-        """A uniformly random ranking, in closed form: all candidates tie."""
-        return self.evaluate(lambda histories, users: torch.zeros(len(histories), len(self.items)))
-
-    def evaluate_popularity(self, item_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
-        """The same ranking for everybody: by number of training actions `(V,)`."""
-        scores = torch.as_tensor(np.asarray(item_counts), dtype=torch.float64)
-        if scores.shape != (len(self.items),):
-            raise ValueError(f"item_counts must be {len(self.items)} counts, one an item, got {tuple(scores.shape)}")
-        return self.evaluate(lambda histories, users: scores.repeat(len(histories), 1))

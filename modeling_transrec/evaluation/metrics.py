@@ -1,15 +1,48 @@
-"""Ranking metrics from the position of the one relevant item: hit rate, NDCG and MRR, fair to ties.
+"""Metrics of rankings: hit rate, NDCG and MRR of the one relevant item; coverage, novelty and popularity of lists.
 
-A position is given by two counts per user: how many candidates score strictly better than the target and how many
-others score the same. Where candidates tie with the target, a metric is its expected value over a random order of the
-tied candidates. So a model that gives every candidate the same score is worth exactly as much as a random ranking
+A target's position is given by two counts per user: how many candidates score strictly better than the target and how
+many others score the same. Where candidates tie with the target, a metric is its expected value over a random order of
+the tied candidates. So a model that gives every candidate the same score is worth exactly as much as a random ranking
 (McSherry and Najork, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied
 Scores", ECIR 2008).
+
+[`METRICS`] is the table of all metrics: any function of [`Rankings`] is one.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Rankings:
+    """
+    What an evaluation knows about the rankings of its users.
+
+    Args:
+        num_better: `(N,)` integers, candidates that score strictly better than the user's target.
+        num_tied: `(N,)` integers, other candidates with the target's very score.
+        top_items: `(N, K)` indices into the catalogue of each user's best items, best first, -1 where fewer are left;
+            items that tie stand in random order.
+        item_counts: `(V,)` training interactions with each item of the catalogue.
+    """
+
+    num_better: torch.Tensor
+    num_tied: torch.Tensor
+    top_items: torch.Tensor | None = None
+    item_counts: np.ndarray | None = None
+
+    def of_users(self, chosen: torch.Tensor) -> "Rankings":
+        """Returns the rankings of some users, by `(N,)` booleans or by indices."""
+        top_items = None if self.top_items is None else self.top_items[chosen]
+        return Rankings(self.num_better[chosen], self.num_tied[chosen], top_items, self.item_counts)
+
+    def recommended(self, k: int) -> np.ndarray:
+        """Returns the items of all users' lists of length `k`, one after the other."""
+        listed = self.top_items[:, :k].flatten()
+        return listed[listed >= 0].numpy()
 
 
 def _mean_gain(gains: torch.Tensor, num_better: torch.Tensor, num_tied: torch.Tensor) -> torch.Tensor:
@@ -84,20 +117,96 @@ def reciprocal_rank(num_better: torch.Tensor, num_tied: torch.Tensor) -> torch.T
     return _mean_gain(1 / ranks, num_better, num_tied)
 
 
-def ranking_metrics(num_better: torch.Tensor, num_tied: torch.Tensor, ks: Sequence[int] = (5, 10, 20)) -> dict:
-    """Means over all users: `{"hr@5": …, "ndcg@5": …, …, "mrr": …}`.
+def coverage(rankings: Rankings, k: int) -> float:
+    """Share of the catalogue that is in at least one user's first `k` items (Ge et al., RecSys 2010).
+
+    Example:
+
+    >>> none = torch.tensor([0, 0])
+    >>> rankings = Rankings(none, none, top_items=torch.tensor([[0, 1], [0, 2]]), item_counts=np.array([6, 1, 0, 1]))
+    >>> coverage(rankings, k=1), coverage(rankings, k=2)
+    (0.25, 0.75)
+    """
+    return len(np.unique(rankings.recommended(k))) / len(rankings.item_counts)
+
+
+def novelty(rankings: Rankings, k: int) -> float:
+    """Mean information of the first `k` items, in bits: `-log2` of an item's share of the training interactions.
+
+    Every item counts as taken once more than it was, so that a new one has a finite value (Zhou et al., PNAS 2010;
+    Vargas and Castells, RecSys 2011).
+
+    Example:
+
+    >>> none = torch.tensor([0, 0])
+    >>> rankings = Rankings(none, none, top_items=torch.tensor([[0, 1], [0, 2]]), item_counts=np.array([7, 1, 0, 4]))
+    >>> novelty(rankings, k=1), novelty(rankings, k=2)
+    (1.0, 2.25)
+    """
+    counts = rankings.item_counts + 1.0
+    return float(-np.log2(counts[rankings.recommended(k)] / counts.sum()).mean())
+
+
+def popularity_bias(rankings: Rankings, k: int) -> float:
+    """How many times as popular the first `k` items are as the items that users take themselves.
+
+    It is the mean number of training interactions of recommended items (Yin et al., VLDB 2012), divided by that of
+    the training interactions' own items: 1 says that popular items are recommended as often as they are taken.
+
+    Example:
+
+    >>> none = torch.tensor([0, 0])
+    >>> rankings = Rankings(none, none, top_items=torch.tensor([[0, 1], [0, 2]]), item_counts=np.array([3, 1, 0, 0]))
+    >>> popularity_bias(rankings, k=1), popularity_bias(rankings, k=2)
+    (1.2, 0.7)
+    """
+    counts = rankings.item_counts.astype(np.float64)
+    taken = (counts**2).sum() / counts.sum()
+    return float(counts[rankings.recommended(k)].mean() / taken)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """
+    A row of [`METRICS`].
+
+    Args:
+        function: called with [`Rankings`], and with the cut-off where there is one; returns a number.
+        has_cutoff: whether it has a value for each cut-off.
+        needs_lists: whether it reads `top_items` and `item_counts`.
+    """
+
+    function: Callable[..., float]
+    has_cutoff: bool = True
+    needs_lists: bool = False
+
+
+METRICS = {
+    "hr": Metric(lambda rankings, k: hit_rate(rankings.num_better, rankings.num_tied, k).mean().item()),
+    "ndcg": Metric(lambda rankings, k: ndcg(rankings.num_better, rankings.num_tied, k).mean().item()),
+    "mrr": Metric(
+        lambda rankings: reciprocal_rank(rankings.num_better, rankings.num_tied).mean().item(), has_cutoff=False
+    ),
+    "coverage": Metric(coverage, needs_lists=True),
+    "novelty": Metric(novelty, needs_lists=True),
+    "popularity_bias": Metric(popularity_bias, needs_lists=True),
+}
+DEFAULT_METRICS = ("hr", "ndcg", "mrr")
+
+
+def ranking_metrics(
+    rankings: Rankings, ks: Sequence[int] = (5, 10, 20), metrics: Sequence[str] = DEFAULT_METRICS
+) -> dict[str, float]:
+    """Returns metrics over all users: `{"hr@5": …, "ndcg@5": …, …, "mrr": …}`.
 
     Example:
 
     >>> import torch
-    >>> ranking_metrics(torch.tensor([0, 4]), torch.tensor([0, 0]), ks=[3])
+    >>> ranking_metrics(Rankings(num_better=torch.tensor([0, 4]), num_tied=torch.tensor([0, 0])), ks=[3])
     {'hr@3': 0.5, 'ndcg@3': 0.5, 'mrr': 0.6}
     """
-    if len(num_better) == 0:
+    if len(rankings.num_better) == 0:
         raise ValueError("there are no users to evaluate: the split is empty")
-    metrics = {}
-    for k in ks:
-        metrics[f"hr@{k}"] = hit_rate(num_better, num_tied, k).mean().item()
-        metrics[f"ndcg@{k}"] = ndcg(num_better, num_tied, k).mean().item()
-    metrics["mrr"] = reciprocal_rank(num_better, num_tied).mean().item()
-    return metrics
+    rows = {name: METRICS[name] for name in metrics}
+    found = {f"{name}@{k}": row.function(rankings, k) for k in ks for name, row in rows.items() if row.has_cutoff}
+    return found | {name: row.function(rankings) for name, row in rows.items() if not row.has_cutoff}

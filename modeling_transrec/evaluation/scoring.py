@@ -19,6 +19,7 @@ from typing import Protocol
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+import scipy.sparse
 import torch
 from datasets.utils import tqdm
 from filelock import FileLock
@@ -26,6 +27,10 @@ from filelock import FileLock
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
+
+# From histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
+# (B,), to scores (B, V).
+Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 USERS_AT_A_TIME = 256
 MAX_SCORES = 2**26  # of one block of users and the whole catalogue: 256 MB in float32
@@ -235,10 +240,15 @@ def add_tensors(digest, tensors: dict[str, torch.Tensor]) -> None:
 
 
 class SparseScores(Protocol):
-    """Scores of a few items for each user, such as a platform's transitions, which are added to those of a model."""
+    """Scores of a few items for each user that are added to those of a model: a platform's [`Transitions`].
 
-    def scores(self, histories: np.ndarray):
-        """Returns a `scipy.sparse.csr_array` `(B, V)` for whole histories `(B, L)`, see [`CatalogueScorer`]."""
+    It knows the first `len` items of the catalogue; those that are added later have no such scores.
+    """
+
+    def __len__(self) -> int: ...
+
+    def scores(self, histories: np.ndarray) -> scipy.sparse.csr_array:
+        """Returns the scores `(B, len)` of whole histories `(B, L)` of indices into the catalogue."""
 
     def select(self, catalogue_index: np.ndarray) -> "SparseScores":
         """Returns the same for a catalogue of only these items, which get the indices 0, 1, …"""
@@ -397,12 +407,12 @@ class CatalogueScorer:
         return scores
 
     def _transition_scores(self, histories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the weighted scores of the transitions that are not zero: users, items, values, all `(N,)`."""
-        added, device = self.transitions.scores(histories.cpu().numpy()), self.item_embeddings.device
+        """Returns the weighted scores of the transitions that are not zero: users, items, values, all `(E,)`."""
+        known = torch.where(histories < len(self.transitions), histories, -1)
+        added, device = self.transitions.scores(known.cpu().numpy()), self.item_embeddings.device
         users = np.repeat(np.arange(len(histories)), np.diff(added.indptr))
-        values = self.transition_weight * torch.from_numpy(added.data).float()
-        index = torch.from_numpy(users), torch.from_numpy(added.indices).long()
-        return *(one.to(device) for one in index), values.to(device)
+        users, items = torch.from_numpy(users).to(device), torch.from_numpy(added.indices).long().to(device)
+        return users, items, (self.transition_weight * torch.from_numpy(added.data)).float().to(device)
 
     def top_k(
         self,
@@ -623,3 +633,25 @@ def top_items(scores: torch.Tensor, k: int, seen: torch.Tensor | None = None) ->
     if seen is not None:
         scores = remove_seen(scores, seen)
     return scores.topk(min(k, scores.shape[1]), dim=1)
+
+
+def list_items(scores: torch.Tensor, k: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Lists the `k` best items of each user, best first; items that tie at the end of the list are drawn.
+
+    Args:
+        scores: `(B, V)`, -inf at items that are no candidates.
+        k: number of items.
+        generator: draws among items with the same score, on the CPU.
+
+    Returns: indices into the catalogue `(B, K)`, -1 where fewer candidates are left.
+    """
+    best, items = scores.topk(min(k, scores.shape[1]), dim=1)
+    last = best[:, -1:]
+    is_tied = scores == last
+    if (is_tied.sum(dim=1) > (best == last).sum(dim=1)).any():  # more items tie than have a place
+        drawn = torch.rand(scores.shape, generator=generator).to(scores.device)
+        order = torch.where(scores > last, 2.0, torch.where(is_tied, drawn, -1.0))
+        items = order.topk(items.shape[1], dim=1).indices
+        best, column = scores.gather(1, items).sort(dim=1, descending=True, stable=True)
+        items = items.gather(1, column)
+    return items.masked_fill(best == float("-inf"), -1)

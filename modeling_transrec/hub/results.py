@@ -11,11 +11,11 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from ..evaluation.baselines import BASELINES
 from .names import EVAL_RESULTS_FOLDER, public_name
 
 
 THIS_MODEL = "this model"
-_UNTRAINED = ("random", "popularity")
 
 
 def result_row(model: str, metrics: dict[str, float], protocol: dict) -> dict:
@@ -89,7 +89,7 @@ def results_table(results: Sequence[dict]) -> str:
 
 def _order(row: dict) -> tuple:
     """By data set and split: what needs no training first, the model itself last."""
-    untrained = _UNTRAINED.index(row["model"]) if row["model"] in _UNTRAINED else len(_UNTRAINED)
+    untrained = [*BASELINES, row["model"]].index(row["model"])
     return _split_of(row), row["model"] == THIS_MODEL, untrained
 
 

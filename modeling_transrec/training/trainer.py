@@ -17,7 +17,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data.collator import TransRecDataCollator
-from ..data.loading import count_actions, histories_as_rows, history_lengths, prepare_items
+from ..data.loading import history_lengths, prepare_items
+from ..evaluation.baselines import TrainingInteractions, evaluate_baselines
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.scoring import precompute_features
 from ..hub.card import draw_training_curve
@@ -86,25 +87,25 @@ class TransRecTrainer(Trainer):
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
-        self.item_counts = None
+        self.interactions: TrainingInteractions | None = None
         self.prepared_items = self._plain_items = None
         self._evaluators = {}
         callbacks = list(callbacks or [])
         collator = None
         if train_dataset is not None:
             with args.main_process_first(local=False, desc="looking up items"):
-                histories = histories_as_rows(train_dataset, items["item_id"])
+                self.interactions = TrainingInteractions(items, train_dataset)
+                histories = self.interactions.histories
             user_rows = None
             if processing_class.user_ids is not None:
                 user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
             with args.main_process_first(local=False, desc="preparing items"):
                 self._plain_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
-            self.item_counts = count_actions(histories, len(items))
             collator = TransRecDataCollator(
                 model.config,
                 self._plain_items,
                 processing_class,
-                self.item_counts,
+                self.interactions.item_counts,
                 user_rows,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
@@ -297,11 +298,11 @@ class TransRecTrainer(Trainer):
         write_model_card(folder, facts)
 
     def _validation_results(self, data: DataFacts) -> list[dict]:
-        """Rows of the card: the kept checkpoint on the validation split, and random and popularity beside it."""
+        """Returns rows of the card: the kept checkpoint on the validation split, and the baselines beside it."""
         _, evaluator = self._evaluators.get("eval", (None, None))
         name = f"eval_{FullRankingEvaluator.primary_metric}"
         logged = [entry for entry in self.state.log_history if name in entry]
-        if evaluator is None or not logged:
+        if evaluator is None or self.interactions is None or not logged:
             return []
         kept = logged[-1]
         if self.args.load_best_model_at_end:
@@ -312,9 +313,8 @@ class TransRecTrainer(Trainer):
             **evaluator.protocol,
             "split": "validation",
         }
-        rows = [result_row("random", evaluator.evaluate_random(), protocol)]
-        if self.item_counts is not None:
-            rows.append(result_row("popularity", evaluator.evaluate_popularity(self.item_counts), protocol))
+        baselines = evaluate_baselines(evaluator, self.interactions)
+        rows = [result_row(name, metrics, protocol) for name, metrics in baselines.items()]
         metrics = {name: kept[f"eval_{name}"] for name in rows[0]["metrics"]}
         return [*rows, result_row(THIS_MODEL, metrics, protocol)]
 

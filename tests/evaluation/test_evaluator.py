@@ -1,6 +1,5 @@
 """Full ranking against a brute force that sorts for every user, and what random and broken models are worth."""
 
-import itertools
 import math
 
 import datasets
@@ -9,8 +8,9 @@ import pytest
 import torch
 
 from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
-from modeling_transrec.data.loading import count_actions, histories_as_rows
 from modeling_transrec.evaluation import scoring
+from modeling_transrec.evaluation.baselines import BASELINES, TrainingInteractions
+from modeling_transrec.evaluation.metrics import METRICS, Metric
 
 
 def brute_force(scores, histories, targets, k, exclude_seen):
@@ -76,31 +76,15 @@ def test_a_models_metrics_equal_one_user_at_a_time(kind, items, validation_split
 
 
 def test_a_constant_model_scores_as_random(items, validation_split, make_model, processor_of):
-    evaluator = FullRankingEvaluator(items, validation_split)
+    evaluator, random = (
+        FullRankingEvaluator(items, validation_split),
+        BASELINES["random"](TrainingInteractions(items, [])),
+    )
     model = make_model("id")
     torch.nn.init.zeros_(model.model.item_encoder.id_embedding.weight)
-    assert evaluator(model, processor_of["id"]) == pytest.approx(evaluator.evaluate_random())
+    assert evaluator(model, processor_of["id"]) == pytest.approx(evaluator.evaluate(random))
     open_candidates = FullRankingEvaluator(items, validation_split, ks=[10], exclude_seen=False)
-    assert open_candidates.evaluate_random()["hr@10"] == pytest.approx(10 / len(items))
-
-
-def test_random_is_the_mean_of_random_rankings(items, validation_split):
-    evaluator = FullRankingEvaluator(items, validation_split, ks=[10])
-    generator = torch.Generator().manual_seed(0)
-    draws = [
-        evaluator.evaluate(lambda batch, users: torch.rand(len(batch), len(items), generator=generator))
-        for _ in range(400)
-    ]
-    for name, value in evaluator.evaluate_random().items():
-        assert np.mean([draw[name] for draw in draws]) == pytest.approx(value, abs=0.02)
-
-
-def test_popularity_ranks_by_training_actions(items, train_split, validation_split):
-    counts = count_actions(histories_as_rows(train_split, items["item_id"]), len(items))
-    taken = list(itertools.chain.from_iterable(train_split["item_ids"]))
-    assert counts.tolist() == [taken.count(item_id) for item_id in items["item_id"]]
-    evaluator = FullRankingEvaluator(items, validation_split)
-    assert evaluator.evaluate_popularity(counts)["hr@10"] > 1.3 * evaluator.evaluate_random()["hr@10"]
+    assert open_candidates.evaluate(random)["hr@10"] == pytest.approx(10 / len(items))
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -161,9 +145,10 @@ def test_fingerprint_tells_what_was_evaluated(items, validation_split):
 
 
 def test_metrics_of_groups_are_those_of_their_users(items, validation_split, train_split):
-    counts = count_actions(histories_as_rows(train_split, items["item_id"]), len(items))
+    interactions = TrainingInteractions(items, train_split)
+    counts, popularity = interactions.item_counts, BASELINES["popularity"](interactions)
     evaluator = FullRankingEvaluator(items, validation_split)
-    whole = evaluator.evaluate_popularity(counts)
+    whole = evaluator.evaluate(popularity)
     groups = evaluator.metrics_of_groups(counts)
     for kind in ("target", "history"):
         parts = [group for name, group in groups.items() if name.startswith(kind)]
@@ -172,8 +157,54 @@ def test_metrics_of_groups_are_those_of_their_users(items, validation_split, tra
         assert weighted == pytest.approx(whole["hr@10"])
     places = dict(zip(items["item_id"], counts, strict=True))
     chosen = [row for row in validation_split if 5 <= places[row["target"]] < 10]
-    alone = FullRankingEvaluator(items, datasets.Dataset.from_list(chosen)).evaluate_popularity(counts)
+    alone = FullRankingEvaluator(items, datasets.Dataset.from_list(chosen)).evaluate(popularity)
     assert groups["target 5-9"] == {"num_users": len(chosen), **alone}
+
+
+def test_lists_are_those_that_the_recommender_shows(items, validation_split, train_split, make_model, processor_of):
+    """Coverage, novelty and popularity bias, counted from what each user is shown."""
+    counts = TrainingInteractions(items, train_split).item_counts
+    names = ["hr", "coverage", "novelty", "popularity_bias"]
+    model, processor = make_model("text"), processor_of["text"]
+    plain = FullRankingEvaluator(items, validation_split, ks=[3, 7], batch_size=4)(model, processor)
+    evaluator = FullRankingEvaluator(
+        items, validation_split, ks=[3, 7], batch_size=4, metrics=names, item_counts=counts
+    )
+    metrics = evaluator(model, processor)
+    assert list(metrics) == [f"{name}@{k}" for k in (3, 7) for name in names]
+    assert metrics["hr@7"] == plain["hr@7"] and list(plain) == ["hr@3", "ndcg@3", "hr@7", "ndcg@7", "mrr"]
+    recommender = Recommender(model, processor).index(items)
+    for k in (3, 7):
+        shown = [[item["item_id"] for item in recommender.recommend(user, k)] for user in validation_split["item_ids"]]
+        shown = [int(item_id[1:]) for user in shown for item_id in user]
+        assert metrics[f"coverage@{k}"] == len(set(shown)) / 37
+        information = [-math.log2((counts[item] + 1) / (counts.sum() + 37)) for item in shown]
+        assert metrics[f"novelty@{k}"] == pytest.approx(np.mean(information))
+        taken = np.repeat(np.arange(37), counts)
+        bias = np.mean(counts[shown]) / np.mean(counts[taken])
+        assert metrics[f"popularity_bias@{k}"] == pytest.approx(bias)
+    with pytest.raises(ValueError, match="coverage, novelty need item_counts"):
+        FullRankingEvaluator(items, validation_split, metrics=["mrr", "coverage", "novelty"])
+    with pytest.raises(ValueError, match="unknown metrics recall; there are hr, ndcg"):
+        FullRankingEvaluator(items, validation_split, metrics=["recall"])
+
+
+def test_a_metric_is_any_function_of_the_rankings(items, validation_split, train_split, monkeypatch):
+    """A row of its own: how many items a user is shown that somebody else is shown, too."""
+
+    def shared(rankings, k):
+        lists = [set(row[row >= 0].tolist()) for row in rankings.top_items[:, :k]]
+        return float(np.mean([len(one & other) for one in lists for other in lists if one is not other]))
+
+    monkeypatch.setitem(METRICS, "shared", Metric(shared, needs_lists=True))
+    interactions = TrainingInteractions(items, train_split)
+    evaluator = FullRankingEvaluator(
+        items, validation_split, ks=[5], exclude_seen=False, metrics=["shared"], item_counts=interactions.item_counts
+    )
+    assert evaluator.evaluate(lambda histories, users: torch.arange(37.0).repeat(len(users), 1)) == {"shared@5": 5}
+    drawn = evaluator.evaluate(BASELINES["random"](interactions))["shared@5"]  # all items tie: lists are drawn
+    assert drawn < 2
+    assert evaluator.evaluate(BASELINES["random"](interactions))["shared@5"] == drawn
 
 
 def test_a_split_without_targets_is_an_error(items, train_split):

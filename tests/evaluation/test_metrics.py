@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
-from modeling_transrec.evaluation.metrics import hit_rate, ndcg, ranking_metrics, reciprocal_rank
+from modeling_transrec.evaluation.metrics import Rankings, hit_rate, ndcg, ranking_metrics, reciprocal_rank
 
 
 def test_equals_torchmetrics_where_nothing_ties():
@@ -14,7 +14,7 @@ def test_equals_torchmetrics_where_nothing_ties():
     scores = torch.from_numpy(rng.permuted(np.tile(np.arange(1, candidates + 1), (users, 1)), axis=1)).float()
     targets = torch.from_numpy(rng.integers(candidates, size=users))
     num_better = (scores > scores.gather(1, targets[:, None])).sum(1)
-    ours = ranking_metrics(num_better, torch.zeros_like(num_better), ks=[k])
+    ours = ranking_metrics(Rankings(num_better, torch.zeros_like(num_better)), ks=[k])
 
     relevant = torch.nn.functional.one_hot(targets, candidates).flatten()
     indexes = torch.arange(users).repeat_interleave(candidates)
@@ -45,4 +45,4 @@ def test_floats_negatives_and_no_users_are_errors():
     with pytest.raises(ValueError, match="shape"):
         hit_rate(torch.tensor([1, 2]), torch.tensor([0]), 10)
     with pytest.raises(ValueError, match="no users"):
-        ranking_metrics(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long))
+        ranking_metrics(Rankings(*torch.empty(2, 0, dtype=torch.long)))

@@ -2,10 +2,10 @@
 
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 
@@ -41,11 +41,11 @@ class Transitions:
     def dense(self, histories):
         return np.stack([sum(self.weights[item] for item in history if item >= 0) for history in histories])
 
+    def __len__(self):
+        return len(self.weights)
+
     def scores(self, histories):
-        lists = [np.flatnonzero(line) for line in self.dense(histories)]
-        values = [line[line > 0] for line in self.dense(histories)]
-        indptr = np.cumsum([0, *map(len, lists)])
-        return SimpleNamespace(indptr=indptr, indices=np.concatenate(lists), data=np.concatenate(values))
+        return scipy.sparse.csr_array(self.dense(histories))
 
 
 class Exhaustive:

@@ -18,6 +18,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.evaluation.baselines import TrainingInteractions, evaluate_baselines
 from modeling_transrec.hub.card import build_model_card
 from modeling_transrec.hub.facts import CardFacts, DataFacts, describe_model
 from modeling_transrec.hub.names import public_name
@@ -77,9 +78,10 @@ def test_the_card_says_what_was_measured(trained, items, validation_split, train
         "validation",
     )
     lines = {line.split("|")[1].strip(" *"): line for line in card.text.splitlines() if line.startswith("|")}
-    assert f"{evaluator.evaluate_random()['hr@10']:.4f}" in lines["random"]
-    popular = [sum(row.count(item) for row in train_split["item_ids"]) for item in items["item_id"]]
-    assert f"{evaluator.evaluate_popularity(popular)['hr@10']:.4f}" in lines["popularity"]
+    baselines = evaluate_baselines(evaluator, TrainingInteractions(items, train_split))
+    assert baselines["random"]["hr@10"] < baselines["popularity"]["hr@10"]
+    for name, found in baselines.items():
+        assert f"{found['hr@10']:.4f}" in lines[name]
     assert "0.2500" in lines["IDRec"] and "test" in lines["IDRec"]
     assert f"**{metrics['hr@10']:.4f}**" in lines["this model"]
     assert f"{sum(p.numel() for p in model.parameters()):,}" in lines["all"]

@@ -107,7 +107,7 @@ def test_what_is_measured_is_what_is_served(make_model, processor_of, items, val
             users = validation_split if histories else new
             evaluator = FullRankingEvaluator(items, users, center_scores=histories is not None)
             evaluator(model, processor_of["text"])
-            for user, better in zip(users, evaluator.num_better.tolist(), strict=True):
+            for user, better in zip(users, evaluator.rankings.num_better.tolist(), strict=True):
                 found = [item["item_id"] for item in recommender.recommend(user["item_ids"], k=37)]
                 if user["target"] not in user["item_ids"]:
                     assert found.index(user["target"]) == better

@@ -1,0 +1,79 @@
+"""Baselines that need no training: the table of what is evaluated beside a model."""
+
+import functools
+from collections.abc import Callable
+
+import datasets
+import numpy as np
+import torch
+
+from ..data.loading import count_actions, histories_as_rows
+from .evaluator import FullRankingEvaluator
+from .scoring import Scorer
+
+
+class TrainingInteractions:
+    """
+    The catalogue and the training interactions of a platform, of which a baseline takes what it needs.
+
+    Args:
+        items: the catalogue, `item_id` and its content.
+        sequences: training histories, column `item_ids`; or a function that loads them, which is called when a
+            baseline asks for them.
+    """
+
+    def __init__(self, items: datasets.Dataset, sequences: datasets.Dataset | Callable[[], datasets.Dataset]):
+        self.items = items
+        self._sequences = sequences
+
+    @functools.cached_property
+    def sequences(self) -> datasets.Dataset:
+        """Training histories as item ids."""
+        return self._sequences() if callable(self._sequences) else self._sequences
+
+    @functools.cached_property
+    def histories(self) -> datasets.Dataset:
+        """Training histories as indices into the catalogue, see [`histories_as_rows`]."""
+        return histories_as_rows(self.sequences, self.items["item_id"])
+
+    @functools.cached_property
+    def item_counts(self) -> np.ndarray:
+        """Number of training interactions with each item `(V,)`."""
+        return count_actions(self.histories, len(self.items))
+
+
+def random_scorer(interactions: TrainingInteractions) -> Scorer:
+    """Scores all items the same, which is worth exactly what a random ranking is."""
+    num_items = len(interactions.items)
+    return lambda histories, users: torch.zeros(len(histories), num_items, device=histories.device)
+
+
+def popularity_scorer(interactions: TrainingInteractions) -> Scorer:
+    """Scores items by their number of training interactions, the same for everybody."""
+    counts = torch.from_numpy(interactions.item_counts.astype(np.float64))
+    return lambda histories, users: counts.to(histories.device).repeat(len(histories), 1)
+
+
+# Name → what makes a scorer from the training interactions. Scripts, cards and tables have a row of each.
+BASELINES: dict[str, Callable[[TrainingInteractions], Scorer]] = {
+    "random": random_scorer,
+    "popularity": popularity_scorer,
+}
+
+
+def evaluate_baselines(
+    evaluator: FullRankingEvaluator, interactions: TrainingInteractions
+) -> dict[str, dict[str, float]]:
+    """Returns the metrics of every baseline.
+
+    Example:
+
+    >>> import datasets
+    >>> items = datasets.Dataset.from_dict({"item_id": ["a", "b", "c", "d"]})
+    >>> training = datasets.Dataset.from_dict({"item_ids": [["a", "b"], ["a", "b", "c"], ["a"]]})
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
+    >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
+    >>> evaluate_baselines(evaluator, TrainingInteractions(items, training))["popularity"]
+    {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.667}
+    """
+    return {name: evaluator.evaluate(build(interactions)) for name, build in BASELINES.items()}
