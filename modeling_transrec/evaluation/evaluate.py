@@ -37,7 +37,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     >>> import modeling_transrec
     >>> results = evaluate(EvaluationArguments("popularity", use_cpu=True), DataArguments())
     >>> round(results["metrics"]["hr@10"], 3), results["protocol"]["num_candidates"]
-    (0.085, 300)
+    (0.1, 300)
     """
     state = PartialState(cpu=args.use_cpu)
     name = args.model_name_or_path
