@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from ..version import __version__
+from . import OptionError
 
 
 # Each command, the module whose `main` runs it, and what it does. A module is imported only when its command is run.
@@ -30,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> int | None:
         args: the command and its options; by default those of the command line.
 
     Returns:
-        The exit status, `None` for success.
+        The exit status: `None` for success, 2 for options that cannot be meant.
     """
     name, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
@@ -45,7 +46,11 @@ def main(args: Sequence[str] | None = None) -> int | None:
         print(f"transrec: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
     sys.argv = [f"transrec {name}", *options]  # the name in the command's own help
-    found = importlib.import_module(COMMANDS[name][0]).main(options)
+    try:
+        found = importlib.import_module(COMMANDS[name][0]).main(options)
+    except OptionError as error:
+        print(f"transrec {name}: {error}", file=sys.stderr)
+        return 2
     return found if isinstance(found, int) else None
 
 

@@ -12,6 +12,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
+from . import OptionError
 from .presets import load_preset
 
 
@@ -41,8 +42,15 @@ def parse_arguments(
         has_presets: whether there is an option `--preset`, whose options hold where the command line has none.
 
     Raises:
-        ValueError: if an option is misspelt, naming the closest one.
+        OptionError: if options do not fit each other, or one is misspelt; then it names the closest one.
     """
+    try:
+        return _parse(dataclass_types, list(sys.argv[1:] if args is None else args), description, has_presets)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def _parse(dataclass_types: Sequence[type], args: list[str], description: str | None, has_presets: bool) -> tuple:
     parser = HfArgumentParser(
         dataclass_types,
         allow_abbrev=False,
@@ -50,7 +58,6 @@ def parse_arguments(
         description=description,
         formatter_class=_HelpFormatter,
     )
-    args = list(sys.argv[1:] if args is None else args)
     if has_presets:
         parser.add_argument("--preset", metavar="NAME", help=_PRESET_HELP)
         args = _with_preset(args)

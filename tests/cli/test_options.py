@@ -67,6 +67,8 @@ def test_the_console_command(capsys):
         assert re.search(rf"^  {name} +[A-Z]", shown, flags=re.MULTILINE)
     assert console.main(["fine-tune"]) == 2
     assert "did you mean finetune?" in capsys.readouterr().err
+    assert console.main(["evaluate", "--model_name_or_path", "random", "--slit", "test"]) == 2
+    assert capsys.readouterr().err == "transrec evaluate: there is no option --slit; did you mean --split?\n"
 
 
 @pytest.mark.parametrize("command", ["validate", "describe", "download", "prepare-data"])
