@@ -1,6 +1,7 @@
 """Options that name a model: those of [`TransRecConfig`], and the backbones that a new model starts from."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -63,7 +64,8 @@ def config_options() -> dict[str, dataclasses.Field]:
         if declared.default is not None:
             notes.append(f"default: {declared.default}")
         note = f" ({'; '.join(notes)})" if notes else ""
-        text = f"{helps[name].removesuffix('.')}{note}.".replace("%", "%%")
+        described = re.sub(r", a row of [A-Z_]+", "", helps[name])  # the note lists the rows
+        text = f"{described.removesuffix('.')}{note}.".replace("%", "%%")
         options[name] = field(default=None, metadata={"help": text})
         options[name].type = _parsed_type(declared.type)
     return options

@@ -106,9 +106,8 @@ class _NewModel:
             model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **self.fields)
             multimodal = model.config.multimodal_config
             if getattr(multimodal, "model_type", None) in READ_THE_LAST_PLACE:
-                multimodal.text_config.pad_token_id = self.parts[
-                    "tokenizer"
-                ].pad_token_id  # SigLIP 2's does not say it
+                # SigLIP 2's configuration does not say it.
+                multimodal.text_config.pad_token_id = self.parts["tokenizer"].pad_token_id
         else:
             model = TransRecForSequentialRecommendation(TransRecConfig(**self.fields))
         options = {name: getattr(args, name) for name in ("language", "max_text_length")}
