@@ -13,6 +13,12 @@ from .results import eval_results, markdown_table, results_sections
 
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
+# Python for the content of three items.
+_EXAMPLES = {
+    "text": ('"noodles at night"', '"hotpot challenge"', '"a new keyboard"'),
+    "image": tuple(f'Image.new("RGB", (224, 224), "{color}")' for color in ("red", "orange", "gray")),
+    "audio": tuple(f'{{"array": [0.1, {sample}] * 8000, "sampling_rate": 16000}}' for sample in (-0.1, 0.0, 0.1)),
+}
 _NINEREC_CITATION = """```bibtex
 @article{zhang2024ninerec,
   title   = {NineRec: A Benchmark Dataset Suite for Evaluating Transferable Recommendation},
@@ -87,17 +93,16 @@ def _describe(facts: CardFacts) -> str:
 
 def usage_snippet(facts: CardFacts) -> str:
     """Returns Python lines that recommend something when they are pasted."""
-    parts, ids = facts.modality.split("+"), facts.example_ids or ["a", "b", "c"]
-    texts, colors = ["noodles at night", "hotpot challenge", "a new keyboard"], ["red", "orange", "gray"]
-    items = []
-    for item_id, text, color in zip(ids, texts, colors, strict=False):
+    ids, items = facts.example_ids or ["a", "b", "c"], []
+    for item_id, example in zip(ids, zip(*_EXAMPLES.values(), strict=True), strict=False):
+        values = dict(zip(_EXAMPLES, example, strict=True))
         columns = [f'"item_id": {json.dumps(item_id, ensure_ascii=False)}']
-        if "text" in parts:
-            columns.append(f'"text_{facts.language or "en"}": "{text}"')
-        if "image" in parts:
-            columns.append(f'"image": Image.new("RGB", (224, 224), "{color}")')
+        for part in facts.modality.split("+"):
+            if part in values:
+                column = f"text_{facts.language or 'en'}" if part == "text" else part
+                columns.append(f'"{column}": {values[part]}')
         items.append(f"        {{{', '.join(columns)}}},")
-    imports = ["from PIL import Image", ""] if "image" in parts else []
+    imports = ["from PIL import Image", ""] if "image" in facts.modality.split("+") else []
     user = "" if facts.example_user is None else f", user_id={json.dumps(facts.example_user, ensure_ascii=False)}"
     return "\n".join(
         [
