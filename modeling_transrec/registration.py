@@ -28,7 +28,7 @@ def _register_classes() -> None:
     PIPELINE_REGISTRY.register_pipeline(
         "sequential-recommendation",
         SequentialRecommendationPipeline,
-        pt_model=(AutoModelForSequentialRecommendation, AutoModel),
+        pt_model=(AutoModelForSequentialRecommendation, AutoModel),  # type: ignore[arg-type]  # hinted as of one
     )
 
 

@@ -68,8 +68,8 @@ def show(history: list[str], recommended: list[dict], texts: dict[str, str], hel
 
 def recommend(recommender: Recommender, histories: list, user_ids: list[str], args: RecommendationArguments) -> list:
     """Returns the best items for each history; only models that read user ids are given them."""
-    user_ids = user_ids if recommender.processor.user_ids is not None else None
-    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, user_id=user_ids)
+    known_by_id = user_ids if recommender.processor.user_ids is not None else None
+    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, user_id=known_by_id)
 
 
 def write_all(recommender: Recommender, sequences: datasets.Dataset, args: RecommendationArguments) -> None:

@@ -171,7 +171,7 @@ class Comparison:
         (self.output_dir / "results.md").write_text(table + "\n", encoding="utf-8")
         print(f"\n{table}\n")
         if self.args.show_users:
-            options = {
+            shown = {
                 "model_name_or_path": model,
                 "dataset_name": self.target.dataset_name,
                 "dataset_config_name": self.target.dataset_config_name,
@@ -181,7 +181,7 @@ class Comparison:
                 "k": 5,
                 "use_cpu": self.training_args.use_cpu,
             }
-            recommend(to_options({name: value for name, value in options.items() if value is not None}))
+            recommend(to_options({name: value for name, value in shown.items() if value is not None}))
 
 
 def say(message: str) -> None:

@@ -193,7 +193,7 @@ def sorted_distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def hash_integers(keys: np.ndarray, seed: Sequence[int]) -> np.ndarray:
     """Integer keys `(…, K)` to uniform 64-bit numbers `(…)`, by SplitMix64 (Steele et al., OOPSLA 2014)."""
     state = np.zeros(keys.shape[:-1], dtype=np.uint64)
-    parts = [np.uint64(part % 2**64) for part in seed]
+    parts: list[np.uint64 | np.ndarray] = [np.uint64(part % 2**64) for part in seed]
     parts += [keys[..., k].astype(np.uint64) for k in range(keys.shape[-1])]
     for part in parts:
         state = (state ^ part) + np.uint64(0x9E3779B97F4A7C15)

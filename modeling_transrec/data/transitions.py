@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -113,7 +114,8 @@ class _Counts:
 
 
 def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    joined, start = np.empty(sum(map(len, parts)), dtype), 0
+    joined: np.ndarray = np.empty(sum(map(len, parts)), dtype)
+    start = 0
     while parts:
         part = parts.pop(0)
         joined[start : start + len(part)] = part
@@ -539,7 +541,7 @@ class Transitions:
         values = np.array([value for row in self._changes.values() for value in row.values()])
         self._changes = {}
         parts = (self._counts.rows(), rows), (self._counts.columns, columns), (self._counts.values, values)
-        self._counts = _Counts.sum_pairs(*(np.concatenate(part) for part in parts), len(self))
+        self._counts = _Counts.sum_pairs(*map(np.concatenate, parts), num_items=len(self))
 
     def _keep(self, user_ids: Sequence[str], items, times, offsets, keep: str) -> None:
         self._kept = None if keep == "all" else self.settings.window
@@ -567,7 +569,7 @@ class Transitions:
         shards = [shard.aligned(item_ids) for shard in shards]
         merged = cls(item_ids, shards[0].settings)
         pairs = [(shard._counts.rows(), shard._counts.columns, shard._counts.values) for shard in shards]
-        merged._counts = _Counts.sum_pairs(*(np.concatenate(parts) for parts in zip(*pairs, strict=True)), len(merged))
+        merged._counts = _Counts.sum_pairs(*map(np.concatenate, zip(*pairs, strict=True)), num_items=len(merged))
         merged.item_counts = np.sum([shard.item_counts for shard in shards], axis=0)
         merged._reference, merged._latest = shards[0]._reference, shards[0]._latest
         fingerprints = "".join(sorted(str(shard.stamp.get("fingerprint")) for shard in shards))
@@ -659,7 +661,7 @@ class Transitions:
             "item_id_bytes": np.frombuffer(names, dtype=np.uint8),
         }
         pruning = {"max_per_item": max_per_item, "min_count": min_count}
-        facts = {"settings": asdict(saved.settings), "stamp": saved.stamp, "pruning": pruning}
+        facts: dict[str, Any] = {"settings": asdict(saved.settings), "stamp": saved.stamp, "pruning": pruning}
         facts["times"] = [saved._reference, saved._latest]
         file = Path(save_directory) / TRANSITIONS_FILE
         file.parent.mkdir(parents=True, exist_ok=True)

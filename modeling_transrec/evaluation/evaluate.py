@@ -1,6 +1,7 @@
 """Evaluates a checkpoint, or what needs no training, on a data set."""
 
 import functools
+from typing import Any
 
 import datasets
 import torch
@@ -76,7 +77,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
 def _evaluate_checkpoint(
     args: EvaluationArguments, evaluator: FullRankingEvaluator, items: datasets.Dataset, state: PartialState
 ) -> dict[str, float]:
-    where = {"revision": args.model_revision}
+    where: dict[str, Any] = {"revision": args.model_revision}
     model = TransRecModel.from_pretrained(args.model_name_or_path, **where).to(state.device)
     processor = TransRecProcessor.from_pretrained(args.model_name_or_path, **where)
     processor = drop_foreign_ids(model, processor, items["item_id"])

@@ -386,9 +386,9 @@ class CatalogueScorer:
         recent = histories[:, -model.config.max_seq_len :].to(device)
         mask = recent >= 0
         item_embeddings = self.item_embeddings[recent.clamp(min=0)] * mask[:, :, None]  # (B, L, D)
-        inputs = item_embeddings.to(model.device, model.dtype), mask.to(model.device)
+        inputs = [item_embeddings.to(model.device, model.dtype), mask.to(model.device)]
         if user_index is not None:
-            inputs = *inputs, user_index.to(model.device)
+            inputs.append(user_index.to(model.device))
         with evaluation_mode(model), self.autocast():
             return model.get_user_features(*inputs).float().to(device)
 
@@ -411,8 +411,8 @@ class CatalogueScorer:
         known = torch.where(histories < len(self.transitions), histories, -1)
         added, device = self.transitions.scores(known.cpu().numpy()), self.item_embeddings.device
         users = np.repeat(np.arange(len(histories)), np.diff(added.indptr))
-        users, items = torch.from_numpy(users).to(device), torch.from_numpy(added.indices).long().to(device)
-        return users, items, (self.transition_weight * torch.from_numpy(added.data)).float().to(device)
+        user_index, items = torch.from_numpy(users).to(device), torch.from_numpy(added.indices).long().to(device)
+        return user_index, items, (self.transition_weight * torch.from_numpy(added.data)).float().to(device)
 
     def top_k(
         self,
@@ -434,7 +434,8 @@ class CatalogueScorer:
         Returns: scores and indices into the catalogue, both `(B, min(k, V))`; where fewer candidates are left, the
         rest has score -inf.
         """
-        k, found = min(k, len(self.item_embeddings)), []
+        k = min(k, len(self.item_embeddings))
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for block in user_blocks(len(histories), len(self.item_embeddings)):
             users = histories[block].to(self.item_embeddings.device)
             seen, index = users if exclude_seen else None, None if user_index is None else user_index[block]
@@ -445,8 +446,7 @@ class CatalogueScorer:
             if is_candidate is not None:
                 scores.masked_fill_(~is_candidate, float("-inf"))
             found.append(top_items(scores, k, seen))
-        scores, catalogue_index = zip(*found, strict=True)
-        return torch.cat(scores), torch.cat(catalogue_index)
+        return torch.cat([scores for scores, _ in found]), torch.cat([index for _, index in found])
 
     def _search(
         self, histories: torch.Tensor, k: int, seen: torch.Tensor | None, user_index: torch.Tensor | None

@@ -70,7 +70,7 @@ def upload_checkpoint(
     api = HfApi(token=token)
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return api.upload_folder(
+    return api.upload_folder(  # type: ignore[call-overload]  # its overloads know run_as_future as a literal only
         repo_id=repo_id,
         folder_path=folder,
         commit_message=commit_message,

@@ -80,6 +80,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and loading, freezing and adapters, common to both classes."""
 
     config: TransRecConfig
+    item_encoder: ItemEncoder
+    user_encoder: UserEncoder
     base_model_prefix = "model"
     main_input_name = "item_index"
     supports_gradient_checkpointing = True

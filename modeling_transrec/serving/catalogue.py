@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -123,15 +124,15 @@ class Catalogue:
             raise ValueError(f"the catalogue's vectors must be finite and of width {width}")
         if any(mean.shape != (width,) or not mean.isfinite().all() for mean in means.values()):
             raise ValueError(f"the means by which a catalogue is centred must be finite and of width {width}")
-        means = {name: mean.to(model.device) for name, mean in means.items()}
-        scorer = CatalogueScorer(model, torch.from_numpy(embeddings).to(model.device), **means)
+        on_device: dict[str, Any] = {name: mean.to(model.device) for name, mean in means.items()}
+        scorer = CatalogueScorer(model, torch.from_numpy(embeddings).to(model.device), **on_device)
         return cls.build(item_columns(dataset), scorer, checkpoint, histories)
 
     @classmethod
     def load(cls, file: str, model: TransRecPreTrainedModel, checkpoint: str) -> "Catalogue":
         """Reads the file that [`save`] wrote; arguments and errors as in [`from_dataset`]."""
         found = pq.read_metadata(file).metadata
-        means = {
+        means: dict[str, Any] = {
             name: torch.from_numpy(np.frombuffer(bytes.fromhex(found[name.encode()].decode()), np.float32).copy())
             for name in _MEANS
             if name.encode() in found

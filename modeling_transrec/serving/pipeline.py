@@ -6,6 +6,7 @@ import datasets
 from transformers import Pipeline
 
 from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.processing_transrec import TransRecProcessor
 
 
 class SequentialRecommendationPipeline(Pipeline):
@@ -30,8 +31,12 @@ class SequentialRecommendationPipeline(Pipeline):
     [{'item_id': 'B0020YLEYK', 'score': 7.31}]
     """
 
-    _load_processor = True
-    _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+    # transformers declares these as None, which its own pipelines override, too
+    _load_processor = True  # type: ignore[assignment]
+    _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_video_processor = False  # type: ignore[assignment]
+
+    model: TransRecPreTrainedModel
+    processor: TransRecProcessor
 
     def __init__(
         self,

@@ -308,7 +308,8 @@ class Recommender:
             raise ValueError("history must be a list of item ids, not one id")
         history = list(history)
         is_single = not history or not isinstance(history[0], list | tuple)
-        histories = catalogue.histories_as_indices([history] if is_single else history)  # (B, L)
+        several: list = [history] if is_single else history
+        histories = catalogue.histories_as_indices(several)  # (B, L)
         found = catalogue.top_k(histories, k, exclude_seen, self._user_index(user_id, len(histories)))
         return found[0] if is_single else found
 
@@ -349,7 +350,7 @@ def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str |
         path = os.path.join(name_or_path, where.get("subfolder", ""), name)
         return path if os.path.isfile(path) else None
     try:
-        return hf_hub_download(name_or_path, name, **where)
+        return hf_hub_download(str(name_or_path), name, **where)
     except LocalEntryNotFoundError:
         if is_offline_mode() or where.get("local_files_only"):
             return None  # it is not in the cache

@@ -79,7 +79,7 @@ def _parsed_type(declared: Any) -> Any:
 
 def backbone_options() -> dict[str, dataclasses.Field]:
     """Returns an optional field for each option that names a backbone."""
-    options = {}
+    options: dict[str, dataclasses.Field] = {}
     for name, backbone in BACKBONES.items():
         for option, text in zip(backbone.options(name), (backbone.pretrained, backbone.from_scratch), strict=True):
             if text is not None:

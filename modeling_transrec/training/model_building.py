@@ -69,7 +69,7 @@ def load_model_and_processor(
 def _from_checkpoint(
     args: ModelArguments, items: datasets.Dataset
 ) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
-    name, where = args.model_name_or_path, {"revision": args.model_revision}
+    name, where = args.model_name_or_path, dict[str, Any](revision=args.model_revision)
     config = load_config(name, **where)
     for option, value in args.config_fields().items():
         if option not in CHANGEABLE_FIELDS and value != getattr(config, option):

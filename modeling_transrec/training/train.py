@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -47,7 +48,7 @@ def train(
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
-    card = {
+    card: dict[str, Any] = {
         "dataset": data_args.dataset_name,
         "dataset_args": data_args.dataset_config_name,
         "finetuned_from": model_args.model_name_or_path,

@@ -20,7 +20,7 @@ from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths, prepare_items
 from ..evaluation.baselines import TrainingInteractions, evaluate_baselines
 from ..evaluation.evaluator import FullRankingEvaluator
-from ..evaluation.scoring import precompute_features
+from ..evaluation.scoring import PrecomputedItems, precompute_features
 from ..hub.card import draw_training_curve
 from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
 from ..hub.names import CURVE_NAME
@@ -31,7 +31,7 @@ from ..models.frozen_layers import frozen_layers_of
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_with_code, towers_of
 from ..models.processing_transrec import TransRecProcessor, check_texts
 from .arguments import TransRecTrainingArguments
-from .precomputed import use_frozen_layers
+from .precomputed import FrozenLayerItems, use_frozen_layers
 
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,10 @@ class TransRecTrainer(Trainer):
     ```
     """
 
+    args: TransRecTrainingArguments
+    processing_class: TransRecProcessor
+    data_collator: TransRecDataCollator
+
     def __init__(
         self,
         model: TransRecForSequentialRecommendation,
@@ -88,8 +92,9 @@ class TransRecTrainer(Trainer):
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
         self.interactions: TrainingInteractions | None = None
-        self.prepared_items = self._plain_items = None
-        self._evaluators = {}
+        self.prepared_items: datasets.Dataset | PrecomputedItems | FrozenLayerItems | None = None
+        self._plain_items: datasets.Dataset | None = None
+        self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         callbacks = list(callbacks or [])
         collator = None
         if train_dataset is not None:
@@ -176,7 +181,7 @@ class TransRecTrainer(Trainer):
         backbones = self.accelerator.unwrap_model(model).item_encoder.backbones
         of_backbone = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
         decayed = set(self.get_decay_parameter_names(model))
-        groups = {}
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -235,7 +240,7 @@ class TransRecTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
         folder = self.args.output_dir if output_dir is None else output_dir
-        code = contextlib.nullcontext()
+        code: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.args.hub_with_code:
             code = saved_with_code(self.accelerator.unwrap_model(self.model), self.processing_class)
         with code:
