@@ -52,7 +52,7 @@ def parse_arguments(
 
 def _parse(dataclass_types: Sequence[type], args: list[str], description: str | None, has_presets: bool) -> tuple:
     parser = HfArgumentParser(
-        dataclass_types,
+        dataclass_types,  # type: ignore[arg-type]  # its hint is a type that nothing else is of
         allow_abbrev=False,
         usage="%(prog)s [OPTIONS]",
         description=description,

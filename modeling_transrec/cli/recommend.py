@@ -53,7 +53,7 @@ class RecommendationArguments:
     _argument_group_name = "recommendation"
 
 
-def show(history: list[str], recommended: list[dict], texts: dict[str, str], held_out: str | None = None) -> None:
+def show(history: list[str], recommended: list, texts: dict[str, str], held_out: str | None = None) -> None:
     """Prints one user; marks the item that the user really took next, where it is known."""
     print("  saw (oldest first)")
     for item_id in history:

@@ -90,7 +90,7 @@ class _Counts:
         return cls(offsets, _join(columns, np.int32), _join(values, np.float32))
 
     @classmethod
-    def sum_pairs(cls, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, num_items: int) -> "_Counts":
+    def sum_pairs(cls, num_items: int, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> "_Counts":
         """From pairs in any order; those that occur twice are added up, what adds up to nothing is left out."""
         keys = rows.astype(np.int64) * num_items + columns
         order = np.argsort(keys)
@@ -541,7 +541,7 @@ class Transitions:
         values = np.array([value for row in self._changes.values() for value in row.values()])
         self._changes = {}
         parts = (self._counts.rows(), rows), (self._counts.columns, columns), (self._counts.values, values)
-        self._counts = _Counts.sum_pairs(*map(np.concatenate, parts), num_items=len(self))
+        self._counts = _Counts.sum_pairs(len(self), *map(np.concatenate, parts))
 
     def _keep(self, user_ids: Sequence[str], items, times, offsets, keep: str) -> None:
         self._kept = None if keep == "all" else self.settings.window
@@ -569,7 +569,7 @@ class Transitions:
         shards = [shard.aligned(item_ids) for shard in shards]
         merged = cls(item_ids, shards[0].settings)
         pairs = [(shard._counts.rows(), shard._counts.columns, shard._counts.values) for shard in shards]
-        merged._counts = _Counts.sum_pairs(*map(np.concatenate, zip(*pairs, strict=True)), num_items=len(merged))
+        merged._counts = _Counts.sum_pairs(len(merged), *map(np.concatenate, zip(*pairs, strict=True)))
         merged.item_counts = np.sum([shard.item_counts for shard in shards], axis=0)
         merged._reference, merged._latest = shards[0]._reference, shards[0]._latest
         fingerprints = "".join(sorted(str(shard.stamp.get("fingerprint")) for shard in shards))
@@ -593,7 +593,7 @@ class Transitions:
         new_index = np.array([other._index.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)
         rows, columns = new_index[self._counts.rows()], new_index[self._counts.columns]
         kept = (rows >= 0) & (columns >= 0)
-        other._counts = _Counts.sum_pairs(rows[kept], columns[kept], self._counts.values[kept], len(other))
+        other._counts = _Counts.sum_pairs(len(other), rows[kept], columns[kept], self._counts.values[kept])
         stay = new_index >= 0
         other.item_counts[new_index[stay]] = self.item_counts[stay]
         other.stamp = dict(self.stamp)

@@ -109,7 +109,7 @@ class TransRecTrainingArguments(TrainingArguments):
     logging_strategy: str = field(
         default="epoch", metadata={"help": "When to log the training loss: 'epoch', 'steps' or 'no'."}
     )
-    dataloader_num_workers: int | None = field(  # type: ignore[assignment]  # an int once it is initialised
+    dataloader_num_workers: int | None = field(
         default=None, metadata={"help": "Processes that make batches (default: up to 4 on a GPU, none on a CPU)."}
     )
 

@@ -54,7 +54,8 @@ def config_options() -> dict[str, dataclasses.Field]:
     >>> config_options()["max_seq_len"].metadata["help"]
     'Longest history L that the user encoder reads, in items; older items are cut off (default: 20).'
     """
-    helps, options = TransRecConfig.field_help(), {}
+    helps = TransRecConfig.field_help()
+    options: dict[str, dataclasses.Field] = {}
     for name, declared in TransRecConfig.own_fields().items():
         if name in _NO_OPTIONS:
             continue

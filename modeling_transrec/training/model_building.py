@@ -96,7 +96,7 @@ class _NewModel:
         self.parts: dict[str, Any] = {}
 
     def build(self) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
-        args, backbones = self.args, self.args.backbone_names()
+        args, backbones = self.args, dict[str, Any](self.args.backbone_names())
         for name in (*backbones.values(), args.tokenizer_name_or_path):
             check_place(name)
         for part in args.modality.split("+"):

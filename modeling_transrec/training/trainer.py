@@ -274,7 +274,7 @@ class TransRecTrainer(Trainer):
             license: the licence of the weights.
             tags: further tags.
         """
-        users = None if self.train_dataset is None else len(self.train_dataset)
+        users = None if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]  # a data set
         data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
         results = self._validation_results(data)
         if not self.is_world_process_zero():
