@@ -19,15 +19,16 @@ from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES, sample_folder
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 from .tables.archives import Member, read_members
-from .tables.columns import are_pair_columns
+from .tables.columns import ITEM_COLUMNS, are_pair_columns, check_columns
 from .tables.interactions import read_sequences
-from .tables.items import ITEM_COLUMNS, check_columns, find_covers, read_items, select_catalogue
+from .tables.items import read_items, select_catalogue
+from .tables.media import AUDIO, find_media
 
 
 VERSION = datasets.Version("1.0.0")
 ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
-COVERS_PER_TABLE = 200
+ARCHIVED_FILES_PER_TABLE = 200
 DESCRIPTION = (
     "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): user sequences "
     "split by leave-one-out, and an items table with Chinese and English texts and cover images."
@@ -47,6 +48,7 @@ ITEM_FEATURES = datasets.Features(
         "text_zh": datasets.Value("string"),
         "text_en": datasets.Value("string"),
         "image": datasets.Image(),
+        "audio": datasets.Audio(decode=False),  # only where there is a folder of audio
     }
 )
 
@@ -66,12 +68,13 @@ class NineRecConfig(datasets.BuilderConfig):
     """Options of one data set; `NAME` and `NAME_items` with the same options fit each other.
 
     Args:
-        max_seq_len: longest history of the model; the last `max_seq_len + 3` actions of a user are kept.
-        min_actions: users with fewer actions are dropped.
-        min_item_actions: items with fewer actions are dropped, too, and so on until all have enough (the k-core).
-        split_strategy: `"leave_one_out"`: each user's last action tests; `"temporal"`: what comes after a time does.
+        max_seq_len: longest history of the model; the last `max_seq_len + 3` interactions of a user are kept.
+        min_actions: users with fewer interactions are dropped.
+        min_item_actions: items with fewer interactions are dropped, too, and so on until all have enough (the k-core).
+        split_strategy: `"leave_one_out"`: each user's last interaction tests; `"temporal"`: what comes after a time
+            does.
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
-            which 80 % and 90 % of the actions lie.
+            which 80 % and 90 % of the interactions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
         pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
             where not given. Columns of other names are not used.
@@ -136,14 +139,14 @@ class NineRecConfig(datasets.BuilderConfig):
 
     @property
     def protocol(self) -> dict:
-        """What decides which actions are in which split, and which items are candidates."""
+        """What decides which interactions are in which split, and which items are candidates."""
         names = ("split_strategy", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
         times = ("validation_start", "test_start") if self.split_strategy == "temporal" else ()
         return {name: getattr(self, name) for name in names + times}
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """The cache key: the state of the files that are read, and the options."""
-        key = f"{self.files.state_hash(with_covers=self.is_items)} {self.protocol} {self.pair_columns} {self.columns}"
+        key = f"{self.files.state_hash(with_media=self.is_items)} {self.protocol} {self.pair_columns} {self.columns}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
 
@@ -189,8 +192,12 @@ class NineRec(datasets.ArrowBasedBuilder):
         return ProtocolInfo(
             description=self.config.description,
             homepage="https://github.com/westlake-repl/NineRec",
-            features=ITEM_FEATURES if self.config.is_items else SEQUENCE_FEATURES,
+            features=self._item_features() if self.config.is_items else SEQUENCE_FEATURES,
         )
+
+    def _item_features(self) -> datasets.Features:
+        absent = {AUDIO.column} if self.config.files.audio is None else set()
+        return datasets.Features({name: kind for name, kind in ITEM_FEATURES.items() if name not in absent})
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         super()._download_and_prepare(*args, **kwargs)
@@ -222,12 +229,11 @@ class NineRec(datasets.ArrowBasedBuilder):
         self.info = with_protocol(self.info, config.protocol)
         if config.is_items:
             catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)
-            items = {
-                "items": catalogue.select(ITEM_COLUMNS).to_arrow(),
-                # `datasets` would take a list for shards.
-                "covers": tuple(find_covers(config.files.covers, catalogue["item_id"])),
-            }
-            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=items)]
+            parts = {"items": catalogue.select(ITEM_COLUMNS).to_arrow()}
+            for media, folder in config.files.media.items():
+                if media.column in self.info.features:  # `datasets` would take a list for shards
+                    parts[media.column] = tuple(find_media(media, folder, catalogue["item_id"]))
+            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=parts)]
         return [
             datasets.SplitGenerator(name=name, gen_kwargs={"sequences": sequences, "split": split})
             for name, split in splits.items()
@@ -243,20 +249,23 @@ def _sequence_tables(sequences: Sequences, split: Split) -> Iterator[tuple[int, 
         yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
 
 
-def _item_tables(items: pa.Table, covers: tuple[str | Member | None, ...]) -> Iterator[tuple[int, pa.Table]]:
-    """Items with `image` as `datasets.Image` stores it: the path, read when the image is used.
+def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> Iterator[tuple[int, pa.Table]]:
+    """Yields items with `image` and `audio` as `datasets` stores them: the path, read when the file is used.
 
-    Covers in an archive are stored as they are in it: one file, not as many as there are items.
+    Files in an archive are stored as they are in it: one file, not as many as there are items.
     """
-    archived = any(isinstance(cover, Member) for cover in covers)
-    step = COVERS_PER_TABLE if archived else ROWS_PER_TABLE
+    archived = {name for name, column in files.items() if any(isinstance(file, Member) for file in column)}
+    step = ARCHIVED_FILES_PER_TABLE if archived else ROWS_PER_TABLE
     for number, first in enumerate(range(0, len(items), step)):
-        chosen = covers[first : first + step]
-        paths = pa.array([cover.name if isinstance(cover, Member) else cover for cover in chosen], pa.string())
-        contents = pa.array(read_members(chosen) if archived else [None] * len(chosen), pa.binary())
-        image = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
-        rows = items.slice(first, step).append_column("image", image)
-        yield number, rows.cast(ITEM_FEATURES.arrow_schema)
+        rows = items.slice(first, step)
+        for name, column in files.items():
+            chosen = column[first : first + step]
+            paths = pa.array([file.name if isinstance(file, Member) else file for file in chosen], pa.string())
+            contents = pa.array(read_members(chosen) if name in archived else [None] * len(chosen), pa.binary())
+            stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
+            rows = rows.append_column(name, stored)
+        schema = datasets.Features({name: ITEM_FEATURES[name] for name in rows.column_names}).arrow_schema
+        yield number, rows.cast(schema)
 
 
 def _missing_name(data_dir: str | None) -> str:

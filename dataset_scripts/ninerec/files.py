@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .tables.archives import Member, list_members
-from .tables.interactions import is_behaviour
-from .tables.items import header_roles, is_cover
+from .tables.columns import header_roles, is_behaviour
+from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media
 from .tables.text_files import first_row
 
 
@@ -37,32 +37,47 @@ NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ITEM_ENDS = ("_item", "_items", "_item_info", "_titles", "_title_en")
 INTERACTION_ENDS = ("_pair", "_pairs", "_behaviour", "_interactions")
-OWN_COVERS = ("cover", "covers")  # of pictures of the tables beside it
+OWN_FOLDERS = tuple(folder for media in MEDIA for folder in media.folders)  # of the files of the tables beside them
+MEDIA_ENDS = tuple(f"_{folder}" for folder in (*OWN_FOLDERS, "video", "videos"))
 PACKED = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 HEAD = 1 << 20  # bytes of a table in an archive that tell what it is
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of one data set, each on disk or in a zip archive. `covers` is a folder, in archives one or more."""
+    """The files of one data set, each on disk or in a zip archive.
+
+    Args:
+        name: of the data set.
+        root: the folder under which they were found.
+        items, interactions: the tables.
+        images, audio: the folders of the items' files; in archives one or more.
+    """
 
     name: str
     root: Path
     items: Path | Member
     interactions: Path | Member
-    covers: Path | tuple[Member, ...] | None
+    images: Folder = None
+    audio: Folder = None
 
-    def state_hash(self, with_covers: bool) -> str:
-        """Hash of absolute path, size and modification time of what is read."""
+    @property
+    def media(self) -> dict[Media, Folder]:
+        """The folder of each kind of file."""
+        return {IMAGE: self.images, AUDIO: self.audio}
+
+    def state_hash(self, with_media: bool) -> str:
+        """Returns a hash of absolute path, size and modification time of what is read."""
         state = []
         for table in (self.items, self.interactions):
             state.append(table.state() if isinstance(table, Member) else _file_state(table.absolute(), table.stat()))
-        if with_covers and isinstance(self.covers, tuple):
-            state += [folder.state() for folder in self.covers]
-        elif with_covers and self.covers is not None:
-            state.append(str(self.covers.absolute()))
-            with os.scandir(self.covers) as entries:
-                state += sorted(_file_state(e.name, e.stat()) for e in entries if is_cover(e))
+        for media, folder in self.media.items() if with_media else ():
+            if isinstance(folder, tuple):
+                state += [one.state() for one in folder]
+            elif folder is not None:
+                state.append(str(folder.absolute()))
+                with os.scandir(folder) as entries:
+                    state += sorted(_file_state(entry.name, entry.stat()) for entry in entries if media.is_file(entry))
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
     def tables(self, folder: Path) -> tuple[Path, Path]:
@@ -92,7 +107,7 @@ def _file_state(path: str | Path, stat: os.stat_result) -> str:
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` that follows links once and leaves out hidden folders, `__MACOSX` and the inside of covers."""
+    """Yields as `os.walk`, but follows links once and leaves out hidden folders, `__MACOSX` and what is in media."""
     seen = set()
 
     def report(error: OSError) -> None:
@@ -105,7 +120,7 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             continue
         seen.add(real)
         found = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        folders[:] = [name for name in found if not name.endswith(("_cover", "_covers")) and name not in OWN_COVERS]
+        folders[:] = [name for name in found if not name.endswith(MEDIA_ENDS) and name not in OWN_FOLDERS]
         yield folder, found, files
 
 
@@ -163,7 +178,9 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     interactions = [f"{name}{end}{suffix}" for end in INTERACTION_ENDS for suffix in TABLE_SUFFIXES]
     either = [f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
     found: dict[str, dict[str, Path | Member]] = {}
-    for folder, _, files in _walk(root):
+    on_disk: list[Path] = []
+    for folder, folders, files in _walk(root):
+        on_disk += (Path(folder, entry) for entry in folders)
         for entry in {*items, *interactions, *either} & set(files):
             path = Path(folder, entry)
             if not path.exists():
@@ -204,7 +221,8 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
             f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
         )
     best = _best_interactions(tables)
-    return DatasetFiles(name, root, item_tables[0], best, _find_covers(name, root, packed, item_tables[0], best))
+    images, audio = (_find_folder(media, name, root, on_disk, packed, item_tables[0], best) for media in MEDIA)
+    return DatasetFiles(name, root, item_tables[0], best, images, audio)
 
 
 def _check_single(entry: str, root: Path, candidates: list[Path | Member]) -> None:
@@ -216,21 +234,27 @@ def _check_single(entry: str, root: Path, candidates: list[Path | Member]) -> No
         )
 
 
-def _find_covers(
-    name: str, root: Path, packed: Callable[[], list[Member]], *tables: Path | Member
-) -> Path | tuple[Member, ...] | None:
-    """The folder of pictures that has the data set's name, wherever it is; else `cover(s)` where its tables are.
+def _find_folder(
+    media: Media,
+    name: str,
+    root: Path,
+    on_disk: list[Path],
+    packed: Callable[[], list[Member]],
+    *tables: Path | Member,
+) -> Folder:
+    """Finds the folder of images, or audio, that has the data set's name, wherever it is.
 
-    That is, in the folder that holds both tables. What lies on disk comes before archives.
+    Otherwise it is one called `cover` or the like in the folder that holds both tables. What lies on disk comes before
+    archives.
     """
     beside = os.path.commonpath([os.path.abspath(table.parent) for table in tables])
-    wanted = [f"{name}_cover", f"{name}_covers", *([SHARED_COVERS] if name in SOURCES else []), *OWN_COVERS]
+    shared = [SHARED_COVERS] if media is IMAGE and name in SOURCES else []
+    wanted = [*(f"{name}_{folder}" for folder in media.folders), *shared, *media.folders]
 
     def called(entry: str, folders: Iterable[Path | Member]) -> list[Path | Member]:
         named = [one for one in folders if (one.path if isinstance(one, Member) else one).name == entry]
-        return [one for one in named if entry not in OWN_COVERS or os.path.abspath(one.parent) == beside]
+        return [one for one in named if entry not in media.folders or os.path.abspath(one.parent) == beside]
 
-    on_disk = [Path(folder, entry) for folder, folders, _ in _walk(root) for entry in folders]
     for entry in wanted:
         candidates = list({os.path.realpath(folder): folder for folder in called(entry, on_disk)}.values())
         _check_single(entry, root, candidates)
@@ -279,10 +303,10 @@ def _rank(table: Path | Member) -> int:
 
 def _how_to_get(name: str) -> str:
     files = f"{name}_item.csv, {name}_pair.csv and/or {name}_behaviour.tsv"
-    covers = f"{name}_cover/"
+    images = f"{name}_cover/"
     if name in SOURCES:
-        covers += f" or {SHARED_COVERS}/"
-    files += f" and, for images, the folder {covers}"
+        images += f" or {SHARED_COVERS}/"
+    files += f" and, for images, the folder {images}"
     if name in SOURCES + TARGETS:
         kind = "source" if name in SOURCES else "target"
         get = (

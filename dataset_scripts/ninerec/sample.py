@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 logger = logging.getLogger(__name__)
 
-README = """SYNTHETIC DATA. Users, items, texts, covers and actions in this folder are made by a seeded generator
+README = """SYNTHETIC DATA. Users, items, texts, covers and interactions in this folder are made by a seeded generator
 (dataset_scripts/ninerec/sample.py of modeling_transrec). They have the layout of NineRec and nothing else of it.
 """
 
@@ -142,9 +142,9 @@ def write_sample(folder: str | Path) -> None:
             for item_id, topic, chosen in zip(item_ids, topics, words, strict=True):
                 writer.writerow([item_id, *make_texts(topic, chosen, rng)])
                 make_cover(topic, rng).save(covers / f"{item_id}.jpg", quality=85)
-        actions = make_actions(platform, topics, words, rng)
+        interactions = make_interactions(platform, topics, words, rng)
         with open(folder / name / f"{name}_pair.csv", "w", encoding="utf-8", newline="") as file:
-            for timestamp, user, item in actions:
+            for timestamp, user, item in interactions:
                 file.write(f"{platform.prefix}u{user + 1:05d},{item_ids[item]},{timestamp}\n")
     (folder / "README.txt").write_text(README, encoding="utf-8")
 
@@ -203,7 +203,7 @@ def make_cover(topic: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((np.asarray(image, dtype=np.int64) + noise).clip(0, 255).astype(np.uint8))
 
 
-def make_actions(
+def make_interactions(
     platform: Platform, topics: np.ndarray, words: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int, int]]:
     """(timestamp, user, item) of all users in time order; nobody acts on an item twice."""
@@ -211,7 +211,7 @@ def make_actions(
     item_popularity = _long_tail(len(topics), platform.item_skew, rng)
     members = [np.flatnonzero(topics == topic) for topic in range(len(TOPICS))]
     shared = words @ words.T  # (V, V) words in common, of use within a topic
-    actions = []
+    interactions = []
     for user in range(platform.num_users):
         tastes = rng.choice(len(TOPICS), size=rng.integers(1, 4), replace=False, p=topic_popularity)
         length = min(5 + int(rng.geometric(1 / 6.5)) - 1, 40)
@@ -231,9 +231,9 @@ def make_actions(
                 weights = weights * np.exp(WORD_PULL * shared[candidates, last])
             last = int(rng.choice(candidates, p=weights / weights.sum()))
             seen.add(last)
-            actions.append((time, user, last))
+            interactions.append((time, user, last))
             time += 60 + int(-math.log(1 - rng.random()) * 200_000)
-    return sorted(actions)
+    return sorted(interactions)
 
 
 def _long_tail(size: int, skew: float, rng: np.random.Generator) -> np.ndarray:

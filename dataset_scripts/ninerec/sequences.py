@@ -1,7 +1,7 @@
-"""Pure functions on actions: user sequences, filters, and splits into training, validation and test.
+"""Pure functions on interactions: user sequences, filters, and splits into training, validation and test.
 
-Actions are numbers here, so that hundreds of millions fit into memory: a user is a number, an item a row of the items
-table. Nothing here reads a file, and nothing loops over users.
+Interactions are numbers here, so that hundreds of millions fit into memory: a user is a number, an item an index into
+the items table. Nothing here reads a file, and nothing loops over users.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Sequences:
-    """Every user's actions in time order, one user after the other.
+    """Every user's interactions in time order, one user after the other.
 
     Args:
         user_ids: `(users,)` strings.
-        offsets: `(users + 1,)`; the actions of user `u` are those from `offsets[u]` to `offsets[u + 1]`.
-        items: `(actions,)` rows of `item_ids`.
-        timestamps: `(actions,)`, `None` where unknown.
+        offsets: `(users + 1,)`; the interactions of user `u` are those from `offsets[u]` to `offsets[u + 1]`.
+        items: `(interactions,)` rows of `item_ids`.
+        timestamps: `(interactions,)`, `None` where unknown.
         item_ids: `(V,)` strings, the ids of the items table.
     """
 
@@ -36,15 +36,15 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """`(users,)` number of actions of each."""
+        """`(users,)` number of interactions of each."""
         return np.diff(self.offsets)
 
     def item_counts(self) -> np.ndarray:
-        """`(V,)` number of actions on each item."""
+        """`(V,)` number of interactions with each item."""
         return np.bincount(self.items, minlength=len(self.item_ids))
 
-    def select_actions(self, keep: np.ndarray) -> "Sequences":
-        """Only the actions where `keep` `(actions,)` is true; users that have none left are gone."""
+    def select_interactions(self, keep: np.ndarray) -> "Sequences":
+        """Only the interactions where `keep` `(interactions,)` is true; users that have none left are gone."""
         kept = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         left = np.diff(kept) > 0
         timestamps = None if self.timestamps is None else self.timestamps[keep]
@@ -53,29 +53,29 @@ class Sequences:
         return replace(self, user_ids=user_ids, offsets=offsets, items=self.items[keep], timestamps=timestamps)
 
 
-def sort_actions(actions: pl.DataFrame) -> pl.DataFrame:
+def sort_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
     """Rows `user`, `item` and, where known, `timestamp`, all whole numbers, by user and then in time order.
 
     Equal timestamps keep the order of the rows; without timestamps the rows are taken to be in time order.
 
     Example:
 
-    >>> sort_actions(pl.DataFrame({"user": [2, 1, 2], "item": [7, 8, 9], "timestamp": [9, 5, 3]})).rows()
+    >>> sort_interactions(pl.DataFrame({"user": [2, 1, 2], "item": [7, 8, 9], "timestamp": [9, 5, 3]})).rows()
     [(1, 8, 5), (2, 9, 3), (2, 7, 9)]
     """
-    if "timestamp" not in actions.columns or actions.is_empty():
-        return actions.sort("user", maintain_order=True)
-    first, last = actions["timestamp"].min(), actions["timestamp"].max()
+    if "timestamp" not in interactions.columns or interactions.is_empty():
+        return interactions.sort("user", maintain_order=True)
+    first, last = interactions["timestamp"].min(), interactions["timestamp"].max()
     bits = (last - first).bit_length()
-    if actions["user"].max().bit_length() + bits > 63:
-        return actions.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
+    if interactions["user"].max().bit_length() + bits > 63:
+        return interactions.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
     # One key sorts many times faster than two.
     key = pl.col("user").cast(pl.Int64) * 2**bits + (pl.col("timestamp") - first)
-    return actions.with_columns(key.alias("_key")).sort("_key", maintain_order=True).drop("_key")
+    return interactions.with_columns(key.alias("_key")).sort("_key", maintain_order=True).drop("_key")
 
 
 def find_repeated(ordered: pl.DataFrame) -> np.ndarray:
-    """Rows `(n,)` of sorted actions that repeat user, item and timestamp of an earlier row: booleans.
+    """Rows `(n,)` of sorted interactions that repeat user, item and timestamp of an earlier row: booleans.
 
     >>> find_repeated(pl.DataFrame({"user": [1, 1, 1], "item": [7, 8, 7], "timestamp": [5, 5, 5]}))
     array([False, False,  True])
@@ -84,16 +84,16 @@ def find_repeated(ordered: pl.DataFrame) -> np.ndarray:
     repeated = np.zeros(len(user), dtype=bool)
     tied = (user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])
     rows = np.flatnonzero(np.concatenate([[False], tied]) | np.concatenate([tied, [False]]))
-    if len(rows):  # equal actions stand within one tie
+    if len(rows):  # equal interactions stand within one tie
         keys = ordered.select("user", "item", "timestamp")[rows].select(pl.struct(pl.all())).to_series()
         repeated[rows] = ~keys.is_first_distinct().to_numpy()
     return repeated
 
 
-def filter_actions(sequences: Sequences, min_actions: int = 5, min_item_actions: int = 1) -> Sequences:
-    """Drops users with fewer than `min_actions` actions.
+def filter_interactions(sequences: Sequences, min_actions: int = 5, min_item_actions: int = 1) -> Sequences:
+    """Drops users with fewer than `min_actions` interactions.
 
-    With `min_item_actions`, items with fewer actions go first, then users, and so on until all that is left has
+    With `min_item_actions`, items with fewer interactions go first, then users, and so on until all that is left has
     enough: the k-core, as NineRec makes Bili_warm20 and Bili_warm50 (Table 15).
     """
     for name, value in (("min_actions", min_actions), ("min_item_actions", min_item_actions)):
@@ -104,22 +104,22 @@ def filter_actions(sequences: Sequences, min_actions: int = 5, min_item_actions:
         if min_item_actions > 1:
             enough = sequences.item_counts() >= min_item_actions
             if not enough[sequences.items].all():
-                sequences = sequences.select_actions(enough[sequences.items])
+                sequences = sequences.select_interactions(enough[sequences.items])
         long_enough = sequences.lengths >= min_actions
         if not long_enough.all():
-            sequences = sequences.select_actions(np.repeat(long_enough, sequences.lengths))
+            sequences = sequences.select_interactions(np.repeat(long_enough, sequences.lengths))
         if min_item_actions == 1 or len(sequences.items) == before:
             return sequences
 
 
 def keep_last(sequences: Sequences, max_actions: int) -> Sequences:
-    """Only each user's last `max_actions` actions."""
+    """Only each user's last `max_actions` interactions."""
     if max_actions < 1:
         raise ValueError(f"max_actions must be at least 1, got {max_actions}")
     if len(sequences) == 0 or sequences.lengths.max() <= max_actions:
         return sequences
     to_end = np.repeat(sequences.offsets[1:], sequences.lengths) - np.arange(len(sequences.items))
-    return sequences.select_actions(to_end <= max_actions)
+    return sequences.select_interactions(to_end <= max_actions)
 
 
 class Split(NamedTuple):
@@ -127,8 +127,8 @@ class Split(NamedTuple):
 
     Args:
         users: `(B,)` numbers of the users.
-        start, stop: `(B,)`; the history is the actions from `start` to `stop`.
-        has_target: whether the action at `stop` is the target.
+        start, stop: `(B,)`; the history is the interactions from `start` to `stop`.
+        has_target: whether the interaction at `stop` is the target.
     """
 
     users: np.ndarray
@@ -138,7 +138,7 @@ class Split(NamedTuple):
 
 
 def leave_one_out(sequences: Sequences) -> dict[str, Split]:
-    """The last action tests, the last but one validates (the protocol of NineRec).
+    """The last interaction tests, the last but one validates (the protocol of NineRec).
 
     | split | history | target |
     |---|---|---|
@@ -165,14 +165,15 @@ def temporal_split(sequences: Sequences, validation_start: int, test_start: int,
     """Training knows nothing that happened later than what is tested, on the whole platform.
 
     Where it does, results are optimistic (Ji et al., "A Critical Study on Data Leakage in Recommender System Offline
-    Evaluation", TOIS 2023). Train holds the actions before `validation_start`. Validation predicts each user's first
-    action from then on and before `test_start`, test the first from `test_start` on, both from all that the user did
-    before that time. Users without an action before, or without one in the period, are not in that split.
+    Evaluation", TOIS 2023). Train holds the interactions before `validation_start`. Validation predicts each user's
+    first interaction from then on and before `test_start`, test the first from `test_start` on, both from all that the
+    user did before that time. Users without an interaction before, or without one in the period, are not in that
+    split.
 
     Args:
         sequences: with timestamps.
         validation_start, test_start: in the timestamps' unit.
-        max_history: the last actions before the boundary that are kept.
+        max_history: the last interactions before the boundary that are kept.
     """
     if sequences.timestamps is None:
         raise ValueError("a temporal split needs timestamps")
@@ -180,7 +181,7 @@ def temporal_split(sequences: Sequences, validation_start: int, test_start: int,
         raise ValueError(f"validation_start {validation_start} must be before test_start {test_start}")
 
     def before(time: int) -> np.ndarray:
-        """Position of each user's first action at or after `time`."""
+        """Position of each user's first interaction at or after `time`."""
         earlier = np.concatenate([[0], np.cumsum(sequences.timestamps < time)])
         return sequences.offsets[:-1] + np.diff(earlier[sequences.offsets])
 

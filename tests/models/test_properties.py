@@ -15,8 +15,8 @@ from modeling_transrec.ninerec.builder import SPLITS, NineRecConfig
 from modeling_transrec.ninerec.files import find_files
 from modeling_transrec.ninerec.tables.interactions import read_sequences
 from modeling_transrec.ninerec.tables.items import read_items
+from modeling_transrec.ninerec.tools.check_media import check_image
 from modeling_transrec.ninerec.tools.validate import validate
-from modeling_transrec.ninerec.tools.validate_covers import check_picture
 
 
 settings.register_profile("same everywhere", derandomize=True, database=None, deadline=None, max_examples=60)
@@ -52,8 +52,8 @@ def by_user(sequences):
     item_ids, ends = sequences.item_ids.to_pylist(), sequences.offsets
     items = [item_ids[item] for item in sequences.items]
     times = [None] * len(items) if sequences.timestamps is None else sequences.timestamps.tolist()
-    actions = list(zip(items, times, strict=True))
-    return {user: actions[ends[row] : ends[row + 1]] for row, user in enumerate(sequences.user_ids.to_pylist())}
+    interactions = list(zip(items, times, strict=True))
+    return {user: interactions[ends[row] : ends[row + 1]] for row, user in enumerate(sequences.user_ids.to_pylist())}
 
 
 # Splits
@@ -67,7 +67,7 @@ histories = st.lists(
 @given(users=histories, max_seq_len=st.integers(1, 9), start=st.integers(0, 30), length=st.integers(1, 15) | st.none())
 def test_nothing_that_is_predicted_is_trained_on(folder, strategy, users, max_seq_len, start, length):
     """`start` and `length` are of the validation period of a temporal split; without length, the default times."""
-    rows = [(f"u{user}", f"i{item}", time) for user, actions in enumerate(users) for item, time in actions]
+    rows = [(f"u{user}", f"i{item}", time) for user, interactions in enumerate(users) for item, time in interactions]
     path = write_rows(folder / "X_pair.csv", [("user_id", "item_id", "timestamp"), *rows])
     options = {"max_seq_len": max_seq_len, "min_actions": 3, "split_strategy": strategy}
     if strategy == "temporal" and length is not None:
@@ -76,7 +76,7 @@ def test_nothing_that_is_predicted_is_trained_on(folder, strategy, users, max_se
     try:
         sequences = read_sequences(path, pl.Series([f"i{item}" for item in range(7)]), min_actions=3)
         splits = SPLITS[strategy](sequences, config)
-    except ValueError:  # too few actions are left, or none is in a period
+    except ValueError:  # too few interactions are left, or none is in a period
         assume(False)
     trained = {user: positions_of(splits["train"], row) for row, user in enumerate(splits["train"].users)}
     times = sequences.timestamps
@@ -139,7 +139,9 @@ def test_items_are_read_as_they_were_written(folder, rows):
 def test_pairs_are_read_as_they_were_written(folder, rows):
     path = write_rows(folder / "X_pair.csv", [("user_id", "item_id", "timestamp"), *rows])
     found = by_user(read_sequences(path, pl.Series([row[1] for row in rows]).unique(), min_actions=1))
-    assert sorted((user, *action) for user, actions in found.items() for action in actions) == sorted(rows)
+    assert sorted(
+        (user, *interaction) for user, interactions in found.items() for interaction in interactions
+    ) == sorted(rows)
 
 
 @given(st.dictionaries(ids, st.lists(ids.map(lambda text: text.replace(" ", "_")), min_size=1), min_size=1))
@@ -149,7 +151,7 @@ def test_behaviour_is_read_as_it_was_written(folder, lines):
     path.write_text("user_id\titem_ids\n" + "".join(rows), encoding="utf-8", newline="")
     known = pl.Series([item for items in lines.values() for item in items]).unique()
     found = by_user(read_sequences(path, known, min_actions=1))
-    assert {user: [item for item, _ in actions] for user, actions in found.items()} == lines
+    assert {user: [item for item, _ in interactions] for user, interactions in found.items()} == lines
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_broken_pictures_are_found_whatever_is_broken(folder, suffix, changes):
         content = content[:place] + new + content[place + length :]
     path = folder / f"picture{suffix}"
     path.write_bytes(content)
-    warned = any(severity == "warning" for severity, _, _ in check_picture(path.name, path))
+    warned = any(severity == "warning" for severity, _, _ in check_image(path.name, path))
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()

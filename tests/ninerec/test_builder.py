@@ -25,7 +25,7 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """Six users; "few" has too few actions, user "1" has more than are kept with max_seq_len=2."""
+    """Six users; "few" has too few interactions, user "1" has more than are kept with max_seq_len=2."""
     folder = tmp_path / "data" / "archive"
     covers = folder / "My.Set_cover"
     covers.mkdir(parents=True)
@@ -242,7 +242,7 @@ def test_reading_errors_reach_the_user_and_leave_no_cache(load, data_dir, name):
     assert f"{pair}:36: 2 columns where 3 are expected" in error_of(load, name)
     assert f"{pair}:36:" in error_of(load, name)
     pair.write_text("9,i1,1\n" * 3)
-    assert "none of 1 users has 5 actions" in error_of(load, name)
+    assert "none of 1 users has 5 interactions" in error_of(load, name)
     pair.write_text(good)
     assert load(name)["train"].num_rows > 0
 

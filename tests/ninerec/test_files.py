@@ -29,7 +29,7 @@ def test_files_are_found_at_any_depth(tmp_path):
     make_dataset(tmp_path, "XX")
     write(tmp_path / "only" / "Z_item.csv", "i1,,a\n")
     found = find_files("X", tmp_path)
-    assert (found.interactions, found.covers) == (pair, tmp_path / "c" / "X_cover")
+    assert (found.interactions, found.images) == (pair, tmp_path / "c" / "X_cover")
     assert find_names(tmp_path) == ["X", "XX"]
 
 
@@ -59,8 +59,8 @@ def test_any_path_and_name(tmp_path):
     write(folder / "数据 1_cover" / "数据 1_cover" / os.fsdecode(b"\xd6.jpg"), b"x")
     found = find_files("数据 1", str(folder) + "/")
     assert read_sequences(found.interactions, pl.Series(["i1"]), min_actions=1).timestamps.tolist() == [3]
-    assert found.covers == folder / "数据 1_cover" / "数据 1_cover"
-    assert find_names(tmp_path) == ["数据 1"] and found.state_hash(with_covers=True)
+    assert found.images == folder / "数据 1_cover" / "数据 1_cover"
+    assert find_names(tmp_path) == ["数据 1"] and found.state_hash(with_media=True)
 
 
 def test_state_tells_folders_apart(tmp_path):
@@ -70,7 +70,7 @@ def test_state_tells_folders_apart(tmp_path):
         make_dataset(folder)
         for path in folder.iterdir():
             os.utime(path, ns=(1, 1))
-        hashes.add(find_files("X", folder).state_hash(with_covers=False))
+        hashes.add(find_files("X", folder).state_hash(with_media=False))
     assert len(hashes) == 2
 
 
@@ -95,11 +95,11 @@ def test_sources_share_covers(tmp_path):
         make_dataset(tmp_path, name)
     shared = tmp_path / "Source_Bili_2M_cover"
     shared.mkdir()
-    assert find_files("Bili_500K", tmp_path).covers == shared
-    assert find_files("Bili_Food", tmp_path).covers is None
+    assert find_files("Bili_500K", tmp_path).images == shared
+    assert find_files("Bili_Food", tmp_path).images is None
     own = tmp_path / "Bili_500K_cover"
     own.mkdir()
-    assert find_files("Bili_500K", tmp_path).covers == own
+    assert find_files("Bili_500K", tmp_path).images == own
 
 
 @pytest.mark.parametrize("name", ["../X", "a/b", "", ".X", " a", "a ", "X\n"])

@@ -3,6 +3,7 @@
 import datetime
 import io
 import os
+import wave
 import zipfile
 
 import datasets
@@ -18,7 +19,7 @@ from modeling_transrec.ninerec.files import find_names
 ITEMS = [(f"i{n}", f"title, {n}", f"标题 {n}") for n in range(8)]
 USERS = [f"u{n}" for n in range(6)]
 # user u has the items u, u + 1, … in this order
-ACTIONS = [(f"u{u}", f"i{(u + k) % 8}", 1_600_000_000 + 86_400 * k + u) for k in range(6) for u in range(6)]
+INTERACTIONS = [(f"u{u}", f"i{(u + k) % 8}", 1_600_000_000 + 86_400 * k + u) for k in range(6) for u in range(6)]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def jpeg(colour):
 
 
 def check(load, name, texts, timed=True, **kwargs):
-    """The sequences and texts of `ACTIONS` and `ITEMS`, however they were written."""
+    """The sequences and texts of `INTERACTIONS` and `ITEMS`, however they were written."""
     data, items = load(name, **kwargs), load(f"{name}_items", **kwargs)["train"]
     for number, row in enumerate(data["test"]):
         expected = [f"i{(number + k) % 8}" for k in range(6)]
@@ -74,7 +75,7 @@ def test_pixelrec(tmp_path, load):
     folder = tmp_path / "data"
     write(
         folder / "interaction" / "Pixel9.csv",
-        rows_of(("item_id", "user_id", "timestamp"), [(i, u, t) for u, i, t in ACTIONS]),
+        rows_of(("item_id", "user_id", "timestamp"), [(i, u, t) for u, i, t in INTERACTIONS]),
     )
     info = [(item, 5, title, "tag", "") for item, _, title in ITEMS]
     write(
@@ -88,16 +89,56 @@ def test_pixelrec(tmp_path, load):
 
 def test_microlens(tmp_path, load):
     folder = tmp_path / "data" / "MicroLens-9"
-    write(folder / "MicroLens-9_pairs.csv", rows_of(("user", "item", "timestamp"), ACTIONS))
+    write(folder / "MicroLens-9_pairs.csv", rows_of(("user", "item", "timestamp"), INTERACTIONS))
     write(folder / "MicroLens-9_titles.csv", rows_of(("item", "title"), [(item, title) for item, title, _ in ITEMS]))
     write(folder / "MicroLens-9_covers" / "i3.jpg", jpeg("red"))
     write(folder / "MicroLens-9_likes_and_views.txt", "i1\t5\t6\n")
     items = check(load, "MicroLens-9", ["text_en"])
     assert items[3]["image"] is not None
     (folder / "MicroLens-9_pairs.csv").unlink()
-    lines = {user: [item for other, item, _ in ACTIONS if other == user] for user in USERS}
+    lines = {user: [item for other, item, _ in INTERACTIONS if other == user] for user in USERS}
     write(folder / "MicroLens-9_pairs.tsv", "".join(f"{user}\t{' '.join(items)}\n" for user, items in lines.items()))
     check(load, "MicroLens-9", ["text_en"], timed=False)
+
+
+def wav(num_samples=8):
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 16_000, num_samples, "NONE", ""))
+        file.writeframes(bytes(2 * num_samples))
+    return buffer.getvalue()
+
+
+def test_microlens_with_audio_and_videos(tmp_path, load):
+    """Its folders as they are released; videos are not read, and not listed either."""
+    folder = tmp_path / "data"
+    write(folder / "MicroLens-100k_pairs.csv", rows_of(("user", "item", "timestamp"), INTERACTIONS))
+    write(folder / "MicroLens-100k_title_en.csv", rows_of(("item", "title"), [(i, title) for i, title, _ in ITEMS]))
+    write(folder / "MicroLens-100k_covers" / "i3.jpg", jpeg("red"))
+    write(folder / "MicroLens-100k_audios" / "i2.WAV", wav())
+    write(folder / "MicroLens-100k_audios" / "i2.mp3", b"ID3")
+    write(folder / "MicroLens-100k_audios" / "i4.flac", b"")
+    write(folder / "MicroLens-100k_videos" / "i1.mp4", b"video")
+    write(folder / "MicroLens-100k_videos" / "MicroLens-100k_pairs.csv", "junk")
+    items = check(load, "MicroLens-100k", ["text_en"])
+    assert items.features["audio"] == datasets.Audio(decode=False)
+    assert [row["audio"] is not None for row in items] == [n == 2 for n in range(8)]
+    assert items[2]["audio"]["path"].endswith("MicroLens-100k_audios/i2.WAV") and items[2]["audio"]["bytes"] is None
+    streamed = load("MicroLens-100k_items", streaming=True)["train"]
+    assert [row["audio"] for row in streamed] == items["audio"][:]
+
+
+def test_audio_in_archives(tmp_path, load):
+    folder = tmp_path / "data"
+    write_tables(folder)
+    assert "audio" not in load("X_items")["train"].column_names
+    zipped(folder / "a-1.zip", **{"N/X_audio/i1.wav": wav(), "N/X_audio/i2.txt": b"x"})
+    zipped(folder / "a-2.zip", **{"N/X_audio/i5.flac": b"fLaC", "N/X_cover/i1.jpg": jpeg("red")})
+    items = load("X_items")["train"]
+    assert {row["item_id"]: row["audio"]["bytes"] for row in items if row["audio"]} == {"i1": wav(), "i5": b"fLaC"}
+    assert with_image(load) == ["i1"]
+    write(folder / "X_audio" / "i7.wav", wav())  # what lies on disk comes first
+    assert [row["item_id"] for row in load("X_items")["train"] if row["audio"]] == ["i7"]
 
 
 COLUMNS = {"user_id": "customer", "item_id": "sku", "timestamp": "bought", "text_en": "what"}
@@ -112,17 +153,17 @@ def test_anybodys_tables(tmp_path, load, suffix, times):
         "floats": float,
         "dates": lambda t: datetime.datetime.fromtimestamp(t, datetime.UTC).replace(tzinfo=None),
     }[times]
-    actions = [(convert(t), "shop", u, 9.5, i) for u, i, t in ACTIONS]
+    interactions = [(convert(t), "shop", u, 9.5, i) for u, i, t in INTERACTIONS]
     header = ("bought", "place", "customer", "price", "sku")
     item_header, items = ("what", "sku", "price"), [(title, item, 1) for item, title, _ in ITEMS]
     folder = tmp_path / "data"
     folder.mkdir()
     if suffix == "parquet":
-        pl.DataFrame(actions, schema=header, orient="row").write_parquet(folder / "Mine_interactions.parquet")
+        pl.DataFrame(interactions, schema=header, orient="row").write_parquet(folder / "Mine_interactions.parquet")
         pl.DataFrame(items, schema=item_header, orient="row").write_parquet(folder / "Mine_items.parquet")
     else:
         separator = {"csv": ",", "tsv": "\t"}[suffix]
-        write(folder / f"Mine_interactions.{suffix}", rows_of(header, actions, separator))
+        write(folder / f"Mine_interactions.{suffix}", rows_of(header, interactions, separator))
         write(folder / f"Mine_items.{suffix}", rows_of(item_header, items, separator))
     check(load, "Mine", ["text_en"], columns=COLUMNS)
     with pytest.raises(ValueError, match="no column 'buyer' for user_id: .*Mine_interactions.* has .*'customer'"):
@@ -140,20 +181,22 @@ def test_parquet_of_integers_and_their_errors(tmp_path, load):
     folder.mkdir()
     items = pl.DataFrame({"item_id": range(8), "title": [title for _, title, _ in ITEMS]})
     items.write_parquet(folder / "Ints_items.parquet")
-    actions = pl.DataFrame(
-        [(int(u[1:]), int(i[1:]), t) for u, i, t in ACTIONS], schema=["user_id", "item_id", "timestamp"], orient="row"
+    interactions = pl.DataFrame(
+        [(int(u[1:]), int(i[1:]), t) for u, i, t in INTERACTIONS],
+        schema=["user_id", "item_id", "timestamp"],
+        orient="row",
     )
-    actions.write_parquet(folder / "Ints_interactions.parquet")
+    interactions.write_parquet(folder / "Ints_interactions.parquet")
     assert load("Ints")["test"][2]["item_ids"] == ["2", "3", "4", "5", "6"]
     for change, message in [
-        (actions.with_columns(pl.col("user_id").cast(pl.Float64)), "'user_id' is of type Float64"),
+        (interactions.with_columns(pl.col("user_id").cast(pl.Float64)), "'user_id' is of type Float64"),
         (
-            actions.with_columns(pl.when(pl.col("user_id") < 5).then("user_id").alias("user_id")),
+            interactions.with_columns(pl.when(pl.col("user_id") < 5).then("user_id").alias("user_id")),
             "row 6: empty user_id",
         ),
-        (actions.with_columns(pl.col("timestamp") / 7), "row 1: timestamp 228571428.5.* is no whole number"),
-        (actions.rename({"user_id": "who"}), "name no user"),
-        (actions.head(0), "has no rows"),
+        (interactions.with_columns(pl.col("timestamp") / 7), "row 1: timestamp 228571428.5.* is no whole number"),
+        (interactions.rename({"user_id": "who"}), "name no user"),
+        (interactions.head(0), "has no rows"),
     ]:
         change.write_parquet(folder / "Ints_interactions.parquet")
         with pytest.raises(ValueError, match=message):
@@ -167,7 +210,7 @@ def test_archives_are_read_as_they_come(tmp_path, load):
     archive = tmp_path / "data" / "deep" / "NineRec.zip"
     archive.parent.mkdir(parents=True)
     with zipfile.ZipFile(archive, "w") as opened:
-        opened.writestr("NineRec/X/X_pair.csv", rows_of(None, ACTIONS))
+        opened.writestr("NineRec/X/X_pair.csv", rows_of(None, INTERACTIONS))
         opened.writestr("NineRec/X/X_item.csv", rows_of(None, [(item, zh, en) for item, en, zh in ITEMS]))
         opened.writestr("NineRec/X/X_cover/i3.jpg", jpeg("red"))
         opened.writestr("NineRec/X/X_cover/i4.png", b"")
@@ -181,7 +224,7 @@ def test_archives_are_read_as_they_come(tmp_path, load):
     assert written == ["X_item.csv", "X_pair.csv"]
     assert not list(tmp_path.glob("X_*"))
     check(load, "X", ["text_en", "text_zh"])  # from the cache
-    write(tmp_path / "data" / "X_pair.csv", rows_of(None, ACTIONS[:30]))  # what lies on disk comes first
+    write(tmp_path / "data" / "X_pair.csv", rows_of(None, INTERACTIONS[:30]))  # what lies on disk comes first
     assert len(load("X")["test"][0]["item_ids"]) == 4
     archive.write_bytes(archive.read_bytes()[:-40])
     with pytest.raises(FileNotFoundError, match=r"No X_item\.csv .*Not unpacked yet: NineRec\.zip"):
@@ -196,7 +239,7 @@ def zipped(path, method=zipfile.ZIP_STORED, **members):
 
 
 def write_tables(folder, name="X"):
-    write(folder / f"{name}_pair.csv", rows_of(None, ACTIONS))
+    write(folder / f"{name}_pair.csv", rows_of(None, INTERACTIONS))
     write(folder / f"{name}_item.csv", rows_of(None, [(item, zh, en) for item, en, zh in ITEMS]))
 
 
@@ -209,7 +252,9 @@ def test_covers_of_another_data_set_are_not_taken(tmp_path, load):
     folder = tmp_path / "data"
     write_tables(folder / "X")
     for place, name in (("one", "P"), ("two", "Q")):
-        write(folder / place / "interaction" / f"{name}.csv", rows_of(("user_id", "item_id", "timestamp"), ACTIONS))
+        write(
+            folder / place / "interaction" / f"{name}.csv", rows_of(("user_id", "item_id", "timestamp"), INTERACTIONS)
+        )
         table = rows_of(("item_id", "title"), [(item, title) for item, title, _ in ITEMS])
         write(folder / place / "information" / f"{name}.csv", table)
         write(folder / place / "cover" / f"i{len(place) - 2}.jpg", jpeg("red"))
@@ -255,13 +300,13 @@ def test_archived_covers_beside_the_tables(tmp_path, load):
 
 
 def test_the_behaviour_file_is_chosen_in_an_archive_too(tmp_path, load):
-    pairs = rows_of(None, [(user, item) for user, item, _ in reversed(ACTIONS)])
-    lines = "".join(f"{u}\t{' '.join(item for user, item, _ in ACTIONS if user == u)}\n" for u in USERS)
+    pairs = rows_of(None, [(user, item) for user, item, _ in reversed(INTERACTIONS)])
+    lines = "".join(f"{u}\t{' '.join(item for user, item, _ in INTERACTIONS if user == u)}\n" for u in USERS)
     table = rows_of(None, [(item, zh, en) for item, en, zh in ITEMS])
     archive = tmp_path / "data" / "X.zip"
     zipped(archive, **{"X_item.csv": table, "X_pair.csv": pairs, "X_behaviour.tsv": lines})
     check(load, "X", ["text_en", "text_zh"], timed=False)
-    zipped(archive, **{"X_item.csv": table, "X_pair.csv": rows_of(None, ACTIONS), "X_behaviour.tsv": lines})
+    zipped(archive, **{"X_item.csv": table, "X_pair.csv": rows_of(None, INTERACTIONS), "X_behaviour.tsv": lines})
     check(load, "X", ["text_en", "text_zh"])
 
 

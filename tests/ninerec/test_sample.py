@@ -65,8 +65,8 @@ def test_sizes(tables):
         assert (len(sequences), items.height) == (users, num_items)
         assert (sequences.item_counts() > 0).all()
         assert lengths.min() == 5 and lengths.max() == 23 and 9 < lengths.mean() < 12
-        actions = list(zip(np.repeat(np.arange(users), lengths), sequences.items, strict=True))
-        assert len(set(actions)) == len(actions)  # nobody has an item twice
+        interactions = list(zip(np.repeat(np.arange(users), lengths), sequences.items, strict=True))
+        assert len(set(interactions)) == len(interactions)  # nobody has an item twice
 
 
 def test_platforms_share_words_but_no_ids(tables):

@@ -9,11 +9,11 @@ import pytest
 
 from modeling_transrec.ninerec.sequences import (
     Sequences,
-    filter_actions,
+    filter_interactions,
     find_repeated,
     keep_last,
     leave_one_out,
-    sort_actions,
+    sort_interactions,
     temporal_split,
     to_table,
     used_items,
@@ -32,17 +32,20 @@ def naive(rows):
     users = {}
     for user, item, time in rows:
         users.setdefault(user, []).append((item, time))
-    return {user: sorted(actions, key=lambda action: action[1]) for user, actions in sorted(users.items())}
+    return {
+        user: sorted(interactions, key=lambda interaction: interaction[1])
+        for user, interactions in sorted(users.items())
+    }
 
 
 def sequences_of(users, num_items=113, timed=True):
     """[Sequences] of `naive`'s dictionary."""
-    actions = [action for one in users.values() for action in one]
+    interactions = [interaction for one in users.values() for interaction in one]
     return Sequences(
         pa.array([f"u{user}" for user in users], pa.string()),
         np.concatenate([[0], np.cumsum([len(one) for one in users.values()])]).astype(np.int64),
-        np.array([item for item, _ in actions], dtype=np.int32),
-        np.array([time for _, time in actions], dtype=np.int64) if timed else None,
+        np.array([item for item, _ in interactions], dtype=np.int32),
+        np.array([time for _, time in interactions], dtype=np.int64) if timed else None,
         pa.array([f"i{item}" for item in range(num_items)], pa.string()),
     )
 
@@ -57,20 +60,20 @@ def as_dict(sequences):
 @pytest.mark.parametrize("seed", range(3))
 def test_sorted_as_plain_python_sorts(seed, scale):
     rows = [(user, item, time * scale - 5) for user, item, time in random_rows(seed, num_times=7)]
-    ordered = sort_actions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
-    assert ordered.rows() == [(user, *action) for user, actions in naive(rows).items() for action in actions]
+    ordered = sort_interactions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+    assert ordered.rows() == [(user, *one) for user, interactions in naive(rows).items() for one in interactions]
 
 
 def test_without_timestamps_the_order_of_the_rows_counts():
     rows = [(user, item) for user, item, _ in random_rows(7)]
-    ordered = sort_actions(pl.DataFrame(rows, schema=["user", "item"], orient="row"))
+    ordered = sort_interactions(pl.DataFrame(rows, schema=["user", "item"], orient="row"))
     assert ordered.rows() == sorted(rows, key=lambda row: row[0])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_repeated_rows_are_found_wherever_they_stand(seed):
     rows = random_rows(seed, num_items=5)
-    ordered = sort_actions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+    ordered = sort_interactions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
     seen, expected = set(), []
     for row in ordered.rows():
         expected.append(row in seen)
@@ -83,8 +86,10 @@ def test_repeated_rows_are_found_wherever_they_stand(seed):
 @pytest.mark.parametrize(("min_actions", "max_actions"), [(5, 23), (1, 4), (13, 7)])
 def test_short_users_go_and_the_last_actions_stay(seed, min_actions, max_actions):
     users = naive(random_rows(seed))
-    expected = {user: actions[-max_actions:] for user, actions in users.items() if len(actions) >= min_actions}
-    found = keep_last(filter_actions(sequences_of(users), min_actions), max_actions)
+    expected = {
+        user: interactions[-max_actions:] for user, interactions in users.items() if len(interactions) >= min_actions
+    }
+    found = keep_last(filter_interactions(sequences_of(users), min_actions), max_actions)
     assert as_dict(found) == expected
     assert found.lengths.max() == max_actions  # the cut took place
 
@@ -92,14 +97,14 @@ def test_short_users_go_and_the_last_actions_stay(seed, min_actions, max_actions
 @pytest.mark.parametrize("seed", range(3))
 def test_k_core_equals_plain_python(seed):
     users = naive(random_rows(seed, num_rows=900, num_items=60))
-    found = as_dict(filter_actions(sequences_of(users), min_actions=9, min_item_actions=11))
+    found = as_dict(filter_interactions(sequences_of(users), min_actions=9, min_item_actions=11))
     while True:
         counts = {}
-        for actions in users.values():
-            for item, _ in actions:
+        for interactions in users.values():
+            for item, _ in interactions:
                 counts[item] = counts.get(item, 0) + 1
-        smaller = {user: [a for a in actions if counts[a[0]] >= 11] for user, actions in users.items()}
-        smaller = {user: actions for user, actions in smaller.items() if len(actions) >= 9}
+        smaller = {user: [a for a in interactions if counts[a[0]] >= 11] for user, interactions in users.items()}
+        smaller = {user: interactions for user, interactions in smaller.items() if len(interactions) >= 9}
         if smaller == users:
             break
         users = smaller
@@ -108,8 +113,8 @@ def test_k_core_equals_plain_python(seed):
 
 
 def test_nothing_left_is_no_error():
-    assert len(filter_actions(sequences_of(naive(random_rows(0))), min_actions=10_000)) == 0
-    assert len(filter_actions(sequences_of(naive(random_rows(0))), min_item_actions=10_000)) == 0
+    assert len(filter_interactions(sequences_of(naive(random_rows(0))), min_actions=10_000)) == 0
+    assert len(filter_interactions(sequences_of(naive(random_rows(0))), min_item_actions=10_000)) == 0
 
 
 def rows_of(sequences, split, **kwargs):
@@ -118,18 +123,18 @@ def rows_of(sequences, split, **kwargs):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_leave_one_out_equals_plain_python(seed):
-    users = {user: actions for user, actions in naive(random_rows(seed)).items() if len(actions) >= 3}
+    users = {user: interactions for user, interactions in naive(random_rows(seed)).items() if len(interactions) >= 3}
     sequences = sequences_of(users)
     splits = leave_one_out(sequences)
     for split, end in {"train": -2, "validation": -2, "test": -1}.items():
         expected = [
             (
                 f"u{user}",
-                [f"i{item}" for item, _ in actions[:end]],
-                None if split == "train" else f"i{actions[end][0]}",
-                [time for _, time in actions[:end]],
+                [f"i{item}" for item, _ in interactions[:end]],
+                None if split == "train" else f"i{interactions[end][0]}",
+                [time for _, time in interactions[:end]],
             )
-            for user, actions in users.items()
+            for user, interactions in users.items()
         ]
         assert rows_of(sequences, splits[split]) == expected
         assert rows_of(sequences, splits[split], first=3, count=4) == expected[3:7]
@@ -154,10 +159,10 @@ def test_temporal_split_equals_plain_python(seed, max_history):
     sequences = sequences_of(users)
     splits = temporal_split(sequences, validation_start=70, test_start=85, max_history=max_history)
     expected = {"train": [], "validation": [], "test": []}
-    for user, actions in users.items():
+    for user, interactions in users.items():
         for split, start, end in (("train", 70, None), ("validation", 70, 85), ("test", 85, 10**9)):
-            history = [action for action in actions if action[1] < start][-max_history:]
-            period = [] if end is None else [action for action in actions if start <= action[1] < end]
+            history = [one for one in interactions if one[1] < start][-max_history:]
+            period = [] if end is None else [one for one in interactions if start <= one[1] < end]
             if history and (period or end is None):
                 target = f"i{period[0][0]}" if period else None
                 expected[split].append((f"u{user}", [f"i{i}" for i, _ in history], target, [t for _, t in history]))

@@ -1,4 +1,4 @@
-"""Zip archives, read as they come: tables are taken out one by one, covers are read where they lie."""
+"""Zip archives, read as they come: tables are taken out one by one, images and audio are read where they lie."""
 
 import hashlib
 import logging
@@ -71,7 +71,7 @@ class Member:
 
 
 def list_members(archive: Path) -> list[Member]:
-    """The files of an archive and their folders; a file that is no whole zip archive is logged and has none."""
+    """Returns the files of an archive and their folders; a file that is no whole zip archive is logged, with none."""
     try:
         with zipfile.ZipFile(archive) as opened:
             files = [info.filename for info in opened.infolist() if not info.is_dir() and not info.flag_bits & 1]
@@ -84,8 +84,8 @@ def list_members(archive: Path) -> list[Member]:
     return [Member(archive, name) for name in [*files, *sorted(folders)]]
 
 
-def covers_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
-    """The files that lie right in a folder of one or several archives, by name, with their sizes."""
+def members_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
+    """Returns the files that lie right in a folder of one or several archives, by name, with their sizes."""
     found: dict[str, tuple[Member, int]] = {}
     checksums: dict[str, int] = {}
     for folder in folders:
@@ -103,13 +103,13 @@ def covers_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
 
 
 def read_members(members: list[Member | None]) -> list[bytes | None]:
-    """The bytes of files of archives, `None` for `None`; damaged ones are empty, which no picture is."""
+    """Returns the bytes of files of archives, `None` for `None`; damaged ones are empty, which no image is."""
     contents: list[bytes | None] = [None] * len(members)
     for archive in {member.archive for member in members if member is not None}:
         with zipfile.ZipFile(archive) as opened:
-            for place, member in enumerate(members):
+            for index, member in enumerate(members):
                 if member is not None and member.archive == archive:
-                    contents[place] = _read(opened, member.name)
+                    contents[index] = _read(opened, member.name)
     return contents
 
 

@@ -1,8 +1,8 @@
-"""Which column of a file of actions holds users, which items, and which the time."""
+"""What the columns of a table are: by its header, by options or, without a header, by their values."""
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,93 @@ import polars as pl
 import pyarrow.compute as pc
 
 from .interaction_rows import Chunks, to_arrow
-from .items import header_roles
+from .problems import RAISE, Problems
 from .text_files import first_row
 
 
 logger = logging.getLogger(__name__)
 
+HEADER_NAMES = {
+    "user_id": "user_id user uid userid user_ids users customer_id visitor_id reviewer_id".split(),
+    "item_id": (
+        "item_id item iid itemid id video_id video vid item_ids items video_ids movie_id movieid product_id asin "
+        "article_id news_id"
+    ).split(),
+    "timestamp": "timestamp timestamps time ts unixtime unix_time date datetime event_time created_at".split(),
+    "text_zh": "text_zh zh chinese title_zh zh_title chinese_title title_cn cn".split(),
+    "text_en": "text_en en english title_en en_title english_title".split(),
+    "title": "title text name product_name".split(),  # in the language that it is written in
+}
+ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
 PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
+SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
 
+def header_roles(row: list[str], columns: dict[str, str] | None = None) -> list[str | None]:
+    """Returns for each field of a possible header row the column it names, None where unknown.
+
+    Args:
+        row: the fields.
+        columns: what the columns are called, where it is not by one of the usual names: `{"user_id": "customer"}`.
+    """
+    names = [field.strip().lower() for field in row]
+    given = {name.strip().lower(): role for role, name in (columns or {}).items() if name.strip().lower() in names}
+    taken = set(given.values()) | ({"title"} if {"text_zh", "text_en"} & set(given.values()) else set())
+    usual = {name: role for role, known in HEADER_NAMES.items() for name in known if role not in taken}
+    return [given.get(name, usual.get(name)) for name in names]
+
+
+def check_columns(columns: dict[str, str] | None, items: Path, interactions: Path) -> None:
+    """Checks that every name that is given is in a header: that for the user in that of the interactions, and so on.
+
+    A name that is misspelt would otherwise mean the column of a usual name.
+    """
+    tables = {"user_id": [interactions], "timestamp": [interactions], "text_zh": [items], "text_en": [items]}
+    for role, name in (columns or {}).items():
+        there = {}
+        for path in tables.get(role, [items, interactions]):
+            _, there[path] = first_row(path, literal=path.stem.endswith("_behaviour"))
+        if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
+            listed = "; ".join(f"{path} has {row}" for path, row in there.items())
+            raise ValueError(f"there is no column {name!r} for {role}: {listed}")
+
+
+def item_roles(
+    path: Path, columns: dict[str, str] | None = None, on_problem: Problems = RAISE
+) -> tuple[list[str | None], int | None]:
+    """Returns what each column of an items table is, None where it is not used, and the header's line, if any."""
+    line, first = first_row(path, on_problem=on_problem)
+    roles = header_roles(first, columns)
+    texts = {"text_zh", "text_en", "title"} & set(roles)
+    if "item_id" in roles and texts:
+        roles = [role if role in (*ITEM_COLUMNS, "title") else None for role in roles]
+        used = [role for role in roles if role is not None]
+        if len(set(used)) < len(used):
+            raise ValueError(
+                f"{path}:{line}: two columns of the header mean the same: {first}; say which to use: "
+                'columns={"text_en": …}'
+            )
+        if "title" in roles and len(texts) > 1:
+            title = "text_zh" if "text_en" in roles else "text_en"
+            roles = [title if role == "title" else role for role in roles]
+            if len(set(roles) - {None}) < len(used):
+                raise ValueError(f"{path}:{line}: three columns of text where there are two languages: {first}")
+        return roles, line
+    if len(first) != 3:
+        raise ValueError(
+            f"{path}:{line}: {len(first)} columns where 3 are expected (id, Chinese text, English text), separated "
+            "by commas; if the columns are others, add a header line such as: item_id,text_en"
+        )
+    if roles[0] == "item_id":
+        raise ValueError(f"{path}:{line}: the header {first} names no text; name a column text_zh or text_en")
+    if texts and not on_problem.collects:
+        logger.warning("%s:%d: %s is read as an item; if it is a header, name item_id in it", path, line, first)
+    return list(ITEM_COLUMNS), None
+
+
 def are_pair_columns(columns: Iterable[str | None]) -> bool:
-    """Whether there are user and item once each and timestamp once, or nothing else.
+    """Returns whether there are user and item once each and timestamp once, or nothing else.
 
     Without that rule an unknown name for the time would silently mean that the file has none.
     """
@@ -30,11 +105,41 @@ def are_pair_columns(columns: Iterable[str | None]) -> bool:
     return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(columns) == 2)
 
 
+def behaviour_header(path: Path, columns: dict[str, str] | None = None, on_problem: Problems = RAISE) -> int | None:
+    """Returns the line of a behaviour file's header, if any."""
+    line, first = first_row(path, literal=True, on_problem=on_problem)
+    return line if header_roles(first, columns) == ["user_id", "item_id"] else None
+
+
+def is_behaviour(
+    path: Path,
+    pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
+    on_problem: Problems = RAISE,
+) -> bool:
+    """Returns whether a file has a line a user, not a row an interaction.
+
+    That is a TSV file named so, or one of two columns the second of which holds several items: by its header, or,
+    where there is none, by spaces.
+    """
+    if path.suffix != ".tsv" or path.stem.endswith("_behaviour"):
+        return path.suffix == ".tsv"
+    _, first = first_row(path, on_problem=on_problem)
+    if len(first) != 2 or pair_columns is not None:
+        return False
+    if set(header_roles(first, columns)) == {"user_id", "item_id"}:
+        return first[1].strip().lower() in SEVERAL_ITEMS and "item_id" not in (columns or {})
+    return " " in first[1].strip()
+
+
 def pair_roles(
-    path: Path, pair_columns: tuple[str, ...] | None, columns: dict[str, str] | None = None
+    path: Path,
+    pair_columns: tuple[str, ...] | None,
+    columns: dict[str, str] | None = None,
+    on_problem: Problems = RAISE,
 ) -> tuple[list[str | None], int | None]:
-    """What each column of a pair file is, None where it is not used, and the line of the header, if any."""
-    line, first = first_row(path)
+    """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
+    line, first = first_row(path, on_problem=on_problem)
     named = [role if role in PAIR_COLUMNS else None for role in header_roles(first, columns)]
     header = {"user_id", "item_id"} <= set(named)
     if path.suffix == ".parquet" and not header:
@@ -71,20 +176,16 @@ def pair_roles(
     return columns, line if header else None
 
 
-def with_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> Chunks:
-    """The same chunks, with the columns of users and items named."""
+def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:
+    """Returns what each column is, with the columns of users and items told apart by their values where need be."""
     if "user_id" in columns:
-        return chunks
+        return columns
     user, item = _detect_order(path, chunks, item_ids)
-
-    def renamed() -> Iterator[pl.DataFrame]:
-        return (chunk.rename({user: "user_id", item: "item_id"}) for chunk in chunks())
-
-    return renamed
+    return [{user: "user_id", item: "item_id"}.get(column, column) for column in columns]
 
 
 def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str, str]:
-    """Which column holds users and which items, by the overlap of distinct values with the items table.
+    """Finds which column holds users and which items, by the overlap of distinct values with the items table.
 
     Containment does not suffice: where both ids are integers from 1, all users are item ids, too. Then only the usual
     order, user before item, is believed, and only if the items are nearly all of the table, and the users are not.
@@ -95,10 +196,14 @@ def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str,
     in_table = {name: np.zeros(len(table), dtype=bool) for name in names}
     example = None
     for chunk in chunks():
-        example = example or chunk.row(0)[:2]
+        if chunk.is_empty():
+            continue
+        example = example or chunk.select(names).row(0)
         for name in names:
             counters[name].add(chunk[name])
             in_table[name][pc.index_in(to_arrow(chunk[name]), value_set=table).drop_null()] = True
+    if example is None:
+        raise ValueError(f"{path}: no row can be read from this file")
     jaccard, contained = {}, {}
     for name in names:
         common, distinct = int(in_table[name].sum()), counters[name].estimate()

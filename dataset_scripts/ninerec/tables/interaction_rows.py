@@ -1,19 +1,20 @@
-"""The actions in a file, chunk by chunk: a row an action, or a line a user, to `user_id`, `item_id`, `timestamp`.
+"""The interactions in a file, chunk by chunk, as `user_id`, `item_id` and, where known, `timestamp`.
 
-Errors name file and line; warnings as in `reader.py`.
+A file has a row an interaction, or a line a user. While problems are collected, chunks have a column `line` as well.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from .items import as_strings, header_roles, warn
+from .problems import RAISE, Problems, shown, warn
 from .text_files import (
     Irregular,
+    as_strings,
+    check_encoding,
     field_chunks,
     first_row,
     parquet_chunks,
@@ -29,8 +30,8 @@ PARQUET_ROWS = 1 << 21  # rows read at a time
 Chunks = Callable[[], Iterator[pl.DataFrame]]
 
 
-def time_is_date(path: Path, columns: list[str | None], header_line: int | None) -> bool:
-    """Whether the first time is a date, not a number; all others must be of the same form."""
+def time_is_date(path: Path, columns: list[str | None], header_line: int | None, on_problem: Problems = RAISE) -> bool:
+    """Returns whether the first time is a date, not a number; all others must be of the same form."""
     if "timestamp" not in columns:
         return False
     place = columns.index("timestamp")
@@ -41,7 +42,7 @@ def time_is_date(path: Path, columns: list[str | None], header_line: int | None)
             return True
         first = first.head(1).cast(pl.String) if isinstance(first.dtype, pl.Categorical | pl.Enum) else first.head(1)
     else:
-        row = first_row(path, after=header_line)[1]
+        row = first_row(path, after=header_line, on_problem=on_problem)[1]
         first = pl.Series(row[place : place + 1], dtype=pl.String)
     return first.dtype == pl.String and len(first) > 0 and to_microseconds(first).null_count() == 0
 
@@ -49,7 +50,7 @@ def time_is_date(path: Path, columns: list[str | None], header_line: int | None)
 def regular_pairs(
     path: Path, columns: list[str | None], header_line: int | None, has_dates: bool, quoted: bool
 ) -> Iterator[pl.DataFrame]:
-    """The rows of a pair file that is plain enough for a fast reader."""
+    """Yields the rows of a pair file that is plain enough for a fast reader."""
     for chunk in regular_chunks(path, columns, header_line or 0, quoted):
         chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
         if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
@@ -62,14 +63,16 @@ def regular_pairs(
         yield chunk
 
 
-def kept_in_file(chunks: Chunks, file: Path) -> Chunks:
-    """The same chunks, which are read only once and then come from a file."""
+def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
+    """Returns the same chunks, which are read only once and then come from a file."""
     with pa.OSFile(str(file), "wb") as sink:
         writer = None
         for chunk in chunks():
             table = chunk.to_arrow(compat_level=pl.CompatLevel.oldest())
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table)
+        if writer is None:
+            raise ValueError(f"{path}: no row can be read from this file")
         writer.close()
 
     def read() -> Iterator[pl.DataFrame]:
@@ -82,7 +85,7 @@ def kept_in_file(chunks: Chunks, file: Path) -> Chunks:
 
 
 def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Iterator[pl.DataFrame]:
-    """The rows of a Parquet file."""
+    """Yields the rows of a Parquet file."""
     names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
     row = 1
     for frame in parquet_chunks(path, list(names), PARQUET_ROWS):
@@ -104,7 +107,7 @@ def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Ite
 
 
 def _parquet_times(path: Path, name: str, values: pl.Series, has_dates: bool, row: int) -> pl.Series:
-    """Times as [`to_numbers`] has them; `row` is the number of the first."""
+    """Returns times as [`to_numbers`] has them; `row` is the number of the first."""
     if isinstance(values.dtype, pl.Datetime | pl.Date):
         return values.dt.epoch("us")
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
@@ -124,55 +127,80 @@ def _parquet_times(path: Path, name: str, values: pl.Series, has_dates: bool, ro
 
 
 def pairs_line_by_line(
-    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool = False, literal: bool = False
+    path: Path,
+    columns: list[str | None],
+    header_line: int | None,
+    has_dates: bool = False,
+    literal: bool = False,
+    on_problem: Problems = RAISE,
 ) -> Iterator[pl.DataFrame]:
-    """All rows, strings but for `timestamp`; every field must be there and not be empty."""
-    index = {column: place for place, column in enumerate(columns) if column is not None}
+    """Yields all rows, strings but for `timestamp`; every field must be there and not be empty."""
+    if on_problem.collects:
+        check_encoding(path, on_problem)
+    index = {column: number for number, column in enumerate(columns) if column is not None}
+    names = ", ".join(column or "not used" for column in columns)
     found = False
-    for chunk in field_chunks(path, literal):
+    for chunk in field_chunks(path, literal, on_problem):
         rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
+        found = found or not rows.is_empty()
         wrong = rows.filter(pl.col("fields").list.len() != len(columns))
-        if wrong.height:
-            line, fields = wrong.row(0)
-            raise ValueError(
-                f"{path}:{line}: {len(fields)} columns where {len(columns)} are expected "
-                f"({', '.join(column or 'not used' for column in columns)}): {fields[:4]}; correct or remove this line"
+        if not wrong.is_empty():
+            first = wrong["fields"][0].to_list()
+            lines = [(line, f"{len(row)} columns: {shown(','.join(row))}") for line, row in _head(wrong, on_problem)]
+            message = (
+                f"{len(first)} columns where {len(columns)} are expected ({names}): {first[:4]}; "
+                "correct or remove this line"
             )
+            on_problem.error(
+                path, f"rows that have not {len(columns)} columns ({names})", wrong.height, lines, message
+            )
+            rows = rows.filter(pl.col("fields").list.len() == len(columns))
         rows = rows.select(
-            "line", *(pl.col("fields").list.get(place).str.strip_chars().alias(name) for name, place in index.items())
+            "line",
+            *(pl.col("fields").list.get(number).str.strip_chars().alias(name) for name, number in index.items()),
         )
-        for column in index:
-            empty = rows.filter(pl.col(column) == "")
-            if empty.height:
-                raise ValueError(f"{path}:{empty['line'][0]}: empty {column}; fill it in or remove this line")
-        found = found or rows.height > 0
-        yield _parse_timestamps(path, rows, has_dates).drop("line")
+        for name in index:
+            empty = rows.filter(pl.col(name) == "")
+            if not empty.is_empty():
+                lines = [(line, shown(",".join(row))) for line, *row in _head(empty, on_problem)]
+                what = f"rows with an empty {name}; fill it in or remove them"
+                message = f"empty {name}; fill it in or remove this line"
+                on_problem.error(path, what, empty.height, lines, message)
+                rows = rows.filter(pl.col(name) != "")
+        rows = _parse_timestamps(path, rows, has_dates, on_problem)
+        yield rows if on_problem.collects else rows.drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
 
 
-def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool) -> pl.DataFrame:
+def _head(rows: pl.DataFrame, on_problem: Problems) -> list[tuple]:
+    return rows.head(max(on_problem.max_examples, 1)).rows()
+
+
+def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool, on_problem: Problems) -> pl.DataFrame:
     if "timestamp" not in rows.columns:
         return rows
-    times = to_numbers(rows["timestamp"], has_dates)
-    wrong = times.is_null()
-    if wrong.any():
-        line, text = rows.filter(wrong).select("line", "timestamp").row(0)
+    parsed = rows.with_columns(to_numbers(rows["timestamp"], has_dates).alias("timestamp"))
+    wrong = rows.filter(parsed["timestamp"].is_null()).select("line", "timestamp")
+    if not wrong.is_empty():
+        line, text = wrong.row(0)
         hint = " (if this line is a header: name its columns user_id,item_id,timestamp)" if line == 1 else ""
-        raise ValueError(f"{path}:{line}: {wrong_time(text, has_dates)}{hint}")
-    return rows.with_columns(times.alias("timestamp"))
+        form = "date, unlike the first" if has_dates else "whole number"
+        what = f"timestamps that are no {form}; write all times in one form: {TIMES}"
+        lines = [(line, shown(text)) for line, text in _head(wrong, on_problem)]
+        on_problem.error(path, what, wrong.height, lines, f"{wrong_time(text, has_dates)}{hint}")
+        parsed = parsed.drop_nulls("timestamp")
+    return parsed
 
 
-def behaviour_header(path: Path, columns: dict[str, str] | None = None) -> int | None:
-    """The line of a behaviour file's header, if any."""
-    line, first = first_row(path, literal=True)
-    return line if header_roles(first, columns) == ["user_id", "item_id"] else None
+def behaviour_chunks(path: Path, lines: Chunks, on_problem: Problems = RAISE) -> Chunks:
+    """Returns the interactions of a behaviour file; equal lines count once.
 
-
-def behaviour_chunks(path: Path, columns: dict[str, str] | None = None) -> Chunks:
-    """The actions of a behaviour file; equal lines count once."""
-    header_line = behaviour_header(path, columns)
-    lines = partial(pairs_line_by_line, path, ["user_id", "item_ids"], header_line, literal=True)
+    Args:
+        path: of the file.
+        lines: its rows, `user_id` and `item_ids`.
+        on_problem: where lines that are dropped or appended are reported.
+    """
     hashes = pl.concat(
         chunk.select(
             *(pl.col("user_id").hash(seed).alias(f"user {seed}") for seed in (0, 1)),
@@ -182,13 +210,28 @@ def behaviour_chunks(path: Path, columns: dict[str, str] | None = None) -> Chunk
     )
     is_first = hashes.select(pl.struct("line 0", "line 1").is_first_distinct()).to_series()
     again = is_first & ~hashes.select(pl.struct("user 0", "user 1").is_first_distinct()).to_series()
-
-    def user_at(wanted: pl.Series) -> str | None:
-        return values_at(lines, "user_id", wanted.arg_true().head(1).to_numpy())[0].as_py() if wanted.any() else None
-
-    warn((~is_first).sum(), f"lines of {path.name} repeat an earlier line: dropped", user_at(~is_first))
-    what = f"further lines of {path.name} are of an earlier user: appended to that user's actions"
-    warn(again.sum(), what, user_at(again))
+    for wanted, what, log in (
+        (
+            ~is_first,
+            "lines equal to an earlier one: dropped",
+            f"lines of {path.name} repeat an earlier line: dropped",
+        ),
+        (
+            again,
+            "further, different lines of a user: appended to that user's interactions",
+            f"further lines of {path.name} are of an earlier user: appended to that user's interactions",
+        ),
+    ):
+        if not wanted.any():
+            continue
+        rows = wanted.arg_true().head(max(on_problem.max_examples, 1)).to_numpy()
+        users = values_at(lines, "user_id", rows).to_pylist()
+        if on_problem.collects:
+            numbers = values_at(lines, "line", rows).to_pylist()
+            examples = [(line, f"user {shown(user)}") for line, user in zip(numbers, users, strict=True)]
+            on_problem.add_lines("warning", path, what, wanted.sum(), examples)
+        else:
+            warn(wanted.sum(), log, users[0])
 
     def chunks() -> Iterator[pl.DataFrame]:
         row = 0
@@ -196,17 +239,18 @@ def behaviour_chunks(path: Path, columns: dict[str, str] | None = None) -> Chunk
         for chunk in lines():
             kept = chunk.filter(is_first.slice(row, chunk.height))
             row += chunk.height
-            yield kept.select("user_id", items.alias("item_id")).explode("item_id")
+            yield kept.select(items.alias("item_id"), pl.exclude("item_ids")).explode("item_id")
 
     return chunks
 
 
 def values_at(chunks: Chunks, column: str, rows: np.ndarray) -> pa.Array:
-    """The strings of a column at some rows of a file, which are given in ascending order."""
+    """Returns the values of a column at some rows of a file, which are given in ascending order."""
     found, row = [], 0
     for chunk in chunks():
         low, high = np.searchsorted(rows, [row, row + chunk.height])
-        found.append(to_arrow(chunk[column].gather(rows[low:high] - row)))
+        values = chunk[column].gather(rows[low:high] - row)
+        found.append(to_arrow(values) if values.dtype == pl.String else pa.array(values.to_numpy()))
         row += chunk.height
         if high == len(rows):
             break
@@ -214,6 +258,6 @@ def values_at(chunks: Chunks, column: str, rows: np.ndarray) -> pa.Array:
 
 
 def to_arrow(strings: pl.Series) -> pa.Array:
-    """Strings as an Arrow array whose offsets have 64 bits."""
+    """Returns strings as an Arrow array whose offsets have 64 bits."""
     array = strings.to_arrow()
     return (array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array).cast(pa.large_string())

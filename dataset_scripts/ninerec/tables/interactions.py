@@ -1,7 +1,7 @@
-"""Read and check interactions in NineRec's layout: `_pair.csv` and `_behaviour.tsv` files to sequences.
+"""Read interactions in NineRec's layout: `_pair.csv` and `_behaviour.tsv` files to sequences.
 
-A file is read in chunks, and never held as a whole: users become hashes and items rows of the items table, which go to
-a file on disk; sequences are then made of a part of the users at a time. Errors and warnings as in `reader.py`.
+A file is read in chunks, and never held as a whole: users become hashes and items indices into the items table, which
+go to a file on disk; sequences are then made of a part of the users at a time.
 """
 
 import logging
@@ -16,8 +16,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..sequences import Sequences, filter_actions, find_repeated, keep_last, sort_actions
-from .columns import pair_roles, with_roles
+from ..sequences import Sequences, filter_interactions, find_repeated, keep_last, sort_interactions
+from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
 from .interaction_rows import (
     Chunks,
     behaviour_chunks,
@@ -29,14 +29,13 @@ from .interaction_rows import (
     to_arrow,
     values_at,
 )
-from .items import header_roles, warn
-from .text_files import Irregular, first_row, is_quoted
+from .problems import RAISE, Problems, shown, warn
+from .text_files import Irregular, is_quoted
 
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_PART = 1 << 24  # actions that are sorted at a time
-SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
+ROWS_PER_PART = 1 << 24  # interactions that are sorted at a time
 
 
 def read_sequences(
@@ -52,50 +51,70 @@ def read_sequences(
     """The sequences of a file of interactions, users in order of first appearance.
 
     Args:
-        path: CSV, TSV or Parquet with a row an action, or TSV with a line a user (user, TAB, items).
-        item_ids: the distinct ids of the items table; actions on other items are dropped.
-        min_actions, min_item_actions: see [`filter_actions`].
-        max_actions: the last actions of a user that are kept; by default all.
+        path: CSV, TSV or Parquet with a row an interaction, or TSV with a line a user (user, TAB, items).
+        item_ids: the distinct ids of the items table; interactions with other items are dropped.
+        min_actions, min_item_actions: see [`filter_interactions`].
+        max_actions: the last interactions of a user that are kept; by default all.
         pair_columns: what the columns of a file without header are; detected where not given.
         columns: what the columns of the header are called, where it is not by one of the usual names.
-        scratch_dir: folder for a temporary file of 32 bytes an action, and for the columns of a file hard to parse.
+        scratch_dir: folder for a temporary file of 32 bytes an interaction, and for the columns of a file that is
+            hard to parse.
     """
     if scratch_dir is not None:
         Path(scratch_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="actions-") as name:
+    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="interactions-") as name:
         folder = Path(name)
         build = partial(_build, path, folder, item_ids, min_actions, max_actions, min_item_actions)
-        if is_behaviour(path, pair_columns, columns):
-            return build(behaviour_chunks(path, columns))
-        roles, header_line = pair_roles(path, pair_columns, columns)
-        has_dates = time_is_date(path, roles, header_line)
-        if path.suffix == ".parquet":
-            return build(partial(parquet_pairs, path, roles, has_dates), has_dates)
         try:
-            chunks = partial(regular_pairs, path, roles, header_line, has_dates, is_quoted(path))
-            return build(with_roles(path, chunks, roles, item_ids), has_dates)
+            return build(*interaction_chunks(path, folder, item_ids, pair_columns, columns))
         except Irregular as reason:
             logger.info("%s is read line by line: %s", path, reason)
-        chunks = kept_in_file(partial(pairs_line_by_line, path, roles, header_line, has_dates), folder / "rows.arrow")
-        return build(with_roles(path, chunks, roles, item_ids), has_dates)
+        return build(*interaction_chunks(path, folder, item_ids, pair_columns, columns, is_regular=False))
 
 
-def is_behaviour(
-    path: Path, pair_columns: tuple[str, ...] | None = None, columns: dict[str, str] | None = None
-) -> bool:
-    """Whether a file has a line a user, not a row an action.
+def interaction_chunks(
+    path: Path,
+    folder: Path,
+    item_ids: pl.Series,
+    pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
+    is_regular: bool = True,
+    on_problem: Problems = RAISE,
+) -> tuple[Chunks, bool]:
+    """Finds out how a file is to be read.
 
-    That is a TSV file named so, or one of two columns the second of which holds several items: by its header, or,
-    where there is none, by spaces.
+    Args:
+        path, item_ids, pair_columns, columns: see [`read_sequences`].
+        folder: for a temporary file with the rows of a file that is hard to parse.
+        is_regular: whether the fast reader is tried, which raises [`Irregular`] where a file is not plain enough.
+        on_problem: what happens to a row that is wrong. While problems are collected, all is read line by line.
+
+    Returns:
+        What makes a new iterator over the interactions, and whether their times are dates, as microseconds.
     """
-    if path.suffix != ".tsv" or path.stem.endswith("_behaviour"):
-        return path.suffix == ".tsv"
-    first = first_row(path)[1]
-    if len(first) != 2 or pair_columns is not None:
-        return False
-    if set(header_roles(first, columns)) == {"user_id", "item_id"}:
-        return first[1].strip().lower() in SEVERAL_ITEMS and "item_id" not in (columns or {})
-    return " " in first[1].strip()
+    line_by_line = partial(pairs_line_by_line, path, on_problem=on_problem)
+    if is_behaviour(path, pair_columns, columns, on_problem):
+        header_line = behaviour_header(path, columns, on_problem)
+        lines = partial(line_by_line, ["user_id", "item_ids"], header_line, literal=True)
+        if on_problem.collects:  # which are collected once
+            lines = kept_in_file(path, lines, folder / "rows.arrow")
+        return behaviour_chunks(path, lines, on_problem), False
+    roles, header_line = pair_roles(path, pair_columns, columns, on_problem)
+    has_dates = time_is_date(path, roles, header_line, on_problem)
+    if path.suffix == ".parquet":
+        return partial(parquet_pairs, path, roles, has_dates), has_dates
+    if on_problem.collects:
+        without_report = partial(pairs_line_by_line, path, roles, header_line, has_dates, on_problem=Problems())
+        roles = name_roles(path, without_report, roles, item_ids)
+        chunks = partial(line_by_line, roles, header_line, has_dates)
+        return kept_in_file(path, chunks, folder / "rows.arrow"), has_dates
+    if is_regular:
+        chunks = partial(regular_pairs, path, roles, header_line, has_dates, is_quoted(path))
+    else:
+        chunks = kept_in_file(path, partial(line_by_line, roles, header_line, has_dates), folder / "rows.arrow")
+    named = name_roles(path, chunks, roles, item_ids)
+    names = {old: new for old, new in zip(roles, named, strict=True) if old is not None}
+    return lambda: (chunk.rename(names) for chunk in chunks()), has_dates
 
 
 def _build(
@@ -114,8 +133,8 @@ def _build(
     for seed in range(4):
         try:
             report = _Report()
-            num_actions = _write_coded(path, chunks, table, folder / "actions.arrow", seed)
-            parts = _read_parts(folder / "actions.arrow", num_actions)
+            num_interactions = write_coded(path, chunks, table, folder / "coded.arrow", seed)
+            parts = read_parts(folder / "coded.arrow", num_interactions, ROWS_PER_PART)
             sequences = _merge([_sequences_of(part, table, *limits, report) for part in parts])
             break
         except _Collision:
@@ -124,18 +143,19 @@ def _build(
         raise RuntimeError(f"{path}: two user ids have the same hash, whatever the seed")
     if min_item_actions > 1:
         before = sequences
-        sequences = filter_actions(sequences, min_actions, min_item_actions)
+        sequences = filter_interactions(sequences, min_actions, min_item_actions)
         gone = len(before.items) - len(sequences.items)
         warn(
             gone,
-            f"actions went with items of fewer than {min_item_actions} and users of fewer than {min_actions} actions",
+            f"interactions went with items that have fewer than {min_item_actions} and users that have fewer than "
+            f"{min_actions}",
             path.name,
         )
         if max_actions is not None:
             sequences = keep_last(sequences, max_actions)
     if len(sequences) == 0:
         raise ValueError(
-            f"{path}: none of {report.num_users:,} users has {min_actions} actions on known items; "
+            f"{path}: none of {report.num_users:,} users has {min_actions} interactions with known items; "
             "lower min_actions or check the files"
         )
     if has_dates:
@@ -149,7 +169,7 @@ def _build(
         warn(report.num_repeated, what, example)
     if report.num_short:
         example = values_at(chunks, "user_id", np.array([report.short]))[0].as_py()
-        warn(report.num_short, f"users have fewer than {min_actions} actions: dropped", example)
+        warn(report.num_short, f"users have fewer than {min_actions} interactions: dropped", example)
     return Sequences(named, sequences.offsets, sequences.items, sequences.timestamps, table.cast(pa.string()))
 
 
@@ -157,10 +177,13 @@ class _Collision(Exception):
     """Two users have one hash."""
 
 
-def _write_coded(path: Path, chunks: Chunks, table: pa.Array, file: Path, seed: int) -> int:
-    """Writes the actions on known items as numbers, and returns how many there are.
+def write_coded(
+    path: Path, chunks: Chunks, table: pa.Array, file: Path, seed: int = 0, on_problem: Problems = RAISE
+) -> int:
+    """Writes the interactions with known items as numbers, and returns how many there are.
 
-    `user` and `check` are hashes of the user's id, `item` is a row of the items table, `row` a row of the file.
+    `user` and `check` are hashes of the user's id, `item` is an index into the items table, `row` that of a row of the
+    file, from 0; `line` is there if the chunks have it.
     """
     num_known = row = 0
     unknown_items, num_unknown, example, writer = set(), 0, None, None
@@ -172,14 +195,19 @@ def _write_coded(path: Path, chunks: Chunks, table: pa.Array, file: Path, seed: 
                 (pl.col("user_id").hash(seed + 1000) // 2**32).cast(pl.UInt32).alias("check"),
                 pl.Series("item", pl.from_arrow(item), dtype=pl.Int32),
                 pl.int_range(row, row + chunk.height, dtype=pl.Int64).alias("row"),
-                *(["timestamp"] if "timestamp" in chunk.columns else []),
+                *(name for name in ("timestamp", "line") if name in chunk.columns),
             )
             row += chunk.height
             if item.null_count:
-                missing = chunk["item_id"].filter(coded["item"].is_null())
-                example = (missing[0], chunk["item_id"][0]) if example is None else example
-                unknown_items.update(missing.unique())
-                num_unknown += missing.len()
+                missing = chunk.filter(coded["item"].is_null())
+                example = (missing["item_id"][0], chunk["item_id"][0]) if example is None else example
+                unknown_items.update(missing["item_id"].unique())
+                num_unknown += missing.height
+                if on_problem.collects:
+                    rows = missing.head(on_problem.max_examples).select("line", "item_id").rows()
+                    lines = [(line, f"item {shown(item_id)}") for line, item_id in rows]
+                    what = "interactions with items that are not in the items table: dropped"
+                    on_problem.add_lines("warning", path, what, missing.height, lines)
                 coded = coded.filter(pl.col("item").is_not_null())
             batch = coded.to_arrow()
             writer = writer or pa.ipc.new_file(sink, batch.schema)
@@ -187,13 +215,18 @@ def _write_coded(path: Path, chunks: Chunks, table: pa.Array, file: Path, seed: 
             num_known += coded.height
         if writer is not None:
             writer.close()
-    if num_known == 0:
+    if num_known == 0 and example is not None:
         raise ValueError(
             f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "
             f"(e.g. {table[0].as_py()!r}); are these files of the same data set?"
         )
-    if num_unknown:
-        what = f"actions in {path.name} are on {len(unknown_items):,} items that are not in the items table: dropped"
+    if num_known == 0:
+        raise ValueError(f"{path}: no row can be read from this file")
+    if num_unknown and not on_problem.collects:
+        what = (
+            f"interactions in {path.name} are with {len(unknown_items):,} items that are not in the items table: "
+            "dropped"
+        )
         warn(num_unknown, what, example[0])
     return num_known
 
@@ -209,9 +242,9 @@ class _Report:
     repeated: tuple[int, int, int] | None = None  # user, item, timestamp
 
 
-def _read_parts(file: Path, num_actions: int) -> Iterator[pl.DataFrame]:
-    """The actions of a part of the users at a time, those whose hashes lie in one range."""
-    num_parts = -(-num_actions // ROWS_PER_PART)
+def read_parts(file: Path, num_interactions: int, rows_per_part: int) -> Iterator[pl.DataFrame]:
+    """The interactions of a part of the users at a time, those whose hashes lie in one range."""
+    num_parts = -(-num_interactions // rows_per_part)
     bounds = [2**64 * part // num_parts for part in range(num_parts + 1)]
     with pa.OSFile(str(file), "rb") as source:
         reader = pa.ipc.open_file(source)
@@ -222,7 +255,7 @@ def _read_parts(file: Path, num_actions: int) -> Iterator[pl.DataFrame]:
 
 
 def _sequences_of(
-    actions: pl.DataFrame,
+    interactions: pl.DataFrame,
     table: pa.Array,
     min_actions: int,
     max_actions: int | None,
@@ -230,9 +263,9 @@ def _sequences_of(
     report: _Report,
 ) -> Sequences:
     """Sequences of some users, whose `user_ids` are the first rows of each in the file, in this order."""
-    timed = "timestamp" in actions.columns
+    timed = "timestamp" in interactions.columns
     first_row = pl.col("row").min().over("user").alias("user")
-    ordered = sort_actions(actions.select(first_row, "check", "item", *(["timestamp"] if timed else [])))
+    ordered = sort_interactions(interactions.select(first_row, "check", "item", *(["timestamp"] if timed else [])))
     user, check = ordered["user"].to_numpy(), ordered["check"].to_numpy()
     if ((user[1:] == user[:-1]) & (check[1:] != check[:-1])).any():
         raise _Collision
@@ -260,7 +293,7 @@ def _sequences_of(
         report.num_short += int(short.sum())
         example = int(user[starts][np.argmax(short)])
         report.short = example if report.short is None else min(report.short, example)
-    sequences = filter_actions(sequences, min_actions)
+    sequences = filter_interactions(sequences, min_actions)
     return sequences if max_actions is None else keep_last(sequences, max_actions)
 
 

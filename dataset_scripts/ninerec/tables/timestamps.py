@@ -1,4 +1,4 @@
-"""Times of actions: whole numbers, or dates."""
+"""Times of interactions: whole numbers, or dates."""
 
 import polars as pl
 

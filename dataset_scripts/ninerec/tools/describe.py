@@ -3,9 +3,9 @@
     python -m modeling_transrec.ninerec.describe --data_dir FOLDER
     python -m modeling_transrec.ninerec.describe Bili_Food KU --data_dir FOLDER --json
 
-Users and items are those with an action; an action counts if its item is in the items table. The length of Chinese
-texts is in characters, as the paper does not say how it finds their words. `top 1 %` is the share of the actions on
-the most popular 1 % of the items. `≠` marks what differs from the paper.
+Users and items are those with an interaction; an interaction counts if its item is in the items table. The length of
+Chinese texts is in characters, as the paper does not say how it finds their words. `top 1 %` is the share of the
+interactions with the most popular 1 % of the items. `≠` marks what differs from the paper.
 """
 
 import argparse
@@ -24,13 +24,17 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from ..files import DERIVED, data_dir_from_env, find_files, find_names
+from ..files import DERIVED, find_files, find_names
 from ..tables.archives import UNREADABLE, Member
+from ..tables.columns import check_columns
 from ..tables.interactions import read_sequences
-from ..tables.items import find_covers, read_items, without_warnings
+from ..tables.items import read_items
+from ..tables.media import IMAGE, find_media
+from ..tables.problems import without_warnings
+from .options import add_table_options
 
 
-FIGURES = ("users", "items", "actions", "sparsity", "resolution", "text_zh_length", "text_en_length")
+FIGURES = ("users", "items", "interactions", "sparsity", "resolution", "text_zh_length", "text_en_length")
 _TABLE_1 = """
 Bili_500K    500000  138033  7845805   99.99 1920x1080 21.91 19.28
 Bili_2M      2000000 144146  24497157  99.99 1920x1080 21.90 19.27
@@ -49,31 +53,48 @@ PAPER: dict[str, dict[str, float | str]] = {
     for name, u, i, a, s, r, zh, en in map(str.split, _TABLE_1.strip().splitlines())
 }
 # Table 15, which rounds to hundreds and to tenths of a million.
-PAPER["Bili_warm20"] = {"users": 359_900, "items": 59_900, "actions": 5_900_000}
-PAPER["Bili_warm50"] = {"users": 169_700, "items": 22_400, "actions": 1_700_000}
-ROUNDING = {"Bili_warm20": {"users": 100, "items": 100, "actions": 100_000}}
+PAPER["Bili_warm20"] = {"users": 359_900, "items": 59_900, "interactions": 5_900_000}
+PAPER["Bili_warm50"] = {"users": 169_700, "items": 22_400, "interactions": 1_700_000}
+ROUNDING = {"Bili_warm20": {"users": 100, "items": 100, "interactions": 100_000}}
 ROUNDING["Bili_warm50"] = ROUNDING["Bili_warm20"]
 
 
-def statistics(name: str, data_dir: str | Path) -> dict:
-    """What is known of data set `name`, as plain numbers, strings and `None` where there is nothing to count.
+def statistics(
+    name: str,
+    data_dir: str | Path,
+    pair_columns: tuple[str, ...] | None = None,
+    columns: dict[str, str] | None = None,
+    min_actions: int | None = None,
+) -> dict:
+    """Returns what is known of a data set: numbers, strings, and `None` where there is nothing to count.
 
-    Returns: `name`; the paper's `users`, `items`, `actions`, `sparsity` (per cent), `text_zh_length` (mean number of
-    characters of the items that have a text, spaces aside), `text_en_length` (of words), `resolution` (the most
-    frequent); `items_in_table`, `covers`, `unreadable_covers`, `resolution_share` (of the covers that have it);
-    `actions_per_user` (`min`, `median`, `mean`, `max`), `timestamps` (`first`, `last`, or None), `share_of_top` (of
-    the actions: those on the most popular `1%` and `20%` of the items); `paper`, its figures, or None; `differs`, the
-    names of figures that are not the paper's.
+    Args:
+        name: of the data set.
+        data_dir: the folder, as for `load_dataset`.
+        pair_columns, columns: as for `load_dataset`.
+        min_actions: fewest interactions of a user that counts.
+
+    Returns:
+        `name`; the paper's `users`, `items`, `interactions`, `sparsity` (per cent), `text_zh_length` (mean number of
+        characters of the items that have a text, spaces aside), `text_en_length` (of words), `resolution` (the most
+        frequent); `items_in_table`, `covers`, `unreadable_covers`, `resolution_share` (of the covers that have it);
+        `interactions_per_user` (`min`, `median`, `mean`, `max`), `timestamps` (`first`, `last`, or `None`),
+        `share_of_top` (of the interactions: those with the most popular `1%` and `20%` of the items); `paper`, its
+        figures, or `None`; `differs`, the names of figures that are not the paper's.
     """
     source, filters = DERIVED.get(name, (name, {}))
     files = find_files(source, data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         items_path, interactions = files.tables(Path(scratch))
         with files.naming_archives(items_path, interactions):
-            table = read_items(items_path)
-            sequences = read_sequences(interactions, table["item_id"], **{"min_actions": 1, **filters})
+            check_columns(columns, items_path, interactions)
+            table = read_items(items_path, columns)
+            options = {"min_actions": 1, **filters} | ({} if min_actions is None else {"min_actions": min_actions})
+            sequences = read_sequences(
+                interactions, table["item_id"], pair_columns=pair_columns, columns=columns, **options
+            )
     counts = np.sort(sequences.item_counts())[::-1]
-    num_users, num_items, num_actions = len(sequences), int((counts > 0).sum()), len(sequences.items)
+    num_users, num_items, num_interactions = len(sequences), int((counts > 0).sum()), len(sequences.items)
     counts = counts[:num_items]
     items = table.filter(sequences.item_counts() > 0)
     times = sequences.timestamps
@@ -82,13 +103,13 @@ def statistics(name: str, data_dir: str | Path) -> dict:
         "name": name,
         "users": num_users,
         "items": num_items,
-        "actions": num_actions,
-        "sparsity": 100 * (1 - num_actions / (num_users * num_items)),
+        "interactions": num_interactions,
+        "sparsity": 100 * (1 - num_interactions / (num_users * num_items)),
         "text_zh_length": _mean_length(items["text_zh"].str.count_matches(r"\S")),
         "text_en_length": _mean_length(items["text_en"].str.count_matches(r"\S+")),
-        **_pictures(find_covers(files.covers, items["item_id"])),
+        **_image_sizes(find_media(IMAGE, files.images, items["item_id"])),
         "items_in_table": table.height,
-        "actions_per_user": {
+        "interactions_per_user": {
             "min": int(lengths.min()),
             "median": float(np.median(lengths)),
             "mean": float(lengths.mean()),
@@ -96,7 +117,7 @@ def statistics(name: str, data_dir: str | Path) -> dict:
         },
         "timestamps": None if times is None else {"first": int(times.min()), "last": int(times.max())},
         "share_of_top": {
-            f"{percent}%": float(counts[: math.ceil(num_items * percent / 100)].sum() / num_actions)
+            f"{percent}%": float(counts[: math.ceil(num_items * percent / 100)].sum() / num_interactions)
             for percent in (1, 20)
         },
         "paper": PAPER.get(name),
@@ -109,7 +130,7 @@ def _mean_length(lengths: pl.Series) -> float | None:
     return lengths.filter(lengths > 0).mean()
 
 
-def _pictures(covers: list[str | Member | None]) -> dict:
+def _image_sizes(covers: list[str | Member | None]) -> dict:
     """Number and sizes of covers; only the head of each file is read."""
     sizes, num_unreadable = Counter(), 0
     with contextlib.ExitStack() as stack:
@@ -155,7 +176,7 @@ def _agrees(name: str, figure: str, value: float | str | None) -> bool:
 COLUMNS = {  # header: figure of the paper, or None; text of a value
     "users": ("users", "{:,}"),
     "items": ("items", "{:,}"),
-    "actions": ("actions", "{:,}"),
+    "interactions": ("interactions", "{:,}"),
     "sparsity": ("sparsity", "{:.2f} %"),
     "zh characters": ("text_zh_length", "{:.2f}"),
     "en words": ("text_en_length", "{:.2f}"),
@@ -168,7 +189,7 @@ def as_table(found: list[dict]) -> str:
     header = ["data set", *COLUMNS, "covers", "per user: min", "median", "mean", "max", "top 1 %", "top 20 %"]
     rows = [header]
     for one in found:
-        lengths, top = one["actions_per_user"], one["share_of_top"]
+        lengths, top = one["interactions_per_user"], one["share_of_top"]
         cells = [
             _shown(one[figure], form) + (" ≠" if figure in one["differs"] else "") for figure, form in COLUMNS.values()
         ]
@@ -197,7 +218,7 @@ def _shown(value: float | str | None, form: str) -> str:
 def _notes(one: dict) -> list[str]:
     name, notes = one["name"], []
     if one["items_in_table"] > one["items"]:
-        notes.append(f"{name}: items of the table without an action: {one['items_in_table'] - one['items']:,}")
+        notes.append(f"{name}: items of the table without an interaction: {one['items_in_table'] - one['items']:,}")
     if one["covers"] and one["covers"] < one["items"]:
         notes.append(f"{name}: items without a readable cover: {one['items'] - one['covers']:,}")
     if one["covers"] and one["resolution_share"] < 1:
@@ -223,7 +244,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets; default: all in the folder")
-    parser.add_argument("--data_dir", default=data_dir_from_env(), help="default: NINEREC_DATA_DIR")
+    add_table_options(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list, for machines")
     args = parser.parse_args(arguments)
     if args.data_dir is None:
@@ -236,7 +257,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     sys.stdout.reconfigure(encoding="utf-8")
     try:
         with without_warnings():  # `validate` is for what is left out
-            found = [statistics(name, args.data_dir) for name in names]
+            options = (args.pair_columns, args.columns, args.min_actions)
+            found = [statistics(name, args.data_dir, *options) for name in names]
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -42,7 +42,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) -> Path:
-    """Writes the sequences and items of a data set, pictures included, and a card.
+    """Writes the sequences and items of a data set, images and audio included, and a card.
 
     Nothing half-written is left under the final name.
 
@@ -100,7 +100,7 @@ class _Once(logging.Filter):
 @contextlib.contextmanager
 def _each_warning_once() -> Iterator[None]:
     once = _Once()
-    modules = ("files", "tables.archives", "tables.items")
+    modules = ("files", "tables.archives", "tables.columns", "tables.problems")
     loggers = [logging.getLogger(f"modeling_transrec.ninerec.{module}") for module in modules]
     for logger in loggers:
         logger.addFilter(once)
@@ -128,7 +128,7 @@ def push(folder: Path, repo_id: str, private: bool = True, token: str | None = N
 
 
 def counts(sequences: DatasetDict, items: Dataset) -> dict[str, np.ndarray]:
-    """Actions of each user and on each item, over the longest history of each user and its target."""
+    """Interactions of each user and on each item, over the longest history of each user and its target."""
     lengths, popularity = [], collections.Counter()
     test = sequences["test"].with_format("arrow")
     for batch in test.iter(batch_size=10_000):
@@ -147,16 +147,16 @@ def draw(sequences: DatasetDict, items: Dataset) -> bytes | None:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    actions = counts(sequences, items)
+    interactions = counts(sequences, items)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    popular = np.sort(actions["items"])[::-1]
+    popular = np.sort(interactions["items"])[::-1]
     left.loglog(np.arange(1, len(popular) + 1), np.maximum(popular, 0.5), color="tab:blue")
-    left.set(xlabel="items, most popular first", ylabel="actions", title="popularity")
-    shortest, longest = actions["users"].min(), actions["users"].max()
+    left.set(xlabel="items, most popular first", ylabel="interactions", title="popularity")
+    shortest, longest = interactions["users"].min(), interactions["users"].max()
     bins = np.arange(shortest, longest + 2) - 0.5 if longest - shortest < 60 else 60
-    right.hist(actions["users"], bins=bins, color="tab:orange")
-    right.set(xlabel="actions of a user that are kept", ylabel="users", title="length of histories")
+    right.hist(interactions["users"], bins=bins, color="tab:orange")
+    right.set(xlabel="interactions of a user that are kept", ylabel="users", title="length of histories")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
@@ -181,22 +181,27 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset, 
         configs=configs,
         size_categories=[_size_category(len(sequences["test"]))],
     )
-    actions = counts(sequences, items)
+    interactions = counts(sequences, items)
     with_text = sum(bool(en.strip() or zh.strip()) for en, zh in zip(items["text_en"], items["text_zh"], strict=True))
-    with_image = len(items) - items.data["image"].null_count
-    users = actions["users"]
+    media = {"image": "an image", "audio": "audio"}
+    with_media = "".join(
+        f", {len(items) - items.data[column].null_count:,} with {what}"
+        for column, what in media.items()
+        if column in items.column_names
+    )
+    users, on_items = interactions["users"], interactions["items"]
     sparsity = 1 - users.sum() / (len(users) * len(items))
     rows = {
         "users": f"{len(users):,} in test; {len(sequences['train']):,} in train",
-        "items": f"{len(items):,}; {with_text:,} with a text, {with_image:,} with a picture",
-        "actions of the test users": f"{users.sum():,}; sparsity {sparsity:.4%}",
-        "actions of a user": f"{users.min()} to {users.max()}, mean {users.mean():.1f}",
-        "actions on an item": f"median {np.median(actions['items']):.0f}, at most {actions['items'].max():,}",
+        "items": f"{len(items):,}; {with_text:,} with a text{with_media}",
+        "interactions of the test users": f"{users.sum():,}; sparsity {sparsity:.4%}",
+        "interactions of a user": f"{users.min()} to {users.max()}, mean {users.mean():.1f}",
+        "interactions with an item": f"median {np.median(on_items):.0f}, at most {on_items.max():,}",
     }
     text = [
         f"# {name}",
         "",
-        "Histories of users and the texts and pictures of items, for sequential recommendation by content.",
+        "Histories of users and the content of items, for sequential recommendation by content.",
         "",
         *([f"> {CONDITION}", ""] if is_ninerec else []),
         "```python",
@@ -217,12 +222,12 @@ def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset, 
         "## Columns",
         "",
         f"`{name}`: `user_id`, `item_ids` (history, oldest first), `target` (null in train), `timestamps` (of the "
-        f"history; null where unknown). `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` (null where "
-        "there is none).",
+        f"history; null where unknown). `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` and, "
+        "where the data set has it, `audio` (null where there is none).",
         "",
         "## Protocol",
         "",
-        "How actions were filtered and split:",
+        "How interactions were filtered and split:",
         "",
         "```json",
         json.dumps(protocol, indent=2),
@@ -246,7 +251,7 @@ def collect(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Links a user's own tables and images under the names that the reader looks for.
 
     Args:
-        args: with `dataset_config_name`, `interactions`, `items` and `covers`.
+        args: with `dataset_config_name`, `interactions`, `items`, `covers` and `audio`.
         folder: where the links are made.
 
     Returns:
@@ -272,10 +277,11 @@ def collect(args: argparse.Namespace, folder: Path) -> dict[str, str]:
         else:
             load_dataset(source, split="train").to_parquet(link)
         linked[str(link)] = source
-    if args.covers is not None:
-        if not Path(args.covers).is_dir():
-            raise ValueError(f"--covers {args.covers} is not a folder")
-        (folder / f"{name}_cover").symlink_to(Path(args.covers).resolve())
+    for option, end, path in (("--covers", "cover", args.covers), ("--audio", "audio", args.audio)):
+        if path is not None:
+            if not Path(path).is_dir():
+                raise ValueError(f"{option} {path} is not a folder")
+            (folder / f"{name}_{end}").symlink_to(Path(path).resolve())
     return linked
 
 
@@ -284,8 +290,8 @@ def prepare(args: argparse.Namespace) -> Path:
     name, folder = args.dataset_config_name, Path(args.output_dir)
     if (args.interactions is None) != (args.items is None):
         raise ValueError("give --interactions and --items together")
-    if args.covers is not None and args.items is None:
-        raise ValueError("--covers goes with --interactions and --items")
+    if (args.covers or args.audio) and args.items is None:
+        raise ValueError("--covers and --audio go with --interactions and --items")
     if args.interactions is not None and name == SAMPLE:
         raise ValueError("give your data set a name: --dataset_config_name my_shop")
     if args.public and name in (*SOURCES, *TARGETS, *DERIVED):
@@ -333,6 +339,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--interactions", help="your table of interactions: CSV, TSV or Parquet, or a Hub data set (its train split)")
     add("--items", help="your table of items, likewise")
     add("--covers", help="folder of images named ITEM_ID.jpg (png, webp)")
+    add("--audio", help="folder of audio named ITEM_ID.wav (flac, mp3)")
     add_table_options(parser)
     add("--max_seq_len", type=int, default=20, help="longest history; users keep three more (default: 20)")
     add("--min_item_actions", type=int, help="drop items with fewer interactions, too, until all have enough (k-core)")

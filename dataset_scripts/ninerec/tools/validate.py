@@ -20,13 +20,13 @@ from itertools import groupby
 from pathlib import Path
 
 from ..files import DERIVED, DatasetFiles, find_files
-from ..tables.interactions import is_behaviour, read_sequences
-from ..tables.items import check_columns, read_items, without_warnings
-from ..tables.problems import SEVERITIES, Problem, Problems
+from ..tables.columns import check_columns
+from ..tables.interactions import read_sequences
+from ..tables.items import read_items
+from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
+from .check_media import check_media
+from .check_tables import check_interactions, check_items
 from .options import add_table_options
-from .validate_covers import check_covers
-from .validate_interactions import check_behaviour, check_pairs
-from .validate_items import check_items
 
 
 @dataclass
@@ -48,13 +48,13 @@ def validate(
     columns: dict[str, str] | None = None,
     min_actions: int | None = None,
 ) -> list[Problem]:
-    """The problems of data set `name`, errors first.
+    """Returns the problems of data set `name`, errors first.
 
     Args:
         name: of the data set, e.g. `"Bili_Food"`.
         data_dir: the folder, as for `load_dataset`.
         max_examples: how many examples a problem has at most.
-        num_workers: threads that decode pictures.
+        num_workers: threads that decode images.
         pair_columns, columns, min_actions: as for `load_dataset`.
     """
     problems = Problems(max_examples)
@@ -80,47 +80,40 @@ def validate(
         except ValueError as error:
             problems.add("error", root, str(error), count=1)
             return problems.found()
-        _check_files(files, items, interactions, options, num_workers, problems)
+        with without_warnings():
+            if ".parquet" in (items.suffix, interactions.suffix):
+                problems.add("note", root, "Parquet tables are checked as a whole, not row by row", count=1)
+            else:
+                _check_rows(files, items, interactions, options, num_workers, problems)
+            _check_loading(files, items, interactions, options, problems)
     names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
     return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
 
 
-def _check_files(
+def _check_rows(
     files: DatasetFiles, items_path: Path, interactions: Path, options: Options, num_workers: int, problems: Problems
 ) -> None:
+    """Reads everything as `load_dataset` does, but goes on after what is wrong."""
     items = None
-    if ".parquet" in (items_path.suffix, interactions.suffix):
-        problems.add("note", files.root, "Parquet tables are checked as a whole, not row by row", count=1)
-        _check_loading(files, items_path, interactions, options, problems)
-        return
     with _readable(items_path, problems):
-        items = check_items(items_path, options.columns, problems)
-    if items is not None and not items.is_empty():
-        with _readable(interactions, problems):
-            if _is_behaviour(interactions, options):
-                check_behaviour(interactions, items_path, items, problems, options.min_actions, options.columns)
-            else:
-                names = (options.pair_columns, options.columns)
-                check_pairs(interactions, items_path, items, problems, options.min_actions, *names)
-        if files.covers is None:
-            problems.add("note", files.root, f"no folder {files.name}_cover: no pictures can be used", count=1)
-        else:
-            covers = files.covers if isinstance(files.covers, Path) else files.covers[0].archive
-            with _readable(covers, problems):
-                check_covers(files.covers, items["item_id"].to_list(), problems, num_workers)
-    _check_loading(files, items_path, interactions, options, problems)
-
-
-def _is_behaviour(path: Path, options: Options) -> bool:
-    try:
-        return is_behaviour(path, options.pair_columns, options.columns)
-    except ValueError:  # a first row that cannot be read, which is reported
-        return False
+        items = read_items(items_path, options.columns, on_problem=problems)
+        check_items(items_path, items, problems)
+    if items is None:
+        return
+    with _readable(interactions, problems):
+        names = (options.pair_columns, options.columns)
+        check_interactions(interactions, items_path, items, problems, options.min_actions, *names)
+    if files.images is None:
+        problems.add("note", files.root, f"no folder {files.name}_cover: no images can be used", count=1)
+    for media, folder in files.media.items():
+        if folder is not None:
+            with _readable(folder if isinstance(folder, Path) else folder[0].archive, problems):
+                check_media(media, folder, items["item_id"].to_list(), problems, num_workers)
 
 
 @contextlib.contextmanager
 def _readable(path: Path, problems: Problems) -> Iterator[None]:
-    """A file that the system does not let us read is a problem as any other, and so are archives that contradict."""
+    """Adds what ends the reading of a file as a problem: it is empty, archives contradict, or it may not be read."""
     try:
         yield
     except ValueError as error:
@@ -130,9 +123,9 @@ def _readable(path: Path, problems: Problems) -> Iterator[None]:
 
 
 def _check_links(name: str, root: Path, problems: Problems) -> None:
-    wanted = {f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover"}
+    wanted = {f"{name}_item.csv", f"{name}_pair.csv", f"{name}_behaviour.tsv", f"{name}_cover", f"{name}_audio"}
     for folder, folders, files in os.walk(root):
-        folders[:] = [entry for entry in folders if not entry.endswith("_cover")]
+        folders[:] = [entry for entry in folders if not entry.endswith(("_cover", "_audio"))]
         for path in (Path(folder, entry) for entry in wanted & {*files, *folders}):
             if not path.exists():
                 problems.add("warning", Path(folder), "links to nothing: left out", path.name)
@@ -141,7 +134,7 @@ def _check_links(name: str, root: Path, problems: Problems) -> None:
 def _check_loading(files: DatasetFiles, items: Path, interactions: Path, options: Options, problems: Problems) -> None:
     """Reads the data set as `load_dataset` does: its verdict counts."""
     try:
-        with without_warnings(), files.naming_archives(items, interactions):
+        with files.naming_archives(items, interactions):
             check_columns(options.columns, items, interactions)
             item_ids = read_items(items, options.columns)["item_id"]
             read_sequences(
@@ -185,7 +178,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("name", help="of the data set, e.g. Bili_Food")
     add_table_options(parser)
     parser.add_argument("--max_examples", type=int, default=5, help="of each problem (default: 5)")
-    parser.add_argument("--num_workers", type=int, default=1, help="threads that decode pictures (default: 1)")
+    parser.add_argument("--num_workers", type=int, default=1, help="threads that decode images (default: 1)")
     args = parser.parse_args(arguments)
     if args.data_dir is None:
         parser.error("give --data_dir, or set NINEREC_DATA_DIR")

@@ -14,7 +14,8 @@ import pytest
 
 from modeling_transrec.ninerec.tables import interactions, text_files
 from modeling_transrec.ninerec.tables.interactions import read_sequences
-from modeling_transrec.ninerec.tables.items import find_covers, read_items, select_catalogue
+from modeling_transrec.ninerec.tables.items import read_items, select_catalogue
+from modeling_transrec.ninerec.tables.media import IMAGE, find_media
 
 
 IDS = pl.Series(["i1", "i2", "i3", "007"])
@@ -26,7 +27,7 @@ def write(path, content):
     return path
 
 
-def actions_in(path, item_ids, **kwargs):
+def interactions_in(path, item_ids, **kwargs):
     """Rows (user, item, timestamp), user by user."""
     sequences = read_sequences(path, item_ids, min_actions=1, **kwargs)
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
@@ -37,13 +38,13 @@ def actions_in(path, item_ids, **kwargs):
 
 
 def by_user(rows):
-    """Rows in the order of `actions_in`."""
+    """Rows in the order of `interactions_in`."""
     users = [user for user, _, _ in rows]
     return sorted(rows, key=lambda row: (users.index(row[0]), row[2]))
 
 
 def pairs(tmp_path, content, item_ids=IDS, **kwargs):
-    return actions_in(write(tmp_path / "X_pair.csv", content), item_ids, **kwargs)
+    return interactions_in(write(tmp_path / "X_pair.csv", content), item_ids, **kwargs)
 
 
 def items(tmp_path, content):
@@ -51,7 +52,7 @@ def items(tmp_path, content):
 
 
 def behaviour(tmp_path, content):
-    return actions_in(write(tmp_path / "X_behaviour.tsv", content), IDS)
+    return interactions_in(write(tmp_path / "X_behaviour.tsv", content), IDS)
 
 
 # Items
@@ -167,21 +168,21 @@ def test_filters_in_parts(tmp_path, monkeypatch, caplog, num_parts):
     expected, kept = {}, {}
     for user, item, time in rows:
         expected.setdefault(user, []).append((item, time))
-    kept = {user: actions[-6:] for user, actions in expected.items() if len(actions) >= 9}
+    kept = {user: interactions[-6:] for user, interactions in expected.items() if len(interactions) >= 9}
     monkeypatch.setattr(interactions, "ROWS_PER_PART", 500 // num_parts)
     path = write(tmp_path / "X_pair.csv", "".join(f"{u},{i},{t}\n" for u, i, t in rows))
     for extra in ({}, {"min_item_actions": 2}):
         sequences = read_sequences(path, IDS, min_actions=9, max_actions=6, scratch_dir=tmp_path / "new", **extra)
         assert sequences.user_ids.to_pylist() == list(kept)
-        assert sequences.timestamps.tolist() == [time for actions in kept.values() for _, time in actions]
-    short = next(user for user, actions in expected.items() if len(actions) < 9)
-    assert f"{len(expected) - len(kept)} users have fewer than 9 actions: dropped (e.g. {short!r})" in caplog.text
+        assert sequences.timestamps.tolist() == [time for interactions in kept.values() for _, time in interactions]
+    short = next(user for user, interactions in expected.items() if len(interactions) < 9)
+    assert f"{len(expected) - len(kept)} users have fewer than 9 interactions: dropped (e.g. {short!r})" in caplog.text
     assert not list((tmp_path / "new").iterdir())  # the temporary file is gone
 
 
 def test_users_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     path = write(tmp_path / "X_pair.csv", "user,item,time\n" + "".join(f"u{n % 3},i1,{n}\n" for n in range(9)))
-    written, seeds = interactions._write_coded, []
+    written, seeds = interactions.write_coded, []
 
     def colliding(path, chunks, table, file, seed):
         count = written(path, chunks, table, file, seed)
@@ -194,8 +195,8 @@ def test_users_of_one_hash_are_told_apart(tmp_path, monkeypatch):
                 writer.write_table(table)
         return count
 
-    monkeypatch.setattr(interactions, "_write_coded", colliding)
-    assert actions_in(path, IDS) == [(f"u{u}", "i1", t) for u in range(3) for t in (u, u + 3, u + 6)]
+    monkeypatch.setattr(interactions, "write_coded", colliding)
+    assert interactions_in(path, IDS) == [(f"u{u}", "i1", t) for u in range(3) for t in (u, u + 3, u + 6)]
     assert seeds == [0, 1]
 
 
@@ -312,7 +313,7 @@ def test_pair_columns_must_fit(tmp_path):
 
 
 def test_dates_are_sorted_to_the_microsecond(tmp_path, caplog):
-    """What is below the second orders, and tells actions apart; it is not in the result."""
+    """What is below the second orders, and tells interactions apart; it is not in the result."""
     times = ["12:30:00.9", "12:30:00.8", "12:30:00.8", "12:30:00.000001", "12:29:59"]
     rows = [("u", f"i{1 + n // 2}", f"2021-05-07 {time}") for n, time in enumerate(times)]
     expected = [("u", "i3", -1), ("u", "i2", 0), ("u", "i1", 0), ("u", "i2", 0), ("u", "i1", 0)]
@@ -324,12 +325,12 @@ def test_dates_are_sorted_to_the_microsecond(tmp_path, caplog):
     for precision in ("ms", "us", "ns"):
         dates = frame.with_columns(pl.col("time").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit=precision))
         dates.write_parquet(tmp_path / "X.parquet")
-        found = actions_in(tmp_path / "X.parquet", IDS)
+        found = interactions_in(tmp_path / "X.parquet", IDS)
         assert sorted(found) == sorted(expected) and (precision == "ms" or found == expected)
     frame.write_parquet(tmp_path / "X.parquet")
-    assert actions_in(tmp_path / "X.parquet", IDS) == expected
+    assert interactions_in(tmp_path / "X.parquet", IDS) == expected
     frame.cast({"time": pl.Categorical}).write_parquet(tmp_path / "X.parquet")
-    assert actions_in(tmp_path / "X.parquet", IDS) == expected
+    assert interactions_in(tmp_path / "X.parquet", IDS) == expected
 
 
 @pytest.mark.parametrize(
@@ -348,7 +349,7 @@ def test_times_of_parquet(tmp_path):
 
     def read(times, **columns):
         pl.DataFrame({"user": "u", "item": ["i1", "i2"], "time": times, **columns}).write_parquet(path)
-        return [time for _, _, time in actions_in(path, IDS)]
+        return [time for _, _, time in interactions_in(path, IDS)]
 
     assert read(["1620000000", "1620000001.0"]) == [1620000000, 1620000001]
     assert read(pl.Series([5, 6], dtype=pl.UInt64)) == [5, 6]
@@ -397,18 +398,18 @@ def test_quoted_files_are_read_as_pythons_csv_does(tmp_path, content, separator)
     expected = [(user, item, int(time)) for user, item, time in rows if user != "user"]
     path = write(tmp_path / f"X_interactions{'.tsv' if separator != ',' else '.csv'}", content)
     columns = {"user_id": "user", "item_id": "item", "timestamp": "ti\nme"}
-    assert actions_in(path, IDS, columns=columns if "user" in content else None) == expected
+    assert interactions_in(path, IDS, columns=columns if "user" in content else None) == expected
 
 
 def test_two_columns_with_tabs(tmp_path):
-    """A row an action, unless the header or several items in the first row tell that it is a line a user."""
+    """A row an interaction, unless the header or several items in the first row tell that it is a line a user."""
 
     def read(content, name="X_interactions.tsv", item_ids=IDS, **kwargs):
-        return [(user, item) for user, item, _ in actions_in(write(tmp_path / name, content), item_ids, **kwargs)]
+        return [(user, item) for user, item, _ in interactions_in(write(tmp_path / name, content), item_ids, **kwargs)]
 
     again = [("u", "i1"), ("u", "i2"), ("u", "i1")]
     rows = "u\ti1\nu\ti2\nu\ti1\n"
-    assert read("user_id\titem_id\n" + rows) == again  # repeated actions are kept, as in a CSV file
+    assert read("user_id\titem_id\n" + rows) == again  # repeated interactions are kept, as in a CSV file
     assert read(rows) == again
     assert read("item_id\tuser_id\ni1\tu\ni2\tu\ni1\tu\n") == again
     assert read("customer\tsku\n" + rows, columns={"user_id": "customer", "item_id": "sku"}) == again
@@ -436,12 +437,15 @@ def test_duplicate_pairs(tmp_path, caplog):
     assert pairs(tmp_path, content) == [("u", "i1", 1), ("u", "i2", 1), ("u", "i1", 2), ("v", "i1", 1)]
     assert "1 rows of X_pair.csv repeat user, item and timestamp" in caplog.text
     assert "('u', 'i1', 1)" in caplog.text
-    assert pairs(tmp_path, "u,i1\nu,i1\n") == [("u", "i1", None)] * 2  # without time both are actions
+    assert pairs(tmp_path, "u,i1\nu,i1\n") == [("u", "i1", None)] * 2  # without time both are interactions
 
 
 def test_unknown_items_are_dropped_and_counted(tmp_path, caplog):
     assert pairs(tmp_path, "u,i1,1\nu,7,2\nv,7,3\nv,x,3\n") == [("u", "i1", 1)]  # "7" is not "007"
-    assert "3 actions in X_pair.csv are on 2 items that are not in the items table: dropped (e.g. '7')" in caplog.text
+    assert (
+        "3 interactions in X_pair.csv are with 2 items that are not in the items table: dropped (e.g. '7')"
+        in caplog.text
+    )
     with pytest.raises(ValueError, match="none of its item ids.*'7'.*'i1'"):
         pairs(tmp_path, "user,item\nu,7\n")
     with pytest.raises(ValueError, match="no user or item id .*'u', '7'.*'i1'"):
@@ -486,8 +490,8 @@ def test_unknown_items_go_before_the_length_filter(tmp_path, caplog):
     path = write(tmp_path / "X_behaviour.tsv", "u\ti1 i2 x i3\nv\ti1 i2 x\nw\tx\n")
     sequences = read_sequences(path, IDS, min_actions=3, max_actions=23)
     assert sequences.items.tolist() == [0, 1, 2] and sequences.user_ids.to_pylist() == ["u"]
-    assert "1 users have fewer than 3 actions: dropped (e.g. 'v')" in caplog.text
-    with pytest.raises(ValueError, match="none of 2 users has 5 actions"):
+    assert "1 users have fewer than 3 interactions: dropped (e.g. 'v')" in caplog.text
+    with pytest.raises(ValueError, match="none of 2 users has 5 interactions"):
         read_sequences(path, IDS, min_actions=5, max_actions=23)
 
 
@@ -506,12 +510,12 @@ def test_covers(tmp_path, caplog):
     write(tmp_path / "X_cover" / "7.jpg", b"")
     (tmp_path / "X_cover" / "8.jpg").mkdir()
     ids = pl.Series(["1", "2", "3", "4", "../5", "6", "7", "8", "01"])
-    paths = find_covers(tmp_path / "X_cover", ids)
+    paths = find_media(IMAGE, tmp_path / "X_cover", ids)
     assert [path and os.path.basename(path) for path in paths] == [
         "1.JPG", "2.JPEG", "3.png", None, None, "6.webp", None, None, None
     ]  # fmt: skip
     assert "5 items have no cover" in caplog.text and "'4'" in caplog.text
-    assert find_covers(None, ids) == [None] * 9
+    assert find_media(IMAGE, None, ids) == [None] * 9
 
 
 def test_paths_of_covers_are_not_shortened(tmp_path, monkeypatch):
@@ -521,5 +525,5 @@ def test_paths_of_covers_are_not_shortened(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "link").symlink_to(tmp_path / "real" / "deep")
     monkeypatch.chdir(tmp_path / "here")
-    (path,) = find_covers(Path("link", "..", "X_cover"), pl.Series(["1"]))
+    (path,) = find_media(IMAGE, Path("link", "..", "X_cover"), pl.Series(["1"]))
     assert os.path.isabs(path) and os.path.samefile(path, cover)

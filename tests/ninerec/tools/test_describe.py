@@ -12,13 +12,13 @@ from modeling_transrec.ninerec.tools.describe import PAPER, main, statistics
 
 @pytest.fixture
 def folder(tmp_path):
-    """3 users with 1, 3 and 6 actions on 5 items, one of them on an item that is not in the table."""
+    """3 users with 1, 3 and 6 interactions on 5 items, one of them on an item that is not in the table."""
     write(
         tmp_path / "KU_item.csv",
         'a,红 蓝绳,red rope\nb,鞋,"shoe,  lamp x"\nc,,\nd,,x\ne,灯,lamp\nunused,长长长长长,one two three four\n',
     )
-    actions = ["ua", "va", "va", "vb", "wa", "wb", "wc", "wd", "we", "wa", "w?"]
-    write(tmp_path / "KU_pair.csv", "".join(f"{u},{i},{100 + t}\n" for t, (u, i) in enumerate(actions)))
+    interactions = ["ua", "va", "va", "vb", "wa", "wb", "wc", "wd", "we", "wa", "w?"]
+    write(tmp_path / "KU_pair.csv", "".join(f"{u},{i},{100 + t}\n" for t, (u, i) in enumerate(interactions)))
     (tmp_path / "KU_cover").mkdir()
     for name, size in {"a": (36, 64), "b": (36, 64), "c": (20, 10), "unused": (9, 9)}.items():
         Image.new("RGB", size).save(tmp_path / "KU_cover" / f"{name}.jpg")
@@ -37,7 +37,7 @@ def test_statistics(folder):
         "name": "KU",
         "users": 3,
         "items": 5,
-        "actions": 10,
+        "interactions": 10,
         "sparsity": pytest.approx(100 / 3),
         "text_zh_length": pytest.approx((3 + 1 + 1) / 3),
         "text_en_length": pytest.approx((2 + 3 + 1 + 1) / 4),
@@ -47,10 +47,10 @@ def test_statistics(folder):
         "resolution_share": pytest.approx(2 / 3),
         "median_resolution": "36x64",
         "items_in_table": 6,
-        "actions_per_user": {"min": 1, "median": 3.0, "mean": pytest.approx(10 / 3), "max": 6},
+        "interactions_per_user": {"min": 1, "median": 3.0, "mean": pytest.approx(10 / 3), "max": 6},
         "timestamps": {"first": 100, "last": 109},
         "share_of_top": {"1%": 0.5, "20%": 0.5},  # item a
-        "differs": ["users", "items", "actions", "sparsity", "resolution", "text_zh_length", "text_en_length"],
+        "differs": ["users", "items", "interactions", "sparsity", "resolution", "text_zh_length", "text_en_length"],
     }
 
 
@@ -65,20 +65,20 @@ def test_covers_in_several_archives(folder):
 
 
 def test_what_agrees_with_the_paper_is_not_marked(folder, monkeypatch, capsys):
-    paper = {"users": 3, "items": 5, "actions": 11, "sparsity": 33.33, "resolution": "36x64"}
+    paper = {"users": 3, "items": 5, "interactions": 11, "sparsity": 33.33, "resolution": "36x64"}
     paper |= {"text_zh_length": 1.67, "text_en_length": 1.75}
     monkeypatch.setitem(PAPER, "KU", paper)
-    assert statistics("KU", folder)["differs"] == ["actions"]
+    assert statistics("KU", folder)["differs"] == ["interactions"]
     assert main(["--data_dir", str(folder)]) == 0
     header, ours, theirs, _, *notes = capsys.readouterr().out.splitlines()
     assert ours.split()[:6] == ["KU", "3", "5", "10", "≠", "33.33"] and ours.count("≠") == 1
     assert theirs.split()[:4] == ["paper", "3", "5", "11"]
     assert header.index("resolution") + len("resolution") == ours.index("36x64") + len("36x64")
     assert notes == [
-        "KU: items of the table without an action: 1",
+        "KU: items of the table without an interaction: 1",
         "KU: items without a readable cover: 2",
         "KU: 67 % of the covers are of 36x64; median width x height 36x64",
-        "KU: actions is 10, -9.09 % from the paper's 11",
+        "KU: interactions is 10, -9.09 % from the paper's 11",
     ]
 
 
@@ -86,14 +86,14 @@ def test_derived_data_sets_are_filtered(folder, monkeypatch):
     """As `load_dataset` makes them; their figures in the paper are rounded."""
     monkeypatch.setitem(describe.DERIVED, "Bili_warm20", ("KU", {"min_actions": 2, "min_item_actions": 2}))
     found = statistics("Bili_warm20", folder)
-    assert (found["users"], found["items"], found["actions"]) == (2, 2, 6)
-    monkeypatch.setitem(PAPER, "Bili_warm20", {"users": 50, "items": 60, "actions": 40_000})
+    assert (found["users"], found["items"], found["interactions"]) == (2, 2, 6)
+    monkeypatch.setitem(PAPER, "Bili_warm20", {"users": 50, "items": 60, "interactions": 40_000})
     assert statistics("Bili_warm20", folder)["differs"] == ["items"]
 
 
 def test_json_and_errors(folder, capsys):
     assert main(["KU", "--data_dir", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["actions"] == 10
+    assert json.loads(capsys.readouterr().out)[0]["interactions"] == 10
     assert main(["TN", "--data_dir", str(folder)]) == 1
     assert "No TN_item.csv under" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -107,5 +107,5 @@ def test_without_timestamps_texts_and_covers(tmp_path):
     found = statistics("X", tmp_path)
     assert (found["paper"], found["differs"], found["timestamps"], found["covers"]) == (None, [], None, 0)
     assert found["text_en_length"] is found["resolution"] is None
-    assert found["actions"] == 3
+    assert found["interactions"] == 3
     assert describe.as_table([found]).splitlines()[1].split()[:4] == ["X", "1", "2", "3"]

@@ -66,7 +66,7 @@ def test_the_card_says_what_is_there(tables):
     folder = prepare_shop(tables)
     card = DatasetCard.load(folder / "README.md")
     assert [config["config_name"] for config in card.data.configs] == ["shop", "shop_items"]
-    assert "9 in test" in card.text and "11; 11 with a text, 1 with a picture" in card.text
+    assert "9 in test" in card.text and "11; 11 with a text, 1 with an image |" in card.text
     assert '"split_strategy": "leave_one_out"' in card.text
     with Image.open(folder / "statistics.png") as plot:
         assert plot.width > 500
@@ -77,6 +77,17 @@ def test_the_card_says_what_is_there(tables):
         "shop_items",
         "statistics.png",
     ]
+
+
+def test_audio_is_in_the_files(tables):
+    (tables / "sounds").mkdir()
+    (tables / "sounds" / "p4.flac").write_bytes(b"fLaC sound")
+    folder = prepare_shop(tables, "--audio", str(tables / "sounds"))
+    shutil.rmtree(tables / "sounds")
+    items = load_items(str(folder), "shop")
+    assert items.features["audio"] == datasets.Audio(decode=False)
+    assert {row["item_id"]: row["audio"]["bytes"] for row in items if row["audio"]} == {"p4": b"fLaC sound"}
+    assert "1 with an image, 1 with audio" in (folder / "README.md").read_text()
 
 
 def test_nothing_half_written_is_left(tables):

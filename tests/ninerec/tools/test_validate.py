@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_transrec.ninerec.tools import validate_interactions, validate_rows
+from modeling_transrec.ninerec.tables import text_files
+from modeling_transrec.ninerec.tools import check_tables
 from modeling_transrec.ninerec.tools.validate import main, report, validate
 
 
@@ -68,7 +69,7 @@ def test_a_clean_folder_has_no_problems(tmp_path, lines):
         (ITEMS + "i3,a,b\n", "warning", "repeat an item id", ["X_item.csv:8: 'i3' stands in line 4"]),
         (ITEMS.replace("中 2,text 2", " ,"), "warning", "an empty text in both", ["X_item.csv:3: 'i2'"]),
         (ITEMS.replace("中 2", " "), "note", "items without text_zh", ["X_item.csv:3: 'i2'"]),
-        (ITEMS + "i7,中,text 7\n", "warning", "no action is on", ["X_item.csv:8: 'i7'"]),
+        (ITEMS + "i7,中,text 7\n", "warning", "nobody interacted with", ["X_item.csv:8: 'i7'"]),
         (
             ITEMS + "../i7,中,a b\n/x,中,a b c\n",
             "warning",
@@ -193,14 +194,14 @@ JPEG = encoded("RGB", "JPEG", size=(200, 150))
         ("other.jpg", JPEG, "note", "of no item", ""),
     ],
 )
-def test_pictures(tmp_path, name, content, severity, what, details):
+def test_images(tmp_path, name, content, severity, what, details):
     write(make(tmp_path) / "X_cover" / name, content)
     [problem] = [problem for problem in found(tmp_path, num_workers=2) if what in problem[2]]
     assert problem[:2] == (severity, 1)
     assert name in problem[3][0] and details in problem[3][0]
 
 
-def test_pictures_that_move_or_are_too_big(tmp_path, monkeypatch):
+def test_images_that_move_or_are_too_big(tmp_path, monkeypatch):
     covers = make(tmp_path) / "X_cover"
     frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
     frames[0].save(covers / "i0.webp", save_all=True, append_images=frames[1:])
@@ -212,12 +213,12 @@ def test_pictures_that_move_or_are_too_big(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14_000)
     problems = {what.split(":")[0].split(",")[0]: (count, examples) for _, count, what, examples in found(tmp_path)}
     assert problems == {
-        "animated pictures": (1, ["i0.webp: 2 frames"]),
+        "animated images": (1, ["i0.webp: 2 frames"]),
         "links to nothing": (1, ["i2.jpg"]),
         "items without a cover": (2, ["'i1'", "'i2'"]),
-        "gigantic pictures": (1, problems["gigantic pictures"][1]),
+        "gigantic images": (1, problems["gigantic images"][1]),
     }
-    assert "i3.jpg: Image size (30000 pixels)" in problems["gigantic pictures"][1][0]
+    assert "i3.jpg: Image size (30000 pixels)" in problems["gigantic images"][1][0]
 
 
 def test_blocks_do_not_change_what_is_found(tmp_path, monkeypatch):
@@ -226,8 +227,8 @@ def test_blocks_do_not_change_what_is_found(tmp_path, monkeypatch):
     folder = make(tmp_path / "a", pairs=PAIRS + "\n".join(rows))
     expected = found(folder)
     assert len(expected) == 8
-    monkeypatch.setattr(validate_rows, "BLOCK_SIZE", 64)
-    monkeypatch.setattr(validate_interactions, "ROWS_PER_PART", 1)
+    monkeypatch.setattr(text_files, "BLOCK_SIZE", 64)
+    monkeypatch.setattr(check_tables, "ROWS_PER_PART", 1)
     assert found(folder) == expected
     write(folder / "X_pair.csv", (PAIRS + "\n".join(rows)).replace("u2,", '"u2",'))
     assert found(folder) == expected
@@ -248,8 +249,8 @@ def test_bytes_that_are_not_utf8_are_reported_once(tmp_path):
 
 def test_a_line_that_never_ends(tmp_path, monkeypatch):
     """Memory stays bounded, and what follows is not called empty."""
-    monkeypatch.setattr(validate_rows, "BLOCK_SIZE", 64)
-    monkeypatch.setattr(validate_rows, "LONGEST_LINE", 500)
+    monkeypatch.setattr(text_files, "BLOCK_SIZE", 64)
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 500)
     folder = make(tmp_path, lines=LINES + "u7\t" + "i1 " * 1000)
     check(found(folder), "warning", "a line of more than 500 bytes", ["X_behaviour.tsv:4: 'u7\\ti1 i1"])
     assert len(found(folder)) == 1
@@ -275,7 +276,7 @@ def verdicts(folder, **kwargs):
 
 
 def test_what_loads_is_not_called_wrong(tmp_path):
-    """Dates, TSV tables with quotes, other names of columns, fewer actions, titles in Chinese, long texts."""
+    """Dates, TSV tables with quotes, other names of columns, fewer interactions, titles in Chinese, long texts."""
     dates = "user,item,time\n" + "".join(f"u,i{n},2021-05-07 12:30:0{n}.5\n" for n in range(7))
     assert verdicts(make(tmp_path / "dates", pairs=dates)) == []
     check(found(make(tmp_path / "wrong", pairs=dates + "u,i1,soon\n")), "error", "no date", ["X_pair.csv:9: 'soon'"])
@@ -325,7 +326,7 @@ def test_archives(tmp_path):
         archive.writestr("X_item.csv", ITEMS)
         archive.writestr("X_pair.csv", PAIRS + "u0,x,1500000009\n")
     text = report("X", validate("X", tmp_path))
-    assert f"{tmp_path}/all.zip::X_pair.csv\n  warning  1 × actions on items that" in text
+    assert f"{tmp_path}/all.zip::X_pair.csv\n  warning  1 × interactions with items that" in text
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("X_item.csv", ITEMS)
         archive.writestr("X_pair.csv", PAIRS + "u0\n")
@@ -338,7 +339,7 @@ def test_examples_are_limited_and_counts_are_not(tmp_path):
     [(_, count, _, examples)] = [p for p in found(folder, max_examples=2) if "items table" in p[2]]
     assert (count, len(examples)) == (9, 2)
     text = report("X", validate("X", folder, max_examples=2))
-    assert f"{folder / 'X_pair.csv'}\n  warning  9 × actions on items that are not" in text
+    assert f"{folder / 'X_pair.csv'}\n  warning  9 × interactions with items that are not" in text
     assert "X_pair.csv:20: item 'x'\n               … and 7 more" in text
     assert text.endswith("X can be loaded (0 errors, 1 warning, 0 notes)")
 
@@ -382,3 +383,21 @@ def test_covers_in_archives_are_checked_as_those_in_a_folder(tmp_path):
     for what in ("CMYK", "greyscale", "truncated", "corrupt", "covers of zero bytes", "covers of no item", "left out"):
         assert any(what in problem[2] for problem in expected), what
     assert found(tmp_path / "zipped") == expected
+
+
+def test_audio(tmp_path):
+    folder = make(tmp_path)
+    for number in range(4):
+        write(folder / "X_audio" / f"i{number}.wav", b"RIFF\0\0\0\0WAVE")
+    assert [what for _, _, what, _ in found(folder)] == ["items without an audio file: count as missing"]
+    write(folder / "X_audio" / "i4.mp3", b"\xff\xfb")
+    write(folder / "X_audio" / "i5.flac", b"no audio")
+    write(folder / "X_audio" / "i6.wav", b"")
+    write(folder / "X_audio" / "i6.ogg", b"OggS")
+    problems = {what.split(":")[0]: (severity, examples) for severity, _, what, examples in found(folder)}
+    assert problems == {
+        "audio files whose content does not fit the suffix": ("warning", ["i5.flac: begins with b'no audio'"]),
+        "audio files of zero bytes": ("warning", ["i6.wav"]),
+        "entries that are no .wav, .flac, .mp3 file": ("note", ["i6.ogg"]),
+        "items without an audio file": ("warning", ["'i6'"]),
+    }
