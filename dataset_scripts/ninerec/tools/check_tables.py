@@ -16,7 +16,7 @@ from ..tables.problems import Problems, shown
 
 
 CONTROL = r"[\x00-\x1f\x7f]"
-ROWS_PER_PART = 1 << 22  # interactions that are sorted at a time
+ROWS_PER_PART = 1 << 21  # interactions that are sorted at a time
 LANGUAGES = ("text_zh", "text_en")
 EARLIEST = 631_152_000  # 1990 in seconds
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
