@@ -11,6 +11,7 @@ The folder is what `load_dataset(FOLDER, NAME)` and the Hub read.
 import argparse
 import collections
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -56,26 +57,49 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         raise FileExistsError(f"{folder} exists already; remove it or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished, _each_warning_once():
-        made = Path(unfinished, "made")
+        made, folders = Path(unfinished, "made"), {}
         for config in (name, name + ITEMS_SUFFIX):
             builder = load_dataset_builder("ninerec", config, **options)
             builder.download_and_prepare(str(made / config), file_format="parquet", max_shard_size=max_shard_size)
             for file in ("dataset_info.json", PROTOCOL_FILE):  # the card and the file beside it say the same
                 (made / config / file).unlink()
+            folders[config] = _named_by_content(made / config)
         for lock in made.glob("*.lock"):
             lock.unlink()
         cache = Path(unfinished, "cache")
-        sequences = load_dataset("parquet", data_files=data_files(made / name, SPLITS), cache_dir=cache)
-        item_files = data_files(made / f"{name}{ITEMS_SUFFIX}", ["train"])
-        items = load_dataset("parquet", data_files=item_files, cache_dir=cache)["train"]
+        sequences, items = (
+            load_dataset("parquet", data_files=data_files(made / folder, splits), cache_dir=cache)
+            for folder, splits in zip(folders.values(), (SPLITS, ["train"]), strict=True)
+        )
+        items = items["train"]
         plot = draw(sequences, items)
         if plot is not None:
             (made / PLOT).write_bytes(plot)
         protocol = split_protocol(builder)
         write_protocol(made, protocol)
-        write_card(name, made, sequences, items, protocol)
+        write_card(name, made, folders, sequences, items, protocol)
         shutil.move(made, folder)
     return folder
+
+
+def _named_by_content(folder: Path) -> str:
+    """Moves the files of a folder into one inside it that is named by a hash of their content.
+
+    `datasets` caches a local data set by the name of its folder and what its card says, so the card must tell two data
+    sets of one name apart.
+
+    Returns:
+        The path of the folder with the files, from where `folder` lies.
+    """
+    files, digest = sorted(folder.iterdir()), hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    inner = folder / digest.hexdigest()[:16]
+    inner.mkdir()
+    for path in files:
+        path.rename(inner / path.name)
+    return f"{folder.name}/{inner.name}"
 
 
 def data_files(folder: Path, splits: Iterable[str]) -> dict[str, str]:
@@ -164,12 +188,15 @@ def draw(sequences: DatasetDict, items: Dataset) -> bytes | None:
     return buffer.getvalue()
 
 
-def write_card(name: str, folder: Path, sequences: DatasetDict, items: Dataset, protocol: dict) -> None:
-    """`README.md` with the configs that `load_dataset` reads, and what a reader wants to know."""
+def write_card(
+    name: str, folder: Path, data_folders: dict[str, str], sequences: DatasetDict, items: Dataset, protocol: dict
+) -> None:
+    """Writes `README.md` with the configs that `load_dataset` reads, and what a reader wants to know."""
     is_ninerec = name in (*SOURCES, *TARGETS, *DERIVED)
     configs = []
     for config, splits in ((name, SPLITS), (name + ITEMS_SUFFIX, ["train"])):
-        files = [{"split": split, "path": path} for split, path in data_files(Path(config), splits).items()]
+        paths = data_files(Path(data_folders[config]), splits)
+        files = [{"split": split, "path": path} for split, path in paths.items()]
         configs.append({"config_name": config, "data_files": files})
     languages = [code for code in ("zh", "en") if any(text for text in items[f"text_{code}"])]
     data = DatasetCardData(

@@ -79,6 +79,23 @@ def test_the_card_says_what_is_there(tables):
     ]
 
 
+def test_two_data_sets_of_one_name_are_told_apart(tables):
+    """Also by the cache of `datasets`, which knows a folder by its name and card; and one that is prepared anew."""
+    first = load_sequences(str(prepare_shop(tables)), "shop", "test").to_list()
+    (tables / "a").mkdir()
+    (tables / "out").rename(tables / "a" / "out")
+    (tables / "sales.csv").write_text((tables / "sales.csv").read_text().replace("c2,p1,602", "c2,p2,602"))
+    second = load_sequences(str(prepare_shop(tables)), "shop", "test").to_list()
+    assert [(one["target"], other["target"]) for one, other in zip(first, second, strict=True) if one != other] == [
+        ("p1", "p2")
+    ]
+    assert load_sequences(str(tables / "a" / "out"), "shop", "test").to_list() == first
+    (tables / "products.tsv").write_text((tables / "products.tsv").read_text().replace("product 3", "other 3"))
+    shutil.rmtree(tables / "out")
+    assert load_items(str(prepare_shop(tables)), "shop")["text_en"][3] == "other 3"
+    assert load_items(str(tables / "a" / "out"), "shop")["text_en"][3] == "product 3"
+
+
 def test_audio_is_in_the_files(tables):
     (tables / "sounds").mkdir()
     (tables / "sounds" / "p4.flac").write_bytes(b"fLaC sound")
