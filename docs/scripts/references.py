@@ -5,9 +5,12 @@ blocks of code.
 """
 
 import re
+from pathlib import Path
 
 import griffe
 
+
+ROOT = Path(__file__).parents[2]
 
 DOCTEST = re.compile(r"^( *)>>> .*(?:\n(?! *$).+)*", re.MULTILINE)  # to the next empty line
 TYPE = re.compile(
@@ -45,10 +48,18 @@ def _link(match: re.Match, found: griffe.Object, by_name: dict[str, list[str]]) 
     short, name = match.groups()
     candidates = by_name.get(name, [])
     own = [path for path in candidates if path.startswith((f"{_class(found)}.", f"{found.module.path}."))]
-    # What cannot be told apart, or is not there, becomes a link to nothing, which a strict build refuses.
-    path = (own or candidates or [name])[0]
+    # What is not there becomes a link to nothing, which a strict build refuses.
+    path = (own or candidates or _elsewhere(name) or [name])[0]
     return f"[`{name.rpartition('.')[2] if short else name}`][{path}]"
 
 
 def _class(found: griffe.Object) -> str:
     return found.path if found.is_class else getattr(found.parent, "path", "")
+
+
+def _elsewhere(name: str) -> list[str]:
+    """Returns where a class or function of this name stands in the library: the data side is a package of its own."""
+    definition = re.compile(rf"^(?:class|def) {re.escape(name)}\b", re.MULTILINE)
+    files = sorted((ROOT / "modeling_transrec").rglob("*.py"))
+    found = [file for file in files if definition.search(file.read_text(encoding="utf-8"))]
+    return [".".join([*file.relative_to(ROOT).with_suffix("").parts, name]) for file in found]
