@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec.models.content_encoders import place_texts
 from modeling_transrec.models.user_encoders import attention_mask_of, positions_from_the_end
 
 
@@ -39,16 +38,16 @@ def features(encoder, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The bare backbone over all texts or pictures at once, as they are padded."""
     if encoder.text is not None:
         mask = inputs["attention_mask"]
-        return encoder.text.pooling(encoder.text.hidden(inputs["input_ids"], mask), mask)
-    return encoder.image.features(inputs["pixel_values"])
+        return encoder.text.pooling(encoder.text.token_vectors(inputs["input_ids"], mask), mask)
+    return encoder.image.features(pixel_values=inputs["pixel_values"])
 
 
 def encode(encoder, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Items to vectors, all at once."""
     if encoder.id_embedding is not None:
         return encoder.id_embedding(inputs["item_ids"])
-    vectors = (encoder.text or encoder.image).projection(features(encoder, inputs))
-    return vectors if encoder.text is None else place_texts(vectors, inputs.get("has_text"), encoder.text.missing_text)
+    part = encoder.text or encoder.image
+    return part.projection(features(encoder, inputs), part.index(has_text=inputs.get("has_text")))
 
 
 def sasrec(encoder, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
 from modeling_transrec import TransRecForSequentialRecommendation
-from modeling_transrec.models import content_encoders, user_encoders
+from modeling_transrec.models import content_encoders, text_chunks, user_encoders
 
 
 PER_ITEM = (
@@ -71,8 +71,8 @@ def from_features(bench: Bench, batch: dict) -> dict:
     encoder, kept = bench.model.item_encoder, {name: value for name, value in batch.items() if name not in PER_ITEM}
     with torch.no_grad(), bench.autocast():
         if encoder.text is not None:
-            return {**kept, "text_features": encoder.text.features(batch["input_ids"], batch["attention_mask"])}
-        features = encoder.image.features(batch["pixel_values"])
+            return {**kept, **encoder.text.precomputed(**{name: batch[name] for name in encoder.text.inputs})}
+        features = encoder.image.features(pixel_values=batch["pixel_values"])
         return {**kept, "image_features": features, "image_index": batch["image_index"]}
 
 
@@ -80,7 +80,7 @@ def from_features(bench: Bench, batch: dict) -> dict:
 def texts_in_one_piece(bench: Bench) -> Iterator[None]:
     """All texts of a batch are padded to its longest."""
     limits = {"TOKENS_AT_A_TIME": 10**9, "TOKENS_AT_A_TIME_ON_CPU": 10**9}
-    with mock.patch.multiple(content_encoders, **limits):
+    with mock.patch.multiple(text_chunks, **limits):
         yield
 
 
@@ -88,8 +88,8 @@ def texts_in_one_piece(bench: Bench) -> Iterator[None]:
 def texts_as_given(bench: Bench) -> Iterator[None]:
     """Texts go through the backbone with all their padding."""
 
-    def features(encoder, input_ids, attention_mask, *_):
-        return encoder.pooling(encoder.hidden(input_ids, attention_mask), attention_mask)
+    def features(encoder, input_ids, attention_mask, **_):
+        return encoder.pooling(encoder.token_vectors(input_ids, attention_mask), attention_mask)
 
     with mock.patch.object(content_encoders.TextEncoder, "features", features):
         yield

@@ -54,9 +54,10 @@ from modeling_transrec.data.loading import read_histories
 from modeling_transrec.evaluation.metrics import Rankings, ranking_metrics
 from modeling_transrec.evaluation.scoring import CatalogueScorer, encode_catalogue, rank_targets
 from modeling_transrec.models import processing_transrec, user_encoders
-from modeling_transrec.models.frozen_layers import layers_of
+from modeling_transrec.models.backbones import layers_of
+from modeling_transrec.models.content_encoders import PixelNormalization
 from modeling_transrec.training.arguments import usual_workers
-from modeling_transrec.training.precomputed import FrozenLayerItems, use_frozen_layers
+from modeling_transrec.training.precomputed import PrecomputedItems, precompute
 from modeling_transrec.training.trainer import choose_users
 
 
@@ -152,8 +153,8 @@ def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             with bench.autocast():
-                items = use_frozen_layers(bench.model, bench.data.items, bench.processor, cache_dir=folder)
-            if not isinstance(items, FrozenLayerItems):
+                items = precompute(bench.model, bench.data.items, bench.processor, cache_dir=folder)
+            if not isinstance(items, PrecomputedItems):
                 raise RuntimeError(f"{backbone}: the frozen layers' outputs cannot stand for them")
             seconds = time.perf_counter() - start
             ours = copy.copy(bench.collator)
@@ -333,10 +334,13 @@ def measure_validation(args: argparse.Namespace) -> Iterable[dict]:
 
 
 class NormalizingCollator(TransRecDataCollator):
-    """Pictures leave it as floats, four times the bytes."""
+    """Its images are floats, four times the bytes."""
 
     def __call__(self, features: list[dict]) -> dict:
-        return self.processor.normalize(super().__call__(features))
+        batch = super().__call__(features)
+        if "pixel_values" in batch:
+            batch["pixel_values"] = PixelNormalization(self.config)(batch["pixel_values"])
+        return batch
 
 
 def measure_loading(args: argparse.Namespace) -> Iterable[dict]:
@@ -467,7 +471,7 @@ def measure_largest_batch(args: argparse.Namespace) -> Iterable[dict]:
                 continue
             bench = Bench("Amazon_Beauty", fields, args)
             if chunk_size is not None:
-                bench.model.enable_gradient_caching(chunk_size, bench.processor.normalize)
+                bench.model.enable_gradient_caching(chunk_size)
                 bench.to_device = bench.send
             optimizer = torch.optim.AdamW(bench.model.parameters(), fused=True)
             users = 1

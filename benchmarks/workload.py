@@ -25,8 +25,8 @@ from modeling_transrec import (
     train_tokenizer,
 )
 from modeling_transrec.data.collator import left_pad_lists
-from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
-from modeling_transrec.models.content_encoders import place_texts
+from modeling_transrec.data.loading import count_actions, histories_as_rows
+from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.training.model_building import SMALL_BERT, SMALL_RESNET
 
 
@@ -192,7 +192,7 @@ class Bench:
         return send_to_device(batch, self.device)
 
     def to_device(self, batch: dict) -> dict:
-        return self.processor.normalize(self.send(batch))
+        return self.send(batch)
 
     def autocast(self):
         if self.args.dtype == "float32":
@@ -238,13 +238,14 @@ class Bench:
 
     def features_by_length(self, batch: dict) -> torch.Tensor:
         """The bare text backbone over the chunks of like length that our step has, `(U, H)`."""
-        return self.model.item_encoder.text.features(batch["input_ids"], batch["attention_mask"])
+        text = self.model.item_encoder.text
+        return text.features(**{name: batch[name] for name in text.inputs})
 
     def floor_by_length(self, batch: dict) -> torch.Tensor:
         """The bare text backbone over the chunks of our step, and user encoder and loss over one padded block."""
         text = self.model.item_encoder.text
-        items = text.projection(self.features_by_length(batch))
-        return self.loss_of_block(place_texts(items, batch.get("has_text"), text.missing_text), batch)
+        items = text.projection(self.features_by_length(batch), text.index(**batch))
+        return self.loss_of_block(items, batch)
 
     def loss_of_block(self, items: torch.Tensor, batch: dict) -> torch.Tensor:
         """SASRec and binary cross entropy over the batch as one padded block; `items` is `(U, D)`."""

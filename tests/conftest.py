@@ -18,7 +18,8 @@ from modeling_transrec import (
     TransRecProcessor,
     train_tokenizer,
 )
-from modeling_transrec.data.loading import count_actions, histories_as_rows, prepare_items
+from modeling_transrec.data.loading import count_actions, histories_as_rows
+from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 from modeling_transrec.training.trainer import keep_teaching
 
@@ -122,13 +123,6 @@ def histories(items, train_split):
     return keep_teaching(histories_as_rows(train_split, items["item_id"]))
 
 
-class NormalizingCollator(TransRecDataCollator):
-    """Its batches go into the model as they are; the Trainer normalises pictures on the device."""
-
-    def __call__(self, features):
-        return self.processor.normalize(super().__call__(features))
-
-
 @pytest.fixture
 def make_collator(items, histories, processor_of, prepared_items):
     """A factory of collators: of a model, or `make_collator("id", loss_type="bce")` of an id model's configuration."""
@@ -137,7 +131,7 @@ def make_collator(items, histories, processor_of, prepared_items):
         config = TransRecConfig(num_items=NUM_ITEMS, **fields) if model is None else model.config
         user_rows = np.arange(NUM_USERS) if config.num_users is not None else None
         counts = count_actions(histories, len(items))
-        return NormalizingCollator(config, prepared_items[kind], processor_of[kind], counts, user_rows, seed)
+        return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, user_rows, seed)
 
     return make
 

@@ -102,7 +102,7 @@ def main(args: Sequence[str] | None = None) -> None:
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
     recommender.index(items)
-    texts = dict(zip(items["item_id"], items[recommender.processor.text_column], strict=True))
+    texts = dict(zip(items["item_id"], items[f"text_{recommender.processor.language}"], strict=True))
 
     if options.history is not None:
         history, exclude_seen = options.history.split(), not options.include_seen

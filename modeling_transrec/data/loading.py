@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
 from ..models.losses import PADDING_INDEX
-from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import read_protocol, split_protocol, with_protocol
 
 
@@ -36,14 +35,14 @@ def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
     if len(loaded) != 1:
         raise ValueError(f"{config_name}_items of {name} must have one split, found {', '.join(loaded)}")
     items = next(iter(loaded.values()))
-    _check_columns(items, ("item_id",), f"{config_name}_items of {name}")
+    check_columns(items, ("item_id",), f"{config_name}_items of {name}")
     return _with_its_protocol(items, name, **kwargs)
 
 
 def load_sequences(name: str, config_name: str, split: str, **kwargs) -> datasets.Dataset:
     """One split, `"train"`, `"validation"` or `"test"`, of a data set's histories. Arguments as in [`load_items`]."""
     sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
-    _check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
+    check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
     return _with_its_protocol(sequences, name, **kwargs)
 
 
@@ -68,64 +67,11 @@ def warn_if_cut_shorter(sequences: datasets.Dataset, max_seq_len: int) -> None:
         )
 
 
-def _check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:
+def check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str) -> None:
+    """Raises `ValueError` if a table lacks a column."""
     missing = [column for column in required if column not in dataset.column_names]
     if missing:
         raise ValueError(f"{what} lacks the column {', '.join(missing)}; it has {', '.join(dataset.column_names)}")
-
-
-def prepare_items(
-    items: datasets.Dataset, processor: TransRecProcessor, num_proc: int | None = None
-) -> datasets.Dataset:
-    """Every item's model inputs, unpadded, in catalogue order; each is tokenised, and its picture resized, just once.
-
-    The result is cached on disk, beside the data set's other caches, by the items and all that the processor does.
-
-    Args:
-        items: with columns `item_id` and those that the processor reads.
-        processor: the model's.
-        num_proc: processes to prepare in; the result is the same.
-
-    Raises:
-        ValueError: if there is no text at all in the processor's language, or no picture at all.
-    """
-    columns = processor.item_columns
-    _check_columns(items, columns, "the items table")
-    if "text" in processor.modalities and not any(items[processor.text_column]):
-        raise ValueError(
-            f"no item has a text in {processor.text_column}; choose another language than {processor.language!r}"
-        )
-    has_images, features = "image" in processor.modalities, _prepared_features(processor)
-    selected = items.select_columns(columns)
-    if has_images:
-        selected = selected.cast_column("image", datasets.Image(decode=False))
-    prepared = selected.map(
-        processor.prepare,
-        batched=True,
-        batch_size=64 if has_images else 1000,
-        remove_columns=columns,
-        features=features,
-        desc="Preparing items",
-        num_proc=num_proc,
-        keep_in_memory=not items.cache_files,
-        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint, features)),
-    )
-    if has_images:
-        missing = prepared.data["pixels"].null_count
-        if missing == len(prepared):
-            raise ValueError("no item has a picture; leave the images out, or give their folder")
-        if missing:
-            logger.warning("%s of %s items have no picture", f"{missing:,}", f"{len(prepared):,}")
-    return prepared
-
-
-def _prepared_features(processor: TransRecProcessor) -> datasets.Features:
-    kinds = {
-        "text": {"has_text": datasets.Value("bool"), "input_ids": datasets.List(datasets.Value("int32"))},
-        "image": {"pixels": datasets.Value("binary")},
-        "id": {"item_ids": datasets.Value("int64")},
-    }
-    return datasets.Features({name: kind for part in processor.modalities for name, kind in kinds[part].items()})
 
 
 def as_ids(item_ids: Sequence[str | int]) -> pa.Array:

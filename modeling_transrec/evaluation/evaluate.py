@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from ..data.arguments import DataArguments
 from ..data.foreign_ids import drop_foreign_ids
-from ..data.loading import prepare_items
+from ..data.preparation import prepare_items
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel

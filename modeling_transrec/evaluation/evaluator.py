@@ -15,14 +15,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.collator import hash_integers
-from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, prepare_items, read_histories
+from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, read_histories
+from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
 from .scoring import (
     CatalogueScorer,
-    PrecomputedItems,
     Scorer,
     encode_items,
     evaluation_mode,
@@ -83,7 +83,7 @@ class FullRankingEvaluator:
         batch_size: int = 256,
         item_batch_size: int = 256,
         split: str | None = None,
-        prepared_items: datasets.Dataset | PrecomputedItems | None = None,
+        prepared_items: PreparedItems | None = None,
         center_scores: bool = False,
         metrics: Sequence[str] = DEFAULT_METRICS,
         item_counts: np.ndarray | None = None,

@@ -8,22 +8,16 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 
 import contextlib
 import copy
-import hashlib
-import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import datasets
 import numpy as np
-import pyarrow.compute as pc
 import scipy.sparse
 import torch
-from datasets.utils import tqdm
-from filelock import FileLock
 
+from ..data.preparation import PreparedItems, item_chunks
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
@@ -35,30 +29,12 @@ Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 USERS_AT_A_TIME = 256
 MAX_SCORES = 2**26  # of one block of users and the whole catalogue: 256 MB in float32
 _SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
-# Of the configuration, what decides about features beside the weights.
-_MAKING_FEATURES = ("text_config", "vision_config", "multimodal_config", "text_pooling", "image_pooling")
-
-
-def text_lengths(items: datasets.Dataset) -> np.ndarray:
-    """Number of tokens of each item's text `(V,)`."""
-    batches = items.with_format("arrow").iter(batch_size=100_000)
-    return np.concatenate([pc.list_value_length(batch["input_ids"]).to_numpy() for batch in batches])
-
-
-def item_chunks(items: datasets.Dataset, chunk_size: int) -> list[np.ndarray]:
-    """Indices into the catalogue in chunks, items of like text length together, so that little is padded."""
-    if "input_ids" in items.column_names:
-        lengths = text_lengths(items) if isinstance(items, datasets.Dataset) else items.text_lengths
-        order = np.argsort(lengths, kind="stable")
-    else:
-        order = np.arange(len(items))
-    return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
 
 
 @torch.no_grad()
 def encode_items(
     model: TransRecPreTrainedModel,
-    items: datasets.Dataset,
+    items: PreparedItems,
     processor: TransRecProcessor,
     chunk_size: int = 256,
     process_index: int = 0,
@@ -77,13 +53,13 @@ def encode_items(
     """
     for catalogue_index in item_chunks(items, chunk_size)[process_index::num_processes]:
         with evaluation_mode(model):
-            inputs = processor.normalize(processor.pad(items[catalogue_index]).to(model.device))
+            inputs = processor.pad(items[catalogue_index]).to(model.device)
             item_embeddings = model.get_item_features(**inputs).float()
         yield catalogue_index, item_embeddings
 
 
 def encode_catalogue(
-    model: TransRecPreTrainedModel, items: datasets.Dataset, processor: TransRecProcessor, chunk_size: int = 256
+    model: TransRecPreTrainedModel, items: PreparedItems, processor: TransRecProcessor, chunk_size: int = 256
 ) -> torch.Tensor:
     """Returns all item embeddings `(V, D)` in catalogue order, float32, on the model's device: [`encode_items`]."""
     item_embeddings = None
@@ -117,126 +93,6 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
                 _threads_inside[model] = threads - 1, was_training
             elif was_training:
                 model.train()
-
-
-class PrecomputedItems:
-    """The features of frozen backbones in place of texts and pictures, by row of the catalogue; read from disk.
-
-    Args:
-        folder: with `text_features.npy`, `image_features.npy` and `item_features.npy` `(V, H)`, `item_ids.npy`
-            `(V,)`, any of them; and `has_text.npy` and `has_image.npy` `(V,)`, false where an item has none.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.columns = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
-        self.has_image = self.columns.pop("has_image", None)
-        self.column_names = list(self.columns)
-
-    def __reduce__(self):
-        return type(self), (self.folder,)  # a worker that is started anew maps the files, too
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, rows: np.ndarray) -> dict[str, Sequence]:
-        items = {name: values[rows] for name, values in self.columns.items()}
-        if self.has_image is not None:
-            present = self.has_image[rows]
-            vectors = items["image_features"]
-            items["image_features"] = [vectors[place] if here else None for place, here in enumerate(present)]
-        return items
-
-
-@torch.no_grad()
-def precompute_features(
-    model: TransRecPreTrainedModel,
-    items: datasets.Dataset,
-    processor: TransRecProcessor,
-    chunk_size: int = 256,
-    cache_dir: str | None = None,
-) -> PrecomputedItems:
-    """What the frozen backbones make of every item, which can stand for the items in training.
-
-    It is computed once, and kept in the cache of `datasets` for other runs with the same items and weights.
-
-    Args:
-        model: with frozen backbones, see [`~TransRecPreTrainedModel.freeze_backbone`].
-        items: prepared items in catalogue order, see [`prepare_items`].
-        processor: pads the items' inputs.
-        chunk_size: items encoded at a time.
-        cache_dir: folder of the cache; by default that of `datasets`.
-    """
-    with computed_once(features_cache(cache_dir) / _features_fingerprint(model, items)) as (folder, unfinished):
-        if unfinished is not None:
-            _compute_features(model, items, processor, chunk_size, unfinished)
-    return PrecomputedItems(folder)
-
-
-def features_cache(cache_dir: str | None = None) -> Path:
-    """The folder of all that frozen backbones make of items; by default in the cache of `datasets`."""
-    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
-
-
-@contextlib.contextmanager
-def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """A folder of the cache, and where to write what will be in it; `None` if it is there already.
-
-    Of two runs the second waits for the first. What was not written to its end is never taken for the whole.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if folder.is_dir():
-            yield folder, None
-            return
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
-            yield folder, Path(unfinished)
-            Path(unfinished).rename(folder)
-
-
-def _compute_features(model, items, processor, chunk_size: int, folder: Path) -> None:
-    encoder, columns = model.item_encoder, {}
-    for rows in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
-        inputs = processor.normalize(processor.pad(items[rows]).to(model.device))
-        kept = {name: inputs.pop(name) for name in ("item_ids", "has_text") if name in inputs}
-        found = {**encoder.features(**inputs), **kept}
-        if "image_features" in found:
-            features, image_index = found["image_features"], inputs["image_index"]
-            found["has_image"] = image_index >= 0
-            found["image_features"] = torch.cat([features, features.new_zeros(1, features.shape[1])])[image_index]
-        for name, values in found.items():
-            values = values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
-            if name not in columns:
-                columns[name] = np.lib.format.open_memmap(
-                    folder / f"{name}.npy", "w+", values.dtype, (len(items), *values.shape[1:])
-                )
-            columns[name][rows] = values
-    for values in columns.values():
-        values.flush()
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The type that autocast computes at, `None` where it is off."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-
-def _features_fingerprint(model: TransRecPreTrainedModel, items: datasets.Dataset) -> str:
-    """Changes with the items, the backbones' configurations and weights, and the precision that they run at."""
-    config, encoder = model.config.to_dict(), model.item_encoder
-    parts = [items._fingerprint, type(model.item_encoder).__name__, str(model.device.type)]
-    parts += [str(config.get(name)) for name in _MAKING_FEATURES]
-    parts.append(str(autocast_dtype(model.device)))
-    digest = hashlib.sha256("\n".join(parts).encode())
-    for backbone in encoder.backbones:
-        add_tensors(digest, backbone.state_dict())
-    return digest.hexdigest()[:32]
-
-
-def add_tensors(digest, tensors: dict[str, torch.Tensor]) -> None:
-    """Names, types, shapes and values of tensors into a digest of `hashlib`."""
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 class SparseScores(Protocol):

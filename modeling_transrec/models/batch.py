@@ -1,7 +1,7 @@
 """The batch: the tensors that describe its distinct items, and those that the loss reads.
 
-Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of them with an image, `T` text tokens, `N`
-negatives, `H` width of a backbone.
+Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of them that have an image or a
+sound, `T` text tokens, `N` negatives, `H` width of a backbone.
 """
 
 from typing import TypedDict
@@ -19,9 +19,19 @@ class ItemInputs(TypedDict, total=False):
         pixel_values (`torch.ByteTensor` or `torch.FloatTensor` of shape `(P, 3, height, width)`): the images.
         image_index (`torch.LongTensor` of shape `(U,)`):
             Index of each item's image in `pixel_values`, -1 where it has none; by default all have one, in order.
+            Bytes are normalised by the model, with `image_mean` and `image_std` of its configuration; floats count as
+            normalised.
+        input_values (`torch.FloatTensor` of shape `(P, samples)`): the sounds, for backbones that read samples, such
+            as Wav2Vec2, or, as AST does, a spectrogram under this name `(P, frames, bins)`.
+        input_features (`torch.FloatTensor` of shape `(P, bins, frames)`): the sounds as spectrograms, for backbones
+            such as Whisper's encoder.
+        audio_mask (`torch.LongTensor` of shape `(P, samples)`): 1 at samples, 0 at padding, for backbones that
+            read it.
+        audio_index (`torch.LongTensor` of shape `(U,)`): index of each item's sound, as `image_index`.
         item_ids (`torch.LongTensor` of shape `(U,)`): indices into the id table.
         text_features (`torch.FloatTensor` of shape `(U, H)`): precomputed by the backbone, in place of `input_ids`.
         image_features (`torch.FloatTensor` of shape `(P, H)`): precomputed, in place of `pixel_values`.
+        audio_features (`torch.FloatTensor` of shape `(P, H)`): precomputed, in place of the sounds.
         item_features (`torch.FloatTensor` of shape `(U, H)`): precomputed by one model of text and image, such as
             ViLT, in place of both.
         text_states (`torch.FloatTensor` of shape `(number of tokens, H)`): hidden states after the frozen layers,
@@ -35,9 +45,14 @@ class ItemInputs(TypedDict, total=False):
     has_text: torch.Tensor
     pixel_values: torch.Tensor
     image_index: torch.Tensor
+    input_values: torch.Tensor
+    input_features: torch.Tensor
+    audio_mask: torch.Tensor
+    audio_index: torch.Tensor
     item_ids: torch.Tensor
     text_features: torch.Tensor
     image_features: torch.Tensor
+    audio_features: torch.Tensor
     item_features: torch.Tensor
     text_states: torch.Tensor
     image_states: torch.Tensor

@@ -18,6 +18,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .fusions import FUSIONS
 from .losses import LOSSES
+from .modalities import MODALITIES, NO_VIDEO
 from .pooling import TEXT_POOLINGS
 from .user_encoders import USER_ENCODERS
 
@@ -29,8 +30,6 @@ _TRANSFORMERS_KEYS = set(
     "pad_token_id quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class "
     "torch_dtype torchscript transformers_weights use_cache vocab_size".split()
 )
-# Dual encoders whose text vector is that of the last place, padding or not: they read texts as long as in pretraining.
-READ_THE_LAST_PLACE = ("siglip",)
 _LIMITS = {"at_least": operator.ge, "at_most": operator.le, "above": operator.gt, "below": operator.lt}
 _LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
 
@@ -65,6 +64,8 @@ class TransRecConfig(PretrainedConfig):
             Configuration of the text backbone, any that `AutoModel` knows.
         vision_config (`dict` or `PretrainedConfig`, *optional*):
             Configuration of the vision backbone, any that `AutoModel` knows; timm's are of type `"timm_wrapper"`.
+        audio_config (`dict` or `PretrainedConfig`, *optional*):
+            Configuration of the audio backbone, any that `AutoModel` knows: Wav2Vec2, HuBERT, WavLM, AST, Whisper.
         multimodal_config (`dict` or `PretrainedConfig`, *optional*):
             Configuration of one model of text and image: a dual encoder (CLIP, SigLIP) or ViLT.
         num_items (`int`, *optional*):
@@ -91,6 +92,11 @@ class TransRecConfig(PretrainedConfig):
         image_pooling (`str`, *optional*):
             How an image's vectors become one: by the backbone's own pooler, the first (`"cls"`) or their mean. By
             default the backbone's usual one.
+        image_mean (`list[float]`, *optional*):
+            Mean by which the bytes of images are normalised, for each channel, of values between 0 and 1; that of the
+            image processor. By default 0.5, as in NineRec.
+        image_std (`list[float]`, *optional*):
+            Standard deviation by which they are normalised; by default 0.5.
         fusion (`str`, defaults to `"sum"`):
             How text and image become one vector, a row of [`FUSIONS`].
         id_fusion (`str`, defaults to `"sum"`):
@@ -134,11 +140,13 @@ class TransRecConfig(PretrainedConfig):
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2", optional=True),
         "multimodal_config": SubConfigSpec(config_class=AutoConfig, model_type="clip", optional=True),
     }
 
     text_config: dict | PretrainedConfig | None = None
     vision_config: dict | PretrainedConfig | None = None
+    audio_config: dict | PretrainedConfig | None = None
     multimodal_config: dict | PretrainedConfig | None = None
     num_items: int | None = option(None, at_least=1, at_most=2**31)
     num_users: int | None = option(None, at_least=1, at_most=2**31)
@@ -151,6 +159,8 @@ class TransRecConfig(PretrainedConfig):
     max_seq_len: int = option(20, at_least=1, at_most=2**20)
     text_pooling: str | None = option(None, TEXT_POOLINGS)
     image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
     fusion: str = option("sum", FUSIONS)
     id_fusion: str = option("sum", ("sum", "concat"))
     normalize_scores: bool = False
@@ -168,7 +178,8 @@ class TransRecConfig(PretrainedConfig):
     def __post_init__(self, **kwargs):
         for key in kwargs:
             if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
-                raise ValueError(f"TransRecConfig has no option {key!r}; {did_you_mean(key, self.own_fields())}")
+                hint = NO_VIDEO if "video" in key else did_you_mean(key, self.own_fields())
+                raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
         _check_choice("user_encoder_type", self.user_encoder_type, USER_ENCODERS)
         if self.objective is None:
             self.objective = USER_ENCODERS[self.user_encoder_type].default_objective
@@ -259,13 +270,9 @@ class TransRecConfig(PretrainedConfig):
 
     @property
     def modality(self) -> str | None:
-        """What items are: `"text"`, `"image"`, `"id"`, or several: `"text+image"`; `None` while nothing is set."""
-        parts = {
-            "text": self.text_config or self.multimodal_config,
-            "image": self.vision_config or self.multimodal_config,
-            "id": self.num_items,
-        }
-        return "+".join(name for name, part in parts.items() if part is not None) or None
+        """What items are read by: `"text"`, `"image"`, `"audio"`, `"id"`, or several: `"text+image"`; `None` while
+        nothing is set."""
+        return "+".join(name for name, modality in MODALITIES.items() if modality.is_read(self)) or None
 
 
 def _check_sizes(name: str, value) -> None:

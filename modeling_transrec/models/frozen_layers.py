@@ -3,29 +3,21 @@
 Nothing of a backbone is written anew here: its own forward pass runs, in which the frozen layers hand on the recorded
 hidden states. Masks, positions and what else it computes before its layers come from the backbone itself.
 
-Shapes: `U` texts, `T` tokens, `P` pictures, `H` width of the hidden states.
+Shapes: `U` texts, `T` tokens, `P` images, `H` width of the hidden states.
 """
 
 import contextlib
 import functools
-import re
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from .backbones import layers_of
+
 
 class UnsupportedLayers(ValueError):
     """Layers whose outputs cannot be recorded and given back; the message says why."""
-
-
-def layers_of(backbone: nn.Module) -> list[nn.Module]:
-    """The layers of a backbone, or its stages, in order; none, where they are not found."""
-    for name, module in backbone.named_modules():
-        is_list = isinstance(module, nn.ModuleList | nn.Sequential)
-        if is_list and name.rpartition(".")[2] in ("layer", "layers", "h", "blocks", "stages"):
-            return list(module)
-    return [module for name, module in backbone.named_modules() if re.fullmatch(r"timm_model\.layer\d+", name)]
 
 
 class FrozenLayers:
@@ -33,12 +25,12 @@ class FrozenLayers:
 
     Args:
         layers: they, in order; at least one.
-        picture_shape: `(3, H, W)` of what a vision backbone reads; `None` for a text backbone.
+        image_shape: `(3, H, W)` of what a vision backbone reads; `None` for a text backbone.
     """
 
-    def __init__(self, layers: list[nn.Module], picture_shape: tuple[int, ...] | None = None):
+    def __init__(self, layers: list[nn.Module], image_shape: tuple[int, ...] | None = None):
         self.layers = layers
-        self.picture_shape = picture_shape
+        self.image_shape = image_shape
         self.forms = [None] * len(layers)  # of what each layer returns, without the hidden states; see `form_of`
 
     @contextlib.contextmanager
@@ -85,9 +77,9 @@ class FrozenLayers:
         if len(calls) != len(self.layers):
             raise RuntimeError(f"of {len(self.layers)} frozen layers {len(calls)} were called, and cannot be left out")
 
-    def blank_picture(self, device: torch.device) -> torch.Tensor:
-        """What stands for the pictures `(1, 3, H, W)`, which nobody looks at; one is enough for the shapes."""
-        return torch.zeros(1, *self.picture_shape, device=device)
+    def blank_image(self, device: torch.device) -> torch.Tensor:
+        """What stands for the images `(1, 3, H, W)`, which nobody looks at; one is enough for the shapes."""
+        return torch.zeros(1, *self.image_shape, device=device)
 
 
 def form_of(output) -> tuple | list | None:
@@ -105,19 +97,9 @@ def form_of(output) -> tuple | list | None:
     return type(output)(None if isinstance(part, torch.Tensor) else part for part in output)
 
 
-def frozen_layers_of(backbone: nn.Module, picture_shape: tuple[int, ...] | None = None) -> FrozenLayers | None:
+def frozen_layers_of(backbone: nn.Module, image_shape: tuple[int, ...] | None = None) -> FrozenLayers | None:
     """The layers before the first that is trained; `None` where there are none."""
     count, layers = 0, layers_of(backbone)
     while count < len(layers) and not any(parameter.requires_grad for parameter in layers[count].parameters()):
         count += 1
-    return FrozenLayers(layers[:count], picture_shape) if count else None
-
-
-def token_places(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Where each token of texts `(U, T)` lies if they are put one after the other; padding has some token's place.
-
-    >>> token_places(torch.tensor([[1, 1, 0], [1, 1, 1]]))
-    tensor([[0, 1, 1],
-            [2, 3, 4]])
-    """
-    return (attention_mask.bool().flatten().cumsum(0) - 1).clamp(min=0).view_as(attention_mask)
+    return FrozenLayers(layers[:count], image_shape) if count else None

@@ -1,9 +1,7 @@
-"""Fusions: the vectors or tokens of an item's text and picture, or of its content and id, to one vector.
+"""Fusions: the embeddings or tokens of an item's text, image and audio, or of its content and id, to one embedding.
 
-Shapes: `U` distinct items, `T` text tokens, `S` tokens of a picture, `D` hidden size.
+Shapes: `U` distinct items, `S` tokens (of a text, an image or a sound), `D` hidden size.
 """
-
-from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
@@ -18,99 +16,117 @@ if TYPE_CHECKING:
 
 
 class SumFusion(nn.Module):
-    """Text vector plus image vector."""
+    """Adds the embeddings. To be chosen first: it has no weights, and is hard to beat.
+
+    Args:
+        config: the model's.
+        count: number of embeddings, at least 2.
+    """
 
     reads_tokens = False
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
 
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        return text + image
+    def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses several `(U, D)` to one."""
+        total = embeddings[0]
+        for embedding in embeddings[1:]:
+            total = total + embedding
+        return total
 
 
 class ConcatFusion(nn.Module):
-    """A linear layer over both vectors, one after the other."""
+    """Maps the embeddings, one after the other, by a linear layer. Arguments as in [`SumFusion`]."""
 
     reads_tokens = False
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
-        self.linear = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.linear = nn.Linear(count * config.hidden_size, config.hidden_size)
 
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        return self.linear(torch.cat([text, image], dim=-1))
+    def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses several `(U, D)` to one."""
+        return self.linear(torch.cat(embeddings, dim=-1))
 
 
 class GatedFusion(nn.Module):
-    """Per dimension a learned mixture of both (Arevalo et al., "Gated Multimodal Units", ICLR workshop 2017)."""
+    """Mixes the embeddings with learned weights, for each dimension (Arevalo et al., "Gated Multimodal Units", ICLR
+    workshop 2017). For items whose content is of uneven worth. Arguments as in [`SumFusion`]."""
 
     reads_tokens = False
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
-        self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.gate = nn.Linear(count * config.hidden_size, (count - 1) * config.hidden_size)
 
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        gate = self.gate(torch.cat([text, image], dim=-1)).sigmoid()
-        return gate * text + (1 - gate) * image
+    def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses several `(U, D)` to one; of two, the weights are a sigmoid and its complement."""
+        stacked = torch.stack(embeddings)  # (count, U, D)
+        scores = torch.stack(self.gate(torch.cat(embeddings, dim=-1)).chunk(len(embeddings) - 1, dim=-1))
+        weights = torch.cat([scores, torch.zeros_like(scores[:1])]).softmax(dim=0)
+        return (weights * stacked).sum(dim=0)
 
 
 class FilmFusion(nn.Module):
-    """The text scales and shifts the image vector (Perez et al., "FiLM", AAAI 2018)."""
+    """Lets the first embedding, the text's, scale and shift each other one (Perez et al., "FiLM", AAAI 2018), and adds
+    those up. Arguments as in [`SumFusion`]."""
 
     reads_tokens = False
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
-        self.scale_and_shift = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.scale_and_shift = nn.Linear(config.hidden_size, 2 * (count - 1) * config.hidden_size)
 
-    def forward(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Two `(U, D)` to one."""
-        scale, shift = self.scale_and_shift(text).chunk(2, dim=-1)
-        return (1 + scale) * image + shift
+    def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses several `(U, D)` to one."""
+        first, *others = embeddings
+        scales, shifts = self.scale_and_shift(first).chunk(2, dim=-1)
+        parts = zip(others, scales.chunk(len(others), dim=-1), shifts.chunk(len(others), dim=-1), strict=True)
+        return torch.stack([(1 + scale) * other + shift for other, scale, shift in parts]).sum(dim=0)
 
 
 class CoAttentionFusion(nn.Module):
-    """Text tokens attend to the picture's and the other way round (Lu et al., "ViLBERT", NeurIPS 2019); both are
-    averaged and added."""
+    """Lets the tokens of each modality attend to those of all others (Lu et al., "ViLBERT", NeurIPS 2019); they are
+    averaged, and the averages added. Arguments as in [`SumFusion`]."""
 
     reads_tokens = True
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
-        self.text_to_image = AttentionLayer(config)
-        self.image_to_text = AttentionLayer(config)
+        self.layers = nn.ModuleList(AttentionLayer(config) for _ in range(count))
 
-    def forward(self, text, text_mask, image, image_mask) -> torch.Tensor:
-        """Token vectors `(U, T, D)` and `(U, S, D)` and their masks to `(U, D)`."""
-        new_text = self.text_to_image(text, image, image_mask)
-        new_image = self.image_to_text(image, text, text_mask)
-        return mean_pooling(new_text, text_mask) + mean_pooling(new_image, image_mask)
+    def forward(self, tokens: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses token vectors `(U, S, D)` and masks `(U, S)` of each modality to `(U, D)`."""
+        parts = []
+        for place, layer in enumerate(self.layers):
+            others = [other for other in range(len(tokens)) if other != place]
+            context = torch.cat([tokens[other] for other in others], dim=1)
+            context_mask = torch.cat([masks[other] for other in others], dim=1)
+            parts.append(mean_pooling(layer(tokens[place], context, context_mask), masks[place]))
+        return torch.stack(parts).sum(dim=0)
 
 
 class MergedAttentionFusion(nn.Module):
-    """One attention over the tokens of both (Dou et al., "METER", CVPR 2022), averaged."""
+    """Lets the tokens of all modalities attend to one another (Dou et al., "METER", CVPR 2022), and averages them.
+    Arguments as in [`SumFusion`]."""
 
     reads_tokens = True
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
         self.layer = AttentionLayer(config)
 
-    def forward(self, text, text_mask, image, image_mask) -> torch.Tensor:
-        """Token vectors `(U, T, D)` and `(U, S, D)` and their masks to `(U, D)`."""
-        tokens, mask = torch.cat([text, image], dim=1), torch.cat([text_mask, image_mask], dim=1)
-        return mean_pooling(self.layer(tokens, tokens, mask), mask)
+    def forward(self, tokens: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses token vectors `(U, S, D)` and masks `(U, S)` of each modality to `(U, D)`."""
+        merged, mask = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+        return mean_pooling(self.layer(merged, merged, mask), mask)
 
 
 class AttentionLayer(nn.Module):
-    """Attention from queries to a context, residual and layer norm."""
+    """Attends from queries to a context; then come the residual and a layer norm."""
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: "TransRecConfig"):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.hidden_dropout_prob
@@ -121,7 +137,7 @@ class AttentionLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
-        """Queries `(U, T, D)`, context `(U, S, D)` and its mask `(U, S)` to `(U, T, D)`."""
+        """Maps queries `(U, T, D)`, a context `(U, S, D)` and its mask `(U, S)` to `(U, T, D)`."""
         query, key, value = (
             projection(values).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (U, heads, tokens, D / heads)
             for projection, values in ((self.query, queries), (self.key, context), (self.value, context))

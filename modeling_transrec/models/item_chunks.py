@@ -1,96 +1,77 @@
-"""Items in chunks of like text length, which leaves out most of the padding.
+"""Items in chunks of like text length, for gradient caching.
 
-Shapes: `U` distinct items of the batch, `T` text tokens.
+Shapes: `U` distinct items of the batch, `P` of them that have an image or a sound, `T` text tokens, `H` width of a
+backbone.
 """
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from .frozen_layers import token_places
+from .batch import ItemInputs
+from .modalities import MODALITIES
+from .text_chunks import text_ends, token_positions
 
 
-IMAGE_INPUTS = ("pixel_values", "image_features", "image_states")  # one row an image
-TOKEN_INPUTS = ("text_states",)  # `(number of tokens, H)`; with padding `(U, positions, H)`, as what is of items
-
-
-def text_ends(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Returns each text's length `(U,)` up to its last real token.
-
-    >>> text_ends(torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0]]))
-    tensor([3, 1, 2])
-    """
-    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    return (attention_mask.bool() * places).amax(dim=1)
-
-
-def chunks_by_length(attention_mask: torch.Tensor, num_tokens: int) -> list[tuple[torch.Tensor, int]]:
-    """Groups texts of like length: for each chunk the rows in `attention_mask` `(U, T)` and the longest length.
-
-    The chunks have about as many tokens each, without padding, and not many more than `num_tokens`.
-
-    >>> chunks_by_length(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]), num_tokens=3)
-    [(tensor([1, 2]), 2), (tensor([0]), 3)]
-    """
-    ends = text_ends(attention_mask)
-    lengths = np.sort(ends.cpu().numpy())
-    before = lengths.cumsum() - lengths  # tokens of shorter texts
-    num_chunks = max(1, -(-lengths.sum() // num_tokens))
-    counts = np.bincount(before * num_chunks // max(1, lengths.sum()))
-    counts = counts[counts > 0]
-    longest = lengths[counts.cumsum() - 1]
-    return list(zip(ends.argsort(stable=True).split(counts.tolist()), longest.tolist(), strict=True))
+# Inputs with one entry for each item that has the content, by the name of the modality.
+SPARSE_INPUTS = {
+    modality.name: (*modality.inputs, f"{modality.name}_features", f"{modality.name}_states")
+    for modality in MODALITIES.values()
+    if modality.is_sparse
+}
 
 
 class Chunk(NamedTuple):
     """Items that go through the encoder together.
 
     Args:
-        rows: of the items.
-        images: rows of their images.
+        items: `(C,)` their indices.
+        contents: indices of their images and sounds, by the name of the modality.
     """
 
-    rows: torch.Tensor
-    images: torch.Tensor
+    items: torch.Tensor
+    contents: dict[str, torch.Tensor]
 
 
-def plan_chunks(inputs: dict[str, torch.Tensor], chunk_size: int) -> list[Chunk]:
+def plan_chunks(inputs: ItemInputs, chunk_size: int) -> list[Chunk]:
     """Divides items into chunks of like text length.
 
     Example:
 
     >>> attention_mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0]])
     >>> inputs = {"attention_mask": attention_mask, "image_index": torch.tensor([0, -1, 1, 2])}
-    >>> [(chunk.rows, chunk.images) for chunk in plan_chunks(inputs, chunk_size=2)]
+    >>> [(chunk.items, chunk.contents["image"]) for chunk in plan_chunks(inputs, chunk_size=2)]
     [(tensor([1, 2]), tensor([1])), (tensor([3, 0]), tensor([2, 0]))]
     """
-    not_per_item = IMAGE_INPUTS + TOKEN_INPUTS
+    not_per_item = {"text_states", *(name for names in SPARSE_INPUTS.values() for name in names)}
     per_item = [values for name, values in inputs.items() if name not in not_per_item] or list(inputs.values())
     order = torch.arange(len(per_item[0]), device=per_item[0].device)
     if "attention_mask" in inputs:
         order = text_ends(inputs["attention_mask"]).argsort(stable=True)
     chunks = []
-    for rows in order.split(chunk_size):
-        images = rows
-        if "image_index" in inputs:
-            images = inputs["image_index"][rows]
-            images = images[images >= 0]
-        chunks.append(Chunk(rows, images))
+    for items in order.split(chunk_size):
+        contents = {}
+        for name in SPARSE_INPUTS:
+            index = inputs[f"{name}_index"][items] if f"{name}_index" in inputs else items
+            contents[name] = index[index >= 0]
+        chunks.append(Chunk(items, contents))
     return chunks
 
 
-def take_items(inputs: dict[str, torch.Tensor], chunk: Chunk) -> dict[str, torch.Tensor]:
+def take_items(inputs: ItemInputs, chunk: Chunk) -> ItemInputs:
     """Takes the inputs of one chunk of [`plan_chunks`]; its texts are padded to the longest of the chunk."""
-    places = {name: chunk.images if name in IMAGE_INPUTS else chunk.rows for name in inputs}
-    if "text_states" in inputs and inputs["text_states"].ndim == 2:  # one row a token
+    index = dict.fromkeys(inputs, chunk.items)
+    for modality, names in SPARSE_INPUTS.items():
+        index |= {name: chunk.contents[modality] for name in names if name in inputs}
+    if "text_states" in inputs:  # one entry a token
         mask = inputs["attention_mask"]
-        places["text_states"] = token_places(mask)[chunk.rows][mask[chunk.rows].bool()]
-    taken = {name: values[places[name]] for name, values in inputs.items()}
+        index["text_states"] = token_positions(mask)[chunk.items][mask[chunk.items].bool()]
+    taken = {name: values[index[name]] for name, values in inputs.items()}
     if "attention_mask" in taken:
         length = int(text_ends(taken["attention_mask"]).max())
-        taken.update({name: taken[name][:, :length] for name in ("input_ids", "attention_mask")})
-    if "image_index" in taken:
-        has_image = taken["image_index"] >= 0
-        taken["image_index"] = torch.where(has_image, has_image.cumsum(0) - 1, -1)
+        taken |= {name: taken[name][:, :length] for name in ("input_ids", "attention_mask")}
+    for modality in SPARSE_INPUTS:
+        if f"{modality}_index" in taken:
+            is_there = taken[f"{modality}_index"] >= 0
+            taken[f"{modality}_index"] = torch.where(is_there, is_there.cumsum(0) - 1, -1)
     return taken

@@ -9,7 +9,7 @@ import fnmatch
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -26,13 +26,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .adapters import peft_config_to_dict
-from .backbones import pooler_free_kwargs
+from .backbones import before_last_layers, layers_of, load_backbone, load_image_normalization, towers_of
 from .batch import BatchInputs, ItemInputs, given_items, split_batch
 from .checkpoint_files import HUB_ARGUMENTS, check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
-from .frozen_layers import layers_of
-from .item_encoders import ItemEncoder, are_bytes
+from .item_encoders import ItemEncoder
 from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
+from .modalities import MODALITIES
 from .sentence_folders import read_sentence_folder
 from .user_encoders import USER_ENCODERS, Histories, UserEncoder
 
@@ -98,11 +98,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 init.xavier_uniform_(weight)
         elif isinstance(module, UserEncoder) and module.mask_embedding is not None:
             init.normal_(module.mask_embedding, std=0.02)
-        if isinstance(getattr(module, "missing_image", None), nn.Parameter):
-            init.normal_(module.missing_image, std=0.02)
-        if isinstance(getattr(module, "missing_text", None), nn.Parameter):  # drawn apart: the rest does not change
-            drawn = torch.randn(len(module.missing_text), generator=torch.Generator().manual_seed(0))
-            init.copy_(module.missing_text, 0.02 * drawn)
+        if hasattr(module, "init_own_weights"):
+            module.init_own_weights()
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         super()._set_gradient_checkpointing(enable, **kwargs)
@@ -158,18 +155,22 @@ class TransRecPreTrainedModel(PreTrainedModel):
         text_model_name_or_path: str | None = None,
         vision_model_name_or_path: str | None = None,
         multimodal_model_name_or_path: str | None = None,
+        audio_model_name_or_path: str | None = None,
         *,
         dtype="float32",
         backbone_kwargs: dict | None = None,
         **kwargs,
     ):
         r"""
-        A model around pretrained backbones, with a new user encoder.
+        Makes a model around pretrained backbones, with a new user encoder.
+
+        `image_mean` and `image_std` of the configuration are those that are saved beside the image backbone.
 
         Args:
             text_model_name_or_path (`str`, *optional*): Hub id or folder of any text model that `AutoModel` loads.
             vision_model_name_or_path (`str`, *optional*): the same for a vision model, timm's included.
             multimodal_model_name_or_path (`str`, *optional*): one model of text and image: CLIP, SigLIP, ViLT.
+            audio_model_name_or_path (`str`, *optional*): Hub id or folder of any audio model that `AutoModel` loads.
             dtype (`str` or `torch.dtype`, defaults to `"float32"`): type of the weights.
             backbone_kwargs (`dict`, *optional*): arguments of the backbones' `from_pretrained` (`revision`, …).
             kwargs: fields of [`TransRecConfig`], such as `user_encoder_type`. By default `text_pooling` is that of a
@@ -189,22 +190,28 @@ class TransRecPreTrainedModel(PreTrainedModel):
         names = {
             "text": text_model_name_or_path,
             "image": vision_model_name_or_path,
+            "audio": audio_model_name_or_path,
             "multimodal": multimodal_model_name_or_path,
         }
-        fields = {"text": "text_config", "image": "vision_config", "multimodal": "multimodal_config"}
+        fields = {name: modality.config_field for name, modality in MODALITIES.items()}
+        fields["multimodal"] = "multimodal_config"
+        loading = backbone_kwargs or {}
         backbones = {
-            part: _load_backbone(name, fields[part], dtype, backbone_kwargs or {})
-            for part, name in names.items()
-            if name is not None
+            part: load_backbone(name, fields[part], dtype, loading) for part, name in names.items() if name is not None
         }
         if not backbones:
-            raise ValueError("name a backbone: text_model_name_or_path, vision_model_name_or_path or both")
+            options = ", ".join(f"{name}_model_name_or_path" for name in ("text", "vision", "audio", "multimodal"))
+            raise ValueError(f"name a backbone, by one or several of {options}")
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
-            where = {name: value for name, value in (backbone_kwargs or {}).items() if name in HUB_ARGUMENTS}
+            where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
             folder = read_sentence_folder(text_model_name_or_path, **where)
             if folder is not None:  # of sentence-transformers, which says how its features are pooled
                 kwargs["text_pooling"] = folder.pooling
         configs = {fields[part]: backbone.config for part, backbone in backbones.items()}
+        for part in ("image", "multimodal"):
+            if part in backbones:
+                normalization = load_image_normalization(names[part], backbones[part].config, loading)
+                kwargs = {**normalization, **kwargs}
         dtype = next(iter(backbones.values())).dtype
         return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
 
@@ -241,7 +248,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             frozen = _matching(self.item_encoder, freeze_modules)
         elif train_last_n_layers is not None:
             towers = [tower for backbone in backbones for tower in towers_of(backbone)]
-            frozen = [one for tower in towers for one in _before_last_layers(tower, train_last_n_layers)]
+            frozen = [one for tower in towers for one in before_last_layers(tower, train_last_n_layers)]
         else:
             frozen = [parameter for backbone in backbones for parameter in backbone.parameters()]
         for parameter in frozen:
@@ -289,9 +296,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         for layer in layers:
             layer.compile(dynamic=True, **kwargs)
 
-    def enable_gradient_caching(
-        self, chunk_size: int, normalize_pictures: Callable[[dict], dict] | None = None
-    ) -> None:
+    def enable_gradient_caching(self, chunk_size: int) -> None:
         """Encodes items, then users, in chunks whose activations are computed anew in the backward pass.
 
         The memory for activations is then that of one chunk, whatever the batch; loss and gradients stay the same.
@@ -301,8 +306,6 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
         Args:
             chunk_size: items encoded at a time, and users whose loss is computed at a time.
-            normalize_pictures: what makes floats of the bytes of a chunk's pictures, such as a processor's
-                `normalize`; pictures may then be given as bytes, and those of one chunk at a time are floats.
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -314,7 +317,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
                     "gradient caching encodes items chunk by chunk, and this backbone's batch norm would see another "
                     "batch; freeze it (freeze_modules), or take a backbone with layer norm"
                 )
-        self.item_encoder.chunk_size, self.item_encoder.normalize_pictures = chunk_size, normalize_pictures
+        self.item_encoder.chunk_size = chunk_size
 
     def drop_item_ids(self) -> None:
         """Leaves the content part of a model of content and ids: ids do not transfer to other items."""
@@ -377,25 +380,11 @@ def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]
         vars(model.config).pop("auto_map", None)
 
 
-def _load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTrainedModel:
-    """A pretrained backbone; of a text-and-image model the tower that the field names."""
-    config = AutoConfig.from_pretrained(name_or_path, **loading)
-    config = getattr(config, field, config)  # the vision part of a CLIP
-    return AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **pooler_free_kwargs(config), **loading)
-
-
-def towers_of(backbone: nn.Module) -> list[nn.Module]:
-    """The text and the image tower of a dual encoder such as CLIP; of any other the backbone itself."""
-    towers = [getattr(backbone, name, None) for name in ("text_model", "vision_model")]
-    return [backbone] if None in towers else towers
-
-
 def _matching(item_encoder: ItemEncoder, patterns: Sequence[str]) -> list[nn.Parameter]:
     """Parameters of the backbones whose names match a pattern; a pattern that matches nothing is an error."""
     found, unmatched, names = [], set(patterns), []
-    for part in ("text", "image", "multimodal"):
-        encoder = getattr(item_encoder, part)
-        for name, parameter in () if encoder is None else encoder.backbone.named_parameters():
+    for part, owner in item_encoder.owners.items():
+        for name, parameter in owner.backbone.named_parameters():
             names.append(name)
             matched = {p for p in patterns if fnmatch.fnmatch(name, p) or fnmatch.fnmatch(f"{part}.{name}", p)}
             unmatched -= matched
@@ -406,17 +395,6 @@ def _matching(item_encoder: ItemEncoder, patterns: Sequence[str]) -> list[nn.Par
             f"{', '.join(names[:3])}, …"
         )
     return found
-
-
-def _before_last_layers(backbone: nn.Module, count: int) -> list[nn.Parameter]:
-    """Parameters of all but the last layers and what is registered after them, such as a final norm."""
-    layers = layers_of(backbone)
-    if not 1 <= count <= len(layers):
-        raise ValueError(f"train_last_n_layers must be between 1 and this backbone's {len(layers)}, got {count}")
-    parameters = list(backbone.parameters())
-    kept = {id(parameter) for layer in layers[len(layers) - count :] for parameter in layer.parameters()}
-    first = next(place for place, parameter in enumerate(parameters) if id(parameter) in kept)
-    return parameters[:first]
 
 
 class TransRecModel(TransRecPreTrainedModel):
@@ -484,8 +462,6 @@ class TransRecModel(TransRecPreTrainedModel):
         missing = self.item_encoder.missing_inputs(given)
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
-        if are_bytes(given) and self.item_encoder.normalize_pictures is None:
-            raise ValueError("pixel_values are bytes; processor.normalize(batch) makes them what the backbone reads")
         return self.item_encoder(**given)
 
     def get_user_hidden(

@@ -1,4 +1,4 @@
-"""From a backbone's vectors of tokens to the vector of a text or picture.
+"""From a backbone's vectors of tokens to the vector of a text, an image or a sound.
 
 Shapes: `U` texts, `T` tokens, `H` width of the backbone.
 """
@@ -8,19 +8,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 
 def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the first real token `(U, H)`, with left or right padding."""
+    """Returns the vector of the first real token `(U, H)`, with left or right padding."""
     first = attention_mask.long().argmax(dim=1)  # (U,)
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The mean over the real tokens `(U, H)`."""
+    """Returns the mean over the real tokens `(U, H)`."""
     weights = attention_mask[:, :, None].to(hidden.dtype)  # (U, T, 1)
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the last real token `(U, H)`, with left or right padding."""
+    """Returns the vector of the last real token `(U, H)`, with left or right padding."""
     last = attention_mask.cumsum(dim=1).argmax(dim=1)  # (U,)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 

@@ -15,7 +15,7 @@ from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ..data.foreign_ids import drop_foreign_ids
-from ..data.loading import prepare_items
+from ..data.preparation import prepare_items
 from ..evaluation.scoring import CatalogueScorer, encode_catalogue
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model

@@ -45,7 +45,14 @@ BACKBONES = {
 }
 MODALITIES = ("text", "image", "id")
 # Fields of the configuration that have no option of their own: they follow from other options, or from the data.
-_NO_OPTIONS = {*TransRecConfig.sub_configs_defaults, "num_items", "num_users", "peft_config"}
+_NO_OPTIONS = {
+    *TransRecConfig.sub_configs_defaults,
+    "num_items",
+    "num_users",
+    "peft_config",
+    "image_mean",
+    "image_std",
+}
 
 
 def config_options() -> dict[str, dataclasses.Field]:

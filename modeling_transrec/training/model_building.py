@@ -11,10 +11,12 @@ from transformers import AutoConfig, AutoTokenizer, ViTImageProcessorPil
 from ..data.arguments import read_json
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.image_processors import load_image_processor
+from ..models.backbones import image_normalization
 from ..models.checkpoint_files import check_place, load_config
-from ..models.configuration_transrec import READ_THE_LAST_PLACE, TransRecConfig
+from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
+from ..models.multimodal_encoders import reads_last_position
 from ..models.processing_transrec import TransRecProcessor, train_tokenizer
 from ..models.user_encoders import USER_ENCODERS
 from .model_arguments import CHANGEABLE_FIELDS, ModelArguments
@@ -105,8 +107,7 @@ class _NewModel:
         if backbones:
             model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **self.fields)
             multimodal = model.config.multimodal_config
-            if getattr(multimodal, "model_type", None) in READ_THE_LAST_PLACE:
-                # SigLIP 2's configuration does not say it.
+            if reads_last_position(multimodal):  # SigLIP 2's does not say it
                 multimodal.text_config.pad_token_id = self.parts["tokenizer"].pad_token_id
         else:
             model = TransRecForSequentialRecommendation(TransRecConfig(**self.fields))
@@ -140,6 +141,7 @@ class _NewModel:
         if pretrained is not None:
             square = args.multimodal_model_name_or_path is not None
             self.parts["image_processor"] = load_image_processor(pretrained, args.image_size, square)
+            self.fields |= image_normalization(self.parts["image_processor"].to_dict())
             return
         config = _backbone_config("vision", args.vision_config, SMALL_RESNET)
         usual = SMALL_IMAGE_SIZE if args.vision_config is None else config.get("image_size", 224)

@@ -1,58 +1,98 @@
-"""Items from where a backbone's frozen layers end: their outputs are computed once, and read from disk in every step.
+"""Outputs of frozen weights, computed once and read from disk in every step.
 
-Whether that is right is tried out on a few items first: item vectors and gradients must be those of the whole
-backbone. Where they are not, or something trained comes before the frozen layers' end, nothing is replaced.
+Where a backbone is frozen as a whole, its features stand for the items. Where only its first layers are, the hidden
+states behind them are where each step starts; whether that is right is tried on a few items first: embeddings and
+gradients must be those of the whole backbone. What does not fit is computed in every step, and a warning says why.
 
-Shapes: `V` catalogue items, `U` texts, `T` tokens, `P` pictures, `H` width of the hidden states.
+Shapes: `V` catalogue items, `U` items, `P` of them that have the content, `T` text tokens, `H` width of a backbone.
 """
 
+import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets.utils import tqdm
-from torch import nn
+from filelock import FileLock
 
-from ..evaluation.scoring import add_tensors, autocast_dtype, computed_once, features_cache, item_chunks, text_lengths
-from ..models.content_encoders import DualEncoder, ImageEncoder, TextEncoder, Tower, ViltEncoder, as_in_pretraining
-from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of, layers_of
+from ..data.preparation import PreparedItems, item_chunks, text_lengths
+from ..models.backbones import layers_of
+from ..models.content_encoders import ContentEncoder
+from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of
+from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = {"text": "input_ids", "image": "pixels"}
 _ITEMS_TO_TRY = 6
+# Fields of the configuration that decide about features, beside the weights.
+_MAKING_FEATURES = [modality.config_field for modality in MODALITIES.values() if modality.encoder_class is not None]
+_MAKING_FEATURES += ["multimodal_config", "text_pooling", "image_pooling", "image_mean", "image_std"]
 
 
-class FrozenLayerItems:
-    """Prepared items with the outputs of frozen layers: beside the tokens of texts, in place of pictures.
+class StoredArray:
+    """An array of the catalogue's items on disk, `values.npy`.
+
+    It has one entry for each item; for some of the items, with `is_there.npy` `(V,)`; or several for each, one item's
+    after the other's, with `offsets.npy` `(V + 1,)`.
+    """
+
+    def __init__(self, folder: Path):
+        self.values = np.load(folder / "values.npy", mmap_mode="r")
+        self.beside = {file.stem: np.load(file) for file in folder.glob("*.npy") if file.stem != "values"}
+
+    @staticmethod
+    def create(folder: Path, num_items: int, example: torch.Tensor, beside: dict[str, np.ndarray]) -> np.memmap:
+        """Makes the files of an array whose entries are like those of an example; returns the values to be written."""
+        folder.mkdir()
+        for name, values in beside.items():
+            np.save(folder / f"{name}.npy", values)
+        shape = (int(beside["offsets"][-1]) if "offsets" in beside else num_items, *example.shape[1:])
+        return np.lib.format.open_memmap(folder / "values.npy", "w+", bits(example).dtype, shape)
+
+    def __getitem__(self, index: np.ndarray) -> Sequence:
+        if "is_there" in self.beside:
+            return [self.values[one] if self.beside["is_there"][one] else None for one in index]
+        return np.asarray(self.values)[entries(index, self.beside)]
+
+
+def entries(index: np.ndarray, beside: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the entries of items in the file of a [`StoredArray`]."""
+    if "offsets" in beside:
+        return ranges(beside["offsets"][index], beside["offsets"][index + 1])
+    return index[beside["is_there"][index]] if "is_there" in beside else index
+
+
+class PrecomputedItems:
+    """Prepared items with what is precomputed, in place of what it was computed from or, for states of texts, beside.
 
     Args:
         items: prepared items in catalogue order, see [`prepare_items`].
-        folders: of `"text"`, `"image"` or both: with `states.npy`, `(V, …)`, and of pictures `has_image.npy` `(V,)`;
-            of texts without their padding `(number of tokens, H)`, and `offsets.npy` `(V + 1,)`, where they begin.
+        folders: of a [`StoredArray`] each, by the name of the model's input.
     """
 
     def __init__(self, items: datasets.Dataset, folders: dict[str, Path]):
         self.items, self.folders, self.length = items, folders, len(items)
-        left = [name for name in items.column_names if name != "pixels" or "image" not in folders]
-        self.rest = items.select_columns(left) if left else None
-        self.column_names = [*left, *(f"{part}_states" for part in folders)]
-        self.states = {part: np.load(folder / "states.npy", mmap_mode="r") for part, folder in folders.items()}
-        self.offsets = None
-        if "text" in folders and (folders["text"] / "offsets.npy").exists():
-            self.offsets = np.load(folders["text"] / "offsets.npy")
-        if "image" in folders:
-            self.has_image = np.load(folders["image"] / "has_image.npy")
+        self.arrays = {name: StoredArray(folder) for name, folder in folders.items()}
+        replaced = {"input_ids", "pixels", "audio_values"} if "item_features" in folders else set()
+        for modality in MODALITIES.values():
+            if f"{modality.name}_features" in folders or (modality.is_sparse and f"{modality.name}_states" in folders):
+                replaced |= set(modality.stored) - {"has_text"}
+        left = [name for name in items.column_names if name not in replaced]
+        self.column_names = [*left, *folders]
+        small = [name for name in left if name in ("has_text", "item_ids")]
+        self.small = {name: items.with_format("numpy")[name][:] for name in small}
+        rest = [name for name in left if name not in small]
+        self.rest = items.select_columns(rest) if rest else None
 
     def __reduce__(self):
         return type(self), (self.items, self.folders)  # a worker that is started anew maps the files, too
@@ -60,24 +100,14 @@ class FrozenLayerItems:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, rows: np.ndarray) -> dict[str, Sequence]:
-        found = {} if self.rest is None else self.rest[rows]
-        if "text" in self.states:
-            places = rows if self.offsets is None else ranges(self.offsets[rows], self.offsets[rows + 1])
-            found["text_states"] = np.asarray(self.states["text"])[places]
-        if "image" in self.states:
-            states = self.states["image"]
-            found["image_states"] = [states[row] if self.has_image[row] else None for row in rows]
-        return found
-
-    @property
-    def text_lengths(self) -> np.ndarray:
-        """Number of tokens of each item's text `(V,)`."""
-        return text_lengths(self.items) if self.offsets is None else np.diff(self.offsets)
+    def __getitem__(self, index: np.ndarray) -> dict[str, Sequence]:
+        found = {} if self.rest is None else self.rest[index]
+        found |= {name: values[index] for name, values in self.small.items()}
+        return found | {name: array[index] for name, array in self.arrays.items()}
 
 
 def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The integers of ranges, one range after the other.
+    """Returns the integers of ranges, one range after the other.
 
     >>> ranges(np.array([7, 2]), np.array([9, 5]))
     array([7, 8, 2, 3, 4])
@@ -86,272 +116,270 @@ def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
 
 
-def use_frozen_layers(
+def precompute(
     model: TransRecPreTrainedModel,
     items: datasets.Dataset,
     processor: TransRecProcessor,
     chunk_size: int = 256,
     cache_dir: str | None = None,
-) -> datasets.Dataset | FrozenLayerItems:
-    """Items with the outputs of the backbones' frozen layers, of which the model then makes use; or the given items.
+    with_states: bool = True,
+) -> PreparedItems:
+    """Computes once what frozen backbones, or their frozen layers, make of the items; returns items for training.
 
-    They are computed once, and kept in the cache of `datasets` for other runs with the same items and frozen weights.
+    It is kept in the cache of `datasets` for other runs with the same items and weights. Where nothing is frozen, or
+    nothing can be precomputed, the items are returned as they are.
 
     Args:
-        model: in evaluation mode, partly frozen, see [`~TransRecPreTrainedModel.freeze_backbone`].
+        model: in evaluation mode, see [`~TransRecPreTrainedModel.freeze_backbone`].
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
         chunk_size: items encoded at a time.
         cache_dir: folder of the cache; by default that of `datasets`.
+        with_states: whether hidden states may be precomputed; they cannot with weights that lie in pieces.
     """
-    encoder, folders = model.item_encoder, {}
-    parts = {("text",): encoder.part("text"), ("image",): encoder.part("image")}
-    if isinstance(encoder.multimodal, ViltEncoder):
-        parts = {("text", "image"): encoder.multimodal}
-    for names, one in parts.items():
-        if one is None:
-            continue
-        one.frozen_layers = None
-        frozen = frozen_layers_of(one.backbone, processor.image_shape if names == ("image",) else None)
-        if frozen is None and any(parameter.requires_grad for parameter in one.backbone.parameters()):
+    encoder = model.item_encoder
+    if model.has_frozen_backbone and encoder.takes_features:
+        return _precompute_features(model, items, processor, chunk_size, cache_dir)
+    folders, warnings = {}, {}
+    reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
+    for part in encoder.parts:
+        part.frozen_layers = None
+        tower = part.whole if part.tower is None else part.tower
+        shape = processor.shape_of("image") if part.modality == "image" else None
+        frozen = frozen_layers_of(tower, shape)
+        if frozen is None and any(parameter.requires_grad for parameter in part.whole.parameters()):
             continue
         try:
-            if frozen is None:
+            if not with_states:
+                raise UnsupportedLayers("not with FSDP or DeepSpeed")
+            if not part.starts_from_states:
+                raise UnsupportedLayers("only those of text and image backbones that read no padding are precomputed")
+            if frozen is None or part.tower is None:
                 raise UnsupportedLayers("they are not found in this backbone")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
-            reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
-            folders |= _Part(names, one, frozen, items, processor, reads_tokens).outputs(chunk_size, cache_dir)
-            one.frozen_layers = frozen
+            normalization = [str(getattr(model.config, name)) for name in ("image_mean", "image_std")]
+            states = _States(part, frozen, items, processor, reads_tokens, normalization)
+            folders[f"{part.modality}_states"] = states.folder(chunk_size, cache_dir)
+            part.frozen_layers = frozen
         except UnsupportedLayers as reason:
-            part = " and ".join(names)
-            logger.warning("The %s backbone's frozen layers are computed in every step: %s", part, reason)
-    has_no_parts = isinstance(encoder.multimodal, DualEncoder) and not encoder.multimodal.has_towers
-    if has_no_parts and frozen_layers_of(encoder.multimodal.backbone) is not None:
-        logger.warning("The frozen layers are computed in every step: the towers of this dual encoder are not found")
-    return FrozenLayerItems(items, folders) if folders else items
+            name = part.modality if part.tower is not None else "multimodal"
+            warnings[f"The {name} backbone's frozen layers are computed in every step: {reason}"] = None
+    for warning in warnings:
+        logger.warning(warning)
+    return PrecomputedItems(items, folders) if folders else items
 
 
-class _Layout(NamedTuple):
-    """How outputs of items lie in a file.
+def _precompute_features(model, items, processor, chunk_size: int, cache_dir: str | None) -> PrecomputedItems:
+    encoder, arrays = model.item_encoder, {}
+    digest = hashlib.sha256("\n".join([items._fingerprint, *_precision(model.device)]).encode())
+    digest.update(str([str(getattr(model.config, name)) for name in _MAKING_FEATURES]).encode())
+    for backbone in encoder.backbones:
+        add_tensors(digest, backbone.state_dict())
+    with computed_once(_cache(cache_dir) / digest.hexdigest()[:32]) as (folder, unfinished):
+        if unfinished is not None:
+            logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
+            there = _which_are_there(items)
+            for index in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
+                with torch.no_grad():
+                    found = encoder.features(**processor.pad(items[index]).to(model.device))
+                for name, features in found.items():
+                    is_there = there.get(name.removesuffix("_features"))
+                    beside = {} if is_there is None else {"is_there": is_there}
+                    if name not in arrays:
+                        arrays[name] = StoredArray.create(unfinished / name, len(items), features.float(), beside)
+                    arrays[name][entries(index, beside)] = features.float().cpu().numpy()
+            for array in arrays.values():
+                array.flush()
+    return PrecomputedItems(items, {path.name: path for path in sorted(folder.iterdir())})
 
-    Args:
-        num_rows: of the file.
-        num_stored: those of them that are written.
-        places: from rows of the catalogue to those of the file.
-        beside: arrays that go into files of their own, by name.
-    """
 
-    num_rows: int
-    num_stored: int
-    places: Callable[[np.ndarray], np.ndarray]
-    beside: dict[str, np.ndarray]
+def _which_are_there(items: datasets.Dataset) -> dict[str, np.ndarray]:
+    """Returns which items `(V,)` have a content, by the modality."""
+    found = {}
+    for modality in MODALITIES.values():
+        column = next(iter(modality.stored))
+        if modality.is_sparse and column in items.column_names:
+            batches = items.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+            found[modality.name] = np.concatenate([pc.is_valid(batch[column]).to_numpy() for batch in batches])
+    return found
 
 
-class _Part:
-    """The part of an item encoder for texts, for pictures or for both, whose frozen layers' outputs are wanted."""
+class _States:
+    """The hidden states of all items behind the frozen layers of a text or an image backbone."""
 
     def __init__(
         self,
-        names: tuple[str, ...],
-        encoder: TextEncoder | ImageEncoder | Tower | ViltEncoder,
+        part: ContentEncoder,
         frozen: FrozenLayers,
         items: datasets.Dataset,
         processor: TransRecProcessor,
         reads_tokens: bool,
+        normalization: list[str],
     ):
-        self.reads_tokens = reads_tokens
-        self.names, self.encoder, self.frozen, self.processor = names, encoder, frozen, processor
-        self.reads_padding = isinstance(encoder, Tower) and encoder.reads_padding  # its states are kept, too
-        self.items = items.select_columns([_COLUMNS[name] for name in names])
-        self.fingerprint = items._fingerprint
-        self.device = next(encoder.parameters()).device
-
-    def outputs(self, chunk_size: int, cache_dir: str | None) -> dict[str, Path]:
-        """The folders of all items' outputs, by name; raises where they cannot stand for the frozen layers."""
-        if getattr(self.encoder.backbone.config, "layerdrop", 0):
-            raise UnsupportedLayers("layerdrop leaves layers out at random")
-        if self.names == ("image",):
-            rows = np.flatnonzero(self.has_image())
+        self.part, self.frozen, self.processor, self.reads_tokens = part, frozen, processor, reads_tokens
+        self.name, self.fingerprint, self.normalization = f"{part.modality}_states", items._fingerprint, normalization
+        stored = {"text": "input_ids", "image": "pixels"}[part.modality]
+        self.items = items.select_columns([stored])
+        self.device = next(part.parameters()).device
+        if part.modality == "text":
+            lengths = text_lengths(items)
+            self.beside = {"offsets": np.concatenate([[0], lengths.cumsum()])}
+            self.order = np.argsort(lengths, kind="stable")
         else:
-            rows = np.argsort(text_lengths(self.items), kind="stable")
-        rows = rows[np.linspace(0, len(rows) - 1, min(_ITEMS_TO_TRY, len(rows))).astype(int)]
-        batches = [part for part in (rows[:2], rows[2:]) if len(part)]  # of different sizes and lengths
-        sample = []
-        for part in batches:
+            self.beside = {"is_there": _which_are_there(self.items)["image"]}
+            self.order = np.flatnonzero(self.beside["is_there"])
+
+    def folder(self, chunk_size: int, cache_dir: str | None) -> Path:
+        """Returns the folder of the states; raises where they cannot stand for the frozen layers."""
+        if getattr(self.part.tower.config, "layerdrop", 0):
+            raise UnsupportedLayers("layerdrop leaves layers out at random")
+        chosen = self.order[np.linspace(0, len(self.order) - 1, min(_ITEMS_TO_TRY, len(self.order))).astype(int)]
+        samples = [part for part in (chosen[:2], chosen[2:]) if len(part)]  # of different sizes and lengths
+        tried = []
+        for index in samples:
             with torch.enable_grad():
-                inputs, states = self.record(part)
+                inputs, states = self.record(index)
             self.check_constant(states)
-            states = {name: one.detach() for name, one in states.items()}
-            self.compare(inputs, states)
-            sample.append((inputs, states))
-        with computed_once(features_cache(cache_dir) / self.digest()) as (folder, unfinished):
+            self.compare(inputs, states.detach())
+            tried.append((inputs, states.detach()))
+        with computed_once(_cache(cache_dir) / self.digest()) as (folder, unfinished):
             if unfinished is not None:
-                self.compute(unfinished, chunk_size, sample[0][1])
-        folders = {name: folder / name for name in self.names}
-        stored = FrozenLayerItems(self.items, folders)
-        for part, (inputs, _) in zip(batches, sample, strict=True):
-            padded = self.processor.pad(stored[part]).to(self.device)
-            states = {name: padded[f"{name}_states"] for name in self.names}
+                self.compute(unfinished / self.name, chunk_size, tried[0][1])
+        folder = folder / self.name
+        stored = PrecomputedItems(self.items, {self.name: folder})
+        for index, (inputs, _) in zip(samples, tried, strict=True):
+            states = self.processor.pad(stored[index]).to(self.device)[self.name]
             self.compare(inputs, states, slack=3)  # they were computed in other batches, and rounded otherwise
-        size = sum(states.nbytes for states in stored.states.values())
+        size, count = stored.arrays[self.name].values.nbytes / 1e6, len(self.frozen.layers)
         message = "The outputs of the %s backbone's %d frozen layers are computed once: %.0f MB in %s"
-        logger.info(message, " and ".join(self.names), len(self.frozen.layers), size / 1e6, folder)
-        return folders
+        logger.info(message, self.part.modality, count, size, folder)
+        return folder
 
-    def has_image(self) -> np.ndarray:
-        """Which items have a picture `(V,)`."""
-        batches = self.items.with_format("arrow").iter(batch_size=100_000)
-        return np.concatenate([pc.is_valid(batch["pixels"]).to_numpy() for batch in batches])
-
-    def inputs(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """What the part's encoder reads of these items."""
-        return dict(self.processor.normalize(self.processor.pad(self.items[rows]).to(self.device)))
-
-    def record(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Inputs of items and the frozen layers' outputs by name, `(number of tokens, H)` or `(U, …)`."""
-        inputs = self.inputs(rows)
+    def record(self, index: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Returns inputs of items, and their states `(number of tokens, H)` or `(P, …)`."""
+        inputs = dict(self.processor.pad(self.items[index]).to(self.device))
         with self.frozen.recording() as found:
-            self.run_backbone(inputs)
+            self.part.tower(**self.part.backbone_inputs(**inputs))
         if len(found) != 1:
             raise UnsupportedLayers(f"the last of them runs {len(found)} times a pass")
-        if len(found[0]) != len(next(iter(inputs.values()))):
-            raise UnsupportedLayers("their output has not one row an item")
-        if self.names == ("image",) or self.reads_padding:
-            return inputs, {self.names[0]: found[0]}
-        mask = inputs["attention_mask"].bool()
-        texts, pictures = found[0][:, : mask.shape[1]], found[0][:, mask.shape[1] :]
-        if texts.shape[:2] != mask.shape or ("image" not in self.names and pictures.shape[1]):
-            raise UnsupportedLayers("their output has not one vector a token")
-        states = {"text": texts[mask]}
-        if "image" in self.names:
-            states["image"] = pictures[inputs["image_index"] >= 0]
+        states = found[0]
+        if len(states) != len(next(iter(inputs.values()))):
+            raise UnsupportedLayers("their output has not one entry an item")
+        if self.part.modality == "text":
+            mask = inputs["attention_mask"].bool()
+            if states.shape[:2] != mask.shape:
+                raise UnsupportedLayers("their output has not one vector a token")
+            states = states[mask]
         return inputs, states
 
-    def run_backbone(self, inputs: dict[str, torch.Tensor]) -> None:
-        """One pass over all items, texts padded as they are."""
-        encoder, texts = self.encoder, [inputs[name] for name in ("input_ids", "attention_mask") if name in inputs]
-        if isinstance(encoder, ViltEncoder):
-            pictures, pixel_mask = encoder.pictures(inputs["pixel_values"])
-            encoder.hidden(*texts, pictures[inputs["image_index"]], pixel_mask[inputs["image_index"]])
-        elif self.reads_padding:
-            encoder.backbone(input_ids=as_in_pretraining(*texts, encoder.backbone.config))
-        elif texts:
-            encoder.backbone(input_ids=texts[0], attention_mask=texts[1])
-        else:
-            encoder.backbone(pixel_values=inputs["pixel_values"])
-
-    def check_constant(self, states: dict[str, torch.Tensor]) -> None:
+    def check_constant(self, states: torch.Tensor) -> None:
         """Raises if something that is trained has a part in the frozen layers' outputs."""
-        total = sum(one.sum() for one in states.values())
+        total = states.sum()
         if total.requires_grad:
-            trained = {name: one for name, one in self.encoder.backbone.named_parameters() if one.requires_grad}
+            trained = {name: one for name, one in self.part.tower.named_parameters() if one.requires_grad}
             gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
             names = [name for name, one in zip(trained, gradients, strict=True) if one is not None]
             raise UnsupportedLayers(f"they depend on what is trained: {', '.join(names)}")
 
-    def compare(self, inputs: dict[str, torch.Tensor], states: dict[str, torch.Tensor], slack: int = 1) -> None:
-        """Raises unless vectors and gradients from the states are those of the whole backbone, within rounding."""
-        dtypes = {autocast_dtype(self.device), *(one.dtype for one in states.values())}
-        low_precision = dtypes & {torch.bfloat16, torch.float16}
+    def compare(self, inputs: dict[str, torch.Tensor], states: torch.Tensor, slack: int = 1) -> None:
+        """Raises unless embeddings and gradients from the states are those of the whole backbone, within rounding."""
+        low_precision = {autocast_dtype(self.device), states.dtype} & {torch.bfloat16, torch.float16}
         tolerance = 3e-2 if low_precision else 1e-4 if self.device.type == "cpu" else 2e-3  # GPUs may take TF32
-        given = {name: values for name, values in inputs.items() if name != "pixel_values"}
-        given |= {f"{name}_states": one for name, one in states.items()}
-        expected = self.vectors_and_gradients(inputs)
-        self.encoder.frozen_layers = self.frozen
+        given = {name: values for name, values in inputs.items() if name != "pixel_values"} | {self.name: states}
+        expected = self.embeddings_and_gradients(inputs)
+        self.part.frozen_layers = self.frozen
         try:
-            found = self.vectors_and_gradients(given)
+            found = self.embeddings_and_gradients(given)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UnsupportedLayers(f"without them the backbone fails ({type(error).__name__}: {error})") from error
         finally:
-            self.encoder.frozen_layers = None
+            self.part.frozen_layers = None
         for one, other in zip(found, expected, strict=True):
             difference = (one - other).abs().max() if one.shape == other.shape else torch.tensor(torch.inf)
             if not difference <= slack * tolerance * other.abs().max():
-                raise UnsupportedLayers(f"without them item vectors or gradients are others (by {difference:.2g})")
+                raise UnsupportedLayers(f"without them embeddings or gradients are others (by {difference:.2g})")
 
     @torch.enable_grad()
-    def vectors_and_gradients(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Item vectors `(U, D)`, or tokens' where the fusion reads them, and the gradients of all that is trained, one
-        after the other, float32."""
-        if self.names == ("image",):
-            inputs = {name: values for name, values in inputs.items() if name != "image_index"}
-        vectors = self.encoder.tokens(**inputs)[0] if self.reads_tokens else self.encoder(**inputs)
-        if self.reads_tokens and self.names == ("text",):  # at padding there is nothing to be read
-            vectors = vectors[inputs["attention_mask"].bool()]
-        vectors = vectors.float()
-        weights = torch.linspace(-1, 1, vectors.numel(), device=vectors.device).view_as(vectors)
-        parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad((vectors * weights).sum(), parameters, allow_unused=True)
-        gradients = [gradient.float().flatten() for gradient in gradients if gradient is not None]
-        return vectors.detach(), torch.cat(gradients)
+    def embeddings_and_gradients(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the items' embeddings, or their tokens' where the fusion reads them, and the gradients of all that
+        is trained, one after the other, float32."""
+        inputs = {name: values for name, values in inputs.items() if name != "image_index"}
+        embeddings = self.part.tokens(**inputs)[0] if self.reads_tokens else self.part(**inputs)
+        if self.reads_tokens and self.part.modality == "text":  # at padding there is nothing to be read
+            embeddings = embeddings[inputs["attention_mask"].bool()]
+        embeddings = embeddings.float()
+        weights = torch.linspace(-1, 1, embeddings.numel(), device=embeddings.device).view_as(embeddings)
+        parameters = dict.fromkeys((*self.part.parameters(), *self.part.whole.parameters()))
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        gradients = torch.autograd.grad((embeddings * weights).sum(), trained, allow_unused=True)
+        return embeddings.detach(), torch.cat([one.float().flatten() for one in gradients if one is not None])
 
-    def layout(self, name: str) -> "_Layout":
-        """Where the outputs of items lie in the file `states.npy` of this name."""
-        num_items = len(self.items)
-        if name == "image":
-            has_image = self.has_image()
-            return _Layout(
-                num_items, int(has_image.sum()), lambda rows: rows[has_image[rows]], {"has_image": has_image}
-            )
-        if self.reads_padding:
-            return _Layout(num_items, num_items, lambda rows: rows, {})
-        offsets = np.concatenate([[0], text_lengths(self.items).cumsum()])
-        num_tokens = int(offsets[-1])
-        return _Layout(
-            num_tokens, num_tokens, lambda rows: ranges(offsets[rows], offsets[rows + 1]), {"offsets": offsets}
-        )
-
-    def compute(self, folder: Path, chunk_size: int, examples: dict[str, torch.Tensor]) -> None:
-        """Writes the outputs of all items into folders by name; `examples` have their types and dimensions."""
-        layouts, stored = {name: self.layout(name) for name in self.names}, {}
-        size = sum(layouts[name].num_stored * one.shape[1:].numel() * one.itemsize for name, one in examples.items())
+    def compute(self, folder: Path, chunk_size: int, example: torch.Tensor) -> None:
+        """Writes the states of all items; `example` has their type and dimensions."""
+        stored = StoredArray.create(folder, len(self.items), example, self.beside)
+        size = len(entries(self.order, self.beside)) * stored.dtype.itemsize * int(np.prod(stored.shape[1:]))
         free = shutil.disk_usage(folder).free
         if size > free / 2:
             needed = f"{size / 1e6:,.0f} MB of the {free / 1e6:,.0f} MB"
-            raise UnsupportedLayers(f"their outputs would take {needed} that are free in {folder.parent}")
-        for name, layout in layouts.items():
-            (folder / name).mkdir()
-            for file, values in layout.beside.items():
-                np.save(folder / name / f"{file}.npy", values)
-            shape = (layout.num_rows, *examples[name].shape[1:])
-            stored[name] = np.lib.format.open_memmap(
-                folder / name / "states.npy", "w+", bits(examples[name]).dtype, shape
-            )
-        description = f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"
-        for rows in tqdm(item_chunks(self.items, chunk_size), desc=description):
-            rows = layouts["image"].places(rows) if self.names == ("image",) else rows
-            if len(rows):
-                with torch.no_grad():
-                    for name, states in self.record(rows)[1].items():
-                        stored[name][layouts[name].places(rows)] = bits(states)
-        for one in stored.values():
-            one.flush()
+            raise UnsupportedLayers(f"their outputs would take {needed} that are free in {folder.parent.parent}")
+        chunks = [self.order[start : start + chunk_size] for start in range(0, len(self.order), chunk_size)]
+        for index in tqdm(chunks, desc=f"Storing the frozen layers' outputs, {size / 1e6:,.0f} MB"):
+            with torch.no_grad():
+                stored[entries(index, self.beside)] = bits(self.record(index)[1])
+        stored.flush()
 
     def digest(self) -> str:
         """Changes with the items, the frozen weights, the number of layers and the precision that they run at."""
-        backbone, config = self.encoder.backbone, self.encoder.backbone.config
-        parts = [*self.names, self.fingerprint, f"{len(self.frozen.layers)} layers", self.device.type]
-        parts += [str(config.to_dict()), str(config._attn_implementation), str(autocast_dtype(self.device))]
+        tower, count = self.part.tower, len(self.frozen.layers)
+        parts = [self.name, self.fingerprint, f"{count} layers", *_precision(self.device), *self.normalization]
+        parts += [str(tower.config.to_dict()), str(tower.config._attn_implementation)]
         digest = hashlib.sha256("\n".join(parts).encode())
-        add_tensors(digest, frozen_tensors(backbone, len(self.frozen.layers)))
+        after = {id(module) for layer in layers_of(tower)[count:] for module in layer.modules()}
+        for prefix, module in tower.named_modules():
+            own = dict(module.named_parameters(prefix, recurse=False))
+            if id(module) not in after and not any(parameter.requires_grad for parameter in own.values()):
+                add_tensors(digest, own | dict(module.named_buffers(prefix, recurse=False)))
         return digest.hexdigest()[:32]
 
 
-def frozen_tensors(backbone: nn.Module, num_frozen: int) -> dict[str, torch.Tensor]:
-    """Frozen parameters and their modules' buffers by name, but for those of the layers after the frozen ones."""
-    after = {id(module) for layer in layers_of(backbone)[num_frozen:] for module in layer.modules()}
-    tensors = {}
-    for prefix, module in backbone.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if id(module) in after or any(parameter.requires_grad for parameter in own.values()):
-            continue
-        own |= dict(module.named_buffers(recurse=False))
-        tensors |= {f"{prefix}.{name}": tensor for name, tensor in own.items()}
-    return tensors
-
-
 def bits(states: torch.Tensor) -> np.ndarray:
-    """Hidden states as numpy has them: bfloat16, which it has not, as uint16."""
+    """Returns hidden states as numpy has them: bfloat16, which it has not, as uint16."""
     states = states.detach().cpu()
     return (states.view(torch.uint16) if states.dtype == torch.bfloat16 else states).numpy()
+
+
+def _cache(cache_dir: str | None) -> Path:
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
+
+
+@contextlib.contextmanager
+def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yields a folder of the cache, and where to write what will be in it; `None` if it is there already.
+
+    Of two runs the second waits for the first. What was not written to its end is never taken for the whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            yield folder, None
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+            yield folder, Path(unfinished)
+            Path(unfinished).rename(folder)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Returns the type that autocast computes at, `None` where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def _precision(device: torch.device) -> list[str]:
+    return [device.type, str(autocast_dtype(device))]
+
+
+def add_tensors(digest, tensors: dict[str, torch.Tensor]) -> None:
+    """Adds names, types, shapes and values of tensors to a digest of `hashlib`."""
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

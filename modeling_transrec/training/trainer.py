@@ -17,21 +17,20 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data.collator import TransRecDataCollator
-from ..data.loading import history_lengths, prepare_items
+from ..data.loading import history_lengths
+from ..data.preparation import prepare_items
 from ..evaluation.baselines import TrainingInteractions, evaluate_baselines
 from ..evaluation.evaluator import FullRankingEvaluator
-from ..evaluation.scoring import PrecomputedItems, precompute_features
 from ..hub.card import draw_training_curve
 from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
 from ..hub.names import CURVE_NAME
 from ..hub.publish import upload_checkpoint, write_model_card
 from ..hub.results import THIS_MODEL, read_result, result_row
 from ..hub.safety import public_arguments
-from ..models.frozen_layers import frozen_layers_of
-from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_with_code, towers_of
-from ..models.processing_transrec import TransRecProcessor, check_texts
+from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
+from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
-from .precomputed import FrozenLayerItems, use_frozen_layers
+from .precomputed import PrecomputedItems, precompute
 
 
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class TransRecTrainer(Trainer):
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
         self.interactions: TrainingInteractions | None = None
-        self.prepared_items: datasets.Dataset | PrecomputedItems | FrozenLayerItems | None = None
+        self.prepared_items: datasets.Dataset | PrecomputedItems | None = None
         self._plain_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         callbacks = list(callbacks or [])
@@ -118,13 +117,13 @@ class TransRecTrainer(Trainer):
             callbacks.append(_SetEpochCallback(collator))
         if args.max_eval_users is not None and eval_dataset is not None:
             eval_dataset = choose_users(eval_dataset, args.max_eval_users)
-        check_texts(processing_class, model.config)
+        check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         if args.freezes:
             model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
         if args.gradient_caching_chunk_size is not None:
-            model.enable_gradient_caching(args.gradient_caching_chunk_size, processing_class.normalize)
+            model.enable_gradient_caching(args.gradient_caching_chunk_size)
         super().__init__(
             model=model,
             args=args,
@@ -144,25 +143,15 @@ class TransRecTrainer(Trainer):
         """Computes once what the frozen backbone, or its frozen layers, make of the items, and trains on that."""
         if self._plain_items is None:
             return
-        model, chunk_size = self.accelerator.unwrap_model(self.model), self.args.item_batch_size
-        self.prepared_items = self._plain_items
-        if model.has_frozen_backbone and model.item_encoder.takes_features:
-            logger.info("The backbone is frozen: its features of %d items are computed once", len(self.items))
-            with self.args.main_process_first(local=False, desc="computing features"), self.accelerator.autocast():
-                self.prepared_items = precompute_features(
-                    model.eval(), self._plain_items, self.processing_class, chunk_size
-                )
-        elif not model.has_frozen_backbone and not any(
-            frozen_layers_of(tower) for backbone in model.item_encoder.backbones for tower in towers_of(backbone)
-        ):
-            return
-        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            logger.warning("With FSDP or DeepSpeed the frozen layers are computed in every step")
-        else:
-            with self.args.main_process_first(local=False, desc="computing states"), self.accelerator.autocast():
-                self.prepared_items = use_frozen_layers(
-                    model.eval(), self._plain_items, self.processing_class, chunk_size
-                )
+        model = self.accelerator.unwrap_model(self.model)
+        with self.args.main_process_first(local=False, desc="computing frozen"), self.accelerator.autocast():
+            self.prepared_items = precompute(
+                model.eval(),
+                self._plain_items,
+                self.processing_class,
+                self.args.item_batch_size,
+                with_states=not (self.is_fsdp_enabled or self.is_deepspeed_enabled),
+            )
         self.data_collator.items = self.prepared_items
         self._evaluators = {}
 
@@ -196,12 +185,6 @@ class TransRecTrainer(Trainer):
             **optimizer_kwargs,
         )
         return self.optimizer
-
-    def compute_loss(self, model, inputs: dict[str, torch.Tensor], *args, **kwargs):
-        """As in transformers; pictures travel as bytes and are normalised on the device, a chunk at a time."""
-        if self.args.gradient_caching_chunk_size is None:
-            inputs = self.processing_class.normalize(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

@@ -9,7 +9,7 @@ import scipy.sparse
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec.data.loading import prepare_items
+from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.evaluation import scoring
 from modeling_transrec.evaluation.scoring import (
     CatalogueScorer,

@@ -16,13 +16,13 @@ from modeling_transrec import (
     TransRecForSequentialRecommendation,
     TransRecModel,
 )
-from modeling_transrec.data.loading import prepare_items
-from modeling_transrec.evaluation.scoring import precompute_features
-from modeling_transrec.models.backbones import picture_widths
+from modeling_transrec.data.preparation import prepare_items
+from modeling_transrec.models.backbones import image_widths
 from modeling_transrec.models.fusions import FUSIONS
-from modeling_transrec.models.processing_transrec import check_texts
+from modeling_transrec.models.processing_transrec import check_processor
 from modeling_transrec.training.model_arguments import ModelArguments
 from modeling_transrec.training.model_building import load_model_and_processor
+from modeling_transrec.training.precomputed import precompute
 
 from ..checks import perturb, trained
 from ..tiny import (
@@ -146,7 +146,7 @@ def test_an_item_without_a_picture_has_the_learned_vector_and_costs_nothing(mode
     vectors = model.get_item_features(**items)
     assert seen == [9]
     for row in (2, 6):
-        assert torch.equal(vectors[row], model.item_encoder.image.missing_image)
+        assert torch.equal(vectors[row], model.item_encoder.image.projection.missing)
     alone = model.get_item_features(pixel_values=items["pixel_values"][3:4])
     assert torch.allclose(alone[0], vectors[4], atol=1e-5)
     none = model.get_item_features(pixel_values=items["pixel_values"][:0], image_index=torch.tensor([-1, -1]))
@@ -201,7 +201,7 @@ def test_weights_of_half_precision(kind, make_model, make_collator, processor_of
     assert model.get_item_features(**inputs).isfinite().all()
     model.freeze_backbone()
     collator = make_collator(kind, model)
-    collator.items = precompute_features(model, collator.items, processor, cache_dir=tmp_path)
+    collator.items = precompute(model, collator.items, processor, cache_dir=tmp_path)
     batch = collator([histories[0], histories[3]])
     model(**batch).loss.backward()
 
@@ -216,7 +216,7 @@ def test_a_given_backbone_keeps_its_own_configuration(implementation, tokenizer)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     expected = backbone(**inputs).last_hidden_state
     encoder = TransRecModel(plain, {"text": backbone}).eval().item_encoder.text
-    found, mask = encoder.hidden(**inputs), inputs["attention_mask"].bool()
+    found, mask = encoder.token_vectors(**inputs), inputs["attention_mask"].bool()
     assert torch.allclose(found[mask], expected[mask], atol=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_a_decoder_of_a_kind_of_encoders_stays_causal(tokenizer):
     ids = torch.randint(5, len(tokenizer), (1, 6), generator=torch.Generator().manual_seed(0))
     changed = ids.clone()
     changed[0, 4:] = 7
-    before, after = (encoder.hidden(one, torch.ones_like(one))[0, :4] for one in (ids, changed))
+    before, after = (encoder.token_vectors(one, torch.ones_like(one))[0, :4] for one in (ids, changed))
     assert torch.allclose(before, after, atol=1e-6)
 
 
@@ -234,7 +234,7 @@ def test_vit_mae_sees_the_whole_picture_in_order():
     config = TransRecConfig(vision_config=ANY_VISION["vit_mae"][0], hidden_size=8, image_pooling="mean")
     encoder = perturb(TransRecForSequentialRecommendation(config)).eval().item_encoder.image
     pixels = torch.randn(2, 3, 32, 32)
-    found = encoder.features(pixels)
+    found = encoder.features(pixel_values=pixels)
     del encoder.backbone.embeddings.random_masking  # transformers' own, with nothing hidden and nothing shuffled
     encoder.backbone.embeddings.config.mask_ratio = 0.0
     noise = torch.arange(16.0).expand(2, -1)
@@ -245,7 +245,7 @@ def test_widths_are_found_without_touching_the_backbone():
     backbone = AutoModel.from_config(TransRecConfig(vision_config=VISION_CONFIGS["resnet"]).vision_config)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     random_state = torch.get_rng_state()
-    assert picture_widths(backbone) == (12, 12)
+    assert image_widths(backbone) == (12, 12)
     assert backbone.training and torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
@@ -265,7 +265,7 @@ def test_a_fusion_of_tokens_reads_their_width_not_the_poolers(tokenizer):
 
 
 def test_what_is_no_vision_backbone_is_refused_at_once():
-    with pytest.raises(ValueError, match="siglip2_vision_model is no vision backbone: .*spatial_shapes.*; choose a"):
+    with pytest.raises(ValueError, match="siglip2_vision_model is no image backbone: .*spatial_shapes.*; choose a"):
         TransRecModel(TransRecConfig(vision_config={**SIZE, "model_type": "siglip2_vision_model"}))
 
 
@@ -275,7 +275,7 @@ def test_image_pooling_is_that_of_the_backbones_own_output(image_pooling):
     pixels = image_inputs(IMAGE_SIZE)["pixel_values"]
     hidden = model.item_encoder.image.backbone(pixel_values=pixels).last_hidden_state
     expected = hidden[:, 0] if image_pooling == "cls" else hidden.mean(1)
-    assert torch.equal(model.item_encoder.image.features(pixels), expected)
+    assert torch.equal(model.item_encoder.image.features(pixel_values=pixels), expected)
 
 
 def test_a_pooling_that_the_backbone_has_not_is_an_error():
@@ -341,11 +341,11 @@ def test_fusions(fusion, make_model, make_collator, processor_of, histories, ite
 def test_vector_fusions_are_what_their_names_say(make_model):
     text, image = torch.randn(4, 16), torch.randn(4, 16)
     encoder = {name: make_model("text+image", fusion=name).item_encoder.fusion for name in ("sum", "gated", "film")}
-    assert torch.equal(encoder["sum"](text, image), text + image)
+    assert torch.equal(encoder["sum"]([text, image]), text + image)
     gate = torch.sigmoid(encoder["gated"].gate(torch.cat([text, image], 1)))
-    assert torch.allclose(encoder["gated"](text, image), gate * text + (1 - gate) * image)
+    assert torch.allclose(encoder["gated"]([text, image]), gate * text + (1 - gate) * image, atol=1e-6)
     scale, shift = encoder["film"].scale_and_shift(text).split(16, dim=1)
-    assert torch.allclose(encoder["film"](text, image), image + scale * image + shift)
+    assert torch.allclose(encoder["film"]([text, image]), image + scale * image + shift)
 
 
 def test_a_dual_encoder_has_no_tokens_to_attend_to(tokenizer):
@@ -402,18 +402,18 @@ class TestSiglip:
         own = tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt")["input_ids"]
         expected = encoder.backbone.get_text_features(input_ids=own).pooler_output
         inputs = tokenizer(texts, padding=True, return_tensors="pt")
-        found = encoder.text_features(inputs["input_ids"], inputs["attention_mask"])
+        found = encoder.text.features(**{name: inputs[name] for name in encoder.text.inputs})
         assert torch.allclose(found, expected, atol=1e-6)
 
     def test_wrong_texts_are_errors(self, make_encoder, processor_of):
         ids = torch.ones(1, 41, dtype=torch.long)
         with pytest.raises(ValueError, match="smaller max_text_length"):
-            make_encoder().text_features(ids, ids)
+            make_encoder().text.features(input_ids=ids, attention_mask=ids)
         with pytest.raises(ValueError, match="pad_token_id"):
-            make_encoder(pad_token_id=None).text_features(ids[:, :5], ids[:, :5])
+            make_encoder(pad_token_id=None).text.features(input_ids=ids[:, :5], attention_mask=ids[:, :5])
         config = TransRecConfig(multimodal_config=make_encoder(pad_token_id=5).backbone.config)
         with pytest.raises(ValueError, match="has pad_token_id=5 where the tokenizer's is 0"):
-            check_texts(processor_of["clip"], config)
+            check_processor(processor_of["clip"], config)
 
     def test_its_padding_is_the_tokenizers(self, tokenizer, image_processor, items, tmp_path):
         config = tiny_dual_config("siglip", tokenizer)
@@ -424,7 +424,7 @@ class TestSiglip:
         args = ModelArguments(multimodal_model_name_or_path=str(tmp_path))
         model, processor = load_model_and_processor(args, items)
         assert model.config.multimodal_config.text_config.pad_token_id == tokenizer.pad_token_id
-        check_texts(processor, model.config)
+        check_processor(processor, model.config)
 
 
 def test_vilt_gives_the_same_vectors_every_time(make_model, processor_of, items):
@@ -446,7 +446,7 @@ def test_from_encoder_pretrained_with_text_and_vision(tokenizer, tmp_path):
         hidden_size=16,
     ).eval()
     pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
-    found = model.item_encoder.image.features(pixels)
+    found = model.item_encoder.image.features(pixel_values=pixels)
     assert torch.equal(found, vision.eval()(pixel_values=pixels).pooler_output)
     assert model.config.modality == "text+image" and model.config.user_encoder_type == "gru4rec"
     with pytest.raises(ValueError, match="name a backbone"):
@@ -459,7 +459,7 @@ def test_a_tower_of_a_dual_encoder_can_be_a_backbone(tokenizer, tmp_path):
     model = TransRecModel.from_encoder_pretrained(vision_model_name_or_path=tmp_path, hidden_size=16).eval()
     pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     expected = clip.vision_model(pixel_values=pixels).pooler_output
-    assert torch.allclose(model.item_encoder.image.features(pixels), expected, atol=1e-6)
+    assert torch.allclose(model.item_encoder.image.features(pixel_values=pixels), expected, atol=1e-6)
     both = TransRecModel.from_encoder_pretrained(multimodal_model_name_or_path=tmp_path, hidden_size=16)
     assert both.config.modality == "text+image"
 
@@ -475,7 +475,7 @@ class TestAnItemWithoutAText:
     def test_it_has_the_learned_vector(self, make_model, processor_of):
         model, processor = perturb(make_model("text")), processor_of["text"]
         vectors = model.get_item_features(**processor(text=[None, "red rope", "  "]))
-        learned = model.item_encoder.text.missing_text
+        learned = model.item_encoder.text.projection.missing
         assert torch.equal(vectors[0], learned) and torch.equal(vectors[2], learned)
         assert torch.equal(model.get_item_features(**processor(text=[""]))[0], learned)
         assert not torch.allclose(vectors[1], learned)
@@ -487,7 +487,7 @@ class TestAnItemWithoutAText:
         assert not batch["has_text"].all()
         model(**batch).loss.backward()
         norms = {name: one.grad.norm() for name, one in model.named_parameters()}
-        learned = norms.pop("model.item_encoder.text.missing_text")
+        learned = norms.pop("model.item_encoder.text.projection.missing")
         assert 0 < learned < 100 * max(norms.values())
 
     @pytest.mark.parametrize("kind", ["text+image", "clip"])
@@ -498,19 +498,18 @@ class TestAnItemWithoutAText:
             model.get_item_features(**processor(text=texts, images=pictures))
             for texts in (["", None], ["red", "blue"])
         )
-        encoder = model.item_encoder.image or model.item_encoder.multimodal
-        learned = (model.item_encoder.text or model.item_encoder.multimodal).missing_text
-        assert torch.allclose(blank[1], learned + encoder.missing_image)
+        learned, missing_image = (part.projection.missing for part in model.item_encoder.parts)
+        assert torch.allclose(blank[1], learned + missing_image)
         text_of_red = named[0] - (blank[0] - learned)
-        alone = model.get_item_features(**processor(text=["red"], images=[None]))[0] - encoder.missing_image
+        alone = model.get_item_features(**processor(text=["red"], images=[None]))[0] - missing_image
         assert torch.allclose(text_of_red, alone, atol=1e-5)
 
     @pytest.mark.parametrize("fusion", ["co_attention", "merged_attention"])
     def test_attention_has_one_learned_token(self, fusion, make_model, processor_of):
         model, processor = perturb(make_model("text+image", fusion=fusion)), processor_of["text+image"]
         together = processor(text=["a small blue lamp", None], images=[tiny_image(3), tiny_image(4)])
-        tokens, mask = model.item_encoder.text.tokens(*(together[name] for name in TEXT_INPUTS))
-        assert mask[1].sum() == 1 and torch.equal(tokens[1][mask[1]][0], model.item_encoder.text.missing_text)
+        tokens, mask = model.item_encoder.text.tokens(**together)
+        assert mask[1].sum() == 1 and torch.equal(tokens[1][mask[1]][0], model.item_encoder.text.projection.missing)
         together["input_ids"][1] = 7  # nobody reads them
         alone = processor(text=[""], images=[tiny_image(4)])
         found = model.get_item_features(**together)[1], model.get_item_features(**alone)[0]
@@ -670,7 +669,7 @@ def test_precomputed_features_stand_for_the_items(kind, make_model, make_collato
     model.zero_grad(set_to_none=True)
     calls = []
     prepared = collator.items
-    collator.items = precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
+    collator.items = precompute(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
     for backbone in model.item_encoder.backbones:
         for module in backbone.modules():
             module.register_forward_pre_hook(lambda *args: calls.append(1))
@@ -680,16 +679,17 @@ def test_precomputed_features_stand_for_the_items(kind, make_model, make_collato
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
 
-    again = precompute_features(model, prepared, processor_of[kind], chunk_size=5, cache_dir=tmp_path)
-    assert not calls and again.folder == collator.items.folder  # another run has them from the disk
+    again = precompute(model, prepared, processor_of[kind], chunk_size=5, cache_dir=tmp_path)
+    assert not calls and again.folders == collator.items.folders  # another run has them from the disk
     with torch.no_grad():
         next(model.item_encoder.backbones[0].parameters()).add_(0.1)
-    other = precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
-    assert calls and other.folder != again.folder
+    other = precompute(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
+    assert calls and other.folders != again.folders
     with torch.no_grad():
         next(model.item_encoder.backbones[0].parameters()).add_(0.1)
     interrupted = unittest.mock.Mock(side_effect=KeyboardInterrupt)
     with unittest.mock.patch.object(processor_of[kind], "pad", interrupted), pytest.raises(KeyboardInterrupt):
-        precompute_features(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
+        precompute(model, prepared, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
     folders = {path.name for path in (tmp_path / "transrec_features").iterdir() if path.is_dir()}
-    assert folders == {again.folder.name, other.folder.name}  # nothing half-written is left
+    kept = {next(iter(one.folders.values())).parent.name for one in (again, other)}
+    assert folders == kept  # nothing half-written is left

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from modeling_transrec import TransRecDataCollator, TransRecTrainer, TransRecTrainingArguments
+from modeling_transrec import TransRecTrainer, TransRecTrainingArguments
 from modeling_transrec.models import item_encoders
 from modeling_transrec.models import modeling_transrec as modeling
+from modeling_transrec.models.content_encoders import PixelNormalization
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
@@ -211,25 +212,22 @@ def test_beside_adapters_batch_norms_keep_their_statistics(make_model, make_coll
 
 
 @pytest.mark.parametrize("kind", ["image", "text+image", "clip", "vilt"])
-def test_pictures_are_bytes_until_their_chunk_is_encoded(kind, make_model, make_collator, processor_of, histories):
-    model, processor = make_model(kind, hidden_dropout_prob=0.0).eval(), processor_of[kind]
-    batch = TransRecDataCollator.__call__(make_collator(kind, model), [histories[user] for user in range(5)])
+def test_images_are_bytes_until_their_chunk_is_encoded(kind, make_model, make_collator, histories):
+    model = make_model(kind, hidden_dropout_prob=0.0).eval()
+    batch = make_collator(kind, model)([histories[user] for user in range(5)])
     assert batch["pixel_values"].dtype == torch.uint8 and len(batch["pixel_values"]) > CHUNK_SIZE
-    plain, seen = step(model, processor.normalize(batch)), []
-
-    def normalize(inputs):
-        seen.append(len(inputs["pixel_values"]))
-        return processor.normalize(inputs)
-
-    with pytest.raises(ValueError, match="are bytes"):
-        model(**batch)
-    model.enable_gradient_caching(CHUNK_SIZE, normalize)
+    plain, seen = step(model, batch), []
+    normalization = next(module for module in model.modules() if isinstance(module, PixelNormalization))
+    normalization.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    model.enable_gradient_caching(CHUNK_SIZE)
     assert_same(step(model, batch), plain)
-    assert seen and max(seen) <= CHUNK_SIZE
+    assert seen and max(len(given) for given, _ in seen) <= CHUNK_SIZE
     seen.clear()
     with torch.no_grad():  # all at once, and what is normalised already stays
-        losses = [model(**inputs).loss for inputs in (batch, processor.normalize(batch))]
-    assert len(seen) == 1 and torch.equal(*losses)
+        expected = model(**batch).loss
+        (_, normalised), *others = seen
+        assert not others and normalised.dtype == torch.float32
+        assert torch.equal(model(**{**batch, "pixel_values": normalised}).loss, expected)
 
 
 def test_what_cannot_be_encoded_in_chunks_is_refused(make_model):

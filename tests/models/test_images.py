@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     BitImageProcessorPil,
     ConvNextImageProcessorPil,
     ViltImageProcessorPil,
@@ -11,27 +12,66 @@ from transformers import (
 )
 
 from modeling_transrec import (
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecModel,
     TransRecProcessor,
     TransRecTrainer,
     TransRecTrainingArguments,
 )
 from modeling_transrec.data.image_processors import load_image_processor
+from modeling_transrec.models.backbones import image_normalization
+from modeling_transrec.models.content_encoders import PixelNormalization
+from modeling_transrec.models.processing_transrec import check_processor
 
-from ..tiny import IMAGE_SIZE, tiny_image
+from ..tiny import IMAGE_SIZE, TINY_VIT, tiny_image
 
 
 SQUARE = {"height": 24, "width": 24}
 
 
 class TestImages:
-    def test_the_processors_output_is_the_image_processors_own(self, image_processor, processor_of):
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+            {"do_normalize": False},
+            {"do_rescale": False, "do_normalize": False},
+            {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+        ],
+    )
+    def test_the_model_normalises_bytes_as_the_image_processor_would(self, options):
+        image_processor = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, **options)
         pictures = [tiny_image(seed) for seed in range(3)]
-        found = processor_of["image"](images=[pictures[0], None, pictures[1], pictures[2]])
+        found = TransRecProcessor(image_processor=image_processor)(images=[pictures[0], None, *pictures[1:]])
+        assert found["pixel_values"].dtype == torch.uint8 and found["image_index"].tolist() == [0, -1, 1, 2]
+        config = TransRecConfig(vision_config=TINY_VIT, **image_normalization(image_processor.to_dict()))
+        normalization = PixelNormalization(config)
         expected = image_processor(pictures, return_tensors="pt")["pixel_values"]
-        assert torch.allclose(found["pixel_values"], expected, atol=1e-6)
-        assert found["image_index"].tolist() == [0, -1, 1, 2]
+        assert torch.allclose(normalization(found["pixel_values"]), expected.float(), atol=1e-4)
+        floats = expected.float()
+        assert torch.equal(normalization(floats), floats)
 
-    def test_they_travel_as_bytes_and_are_normalised_before_the_model(
+    def test_the_normalisation_is_saved_with_the_model(self, processor_of, tmp_path):
+        own = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+        model = TransRecForSequentialRecommendation(TransRecConfig(vision_config=TINY_VIT, hidden_size=16, **own))
+        inputs = processor_of["image"](images=[tiny_image(1), None])
+        expected = model.eval().get_item_features(**inputs)
+        model.save_pretrained(tmp_path)
+        again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+        assert torch.equal(again.get_item_features(**inputs), expected)
+        assert again.item_encoder.image.normalization.mean.flatten().tolist() == pytest.approx(own["image_mean"])
+        with pytest.raises(ValueError, match=r"make the model with TransRecConfig\(…, image_mean=\[0.5"):
+            check_processor(processor_of["image"], again.config)
+
+    def test_the_normalisation_beside_a_pretrained_backbone_is_taken(self, tmp_path):
+        AutoModel.from_config(AutoConfig.for_model(**TINY_VIT)).save_pretrained(tmp_path)
+        ViTImageProcessorPil(image_mean=[0.1, 0.2, 0.3], image_std=[0.3, 0.2, 0.1]).save_pretrained(tmp_path)
+        model = TransRecModel.from_encoder_pretrained(vision_model_name_or_path=str(tmp_path), hidden_size=16)
+        assert model.config.image_mean == [0.1, 0.2, 0.3] and model.config.image_std == [0.3, 0.2, 0.1]
+
+    def test_they_travel_as_bytes_and_are_normalised_in_the_model(
         self, make_model, items, train_split, processor_of, tmp_path
     ):
         model, processor = make_model("image"), processor_of["image"]
@@ -39,15 +79,12 @@ class TestImages:
         trainer = TransRecTrainer(model, args, items, train_split, processing_class=processor)
         batch = next(iter(trainer.get_train_dataloader()))
         assert batch["pixel_values"].dtype == torch.uint8
-        with pytest.raises(ValueError, match="normalize"):
-            model(**batch)
         seen = []
         model.item_encoder.image.backbone.register_forward_pre_hook(
             lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True
         )
         trainer.compute_loss(model, batch)
-        known = {tuple(picture.flatten().tolist()) for picture in processor(images=items["image"])["pixel_values"]}
-        assert len(seen[0]) and {tuple(picture.flatten().tolist()) for picture in seen[0]} <= known
+        assert torch.allclose(seen[0], (batch["pixel_values"] / 255 - 0.5) / 0.5, atol=1e-6)
 
     def test_grey_palette_and_transparent_pictures_are_read_as_rgb(self, processor_of):
         pictures = [tiny_image(0).convert(mode) for mode in ("L", "P", "RGBA", "CMYK", "1", "I;16")]
@@ -64,7 +101,7 @@ class TestImages:
             again = TransRecProcessor.from_pretrained(tmp_path / kind)
             assert again.modality == processor.modality
             columns = {name: items[name][:5] for name in processor.item_columns}
-            expected, found = (one.normalize(one.pad(one.prepare(columns))) for one in (processor, again))
+            expected, found = (one.pad(one.prepare(columns)) for one in (processor, again))
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
     @pytest.mark.parametrize(
@@ -84,7 +121,7 @@ class TestImages:
         AutoConfig.for_model(model_type).save_pretrained(tmp_path)
         own.save_pretrained(tmp_path)
         processor = load_image_processor(tmp_path, image_size=24)
-        assert TransRecProcessor(image_processor=processor).image_shape == (3, 24, 24)
+        assert TransRecProcessor(image_processor=processor).shape_of("image") == (3, 24, 24)
         pictures = [tiny_image(0), tiny_image(1).rotate(90, expand=True)]
         found, expected = (one(pictures, return_tensors="pt")["pixel_values"] for one in (processor, same_as))
         assert torch.equal(found, expected)
@@ -118,5 +155,5 @@ class TestImages:
 
     def test_pictures_of_different_sizes_are_an_error(self):
         uneven = ViTImageProcessorPil(size={"shortest_edge": 16})
-        with pytest.raises(ValueError, match="pictures of different sizes"):
-            _ = TransRecProcessor(image_processor=uneven).image_shape
+        with pytest.raises(ValueError, match="images of different sizes"):
+            TransRecProcessor(image_processor=uneven).shape_of("image")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from modeling_transrec.data.collator import left_pad_lists
 from modeling_transrec.data.loading import count_actions
-from modeling_transrec.models import content_encoders
+from modeling_transrec.models import text_chunks
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
@@ -156,7 +156,7 @@ def test_texts_of_like_length_are_encoded_together(kind, make_model, make_collat
     )
     results = []
     for at_a_time in (1000, 40):
-        monkeypatch.setattr(content_encoders, "TOKENS_AT_A_TIME_ON_CPU", at_a_time)
+        monkeypatch.setattr(text_chunks, "TOKENS_AT_A_TIME_ON_CPU", at_a_time)
         model.zero_grad()
         loss = model(**batch).loss
         loss.backward()

@@ -7,7 +7,8 @@ from tokenizers import processors
 from transformers import AutoProcessor, GPT2Config, PreTrainedTokenizerFast
 
 from modeling_transrec import TransRecProcessor
-from modeling_transrec.data.loading import histories_as_rows, load_items, prepare_items
+from modeling_transrec.data.loading import histories_as_rows, load_items
+from modeling_transrec.data.preparation import prepare_items
 
 
 @pytest.mark.parametrize("kind", ["text", "id"])
@@ -29,7 +30,7 @@ def test_options_survive_saving(tokenizer, tmp_path):
     TransRecProcessor(tokenizer, language="zh", max_text_length=7, do_lower_case=False).save_pretrained(tmp_path)
     again = TransRecProcessor.from_pretrained(tmp_path)
     assert (again.language, again.max_text_length, again.do_lower_case) == ("zh", 7, False)
-    assert again.text_column == "text_zh"
+    assert again.item_columns[0] == "text_zh"
 
 
 def test_texts_are_cut_lowered_and_padded_to_the_longest(tokenizer):

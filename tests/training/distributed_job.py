@@ -16,7 +16,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.training.precomputed import FrozenLayerItems
+from modeling_transrec.training.precomputed import PrecomputedItems
 
 from ..tiny import make_sequences, tiny_config
 
@@ -49,7 +49,7 @@ def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | 
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     trainer = TransRecTrainer(model, args, items, train, validation, processing_class=processor)
-    assert isinstance(trainer.data_collator.items, FrozenLayerItems) == bool(num_frozen)
+    assert isinstance(trainer.data_collator.items, PrecomputedItems) == bool(num_frozen)
     # Evaluated before training: after it, weights are equal up to rounding alone, and a near tie may turn.
     validated = {name: value for name, value in trainer.evaluate().items() if "@" in name or "mrr" in name}
     several = {"batch_size": 2, "item_batch_size": 5}

@@ -15,9 +15,10 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.models.content_encoders import DualEncoder
-from modeling_transrec.models.frozen_layers import layers_of
-from modeling_transrec.training.precomputed import FrozenLayerItems, use_frozen_layers
+from modeling_transrec.data.preparation import text_lengths
+from modeling_transrec.models.backbones import layers_of
+from modeling_transrec.models.multimodal_encoders import Tower
+from modeling_transrec.training.precomputed import PrecomputedItems, precompute
 
 from ..checks import Interrupt, assert_equal_weights, assert_same, perturb, step, weights
 from ..tiny import (
@@ -96,9 +97,8 @@ def make_trainer(items, train_split, validation_split, processor_of, tmp_path):
 @pytest.fixture
 def plain(monkeypatch):
     """Turns the feature off for the Trainers that are made after it is called."""
-    return lambda: monkeypatch.setattr(
-        "modeling_transrec.training.trainer.use_frozen_layers", lambda model, items, *_: items
-    )
+    as_they_are = lambda model, items, *_, **__: items  # noqa: E731
+    return lambda: monkeypatch.setattr("modeling_transrec.training.trainer.precompute", as_they_are)
 
 
 def count_calls(modules) -> list:
@@ -119,10 +119,10 @@ def check_step(model, kind, make_collator, processor_of, histories, tmp_path, fr
     collator = make_collator(kind, model)
     users = [histories[user] for user in range(NUM_USERS)]
     expected = step(model, collator(users))
-    vectors = model.get_item_features(**processor_of[kind].normalize(processor_of[kind].pad(collator.items[:9])))
+    vectors = model.get_item_features(**processor_of[kind].pad(collator.items[:9]))
     before = list(model.state_dict())
-    items = use_frozen_layers(model, collator.items, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
-    assert isinstance(items, FrozenLayerItems), "the plain path was taken"
+    items = precompute(model, collator.items, processor_of[kind], chunk_size=8, cache_dir=tmp_path)
+    assert isinstance(items, PrecomputedItems), "the plain path was taken"
     collator.items = items
     calls = []
     for part in (model.item_encoder.text, model.item_encoder.image):
@@ -174,7 +174,7 @@ def test_pictures(model_type, make_frozen, make_collator, processor_of, historie
 @pytest.mark.parametrize("kind", ["text+image", "text+id", "image+id", "text+image+id"])
 def test_several_parts(kind, make_frozen, make_collator, processor_of, prepared_items, items, histories, tmp_path):
     from modeling_transrec import TransRecProcessor
-    from modeling_transrec.data.loading import prepare_items
+    from modeling_transrec.data.preparation import prepare_items
 
     if kind not in processor_of:
         parts = {"text": "tokenizer", "image": "image_processor"}
@@ -216,13 +216,12 @@ def test_dual_encoders(model_type, chunk_size, make_collator, processor_of, toke
     collator, processor = make_collator("clip", model), processor_of["clip"]
     users = [histories[user] for user in range(NUM_USERS)]
     expected = step(model, collator(users))
-    items = use_frozen_layers(model, collator.items, processor, chunk_size=8, cache_dir=tmp_path)
-    assert set(items.folders) == {"text", "image"}
+    items = precompute(model, collator.items, processor, chunk_size=8, cache_dir=tmp_path)
+    assert set(items.folders) == {"text_states", "image_states"}
     collator.items, calls = items, []
-    for name, layers in model.item_encoder.multimodal.frozen_layers.items():
-        tower = model.item_encoder.part(name).backbone
-        assert layers.layers == layers_of(tower)[:2]
-        for layer in layers.layers:
+    for part in model.item_encoder.parts:
+        assert part.frozen_layers.layers == layers_of(part.tower)[:2]
+        for layer in part.frozen_layers.layers:
             for child in layer.children():
                 child.register_forward_hook(lambda *_: calls.append(1))
     batch = collator(users)
@@ -232,69 +231,25 @@ def test_dual_encoders(model_type, chunk_size, make_collator, processor_of, toke
     assert not any("frozen" in name for name in model.state_dict())
 
 
-@pytest.mark.parametrize("gradient_caching", [None, 4])
-def test_siglip_whose_texts_have_states_of_padding(
-    gradient_caching, tokenizer, make_collator, processor_of, histories, tmp_path
+@pytest.mark.parametrize("model_type", ["siglip", "vilt"])
+def test_states_that_take_padding_or_two_contents_are_computed_in_every_step(
+    model_type, tokenizer, make_collator, processor_of, histories, tmp_path, caplog
 ):
-    multimodal = tiny_dual_config("siglip", tokenizer)
-    for tower in ("text_config", "vision_config"):
-        multimodal[tower] |= {"num_hidden_layers": 2}
+    kind = "vilt" if model_type == "vilt" else "clip"
+    if model_type == "vilt":
+        multimodal = {**tiny_vilt_config(len(tokenizer)), "num_hidden_layers": 3}
+    else:
+        multimodal = tiny_dual_config("siglip", tokenizer)
+        for tower in ("text_config", "vision_config"):
+            multimodal[tower] |= {"num_hidden_layers": 2}
     model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
     model.freeze_backbone(train_last_n_layers=1)
-    if gradient_caching is not None:
-        model.enable_gradient_caching(gradient_caching)
-    collator = make_collator("clip", model)
+    collator = make_collator(kind, model)
     users = [histories[user] for user in range(NUM_USERS)]
     expected = step(model.eval(), collator(users))
-    collator.items = use_frozen_layers(model, collator.items, processor_of["clip"], 8, tmp_path)
-    places = multimodal["text_config"]["max_position_embeddings"]
-    width = multimodal["text_config"]["hidden_size"]
-    assert collator.items.states["text"].shape == (NUM_ITEMS, places, width)
-    calls = []
-    model.item_encoder.part("text").backbone.encoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    collator.items = precompute(model, collator.items, processor_of[kind], 8, tmp_path)
+    assert "only those of text and image backbones that read no padding" in caplog.text
     assert_same(step(model, collator(users)), expected)
-    assert not calls
-
-
-@pytest.mark.parametrize("gradient_caching", [None, 4])
-def test_vilt_whose_texts_and_pictures_go_through_the_layers_together(
-    gradient_caching, tokenizer, make_collator, processor_of, histories, tmp_path
-):
-    multimodal = {**tiny_vilt_config(len(tokenizer)), "num_hidden_layers": 3}
-    model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
-    model.freeze_backbone(train_last_n_layers=1)
-    if gradient_caching is not None:
-        model.enable_gradient_caching(gradient_caching)
-    collator = make_collator("vilt", model)
-    batches = [[histories[user] for user in range(NUM_USERS)], [histories[0]]]
-    expected = [step(model.eval(), collator(users)) for users in batches]
-    items = use_frozen_layers(model, collator.items, processor_of["vilt"], 8, tmp_path)
-    places = (IMAGE_SIZE // multimodal["patch_size"]) ** 2 + 1
-    assert items.states["image"].shape == (NUM_ITEMS, places, multimodal["hidden_size"])
-    collator.items, calls = items, []
-    layers = layers_of(model.item_encoder.multimodal.backbone)
-    for layer in layers[:2]:
-        layer.attention.register_forward_hook(lambda *_: calls.append(1))
-    for users, loss_and_gradients in zip(batches, expected, strict=True):
-        batch = collator(users)
-        assert "pixel_values" not in batch
-        assert_same(step(model, batch), loss_and_gradients)
-    assert not calls
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_vilt_with_stored_states_of_items_without_pictures(dtype, tokenizer, processor_of, prepared_items, tmp_path):
-    multimodal = {**tiny_vilt_config(len(tokenizer)), "num_hidden_layers": 3}
-    model = perturb(TransRecForSequentialRecommendation(TransRecConfig(multimodal_config=multimodal, hidden_size=16)))
-    model.eval().to(dtype).freeze_backbone(train_last_n_layers=1)
-    prepared, processor = prepared_items["vilt"], processor_of["vilt"]
-    plain = processor.pad(prepared[[1, 5]])
-    assert len(plain["pixel_values"]) == 0
-    expected = model.get_item_features(**processor.normalize(plain))
-    items = use_frozen_layers(model, prepared, processor, 8, tmp_path)
-    assert isinstance(items, FrozenLayerItems)
-    found = model.get_item_features(**processor.pad(items[np.array([1, 5])]))
-    assert torch.allclose(found, expected, atol=1e-5 if dtype == torch.float32 else 3e-2)
 
 
 @pytest.mark.parametrize("fully", [True, False])
@@ -310,15 +265,15 @@ def test_a_fusion_of_tokens_over_a_backbone_whose_pooler_is_wider(
     collator = make_collator("text+image", model)
     users = [histories[user] for user in range(5)]
     expected = step(model, collator(users))
-    collator.items = use_frozen_layers(model, collator.items, processor_of["text+image"], 8, tmp_path)
+    collator.items = precompute(model, collator.items, processor_of["text+image"], 8, tmp_path)
     assert_same(step(model, collator(users)), expected)
 
 
 def test_a_frozen_backbone_whose_layers_are_not_found(make_frozen, processor_of, prepared_items, tmp_path, caplog):
     model = make_frozen("text+image", None, fusion="merged_attention")
     del model.item_encoder.image.backbone.layers
-    items = use_frozen_layers(model, prepared_items["text+image"], processor_of["text+image"], 8, tmp_path)
-    assert "text" in items.folders and "image" not in items.folders
+    items = precompute(model, prepared_items["text+image"], processor_of["text+image"], 8, tmp_path)
+    assert set(items.folders) == {"text_states"}
     assert "image backbone's frozen layers are computed in every step: they are not found" in caplog.text
 
 
@@ -330,7 +285,7 @@ def test_one_of_two_backbones_is_frozen_whole(make_frozen, make_collator, proces
 @pytest.mark.parametrize("kind", ["text", "image", "text+image"])
 def test_the_trainer_trains_to_the_same_weights(kind, make_frozen, make_trainer, plain, tmp_path):
     fast = make_trainer(make_frozen(kind, 1), kind, "fast")
-    assert isinstance(fast.data_collator.items, FrozenLayerItems)
+    assert isinstance(fast.data_collator.items, PrecomputedItems)
     parts = [part for part in (fast.model.item_encoder.text, fast.model.item_encoder.image) if part is not None]
     calls = []
     for part in parts:
@@ -341,7 +296,7 @@ def test_the_trainer_trains_to_the_same_weights(kind, make_frozen, make_trainer,
     fast.save_model()
     plain()
     slow = make_trainer(make_frozen(kind, 1), kind, "slow")
-    assert not isinstance(slow.data_collator.items, FrozenLayerItems)
+    assert not isinstance(slow.data_collator.items, PrecomputedItems)
     slow.train()
     slow.save_model()
     assert_equal_weights(weights(fast.model), weights(slow.model), atol=1e-5)
@@ -374,23 +329,23 @@ def stored_folders(tmp_path) -> set:
 
 def test_outputs_are_kept_for_other_runs(make_frozen, processor_of, prepared_items, tmp_path, monkeypatch):
     processor, prepared = processor_of["text"], prepared_items["text"]
-    first = use_frozen_layers(make_frozen("text", 1), prepared, processor, 8, tmp_path)
-    files = {path: path.stat().st_mtime_ns for path in first.folders["text"].iterdir()}
+    first = precompute(make_frozen("text", 1), prepared, processor, 8, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in first.folders["text_states"].iterdir()}
     model = make_frozen("text", 1)
     with torch.no_grad():
         layers_of(model.item_encoder.text.backbone)[2].output.dense.weight.add_(1.0)  # is trained: does not matter
-    second = use_frozen_layers(model, prepared, processor, 5, tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in second.folders["text"].iterdir()} == files
+    second = precompute(model, prepared, processor, 5, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in second.folders["text_states"].iterdir()} == files
     assert len(stored_folders(tmp_path)) == 1
-    use_frozen_layers(make_frozen("text", 2), prepared, processor, 8, tmp_path)
+    precompute(make_frozen("text", 2), prepared, processor, 8, tmp_path)
     assert len(stored_folders(tmp_path)) == 2
     model = make_frozen("text", 1)
     with torch.no_grad():
         layers_of(model.item_encoder.text.backbone)[0].output.dense.weight.add_(0.1)
-    use_frozen_layers(model, prepared, processor, 8, tmp_path)
+    precompute(model, prepared, processor, 8, tmp_path)
     assert len(stored_folders(tmp_path)) == 3
     with torch.autocast("cpu", torch.bfloat16):
-        use_frozen_layers(model, prepared, processor, 8, tmp_path)
+        precompute(model, prepared, processor, 8, tmp_path)
     assert len(stored_folders(tmp_path)) == 4
 
     def interrupted(*args, **kwargs):
@@ -400,21 +355,21 @@ def test_outputs_are_kept_for_other_runs(make_frozen, processor_of, prepared_ite
         layers_of(model.item_encoder.text.backbone)[1].output.dense.weight.add_(0.1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("modeling_transrec.training.precomputed.tqdm", interrupted)
-        use_frozen_layers(model, prepared, processor, 8, tmp_path)
+        precompute(model, prepared, processor, 8, tmp_path)
     assert len(stored_folders(tmp_path)) == 4  # nothing half-written is left
 
 
 def test_real_tokens_alone_are_stored(make_frozen, processor_of, prepared_items, tmp_path):
     prepared = prepared_items["text"]
-    items = use_frozen_layers(make_frozen("text"), prepared, processor_of["text"], 8, tmp_path)
+    items = precompute(make_frozen("text"), prepared, processor_of["text"], 8, tmp_path)
     lengths = [len(ids) for ids in prepared["input_ids"]]
-    assert items.states["text"].shape == (sum(lengths), 20)
-    assert items.text_lengths.tolist() == lengths
+    assert items.arrays["text_states"].values.shape == (sum(lengths), 20)
+    assert text_lengths(items).tolist() == lengths
     again = pickle.loads(pickle.dumps(items))
     rows = np.array([3, 30, 5])
     for one, other in zip(again[rows].values(), items[rows].values(), strict=True):
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
-    assert isinstance(again.states["text"], np.memmap)
+    assert isinstance(again.arrays["text_states"].values, np.memmap)
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -424,19 +379,9 @@ def test_bfloat16_is_stored_as_it_is(kind, make_frozen, make_collator, processor
     collator = make_collator(kind, model)
     batch = collator([histories[0]])
     items = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in batch}
-    if "pixel_values" in items:
-        items["pixel_values"] = items["pixel_values"].bfloat16()
     expected = model.get_item_features(**items)
-    prepared, normalize = collator.items, processor_of[kind].normalize
-
-    def normalize_to_bfloat16(batch):
-        batch = normalize(batch)
-        return {name: v.bfloat16() if name == "pixel_values" else v for name, v in batch.items()}
-
-    processor = copy.copy(processor_of[kind])
-    processor.normalize = normalize_to_bfloat16
-    collator.items = use_frozen_layers(model, prepared, processor, 8, tmp_path)
-    assert collator.items.states[kind].dtype == np.uint16
+    collator.items = precompute(model, collator.items, processor_of[kind], 8, tmp_path)
+    assert collator.items.arrays[f"{kind}_states"].values.dtype == np.uint16
     batch = collator([histories[0]])
     assert batch[f"{kind}_states"].dtype == torch.bfloat16
     names = ("input_ids", "attention_mask", f"{kind}_states")
@@ -449,7 +394,7 @@ def test_with_autocast_workers_and_activation_checkpointing(kind, make_frozen, m
     options = {"bf16": True, "dataloader_num_workers": 2, "activation_checkpointing": True, "optim": "sgd"}
     options |= {"gradient_caching_chunk_size": 7, "learning_rate": 0.05, "num_train_epochs": 1}
     fast = make_trainer(make_frozen(kind, 1), kind, "fast", **options)
-    assert isinstance(fast.data_collator.items, FrozenLayerItems)
+    assert isinstance(fast.data_collator.items, PrecomputedItems)
     fast.train()
     plain()
     slow = make_trainer(make_frozen(kind, 1), kind, "slow", **options)
@@ -464,7 +409,7 @@ def test_activation_checkpointing(checkpointing, make_frozen, make_collator, pro
     users = [histories[user] for user in range(NUM_USERS)]
     expected = step(model, collator(users))
     model.activation_checkpointing_enable(checkpointing)
-    collator.items = use_frozen_layers(model, collator.items, processor_of["text"], 8, tmp_path)
+    collator.items = precompute(model, collator.items, processor_of["text"], 8, tmp_path)
     assert_same(step(model.train(), collator(users)), expected)
 
 
@@ -497,7 +442,7 @@ def test_resumed_equals_uninterrupted(make_frozen, make_trainer):
         layers_of(other.item_encoder.text.backbone)[0].output.dense.weight.normal_()
     resumed = make_trainer(other, output="resumed", **options)
     resumed.train(resume_from_checkpoint=True)
-    assert isinstance(resumed.data_collator.items, FrozenLayerItems)
+    assert isinstance(resumed.data_collator.items, PrecomputedItems)
     assert_equal_weights(weights(resumed.model), weights(whole.model), atol=0)
 
 
@@ -507,7 +452,7 @@ def test_with_torch_compile_the_trained_layers_are_compiled(make_frozen, make_tr
     plain.train()
     counters.clear()
     trainer = make_trainer(make_frozen(), output="compiled", torch_compile_backend="eager")
-    assert isinstance(trainer.data_collator.items, FrozenLayerItems)
+    assert isinstance(trainer.data_collator.items, PrecomputedItems)
     trainer.train()
     assert counters["stats"]["unique_graphs"] >= 1
     assert_equal_weights(weights(trainer.model), weights(plain.model), atol=1e-5)
@@ -515,12 +460,12 @@ def test_with_torch_compile_the_trained_layers_are_compiled(make_frozen, make_tr
 
 class TestThePlainPathIsTaken:
     def check(self, reason, model, kind, processor_of, prepared_items, tmp_path, caplog):
-        items = use_frozen_layers(model, prepared_items[kind], processor_of[kind], 8, tmp_path)
+        items = precompute(model, prepared_items[kind], processor_of[kind], 8, tmp_path)
         assert items is prepared_items[kind]
         assert "frozen layers are computed in every step" in caplog.text and reason in caplog.text
         ours = [record for record in caplog.records if record.name.startswith("modeling_transrec")]
         assert len([record for record in ours if record.levelno == logging.WARNING]) == 1
-        batch = processor_of[kind].normalize(processor_of[kind].pad(items[:5]))
+        batch = processor_of[kind].pad(items[:5])
         assert model.get_item_features(**batch).isfinite().all()
 
     def test_where_something_trained_comes_first(self, make_frozen, processor_of, prepared_items, tmp_path, caplog):
@@ -570,31 +515,33 @@ class TestThePlainPathIsTaken:
         layer.register_forward_hook(wants_its_input)
         self.check("fails (TypeError", model, "text", processor_of, prepared_items, tmp_path, caplog)
 
-    def test_where_the_towers_are_not_found(self, make_model, processor_of, prepared_items, tmp_path, caplog):
+    def test_where_the_towers_are_not_found(
+        self, make_model, processor_of, prepared_items, tmp_path, caplog, monkeypatch
+    ):
         model = make_model("clip")
         model.freeze_backbone(freeze_modules=["text_model.*"])
-        model.item_encoder.multimodal.__class__ = type("Other", (DualEncoder,), {"has_towers": False})
-        self.check("towers of this dual encoder", model, "clip", processor_of, prepared_items, tmp_path, caplog)
+        monkeypatch.setattr(Tower, "tower", None)
+        self.check("not found in this backbone", model, "clip", processor_of, prepared_items, tmp_path, caplog)
 
 
 def test_damaged_outputs_are_noticed(make_frozen, processor_of, prepared_items, tmp_path, caplog):
     model = make_frozen()
-    items = use_frozen_layers(model, prepared_items["text"], processor_of["text"], 8, tmp_path)
-    states = np.load(items.folders["text"] / "states.npy")
-    np.save(items.folders["text"] / "states.npy", states[::-1])
-    again = use_frozen_layers(model, prepared_items["text"], processor_of["text"], 8, tmp_path)
+    items = precompute(model, prepared_items["text"], processor_of["text"], 8, tmp_path)
+    states = np.load(items.folders["text_states"] / "values.npy")
+    np.save(items.folders["text_states"] / "values.npy", states[::-1])
+    again = precompute(model, prepared_items["text"], processor_of["text"], 8, tmp_path)
     assert again is prepared_items["text"] and "are others" in caplog.text
 
 
 def test_layers_that_are_trained_again_are_an_error(make_frozen, make_collator, processor_of, histories, tmp_path):
     model = make_frozen()
     collator = make_collator("text", model)
-    collator.items = use_frozen_layers(model, collator.items, processor_of["text"], 8, tmp_path)
+    collator.items = precompute(model, collator.items, processor_of["text"], 8, tmp_path)
     model.requires_grad_(True)
     with pytest.raises(RuntimeError, match="make a new TransRecTrainer"):
         model(**collator([histories[0]]))
     copied = copy.deepcopy(model)
     assert copied.item_encoder.text.frozen_layers.layers[0] is layers_of(copied.item_encoder.text.backbone)[0]
     model.item_encoder.text.frozen_layers = None
-    with pytest.raises(ValueError, match="use_frozen_layers"):
+    with pytest.raises(ValueError, match="training.precomputed"):
         model(**collator([histories[0]]))

@@ -139,7 +139,9 @@ def test_torch_compile_compiles_the_backbone_once_for_all_shapes(make_trainer, m
     for texts in (["red"] * 3, ["red", "blue rope"], ["green lamp"] * 5, ["red blue small"] * 7, ["rope", "red lamp"]):
         inputs = text_processor(text=texts)
         assert torch.allclose(prepared.get_item_features(**inputs), plain.get_item_features(**inputs), atol=1e-6)
-    assert 1 <= counters["stats"]["unique_graphs"] <= 2  # five shapes
+    assert (
+        1 <= counters["stats"]["unique_graphs"] <= 3
+    )  # five shapes, with a mask and, where nothing is padded, without
     with pytest.raises(ValueError, match="no backbone to compile"):
         make_trainer("id", torch_compile=True)
 

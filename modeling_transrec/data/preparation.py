@@ -1,0 +1,106 @@
+"""Preparation: every item's model inputs, made once and kept on disk."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+from datasets.fingerprint import Hasher
+
+from ..models.modalities import MODALITIES
+from ..models.processing_transrec import TransRecProcessor
+from .loading import check_columns
+
+
+logger = logging.getLogger(__name__)
+
+_ITEMS_AT_A_TIME = 1000
+_LARGE_ITEMS_AT_A_TIME = 64  # with images or sounds
+
+
+class PreparedItems(Protocol):
+    """Prepared items in catalogue order: a data set, or one whose columns are precomputed."""
+
+    column_names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: np.ndarray) -> dict[str, Sequence]: ...
+
+
+def prepare_items(
+    items: datasets.Dataset, processor: TransRecProcessor, num_proc: int | None = None
+) -> datasets.Dataset:
+    """Makes every item's model inputs, unpadded, in catalogue order; each is prepared only once.
+
+    The result is cached on disk, beside the data set's other caches, by the items and all that the processor does.
+
+    Args:
+        items: with columns `item_id` and those that the processor reads.
+        processor: the model's.
+        num_proc: processes to prepare in; the result is the same.
+
+    Raises:
+        ValueError: if a modality is missing in all items.
+    """
+    columns = processor.item_columns
+    check_columns(items, columns, "the items table")
+    if "text" in processor.modalities and not any(items[MODALITIES["text"].column(processor)]):
+        raise ValueError(
+            f"no item has a text in {MODALITIES['text'].column(processor)}; choose another language than "
+            f"{processor.language!r}"
+        )
+    sparse = [MODALITIES[name] for name in processor.modalities if MODALITIES[name].is_sparse]
+    features, selected = stored_features(processor), items.select_columns(columns)
+    for column in (modality.column(processor) for modality in sparse):
+        feature = selected.features[column]
+        if getattr(feature, "decode", False):  # the processor reads the file itself
+            selected = selected.cast_column(column, dataclasses.replace(feature, decode=False))
+    prepared = selected.map(
+        processor.prepare,
+        batched=True,
+        batch_size=_LARGE_ITEMS_AT_A_TIME if sparse else _ITEMS_AT_A_TIME,
+        remove_columns=columns,
+        features=features,
+        desc="Preparing items",
+        num_proc=num_proc,
+        keep_in_memory=not items.cache_files,
+        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint, features)),
+    )
+    for modality in sparse:
+        missing = prepared.data[next(iter(modality.stored))].null_count
+        if missing == len(prepared):
+            raise ValueError(f"no item has {modality.content}; leave {modality.name} out, or give the folder")
+        if missing:
+            logger.warning("%s of %s items have no %s", f"{missing:,}", f"{len(prepared):,}", modality.name)
+    return prepared
+
+
+def stored_features(processor: TransRecProcessor) -> datasets.Features:
+    """Returns the columns of prepared items, and their types."""
+
+    def feature(kind):
+        return datasets.List(feature(kind[0])) if isinstance(kind, list) else datasets.Value(kind)
+
+    stored = [MODALITIES[name].stored for name in processor.modalities]
+    return datasets.Features({name: feature(kind) for columns in stored for name, kind in columns.items()})
+
+
+def text_lengths(items: PreparedItems) -> np.ndarray:
+    """Returns the number of tokens of each item's text `(V,)`."""
+    if not isinstance(items, datasets.Dataset):
+        return text_lengths(items.items)
+    batches = items.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=100_000)
+    return np.concatenate([pc.list_value_length(batch["input_ids"]).to_numpy() for batch in batches])
+
+
+def item_chunks(items: PreparedItems, chunk_size: int) -> list[np.ndarray]:
+    """Divides the catalogue into chunks of indices, items of like text length together, so that little is padded."""
+    if "input_ids" in items.column_names:
+        order = np.argsort(text_lengths(items), kind="stable")
+    else:
+        order = np.arange(len(items))
+    return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
