@@ -34,7 +34,7 @@ class TrainingInteractions:
     @functools.cached_property
     def histories(self) -> datasets.Dataset:
         """Training histories as indices into the catalogue, see [`histories_as_rows`]."""
-        return histories_as_rows(self.sequences, self.items["item_id"])
+        return histories_as_rows(self.sequences, self.items["item_id"][:])
 
     @functools.cached_property
     def item_counts(self) -> np.ndarray:

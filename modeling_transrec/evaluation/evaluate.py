@@ -80,7 +80,7 @@ def _evaluate_checkpoint(
     where: dict[str, Any] = {"revision": args.model_revision}
     model = TransRecModel.from_pretrained(args.model_name_or_path, **where).to(state.device)
     processor = TransRecProcessor.from_pretrained(args.model_name_or_path, **where)
-    processor = drop_foreign_ids(model, processor, items["item_id"])
+    processor = drop_foreign_ids(model, processor, items["item_id"][:])
     processor.language = args.language or processor.language
     with state.main_process_first():
         evaluator.prepared_items = prepare_items(items, processor, args.preprocessing_num_workers)

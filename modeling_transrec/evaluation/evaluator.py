@@ -99,7 +99,7 @@ class FullRankingEvaluator:
         self.split = split
         if len(sequences) == 0:
             raise ValueError("there are no users to evaluate: the split is empty")
-        self.histories = histories_as_rows(sequences, items["item_id"])
+        self.histories = histories_as_rows(sequences, items["item_id"][:])
         self.lengths = history_lengths(self.histories)
         self.targets = np.asarray(self.histories.with_format("numpy")["target"][:])
         if (self.targets == NO_TARGET).any():
@@ -142,7 +142,7 @@ class FullRankingEvaluator:
 
         The order of users and items and the users' ids do not matter.
         """
-        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in self.items["item_id"])
+        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in self.items["item_id"][:])
         item_hashes = np.frombuffer(b"".join(ids), dtype=np.uint64)
         totals = [len(self.targets), len(self.items)]
         for seed in (0, 1):

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -26,6 +27,7 @@ from .faiss_index import FaissIndex
 CATALOGUE_FILE = "catalogue/train-00000-of-00001.parquet"
 EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
 _MEANS = ("user_mean", "item_mean")  # by which scores are centred, in the metadata of the file
+_READ_AT_A_TIME = 100_000
 _SHARE_BEFORE_REBUILDING = 8  # where an eighth of the items has come or gone, all are copied
 
 
@@ -71,7 +73,7 @@ class Catalogue:
         Raises:
             ValueError: if an id is there twice, or a history is empty or has an item that is not there.
         """
-        item_ids = list(items["item_id"])
+        item_ids = items["item_id"][:]
         index_of = {item_id: index for index, item_id in enumerate(item_ids)}
         if len(index_of) != len(item_ids):
             raise ValueError("the catalogue has an item_id twice; ids must be distinct")
@@ -118,10 +120,14 @@ class Catalogue:
                 "be compared with this one's; encode the items again: index(items). from_pretrained(…, "
                 "load_catalogue=False) loads the model alone"
             )
-        embeddings = np.asarray(dataset.with_format("numpy")[EMBEDDING][:], dtype=np.float32)
         width = model.config.hidden_size
-        if embeddings.shape != (len(dataset), width) or not np.isfinite(embeddings).all():
-            raise ValueError(f"the catalogue's vectors must be finite and of width {width}")
+        embeddings = np.empty((len(dataset), width), dtype=np.float32)
+        for start in range(0, len(dataset), _READ_AT_A_TIME):
+            block = dataset.with_format("arrow")[start : start + _READ_AT_A_TIME][EMBEDDING]
+            values = pc.list_flatten(block).to_numpy()
+            if not pc.all(pc.equal(pc.list_value_length(block), width)).as_py() or not np.isfinite(values).all():
+                raise ValueError(f"the catalogue's vectors must be finite and of width {width}")
+            embeddings[start : start + _READ_AT_A_TIME] = values.reshape(-1, width)
         if any(mean.shape != (width,) or not mean.isfinite().all() for mean in means.values()):
             raise ValueError(f"the means by which a catalogue is centred must be finite and of width {width}")
         on_device: dict[str, Any] = {name: mean.to(model.device) for name, mean in means.items()}
@@ -224,7 +230,7 @@ class Catalogue:
 
     def with_items(self, items: datasets.Dataset, item_embeddings: torch.Tensor) -> "Catalogue":
         """Returns the catalogue with more items; one whose id is there already replaces that one."""
-        item_ids, old = list(items["item_id"]), len(self.all_ids)
+        item_ids, old = items["item_id"][:], len(self.all_ids)
         is_candidate = self._without([self.index_of[item_id] for item_id in item_ids if item_id in self.index_of])
         if is_candidate is not None:
             is_candidate = torch.cat([is_candidate, is_candidate.new_ones(len(item_ids))])
@@ -312,7 +318,7 @@ def checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> da
         raise ValueError("there are no items to index")
     if "item_id" not in items.column_names:
         raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
-    item_ids = list(items["item_id"])
+    item_ids = items["item_id"][:]
     if not all(isinstance(item_id, str) for item_id in item_ids):
         raise ValueError("item_id must be a string in every item; ids are never numbers")
     if len(set(item_ids)) != len(items):

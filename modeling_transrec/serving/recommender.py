@@ -226,7 +226,7 @@ class Recommender:
         Returns: itself.
         """
         items = checked_items(items)
-        self.processor = drop_foreign_ids(self.model, self.processor, items["item_id"])
+        self.processor = drop_foreign_ids(self.model, self.processor, items["item_id"][:])
         scorer = CatalogueScorer(self.model, self._encode(items, chunk_size))
         checkpoint = checkpoint_hash(self.model, self.processor)
         self._use(Catalogue.build(item_columns(items), scorer, checkpoint, histories))
@@ -245,7 +245,7 @@ class Recommender:
         """
         known = self._indexed().all_items.features
         items = checked_items(items)
-        if self.processor.item_ids is not None and not set(items["item_id"]) <= set(self.processor.item_ids):
+        if self.processor.item_ids is not None and not set(items["item_id"][:]) <= set(self.processor.item_ids):
             raise ValueError("the model knows items by id, and some of these are new to it; index all again")
         columns = item_columns(items)
         unknown = set(columns.column_names) - set(known)
