@@ -10,8 +10,9 @@ import datasets
 import numpy as np
 import torch
 
+from ..models.batch import IGNORE_INDEX, MASK_INDEX, PADDING_INDEX
 from ..models.configuration_transrec import TransRecConfig
-from ..models.losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX
+from ..models.losses import LOSSES
 from ..models.processing_transrec import TransRecProcessor
 from .loading import left_pad
 
@@ -89,9 +90,9 @@ class TransRecDataCollator:
         batch["labels"] = torch.from_numpy(np.where(places[1] < 0, IGNORE_INDEX, places[1]))
         if loss.samples:
             batch["negative_index"] = torch.from_numpy(places[2])
-        if "item_log_popularity" in loss.batch_fields:
+        if "item_log_popularity" in loss.inputs:
             batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
-        if "num_catalogue_items" in loss.batch_fields:
+        if "num_catalogue_items" in loss.inputs:
             batch["num_catalogue_items"] = torch.tensor(len(self.items))
         if config.gather_negatives:
             batch["catalogue_index"] = torch.from_numpy(distinct)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
-from ..models.losses import PADDING_INDEX
+from ..models.batch import PADDING_INDEX
 from ..ninerec.protocol import read_protocol, split_protocol, with_protocol
 
 

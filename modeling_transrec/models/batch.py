@@ -9,6 +9,11 @@ from typing import TypedDict
 import torch
 
 
+IGNORE_INDEX = -100  # in `labels`: the position has no target
+PADDING_INDEX = -1  # in `item_index` and `negative_index`: no item
+MASK_INDEX = -2  # in `item_index`: an item that is masked, to be predicted
+
+
 class ItemInputs(TypedDict, total=False):
     """The tensors of a batch's distinct items. A model reads those of its modalities; the processor makes them.
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -27,11 +26,21 @@ from transformers.utils import ModelOutput
 
 from .adapters import peft_config_to_dict
 from .backbones import before_last_layers, layers_of, load_backbone, load_image_normalization, towers_of
-from .batch import BatchInputs, ItemInputs, given_items, split_batch
+from .batch import (
+    IGNORE_INDEX,
+    MASK_INDEX,
+    PADDING_INDEX,
+    BatchInputs,
+    ItemInputs,
+    LossInputs,
+    given_items,
+    split_batch,
+)
+from .candidates import at_targets, make_candidates
 from .checkpoint_files import HUB_ARGUMENTS, check_place, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .item_encoders import ItemEncoder
-from .losses import IGNORE_INDEX, LOSSES, MASK_INDEX, PADDING_INDEX, Loss, count_draws
+from .losses import LOSSES
 from .modalities import MODALITIES
 from .sentence_folders import read_sentence_folder
 from .user_encoders import USER_ENCODERS, Histories, UserEncoder
@@ -627,8 +636,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             encoded = self.model(item_index=item_index, user_ids=user_ids, **items)
         else:
             item_embeds = self.model.get_item_features(**items)
-            batch = {"item_index": item_index, **loss_inputs}
-            encoded, loss = self._summed_loss(item_embeds, labels, batch, user_ids)
+            encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, loss_inputs)
             if num_items_in_batch is None:
                 num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
             loss = loss / num_items_in_batch
@@ -638,115 +646,51 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         return output if return_dict or return_dict is None else output.to_tuple()
 
     def _summed_loss(
-        self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict, user_ids
+        self,
+        item_embeds: torch.Tensor,
+        item_index: torch.Tensor,
+        labels: torch.Tensor,
+        user_ids: torch.Tensor | None,
+        inputs: LossInputs,
     ) -> tuple[TransRecModelOutput, torch.Tensor]:
-        """The loss of the configuration, summed over the targets, and what was encoded for it.
+        """Encodes the histories and computes the configuration's loss, summed over the targets.
 
-        With gradient caching, so many users at a time as a chunk has; their activations are computed anew in the
-        backward pass.
+        With gradient caching, it does so for as many users at a time as a chunk has, whose activations the backward
+        pass computes anew.
 
         Args:
             item_embeds: `(U, D)`.
-            labels: `(B, L)`.
-            batch: `item_index` and what losses read, see [`LossInputs`].
-            user_ids: `(B,)`, for DSSM.
+            item_index: `(B, L)` histories as indices into the items.
+            labels: `(B, L)` targets as indices into the items.
+            user_ids: `(B,)`, where the user encoder reads them.
+            inputs: what losses read beside them.
         """
-        config, loss, item_index = self.config, LOSSES[self.config.loss_type], batch["item_index"]
-        candidates, fields = self._candidates(self.to_scoring_space(item_embeds), labels, batch)
+        config, loss = self.config, LOSSES[self.config.loss_type]
+        candidates = make_candidates(config, self.to_scoring_space(item_embeds), item_index, labels, inputs)
         options = {name: getattr(config, name) for name in loss.options}
 
         def hidden_and_loss(users: slice, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            histories, mask = gather_histories(item_embeds, item_index[users])
+            vectors, mask = gather_histories(item_embeds, item_index[users])
             is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
             ids = None if user_ids is None else user_ids[users]
-            hidden = self.model.get_user_hidden(histories, mask, ids, is_masked)
-            given = {name: value[users] if name in loss.user_fields else value for name, value in fields.items()}
-            states = self.to_scoring_space(hidden)
-            return hidden, loss.function(states, candidates, labels, **given, **options)
+            hidden = self.model.get_user_hidden(vectors, mask, ids, is_masked)
+            states, targets, positions = at_targets(hidden, labels)
+            compared = candidates.of(users, positions)
+            return hidden, loss.function(self.to_scoring_space(states), targets, positions[0], compared, **options)
 
-        def loss_alone(*args) -> torch.Tensor:
+        def only_loss(*args) -> torch.Tensor:
             return hidden_and_loss(*args)[1]
 
         chunk_size, count = self.item_encoder.chunk_size, len(labels)
         if chunk_size is not None and chunk_size < count and torch.is_grad_enabled():
             chunks = [slice(start, start + chunk_size) for start in range(0, count, chunk_size)]
             # The random state, of which dropout is made, is kept for the devices of the arguments.
-            parts = [checkpoint(loss_alone, users, labels[users], use_reentrant=False) for users in chunks]
+            parts = [checkpoint(only_loss, users, labels[users], use_reentrant=False) for users in chunks]
             return TransRecModelOutput(item_embeds=item_embeds), torch.stack(parts).sum()
         user_hidden, total = hidden_and_loss(slice(None), labels)
         predicts_next = config.objective != "masked_item"
         user_embeds = Histories(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
         return TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds), total
-
-    def _candidates(self, item_embeds: torch.Tensor, labels: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
-        """Vectors that targets and negatives are rows of, and the fields that the loss of the configuration reads."""
-        config, loss = self.config, LOSSES[self.config.loss_type]
-        names = list(loss.batch_fields)
-        if "item_log_popularity" in names and not self._corrects_popularity(loss):
-            names.remove("item_log_popularity")
-        if config.gather_negatives:
-            names.append("catalogue_index")
-        missing = [name for name in names if batch.get(name) is None]
-        if missing:
-            raise ValueError(
-                f"loss_type={config.loss_type!r} needs {', '.join(missing)} in the batch; TransRecDataCollator "
-                "provides them"
-            )
-        fields = {name: batch[name] for name in names}
-        if config.gather_negatives:
-            item_embeds, gathered = gather_candidates(item_embeds, labels, **fields)
-            fields = {"item_index": batch["item_index"], **gathered}
-        if loss.candidates == "batch" and "item_log_popularity" in fields:  # of the whole batch, were it divided
-            fields.setdefault("num_draws", count_draws(batch["item_index"], labels))
-        return item_embeds, fields
-
-    def _corrects_popularity(self, loss: Loss) -> bool:
-        """Whether candidates come in by popularity, and the loss is to make up for it."""
-        by_popularity = loss.candidates == "batch" or self.config.negative_sampling == "popularity"
-        return self.config.logq_correction and by_popularity
-
-
-def gather_candidates(
-    item_embeds: torch.Tensor,
-    labels: torch.Tensor,
-    item_index: torch.Tensor,
-    catalogue_index: torch.Tensor,
-    item_log_popularity: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The items of all processes as candidates, this one's first, so that its rows stay as they are.
-
-    Gradients flow back to the processes that encoded the items. An item that several processes have counts once.
-
-    Args:
-        item_embeds: `(U, D)` of this process; `U` may differ between processes.
-        labels, item_index: `(B, L)` of this process.
-        catalogue_index: `(U,)` row of each item in the catalogue.
-        item_log_popularity: `(U,)`, where the loss corrects for it.
-
-    Returns: vectors of the candidates, and `is_candidate`, `num_draws` and `item_log_popularity` of all of them.
-    """
-    fields = {} if item_log_popularity is None else {"item_log_popularity": item_log_popularity}
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return item_embeds, fields
-    sizes = torch.tensor([len(item_embeds), int(count_draws(item_index, labels))], device=item_embeds.device)
-    all_sizes = [torch.empty_like(sizes) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(all_sizes, sizes)
-    counts, draws = torch.stack(all_sizes).T.tolist()
-    rank, longest = torch.distributed.get_rank(), max(counts)
-
-    def gather(tensor: torch.Tensor) -> torch.Tensor:
-        padding = [0, 0] * (tensor.ndim - 1) + [0, longest - len(tensor)]
-        parts = all_gather_with_gradient(nn.functional.pad(tensor, padding))
-        parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
-        return torch.cat([tensor, *parts[:rank], *parts[rank + 1 :]])
-
-    rows = gather(catalogue_index)
-    order = rows.argsort(stable=True)  # of equal rows the first, this process's, comes first
-    repeated = torch.zeros_like(rows, dtype=torch.bool)
-    repeated[order[1:]] = rows[order[1:]] == rows[order[:-1]]
-    fields = {name: gather(tensor) for name, tensor in fields.items()}
-    fields.update(is_candidate=~repeated, num_draws=torch.tensor(sum(draws), device=rows.device))
-    return gather(item_embeds), fields
 
 
 class AutoModelForSequentialRecommendation(_BaseAutoModelClass):

@@ -5,16 +5,15 @@ import math
 import pytest
 import torch
 
-from modeling_transrec.models.losses import (
-    LOSSES,
-    bce_loss,
-    full_softmax_loss,
-    gbce_loss,
-    in_batch_loss,
+from modeling_transrec import TransRecConfig
+from modeling_transrec.models.candidates import (
+    Candidates,
+    at_targets,
     log_inclusion_probability,
+    make_candidates,
     own_items,
-    sampled_softmax_loss,
 )
+from modeling_transrec.models.losses import LOSSES, in_batch_loss
 
 
 B, L, U, N, D = 5, 7, 13, 3, 6
@@ -39,6 +38,16 @@ def batch():
     }
 
 
+def loss_of(batch, loss_type, users=slice(None), **fields) -> torch.Tensor:
+    """The loss as the model computes it, of all users or some of them."""
+    config = TransRecConfig(num_items=3, loss_type=loss_type, **fields)
+    inputs = {name: batch[name] for name in LOSSES[loss_type].inputs}
+    candidates = make_candidates(config, batch["item_embeds"], batch["item_index"], batch["labels"], inputs)
+    states, targets, positions = at_targets(batch["user_hidden"][users], batch["labels"][users])
+    options = {name: getattr(config, name) for name in LOSSES[loss_type].options}
+    return LOSSES[loss_type].function(states, targets, positions[0], candidates.of(users, positions), **options)
+
+
 def test_bce_equals_a_loop(batch):
     expected = 0.0
     for user in range(B):
@@ -50,8 +59,7 @@ def test_bce_equals_a_loop(batch):
             expected -= math.log(torch.sigmoid(state @ batch["item_embeds"][target]))
             for negative in batch["negative_index"][user, position]:
                 expected -= math.log(1 - torch.sigmoid(state @ batch["item_embeds"][negative])) / N
-    names = ("user_hidden", "item_embeds", "labels", "negative_index")
-    assert bce_loss(**{name: batch[name] for name in names}).item() == pytest.approx(expected, rel=1e-5)
+    assert loss_of(batch, "bce").item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("corrected", [False, True])
@@ -74,8 +82,7 @@ def test_in_batch_equals_a_loop(batch, corrected):
                     share = float(batch["item_log_popularity"][item].exp())
                     logits[item] -= math.log(1 - (1 - share) ** num_draws)
             expected += math.log(sum(math.exp(value) for value in logits.values())) - logits[target]
-    names = ["user_hidden", "item_embeds", "labels", "item_index"] + ["item_log_popularity"] * corrected
-    assert in_batch_loss(**{name: batch[name] for name in names}).item() == pytest.approx(expected, rel=1e-5)
+    assert loss_of(batch, "in_batch", logq_correction=corrected).item() == pytest.approx(expected, rel=1e-5)
 
 
 def targets_of(batch):
@@ -99,9 +106,12 @@ def test_sampled_softmax_equals_a_loop(batch, corrected):
         if corrected:
             logits = [(row, value - float(batch["item_log_popularity"][row])) for row, value in logits]
         expected += math.log(sum(math.exp(value) for _, value in logits)) - logits[-1][1]
-    names = ["user_hidden", "item_embeds", "labels", "item_index"] + ["item_log_popularity"] * corrected
-    loss = sampled_softmax_loss(**{name: batch[name] for name in names}, negative_index=SHARED)
+    options = {"logq_correction": corrected, "negative_sampling": "popularity"}
+    loss = loss_of({**batch, "negative_index": SHARED}, "sampled_softmax", **options)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+    if not corrected:  # of uniform negatives there is nothing to correct
+        loss = loss_of({**batch, "negative_index": SHARED}, "sampled_softmax", negative_sampling="uniform")
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("gbce_t", [0.0, 0.75, 1.0])
@@ -115,9 +125,8 @@ def test_gbce_equals_a_loop(batch, gbce_t):
         for row in SHARED.tolist():
             if row not in own:
                 expected -= math.log(1 - torch.sigmoid(state @ batch["item_embeds"][row]))
-    names = ("user_hidden", "item_embeds", "labels", "item_index")
-    arguments = {name: batch[name] for name in names}
-    loss = gbce_loss(**arguments, negative_index=SHARED, num_catalogue_items=torch.tensor(50), gbce_t=gbce_t)
+    batch |= {"negative_index": SHARED, "num_catalogue_items": torch.tensor(50)}
+    loss = loss_of(batch, "gbce", gbce_t=gbce_t)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -126,24 +135,52 @@ def test_full_softmax_equals_a_loop(batch):
     for _, state, target in targets_of(batch):
         logits = [float(state @ vector) for vector in batch["item_embeds"]]
         expected += math.log(sum(map(math.exp, logits))) - logits[target]
-    names = ("user_hidden", "item_embeds", "labels")
-    assert full_softmax_loss(**{name: batch[name] for name in names}).item() == pytest.approx(expected, rel=1e-6)
+    assert loss_of(batch, "full_softmax").item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_own_items_are_those_of_history_and_targets(batch):
-    found = own_items(batch["labels"], batch["item_index"], U)
+    found = own_items(torch.cat([batch["item_index"], batch["labels"]], dim=1), U)
     for user in range(B):
         own = {int(row) for row in torch.cat([batch["item_index"][user], batch["labels"][user]]) if row >= 0}
         assert set(found[user].nonzero().flatten().tolist()) == own
 
 
+def of_every_loss(batch):
+    """For each loss its batch."""
+    batch |= {"num_catalogue_items": U}
+    for name, loss in LOSSES.items():
+        yield name, {**batch, "negative_index": SHARED} if loss.candidates == "shared" else batch
+
+
 def test_a_batch_without_targets_has_no_loss(batch):
-    labels = torch.full_like(batch["labels"], -100)
-    for loss in LOSSES.values():
-        fields = {name: {**batch, "num_catalogue_items": U}[name] for name in loss.batch_fields}
-        if loss.candidates == "shared":
-            fields["negative_index"] = SHARED
-        assert loss.function(batch["user_hidden"], batch["item_embeds"], labels, **fields) == 0
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    for name, its_batch in of_every_loss(batch):
+        assert loss_of(its_batch, name) == 0, name
+
+
+def test_the_losses_of_some_users_add_up(batch):
+    for name, its_batch in of_every_loss(batch):
+        parts = [loss_of(its_batch, name, users) for users in (slice(0, 2), slice(2, 3), slice(3, B))]
+        assert sum(parts).item() == pytest.approx(loss_of(its_batch, name).item(), rel=1e-9), name
+
+
+def test_a_missing_input_is_named(batch):
+    config = TransRecConfig(num_items=3, loss_type="gbce")
+    with pytest.raises(ValueError, match="'gbce' needs negative_index, num_catalogue_items in the batch"):
+        make_candidates(config, batch["item_embeds"], batch["item_index"], batch["labels"], {})
+
+
+def test_repeated_items_are_no_negatives(batch):
+    """As where another process has the same item: it counts once, and a target stays one."""
+    states, targets, (users, _) = at_targets(batch["user_hidden"], batch["labels"])
+    own_index = torch.cat([batch["item_index"], batch["labels"]], dim=1)
+    once = in_batch_loss(states, targets, users, Candidates(batch["item_embeds"], own_index))
+    twice = torch.cat([batch["item_embeds"], batch["item_embeds"]])
+    is_repeated = torch.arange(2 * U) >= U
+    assert torch.equal(
+        in_batch_loss(states, targets, users, Candidates(twice, own_index, is_repeated=is_repeated)), once
+    )
+    assert not torch.allclose(in_batch_loss(states, targets, users, Candidates(twice, own_index)), once)
 
 
 def test_inclusion_probability_equals_simulation():
@@ -155,7 +192,6 @@ def test_inclusion_probability_equals_simulation():
 
 def test_padding_has_no_gradient(batch):
     hidden = batch["user_hidden"].requires_grad_()
-    loss = in_batch_loss(hidden, batch["item_embeds"], batch["labels"], batch["item_index"])
-    loss.backward()
+    loss_of(batch, "in_batch").backward()
     padded = batch["labels"] == -100
     assert hidden.grad[padded].abs().sum() == 0 and (hidden.grad[~padded].abs().sum(-1) > 0).all()
