@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .tables.archives import Member, list_members
 from .tables.columns import header_roles, is_behaviour
@@ -126,9 +126,11 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def find_names(data_dir: str | Path) -> list[str]:
     """Names X under `data_dir` that have an items table and interactions, sorted."""
-    found = {"items": set(), "interactions": set()}
+    found: dict[str, set[str]] = {"items": set(), "interactions": set()}
     root = Path(os.path.expanduser(data_dir))
-    present = [path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).is_file()]
+    present: list[PurePath] = [
+        path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).is_file()
+    ]
     present += [member.path for archive in _archives(root) for member in list_members(archive)]
     for path in present:
         stem, suffix = os.path.splitext(path.name)

@@ -216,7 +216,8 @@ def make_interactions(
         tastes = rng.choice(len(TOPICS), size=rng.integers(1, 4), replace=False, p=topic_popularity)
         length = min(5 + int(rng.geometric(1 / 6.5)) - 1, 40)
         time = START_TIME + int(rng.integers(0, 30_000_000))
-        topic, last, seen = tastes[0], None, set()
+        topic, last = tastes[0], None
+        seen: set[int] = set()
         while len(seen) < length:
             chance = rng.random()
             if chance >= STAY and seen:

@@ -65,12 +65,13 @@ def sort_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
     """
     if "timestamp" not in interactions.columns or interactions.is_empty():
         return interactions.sort("user", maintain_order=True)
-    first, last = interactions["timestamp"].min(), interactions["timestamp"].max()
+    times = pl.col("timestamp")
+    first, last, last_user = interactions.select(times.min(), times.max().alias("last"), pl.col("user").max()).row(0)
     bits = (last - first).bit_length()
-    if interactions["user"].max().bit_length() + bits > 63:
+    if last_user.bit_length() + bits > 63:
         return interactions.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
     # One key sorts many times faster than two.
-    key = pl.col("user").cast(pl.Int64) * 2**bits + (pl.col("timestamp") - first)
+    key = pl.col("user").cast(pl.Int64) * 2**bits + (times - first)
     return interactions.with_columns(key.alias("_key")).sort("_key", maintain_order=True).drop("_key")
 
 

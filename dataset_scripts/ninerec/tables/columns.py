@@ -181,7 +181,8 @@ def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: 
     if "user_id" in columns:
         return columns
     user, item = _detect_order(path, chunks, item_ids)
-    return [{user: "user_id", item: "item_id"}.get(column, column) for column in columns]
+    roles: dict[str | None, str] = {user: "user_id", item: "item_id"}
+    return [roles.get(column, column) for column in columns]
 
 
 def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str, str]:
@@ -209,7 +210,7 @@ def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str,
         common, distinct = int(in_table[name].sum()), counters[name].estimate()
         jaccard[name] = common / (distinct + len(table) - common)
         contained[name] = common / distinct
-    user, item = sorted(jaccard, key=jaccard.get)
+    user, item = sorted(jaccard, key=jaccard.__getitem__)
     if jaccard[item] == 0:
         raise ValueError(
             f"{path}: no user or item id (e.g. {example}) is in the items table (e.g. {item_ids[0]!r}); "

@@ -5,6 +5,7 @@ A file has a row an interaction, or a line a user. While problems are collected,
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -79,7 +80,7 @@ def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
         with pa.OSFile(str(file), "rb") as source:
             reader = pa.ipc.open_file(source)
             for number in range(reader.num_record_batches):
-                yield pl.from_arrow(reader.get_batch(number))
+                yield cast(pl.DataFrame, pl.from_arrow(reader.get_batch(number)))
 
     return read
 
@@ -225,13 +226,13 @@ def behaviour_chunks(path: Path, lines: Chunks, on_problem: Problems = RAISE) ->
         if not wanted.any():
             continue
         rows = wanted.arg_true().head(max(on_problem.max_examples, 1)).to_numpy()
-        users = values_at(lines, "user_id", rows).to_pylist()
+        users, count = values_at(lines, "user_id", rows).to_pylist(), int(wanted.sum())
         if on_problem.collects:
             numbers = values_at(lines, "line", rows).to_pylist()
             examples = [(line, f"user {shown(user)}") for line, user in zip(numbers, users, strict=True)]
-            on_problem.add_lines("warning", path, what, wanted.sum(), examples)
+            on_problem.add_lines("warning", path, what, count, examples)
         else:
-            warn(wanted.sum(), log, users[0])
+            warn(count, log, users[0])
 
     def chunks() -> Iterator[pl.DataFrame]:
         row = 0

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -93,6 +94,8 @@ def interaction_chunks(
         What makes a new iterator over the interactions, and whether their times are dates, as microseconds.
     """
     line_by_line = partial(pairs_line_by_line, path, on_problem=on_problem)
+    lines: Chunks
+    chunks: Chunks
     if is_behaviour(path, pair_columns, columns, on_problem):
         header_line = behaviour_header(path, columns, on_problem)
         lines = partial(line_by_line, ["user_id", "item_ids"], header_line, literal=True)
@@ -158,10 +161,10 @@ def _build(
             f"{path}: none of {report.num_users:,} users has {min_actions} interactions with known items; "
             "lower min_actions or check the files"
         )
-    if has_dates:
+    if has_dates and sequences.timestamps is not None:
         sequences = replace(sequences, timestamps=sequences.timestamps // 10**6)
     named = values_at(chunks, "user_id", sequences.user_ids.to_numpy())
-    if report.num_repeated:
+    if report.repeated is not None:
         row, item, timestamp = report.repeated
         timestamp = timestamp // 10**6 if has_dates else timestamp
         example = (values_at(chunks, "user_id", np.array([row]))[0].as_py(), table[item].as_py(), timestamp)
@@ -186,7 +189,8 @@ def write_coded(
     file, from 0; `line` is there if the chunks have it.
     """
     num_known = row = 0
-    unknown_items, num_unknown, example, writer = set(), 0, None, None
+    unknown_items: set[str] = set()
+    num_unknown, example, writer = 0, None, None
     with pa.OSFile(str(file), "wb") as sink:
         for chunk in chunks():
             item = pc.index_in(to_arrow(chunk["item_id"]), value_set=table)
@@ -250,7 +254,9 @@ def read_parts(file: Path, num_interactions: int, rows_per_part: int) -> Iterato
         reader = pa.ipc.open_file(source)
         for low, high in zip(bounds, bounds[1:], strict=False):
             is_here = pl.col("user").is_between(pl.lit(low, pl.UInt64), pl.lit(high - 1, pl.UInt64))
-            batches = (pl.from_arrow(reader.get_batch(number)) for number in range(reader.num_record_batches))
+            batches = (
+                cast(pl.DataFrame, pl.from_arrow(reader.get_batch(n))) for n in range(reader.num_record_batches)
+            )
             yield pl.concat(batch.filter(is_here) for batch in batches)
 
 

@@ -58,8 +58,8 @@ def read_items(path: Path, columns: dict[str, str] | None = None, on_problem: Pr
 def language_of(titles: pl.Series) -> str:
     """Returns `text_zh` where most of the first titles have a Chinese character, else `text_en`."""
     first = titles.filter(titles.str.strip_chars() != "").head(1000)
-    share = first.str.contains(r"\p{Han}").mean() or 0.0
-    return "text_zh" if share > 0.5 else "text_en"
+    chinese = int(first.str.contains(r"\p{Han}").sum())
+    return "text_zh" if 2 * chinese > len(first) else "text_en"
 
 
 def _read_item_parquet(path: Path, columns: dict[str, str] | None) -> dict[str, pl.Series]:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -128,7 +129,7 @@ def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl
             batch = next(batches, None)
         if batch is None:
             return
-        yield pl.from_arrow(batch)
+        yield cast(pl.DataFrame, pl.from_arrow(batch))
 
 
 def as_strings(path: Path, name: str, values: pl.Series) -> pl.Series:
@@ -223,12 +224,12 @@ def field_chunks(path: Path, literal: bool = False, on_problem: Problems = RAISE
     if not literal and _has_quotes(path):
         rows = csv_rows(path, on_problem)
         while chunk := list(islice(rows, CHUNK_ROWS)):
-            lines, fields = zip(*chunk, strict=True)
-            fields = pl.from_arrow(pa.array(fields, pa.large_list(pa.large_string())))  # much faster than row by row
+            lines, rows_of_fields = zip(*chunk, strict=True)
+            fields = pl.from_arrow(pa.array(rows_of_fields, pa.large_list(pa.large_string())))  # faster than by row
             yield pl.DataFrame({"line": lines, "fields": fields}, schema_overrides={"line": pl.Int64})
         return
-    for chunk in _line_chunks(path, on_problem):
-        yield chunk.select("line", pl.col("text").str.split(separator(path)).alias("fields"))
+    for text in _line_chunks(path, on_problem):
+        yield text.select("line", pl.col("text").str.split(separator(path)).alias("fields"))
 
 
 class Irregular(Exception):

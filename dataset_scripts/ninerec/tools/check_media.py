@@ -4,6 +4,7 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,10 +29,10 @@ def check_media(
     media: Media, where: Path | tuple[Member, ...], item_ids: list[str], problems: Problems, num_workers: int = 1
 ) -> None:
     """Checks every file of a folder, or of such folders in archives, and finds the items without a file."""
-    in_folder = isinstance(where, Path)
-    folder = where if in_folder else Path(str(where[0]))
+    folder = where if isinstance(where, Path) else Path(str(where[0]))
     left_out = f"entries that are no {', '.join(media.suffixes)} file: left out"
-    files = _files_of_folder(where, left_out, problems) if in_folder else members_of(where)  # name: file, bytes
+    files: Mapping[str, tuple[Path | Member, int]]  # by name, with their bytes
+    files = _files_of_folder(where, left_out, problems) if isinstance(where, Path) else members_of(where)
     check = check_image if media is IMAGE else check_audio
     by_stem: dict[str, list[str]] = {}
     for name, (_, size) in sorted(files.items()):
@@ -47,8 +48,7 @@ def check_media(
         with ThreadPoolExecutor(num_workers) as pool:
             for start in range(0, len(names), READ_AT_ONCE):
                 chunk = names[start : start + READ_AT_ONCE]
-                paths = [files[name][0] for name in chunk]
-                contents = paths if in_folder else [io.BytesIO(content) for content in read_members(paths)]
+                contents = _opened([files[name][0] for name in chunk])
                 for name, findings in zip(chunk, pool.map(check, chunk, contents), strict=True):
                     for severity, what, details in findings:
                         problems.add(severity, folder, what, f"{name}: {details}" if details else name)
@@ -56,14 +56,20 @@ def check_media(
         if len(found) > 1:
             problems.add("note", folder, f"items with several {media.word}s: one is used", ", ".join(found))
     without = [item_id for item_id in item_ids if item_id not in by_stem]
-    examples = map(repr, without[: problems.max_examples])
     if without:
+        examples = map(repr, without[: problems.max_examples])
         what = f"items without {media.article} {media.word}: count as missing"
         problems.add("warning", folder, what, *examples, count=len(without))
     unused = sorted(set(by_stem) - set(item_ids))
-    examples = (by_stem[stem][0] for stem in unused[: problems.max_examples])
     if unused:
-        problems.add("note", folder, f"{media.word}s of no item: not used", *examples, count=len(unused))
+        names = [by_stem[stem][0] for stem in unused[: problems.max_examples]]
+        problems.add("note", folder, f"{media.word}s of no item: not used", *names, count=len(unused))
+
+
+def _opened(files: list[Path | Member]) -> list[File]:
+    """Returns what the checks read: the paths of files in folders, the contents of files in archives."""
+    contents = iter(read_members([file for file in files if isinstance(file, Member)]))
+    return [io.BytesIO(next(contents) or b"") if isinstance(file, Member) else file for file in files]
 
 
 def _files_of_folder(folder: Path, left_out: str, problems: Problems) -> dict[str, tuple[Path, int]]:
@@ -126,7 +132,7 @@ def _describe(name: str, image: Image.Image) -> list[Finding]:
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         note("images with transparency: it is dropped", f"mode {image.mode}")
     if getattr(image, "is_animated", False):
-        note("animated images: the first frame counts", f"{image.n_frames} frames")
+        note("animated images: the first frame counts", f"{getattr(image, 'n_frames', 1)} frames")
     if image.width * image.height > BIG:
         note(f"images of more than {BIG // 10**6} megapixels: slow to decode; make them smaller", size)
     if min(image.size) < TINY:

@@ -149,7 +149,7 @@ class _Clock:
         if "timestamp" not in rows.columns or rows.is_empty():
             return
         if self.unit is None:
-            median = rows["timestamp"].median()
+            median = rows.select(pl.col("timestamp").median()).item()
             # Any unit reads the years from 1990 to 2100 as numbers that no other unit does.
             self.unit = next((name for name, factor in UNITS.items() if median < 4.2e9 * factor), "nanoseconds")
             if self.unit != "seconds":
@@ -171,7 +171,8 @@ class _Users:
     def __init__(self, path: Path, item_ids: pl.Series, by_line: bool, min_actions: int, problems: Problems):
         self.path, self.item_ids, self.by_line, self.problems = path, item_ids, by_line, problems
         self.min_actions = min_actions
-        self.num_short, self.short = 0, []
+        self.num_short = 0
+        self.short: list[tuple[int, int]] = []
         self.num_steps = self.num_back = 0  # from one interaction of a user to the next, and those back in time
         self.num_tied = 0  # interactions at the time of an earlier one of the same user
         self.back: list[tuple[int, str]] = []
@@ -200,8 +201,8 @@ class _Users:
         counts = rows.group_by("user").agg(pl.col("line").min(), pl.len().alias("count"))
         short = counts.filter(pl.col("count") < self.min_actions)
         self.num_short += short.height
-        short = short.select("line", "count").bottom_k(self.problems.max_examples, by="line").rows()
-        self.short = sorted([*self.short, *short])[: self.problems.max_examples]
+        examples = short.select("line", "count").bottom_k(self.problems.max_examples, by="line").rows()
+        self.short = sorted([*self.short, *examples])[: self.problems.max_examples]
 
     def _add(self, severity: str, what: str, rows: pl.DataFrame, wanted: pl.Series, more: str = "") -> None:
         rows = rows.filter(wanted)

@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -89,7 +90,9 @@ def statistics(
         with files.naming_archives(items_path, interactions):
             check_columns(columns, items_path, interactions)
             table = read_items(items_path, columns)
-            options = {"min_actions": 1, **filters} | ({} if min_actions is None else {"min_actions": min_actions})
+            options: dict[str, Any] = {"min_actions": 1, **filters} | (
+                {} if min_actions is None else {"min_actions": min_actions}
+            )
             sequences = read_sequences(
                 interactions, table["item_id"], pair_columns=pair_columns, columns=columns, **options
             )
@@ -127,12 +130,13 @@ def statistics(
 
 
 def _mean_length(lengths: pl.Series) -> float | None:
-    return lengths.filter(lengths > 0).mean()
+    return lengths.filter(lengths > 0).to_frame().select(pl.all().mean()).item()
 
 
 def _image_sizes(covers: list[str | Member | None]) -> dict:
     """Number and sizes of covers; only the head of each file is read."""
-    sizes, num_unreadable = Counter(), 0
+    sizes: Counter[tuple[int, int]] = Counter()
+    num_unreadable = 0
     with contextlib.ExitStack() as stack:
         archives = {cover.archive for cover in covers if isinstance(cover, Member)}
         opened = {archive: stack.enter_context(zipfile.ZipFile(archive)) for archive in archives}
@@ -165,7 +169,7 @@ def _median_size(sizes: Counter) -> str | None:
 def _agrees(name: str, figure: str, value: float | str | None) -> bool:
     """Whether a value is the paper's, as far as the paper rounds it."""
     paper = PAPER[name][figure]
-    if value is None or isinstance(paper, str):
+    if value is None or isinstance(value, str) or isinstance(paper, str):
         return value == paper
     rounding = ROUNDING.get(name, {}).get(figure, 1 if isinstance(paper, int) else 0.01)
     return abs(value - paper) <= rounding / 2 + 1e-9

@@ -153,7 +153,8 @@ def push(folder: Path, repo_id: str, private: bool = True, token: str | None = N
 
 def counts(sequences: DatasetDict, items: Dataset) -> dict[str, np.ndarray]:
     """Interactions of each user and on each item, over the longest history of each user and its target."""
-    lengths, popularity = [], collections.Counter()
+    lengths: list[np.ndarray] = []
+    popularity: collections.Counter = collections.Counter()
     test = sequences["test"].with_format("arrow")
     for batch in test.iter(batch_size=10_000):
         ids = batch["item_ids"].combine_chunks()
