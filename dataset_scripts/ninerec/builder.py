@@ -205,7 +205,7 @@ class NineRec(datasets.ArrowBasedBuilder):
 
     def as_dataset(self, *args, **kwargs) -> datasets.Dataset | datasets.DatasetDict:
         """Adds the protocol, which lies beside the data in the cache: `datasets` keeps no information but its own."""
-        self.info = with_protocol(self.info, read_protocol(self._output_dir))
+        self.info = with_protocol(self.info, read_protocol(self._output_dir))  # type: ignore[has-type]
         return super().as_dataset(*args, **kwargs)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
@@ -259,7 +259,7 @@ def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> I
     for number, first in enumerate(range(0, len(items), step)):
         rows = items.slice(first, step)
         for name, column in files.items():
-            chosen = column[first : first + step]
+            chosen: list = list(column[first : first + step])
             paths = pa.array([file.name if isinstance(file, Member) else file for file in chosen], pa.string())
             contents = pa.array(read_members(chosen) if name in archived else [None] * len(chosen), pa.binary())
             stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())

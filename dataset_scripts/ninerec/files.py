@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from .tables.archives import Member, list_members
 from .tables.columns import header_roles, is_behaviour
@@ -39,6 +40,7 @@ ITEM_ENDS = ("_item", "_items", "_item_info", "_titles", "_title_en")
 INTERACTION_ENDS = ("_pair", "_pairs", "_behaviour", "_interactions")
 OWN_FOLDERS = tuple(folder for media in MEDIA for folder in media.folders)  # of the files of the tables beside them
 MEDIA_ENDS = tuple(f"_{folder}" for folder in (*OWN_FOLDERS, "video", "videos"))
+Place = TypeVar("Place", Path, Member)
 PACKED = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 HEAD = 1 << 20  # bytes of a table in an archive that tell what it is
 
@@ -132,19 +134,19 @@ def find_names(data_dir: str | Path) -> list[str]:
         path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).is_file()
     ]
     present += [member.path for archive in _archives(root) for member in list_members(archive)]
-    for path in present:
-        stem, suffix = os.path.splitext(path.name)
+    for one in present:
+        stem, suffix = os.path.splitext(one.name)
         for kind, ends in (("items", ITEM_ENDS), ("interactions", INTERACTION_ENDS)):
             if suffix in TABLE_SUFFIXES:
                 found[kind].update(stem.removesuffix(end) for end in ends if stem.endswith(end) and stem != end)
         if (
             suffix in TABLE_SUFFIXES
-            and isinstance(path, Path)
+            and isinstance(one, Path)
             and not any(stem.endswith(end) for end in ITEM_ENDS + INTERACTION_ENDS)
         ):
-            kind = _kind_of_table(path)
-            if kind is not None:
-                found[kind].add(stem)
+            role = _kind_of_table(one)
+            if role is not None:
+                found[role].add(stem)
     return sorted(name for name in found["items"] & found["interactions"] if NAME.fullmatch(name))
 
 
@@ -227,7 +229,7 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     return DatasetFiles(name, root, item_tables[0], best, images, audio)
 
 
-def _check_single(entry: str, root: Path, candidates: list[Path | Member]) -> None:
+def _check_single(entry: str, root: Path, candidates: Sequence[Path | Member]) -> None:
     if len(candidates) > 1:
         listed = "\n  ".join(sorted(map(str, candidates)))
         raise ValueError(
@@ -253,15 +255,15 @@ def _find_folder(
     shared = [SHARED_COVERS] if media is IMAGE and name in SOURCES else []
     wanted = [*(f"{name}_{folder}" for folder in media.folders), *shared, *media.folders]
 
-    def called(entry: str, folders: Iterable[Path | Member]) -> list[Path | Member]:
+    def called(entry: str, folders: Iterable[Place]) -> list[Place]:
         named = [one for one in folders if (one.path if isinstance(one, Member) else one).name == entry]
         return [one for one in named if entry not in media.folders or os.path.abspath(one.parent) == beside]
 
     for entry in wanted:
-        candidates = list({os.path.realpath(folder): folder for folder in called(entry, on_disk)}.values())
-        _check_single(entry, root, candidates)
-        if candidates:
-            folder = candidates[0]
+        distinct = list({os.path.realpath(folder): folder for folder in called(entry, on_disk)}.values())
+        _check_single(entry, root, distinct)
+        if distinct:
+            folder = distinct[0]
             while (folder / folder.name).is_dir():  # an archive unpacked into a folder of its name
                 folder = folder / folder.name
             return folder
@@ -293,9 +295,10 @@ def _best_interactions(tables: list[Path | Member]) -> Path | Member:
 
 def _rank(table: Path | Member) -> int:
     with tempfile.TemporaryDirectory() as scratch:
-        path = table
         if isinstance(table, Member):
             path = table.copy_to(Path(scratch), None if table.path.suffix == ".parquet" else HEAD)
+        else:
+            path = table
         if not path.is_file():
             return 3
         if is_behaviour(path):

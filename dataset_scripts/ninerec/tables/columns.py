@@ -160,20 +160,21 @@ def pair_roles(
             f"{','.join(PAIR_COLUMNS)} in the order of the file, or say what they are called: "
             'columns={"timestamp": …}'
         )
+    roles: list[str | None]
     if pair_columns is not None:
-        columns = [column if column in PAIR_COLUMNS else None for column in pair_columns]
-        if len(columns) != len(first) or (header and columns != named):
+        roles = [column if column in PAIR_COLUMNS else None for column in pair_columns]
+        if len(roles) != len(first) or (header and roles != named):
             raise ValueError(f"{path}:{line}: pair_columns={pair_columns} does not fit the file's columns {first}")
     elif header:
-        columns = named
+        roles = named
     elif len(first) in (2, 3):
-        columns = ["column 1", "column 2", "timestamp"][: len(first)]
+        roles = ["column 1", "column 2", "timestamp"][: len(first)]
     else:
         raise ValueError(
             f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
             f"commas; if there are more, name all in a header line such as: {','.join(PAIR_COLUMNS)},rating"
         )
-    return columns, line if header else None
+    return roles, line if header else None
 
 
 def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:

@@ -297,8 +297,8 @@ def _sequences_of(
     short = sequences.lengths < min_actions
     if short.any():
         report.num_short += int(short.sum())
-        example = int(user[starts][np.argmax(short)])
-        report.short = example if report.short is None else min(report.short, example)
+        first_short = int(user[starts][np.argmax(short)])
+        report.short = first_short if report.short is None else min(report.short, first_short)
     sequences = filter_interactions(sequences, min_actions)
     return sequences if max_actions is None else keep_last(sequences, max_actions)
 

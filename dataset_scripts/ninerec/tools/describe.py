@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         parser.error(
             f"no data set under {os.path.abspath(args.data_dir)!r}: NAME_item.csv and NAME_pair.csv are needed"
         )
-    sys.stdout.reconfigure(encoding="utf-8")
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     try:
         with without_warnings():  # `validate` is for what is left out
             options = (args.pair_columns, args.columns, args.min_actions)

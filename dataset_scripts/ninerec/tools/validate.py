@@ -186,7 +186,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         parser.error("--max_examples must be at least 0 and --num_workers at least 1")
     options = {"pair_columns": args.pair_columns, "columns": args.columns, "min_actions": args.min_actions}
     problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, **options)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    # names of files need not be text
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     print(report(args.name, problems))
     return int(any(problem.severity == "error" for problem in problems))
 
