@@ -30,8 +30,8 @@ ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
 ARCHIVED_FILES_PER_TABLE = 200
 DESCRIPTION = (
-    "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): user sequences "
-    "split by leave-one-out, and an items table with Chinese and English texts and cover images."
+    "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): histories of users "
+    "in three splits, and an items table with Chinese and English texts, images and, where there is any, audio."
 )
 SYNTHETIC = "SYNTHETIC sample: users, items, texts and covers of {name} are made by a seeded random generator."
 SEQUENCE_FEATURES = datasets.Features(

@@ -192,7 +192,7 @@ class _Users:
             self._add("warning", "rows equal in user, item and timestamp to an earlier row: dropped", rows, ~is_first)
             rows = rows.filter(is_first)
         if self.by_line:
-            where, key, more = "that stands in the line before", pl.struct("line", "item"), " again"
+            where, key, more = "that stands earlier in the same line", pl.struct("line", "item"), " again"
         else:
             when = ", at another time" if "timestamp" in rows.columns else ""
             where, key, more = f"that the same user had before{when}", pl.struct("user", "item"), ""

@@ -165,7 +165,7 @@ def test_pairs_in_any_column_order(tmp_path):
         (LINES + "u7\ti1 i2 i3 x\n", "warning", "fewer than 5", ["X_behaviour.tsv:4: user 'u7' has 3"]),
         (LINES + LINES.splitlines()[1] + "\n", "warning", "equal to an earlier one", ["X_behaviour.tsv:4: user 'u1'"]),
         (LINES + "u0\ti6\n", "warning", "appended", ["X_behaviour.tsv:4: user 'u0'"]),
-        (LINES + "u7\ti1 i2 i3 i4 i1\n", "note", "in the line before", ["X_behaviour.tsv:4: item 'i1' again"]),
+        (LINES + "u7\ti1 i2 i3 i4 i1\n", "note", "earlier in the same line", ["X_behaviour.tsv:4: item 'i1' again"]),
         ("\n", "error", "the file is empty", []),
     ],
 )
