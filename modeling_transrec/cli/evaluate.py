@@ -46,7 +46,8 @@ def push_evaluation(args: EvaluationArguments, data_args: DataArguments, results
     rows = []
     for name in BASELINES:
         changes = {"model_name_or_path": name, "max_seq_len": results["protocol"]["max_seq_len"]}
-        changes |= {"center_scores": False, "by_group": False, "push_to_hub": False, "create_pr": False}
+        changes |= {"transition_weight": "0", "center_scores": False, "by_group": False}
+        changes |= {"push_to_hub": False, "create_pr": False}
         found = evaluate(replace(args, **changes), data_args)
         rows.append(result_row(name, found["metrics"], found["protocol"]))
     rows.append(result_row(THIS_MODEL, results["metrics"], results["protocol"]))

@@ -1,8 +1,8 @@
 """Compare what pretraining on one data set gives on another.
 
-Pretrains on a source, then compares on a target's test split, at the same budget: random, popularity, IDRec (an
-item-id table), TransRec NoPT (content, not pretrained), zero-shot (pretrained, not fine-tuned) and HasPT (pretrained,
-then fine-tuned). On the sample that the package brings, as `make run` does:
+Pretrains on a source, then compares on a target's test split, at the same budget: what needs no training (random,
+popularity, transitions, content kNN and both), IDRec (an item-id table), TransRec NoPT (content, not pretrained),
+zero-shot (pretrained, not fine-tuned) and HasPT (pretrained, then fine-tuned). On the sample that the package brings, as `make run` does:
 
     transrec transfer --output_dir outputs/sample
 
@@ -28,7 +28,7 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from ..data.arguments import DataArguments
-from ..evaluation.arguments import EvaluationArguments
+from ..evaluation.arguments import CONTENT_OPTIONS, NOT_TRAINED, EvaluationArguments
 from ..evaluation.baselines import BASELINES
 from ..evaluation.evaluate import evaluate
 from ..training.arguments import TransRecTrainingArguments
@@ -83,9 +83,9 @@ class TransferTrainingArguments(TransRecTrainingArguments):
 
 def render(rows: dict[str, dict], title: str) -> str:
     """Returns the table as Markdown."""
-    lines = [title, "", f"| {'model':<20} | HR@10  | NDCG@10 |", f"|{'-' * 22}|-------:|--------:|"]
+    lines = [title, "", f"| {'model':<23} | HR@10  | NDCG@10 |", f"|{'-' * 25}|-------:|--------:|"]
     for name, metrics in rows.items():
-        lines.append(f"| {name:<20} | {metrics['hr@10']:.4f} | {metrics['ndcg@10']:.4f}  |")
+        lines.append(f"| {name:<23} | {metrics['hr@10']:.4f} | {metrics['ndcg@10']:.4f}  |")
     return "\n".join(lines)
 
 
@@ -117,14 +117,21 @@ class Comparison:
         train(model_args, data_args, training_args)
         return folder
 
-    def evaluate(self, row: str, model: str) -> None:
-        """Adds a row: metrics on the target's test split."""
+    def evaluate(self, row: str, model: str, **backbones: str | None) -> None:
+        """Adds a row: metrics on the target's test split.
+
+        Args:
+            row: name of the row.
+            model: checkpoint, or what needs no training.
+            backbones: of content kNN.
+        """
         arguments = EvaluationArguments(
             model_name_or_path=model,
             eval_ks=self.training_args.eval_ks,
             language=self.model_args.language,
-            max_seq_len=self.model_args.resolved_max_seq_len() if model in BASELINES else None,
+            max_seq_len=self.model_args.resolved_max_seq_len() if model in NOT_TRAINED else None,
             use_cpu=self.training_args.use_cpu,
+            **backbones,
         )
         self.results[row] = evaluate(arguments, self.target)
         say(f"{row}: HR@10 {self.results[row]['metrics']['hr@10']:.4f}")
@@ -132,6 +139,12 @@ class Comparison:
     def run(self) -> None:
         for name in BASELINES:
             self.evaluate(name, name)
+        pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
+        # Without a pretrained backbone, the features are those of the backbone that was trained on the source.
+        named = {name: getattr(self.model_args, name) for name in CONTENT_OPTIONS}
+        backbones = named if any(named.values()) else {"text_model_name_or_path": pretrained}
+        for name in ("content-knn", "content-and-transitions"):
+            self.evaluate(name, name, **backbones)
 
         of_content = ("text_pooling", "image_pooling", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
@@ -140,10 +153,9 @@ class Comparison:
         changes = {"learning_rate": self.args.id_learning_rate, **no_freezing}
         self.evaluate("IDRec", self.train("idrec", id_args, self.target, **changes))
 
-        pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
         # Without a pretrained backbone, NoPT starts from the same random architecture and the source's tokenizer.
-        backbones = (self.model_args.text_model_name_or_path, self.model_args.multimodal_model_name_or_path)
-        scratch = "text" in self.model_args.modality.split("+") and not any(backbones)
+        of_text = (self.model_args.text_model_name_or_path, self.model_args.multimodal_model_name_or_path)
+        scratch = "text" in self.model_args.modality.split("+") and not any(of_text)
         no_pt_args = replace(self.model_args, tokenizer_name_or_path=pretrained) if scratch else self.model_args
         no_pt = self.train("no_pt", no_pt_args, self.target)
         self.evaluate("TransRec NoPT", no_pt)

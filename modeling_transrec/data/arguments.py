@@ -10,6 +10,7 @@ import datasets
 from .loading import load_items, load_sequences, warn_if_cut_shorter
 
 
+UNCUT = 1_000_000  # items of a history
 # What these options mean is up to the ninerec builder, which filters and splits while it reads.
 _BUILDER_OPTIONS = (
     "min_actions",
@@ -129,6 +130,12 @@ class DataArguments:
         if split != "validation":  # one warning is enough in training, which loads train and validation
             warn_if_cut_shorter(sequences, max_seq_len)
         return sequences
+
+    def load_training_histories(self) -> datasets.Dataset:
+        """Loads the training split with whole histories, however long a model's are: for counting."""
+        return load_sequences(
+            self.dataset_name, self.dataset_config_name, "train", **self.loading_kwargs(max_seq_len=UNCUT)
+        )
 
 
 def read_json(option: str, value: str) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..data.loading import count_actions, histories_as_rows
+from ..data.transitions import Transitions
 from .evaluator import FullRankingEvaluator
 from .scoring import Scorer
 
@@ -20,11 +21,19 @@ class TrainingInteractions:
         items: the catalogue, `item_id` and its content.
         sequences: training histories, column `item_ids`; or a function that loads them, which is called when a
             baseline asks for them.
+        whole_sequences: loads the training histories uncut, from which transitions are counted; by default they are
+            counted from `sequences`.
     """
 
-    def __init__(self, items: datasets.Dataset, sequences: datasets.Dataset | Callable[[], datasets.Dataset]):
+    def __init__(
+        self,
+        items: datasets.Dataset,
+        sequences: datasets.Dataset | Callable[[], datasets.Dataset],
+        whole_sequences: Callable[[], datasets.Dataset] | None = None,
+    ):
         self.items = items
         self._sequences = sequences
+        self._whole_sequences = whole_sequences
 
     @functools.cached_property
     def sequences(self) -> datasets.Dataset:
@@ -41,6 +50,12 @@ class TrainingInteractions:
         """Number of training interactions with each item `(V,)`."""
         return count_actions(self.histories, len(self.items))
 
+    @functools.cached_property
+    def transitions(self) -> Transitions:
+        """How often one item of the catalogue follows another in the training histories."""
+        whole = self.sequences if self._whole_sequences is None else self._whole_sequences()
+        return Transitions.from_sequences(whole, self.items["item_id"])
+
 
 def random_scorer(interactions: TrainingInteractions) -> Scorer:
     """Scores all items the same, which is worth exactly what a random ranking is."""
@@ -54,10 +69,28 @@ def popularity_scorer(interactions: TrainingInteractions) -> Scorer:
     return lambda histories, users: counts.to(histories.device).repeat(len(histories), 1)
 
 
+def transition_scorer(interactions: TrainingInteractions, **settings) -> Scorer:
+    """Scores items by the transitions from the history's items to them, see [`Transitions`]."""
+    transitions = interactions.transitions.with_settings(**settings)
+
+    def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+        scores = transitions.scores(histories.cpu().numpy()).toarray()
+        return torch.from_numpy(scores.astype(np.float32)).to(histories.device)
+
+    return score
+
+
+def last_item_scorer(interactions: TrainingInteractions) -> Scorer:
+    """Scores items by the transitions from the history's last item only."""
+    return transition_scorer(interactions, history_decay=1e-9)
+
+
 # Name → what makes a scorer from the training interactions. Scripts, cards and tables have a row of each.
 BASELINES: dict[str, Callable[[TrainingInteractions], Scorer]] = {
     "random": random_scorer,
     "popularity": popularity_scorer,
+    "last-item-transitions": last_item_scorer,
+    "transitions": transition_scorer,
 }
 
 

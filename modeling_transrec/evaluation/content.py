@@ -94,7 +94,7 @@ class ContentKNN(nn.Module):
     [`~scoring.CatalogueScorer`] it is a model.
 
     Args:
-        whitenings: by modality.
+        whitenings: by modality; without any, all items score the same.
         weights: of the modalities, by default equal; their sum is made 1.
         history_decay: what an item of the history weighs for each step back from its end.
         max_seq_len: how many items of the history are read, counted from its end.
@@ -121,13 +121,15 @@ class ContentKNN(nn.Module):
         if not 0 < history_decay <= 1:
             raise ValueError(f"history_decay must be above 0 and at most 1, got {history_decay}")
         weights = dict(weights or dict.fromkeys(whitenings, 1.0))
-        if set(weights) != set(whitenings) or min(weights.values()) < 0 or not sum(weights.values()):
+        known = set(weights) == set(whitenings) and min(weights.values(), default=0) >= 0
+        if not known or (whitenings and not sum(weights.values())):
             raise ValueError(f"weights must be one of at least 0 for each of {', '.join(whitenings)}, got {weights}")
         self.whitenings = dict(whitenings)
         self.weights = {name: weights[name] / sum(weights.values()) for name in self.whitenings}
         self.history_decay = history_decay
         self.config = SimpleNamespace(max_seq_len=max_seq_len, hidden_size=sum(map(len, self.means)))
-        self.device, self.dtype = self.means[0].device, torch.float32
+        self.device = self.means[0].device if whitenings else torch.device("cpu")
+        self.dtype = torch.float32
 
     @property
     def means(self) -> list[torch.Tensor]:
@@ -170,6 +172,8 @@ class ContentKNN(nn.Module):
     def get_user_features(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""
         sums = decayed_history(embeddings, mask, self.history_decay)
+        if not self.whitenings:  # nothing is known of the items
+            return sums
         parts = zip(sums.split([len(mean) for mean in self.means], dim=1), self.weights.values(), strict=True)
         return torch.cat([F.normalize(part, dim=1) * weight**0.5 for part, weight in parts], dim=1)
 

@@ -275,11 +275,17 @@ class FullRankingEvaluator:
     def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """Yields this process's share of the histories `(B, L)`, and the users' indices into the split `(B,)`."""
         state = PartialState()
-        order = np.argsort(self.lengths, kind="stable")  # users of like length together: little padding
+        yield from self.blocks_of(np.arange(len(self.targets)), device, state.process_index, state.num_processes)
+
+    def blocks_of(
+        self, users: np.ndarray, device: torch.device | str = "cpu", first: int = 0, step: int = 1
+    ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """Yields these users' histories `(B, L)` and indices `(B,)` in blocks, every `step`-th from `first` on."""
+        order = users[np.argsort(self.lengths[users], kind="stable")]  # users of like length together: little padding
         blocks = list(user_blocks(len(order), len(self.items), self.batch_size))
-        for block in blocks[state.process_index :: state.num_processes]:
-            users = order[block]
-            yield torch.from_numpy(read_histories(self.histories, users)).to(device), users
+        for block in blocks[first::step]:
+            chosen = order[block]
+            yield torch.from_numpy(read_histories(self.histories, chosen)).to(device), chosen
 
     def mean_user(self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the mean user embedding `(D,)` of the split, the same on every process."""

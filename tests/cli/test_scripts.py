@@ -77,11 +77,12 @@ def test_baselines_need_no_model(script):
     assert popularity > 2 * random
 
 
-def test_transfer_compares_six_rows(script, capsys, tmp_path):
+def test_transfer_compares_all_rows(script, capsys, tmp_path):
     epochs = ["--pretrain_epochs", "0.1", "--num_train_epochs", "0.1"]
     script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
     shown = capsys.readouterr().out
-    rows = ["random", "popularity", "IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT"]
+    untrained = ["random", "popularity", "last-item-transitions", "transitions", "content-knn"]
+    rows = [*untrained, "content-and-transitions", "IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT"]
     assert all(f"| {row} " in shown for row in rows)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["rows"]) == rows

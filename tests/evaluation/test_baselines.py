@@ -46,3 +46,15 @@ def test_interactions_are_read_when_a_baseline_asks_for_them(items, train_split,
     assert not read
     BASELINES["popularity"](interactions), BASELINES["popularity"](interactions)
     assert read == [1]
+
+
+def test_transitions_follow_the_history(items, train_split):
+    interactions = TrainingInteractions(items, train_split)
+    histories, users = torch.tensor([[9, 4], [-1, 4]]), np.arange(2)
+    of_all, of_last = (
+        BASELINES[name](interactions)(histories, users) for name in ("transitions", "last-item-transitions")
+    )
+    expected = torch.from_numpy(interactions.transitions.scores(histories.numpy()).toarray()).float()
+    torch.testing.assert_close(of_all, expected)
+    torch.testing.assert_close(of_last[0], of_all[1])
+    assert not torch.equal(of_all[0], of_all[1])
