@@ -2,7 +2,8 @@
 
 Pretrains on a source, then compares on a target's test split, at the same budget: what needs no training (random,
 popularity, transitions, content kNN and both), IDRec (an item-id table), TransRec NoPT (content, not pretrained),
-zero-shot (pretrained, not fine-tuned) and HasPT (pretrained, then fine-tuned). On the sample that the package brings, as `make run` does:
+zero-shot (pretrained, not fine-tuned) and HasPT (pretrained, then fine-tuned). On the sample that the package brings,
+as `make run` does:
 
     transrec transfer --output_dir outputs/sample
 
