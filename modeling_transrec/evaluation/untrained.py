@@ -5,15 +5,18 @@ A model is worth what it adds to them. Only training interactions are counted.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from ..data.loading import prepare_items
+from ..data.preparation import item_chunks, prepare_items
 from ..data.transitions import Transitions
 from ..models.checkpoint_files import check_place, load_config
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
@@ -21,7 +24,7 @@ from ..models.processing_transrec import TransRecProcessor
 from ..models.sentence_folders import read_sentence_folder
 from .content import ContentKNN
 from .evaluator import FullRankingEvaluator
-from .scoring import CatalogueScorer, precompute_features, rank_targets
+from .scoring import CatalogueScorer, rank_targets
 
 
 USERS_TO_CHOOSE_ON = 5_000
@@ -106,23 +109,72 @@ def _is_transrec(name_or_path: str | None, where: dict) -> bool:
     return True
 
 
+@torch.no_grad()
 def read_content(
-    model: TransRecModel, processor: TransRecProcessor, items: datasets.Dataset, chunk_size: int = 256
+    model: TransRecModel,
+    processor: TransRecProcessor,
+    items: datasets.Dataset,
+    chunk_size: int = 256,
+    cache_dir: str | None = None,
 ) -> Content:
-    """Encodes the catalogue with frozen backbones; the features are kept on disk for later runs."""
-    found = precompute_features(model, prepare_items(items, processor), processor, chunk_size)
-    columns = {name: torch.from_numpy(np.array(values)) for name, values in found.columns.items()}
-    features = {
-        name.removesuffix("_features"): values.float()
-        for name, values in columns.items()
-        if name.endswith("_features")
-    }
+    """Encodes the catalogue with frozen backbones; the features are kept on disk for later runs.
+
+    Args:
+        model: in evaluation mode.
+        processor: the model's processor.
+        items: the catalogue.
+        chunk_size: items encoded at a time.
+        cache_dir: folder of the cache; by default that of `datasets`.
+    """
+    prepared = prepare_items(items, processor)
+    file = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "transrec_content", _digest(model, prepared))
+    if file.exists():
+        tensors = load_file(file)
+    else:
+        tensors = _encode_content(model, processor, prepared, chunk_size)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+        save_file(tensors, unfinished)
+        unfinished.replace(file)
+    features = {name: values for name, values in tensors.items() if not name.startswith("has_")}
     if not features:
-        raise ValueError("this model has no frozen backbone that makes features of an item by itself")
-    has_content = {"image": torch.from_numpy(np.array(found.has_image))} if found.has_image is not None else {}
-    if "has_text" in columns and "text" in features:
-        has_content["text"] = columns["has_text"].bool()
+        raise ValueError("this model has no backbone that makes features of an item by itself")
+    has_content = {name.removeprefix("has_"): values for name, values in tensors.items() if name.startswith("has_")}
     return Content(features, has_content, model.name_or_path or type(model).__name__)
+
+
+def _digest(model: TransRecModel, prepared: datasets.Dataset) -> str:
+    """Changes with the items, the backbones and their precision."""
+    dtype = torch.get_autocast_dtype(model.device.type) if torch.is_autocast_enabled(model.device.type) else "float32"
+    fields = (prepared._fingerprint, dtype, model.config.text_pooling, model.config.image_pooling)
+    digest = hashlib.sha256(repr(fields).encode())
+    for backbone in model.item_encoder.backbones:
+        digest.update(repr(backbone.config.to_dict()).encode())
+        for name, tensor in backbone.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _encode_content(model, processor, prepared: datasets.Dataset, chunk_size: int) -> dict[str, torch.Tensor]:
+    """Returns features `(V, H)`, and which items have the content `(V,)`, by modality."""
+    tensors: dict[str, torch.Tensor] = {}
+    for catalogue_index in item_chunks(prepared, chunk_size):
+        inputs = processor.pad(prepared[catalogue_index]).to(model.device)
+        place = torch.from_numpy(catalogue_index)
+        for name, features in model.item_encoder.features(**inputs).items():
+            modality = name.removesuffix("_features")
+            has_content = inputs.get(f"has_{modality}", torch.ones(len(place), dtype=torch.bool)).bool()
+            if f"{modality}_index" in inputs:  # features only of those that have the content
+                index = inputs[f"{modality}_index"]
+                has_content = index >= 0
+                features = torch.cat([features, features.new_zeros(1, features.shape[1])])[index]
+            if modality not in tensors:
+                tensors[modality] = torch.zeros(len(prepared), features.shape[1])
+                tensors[f"has_{modality}"] = torch.zeros(len(prepared), dtype=torch.bool)
+            tensors[modality][place] = features.float().cpu()
+            tensors[f"has_{modality}"][place] = has_content.cpu()
+    return tensors
 
 
 def empty_scorer(num_items: int) -> CatalogueScorer:

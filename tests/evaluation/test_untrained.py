@@ -203,7 +203,7 @@ def test_features_are_those_of_the_backbone(make_model, processor_of, items, tmp
     content = read_content(loaded, its_processor, items)
     assert set(content.features) == {"text", "image"} and set(content.has_content) == {"text", "image"}
     number = int((content.has_content["text"] & content.has_content["image"]).int().argmax())
-    inputs = processor(text=[items[number][processor.text_column]], images=[items[number]["image"]])
+    inputs = processor(text=[items[number][f"text_{processor.language}"]], images=[items[number]["image"]])
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
     expected = model.item_encoder.features(**inputs)
     for name, values in content.features.items():
