@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling_transrec import TransRecConfig
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
 from modeling_transrec.models.candidates import (
     Candidates,
     at_targets,
@@ -13,7 +13,7 @@ from modeling_transrec.models.candidates import (
     make_candidates,
     own_items,
 )
-from modeling_transrec.models.losses import LOSSES, in_batch_loss
+from modeling_transrec.models.losses import LOSSES, Loss, in_batch_loss
 
 
 B, L, U, N, D = 5, 7, 13, 3, 6
@@ -195,3 +195,22 @@ def test_padding_has_no_gradient(batch):
     loss_of(batch, "in_batch").backward()
     padded = batch["labels"] == -100
     assert hidden.grad[padded].abs().sum() == 0 and (hidden.grad[~padded].abs().sum(-1) > 0).all()
+
+
+def test_a_new_loss_is_one_function_and_one_row(batch, monkeypatch):
+    """BPR (Rendle et al., UAI 2009), which the package does not have."""
+
+    def bpr_loss(states, targets, users, candidates, temperature):
+        vectors = candidates.embeddings
+        differences = (states * (vectors[targets] - vectors[candidates.negative_index[:, 0]])).sum(-1)
+        return torch.nn.functional.softplus(-differences / temperature).sum()
+
+    monkeypatch.setitem(LOSSES, "bpr", Loss(bpr_loss, "position", ("negative_index",), ("temperature",)))
+    config = TransRecConfig(num_items=U, hidden_size=D, loss_type="bpr", temperature=2.0, normalize_scores=False)
+    model = TransRecForSequentialRecommendation(config)
+    inputs = {name: batch[name] for name in ("item_index", "labels", "negative_index")}
+    loss = model(item_ids=torch.arange(U), **inputs).loss
+    loss.backward()
+    assert loss.isfinite() and model.item_encoder.id_embedding.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="'bpr' needs negative_index"):
+        model(item_ids=torch.arange(U), item_index=batch["item_index"], labels=batch["labels"])

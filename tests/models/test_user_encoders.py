@@ -2,12 +2,12 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec.models.configuration_transrec import TransRecConfig
-from modeling_transrec.models.modeling_transrec import TransRecModel
-from modeling_transrec.models.user_encoders import Histories
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecModel
+from modeling_transrec.models.user_encoders import USER_ENCODERS, Histories, UserEncoder
 
 
 def layer_norm(x, norm):
@@ -61,3 +61,44 @@ def test_weights_start_as_in_ninerec():
     assert abs(up.weight.std().item() - math.sqrt(2 / (128 + 512))) < 2e-3
     assert up.bias.abs().sum() == 0
     assert torch.equal(encoder.layer_norm.weight, torch.ones(128))
+
+
+class RunningMeanUserEncoder(UserEncoder):
+    """One that the package does not know: the mean of the history up to each item, through a linear layer."""
+
+    supports_masked_item = True
+    layer_class = torch.nn.Linear
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layer = torch.nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, item_embeddings, histories):
+        mask = histories.mask[:, :, None]
+        totals, counts = (item_embeddings * mask).cumsum(1), mask.cumsum(1).clamp(min=1)
+        if self.predicts_masked_items:
+            totals, counts = totals[:, -1:].expand_as(totals), counts[:, -1:]
+        return self.layer(totals / counts)
+
+
+@pytest.mark.parametrize("objective", ["next_item", "masked_item"])
+def test_a_new_user_encoder_is_one_class_and_one_row(
+    objective, monkeypatch, make_model, make_collator, histories, tmp_path
+):
+    monkeypatch.setitem(USER_ENCODERS, "running_mean", RunningMeanUserEncoder)
+    with pytest.raises(Exception, match="did you mean 'running_mean'"):
+        TransRecConfig(num_items=3, user_encoder_type="runing_mean")
+    assert TransRecConfig(num_items=3, user_encoder_type="running_mean").objective == "next_item"
+    model = make_model("id", user_encoder_type="running_mean", objective=objective)
+    assert "Linear" in model._no_split_modules
+    batch = make_collator("id", model)([histories[user] for user in range(5)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model(**batch).loss
+    before.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.model.user_encoder.parameters())
+    optimizer.step()
+    assert model(**batch).loss < before
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path)
+    assert isinstance(again.model.user_encoder, RunningMeanUserEncoder)
+    assert torch.equal(again(**batch).loss, model(**batch).loss)
