@@ -27,7 +27,7 @@ def is_hub_id(name: str | os.PathLike | None) -> bool:
     return True
 
 
-def check_place(name_or_path: str | os.PathLike | None) -> None:
+def check_name_or_path(name_or_path: str | os.PathLike | None) -> None:
     """Raises `FileNotFoundError` for a name that is neither a folder nor a valid Hub id."""
     if name_or_path is not None and not os.path.exists(name_or_path) and not is_hub_id(name_or_path):
         raise FileNotFoundError(f"{name_or_path} is neither a folder nor a valid Hub id (owner/name)")
@@ -43,7 +43,7 @@ def load_config(name_or_path: str | os.PathLike, revision: str = "main") -> Tran
     Raises:
         ValueError: if it is another model's.
     """
-    check_place(name_or_path)
+    check_name_or_path(name_or_path)
     config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     if not isinstance(config, TransRecConfig):
         raise ValueError(

@@ -37,7 +37,7 @@ from .batch import (
     split_batch,
 )
 from .candidates import at_targets, make_candidates
-from .checkpoint_files import HUB_ARGUMENTS, check_place, check_weight_files
+from .checkpoint_files import HUB_ARGUMENTS, check_name_or_path, check_weight_files
 from .configuration_transrec import TransRecConfig
 from .item_encoders import ItemEncoder
 from .losses import LOSSES
@@ -144,7 +144,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             OSError: if there are no weights as safetensors.
             ValueError: if they are said to lie outside the checkpoint, or are far fewer than the configuration wants.
         """
-        check_place(pretrained_model_name_or_path)
+        check_name_or_path(pretrained_model_name_or_path)
         if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         size = None

@@ -4,46 +4,15 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
+from ..models.modalities import MODALITIES
 
 
-class Backbone(NamedTuple):
-    """A kind of pretrained backbone, which the options `--NAME_model_name_or_path` and `--NAME_config` choose.
-
-    Args:
-        modalities: parts of an item that it reads.
-        pretrained: help text of `--NAME_model_name_or_path`.
-        from_scratch: help text of `--NAME_config`, where there is such an option.
-    """
-
-    modalities: tuple[str, ...]
-    pretrained: str
-    from_scratch: str | None = None
-
-    @staticmethod
-    def options(name: str) -> tuple[str, str]:
-        return f"{name}_model_name_or_path", f"{name}_config"
-
-
-BACKBONES = {
-    "text": Backbone(
-        ("text",),
-        "Pretrained text backbone of a new model: a Hub id or folder of any model that AutoModel loads.",
-        "Text backbone that is trained from scratch: its configuration as JSON or a file of it.",
-    ),
-    "vision": Backbone(
-        ("image",),
-        "Pretrained vision backbone of a new model: a Hub id or folder, transformers' or timm's.",
-        "Vision backbone that is trained from scratch: its configuration as JSON or a file of it.",
-    ),
-    "multimodal": Backbone(
-        ("text", "image"), "One pretrained model of text and image for a new model, such as CLIP, SigLIP or ViLT."
-    ),
-}
-MODALITIES = ("text", "image", "id")
+# The option of a backbone that reads several modalities at once.
+MULTIMODAL = "multimodal_model_name_or_path"
 # Fields of the configuration that have no option of their own: they follow from other options, or from the data.
 _NO_OPTIONS = {
     *TransRecConfig.sub_configs_defaults,
@@ -86,14 +55,35 @@ def _parsed_type(declared: Any) -> Any:
 
 
 def backbone_options() -> dict[str, dataclasses.Field]:
-    """Returns an optional field for each option that names a backbone."""
-    options: dict[str, dataclasses.Field] = {}
-    for name, backbone in BACKBONES.items():
-        for option, text in zip(backbone.options(name), (backbone.pretrained, backbone.from_scratch), strict=True):
-            if text is not None:
-                options[option] = field(default=None, metadata={"help": text})
-                options[option].type = str | None
+    """Returns an optional field for each option that names a backbone, from the table of modalities."""
+    texts = {}
+    for name, modality in MODALITIES.items():
+        if modality.option is not None:
+            texts[modality.option] = (
+                f"Pretrained {name} backbone of a new model: a Hub id or folder that AutoModel loads"
+                f"{', or of timm' if name == 'image' else ''}."
+            )
+            texts[modality.config_field] = (
+                f"Configuration of a{'n' if name[0] in 'aeiou' else ''} {name} backbone that is trained from scratch, "
+                "as JSON or a file of it."
+            )
+    parts = " and ".join(_reads()[MULTIMODAL])
+    texts[MULTIMODAL] = f"One pretrained model of {parts} for a new model, such as CLIP, SigLIP or ViLT."
+    options = {}
+    for option, text in texts.items():
+        options[option] = field(default=None, metadata={"help": text})
+        options[option].type = str | None
     return options
+
+
+def _reads() -> dict[str, tuple[str, ...]]:
+    """The modalities that each option of a backbone reads."""
+    reads = {}
+    for name, modality in MODALITIES.items():
+        if modality.option is not None:
+            reads[modality.option] = reads[modality.config_field] = (name,)
+    reads[MULTIMODAL] = tuple(name for name, modality in MODALITIES.items() if modality.in_multimodal)
+    return reads
 
 
 def _with_fields(*options: dict[str, dataclasses.Field]):
@@ -149,6 +139,9 @@ class ModelArguments:
     max_text_length: int | None = field(
         default=None, metadata={"help": "Longest text in tokens; the rest is cut off (default: 30)."}
     )
+    max_audio_seconds: float | None = field(
+        default=None, metadata={"help": "Seconds of a sound that are read, from its beginning (default: 10)."}
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Height and width of images in pixels (default: the backbone's own)."}
     )
@@ -188,22 +181,21 @@ class ModelArguments:
             raise ValueError("--peft_config holds options of --peft; name its kind, such as --peft lora")
 
     def _given_backbones(self) -> dict[str, tuple[str, ...]]:
-        """The options of a new item encoder that were given, and the parts of an item that each of them reads."""
-        reads = {option: one.modalities for name, one in BACKBONES.items() for option in one.options(name)}
-        reads["tokenizer_name_or_path"] = BACKBONES["text"].modalities
-        given = vars(self)
-        return {name: modalities for name, modalities in reads.items() if given.get(name) is not None}
+        """The options of a new item encoder that were given, and the modalities that each of them reads."""
+        reads = {**_reads(), "tokenizer_name_or_path": ("text",)}
+        return {name: modalities for name, modalities in reads.items() if getattr(self, name) is not None}
 
     def _check_backbones(self, given: dict[str, tuple[str, ...]]) -> None:
         """Refuses options that contradict each other."""
-        for name, backbone in BACKBONES.items():
-            pretrained, from_scratch = backbone.options(name)
-            if pretrained in given and from_scratch in given:
-                raise ValueError(f"--{pretrained} brings its own configuration; leave out --{from_scratch}")
-            if pretrained in given and len(backbone.modalities) > 1 and len(given) > 1:
-                others = ", --".join(one for one in given if one != pretrained)
-                parts = " and ".join(backbone.modalities)
-                raise ValueError(f"--{pretrained} reads {parts}; leave out --{others}")
+        for modality in MODALITIES.values():
+            if modality.option in given and modality.config_field in given:
+                raise ValueError(
+                    f"--{modality.option} brings its own configuration; leave out --{modality.config_field}"
+                )
+        overlapping = [name for name in given if name != MULTIMODAL and set(given[name]) & set(_reads()[MULTIMODAL])]
+        if MULTIMODAL in given and overlapping:
+            parts = " and ".join(given[MULTIMODAL])
+            raise ValueError(f"--{MULTIMODAL} reads {parts}; leave out --{', --'.join(overlapping)}")
         if "tokenizer_name_or_path" in given and "text_model_name_or_path" in given:
             raise ValueError("--text_model_name_or_path brings its own tokenizer; leave out --tokenizer_name_or_path")
 
@@ -222,7 +214,8 @@ class ModelArguments:
 
     def backbone_names(self) -> dict[str, str]:
         """Returns the pretrained backbones that were named: arguments of `from_encoder_pretrained`."""
-        names = {option: getattr(self, option) for option in (one.options(name)[0] for name, one in BACKBONES.items())}
+        options = [modality.option for modality in MODALITIES.values() if modality.option is not None]
+        names = {option: getattr(self, option) for option in (*options, MULTIMODAL)}
         return {option: name for option, name in names.items() if name is not None}
 
     def resolved_max_seq_len(self) -> int:
@@ -232,6 +225,8 @@ class ModelArguments:
         return TransRecConfig().max_seq_len if self.max_seq_len is None else self.max_seq_len
 
 
+# Options that the processor has, too, by the same name.
+PROCESSOR_OPTIONS = ("language", "max_text_length", "max_audio_seconds")
 # Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",

@@ -6,20 +6,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
-from transformers import AutoConfig, AutoTokenizer, ViTImageProcessorPil
+from transformers import (
+    FEATURE_EXTRACTOR_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    ViTImageProcessorPil,
+)
 
 from ..data.arguments import read_json
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.image_processors import load_image_processor
 from ..models.backbones import image_normalization
-from ..models.checkpoint_files import check_place, load_config
+from ..models.checkpoint_files import check_name_or_path, load_config
 from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.multimodal_encoders import reads_last_position
 from ..models.processing_transrec import TransRecProcessor, train_tokenizer
 from ..models.user_encoders import USER_ENCODERS
-from .model_arguments import CHANGEABLE_FIELDS, ModelArguments
+from .model_arguments import CHANGEABLE_FIELDS, PROCESSOR_OPTIONS, ModelArguments
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +47,18 @@ SMALL_RESNET = {
     "layer_type": "basic",
 }
 SMALL_IMAGE_SIZE = 64
+SMALL_WAV2VEC2 = {
+    "model_type": "wav2vec2",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+    "conv_dim": [64] * 7,
+    "num_conv_pos_embeddings": 32,
+    "num_conv_pos_embedding_groups": 4,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
 
 
 def load_model_and_processor(
@@ -83,7 +101,7 @@ def _from_checkpoint(
     config.validate_architecture()
     model = TransRecForSequentialRecommendation.from_pretrained(name, config=config, dtype="float32", **where)
     processor = TransRecProcessor.from_pretrained(name, **where)
-    for option in ("language", "max_text_length"):
+    for option in PROCESSOR_OPTIONS:
         if getattr(args, option) is not None:
             setattr(processor, option, getattr(args, option))
     return model, drop_foreign_ids(model, processor, items["item_id"])
@@ -100,18 +118,18 @@ class _NewModel:
     def build(self) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
         args, backbones = self.args, dict[str, Any](self.args.backbone_names())
         for name in (*backbones.values(), args.tokenizer_name_or_path):
-            check_place(name)
+            check_name_or_path(name)
         for part in args.modality.split("+"):
             _READERS[part](self)
         self.read_users()
         if backbones:
             model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **self.fields)
             multimodal = model.config.multimodal_config
-            if reads_last_position(multimodal):  # SigLIP 2's does not say it
+            if reads_last_position(multimodal):  # SigLIP 2's configuration does not say which token pads
                 multimodal.text_config.pad_token_id = self.parts["tokenizer"].pad_token_id
         else:
             model = TransRecForSequentialRecommendation(TransRecConfig(**self.fields))
-        options = {name: getattr(args, name) for name in ("language", "max_text_length")}
+        options = {name: getattr(args, name) for name in PROCESSOR_OPTIONS}
         options = {name: value for name, value in options.items() if value is not None}
         return model, TransRecProcessor(**self.parts, **options)
 
@@ -151,6 +169,20 @@ class _NewModel:
         self.parts["image_processor"] = ViTImageProcessorPil(size={"height": size, "width": size}, do_convert_rgb=True)
         self.fields["vision_config"] = config
 
+    def read_audio(self) -> None:
+        args = self.args
+        if args.audio_model_name_or_path is not None:
+            self.parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(args.audio_model_name_or_path)
+            return
+        config = _backbone_config("audio", args.audio_config, SMALL_WAV2VEC2)
+        kind = type(AutoConfig.for_model(**config))
+        if kind not in FEATURE_EXTRACTOR_MAPPING:
+            raise ValueError(
+                f"--audio_config: a {config['model_type']} model reads no audio; choose another, such as wav2vec2"
+            )
+        self.parts["feature_extractor"] = FEATURE_EXTRACTOR_MAPPING[kind]()
+        self.fields["audio_config"] = config
+
     def read_ids(self) -> None:
         self.fields["num_items"], self.parts["item_ids"] = len(self.items), self.items["item_id"]
 
@@ -166,6 +198,7 @@ class _NewModel:
 _READERS: dict[str, Callable[[_NewModel], None]] = {
     "text": _NewModel.read_text,
     "image": _NewModel.read_images,
+    "audio": _NewModel.read_audio,
     "id": _NewModel.read_ids,
 }
 
@@ -195,6 +228,7 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "vocab_size": has_text and not any((args.text_model_name_or_path, args.tokenizer_name_or_path)),
         "language": has_text,
         "max_text_length": has_text,
+        "max_audio_seconds": "audio" in encoder.modalities,
         "mask_probability": config.objective == "masked_item",
         "num_negatives": loss.samples,
         "negative_sampling": loss.samples,

@@ -93,7 +93,7 @@ def test_transfer_compares_all_rows(script, capsys, tmp_path):
 def test_wrong_options_say_what_to_do(script, tmp_path):
     finetune = script("finetune")
     for options, message in [
-        (["--modality", "sound"], "choose text, image, id"),
+        (["--modality", "sound"], "choose text, image, audio, id"),
         (["--modality", "id", "--text_config", "{}"], "has no use for --text_config"),
         (["--text_config", "{"], "neither a file nor JSON"),
         (["--text_config", "{}"], "model_type"),

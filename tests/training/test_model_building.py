@@ -1,0 +1,61 @@
+"""Models that options name: which parts of an item they read, and what is refused."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from modeling_transrec import ModelArguments
+from modeling_transrec.models.modalities import MODALITIES
+from modeling_transrec.training.model_arguments import backbone_options
+from modeling_transrec.training.model_building import load_model_and_processor
+
+
+@pytest.fixture
+def sounds() -> datasets.Dataset:
+    """Three items with a title and a sound of half a second."""
+    waves = [np.sin(np.arange(8000) * step).astype(np.float32) for step in (0.01, 0.02, 0.04)]
+    audio = [{"array": wave, "sampling_rate": 16000} for wave in waves]
+    return datasets.Dataset.from_dict({"item_id": ["a", "b", "c"], "text_en": ["x", "y", "z"], "audio": audio})
+
+
+def test_each_modality_with_a_backbone_has_its_two_options():
+    options = set(backbone_options())
+    for modality in MODALITIES.values():
+        if modality.option is not None:
+            assert {modality.option, modality.config_field} <= options
+    assert "multimodal_model_name_or_path" in options
+
+
+@pytest.mark.parametrize("modality", ["audio", "text+audio"])
+def test_a_small_audio_model_where_none_is_named(modality, sounds):
+    model, processor = load_model_and_processor(ModelArguments(modality=modality, max_audio_seconds=0.5), sounds)
+    assert model.config.modality == modality and processor.max_audio_seconds == 0.5
+    content = {"audio": sounds["audio"][:], **({"text": sounds["text_en"][:]} if "text" in modality else {})}
+    with torch.no_grad():
+        embeddings = model.eval().get_item_features(**processor(**content))
+    assert embeddings.shape == (3, model.config.hidden_size) and embeddings.isfinite().all()
+    assert not torch.allclose(embeddings[0], embeddings[1])
+
+
+def test_an_audio_backbone_by_its_configuration(sounds):
+    config = {"model_type": "audio-spectrogram-transformer", "hidden_size": 16, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "intermediate_size": 16}
+    model, processor = load_model_and_processor(ModelArguments(audio_config=json.dumps(config)), sounds)
+    assert model.config.modality == "audio" and type(processor.feature_extractor).__name__ == "ASTFeatureExtractor"
+    with pytest.raises(ValueError, match="a bert model reads no audio"):
+        load_model_and_processor(ModelArguments(audio_config='{"model_type": "bert"}'), sounds)
+
+
+def test_what_contradicts_is_refused(sounds):
+    for options, message in [
+        ({"modality": "text", "audio_config": "{}"}, "has no use for --audio_config"),
+        ({"audio_config": "{}", "audio_model_name_or_path": "x"}, "leave out --audio_config"),
+        ({"multimodal_model_name_or_path": "x", "text_config": "{}"}, "reads text and image; leave out --text_config"),
+        ({"modality": "text", "max_audio_seconds": 3.0}, "--max_audio_seconds 3.0 has no effect"),
+        ({"modality": "smell"}, "choose text, image, audio, id"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_model_and_processor(ModelArguments(**options), sounds)
