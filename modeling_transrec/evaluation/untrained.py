@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from ..data.preparation import item_chunks, prepare_items
 from ..data.transitions import Transitions
-from ..models.checkpoint_files import check_place, load_config
+from ..models.checkpoint_files import check_name_or_path, load_config
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.sentence_folders import read_sentence_folder
@@ -82,7 +82,7 @@ def load_content_model(
     if not any(names):
         raise ValueError("content needs a backbone: give text_model_name_or_path or vision_model_name_or_path")
     for name in filter(None, names):
-        check_place(name)
+        check_name_or_path(name)
     if _is_transrec(text_model_name_or_path, where):
         model = TransRecModel.from_pretrained(text_model_name_or_path, **where)
         return model.eval(), TransRecProcessor.from_pretrained(text_model_name_or_path, **where)
