@@ -9,7 +9,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from transformers import ViTImageProcessorPil
+from transformers import ViTImageProcessorPil, Wav2Vec2FeatureExtractor
 
 from modeling_transrec import (
     TransRecConfig,
@@ -25,7 +25,19 @@ from modeling_transrec.training.trainer import keep_teaching
 
 from . import HUB_PORT
 from .hub_server import HubServer
-from .tiny import IMAGE_SIZE, ITEM_KINDS, NUM_ITEMS, NUM_USERS, WORDS, make_sequences, tiny_config, tiny_image
+from .tiny import (
+    IMAGE_SIZE,
+    ITEM_KINDS,
+    NUM_ITEMS,
+    NUM_USERS,
+    SAMPLING_RATE,
+    WORDS,
+    make_sequences,
+    sound_file,
+    tiny_config,
+    tiny_image,
+    tiny_sound,
+)
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -44,14 +56,18 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def items() -> datasets.Dataset:
-    """37 items; texts of 1 to 9 words, one of them empty; every fourth without a picture."""
+    """37 items; texts of 1 to 9 words, one of them empty; every fourth without an image, every fifth without audio."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, size=1 + row % 9)) + f" no{row}" for row in range(NUM_ITEMS)]
     texts[5] = ""
     images = [None if row % 4 == 1 else tiny_image(row) for row in range(NUM_ITEMS)]
     ids = [f"i{row:03d}" for row in range(NUM_ITEMS)]
-    columns = {"item_id": ids, "text_en": texts, "text_zh": texts[::-1], "image": images}
-    return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    sounds = [
+        None if row % 5 == 2 else {"bytes": sound_file(tiny_sound(row)), "path": None} for row in range(NUM_ITEMS)
+    ]
+    columns = {"item_id": ids, "text_en": texts, "text_zh": texts[::-1], "image": images, "audio": sounds}
+    made = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    return made.cast_column("audio", datasets.Audio(decode=False))
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +114,17 @@ def image_processor():
 
 
 @pytest.fixture(scope="session")
-def processor_of(tokenizer, image_processor, items):
+def feature_extractor():
+    return Wav2Vec2FeatureExtractor(sampling_rate=SAMPLING_RATE, return_attention_mask=True)
+
+
+@pytest.fixture(scope="session")
+def processor_of(tokenizer, image_processor, feature_extractor, items):
     """The processor of each of `ITEM_KINDS`."""
     parts = {
         "text": {"tokenizer": tokenizer},
         "image": {"image_processor": image_processor},
+        "audio": {"feature_extractor": feature_extractor, "max_audio_seconds": 0.25},
         "id": {"item_ids": list(items["item_id"])},
     }
     kinds = {kind: "text+image" if kind in ("clip", "vilt") else kind for kind in ITEM_KINDS}

@@ -1,5 +1,8 @@
 """Tiny data, configurations and batches that tests share, made here: no network, no files of others."""
 
+import io
+import wave
+
 import datasets
 import numpy as np
 import torch
@@ -49,12 +52,42 @@ VISION_CONFIGS = {
     },
 }
 TINY_TOWER = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
-ITEM_KINDS = ("text", "image", "text+image", "id", "text+id", "clip", "vilt")
+SAMPLING_RATE = 1000  # of the tiny audio backbones
+TINY_WAV2VEC2 = {
+    "model_type": "wav2vec2",
+    **TINY_TOWER,
+    "conv_dim": [6, 8],
+    "conv_stride": [5, 2],
+    "conv_kernel": [10, 3],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+    "attention_dropout": 0.0,
+}
+ITEM_KINDS = ("text", "image", "text+image", "id", "text+id", "clip", "vilt", "audio", "text+image+audio")
 
 
 def tiny_image(seed: int) -> Image.Image:
     """A picture of noise, not square."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (14, 20, 3), dtype=np.uint8))
+
+
+def tiny_sound(seed: int, rate: int = SAMPLING_RATE) -> np.ndarray:
+    """A tenth to a third of a second of noise, float32."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-0.9, 0.9, rng.integers(rate // 10, rate // 3)).astype(np.float32)
+
+
+def sound_file(samples: np.ndarray, rate: int = SAMPLING_RATE) -> bytes:
+    """A WAV file of samples `(number,)` or, of several channels, `(number, channels)`."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
+        writer.setsampwidth(2)
+        writer.setframerate(rate)
+        writer.writeframes((samples * 2**15).astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def make_sequences(items: datasets.Dataset, num_users: int, split: str, seed: int = 0) -> datasets.Dataset:
@@ -134,6 +167,8 @@ def tiny_config(kind: str, tokenizer, **fields) -> TransRecConfig:
         fields.setdefault("text_config", tiny_text_config(len(tokenizer)))
     if "image" in parts:
         fields.setdefault("vision_config", dict(TINY_VIT))
+    if "audio" in parts:
+        fields.setdefault("audio_config", dict(TINY_WAV2VEC2))
     if "id" in parts:
         fields["num_items"] = NUM_ITEMS
     return TransRecConfig(**fields)

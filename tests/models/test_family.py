@@ -15,12 +15,14 @@ from ..tiny import ITEM_KINDS, make_batch
 
 
 FUSED = [f"text+image, {fusion}" for fusion in FUSIONS if fusion != "sum"]
+OF_THREE = [f"text+image+audio, {fusion}" for fusion in FUSIONS if fusion != "sum"]
 # Every user encoder, and those that are causal by default with the other objective that they can be trained with.
 MASKED = [f"{name}, masked_item" for name, one in USER_ENCODERS.items() if one.causal and one.supports_masked_item]
 ENCODERS = [*USER_ENCODERS, *MASKED]
 CAUSAL = [name for name, one in USER_ENCODERS.items() if one.causal]
 BIDIRECTIONAL = [name for name in ENCODERS if name not in CAUSAL]
 PAIRS = [*itertools.product(ITEM_KINDS, ENCODERS), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
+PAIRS += [(kind, "sasrec") for kind in OF_THREE]
 
 
 def make_kind(make_model, kind, user_encoder="sasrec", **options):

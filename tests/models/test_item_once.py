@@ -33,7 +33,7 @@ def encode_alone(model, processor, items, row):
     """The vector of one item, prepared and encoded alone."""
     item = items[int(row)]
     fields = {"text": {"text": [item["text_en"]]}, "image": {"images": [item["image"]]}}
-    fields["id"] = {"item_ids": [item["item_id"]]}
+    fields |= {"audio": {"audio": [item["audio"]]}, "id": {"item_ids": [item["item_id"]]}}
     call = {name: value for modality in processor.modalities for name, value in fields[modality].items()}
     return model.get_item_features(**double(processor(**call)))[0]
 

@@ -1,0 +1,213 @@
+"""Audio: how sounds are read, and any audio backbone behind them."""
+
+import logging
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+from modeling_transrec import (
+    Recommender,
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecModel,
+    TransRecProcessor,
+)
+from modeling_transrec.data.preparation import prepare_items
+from modeling_transrec.models.fusions import FUSIONS
+from modeling_transrec.models.modalities import read_audio
+from modeling_transrec.training.precomputed import PrecomputedItems, precompute
+
+from ..checks import perturb
+from ..tiny import SAMPLING_RATE, TINY_TOWER, TINY_WAV2VEC2, sound_file, tiny_sound
+
+
+SPECTROGRAM = {"patch_size": 8, "frequency_stride": 8, "time_stride": 8, "max_length": 32, "num_mel_bins": 16}
+WHISPER = {
+    "model_type": "whisper",
+    "d_model": 12,
+    "num_mel_bins": 16,
+    "max_source_positions": 50,
+    "vocab_size": 30,
+    **{f"{part}_{name}": 1 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")},
+    **{f"{part}_ffn_dim": 20 for part in ("encoder", "decoder")},
+    **{f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "decoder_start")},
+}
+MASKED = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLING_RATE, return_attention_mask=True)
+PLAIN = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLING_RATE)
+BACKBONES = {
+    "wav2vec2": (TINY_WAV2VEC2, MASKED, {"input_values": (250,), "audio_mask": (250,)}),
+    "hubert": (
+        {**TINY_WAV2VEC2, "model_type": "hubert", "feat_extract_norm": "group"},
+        PLAIN,
+        {"input_values": (250,)},
+    ),
+    "wavlm": ({**TINY_WAV2VEC2, "model_type": "wavlm"}, MASKED, {"input_values": (250,), "audio_mask": (250,)}),
+    "ast": (
+        {"model_type": "audio-spectrogram-transformer", **TINY_TOWER, **SPECTROGRAM},
+        ASTFeatureExtractor(num_mel_bins=16, max_length=32),
+        {"input_values": (32, 16)},
+    ),
+    "whisper": (WHISPER, WhisperFeatureExtractor(feature_size=16, chunk_length=1), {"input_features": (16, 100)}),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_any_audio_backbone(name, tmp_path):
+    audio_config, extractor, shapes = BACKBONES[name]
+    processor = TransRecProcessor(feature_extractor=extractor, max_audio_seconds=0.25)
+    rate = extractor.sampling_rate
+    sounds = [tiny_sound(0, rate), None, tiny_sound(1, rate)[: rate // 9], tiny_sound(2, rate)]
+    inputs = processor(audio=sounds)
+    assert {key: tuple(one.shape[1:]) for key, one in inputs.items() if key != "audio_index"} == shapes
+    assert inputs["audio_index"].tolist() == [0, -1, 1, 2]
+    torch.manual_seed(0)
+    config = TransRecConfig(audio_config=audio_config, hidden_size=16)
+    model = perturb(TransRecForSequentialRecommendation(config)).eval()
+    embeddings = model.get_item_features(**inputs)
+    assert torch.equal(embeddings[1], model.item_encoder.audio.projection.missing)
+    for place in (0, 2, 3):  # alone as among others
+        alone = model.get_item_features(**processor(audio=[sounds[place]]))[0]
+        assert torch.allclose(alone, embeddings[place], atol=1e-5)
+    none = model.get_item_features(**processor(audio=[None, None]))
+    assert torch.equal(none, embeddings[[1, 1]])
+
+    model.train().get_item_features(**inputs).square().sum().backward()
+    unused = [key for key, one in model.item_encoder.named_parameters() if one.requires_grad and one.grad is None]
+    assert not unused, unused
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, info = TransRecForSequentialRecommendation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    read_again = TransRecProcessor.from_pretrained(tmp_path)
+    assert (read_again.modality, read_again.max_audio_seconds) == ("audio", 0.25)
+    assert torch.equal(again.eval().get_item_features(**read_again(audio=sounds)), embeddings)
+
+
+def test_padding_is_masked(make_model, feature_extractor):
+    """The frames of silence behind a short sound have no part in its embedding."""
+    model, short = perturb(make_model("audio")), tiny_sound(3)[:120]
+    exact, padded = (
+        TransRecProcessor(feature_extractor=feature_extractor, max_audio_seconds=one)(audio=[short])
+        for one in (0.12, 0.25)
+    )
+    assert exact["audio_mask"].all() and not padded["audio_mask"].all()
+    assert torch.allclose(model.get_item_features(**exact), model.get_item_features(**padded), atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_missing_sound_in_every_fusion(fusion, make_model, processor_of, items):
+    model, processor = perturb(make_model("text+image+audio", fusion=fusion)), processor_of["text+image+audio"]
+    columns = {name: items[name][:8] for name in processor.item_columns}
+    stored = processor.prepare(columns)
+    stored["audio_values"][3] = None
+    together = model.get_item_features(**processor.pad(stored))
+    assert together.isfinite().all()
+    with torch.no_grad():
+        model.item_encoder.audio.projection.missing.add_(1.0)
+    changed = (model.get_item_features(**processor.pad(stored)) - together).abs().amax(1) > 1e-4
+    assert changed.tolist() == [value is None for value in stored["audio_values"]]
+
+
+def test_a_pretrained_backbone(tmp_path):
+    model = TransRecModel(TransRecConfig(audio_config=TINY_WAV2VEC2, hidden_size=16))
+    backbone = model.item_encoder.audio.backbone
+    backbone.save_pretrained(tmp_path)
+    made = TransRecModel.from_encoder_pretrained(audio_model_name_or_path=str(tmp_path), hidden_size=16)
+    loaded = made.item_encoder.audio.backbone.state_dict()
+    assert all(torch.equal(loaded[name], one) for name, one in backbone.state_dict().items())
+    made.freeze_backbone(train_last_n_layers=1)
+    trained = [name for name, one in made.item_encoder.audio.backbone.named_parameters() if one.requires_grad]
+    assert trained and all(name.startswith("encoder.layers.") for name in trained)
+    with pytest.raises(ValueError, match="is no audio backbone: it reads input_ids"):
+        TransRecModel(TransRecConfig(audio_config={"model_type": "bert", **TINY_TOWER, "vocab_size": 9}))
+
+
+@pytest.mark.parametrize("freezes", ["all", "some"])
+def test_frozen(freezes, make_model, make_collator, processor_of, histories, tmp_path, caplog):
+    model = perturb(make_model("audio", audio_config={**TINY_WAV2VEC2, "num_hidden_layers": 2}))
+    model.freeze_backbone(None if freezes == "all" else 1)
+    collator = make_collator("audio", model)
+    users = [histories[user] for user in range(5)]
+    expected = model(**collator(users)).loss
+    collator.items = precompute(model, collator.items, processor_of["audio"], 8, tmp_path)
+    assert isinstance(collator.items, PrecomputedItems) == (freezes == "all")
+    assert ("computed in every step" in caplog.text) == (freezes == "some")
+    batch = collator(users)
+    assert ("audio_features" in batch) == (freezes == "all")
+    assert torch.allclose(model(**batch).loss, expected, atol=1e-6)
+
+
+class TestReading:
+    def read(self, value, rate=SAMPLING_RATE, seconds=10.0):
+        return read_audio(value, rate, seconds)
+
+    @pytest.mark.parametrize("format", ["WAV", "FLAC", "MP3"])
+    def test_files(self, format, tmp_path):
+        rate = 16000
+        tone = np.sin(np.arange(rate) * 2 * np.pi * 440 / rate).astype(np.float32) / 2
+        path = tmp_path / f"a.{format.lower()}"
+        soundfile.write(path, tone, rate, format=format)
+        for value in (
+            str(path),
+            path.read_bytes(),
+            {"bytes": path.read_bytes(), "path": None},
+            {"bytes": None, "path": str(path)},
+        ):
+            found = self.read(value, rate)
+            assert found.dtype == np.float32 and abs(len(found) - rate) < 2500
+            assert np.abs(np.fft.rfft(found)).argmax() * rate / len(found) == pytest.approx(440, abs=2)
+
+    def test_channels_are_mixed_and_sounds_cut_and_resampled(self):
+        left = np.sin(np.arange(4000) * 2 * np.pi * 50 / 4000).astype(np.float32) / 2
+        found = self.read(sound_file(np.stack([left, np.zeros_like(left)], axis=1), 4000), rate=1000, seconds=0.5)
+        expected = np.sin(np.arange(500) * 2 * np.pi * 50 / 1000) / 4
+        assert found.shape == (500,) and np.abs(found - expected)[20:-20].max() < 0.01
+        array = self.read({"array": left, "sampling_rate": 4000}, rate=1000, seconds=0.5)
+        assert np.abs(array - 2 * found)[20:-20].max() < 0.01
+
+    def test_what_cannot_be_read_counts_as_missing_and_is_named(self, caplog):
+        assert self.read(b"no sound") is None and self.read("nowhere.wav") is None
+        assert self.read(np.zeros(0)) is None and self.read(None) is None
+        assert "nowhere.wav cannot be read and counts as missing" in caplog.text and "has no samples" in caplog.text
+
+    def test_without_the_libraries(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "soundfile", None)
+        with pytest.raises(ImportError, match=r"pip install modeling_transrec\[audio\]"):
+            self.read(sound_file(tiny_sound(0)))
+        assert len(self.read(tiny_sound(0))) > 0  # samples need none
+
+    def test_lengths_that_make_no_sense(self, feature_extractor):
+        with pytest.raises(ValueError, match="max_audio_seconds must be above 0"):
+            TransRecProcessor(feature_extractor=feature_extractor, max_audio_seconds=0)
+
+
+def test_a_decoding_audio_column_is_prepared_without_its_decoder(items, processor_of):
+    decoding = items.cast_column("audio", datasets.Audio())
+    expected, found = (prepare_items(one, processor_of["audio"])["audio_values"] for one in (items, decoding))
+    assert found == expected and sum(one is None for one in found) == 7
+
+
+def test_no_sound_at_all(items, processor_of, caplog):
+    silent = items.remove_columns("audio").add_column("audio", [None] * len(items))
+    with pytest.raises(ValueError, match="no item has a sound; leave audio out"):
+        prepare_items(silent, processor_of["audio"])
+    with caplog.at_level(logging.WARNING):
+        prepare_items(items.select(range(8)), processor_of["audio"])
+    assert "2 of 8 items have no audio" in caplog.text
+
+
+def test_recommending(make_model, items, processor_of):
+    recommender = Recommender(make_model("text+image+audio"), processor_of["text+image+audio"]).index(items)
+    assert len(recommender.recommend(items["item_id"][:3], k=4)) == 4
+
+
+def test_videos_are_refused_with_a_sentence(processor_of):
+    with pytest.raises(ValueError, match="videos are not read: give an item's cover as its image"):
+        processor_of["audio"](audio=[tiny_sound(0)], videos=["a.mp4"])
+    with pytest.raises(ValueError, match="has no option 'video_config'; videos are not read"):
+        TransRecConfig(video_config={"model_type": "vivit"})
