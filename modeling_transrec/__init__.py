@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .data.collator import TransRecDataCollator
     from .data.loading import load_items, load_sequences
     from .evaluation.arguments import EvaluationArguments
+    from .evaluation.baselines import evaluate_baselines
     from .evaluation.evaluate import evaluate
     from .evaluation.evaluator import FullRankingEvaluator
     from .models.configuration_transrec import TransRecConfig
@@ -49,6 +50,7 @@ _MODULES = {
     "TransRecTrainer": ".training.trainer",
     "TransRecTrainingArguments": ".training.arguments",
     "evaluate": ".evaluation.evaluate",
+    "evaluate_baselines": ".evaluation.baselines",
     "load_items": ".data.loading",
     "load_sequences": ".data.loading",
     "train": ".training.train",

@@ -95,9 +95,13 @@ BASELINES: dict[str, Callable[[TrainingInteractions], Scorer]] = {
 
 
 def evaluate_baselines(
-    evaluator: FullRankingEvaluator, interactions: TrainingInteractions
+    evaluator: FullRankingEvaluator, interactions: TrainingInteractions | datasets.Dataset
 ) -> dict[str, dict[str, float]]:
     """Returns the metrics of every baseline.
+
+    Args:
+        evaluator: ranks a split.
+        interactions: those of the training, or only the training histories, column `item_ids`.
 
     Example:
 
@@ -106,7 +110,9 @@ def evaluate_baselines(
     >>> training = datasets.Dataset.from_dict({"item_ids": [["a", "b"], ["a", "b", "c"], ["a"]]})
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
     >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
-    >>> evaluate_baselines(evaluator, TrainingInteractions(items, training))["popularity"]
+    >>> evaluate_baselines(evaluator, training)["popularity"]
     {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.667}
     """
+    if isinstance(interactions, datasets.Dataset):
+        interactions = TrainingInteractions(evaluator.items, interactions)
     return {name: evaluator.evaluate(build(interactions)) for name, build in BASELINES.items()}
