@@ -71,7 +71,7 @@ def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config: dict) -> 
         except NoMatchingPeftModuleError as error:
             unmatched.append(error)
         for module in set(backbone.modules()) - known:
-            module._is_hf_initialized = True  # adapters start as peft has it: at no change
+            module._is_hf_initialized = True  # type: ignore[assignment]  # adapters start as peft has it: at no change
     if len(unmatched) == len(backbones):
         raise unmatched[0]
     saved = [key for b in backbones for key, m in b.named_modules() if isinstance(m, ModulesToSaveWrapper)]
@@ -106,7 +106,7 @@ def merge_adapters(backbones: Sequence[PreTrainedModel]) -> None:
         adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, wrappers)]
         for name, module in adapted:
             if isinstance(module, ModulesToSaveWrapper):
-                merged = module.modules_to_save[module.active_adapter]
+                merged = module.modules_to_save[module.active_adapter]  # type: ignore[index]  # one adapter
             else:
                 module.merge(safe_merge=True)
                 merged = module.get_base_layer()

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def pooler_free_kwargs(backbone_config) -> dict:
     """Returns the arguments that leave out a backbone's pooling head where the item encoder does not use it."""
-    model_class = MODEL_MAPPING.get(type(backbone_config), None)
+    model_class: Any = MODEL_MAPPING.get(type(backbone_config), None)
     if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
     is_vision = hasattr(backbone_config, "num_channels") and not hasattr(backbone_config, "vocab_size")
@@ -90,7 +90,7 @@ def adopt(backbone: PreTrainedModel | None, config: "TransRecConfig", name: str)
     """
     backbone = build_backbone(getattr(config, name)) if backbone is None else backbone
     setattr(config, name, backbone.config)
-    return backbone.to(torch.get_default_dtype())
+    return backbone.to(torch.get_default_dtype())  # type: ignore[arg-type]  # its wrapper hides its signature
 
 
 class Method(nn.Module):
@@ -152,7 +152,7 @@ def dual_widths(backbone: PreTrainedModel) -> tuple[int, int]:
     return text.shape[1], image.shape[1]
 
 
-def image_size_of(backbone: PreTrainedModel) -> tuple[int, int]:
+def image_size_of(backbone: Any) -> tuple[int, int]:
     """Returns height and width of the images that a backbone is configured for."""
     config = getattr(backbone.config, "vision_config", backbone.config)
     if hasattr(backbone, "timm_model"):

@@ -4,7 +4,7 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 sound, `T` text tokens, `N` negatives, `H` width of a backbone.
 """
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 
@@ -89,7 +89,8 @@ class BatchInputs(ItemInputs, LossInputs, total=False):
 def split_batch(inputs: BatchInputs) -> tuple[ItemInputs, LossInputs]:
     """Separates what describes the items from what the loss reads."""
     loss = {name: value for name, value in inputs.items() if name in LossInputs.__annotations__}
-    return {name: value for name, value in inputs.items() if name not in loss}, loss
+    items = {name: value for name, value in inputs.items() if name not in loss}
+    return cast(ItemInputs, items), cast(LossInputs, loss)
 
 
 def given_items(items: ItemInputs) -> ItemInputs:
@@ -102,4 +103,4 @@ def given_items(items: ItemInputs) -> ItemInputs:
     if unknown:
         known = ", ".join(ItemInputs.__annotations__)
         raise TypeError(f"the model has no input {', '.join(unknown)}; items are given by {known}")
-    return {name: tensor for name, tensor in items.items() if tensor is not None}
+    return cast(ItemInputs, {name: tensor for name, tensor in items.items() if tensor is not None})

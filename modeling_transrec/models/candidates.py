@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
@@ -104,7 +104,7 @@ def make_candidates(
     needed = [*loss.inputs, *["catalogue_index"] * config.gather_negatives]
     if not (config.logq_correction and is_by_popularity):
         needed = [name for name in needed if name != "item_log_popularity"]
-    given = {name: inputs.get(name) for name in needed}
+    given = {name: cast(dict, inputs).get(name) for name in needed}
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise ValueError(

@@ -5,7 +5,7 @@ a sound, `D` hidden size, `H` width of a backbone.
 """
 
 import contextlib
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 def fuses_tokens(config: "TransRecConfig") -> bool:
     """Returns whether there are several contents, and the fusion reads their tokens."""
     contents = (config.text_config, config.vision_config, config.audio_config)
-    return FUSIONS[config.fusion].reads_tokens and sum(content is not None for content in contents) > 1
+    fusion: Any = FUSIONS[config.fusion]
+    return fusion.reads_tokens and sum(content is not None for content in contents) > 1
 
 
 class ContentEncoder(nn.Module):
@@ -45,7 +46,8 @@ class ContentEncoder(nn.Module):
     """
 
     modality: ClassVar[str]
-    inputs: ClassVar[tuple[str, ...]]  # item inputs that must be there
+    inputs: tuple[str, ...]  # item inputs that must be there
+    backbone: Any  # a pretrained model, whose parts only its own class knows
     gives_tokens = True
     starts_from_states: bool = False  # whether the backbone can start from states behind its frozen layers
     has_missing = True  # whether a learned embedding stands for what an item lacks
@@ -75,16 +77,17 @@ class ContentEncoder(nn.Module):
 
     def index(self, **items: Unpack[ItemInputs]) -> torch.Tensor | None:
         """Returns the index `(U,)` of each item's content, -1 where it has none; `None` if each has its own."""
-        return items.get(f"{self.modality}_index")
+        return cast(dict, items).get(f"{self.modality}_index")
 
     def given(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Returns the tensor that stands for the contents: their first input, or states of frozen layers."""
-        states = items.get(f"{self.modality}_states")
-        return items[self.inputs[0]] if states is None else states
+        given = cast(dict, items)
+        states = given.get(f"{self.modality}_states")
+        return given[self.inputs[0]] if states is None else states
 
     def backbone_inputs(self, **items: Unpack[ItemInputs]) -> dict[str, torch.Tensor]:
         """Returns what the backbone reads of the items."""
-        return {name: items[name] for name in self.inputs}
+        return {name: cast(dict, items)[name] for name in self.inputs}
 
     def started_from(self, states: torch.Tensor | None) -> contextlib.AbstractContextManager:
         """Within it, the backbone starts from states of its frozen layers, where they are given."""
@@ -158,7 +161,7 @@ class TextEncoder(ContentEncoder):
             input_ids, attention_mask: `(U, T)`.
             states: `(U, T, H)` outputs of the frozen layers, which are then left out.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if getattr(self.backbone.config, "use_cache", False):  # decoders': it is for generating
             inputs["use_cache"] = False
         with self.started_from(states):
@@ -188,6 +191,9 @@ class PixelNormalization(nn.Module):
     Args:
         config: with `image_mean` and `image_std`.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, config: "TransRecConfig"):
         super().__init__()
@@ -307,7 +313,7 @@ class AudioEncoder(ContentEncoder):
 
     def output(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Returns the frames' vectors `(P, S, H)`, their mask `(P, S)` and what the backbone pools `(P, H)`."""
-        inputs = {self.inputs[0]: items[self.inputs[0]].to(self.projection.linear.weight.dtype)}
+        inputs = {self.inputs[0]: cast(dict, items)[self.inputs[0]].to(self.projection.linear.weight.dtype)}
         mask = items.get("audio_mask")
         if mask is not None:
             inputs["attention_mask"] = mask

@@ -31,7 +31,7 @@ class FrozenLayers:
     def __init__(self, layers: list[nn.Module], image_shape: tuple[int, ...] | None = None):
         self.layers = layers
         self.image_shape = image_shape
-        self.forms = [None] * len(layers)  # of what each layer returns, without the hidden states; see `form_of`
+        self.forms: list = [None] * len(layers)  # of what each layer returns, without the hidden states; see `form_of`
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:

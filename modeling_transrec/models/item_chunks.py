@@ -4,7 +4,7 @@ Shapes: `U` distinct items of the batch, `P` of them that have an image or a sou
 backbone.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -44,7 +44,8 @@ def plan_chunks(inputs: ItemInputs, chunk_size: int) -> list[Chunk]:
     [(tensor([1, 2]), tensor([1])), (tensor([3, 0]), tensor([2, 0]))]
     """
     not_per_item = {"text_states", *(name for names in SPARSE_INPUTS.values() for name in names)}
-    per_item = [values for name, values in inputs.items() if name not in not_per_item] or list(inputs.values())
+    tensors = cast(dict[str, torch.Tensor], inputs)
+    per_item = [values for name, values in tensors.items() if name not in not_per_item] or list(tensors.values())
     order = torch.arange(len(per_item[0]), device=per_item[0].device)
     if "attention_mask" in inputs:
         order = text_ends(inputs["attention_mask"]).argsort(stable=True)
@@ -52,7 +53,7 @@ def plan_chunks(inputs: ItemInputs, chunk_size: int) -> list[Chunk]:
     for items in order.split(chunk_size):
         contents = {}
         for name in SPARSE_INPUTS:
-            index = inputs[f"{name}_index"][items] if f"{name}_index" in inputs else items
+            index = tensors[f"{name}_index"][items] if f"{name}_index" in tensors else items
             contents[name] = index[index >= 0]
         chunks.append(Chunk(items, contents))
     return chunks
@@ -66,7 +67,7 @@ def take_items(inputs: ItemInputs, chunk: Chunk) -> ItemInputs:
     if "text_states" in inputs:  # one entry a token
         mask = inputs["attention_mask"]
         index["text_states"] = token_positions(mask)[chunk.items][mask[chunk.items].bool()]
-    taken = {name: values[index[name]] for name, values in inputs.items()}
+    taken = {name: values[index[name]] for name, values in cast(dict[str, torch.Tensor], inputs).items()}
     if "attention_mask" in taken:
         length = int(text_ends(taken["attention_mask"]).max())
         taken |= {name: taken[name][:, :length] for name in ("input_ids", "attention_mask")}
@@ -74,4 +75,4 @@ def take_items(inputs: ItemInputs, chunk: Chunk) -> ItemInputs:
         if f"{modality}_index" in taken:
             is_there = taken[f"{modality}_index"] >= 0
             taken[f"{modality}_index"] = torch.where(is_there, is_there.cumsum(0) - 1, -1)
-    return taken
+    return cast(ItemInputs, taken)

@@ -3,6 +3,8 @@
 Shapes: `U` distinct items of the batch, `D` hidden size.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -38,6 +40,11 @@ class ItemEncoder(nn.Module):
         backbones: loaded models to use as they are, by the names of the modalities and `"multimodal"`.
     """
 
+    multimodal: Any
+    fusion: Any
+    id_embedding: nn.Embedding | None
+    id_fusion: nn.Module | None
+
     def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__()
         backbones = dict(backbones or {})
@@ -72,7 +79,7 @@ class ItemEncoder(nn.Module):
         self.mark_trainable()
 
     @property
-    def owners(self) -> dict[str, nn.Module]:
+    def owners(self) -> dict[str, Any]:
         """The modules that have a backbone, by the names of the modalities and `"multimodal"`."""
         found = {name: getattr(self, name, None) for name in (*MODALITIES, "multimodal")}
         return {name: module for name, module in found.items() if module is not None}
@@ -85,7 +92,7 @@ class ItemEncoder(nn.Module):
     @property
     def parts(self) -> list[ContentEncoder]:
         """The content encoders, in the order in which a fusion gets what they make."""
-        of_both = [] if self.multimodal is None else self.multimodal.parts
+        of_both: list = [] if self.multimodal is None else self.multimodal.parts
         return of_both + [owner for name, owner in self.owners.items() if name != "multimodal"]
 
     def missing_inputs(self, items: ItemInputs) -> list[str]:

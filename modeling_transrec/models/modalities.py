@@ -10,7 +10,7 @@ Shapes: `U` items, `P` of them that have an image or a sound, `T` text tokens.
 import io
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -57,7 +57,7 @@ class Modality:
     config_field: ClassVar[str]
     option: ClassVar[str | None] = None
     in_multimodal = False
-    encoder_class: ClassVar[type[ContentEncoder] | None] = None
+    encoder_class: ClassVar[Callable[..., ContentEncoder] | None] = None
     inputs: ClassVar[tuple[str, ...]]
     stored: ClassVar[dict[str, Any]]
     is_sparse = False
@@ -84,11 +84,11 @@ class Modality:
         """Turns raw values of the column into stored ones, `None` where an item has none."""
         raise NotImplementedError
 
-    def collate(self, processor: "TransRecProcessor", stored: dict[str, Sequence]) -> dict[str, torch.Tensor]:
+    def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Turns stored values into the tensors of a batch."""
         raise NotImplementedError
 
-    def pad(self, processor: "TransRecProcessor", stored: dict[str, Sequence]) -> dict[str, torch.Tensor]:
+    def pad(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Turns stored values, or precomputed features and states in their place, into the tensors of a batch."""
         batch = self.collate(processor, stored) if set(self.stored) & set(stored) else {}
         for name in (f"{self.name}_features", f"{self.name}_states"):
@@ -139,7 +139,7 @@ class TextModality(Modality):
         has_text = [len(ids) > none and bool(text.strip()) for ids, text in zip(tokens, texts, strict=True)]
         return {"has_text": has_text, "input_ids": [ids or [_empty_text_token(processor.tokenizer)] for ids in tokens]}
 
-    def collate(self, processor: "TransRecProcessor", stored: dict[str, Sequence]) -> dict[str, torch.Tensor]:
+    def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Pads the tokens on the right to the longest text."""
         batch = {}
         if "input_ids" in stored:
@@ -186,7 +186,7 @@ class ImageModality(Modality):
         images = [open_image(value) for value in values]
         return {"pixels": [None if image is None else resize(processor, image).tobytes() for image in images]}
 
-    def collate(self, processor: "TransRecProcessor", stored: dict[str, Sequence]) -> dict[str, torch.Tensor]:
+    def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Joins the images that are there; they stay bytes, a quarter of what floats take on the way to the device."""
         pixels, index = present(stored["pixels"])
         flat = np.frombuffer(bytearray().join(pixels), dtype=np.uint8)  # writable, without another copy
@@ -235,7 +235,7 @@ class AudioModality(Modality):
         sounds = [read_audio(value, rate, processor.max_audio_seconds) for value in values]
         return {"audio_values": [None if one is None else self.extract(processor, one).tobytes() for one in sounds]}
 
-    def collate(self, processor: "TransRecProcessor", stored: dict[str, Sequence]) -> dict[str, torch.Tensor]:
+    def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Pads the sounds that are there; a mask is made where the feature extractor would make one."""
         sounds, index = present(stored["audio_values"])
         extractor, (longest, *rest) = processor.feature_extractor, processor.shape_of(self.name)
@@ -268,7 +268,7 @@ class IdModality(Modality):
         """Looks ids up in the id table."""
         return {"item_ids": [processor.item_id_index(item_id) for item_id in values]}
 
-    def collate(self, processor: "TransRecProcessor", stored: dict[str, Sequence]) -> dict[str, torch.Tensor]:
+    def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Makes a tensor of the indices."""
         return {"item_ids": torch.tensor(stored["item_ids"], dtype=torch.long)}
 

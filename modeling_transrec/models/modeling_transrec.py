@@ -9,9 +9,10 @@ import fnmatch
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,9 +63,9 @@ class TransRecModelOutput(ModelOutput):
         user_embeds (`torch.FloatTensor` of shape `(B, D)`): what each user wants next.
     """
 
-    item_embeds: torch.FloatTensor | None = None
-    user_hidden: torch.FloatTensor | None = None
-    user_embeds: torch.FloatTensor | None = None
+    item_embeds: torch.Tensor | None = None
+    user_hidden: torch.Tensor | None = None
+    user_embeds: torch.Tensor | None = None
 
 
 @dataclass
@@ -78,11 +79,11 @@ class TransRecOutput(ModelOutput):
         user_embeds (`torch.FloatTensor` of shape `(B, D)`): what each user wants next.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    item_embeds: torch.FloatTensor | None = None
-    user_hidden: torch.FloatTensor | None = None
-    user_embeds: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    item_embeds: torch.Tensor | None = None
+    user_hidden: torch.Tensor | None = None
+    user_embeds: torch.Tensor | None = None
 
 
 class TransRecPreTrainedModel(PreTrainedModel):
@@ -91,6 +92,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
     config: TransRecConfig
     item_encoder: ItemEncoder
     user_encoder: UserEncoder
+    get_item_features: Callable[..., torch.Tensor]
+    get_user_features: Callable[..., torch.Tensor]
     base_model_prefix = "model"
     main_input_name = "item_index"
     supports_gradient_checkpointing = True
@@ -114,7 +117,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, **kwargs)
         for module in self.modules():
             if hasattr(module, "timm_model"):  # transformers does not reach it
-                module.timm_model.set_grad_checkpointing(enable)
+                module.timm_model.set_grad_checkpointing(enable)  # type: ignore[operator]
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
@@ -216,7 +219,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             folder = read_sentence_folder(text_model_name_or_path, **where)
             if folder is not None:  # of sentence-transformers, which says how its features are pooled
                 kwargs["text_pooling"] = folder.pooling
-        configs = {fields[part]: backbone.config for part, backbone in backbones.items()}
+        configs: dict[str, Any] = {fields[part]: backbone.config for part, backbone in backbones.items()}
         for part in ("image", "multimodal"):
             if part in backbones:
                 normalization = load_image_normalization(names[part], backbones[part].config, loading)
@@ -448,7 +451,7 @@ class TransRecModel(TransRecPreTrainedModel):
         backbones = self.item_encoder.backbones
         return backbones[0].get_input_embeddings() if backbones else self.item_encoder.id_embedding
 
-    def set_input_embeddings(self, value: nn.Module):
+    def set_input_embeddings(self, value: nn.Embedding):
         backbones = self.item_encoder.backbones
         if backbones:
             backbones[0].set_input_embeddings(value)
@@ -534,7 +537,7 @@ class TransRecModel(TransRecPreTrainedModel):
         user_ids: torch.LongTensor | None = None,
         return_dict: bool | None = None,
         **items: Unpack[ItemInputs],
-    ) -> TransRecModelOutput:
+    ) -> TransRecModelOutput | tuple:
         r"""
         Encodes the batch's distinct items, then the histories.
 
@@ -610,7 +613,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
         **inputs: Unpack[BatchInputs],
-    ) -> TransRecOutput:
+    ) -> TransRecOutput | tuple:
         r"""
         Encodes the batch's distinct items, then the histories; with `labels`, computes the loss.
 
@@ -694,9 +697,9 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
 
 
 class AutoModelForSequentialRecommendation(_BaseAutoModelClass):
-    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())  # type: ignore[assignment]  # as all of them
 
 
-AutoModelForSequentialRecommendation = auto_class_update(
+AutoModelForSequentialRecommendation = auto_class_update(  # type: ignore[misc]  # which returns the same class
     AutoModelForSequentialRecommendation, head_doc="sequential recommendation"
 )

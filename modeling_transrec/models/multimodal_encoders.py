@@ -5,7 +5,7 @@ hidden size, `H` width of a backbone.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class Tower(ContentEncoder):
         self._owner = (owner,)  # in a tuple, so that its weights are not registered twice
 
     @property
-    def whole(self) -> PreTrainedModel:
+    def whole(self) -> Any:
         """The backbone of both towers."""
         return self._owner[0].backbone
 
@@ -104,7 +104,7 @@ class ImageTower(Tower):
         if len(given) == 0:  # no item of the batch has an image, and backbones refuse empty batches
             return given.new_zeros(0, self.width, dtype=torch.float32)
         with self.started_from(items.get("image_states")):
-            return self.whole.get_image_features(**self.backbone_inputs(**items)).pooler_output
+            return self.whole.get_image_features(**self.backbone_inputs(**items)).pooler_output  # type: ignore[misc]
 
 
 class DualEncoder(nn.Module):
@@ -114,6 +114,8 @@ class DualEncoder(nn.Module):
         config: with `multimodal_config` set to a model that has `get_text_features` and `get_image_features`.
         backbone: a model to use as it is; by default one with random weights is built.
     """
+
+    backbone: Any  # a pretrained model with two towers
 
     def __init__(self, config: "TransRecConfig", backbone: PreTrainedModel | None = None):
         super().__init__()

@@ -2,9 +2,11 @@
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BatchFeature, PreTrainedTokenizerFast
@@ -53,8 +55,9 @@ class TransRecProcessor(ProcessorMixin):
     tensor([1, 0, 1])
     """
 
-    tokenizer = _NoTokenizer()
-    image_processor = feature_extractor = None
+    tokenizer: Any = _NoTokenizer()
+    image_processor: Any = None
+    feature_extractor: Any = None
 
     def __init__(
         self,
@@ -103,19 +106,19 @@ class TransRecProcessor(ProcessorMixin):
             setattr(self, part, given[part])
         for name in self.modalities:
             MODALITIES[name].check(self)
-        self.get_attributes = functools.partial(list, saved)
+        self.get_attributes = functools.partial(list, saved)  # type: ignore[method-assign]
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         """Returns the parts that lie in the folder, `None` for those that the processor has not."""
         modality = (processor_dict or {}).get("modality") or "text"
-        arguments = []
+        arguments: list[Any] = []
         for part, name in _SAVED_PARTS.items():
             if part not in modality.split("+"):
                 arguments.append(None)
                 continue
             one = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _, name=name: [name])})
-            arguments += super(TransRecProcessor, one)._get_arguments_from_pretrained(
+            arguments += super(TransRecProcessor, cast(Any, one))._get_arguments_from_pretrained(
                 pretrained_model_name_or_path,
                 processor_dict,
                 **kwargs,
@@ -199,7 +202,7 @@ class TransRecProcessor(ProcessorMixin):
         missing = [name for name in arguments if given[name] is None]
         if missing:
             raise ValueError(f"this processor belongs to a model of {self.modality}: pass {'=…, '.join(missing)}=…")
-        columns = {}
+        columns: dict[str, Sequence] = {}
         for name, column in zip(arguments, self.item_columns, strict=True):
             single = isinstance(given[name], str | bytes | dict | np.ndarray | Image.Image)
             columns[column] = [given[name]] if single else list(given[name])
@@ -207,19 +210,19 @@ class TransRecProcessor(ProcessorMixin):
             raise ValueError(f"{', '.join(arguments)} must be of as many items: {_lengths(columns)}")
         return self.pad(self.prepare(columns))
 
-    def prepare(self, items: dict[str, Sequence]) -> dict[str, list]:
+    def prepare(self, items: Mapping[str, Sequence]) -> dict[str, list]:
         """Turns columns of the items table into stored, unpadded inputs; see `stored` of each of [`MODALITIES`].
 
         It has the form that `datasets.Dataset.map(…, batched=True)` takes, so that items are prepared once.
         """
-        prepared = {}
+        prepared: dict[str, list] = {}
         for modality in (MODALITIES[name] for name in self.modalities):
             prepared |= modality.prepare(self, items[modality.column(self)])
         return prepared
 
-    def pad(self, stored: dict[str, Sequence]) -> BatchFeature:
+    def pad(self, stored: Mapping[str, Sequence]) -> BatchFeature:
         """Turns stored inputs of [`prepare`], or precomputed features or states in their place, into model inputs."""
-        batch = {}
+        batch: dict[str, torch.Tensor] = {}
         for name in self.modalities:
             batch |= MODALITIES[name].pad(self, stored)
         if "item_features" in stored:  # of one model for several modalities
@@ -265,7 +268,7 @@ def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, d
     return ids, rows
 
 
-def _lengths(columns: dict[str, list]) -> str:
+def _lengths(columns: Mapping[str, Sequence]) -> str:
     return ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
 
 

@@ -140,7 +140,8 @@ def precompute(
     encoder = model.item_encoder
     if model.has_frozen_backbone and encoder.takes_features:
         return _precompute_features(model, items, processor, chunk_size, cache_dir)
-    folders, warnings = {}, {}
+    folders: dict[str, Path] = {}
+    warnings: dict[str, str] = {}
     reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
     for part in encoder.parts:
         part.frozen_layers = None
