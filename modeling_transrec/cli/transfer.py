@@ -23,6 +23,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 from accelerate import PartialState
@@ -118,7 +119,7 @@ class Comparison:
         train(model_args, data_args, training_args)
         return folder
 
-    def evaluate(self, row: str, model: str, **backbones: str | None) -> None:
+    def evaluate(self, row: str, model: str, **backbones: Any) -> None:
         """Adds a row: metrics on the target's test split.
 
         Args:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -56,7 +57,8 @@ class Content:
     def fit(self, weights: Mapping[str, float] | None = None, max_seq_len: int = 50, **settings) -> CatalogueScorer:
         """Returns content kNN with these `power` and `history_decay` as a scorer."""
         knn = ContentKNN.fit(self.features, self.has_content, weights=weights, max_seq_len=max_seq_len, **settings)
-        return CatalogueScorer(knn, knn.embed_items(self.features, self.has_content))
+        item_embeddings = knn.embed_items(self.features, self.has_content)
+        return CatalogueScorer(knn, item_embeddings)  # type: ignore[arg-type]  # it has what a scorer asks of a model
 
 
 def load_content_model(
@@ -87,7 +89,7 @@ def load_content_model(
         model = TransRecModel.from_pretrained(text_model_name_or_path, **where)
         return model.eval(), TransRecProcessor.from_pretrained(text_model_name_or_path, **where)
     model = TransRecForSequentialRecommendation.from_encoder_pretrained(*names, backbone_kwargs=where)
-    parts = {}
+    parts: dict[str, Any] = {}
     of_text, of_images = text_model_name_or_path or multimodal_model_name_or_path, names[1] or names[2]
     if of_text is not None:
         parts["tokenizer"] = AutoTokenizer.from_pretrained(of_text, **where)
@@ -179,7 +181,8 @@ def _encode_content(model, processor, prepared: datasets.Dataset, chunk_size: in
 
 def empty_scorer(num_items: int) -> CatalogueScorer:
     """Returns a scorer to which every item is the same: what is added to it counts alone."""
-    return CatalogueScorer(ContentKNN({}), torch.zeros(num_items, 0))
+    nothing = ContentKNN({})
+    return CatalogueScorer(nothing, torch.zeros(num_items, 0))  # type: ignore[arg-type]  # as in `Content.fit`
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ class ScoringChoice:
 
     def apply(self, scorer: CatalogueScorer, transitions: Transitions) -> CatalogueScorer:
         """Returns the scorer with the sparse part and popularity added."""
-        changes = {}
+        changes: dict[str, Any] = {}
         if self.transition_weight:
             changes["transitions"] = transitions.with_settings(**self.transition_settings)
             changes["transition_weight"] = self.transition_weight * self.spread
@@ -279,7 +282,8 @@ def choose_content(content: Content, validation: FullRankingEvaluator, max_seq_l
     """
     found = []
     for settings in CONTENT_SETTINGS:
-        scorer, gain = content.fit(max_seq_len=max_seq_len, **settings, **fixed), 0.0
+        options: dict[str, Any] = {**settings, **fixed}
+        scorer, gain = content.fit(max_seq_len=max_seq_len, **options), 0.0
         for histories, users in _blocks(validation):
             gain += _gain(_dense_scores(scorer, histories, users, None), histories, users, validation)
         found.append(gain)
@@ -377,7 +381,7 @@ class Untrained:
             transition_weight: in units of the dense scores' spread; chosen by default.
             user_index: see [`FullRankingEvaluator.user_index`].
         """
-        weights = {} if transition_weight is None else {"transition_weights": (transition_weight,)}
+        weights: dict[str, Any] = {} if transition_weight is None else {"transition_weights": (transition_weight,)}
         if transition_weight is not None:
             weights["popularity_weights"] = (0.0,)
         chosen = choose(scorer, self.transitions, self.validation, user_index=user_index, **weights)
