@@ -327,7 +327,7 @@ def checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> da
 
 
 def item_columns(items: datasets.Dataset) -> datasets.Dataset:
-    """Returns the columns that are saved with a catalogue: all but images and those that it adds itself."""
-    images = [name for name, feature in items.features.items() if isinstance(feature, datasets.Image)]
-    left_out = {"image", EMBEDDING, CHECKPOINT, *images} & set(items.column_names)
+    """Returns the columns that are saved with a catalogue: all but images, sounds and those that it adds itself."""
+    media = [name for name, one in items.features.items() if isinstance(one, datasets.Image | datasets.Audio)]
+    left_out = {"image", "audio", EMBEDDING, CHECKPOINT, *media} & set(items.column_names)
     return items.remove_columns(sorted(left_out))

@@ -182,7 +182,7 @@ class Recommender:
 
     @property
     def catalogue(self) -> datasets.Dataset:
-        """The catalogue as a data set: the items' columns but for images, their embeddings `vector`, and `checkpoint`.
+        """The catalogue as a data set: columns of items without media, their embeddings `vector`, and `checkpoint`.
 
         `checkpoint` is the hash of the model and processor that made the embeddings. It is pushed and pulled like any
         data set: `recommender.catalogue.push_to_hub(NAME)`, `recommender.use_catalogue(load_dataset(NAME)["train"])`.
