@@ -13,6 +13,7 @@ Shapes: `V` items, `N` interactions, `P` stored pairs, `B` users, `L` history le
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -249,6 +250,7 @@ class Transitions:
         )
         self._changes: dict[int, dict[int, float]] = {}  # to be added to the counts
         self._scale: np.ndarray | None = None  # item_counts ** -power
+        self._changing = threading.RLock()  # readers see whole changes
         self._pair_weights = [weights.tolist() for weights in self.settings.pair_weights()]
         self._histories: dict[str, list[tuple[int, float | None]]] = {}  # of users who are kept: items, times
         self._kept = 0  # how many of each user's last interactions are kept; None: all
@@ -371,7 +373,8 @@ class Transitions:
         Args:
             histories: `(B, L)` indices of items, -1 at padding on the left.
         """
-        users, items, scores, _ = self._entries(histories)
+        with self._changing:
+            users, items, scores, _ = self._entries(histories)
         entries = scipy.sparse.coo_array((scores, (users, items)), shape=(len(histories), len(self)))
         return entries.tocsr()  # sums what several items of a history give
 
@@ -454,12 +457,13 @@ class Transitions:
         indices = [self._known(item_id) for item_id in new_items]
         history = self._histories.setdefault(user_id, [])
         is_new_user, added = not history, 0
-        for index, time in zip(indices, times, strict=True):
-            if time is not None and (index, time) in history:
-                continue
-            self._add_event(history, index, time, weight)
-            history.append((index, time))
-            added += 1
+        with self._changing:
+            for index, time in zip(indices, times, strict=True):
+                if time is not None and (index, time) in history:
+                    continue
+                self._add_event(history, index, time, weight)
+                history.append((index, time))
+                added += 1
         self.stamp["num_changes"] = self.stamp.get("num_changes", 0) + added
         self.stamp["num_interactions"] = self.stamp.get("num_interactions", 0) + added
         self.stamp["num_users"] = self.stamp.get("num_users", 0) + is_new_user

@@ -264,7 +264,7 @@ class Catalogue:
 
     def with_faiss(self, string_factory: str) -> "Catalogue":
         """Returns the catalogue searched by a [`FaissIndex`]."""
-        rebuilt = self._rebuilt()
+        rebuilt = self.rebuilt()
         nearest = FaissIndex(rebuilt.scorer.candidates, string_factory)
         return dataclasses.replace(rebuilt, scorer=rebuilt.scorer.replace(nearest=nearest))
 
@@ -287,9 +287,9 @@ class Catalogue:
     def _rebuilt_if_due(self) -> "Catalogue":
         num_added, num_removed = len(self.all_ids) - self.num_built, len(self.all_ids) - len(self)
         is_due = max(num_added, num_removed) > self.num_built // _SHARE_BEFORE_REBUILDING + 1024
-        return self._rebuilt() if is_due else self
+        return self.rebuilt() if is_due else self
 
-    def _rebuilt(self) -> "Catalogue":
+    def rebuilt(self) -> "Catalogue":
         """Returns the catalogue without the indices of removed items, centred by the mean of those that are there."""
         if len(self.all_ids) == self.num_built == len(self):
             return self

@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.preparation import prepare_items
+from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.scoring import CatalogueScorer, encode_catalogue
+from ..evaluation.untrained import load_content_model, read_content
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME
@@ -25,6 +28,18 @@ from ..models.checkpoint_files import HUB_ARGUMENTS
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel, saved_with_code
 from ..models.processing_transrec import TransRecProcessor
 from .catalogue import CATALOGUE_FILE, Catalogue, checked_items, item_columns
+from .platform import (
+    SCORING_FILE,
+    Interactions,
+    add_counts,
+    as_sequences,
+    fit_content,
+    is_table,
+    load_facts,
+    load_knn,
+    save_scoring,
+)
+from .platform import explain as explain_scores
 
 
 logger = logging.getLogger(__name__)
@@ -56,6 +71,7 @@ class Recommender:
     def __init__(self, model: TransRecPreTrainedModel, processor: TransRecProcessor):
         self.model = model.eval()
         self.processor = processor
+        self.reads_features = False  # of the backbone, in place of the model's item embeddings: content kNN
         self._catalogue: Catalogue | None = None
         self._faiss_factory: str | None = None
 
@@ -77,6 +93,26 @@ class Recommender:
             recommender.load_catalogue(pretrained_model_name_or_path, **where)
         return recommender
 
+    @classmethod
+    def from_backbone(
+        cls,
+        text_model_name_or_path: str | None = None,
+        vision_model_name_or_path: str | None = None,
+        multimodal_model_name_or_path: str | None = None,
+        **kwargs,
+    ) -> "Recommender":
+        """Recommends without training: by content kNN, and by counted transitions where histories are given.
+
+        Args:
+            text_model_name_or_path: Hub id or folder of a text model, such as one of sentence-transformers.
+            vision_model_name_or_path, multimodal_model_name_or_path: likewise; texts and images are fused late.
+            kwargs: `language`, `max_text_length`, `revision`, `token`, …, see [`load_content_model`].
+        """
+        names = (text_model_name_or_path, vision_model_name_or_path, multimodal_model_name_or_path)
+        recommender = cls(*load_content_model(*names, **kwargs))
+        recommender.reads_features = True
+        return recommender
+
     def load_catalogue(self, pretrained_model_name_or_path: str | os.PathLike, **where) -> bool:
         """Takes the catalogue that was saved with the model. Returns: whether there is one.
 
@@ -87,7 +123,22 @@ class Recommender:
         file = _find_file(pretrained_model_name_or_path, CATALOGUE_FILE, where)
         if file is None:
             return False
-        self._use(Catalogue.load(file, self.model, checkpoint_hash(self.model, self.processor)))
+        beside = {
+            name: _find_file(pretrained_model_name_or_path, f"{Path(CATALOGUE_FILE).parent}/{name}", where)
+            for name in (SCORING_FILE, TRANSITIONS_FILE)
+        }
+        facts, tensors = {}, {}
+        if beside[SCORING_FILE] is not None:
+            facts, tensors = load_facts(beside[SCORING_FILE])
+        knn = load_knn(facts, tensors)
+        self.reads_features = knn is not None
+        model = self.model if knn is None else knn
+        catalogue = Catalogue.load(file, model, checkpoint_hash(self.model, self.processor))
+        changes = {"item_scores": tensors["item_scores"].to(self.model.device)} if "item_scores" in tensors else {}
+        if beside[TRANSITIONS_FILE] is not None:
+            changes["transitions"] = Transitions.from_pretrained(beside[TRANSITIONS_FILE]).aligned(catalogue.all_ids)
+            changes["transition_weight"] = facts["transition_weight"]
+        self._use(replace(catalogue, scorer=catalogue.scorer.replace(**changes)) if changes else catalogue)
         return True
 
     def save_pretrained(self, save_directory: str | os.PathLike, with_code: bool = False, **kwargs) -> None:
@@ -112,6 +163,8 @@ class Recommender:
             self.processor.save_pretrained(folder)
         if catalogue is not None:
             catalogue.save(folder)
+            saved = catalogue.rebuilt().scorer
+            save_scoring(saved, (folder / CATALOGUE_FILE).parent)
 
     def push_to_hub(
         self,
@@ -211,7 +264,7 @@ class Recommender:
         self,
         items: datasets.Dataset | pd.DataFrame | Sequence[dict],
         chunk_size: int = 256,
-        histories: Sequence[Sequence[str]] | None = None,
+        histories: Interactions | Sequence[Sequence[str]] | None = None,
     ) -> "Recommender":
         """Encodes the catalogue to recommend from; replaces an earlier one.
 
@@ -220,16 +273,49 @@ class Recommender:
         Args:
             items: `item_id` and what the processor reads, such as `text_en`: data set, DataFrame or list of dicts.
             chunk_size: items encoded at a time.
-            histories: item ids of some users of this platform, a few hundred or more, for a model that has not been
-                trained on it: scores are then centred cosines, see [`~scoring.center`], in place of the model's own.
+            histories: the platform's interactions, a table with columns `user_id`, `item_id` and, where known,
+                `timestamp`: their transitions are counted and added to the scores; with what weight is chosen by each
+                history's last item. [`observe`] keeps them up to date. Lists of item ids are counted, too, by a
+                recommender [`from_backbone`]; for a model that has not been trained on this platform they centre the
+                scores (a few hundred users or more), see [`~scoring.center`].
 
         Returns: itself.
         """
         items = checked_items(items)
-        self.processor = drop_foreign_ids(self.model, self.processor, items["item_id"][:])
-        scorer = CatalogueScorer(self.model, self._encode(items, chunk_size))
+        item_ids = items["item_id"][:]
+        self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
+        sequences = None
+        if histories is not None and (self.reads_features or is_table(histories)):
+            sequences, histories = as_sequences(histories, item_ids), None
+        if self.reads_features:
+            scorer = fit_content(read_content(self.model, self.processor, items, chunk_size), items, sequences)
+        else:
+            scorer = CatalogueScorer(self.model, self._encode(items, chunk_size))
+        if sequences is not None:
+            scorer = add_counts(scorer, items, sequences)
         checkpoint = checkpoint_hash(self.model, self.processor)
         self._use(Catalogue.build(item_columns(items), scorer, checkpoint, histories))
+        return self
+
+    def observe(self, interactions: Interactions) -> "Recommender":
+        """Counts new interactions, in microseconds each: what comes after is recommended at once.
+
+        They follow those that were given to [`index`] or seen here. A recommender that was loaded does not know the
+        users, whose histories are not saved: theirs begin anew.
+
+        Args:
+            interactions: a table with columns `user_id`, `item_id` and, where known, `timestamp`.
+
+        Returns: itself.
+        """
+        catalogue = self._indexed()
+        transitions = catalogue.scorer.transitions
+        if transitions is None:
+            raise ValueError("no interactions are counted yet: give them to index(items, histories=interactions)")
+        sequences = as_sequences(interactions, catalogue.item_ids)
+        times = sequences["timestamps"][:] if "timestamps" in sequences.column_names else [None] * len(sequences)
+        for user, items, of_user in zip(sequences["user_id"][:], sequences["item_ids"][:], times, strict=True):
+            transitions.update(user, items, of_user)
         return self
 
     def add_items(
@@ -255,7 +341,15 @@ class Recommender:
             columns = columns.add_column(name, [None] * len(columns))
         columns, item_embeddings = columns.select_columns(list(known)).cast(known), self._encode(items, chunk_size)
         with _changing:
-            self._use(self._indexed().with_items(columns, item_embeddings))
+            catalogue = self._indexed()
+            if catalogue.scorer.transitions is not None:
+                known_ids = [item_id for item_id in columns["item_id"] if item_id in catalogue.index_of]
+                catalogue = (catalogue.without_items(known_ids) if known_ids else catalogue).rebuilt()
+            catalogue = catalogue.with_items(columns, item_embeddings)
+            if catalogue.scorer.transitions is not None:
+                transitions = catalogue.scorer.transitions.aligned(catalogue.all_ids)
+                catalogue = replace(catalogue, scorer=catalogue.scorer.replace(transitions=transitions))
+            self._use(catalogue)
         return self
 
     def remove_items(self, item_ids: Sequence[str]) -> "Recommender":
@@ -287,6 +381,7 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         user_id: str | Sequence[str] | None = None,
+        explain: bool = False,
     ) -> list[dict] | list[list[dict]]:
         """Returns the `k` best items for a history, best first.
 
@@ -295,6 +390,9 @@ class Recommender:
             k: how many items.
             exclude_seen: whether items of the history are left out.
             user_id: the user's id, or one for each history; only for models of user ids (DSSM).
+
+            explain: whether to say what each score is made of: `"model"` (content or a trained model),
+                `"transitions"` and `"popularity"`, and `"because_of"`, an item of the history.
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
 
@@ -311,6 +409,13 @@ class Recommender:
         several: list = [history] if is_single else history
         histories = catalogue.histories_as_indices(several)  # (B, L)
         found = catalogue.top_k(histories, k, exclude_seen, self._user_index(user_id, len(histories)))
+        if explain:
+            for known, recommended in zip(histories, found, strict=True):
+                index = torch.tensor([catalogue.index_of[one["item_id"]] for one in recommended], dtype=torch.long)
+                for one, parts in zip(
+                    recommended, explain_scores(catalogue.scorer, known[known >= 0], index), strict=True
+                ):
+                    one |= {**parts, "because_of": catalogue.all_ids[parts["because_of"]]}
         return found[0] if is_single else found
 
     def _indexed(self) -> Catalogue:
@@ -331,6 +436,10 @@ class Recommender:
 
     def _encode(self, items: datasets.Dataset, chunk_size: int) -> torch.Tensor:
         """Encodes items to embeddings `(V, D)`."""
+        if self.reads_features:
+            content = read_content(self.model, self.processor, items, chunk_size)
+            knn = self._indexed().scorer.model
+            return knn.embed_items(content.features, content.has_content)
         return encode_catalogue(self.model, prepare_items(items, self.processor), self.processor, chunk_size)
 
     def _user_index(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:

@@ -102,7 +102,7 @@ def test_a_changed_model_cannot_pass_off_its_old_catalogue(recommender, tmp_path
 def test_many_changes_equal_indexing_afresh(is_rebuilt, recommender, items, monkeypatch, make_model, processor_of):
     """With the rare copy of all items after every change, and without it."""
     if is_rebuilt:
-        monkeypatch.setattr(catalogue.Catalogue, "_rebuilt_if_due", catalogue.Catalogue._rebuilt)
+        monkeypatch.setattr(catalogue.Catalogue, "_rebuilt_if_due", catalogue.Catalogue.rebuilt)
     rows = {row["item_id"]: dict(row) for row in items.remove_columns("image")}
     rng = np.random.default_rng(0)
     for number in range(8):

@@ -1,0 +1,163 @@
+"""What a recommender learns from a platform's interactions without training: transitions, and how they are weighed."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..data.transitions import TRANSITIONS_FILE, Transitions, from_interactions
+from ..evaluation.content import ContentKNN, Whitening
+from ..evaluation.evaluator import FullRankingEvaluator
+from ..evaluation.scoring import CatalogueScorer
+from ..evaluation.untrained import Content, ScoringChoice, choose, choose_content
+
+
+# Beside the catalogue's file, in its folder; no data set takes it for one of its own.
+SCORING_FILE = "scoring.safetensors"
+
+Interactions = pd.DataFrame | datasets.Dataset | Mapping[str, Sequence]
+
+
+def is_table(histories) -> bool:
+    """Returns whether histories are given as a table of interactions, not as lists of item ids."""
+    return isinstance(histories, pd.DataFrame | datasets.Dataset | Mapping)
+
+
+def as_sequences(histories: Interactions | Sequence[Sequence[str]], item_ids: Sequence[str]) -> datasets.Dataset:
+    """Returns histories as one row a user, with columns `user_id` and `item_ids`, in time order.
+
+    Raises:
+        ValueError: if an item is not in the catalogue.
+    """
+    if is_table(histories):
+        names = histories.column_names if isinstance(histories, datasets.Dataset) else list(histories)
+        is_whole = isinstance(histories, datasets.Dataset) and {"user_id", "item_ids"} <= set(names)
+        sequences = histories if is_whole else from_interactions({name: list(histories[name]) for name in names})
+    else:
+        users = [f"user {number}" for number in range(len(histories))]
+        sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": [list(one) for one in histories]})
+    known = set(item_ids)
+    unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
+    if unknown is not None:
+        raise ValueError(f"item {unknown!r} of the interactions is not among the {len(known)} items; index it, too")
+    return sequences
+
+
+def hold_out_last(items: datasets.Dataset, sequences: datasets.Dataset) -> tuple[list, FullRankingEvaluator | None]:
+    """Returns all but the last item of each history, and a ranking of that last item to choose settings on.
+
+    Histories of one item are counted whole; where there are no others, nothing can be chosen.
+    """
+    histories = sequences["item_ids"][:]
+    training = [history[:-1] if len(history) > 1 else history for history in histories]
+    held_out = [(history[:-1], history[-1]) for history in histories if len(history) > 1]
+    if not held_out:
+        return training, None
+    inputs, targets = zip(*held_out, strict=True)
+    table = datasets.Dataset.from_dict({"item_ids": list(inputs), "target": list(targets)})
+    return training, FullRankingEvaluator(items.select_columns(["item_id"]), table, split="validation")
+
+
+def add_counts(scorer: CatalogueScorer, items: datasets.Dataset, sequences: datasets.Dataset) -> CatalogueScorer:
+    """Returns a scorer to which the transitions of a platform are added.
+
+    Their weight, and that of popularity, are chosen by ranking each history's last item, which is held out first and
+    then counted, too.
+
+    Args:
+        scorer: of the catalogue.
+        items: the catalogue.
+        sequences: whole histories, see [`as_sequences`].
+    """
+    item_ids = items["item_id"][:]
+    training, validation = hold_out_last(items, sequences)
+    if validation is None:
+        choice = ScoringChoice(0.0, 0.0, 1.0, {})
+    else:
+        choice = choose(scorer, Transitions.from_sequences(training, item_ids), validation)
+    transitions = Transitions.from_sequences(sequences, item_ids, keep="recent", **choice.transition_settings)
+    return dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
+
+
+def fit_content(content: Content, items: datasets.Dataset, sequences: datasets.Dataset | None) -> CatalogueScorer:
+    """Returns content kNN of a catalogue; its settings are chosen as in [`add_counts`], where there are users."""
+    validation = None if sequences is None else hold_out_last(items, sequences)[1]
+    return content.fit(**({} if validation is None else choose_content(content, validation)))
+
+
+def explain(scorer: CatalogueScorer, history: torch.Tensor, catalogue_index: torch.Tensor) -> list[dict]:
+    """Returns what each score is made of, and because of which items of the history.
+
+    Args:
+        scorer: of the catalogue.
+        history: `(L,)` indices into the catalogue.
+        catalogue_index: `(K,)` of the recommended items.
+
+    Returns: for each item `"model"` (of content or a trained model), `"transitions"` and `"popularity"`, which add up
+    to the score; and `"because_of"`, the index of the item of the history to which most of the transitions' part
+    leads back or, without one, of the one with the most similar embedding.
+    """
+    embeddings = torch.nn.functional.normalize(scorer.item_embeddings, dim=1)
+    likeness = embeddings[history] @ embeddings[catalogue_index].T  # (L, K)
+    parts = scorer.replace(transitions=None, item_scores=None).scores(history[None])[0, catalogue_index]
+    counted = torch.zeros_like(likeness)
+    if scorer.transitions is not None:
+        shares = scorer.transitions.contributions(history.cpu().numpy(), catalogue_index.cpu().numpy())
+        counted = torch.from_numpy(scorer.transition_weight * shares).to(likeness)
+    popularity = torch.zeros(len(scorer.item_embeddings)) if scorer.item_scores is None else scorer.item_scores
+    found = []
+    for number, index in enumerate(catalogue_index.tolist()):
+        reason = counted[:, number] if counted[:, number].any() else likeness[:, number]
+        found.append(
+            {
+                "model": float(parts[number]),
+                "transitions": float(counted[:, number].sum()),
+                "popularity": float(popularity[index]),
+                "because_of": int(history[int(reason.argmax())]),
+            }
+        )
+    return found
+
+
+def save_scoring(scorer: CatalogueScorer, folder: Path) -> None:
+    """Writes what a scorer has beside the item embeddings into the catalogue's folder."""
+    transitions, knn = scorer.transitions, scorer.model if isinstance(scorer.model, ContentKNN) else None
+    facts: dict = {"transition_weight": scorer.transition_weight}
+    tensors = {} if scorer.item_scores is None else {"item_scores": scorer.item_scores.cpu()}
+    if knn is not None:
+        facts["content"] = {"weights": knn.weights, "history_decay": knn.history_decay}
+        facts["content"]["powers"] = {name: whitening.power for name, whitening in knn.whitenings.items()}
+        facts["content"]["max_seq_len"] = knn.config.max_seq_len
+        for name, whitening in knn.whitenings.items():
+            tensors |= {f"{name}.mean": whitening.mean.cpu(), f"{name}.matrix": whitening.matrix.cpu()}
+    for name in (TRANSITIONS_FILE, SCORING_FILE):  # of what was saved here before
+        (folder / name).unlink(missing_ok=True)
+    if transitions is not None:
+        transitions.save_pretrained(folder)
+    if transitions is not None or tensors:
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, folder / SCORING_FILE, metadata={"facts": json.dumps(facts)})
+
+
+def load_knn(facts: dict, tensors: dict[str, torch.Tensor]) -> ContentKNN | None:
+    """Returns the content kNN that [`save_scoring`] wrote; `None` where there is none."""
+    saved = facts.get("content")
+    if saved is None:
+        return None
+    whitenings = {
+        name: Whitening(tensors[f"{name}.mean"], tensors[f"{name}.matrix"], power)
+        for name, power in saved["powers"].items()
+    }
+    return ContentKNN(whitenings, saved["weights"], saved["history_decay"], saved["max_seq_len"])
+
+
+def load_facts(file: str) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Reads the file of [`save_scoring`]."""
+    with safe_open(file, "pt") as opened:
+        return json.loads(opened.metadata()["facts"]), {name: opened.get_tensor(name) for name in opened.keys()}

@@ -1,0 +1,142 @@
+"""A recommender without training: content kNN of a backbone, counted transitions, new clicks, reasons, files."""
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from modeling_transrec import Recommender
+from modeling_transrec.data.transitions import Transitions
+
+
+@pytest.fixture
+def backbone(make_model, processor_of, tmp_path):
+    """A folder whose backbone makes the features."""
+    model, processor = make_model("text"), processor_of["text"]
+    model.save_pretrained(tmp_path / "backbone")
+    processor.save_pretrained(tmp_path / "backbone")
+    return str(tmp_path / "backbone")
+
+
+@pytest.fixture
+def interactions(items):
+    """Users who go on to the next item of the catalogue, one row an interaction, not in the order of time."""
+    rng, item_ids = np.random.default_rng(0), items["item_id"][:]
+    rows = []
+    for user in range(40):
+        start = int(rng.integers(37))
+        rows += [(f"u{user}", item_ids[(start + step) % 37], 10 * user + step) for step in range(rng.integers(3, 9))]
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    return table.sample(frac=1, random_state=0)
+
+
+@pytest.fixture
+def recommender(backbone, items, interactions):
+    return Recommender.from_backbone(backbone).index(items, histories=interactions)
+
+
+def test_content_only(backbone, items):
+    recommender = Recommender.from_backbone(backbone).index(items)
+    assert recommender.scorer.transitions is None
+    item_ids = items["item_id"][:]
+    found = recommender.recommend([item_ids[3]], k=36, explain=True)
+    likeness = recommender.item_embeddings[3] @ recommender.item_embeddings.T
+    for one in found:
+        assert one["score"] == pytest.approx(float(likeness[item_ids.index(one["item_id"])]), abs=1e-5)
+        assert one["transitions"] == 0 and one["because_of"] == item_ids[3]
+
+
+def test_counts_are_those_of_all_interactions(recommender, items, interactions):
+    ordered = interactions.sort_values("timestamp")
+    histories = [group["item_id"].tolist() for _, group in ordered.groupby("user_id")]
+    expected = Transitions.from_sequences(histories, items["item_id"][:])
+    np.testing.assert_allclose(recommender.scorer.transitions.to_dense(), expected.to_dense(), rtol=1e-6)
+    item_ids = items["item_id"][:]
+    assert recommender.recommend([item_ids[4], item_ids[5]], k=1)[0]["item_id"] in item_ids[6:8]
+
+
+def test_lists_are_counted_the_same(backbone, items, interactions, recommender):
+    ordered = interactions.sort_values("timestamp")
+    histories = [group["item_id"].tolist() for _, group in ordered.groupby("user_id")]
+    other = Recommender.from_backbone(backbone).index(items, histories=histories)
+    history = histories[0][:2]
+    assert other.recommend(history) == recommender.recommend(history)
+
+
+def test_reasons_add_up(recommender, items):
+    item_ids = items["item_id"][:]
+    found = recommender.recommend([item_ids[20], item_ids[4]], k=5, explain=True)
+    for one in found:
+        assert one["model"] + one["transitions"] + one["popularity"] == pytest.approx(one["score"], abs=1e-4)
+        assert one["because_of"] in (item_ids[20], item_ids[4])
+    next_one = next(one for one in found if one["item_id"] == item_ids[5])
+    assert next_one["because_of"] == item_ids[4] and next_one["transitions"] > 0
+
+
+def test_new_clicks_count_at_once(recommender, items):
+    item_ids = items["item_id"][:]
+
+    def part(history, item):
+        found = recommender.recommend(history, k=37, explain=True)
+        return next(one["transitions"] for one in found if one["item_id"] == item)
+
+    assert part([item_ids[0]], item_ids[30]) == 0
+    for user in range(3):
+        recommender.observe({"user_id": [f"new {user}"] * 2, "item_id": [item_ids[0], item_ids[30]]})
+    assert part([item_ids[0]], item_ids[30]) > 0
+    with pytest.raises(ValueError, match="not among the 37 items"):
+        recommender.observe({"user_id": ["x"], "item_id": ["unknown"]})
+
+
+def test_new_items_come_in_by_content_until_they_have_counts(recommender, items):
+    item_ids = items["item_id"][:]
+    recommender.add_items([{"item_id": "new", "text_en": "red rope", "text_zh": "红 绳"}])
+    assert recommender.recommend([item_ids[0], "new"], k=3)
+    found = recommender.recommend([item_ids[0]], k=40, explain=True)
+    assert next(one for one in found if one["item_id"] == "new")["transitions"] == 0
+    recommender.observe({"user_id": ["a", "a"], "item_id": [item_ids[0], "new"]})
+    found = recommender.recommend([item_ids[0]], k=40, explain=True)
+    assert next(one for one in found if one["item_id"] == "new")["transitions"] > 0
+    recommender.add_items(
+        [{"item_id": item_ids[1], "text_en": "blue soap", "text_zh": "蓝"}]
+    )  # in place of the old one
+    assert len(recommender.item_ids) == 38
+    recommender.remove_items([item_ids[2]])
+    assert item_ids[2] not in [one["item_id"] for one in recommender.recommend([item_ids[0]], k=40)]
+
+
+@pytest.mark.parametrize("with_counts", [True, False])
+def test_saved_and_loaded(with_counts, recommender, backbone, items, tmp_path):
+    if not with_counts:
+        recommender = Recommender.from_backbone(backbone).index(items)
+    recommender.save_pretrained(tmp_path / "saved")
+    loaded = Recommender.from_pretrained(tmp_path / "saved")
+    history = items["item_id"][5:8]
+    for one, other in zip(loaded.recommend(history), recommender.recommend(history), strict=True):
+        assert one["item_id"] == other["item_id"]
+        assert one["score"] == pytest.approx(other["score"], rel=1e-5)
+    public = datasets.load_dataset(str(tmp_path / "saved"), data_dir="catalogue", split="train")
+    assert public["item_id"][:] == items["item_id"][:]
+    new = [{"item_id": "new", "text_en": "red rope", "text_zh": "红 绳"}]
+    same = [one.add_items(new).item_embeddings[-1].tolist() for one in (loaded, recommender)]
+    assert same[0] == pytest.approx(same[1], abs=1e-6)
+
+
+def test_counts_beside_a_trained_model(make_model, processor_of, items, interactions):
+    recommender = Recommender(make_model("text"), processor_of["text"])
+    alone = recommender.index(items).recommend(items["item_id"][:3], k=36)
+    both = recommender.index(items, histories=interactions)
+    assert both.scorer.user_mean is None  # a table is counted; it does not centre the scores
+    assert both.scorer.transitions is not None and both.scorer.transition_weight > 0
+    assert both.recommend(items["item_id"][:3], k=36) != alone
+    with pytest.raises(ValueError, match="no interactions are counted"):
+        Recommender(make_model("text"), processor_of["text"]).index(items).observe(interactions)
+
+
+def test_faiss_is_exact_with_counts(recommender, items):
+    item_ids = items["item_id"][:]
+    histories = [item_ids[number : number + 3] for number in range(0, 30, 3)]
+    expected = recommender.recommend(histories, k=7)
+    found = recommender.search_with_faiss("Flat").recommend(histories, k=7)
+    for one, other in zip(found, expected, strict=True):
+        assert [item["item_id"] for item in one] == [item["item_id"] for item in other]
