@@ -276,7 +276,7 @@ class TransRecTrainer(Trainer):
             data=data,
             results=results,
             training=describe_training(log, args.metric_for_best_model, args.world_size, args.device, started_from),
-            hyperparameters=split_hyperparameters(args.to_dict(), args.defaults(), model.config),
+            hyperparameters=split_hyperparameters(args.to_dict(), TransRecTrainingArguments.defaults(), model.config),
             curve=CURVE_NAME if has_curve else None,
             license=license,
             with_code=self.args.hub_with_code,
