@@ -79,7 +79,8 @@ class NineRecConfig(datasets.BuilderConfig):
         pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
             where not given. Columns of other names are not used.
         columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
-            `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`.
+            `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`;
+            `{"timestamp": None}` where there is no time and the rows are in time order.
     """
 
     max_seq_len: int = 20
@@ -90,7 +91,7 @@ class NineRecConfig(datasets.BuilderConfig):
     test_start: int | None = None
     catalogue: str = "interacted"
     pair_columns: tuple[str, ...] | None = None
-    columns: dict[str, str] | None = None
+    columns: dict[str, str | None] | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,7 +126,7 @@ class NineRecConfig(datasets.BuilderConfig):
         if not isinstance(self.columns, dict | None):
             raise ValueError(f'columns must be names such as {{"user_id": "customer"}}, got {self.columns!r}')
         for role, column in (self.columns or {}).items():
-            if role not in roles or not isinstance(column, str):
+            if role not in roles or not isinstance(column, str | (type(None) if role == "timestamp" else str)):
                 raise ValueError(f"columns must give names of {', '.join(roles)}, got {role!r}: {column!r}")
         self.files: DatasetFiles | None = None
 

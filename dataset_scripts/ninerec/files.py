@@ -69,7 +69,10 @@ class DatasetFiles:
         return {IMAGE: self.images, AUDIO: self.audio}
 
     def state_hash(self, with_media: bool) -> str:
-        """Returns a hash of absolute path, size and modification time of what is read."""
+        """Returns a hash of absolute path, size and times of what is read.
+
+        The time of change, unlike that of modification, no program can set back.
+        """
         state = []
         for table in (self.items, self.interactions):
             state.append(table.state() if isinstance(table, Member) else _file_state(table.absolute(), table.stat()))
@@ -105,7 +108,7 @@ class DatasetFiles:
 
 
 def _file_state(path: str | Path, stat: os.stat_result) -> str:
-    return f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}"
+    return f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}"
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -224,9 +227,23 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         raise FileNotFoundError(
             f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
         )
+    for same_role in (item_tables, tables):
+        _check_one_form(root, same_role)
     best = _best_interactions(tables)
     images, audio = (_find_folder(media, name, root, on_disk, packed, item_tables[0], best) for media in MEDIA)
     return DatasetFiles(name, root, item_tables[0], best, images, audio)
+
+
+def _check_one_form(root: Path, tables: list[Path | Member]) -> None:
+    """Refuses a table in several forms, such as `.csv` and `.parquet`; a pair file may lie beside lines a user."""
+    for table in tables:
+        same = [other for other in tables if _stem(other) == _stem(table)]
+        if len(same) > 1 and len({_rank(other) for other in same}) < len(same):
+            _check_single(_stem(table), root, same)
+
+
+def _stem(table: Path | Member) -> str:
+    return (table.path if isinstance(table, Member) else table).stem
 
 
 def _check_single(entry: str, root: Path, candidates: Sequence[Path | Member]) -> None:

@@ -155,6 +155,10 @@ def test_cache_follows_files_and_options(load, data_dir):
     pair.write_text(pair.read_text().replace("a,", "b,"))
     os.utime(pair, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))  # same size, one nanosecond later
     assert load()["test"]["user_id"][:] == ["9", "1", "05", "5", "b"]
+    stamp = pair.stat()
+    pair.write_text(pair.read_text().replace("b,", "c,"))
+    os.utime(pair, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # not even later
+    assert load()["test"]["user_id"][:] == ["9", "1", "05", "5", "c"]
 
     Image.new("RGB", (5, 3)).save(data_dir / "archive" / "My.Set_cover" / "i3.jpg")  # was empty
     after = load("My.Set_items")

@@ -118,3 +118,23 @@ def test_missing_files_say_what_is_missing(tmp_path):
         find_files("X", tmp_path)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         find_files("X", tmp_path / "absent")
+
+
+def test_one_table_in_two_forms_is_refused(tmp_path):
+    write(tmp_path / "X_items.csv", "item_id,text_en\ni1,a\n")
+    write(tmp_path / "X_interactions.csv", "user_id,item_id,timestamp\nu,i1,3\n")
+    write(tmp_path / "X_interactions.tsv", "user_id\titem_id\ttimestamp\nu\ti1\t3\n")
+    with pytest.raises(ValueError, match=r"2 candidates for X_interactions(?s:.*)tions\.csv\n.*tions\.tsv"):
+        find_files("X", tmp_path)
+    (tmp_path / "X_interactions.tsv").unlink()
+    pl.DataFrame({"item_id": ["i1"], "text_en": ["b"]}).write_parquet(tmp_path / "X_items.parquet")
+    with pytest.raises(ValueError, match=r"2 candidates for X_items(?s:.*)X_items\.csv\n.*X_items\.parquet"):
+        find_files("X", tmp_path)
+
+
+def test_pairs_may_lie_beside_lines_a_user(tmp_path):
+    """As MicroLens is released."""
+    write(tmp_path / "X_titles.csv", "item,title\ni1,a\n")
+    write(tmp_path / "X_pairs.csv", "user,item,timestamp\nu,i1,3\n")
+    write(tmp_path / "X_pairs.tsv", "u\ti1 i1\n")
+    assert find_files("X", tmp_path).interactions.name == "X_pairs.csv"

@@ -41,7 +41,7 @@ class Member:
     def state(self) -> str:
         """Changes with the archive."""
         stat = self.archive.stat()
-        return f"{self.archive.absolute()}\t{stat.st_size}\t{stat.st_mtime_ns}\t{self.name}"
+        return f"{self.archive.absolute()}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{self.name}"
 
     def extract(self, folder: Path) -> Path:
         """Writes the file below `folder`, once, and returns where it is; folders in its name have no say in that."""

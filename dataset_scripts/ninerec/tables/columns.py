@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,10 +31,12 @@ HEADER_NAMES = {
 ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
 PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
 SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
+ROW_KEYS = ("id", "index", "")  # of a table of interactions: never the item, unless an option says so
+TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
 
-def header_roles(row: list[str], columns: dict[str, str] | None = None) -> list[str | None]:
+def header_roles(row: list[str], columns: dict[str, str | None] | None = None) -> list[str | None]:
     """Returns for each field of a possible header row the column it names, None where unknown.
 
     Args:
@@ -41,8 +44,10 @@ def header_roles(row: list[str], columns: dict[str, str] | None = None) -> list[
         columns: what the columns are called, where it is not by one of the usual names: `{"user_id": "customer"}`.
     """
     names = [field.strip().lower() for field in row]
-    given = {name.strip().lower(): role for role, name in (columns or {}).items() if name.strip().lower() in names}
-    taken = set(given.values()) | ({"title"} if {"text_zh", "text_en"} & set(given.values()) else set())
+    columns = {role: name and name.strip().lower() for role, name in (columns or {}).items()}
+    given = {name: role for role, name in columns.items() if name in names}
+    absent = {role for role, name in columns.items() if name is None}
+    taken = absent | set(given.values()) | ({"title"} if {"text_zh", "text_en"} & set(given.values()) else set())
     usual = {name: role for role, known in HEADER_NAMES.items() for name in known if role not in taken}
     return [given.get(name, usual.get(name)) for name in names]
 
@@ -54,6 +59,8 @@ def check_columns(columns: dict[str, str] | None, items: Path, interactions: Pat
     """
     tables = {"user_id": [interactions], "timestamp": [interactions], "text_zh": [items], "text_en": [items]}
     for role, name in (columns or {}).items():
+        if name is None:
+            continue
         there = {}
         for path in tables.get(role, [items, interactions]):
             _, there[path] = first_row(path, literal=path.stem.endswith("_behaviour"))
@@ -83,6 +90,12 @@ def item_roles(
             if len(set(roles) - {None}) < len(used):
                 raise ValueError(f"{path}:{line}: three columns of text where there are two languages: {first}")
         return roles, line
+    if path.suffix == ".parquet" or not path.stem.endswith("_item"):
+        names = {"item_id": first[0], "text_en": first[-1] if len(first) < 3 else first[1]}
+        raise ValueError(
+            f"{path}:{line}: {first} does not name an id and a text; add a header such as item_id,text_en or, if this "
+            f"is one, say what the columns are called, such as columns={json.dumps(names, ensure_ascii=False)}"
+        )
     if len(first) != 3:
         raise ValueError(
             f"{path}:{line}: {len(first)} columns where 3 are expected (id, Chinese text, English text), separated "
@@ -140,12 +153,25 @@ def pair_roles(
 ) -> tuple[list[str | None], int | None]:
     """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path, on_problem=on_problem)
-    named = [role if role in PAIR_COLUMNS else None for role in header_roles(first, columns)]
+    keys = set(ROW_KEYS) - {name.strip().lower() for name in (columns or {}).values() if name is not None}
+    named = [
+        role if role in PAIR_COLUMNS and name.strip().lower() not in keys else None
+        for name, role in zip(first, header_roles(first, columns), strict=True)
+    ]
     header = {"user_id", "item_id"} <= set(named)
-    if path.suffix == ".parquet" and not header:
+    if not header and (path.suffix == ".parquet" or "user_id" in named or "item_id" in named):
+        absent = [role for role in ("user_id", "item_id") if role not in named]
+        free = [name for name, role in zip(first, named, strict=True) if role is None]
+        names = dict(zip(absent, [name for name in free if name.lower() not in ROW_KEYS] or free, strict=False))
         raise ValueError(
-            f"{path}: its columns {first} name no user or no item; say what they are called: "
-            'columns={"user_id": …, "item_id": …, "timestamp": …}'
+            f"{path}:{line}: its columns {first} name no {' and no '.join(role[:-3] for role in absent)}; say what "
+            f"they are called, such as columns={json.dumps(names, ensure_ascii=False)}"
+        )
+    times = [name for name in first if TIME_NAME.search(name.strip().lower())]
+    if header and len(times) > 1 and "timestamp" not in (columns or {}):
+        raise ValueError(
+            f"{path}:{line}: {' and '.join(map(repr, times))} may both be the time; say which: "
+            f'columns={{"timestamp": {json.dumps(times[-1])}}}'
         )
     for role in PAIR_COLUMNS if header else ():
         twice = [name for name, other in zip(first, named, strict=True) if other == role]
@@ -154,11 +180,12 @@ def pair_roles(
                 f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
                 f'columns={{"{role}": {json.dumps(twice[-1])}}}'
             )
-    if header and not are_pair_columns(named):
+    has_no_time = "timestamp" in (columns or {}) and columns["timestamp"] is None
+    if header and not has_no_time and not are_pair_columns(named):
         raise ValueError(
             f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
-            f"{','.join(PAIR_COLUMNS)} in the order of the file, or say what they are called: "
-            'columns={"timestamp": …}'
+            f"{','.join(PAIR_COLUMNS)} in the order of the file, or say what the time is called: "
+            'columns={"timestamp": "…"}, or columns={"timestamp": None} where there is none'
         )
     roles: list[str | None]
     if pair_columns is not None:

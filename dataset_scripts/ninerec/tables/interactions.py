@@ -36,6 +36,7 @@ from .text_files import Irregular, is_quoted
 
 logger = logging.getLogger(__name__)
 
+LARGEST_RATING = 10  # of numbers that are hardly times
 ROWS_PER_PART = 1 << 24  # interactions that are sorted at a time
 
 
@@ -161,6 +162,7 @@ def _build(
             f"{path}: none of {report.num_users:,} users has {min_actions} interactions with known items; "
             "lower min_actions or check the files"
         )
+    _warn_of_ratings(path, sequences.timestamps)
     if has_dates and sequences.timestamps is not None:
         sequences = replace(sequences, timestamps=sequences.timestamps // 10**6)
     named = values_at(chunks, "user_id", sequences.user_ids.to_numpy())
@@ -174,6 +176,20 @@ def _build(
         example = values_at(chunks, "user_id", np.array([report.short]))[0].as_py()
         warn(report.num_short, f"users have fewer than {min_actions} interactions: dropped", example)
     return Sequences(named, sequences.offsets, sequences.items, sequences.timestamps, table.cast(pa.string()))
+
+
+def _warn_of_ratings(path: Path, timestamps: np.ndarray | None) -> None:
+    """Warns where what is taken for times looks like ratings, or like no time at all."""
+    if timestamps is not None and len(timestamps) > LARGEST_RATING and 0 <= timestamps.min():
+        if timestamps.max() <= LARGEST_RATING:
+            logger.warning(
+                "%s: the times are numbers from %d to %d: are they ratings? Name the columns, or say that there is no "
+                'time: columns={"timestamp": None}, or of a file without header pair_columns=("user_id", "item_id", '
+                '"rating", …)',
+                path,
+                timestamps.min(),
+                timestamps.max(),
+            )
 
 
 class _Collision(Exception):

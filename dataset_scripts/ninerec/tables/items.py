@@ -11,7 +11,7 @@ import polars as pl
 
 from .columns import ITEM_COLUMNS, item_roles
 from .problems import RAISE, Problems, shown, warn
-from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, parquet_columns
+from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, parquet_columns, separator
 
 
 ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
@@ -85,6 +85,7 @@ def _read_item_text(path: Path, columns: dict[str, str] | None, on_problem: Prob
     roles, header_line = item_roles(path, columns, on_problem)
     index = {role: number for number, role in enumerate(roles) if role is not None}
     lines: list[int] = []
+    swallowed: list[tuple[int, str]] = []  # the lines within a text that look like rows
     found: dict[str, list[str]] = {role: [] for role in index}
     for line, row in csv_rows(path, on_problem):
         if line == header_line:
@@ -105,10 +106,30 @@ def _read_item_text(path: Path, columns: dict[str, str] | None, on_problem: Prob
             on_problem.error(path, what, 1, [(line, shown(",".join(row)))], message)
         else:
             lines.append(line)
+            swallowed += _rows_within(path, line, row)
             for role, number in index.items():
                 found[role].append(row[number].strip() if role == "item_id" else row[number])
+    if swallowed:
+        what = 'rows that became part of a text before, if its quote should be closed earlier, or be written as ""'
+        examples = [(line, shown(text)) for line, text in swallowed]
+        if on_problem.collects:
+            on_problem.add_lines("warning", path, what, len(swallowed), examples)
+        else:
+            line, text = swallowed[0]
+            warn(len(swallowed), f"lines of {path.name} look like {what}", f"{path.name}:{line}: {text}")
     texts = {role: pl.Series(values, dtype=pl.String) for role, values in found.items()}
     return {**texts, "line": pl.Series(lines, dtype=pl.Int64)}
+
+
+def _rows_within(path: Path, line: int, row: list[str]) -> list[tuple[int, str]]:
+    """Returns the lines within a text that have as many columns as a row, with their numbers."""
+    found = []
+    for field in row:
+        for text in field.split("\n")[1:]:
+            line += 1
+            if text.count(separator(path)) == len(row) - 1:
+                found.append((line, text))
+    return found
 
 
 def select_catalogue(items: pl.DataFrame, used: np.ndarray, catalogue: str) -> pl.DataFrame:

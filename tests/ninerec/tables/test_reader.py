@@ -234,7 +234,15 @@ def test_pairs_by_header(tmp_path, content, expected):
         ("a,b,c,d\n", 1, "4 columns where 2 or 3 are expected"),
         ("u,i1,01/05/2021\n", 1, "timestamp '01/05/2021' is no whole number; .* or a date such as"),
         ("u,i1,2021-01-05\nu,i1,7\n", 2, "timestamp '7' is no date, unlike that of the first row"),
-        ("id,user_id,item_id,time\n1,u,i1,1\n", 1, "'id' and 'item_id' are both .*columns=.\"item_id\": \"item_id\""),
+        (
+            "vid,user_id,item_id,time\n1,u,i1,1\n",
+            1,
+            "'vid' and 'item_id' are both .*columns=.\"item_id\": \"item_id\"",
+        ),
+        ("id,user_id,film_id,created_at\n1,u,i1,1\n", 1, 'name no item; .*columns={"item_id": "film_id"}'),
+        ("user_id,item_id,date,time_ms\nu,i1,1,1\n", 1, 'both be the time; .*columns={"timestamp": "time_ms"}'),
+        ("user_id,book_id,rating\nu,i1,1\n", 1, 'name no item; .*columns={"item_id": "book_id"}'),
+        ("user_id,item_id,rating,device\nu,i1,1,1\n", 1, 'columns={"timestamp": None} where there is none'),
         (b"u,i1,1\nu\xe9,i1,1\n", 2, "byte 0xe9 is not UTF-8"),
         (b"u,i1,1\ru\xe9,i1,1\r", 2, "byte 0xe9 is not UTF-8"),
     ],
@@ -527,3 +535,70 @@ def test_paths_of_covers_are_not_shortened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     (path,) = find_media(IMAGE, Path("link", "..", "X_cover"), pl.Series(["1"]))
     assert os.path.isabs(path) and os.path.samefile(path, cover)
+
+
+# Columns by their meaning
+
+
+def test_the_key_of_a_row_is_no_item(tmp_path):
+    assert pairs(tmp_path, "id,user_id,item_id,time\ni2,u,i1,5\n") == [("u", "i1", 5)]
+    columns = {"item_id": "id"}
+    assert pairs(tmp_path, "id,user_id,time\ni2,u,5\n", columns=columns) == [("u", "i2", 5)]
+
+
+def test_one_of_two_times(tmp_path):
+    content = (
+        "user_id,video_id,date,hourmin,time_ms\nu,i1,20220411,1900,1649682713388\nu,i2,20220411,1900,1649679113388\n"
+    )
+    expected = [("u", "i2", 1649679113388), ("u", "i1", 1649682713388)]
+    assert pairs(tmp_path, content, columns={"timestamp": "time_ms"}) == expected
+
+
+def test_there_is_no_time(tmp_path):
+    content = "user_id,item_id,rating,time\nu,i2,5,9\nu,i1,3,8\n"
+    assert pairs(tmp_path, content, columns={"timestamp": None}) == [("u", "i2", None), ("u", "i1", None)]
+
+
+def test_ratings_are_not_silently_times(tmp_path, caplog):
+    rows = [(f"u{n % 3}", f"i{n % 3 + 1}", n % 5 + 1) for n in range(12)]
+    pairs(tmp_path, "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    assert "the times are numbers from 1 to 5: are they ratings?" in caplog.text
+    caplog.clear()
+    pairs(tmp_path, "".join(f"{u},{i},{t + 1_600_000_000}\n" for u, i, t in rows))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "call"),
+    [
+        ("sku,product,category", 'columns={"item_id": "sku", "text_en": "product"}'),
+        ("i1,Toy Story,Comedy", "item_id,text_en"),
+    ],
+)
+def test_only_nine_rec_tables_of_items_are_read_by_position(tmp_path, first, call):
+    content = f"{first}\ni2,Heat,Action\n"
+    with pytest.raises(ValueError, match=r"X_items\.csv:1: .*does not name an id and a text") as caught:
+        read_items(write(tmp_path / "X_items.csv", content))
+    assert call in str(caught.value)
+    assert read_items(write(tmp_path / "X_item.csv", content)).rows()[1] == ("i2", "Heat", "Action")
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_rows_that_vanish_in_a_text_are_named(tmp_path, caplog, separator):
+    rows = [
+        "item_id,title",
+        "i1,plain",
+        'i2,"We will win',
+        "i3,plain",
+        "i4,plain",
+        'i5,He said we will win"',
+        "i6,plain",
+    ]
+    path = tmp_path / f"X_items{'.csv' if separator == ',' else '.tsv'}"
+    found = read_items(write(path, "\n".join(rows).replace(",", separator) + "\n"))
+    assert found["item_id"].to_list() == ["i1", "i2", "i6"]
+    assert f"3 lines of {path.name} look like rows that became part of a text" in caplog.text
+    assert f"{path.name}:4: i3" in caplog.text
+    caplog.clear()
+    read_items(write(path, f'item_id{separator}title\ni1{separator}"two\nlines"\n'))
+    assert caplog.text == ""
