@@ -100,3 +100,4 @@ def test_it_works_in_an_environment_of_its_own(wheel, tmp_path):
     )
     assert run(python, "-c", code, cwd=tmp_path, HF_HOME=str(tmp_path / "hf")).strip() == __version__
     run(python, "-m", "modeling_transrec.ninerec.validate", "--help", cwd=tmp_path)
+    assert "finetune" in run(tmp_path / "venv" / "bin" / "transrec", "--help", cwd=tmp_path)
