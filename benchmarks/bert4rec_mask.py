@@ -49,12 +49,12 @@ SWIN = {
 class WhitePictureModel(TransRecModel):
     """The mask of the public code: a white picture, encoded like any item."""
 
-    def get_user_hidden(self, item_vectors, mask, user_ids=None, is_masked=None):
+    def get_user_hidden(self, item_embeddings, mask, user_ids=None, is_masked=None):
         if is_masked is not None:
-            white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_vectors.device)  # after normalisation
+            white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_embeddings.device)  # after normalisation
             mask_embedding = self.get_item_features(pixel_values=white)[0]
-            item_vectors = torch.where(is_masked[:, :, None], mask_embedding, item_vectors)
-        return super().get_user_hidden(item_vectors, mask, user_ids)
+            item_embeddings = torch.where(is_masked[:, :, None], mask_embedding, item_embeddings)
+        return super().get_user_hidden(item_embeddings, mask, user_ids)
 
 
 class RecordCosine(TrainerCallback):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -104,27 +104,27 @@ def make_candidates(
     needed = [*loss.inputs, *["catalogue_index"] * config.gather_negatives]
     if not (config.logq_correction and is_by_popularity):
         needed = [name for name in needed if name != "item_log_popularity"]
-    given = {name: cast(dict, inputs).get(name) for name in needed}
-    missing = [name for name, value in given.items() if value is None]
+    missing = [name for name in needed if inputs.get(name) is None]
     if missing:
         raise ValueError(
             f"loss_type={config.loss_type!r} needs {', '.join(missing)} in the batch; TransRecDataCollator "
             "provides them"
         )
-    log_q, num_draws, is_repeated = given.get("item_log_popularity"), count_draws(item_index, labels), None
+    log_q = inputs["item_log_popularity"] if "item_log_popularity" in needed else None
+    num_draws, is_repeated = count_draws(item_index, labels), None
     if config.gather_negatives and dist.is_available() and dist.is_initialized():
         embeddings, log_q, num_draws, is_repeated = gather_candidates(
-            embeddings, log_q, num_draws, given["catalogue_index"]
+            embeddings, log_q, num_draws, inputs["catalogue_index"]
         )
     if loss.candidates == "batch" and log_q is not None:
         log_q = log_inclusion_probability(full_precision(log_q), num_draws)
     return Candidates(
         embeddings=embeddings,
         own_index=torch.cat([item_index, labels], dim=1),
-        negative_index=given.get("negative_index"),
+        negative_index=inputs["negative_index"] if loss.samples else None,
         log_q=log_q,
         is_repeated=is_repeated,
-        num_catalogue_items=given.get("num_catalogue_items"),
+        num_catalogue_items=inputs.get("num_catalogue_items"),
     )
 
 

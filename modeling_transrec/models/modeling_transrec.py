@@ -478,58 +478,61 @@ class TransRecModel(TransRecPreTrainedModel):
 
     def get_user_hidden(
         self,
-        item_vectors: torch.Tensor,
+        item_embeddings: torch.Tensor,
         mask: torch.Tensor,
         user_ids: torch.Tensor | None = None,
         is_masked: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Histories of item vectors `(B, L, D)` and their mask `(B, L)` to states at every position `(B, L, D)`.
+        """Encodes histories of item embeddings `(B, L, D)` to states at every position `(B, L, D)`.
 
         Args:
-            item_vectors: `(B, L, D)`, oldest item first.
+            item_embeddings: `(B, L, D)`, oldest item first.
             mask: `(B, L)` booleans, false at padding.
-            user_ids: `(B,)` rows of the user-id table, for DSSM.
+            user_ids: `(B,)` indices into the table of user ids, where the user encoder has one.
             is_masked: `(B, L)` booleans, true at items that the learned mask embedding replaces.
         """
-        return self.user_encoder(*self._histories(item_vectors, mask, user_ids, is_masked))
+        return self.user_encoder(*self._histories(item_embeddings, mask, user_ids, is_masked))
 
-    def _histories(self, item_vectors, mask, user_ids=None, is_masked=None) -> tuple[torch.Tensor, Histories]:
-        """Checks histories and puts the learned mask in the place of masked items, for the user encoder to read."""
+    def _histories(self, item_embeddings, mask, user_ids=None, is_masked=None) -> tuple[torch.Tensor, Histories]:
+        """Returns the user encoder's arguments: checked, and with the mask embedding in place of masked items."""
         longest = self.config.max_seq_len + (self.config.objective == "masked_item")
-        if item_vectors.shape[1] > longest:
+        if item_embeddings.shape[1] > longest:
             raise ValueError(
-                f"histories of {item_vectors.shape[1]} items are longer than max_seq_len={self.config.max_seq_len}; "
-                "keep only the last ones"
+                f"histories of {item_embeddings.shape[1]} items are longer than max_seq_len="
+                f"{self.config.max_seq_len}; keep only the last ones"
             )
         if is_masked is not None:
-            mask_embedding = self.user_encoder.mask_embedding.to(item_vectors.dtype)
-            item_vectors = torch.where(is_masked[:, :, None], mask_embedding, item_vectors)
+            mask_embedding = self.user_encoder.mask_embedding.to(item_embeddings.dtype)
+            item_embeddings = torch.where(is_masked[:, :, None], mask_embedding, item_embeddings)
         if self.user_encoder.reads_user_ids and user_ids is None:
             raise ValueError(
                 f"user_encoder_type={self.config.user_encoder_type!r} needs user_ids, indices into its table of users"
             )
-        return item_vectors, Histories(mask, user_ids)
+        return item_embeddings, Histories(mask, user_ids)
 
     def get_user_features(
-        self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+        self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What a user wants next: item vectors of histories `(B, L, D)` and mask `(B, L)` to user vectors `(B, D)`.
+        """Encodes histories of item embeddings `(B, L, D)` to user embeddings `(B, D)`, which predict the next item.
 
         Args:
-            item_vectors: `(B, L, D)`, oldest item first.
+            item_embeddings: `(B, L, D)`, oldest item first.
             mask: `(B, L)` booleans, false at padding.
-            user_ids: `(B,)` rows of the user-id table, for DSSM.
+            user_ids: `(B,)` indices into the table of user ids, where the user encoder has one.
         """
-        return self.user_encoder.last(*self._histories(*self._to_be_continued(item_vectors, mask, user_ids)))
+        return self.user_encoder.last(*self._histories(*self._for_next_item(item_embeddings, mask, user_ids)))
 
-    def _to_be_continued(self, item_vectors, mask, user_ids=None) -> tuple:
-        """Arguments of [`get_user_hidden`] with which the state at each user's last place predicts what comes next."""
+    def _for_next_item(self, item_embeddings, mask, user_ids=None) -> tuple:
+        """Returns the arguments of [`get_user_hidden`] with which each user's last state predicts the next item.
+
+        Where the user encoder predicts masked items, a mask is appended to each history.
+        """
         if self.config.objective != "masked_item":
-            return item_vectors, mask, user_ids, None
-        item_vectors, mask = F.pad(item_vectors, (0, 0, 0, 1)), F.pad(mask, (0, 1), value=True)
+            return item_embeddings, mask, user_ids, None
+        item_embeddings, mask = F.pad(item_embeddings, (0, 0, 0, 1)), F.pad(mask, (0, 1), value=True)
         is_masked = torch.zeros_like(mask)
         is_masked[:, -1] = True  # the item to be predicted
-        return item_vectors, mask, user_ids, is_masked
+        return item_embeddings, mask, user_ids, is_masked
 
     def forward(
         self,
@@ -544,13 +547,14 @@ class TransRecModel(TransRecPreTrainedModel):
         Args:
             item_index (`torch.LongTensor` of shape `(B, L)`):
                 Histories, oldest item first, as indices into the batch's distinct items; -1 is padding, on the left.
-            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): indices into the user-id table, for DSSM.
+            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Indices into the table of user ids, where the user encoder has one.
             return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
             items: the distinct items, see [`ItemInputs`].
         """
         item_embeds = self.get_item_features(**items)
         vectors, mask = gather_histories(item_embeds, item_index)
-        vectors, histories = self._histories(*self._to_be_continued(vectors, mask, user_ids))
+        vectors, histories = self._histories(*self._for_next_item(vectors, mask, user_ids))
         user_hidden = self.user_encoder(vectors, histories)
         user_embeds = histories.last_of(user_hidden)
         output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
@@ -558,7 +562,7 @@ class TransRecModel(TransRecPreTrainedModel):
 
 
 def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Item vectors `(U, D)` at rows `(B, L)` to histories `(B, L, D)`, zero where there is none, and their mask."""
+    """Gathers item embeddings `(U, D)` to histories `(B, L, D)`, zero where there is no item, and makes their mask."""
     mask = item_index != PADDING_INDEX
     return F.embedding(item_index.clamp(min=0), item_embeds) * mask[:, :, None], mask
 
@@ -600,10 +604,10 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         return self.model.get_item_features(**items)
 
     def get_user_features(
-        self, item_vectors: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+        self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See [`TransRecModel.get_user_features`]."""
-        return self.model.get_user_features(item_vectors, mask, user_ids)
+        return self.model.get_user_features(item_embeddings, mask, user_ids)
 
     def forward(
         self,
@@ -623,7 +627,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 -2 is a masked item.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
                 Index of the target of each position; -100 where there is none.
-            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*): indices into the user-id table, for DSSM.
+            user_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Indices into the table of user ids, where the user encoder has one.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
             return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.

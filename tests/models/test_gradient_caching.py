@@ -61,9 +61,9 @@ def spied(owner, seen: list[int]):
     """Its forward, which notes how many users there are."""
     forward = owner.forward
 
-    def noting(self, item_vectors, packing, **inputs):
-        seen.append(len(item_vectors))
-        return forward(self, item_vectors, packing, **inputs)
+    def noting(self, item_embeddings, histories):
+        seen.append(len(item_embeddings))
+        return forward(self, item_embeddings, histories)
 
     return noting
 
