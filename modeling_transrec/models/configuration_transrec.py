@@ -37,12 +37,12 @@ _LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
 def option(default: Any, choices: Collection[str] | None = None, **limits: float) -> Any:
     """Declares an option together with the values that it may have.
 
-    They are checked by [`TransRecConfig.validate_architecture`] and in the field's `metadata`, where the command line
-    finds them. An upper limit is far above any model: a larger value is a mistake or an attack, and building it would
-    take forever, or all memory.
+    [`TransRecConfig.validate_architecture`] checks them, and the command line reads them from the field's `metadata`.
+    An upper limit is far above any model: a larger value is a mistake or an attack, and building such a model would
+    take all memory or forever.
 
     Args:
-        default: value where none is given; `None` is always allowed if it is the default.
+        default: value where none is given; an option whose default is `None` may be `None`.
         choices: known names, in a table or tuple.
         limits: `at_least`, `at_most`, `above` and `below`, with a number each.
     """
