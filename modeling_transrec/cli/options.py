@@ -105,10 +105,14 @@ def _refuse_unknown(parser: argparse.ArgumentParser, dataclass_types: Sequence[t
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows each option under one name, defaults only where there are some, and the Trainer's own options last."""
 
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading)
+        self._is_training = heading == TransRecTrainingArguments._argument_group_name
+
     def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
         actions = list(actions)
-        super().add_arguments(action for action in actions if action.dest not in _INHERITED)
-        inherited = [action for action in actions if action.dest in _INHERITED]
+        inherited = [action for action in actions if self._is_training and action.dest in _INHERITED]
+        super().add_arguments(action for action in actions if action not in inherited)
         if inherited:
             self.end_section()
             self.start_section("training, options of transformers.TrainingArguments")
@@ -130,4 +134,6 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
             text = f"{text.removesuffix('.')}: {', '.join(map(str, action.choices))}."
         if action.default in (None, argparse.SUPPRESS, [], "") or "default:" in text:
             return text
+        if isinstance(action.default, list):
+            return f"{text} (default: {' '.join(map(str, action.default))})"
         return f"{text} (default: %(default)s)"

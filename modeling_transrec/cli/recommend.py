@@ -102,7 +102,9 @@ def main(args: Sequence[str] | None = None) -> None:
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
     recommender.index(items)
-    texts = dict(zip(items["item_id"], items[f"text_{recommender.processor.language}"], strict=True))
+    column = f"text_{recommender.processor.language}"
+    shown = items[column] if column in items.column_names else [""] * len(items)
+    texts = dict(zip(items["item_id"], shown, strict=True))
 
     if options.history is not None:
         history, exclude_seen = options.history.split(), not options.include_seen

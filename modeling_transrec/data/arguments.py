@@ -67,12 +67,13 @@ class DataArguments:
     validation_start: int | None = field(
         default=None,
         metadata={
-            "help": "Time at which the validation split of 'temporal' starts (default: after 80 %% of them all)."
+            "help": "Time at which the validation split of 'temporal' starts; by default 80 %% of the interactions are "
+            "before it."
         },
     )
     test_start: int | None = field(
         default=None,
-        metadata={"help": "Time at which the test split of 'temporal' starts (default: after 90 %%)."},
+        metadata={"help": "Time at which the test split of 'temporal' starts; by default 90 %% are before it."},
     )
     catalogue: str | None = field(
         default=None,

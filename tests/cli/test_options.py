@@ -53,6 +53,7 @@ def test_help_is_readable(capsys):
     assert "--freeze_backbone" in ours and "--adam_beta1" in theirs
     assert "accelerate launch --multi_gpu -m modeling_transrec.cli.finetune" in shown
     assert shown.startswith("usage: transrec finetune")
+    assert "transformers.TrainingArguments" not in help_of("evaluate", capsys)
 
 
 @pytest.mark.parametrize("wrong, right", [("--learning_rat", "--learning_rate"), ("--hiden-size", "--hidden_size")])
