@@ -30,7 +30,7 @@ from modeling_transrec import (
     load_sequences,
 )
 from modeling_transrec.evaluation.baselines import BASELINES
-from modeling_transrec.evaluation.scoring import encode_catalogue
+from modeling_transrec.evaluation.encoding import encode_catalogue
 
 
 RESULTS = Path(__file__).parent / "results" / "bert4rec_mask"

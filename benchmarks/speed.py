@@ -51,8 +51,10 @@ from modeling_transrec import (
     __version__,
 )
 from modeling_transrec.data.loading import read_histories
+from modeling_transrec.evaluation.encoding import encode_catalogue
 from modeling_transrec.evaluation.metrics import Rankings, ranking_metrics
-from modeling_transrec.evaluation.scoring import CatalogueScorer, encode_catalogue, rank_targets
+from modeling_transrec.evaluation.ranking import rank_targets
+from modeling_transrec.evaluation.scoring import CatalogueScorer
 from modeling_transrec.models import processing_transrec, user_encoders
 from modeling_transrec.models.backbones import layers_of
 from modeling_transrec.models.content_encoders import PixelNormalization

@@ -20,17 +20,10 @@ from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
+from .encoding import encode_items, evaluation_mode
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
-from .scoring import (
-    CatalogueScorer,
-    Scorer,
-    encode_items,
-    evaluation_mode,
-    list_items,
-    rank_targets,
-    remove_seen,
-    user_blocks,
-)
+from .ranking import list_items, rank_targets, remove_seen
+from .scoring import CatalogueScorer, Scorer, user_blocks
 
 
 GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training interactions with the target, and of items in the history

@@ -25,7 +25,8 @@ from ..models.processing_transrec import TransRecProcessor
 from ..models.sentence_folders import read_sentence_folder
 from .content import ContentKNN
 from .evaluator import FullRankingEvaluator
-from .scoring import CatalogueScorer, rank_targets
+from .ranking import rank_targets
+from .scoring import CatalogueScorer
 
 
 USERS_TO_CHOOSE_ON = 5_000

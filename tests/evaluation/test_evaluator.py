@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
-from modeling_transrec.evaluation import scoring
+from modeling_transrec.evaluation import ranking
 from modeling_transrec.evaluation.baselines import BASELINES, TrainingInteractions
 from modeling_transrec.evaluation.metrics import METRICS, Metric
 
@@ -32,7 +32,7 @@ def brute_force(scores, histories, targets, k, exclude_seen):
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_metrics_equal_brute_force(items, validation_split, exclude_seen, levels, lines, monkeypatch):
     """`levels` 3: nearly everything ties; 1000: nothing does. `lines` of scores are compared at a time."""
-    monkeypatch.setattr(scoring, "_SCORES_IN_CACHE", lines * len(items) + 1)
+    monkeypatch.setattr(ranking, "_SCORES_IN_CACHE", lines * len(items) + 1)
     rng = np.random.default_rng(levels)
     scores = rng.integers(levels, size=(len(validation_split), len(items))).astype(np.float64)
     row = {item_id: number for number, item_id in enumerate(items["item_id"])}

@@ -1,8 +1,5 @@
 """Users meet the catalogue: scores, ranks and best items against users taken one by one."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import scipy.sparse
@@ -11,14 +8,9 @@ import torch.nn.functional as F
 
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.evaluation import scoring
-from modeling_transrec.evaluation.scoring import (
-    CatalogueScorer,
-    GrowingRows,
-    encode_catalogue,
-    evaluation_mode,
-    rank_targets,
-    top_items,
-)
+from modeling_transrec.evaluation.encoding import encode_catalogue
+from modeling_transrec.evaluation.ranking import top_items
+from modeling_transrec.evaluation.scoring import CatalogueScorer, GrowingRows
 
 
 HISTORIES = torch.tensor([[-1, -1, 3, 10], [0, 4, 4, 36], [-1, -1, -1, 20], [1, 2, 3, 0]])
@@ -210,48 +202,3 @@ def test_a_model_in_training_mode_scores_without_dropout(make_model, processor_o
     assert model.training and model.model.user_encoder.training  # as it was
     model.eval()
     assert torch.equal(scorers[0].scores(HISTORIES), scorers[1].scores(HISTORIES))
-
-
-def test_threads_inside_keep_the_model_in_evaluation_mode():
-    model, modes = torch.nn.Dropout().train(), []
-
-    def stay(seconds):
-        with evaluation_mode(model):
-            time.sleep(seconds)
-            modes.append(model.training)
-
-    threads = [threading.Thread(target=stay, args=(0.02 * number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert modes == [False] * 4 and model.training
-    with pytest.raises(RuntimeError), evaluation_mode(model):
-        raise RuntimeError
-    assert model.training
-
-
-def test_seen_items_with_index_zero_and_padding():
-    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0]])
-    seen = torch.tensor([[-1, 1], [0, -1]])
-    better, tied = rank_targets(scores.clone(), torch.tensor([2, 2]), seen)
-    assert better.tolist() == [1, 1] and tied.tolist() == [0, 0]
-    best, found = top_items(scores.clone(), 4, seen)
-    assert found[:, :3].tolist() == [[0, 2, 3], [1, 2, 3]]
-    assert best[:, 3].tolist() == [float("-inf")] * 2
-
-
-def test_scores_that_are_no_numbers_are_an_error():
-    for broken in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            rank_targets(torch.tensor([[1.0, broken, 2.0]]), torch.tensor([1]))
-    with pytest.raises(ValueError, match="NaN: nothing can be recommended"):
-        top_items(torch.tensor([[1.0, 2.0], [1.0, float("nan")]]), 1)
-
-
-@pytest.mark.parametrize("chunk_size", [5, 37, 100])
-def test_catalogue_order_does_not_depend_on_chunks(chunk_size, items, make_model, text_processor):
-    model = make_model("text")
-    item_embeddings = encode_catalogue(model, prepare_items(items, text_processor), text_processor, chunk_size)
-    one_by_one = torch.cat([model.get_item_features(**text_processor(text=text)) for text in items["text_en"]])
-    assert torch.allclose(item_embeddings, one_by_one, atol=1e-6)

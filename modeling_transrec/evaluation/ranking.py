@@ -1,0 +1,127 @@
+"""From scores of the whole catalogue to ranks of targets and to the best items. Nothing loops over users.
+
+Shapes: `B` users, `V` catalogue items, `S` seen items, `K` cut-off.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+
+_SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
+
+
+def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """Scores `(B, V)` with -inf at the seen items.
+
+    Args:
+        scores: `(B, V)`, changed in place.
+        seen: `(B, S)` indices into the catalogue, -1 at padding.
+        keep: `(B,)` indices of items that stay candidates although seen: a target that the user comes back to.
+    """
+    line = torch.arange(len(scores), device=scores.device)
+    first = scores[:, 0].clone()
+    kept = None if keep is None else scores[line, keep]
+    scores.scatter_(1, seen.clamp(min=0), float("-inf"))
+    item_zero_is_seen = (seen == 0).any(dim=1)
+    scores[:, 0] = torch.where(item_zero_is_seen, scores[:, 0], first)  # padding was sent there
+    if keep is not None:
+        scores[line, keep] = kept
+    return scores
+
+
+def rank_targets(
+    scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many candidates score better than the target, and how many others the same: two `(B,)` of integers.
+
+    Args:
+        scores: `(B, V)`; changed in place where `seen` is given.
+        targets: `(B,)` indices into the catalogue.
+        seen: `(B, S)` indices of items that are no candidates, -1 at padding; the target is one even if seen.
+
+    Raises:
+        ValueError: if a score is NaN or the target's is infinite: such a ranking means nothing.
+
+    Example:
+
+    >>> import torch
+    >>> scores = torch.tensor([[0.9, 0.5, 0.7, 0.5]])
+    >>> rank_targets(scores, targets=torch.tensor([1]), seen=torch.tensor([[0, -1]]))
+    (tensor([1]), tensor([1]))
+    """
+    target_scores = scores.gather(1, targets[:, None])  # (B, 1)
+    if torch.isnan(scores.sum(dim=1)).any() or not torch.isfinite(target_scores).all():
+        raise ValueError(
+            "the model's scores are NaN or infinite, so nothing can be ranked; training has diverged: lower the "
+            "learning rate, or look for NaN in the weights"
+        )
+    if seen is not None:
+        scores = remove_seen(scores, seen, keep=targets)
+    lines = max(1, _SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    parts = zip(scores.split(lines), target_scores.split(lines), strict=True)
+    counts = [torch.stack([count(torch.gt, *part), count(torch.eq, *part)]) for part in parts]
+    num_better, num_equal = torch.cat(counts, dim=1)
+    return num_better, num_equal - 1
+
+
+def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:
+    """For how many of each line's scores `(B, V)` the comparison with the target's `(B, 1)` holds: `(B,)`.
+
+    A CPU compares into numbers of the scores' own type, for which it has vector instructions, and adds those up; exact
+    to 2**24 items.
+    """
+    marks = torch.empty_like(scores, dtype=scores.dtype if scores.device.type == "cpu" else torch.bool)
+    return compare(scores, target_scores, out=marks).sum(dim=1, dtype=torch.float32).long()
+
+
+def top_items(scores: torch.Tensor, k: int, seen: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` best candidates of each user, best first: scores and indices into the catalogue, both `(B, K)`.
+
+    Where fewer than `k` candidates are left, the rest has score -inf.
+
+    Args:
+        scores: `(B, V)`; changed in place where `seen` is given.
+        k: how many.
+        seen: `(B, S)` indices of items that are no candidates, -1 at padding.
+    """
+    if torch.isnan(scores.amax(dim=1)).any():
+        raise ValueError("the model's scores are NaN: nothing can be recommended")
+    if seen is not None:
+        scores = remove_seen(scores, seen)
+    return scores.topk(min(k, scores.shape[1]), dim=1)
+
+
+def list_items(scores: torch.Tensor, k: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Lists the `k` best items of each user, best first; items that tie at the end of the list are drawn.
+
+    Args:
+        scores: `(B, V)`, -inf at items that are no candidates.
+        k: number of items.
+        generator: draws among items with the same score, on the CPU.
+
+    Returns: indices into the catalogue `(B, K)`, -1 where fewer candidates are left.
+    """
+    best, items = scores.topk(min(k, scores.shape[1]), dim=1)
+    last = best[:, -1:]
+    is_tied = scores == last
+    if (is_tied.sum(dim=1) > (best == last).sum(dim=1)).any():  # more items tie than have a place
+        drawn = torch.rand(scores.shape, generator=generator).to(scores.device)
+        order = torch.where(scores > last, 2.0, torch.where(is_tied, drawn, -1.0))
+        items = order.topk(items.shape[1], dim=1).indices
+        best, column = scores.gather(1, items).sort(dim=1, descending=True, stable=True)
+        items = items.gather(1, column)
+    return items.masked_fill(best == float("-inf"), -1)
+
+
+def is_among(index: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Returns which of `index` `(B, C)` are among the same user's `others` `(B, S)`: `(B, C)` booleans.
+
+    >>> is_among(torch.tensor([[3, 5, 7]]), torch.tensor([[-1, 7, 3]]))
+    tensor([[ True, False,  True]])
+    """
+    if others.shape[1] == 0:
+        return torch.zeros_like(index, dtype=torch.bool)
+    ordered = others.sort(dim=1).values
+    place = torch.searchsorted(ordered, index.contiguous()).clamp(max=others.shape[1] - 1)
+    return ordered.gather(1, place) == index
