@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec.models.user_encoders import attention_mask_of, positions_from_the_end
+from modeling_transrec.models.attention import attention_mask_of
+from modeling_transrec.models.histories import positions_from_the_end
 
 
 TEXT_LENGTH = 30

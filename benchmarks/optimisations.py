@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workload import MAX_SEQ_LEN, Bench
 
 from modeling_transrec import TransRecForSequentialRecommendation
-from modeling_transrec.models import content_encoders, text_chunks, user_encoders
+from modeling_transrec.models import content_encoders, histories, text_chunks
 
 
 PER_ITEM = (
@@ -102,7 +102,7 @@ def user_encoder_over_padding(bench: Bench) -> Iterator[None]:
     def all_positions(histories):
         return torch.arange(histories.mask.numel(), device=histories.mask.device)
 
-    with mock.patch.object(user_encoders.Histories, "index", property(all_positions)):
+    with mock.patch.object(histories.Histories, "index", property(all_positions)):
         yield
 
 

@@ -40,11 +40,12 @@ from .batch import (
 from .candidates import at_targets, make_candidates
 from .checkpoint_files import HUB_ARGUMENTS, check_name_or_path, check_weight_files
 from .configuration_transrec import TransRecConfig
+from .histories import Histories, gather_histories
 from .item_encoders import ItemEncoder
 from .losses import LOSSES
 from .modalities import MODALITIES
 from .sentence_folders import read_sentence_folder
-from .user_encoders import USER_ENCODERS, Histories, UserEncoder
+from .user_encoders import USER_ENCODERS, UserEncoder
 
 
 logger = logging.getLogger(__name__)
@@ -559,12 +560,6 @@ class TransRecModel(TransRecPreTrainedModel):
         user_embeds = histories.last_of(user_hidden)
         output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
         return output if return_dict or return_dict is None else output.to_tuple()
-
-
-def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gathers item embeddings `(U, D)` to histories `(B, L, D)`, zero where there is no item, and makes their mask."""
-    mask = item_index != PADDING_INDEX
-    return F.embedding(item_index.clamp(min=0), item_embeds) * mask[:, :, None], mask
 
 
 class TransRecForSequentialRecommendation(TransRecPreTrainedModel):

@@ -3,20 +3,20 @@
 A state summarises the history up to its position; the state at a user's last item is the user embedding. A user
 encoder is one class and one row of [`USER_ENCODERS`]; [`UserEncoder`] lists what the rest of the code asks of it.
 
-A few users have long histories, so that most positions of a batch are padding. Computations that treat positions one
-by one run only on the `M` items, `(M, D)`; only those that mix positions read the padded histories. [`Histories`]
-converts between the two forms. Padding is never read.
+Shapes: `B` users, `L` history length, `M` items in all histories, `D` hidden size. Padding is never read;
+[`Histories`] knows where the items are.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .attention import SelfAttention, attention_mask_of
+from .histories import Histories, positions_from_the_end
 
 
 if TYPE_CHECKING:
@@ -24,64 +24,6 @@ if TYPE_CHECKING:
 
 
 LAYER_NORM_EPS = 1e-6
-
-
-class Histories:
-    """Knows at which positions of padded histories there are items, and whose histories they are.
-
-    Args:
-        mask: `(B, L)` booleans, false at padding.
-        user_ids: `(B,)` indices into the table of user ids, for user encoders that read them.
-
-    Example:
-
-    >>> histories = Histories(torch.tensor([[False, True], [True, True]]))
-    >>> histories.pack(torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]]))
-    tensor([[1.],
-            [2.],
-            [3.]])
-    """
-
-    def __init__(self, mask: torch.Tensor, user_ids: torch.Tensor | None = None):
-        self.mask = mask
-        self.user_ids = user_ids
-
-    @functools.cached_property
-    def index(self) -> torch.Tensor:
-        """Indices of the items `(M,)` into the flattened mask."""
-        return self.mask.flatten().nonzero().squeeze(1)
-
-    @functools.cached_property
-    def last(self) -> torch.Tensor:
-        """Position of each user's last item `(B,)`; 0 where the history is empty."""
-        return self.mask.long().cumsum(1).argmax(1)
-
-    def to(self, *args, **kwargs) -> Histories:
-        """Returns the same on another device."""
-        return Histories(*(None if one is None else one.to(*args, **kwargs) for one in (self.mask, self.user_ids)))
-
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """Takes the items out of `(B, L, …)`: `(M, …)`."""
-        return padded.flatten(0, 1).index_select(0, self.index)
-
-    def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """Puts items `(M, D)` back into `(B, L, D)`, zero at padding."""
-        padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
-        return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
-
-    def last_of(self, padded: torch.Tensor) -> torch.Tensor:
-        """Takes each user's last item out of `(B, L, D)`: `(B, D)`."""
-        return padded[torch.arange(len(padded), device=padded.device), self.last]
-
-
-def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tensor:
-    """Counts positions `(B, L)` such that the last is `num_positions - 1`, however much padding a batch has.
-
-    >>> positions_from_the_end(torch.tensor([[False, True, True]]), num_positions=5)
-    tensor([[3, 3, 4]])
-    """
-    num_remaining = mask.long().flip(1).cumsum(1).flip(1)  # this item and those after it
-    return (num_positions - num_remaining).clamp(max=num_positions - 1)
 
 
 class UserEncoder(nn.Module):
@@ -117,99 +59,6 @@ class UserEncoder(nn.Module):
         A subclass may override it to leave out what only the other states need.
         """
         return histories.last_of(self(item_embeddings, histories))
-
-
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Computes softmax attention of `(B, heads, L, D / heads)`, for `attn_implementation="eager"`."""
-    weights = query @ key.transpose(2, 3) * scaling + attention_mask
-    weights = nn.functional.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention without biases; with `rotary`, queries and keys are rotated by their positions."""
-
-    def __init__(self, config: TransRecConfig, rotary: bool = False):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.rotary = rotary
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-
-    def forward(
-        self, hidden: torch.Tensor, histories: Histories, attention_mask: torch.Tensor, last: bool = False
-    ) -> torch.Tensor:
-        """Attends from every item to the others of its history.
-
-        Args:
-            hidden: `(M, D)`.
-            histories: where the items are.
-            attention_mask: added to the scores, `(B, 1, L, L)`; with `last`, `(B, 1, 1, L)`.
-            last: whether only each user's last item attends.
-
-        Returns:
-            `(M, D)`; with `last`, `(B, D)`.
-        """
-        if last:
-            query = self.query(histories.last_of(histories.pad(hidden))[:, None])  # (B, 1, D)
-        else:
-            query = histories.pad(self.query(hidden))
-        key, value = histories.pad(self.key(hidden)), histories.pad(self.value(hidden))
-        query, key, value = (  # (B, heads, L, D / heads)
-            vectors.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for vectors in (query, key, value)
-        )
-        if self.rotary:
-            positions = histories.mask.cumsum(1)[:, None]  # (B, 1, L), of items, so that padding adds no distance
-            query, key = rotate(query, positions[:, :, -1:] if last else positions), rotate(key, positions)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_dim**-0.5,
-            dropout=self.config.hidden_dropout_prob if self.training else 0.0,
-            is_causal=False,  # attention_mask has it already
-        )
-        attended = attended.flatten(2)
-        return self.output(attended.squeeze(1) if last else histories.pack(attended))
-
-
-def rotate(vectors: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotates each pair of dimensions by an angle that grows with the position (RoPE), as if in a complex plane.
-
-    Products of rotated vectors depend only on the distance of their positions (Su et al., "RoFormer", arXiv
-    2104.09864).
-
-    Args:
-        vectors: `(B, heads, L, D / heads)`.
-        positions: `(B, 1, L)`.
-    """
-    half = vectors.shape[-1] // 2
-    frequencies = 10_000.0 ** (-torch.arange(half, device=vectors.device) / half)
-    angles = positions[..., None] * frequencies  # (B, 1, L, half)
-    cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
-    first, second, rest = vectors[..., :half], vectors[..., half : 2 * half], vectors[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
-
-
-def attention_mask_of(mask: torch.Tensor, dtype: torch.dtype, causal: bool = True) -> torch.Tensor:
-    """Makes an additive attention mask `(B, 1, L, L)` from one of items `(B, L)`.
-
-    An item sees the items of its history, if `causal` only up to itself; padding sees itself, so that its softmax is
-    defined.
-    """
-    L = mask.shape[1]
-    visible = mask[:, None, :].expand(-1, L, -1)
-    if causal:
-        visible = visible & torch.ones(L, L, dtype=torch.bool, device=mask.device).tril()
-    visible = visible | torch.eye(L, dtype=torch.bool, device=mask.device)  # (B, L, L)
-    additive = torch.zeros(visible.shape, dtype=dtype, device=mask.device)
-    return additive.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
 
 class TransformerUserEncoder(UserEncoder):

@@ -7,8 +7,9 @@ import torch
 
 from modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from modeling_transrec.models.fusions import FUSIONS
+from modeling_transrec.models.histories import Histories
 from modeling_transrec.models.losses import LOSSES
-from modeling_transrec.models.user_encoders import USER_ENCODERS, Histories
+from modeling_transrec.models.user_encoders import USER_ENCODERS
 
 from ..checks import perturb
 from ..tiny import ITEM_KINDS, make_batch

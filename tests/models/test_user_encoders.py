@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecModel
-from modeling_transrec.models.user_encoders import USER_ENCODERS, Histories, UserEncoder
+from modeling_transrec.models.histories import Histories
+from modeling_transrec.models.user_encoders import USER_ENCODERS, UserEncoder
 
 
 def layer_norm(x, norm):

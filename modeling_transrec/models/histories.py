@@ -1,0 +1,81 @@
+"""Padded histories: where their items are.
+
+A few users have long histories, so that most positions of a batch are padding. Computations that treat positions one
+by one run only on the `M` items, `(M, D)`; only those that mix positions read the padded histories `(B, L, D)`.
+[`Histories`] converts between the two forms.
+
+Shapes: `B` users, `L` history length, `M` items in all histories, `U` distinct items of the batch, `D` hidden size.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from .batch import PADDING_INDEX
+
+
+def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gathers item embeddings `(U, D)` to histories `(B, L, D)`, zero where there is no item, and makes their mask."""
+    mask = item_index != PADDING_INDEX
+    return F.embedding(item_index.clamp(min=0), item_embeds) * mask[:, :, None], mask
+
+
+class Histories:
+    """Knows at which positions of padded histories there are items, and whose histories they are.
+
+    Args:
+        mask: `(B, L)` booleans, false at padding.
+        user_ids: `(B,)` indices into the table of user ids, for user encoders that read them.
+
+    Example:
+
+    >>> histories = Histories(torch.tensor([[False, True], [True, True]]))
+    >>> histories.pack(torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]]))
+    tensor([[1.],
+            [2.],
+            [3.]])
+    """
+
+    def __init__(self, mask: torch.Tensor, user_ids: torch.Tensor | None = None):
+        self.mask = mask
+        self.user_ids = user_ids
+
+    @functools.cached_property
+    def index(self) -> torch.Tensor:
+        """Indices of the items `(M,)` into the flattened mask."""
+        return self.mask.flatten().nonzero().squeeze(1)
+
+    @functools.cached_property
+    def last(self) -> torch.Tensor:
+        """Position of each user's last item `(B,)`; 0 where the history is empty."""
+        return self.mask.long().cumsum(1).argmax(1)
+
+    def to(self, *args, **kwargs) -> Histories:
+        """Returns the same on another device."""
+        return Histories(*(None if one is None else one.to(*args, **kwargs) for one in (self.mask, self.user_ids)))
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """Takes the items out of `(B, L, …)`: `(M, …)`."""
+        return padded.flatten(0, 1).index_select(0, self.index)
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """Puts items `(M, D)` back into `(B, L, D)`, zero at padding."""
+        padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
+        return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
+
+    def last_of(self, padded: torch.Tensor) -> torch.Tensor:
+        """Takes each user's last item out of `(B, L, D)`: `(B, D)`."""
+        return padded[torch.arange(len(padded), device=padded.device), self.last]
+
+
+def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tensor:
+    """Counts positions `(B, L)` such that the last is `num_positions - 1`, however much padding a batch has.
+
+    >>> positions_from_the_end(torch.tensor([[False, True, True]]), num_positions=5)
+    tensor([[3, 3, 4]])
+    """
+    num_remaining = mask.long().flip(1).cumsum(1).flip(1)  # this item and those after it
+    return (num_positions - num_remaining).clamp(max=num_positions - 1)
