@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .data.arguments import DataArguments
     from .data.collator import TransRecDataCollator
     from .data.loading import load_items, load_sequences
+    from .data.transitions import Transitions
     from .evaluation.arguments import EvaluationArguments
     from .evaluation.baselines import evaluate_baselines
     from .evaluation.evaluate import evaluate
@@ -49,6 +50,7 @@ _MODULES = {
     "TransRecProcessor": ".models.processing_transrec",
     "TransRecTrainer": ".training.trainer",
     "TransRecTrainingArguments": ".training.arguments",
+    "Transitions": ".data.transitions",
     "evaluate": ".evaluation.evaluate",
     "evaluate_baselines": ".evaluation.baselines",
     "load_items": ".data.loading",
