@@ -140,13 +140,13 @@ class NineRecConfig(datasets.BuilderConfig):
 
     @property
     def protocol(self) -> dict:
-        """What decides which interactions are in which split, and which items are candidates."""
+        """Returns what decides which interactions are in which split, and which items are candidates."""
         names = ("split_strategy", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
         times = ("validation_start", "test_start") if self.split_strategy == "temporal" else ()
         return {name: getattr(self, name) for name in names + times}
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The cache key: the state of the files that are read, and the options."""
+        """Returns the cache key: the state of the files that are read, and the options."""
         key = f"{self.files.state_hash(with_media=self.is_items)} {self.protocol} {self.pair_columns} {self.columns}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
@@ -167,7 +167,7 @@ class NineRec(datasets.ArrowBasedBuilder):
         super().__init__(cache_dir=cache_dir, **kwargs)
 
     def _create_builder_config(self, config_name=None, custom_features=None, config_id=None, **config_kwargs):
-        """Accept any name whose files are found, and find them now: errors reach the user before the cache is made."""
+        """Accepts any name whose files are found, and finds them now: errors come before the cache is made."""
         if config_kwargs.pop("data_files", None):
             raise ValueError("ninerec takes no data_files: give the folder that holds the files as data_dir")
         known = {field.name for field in fields(NineRecConfig)} - {"name", "version", "data_files", "description"}
@@ -210,7 +210,7 @@ class NineRec(datasets.ArrowBasedBuilder):
         return super().as_dataset(*args, **kwargs)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        """Read and check everything here: an error in a later step would be hidden behind a general one."""
+        """Reads and checks everything here: an error in a later step would be hidden behind a general one."""
         config = self.config
         items_path, interactions_path = config.files.tables(Path(self._cache_dir_root, "ninerec_archives"))
         with config.files.naming_archives(items_path, interactions_path):
@@ -241,7 +241,7 @@ class NineRec(datasets.ArrowBasedBuilder):
         ]
 
     def _generate_tables(self, **parts) -> Iterator[tuple[int, pa.Table]]:
-        """No polars here: this runs in a DataLoader's workers when streaming, and polars hangs in a forked process."""
+        """Yields without polars, which hangs in a forked process: when streaming, workers of a DataLoader run this."""
         return _item_tables(**parts) if self.config.is_items else _sequence_tables(**parts)
 
 

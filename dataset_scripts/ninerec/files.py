@@ -159,7 +159,7 @@ def _archives(root: Path) -> list[Path]:
 
 
 def _kind_of_table(path: Path) -> str | None:
-    """`"interactions"` or `"items"` of a table whose name does not tell, by the columns that its header names."""
+    """Returns `"interactions"` or `"items"` for a table whose name does not tell, by the names in its header."""
     try:
         roles = set(header_roles(first_row(path)[1]))
     except (ValueError, OSError):
@@ -170,7 +170,7 @@ def _kind_of_table(path: Path) -> str | None:
 
 
 def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
-    """Search `data_dir` for the files of data set `name`; errors say what to get and where to put it."""
+    """Searches `data_dir` for the files of data set `name`; errors say what to get and where to put it."""
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no valid data set name: use letters, digits, '_', '-' and, inside, '.' and ' '")
     if data_dir is None:
@@ -306,7 +306,7 @@ def _innermost(folder: Member, folders: set[Member]) -> Member:
 
 
 def _best_interactions(tables: list[Path | Member]) -> Path | Member:
-    """The first with more than two columns, and so with a time; else a file of a line a user; else the first."""
+    """Returns the first table with a time (over two columns); else one with a line a user; else the first."""
     return tables[0] if len(tables) == 1 else min(tables, key=_rank)
 
 
@@ -346,5 +346,5 @@ def _how_to_get(name: str) -> str:
 
 
 def data_dir_from_env() -> str | None:
-    """The folder in NINEREC_DATA_DIR, None where it is not set or empty."""
+    """Returns the folder in NINEREC_DATA_DIR, `None` where it is not set or empty."""
     return os.environ.get("NINEREC_DATA_DIR") or None

@@ -109,7 +109,7 @@ def source_hash() -> str:
 
 
 def sample_folder(cache_dir: str | Path) -> Path:
-    """The folder with the sample under `cache_dir`, written on first use.
+    """Returns the folder with the sample under `cache_dir`, which is written on first use.
 
     It is written under another name and renamed when complete, so that no process sees half of it.
     """
@@ -129,7 +129,7 @@ def sample_folder(cache_dir: str | Path) -> Path:
 
 
 def write_sample(folder: str | Path) -> None:
-    """Write both platforms under `folder` exactly as NineRec is laid out: `NAME/NAME_pair.csv` and so on."""
+    """Writes both platforms under `folder` exactly as NineRec is laid out: `NAME/NAME_pair.csv` and so on."""
     folder = Path(folder)
     for name, platform in PLATFORMS.items():
         rng = np.random.default_rng(platform.seed)
@@ -150,7 +150,7 @@ def write_sample(folder: str | Path) -> None:
 
 
 def make_items(platform: Platform, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Topic (V,) of each item and its words as a 0/1 matrix (V, words of a topic), 2 or 3 ones a row."""
+    """Returns topics `(V,)` of the items and their words: a 0/1 matrix `(V, words of a topic)`, 2 or 3 ones a row."""
     popularity = _long_tail(len(TOPICS), platform.topic_skew, rng)
     topics = rng.choice(len(TOPICS), size=platform.num_items, p=popularity)
     topics[: len(TOPICS)] = np.arange(len(TOPICS))  # every topic has an item
@@ -161,7 +161,7 @@ def make_items(platform: Platform, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def make_texts(topic: int, words: np.ndarray, rng: np.random.Generator) -> tuple[str, str]:
-    """Chinese and English title with the item's words between words that mean nothing."""
+    """Returns a Chinese and an English title with the item's words between words that mean nothing."""
     vocabulary = list(VOCABULARY.values())[topic]
     chosen = [vocabulary[i] for i in rng.permutation(np.flatnonzero(words))]
     noise, noise2 = (NOISE[i] for i in rng.choice(len(NOISE), size=2, replace=False))
@@ -179,7 +179,7 @@ def make_texts(topic: int, words: np.ndarray, rng: np.random.Generator) -> tuple
 
 
 def make_cover(topic: int, rng: np.random.Generator) -> Image.Image:
-    """A picture whose colour and shape tell the topic; place, size, shade and noise do not."""
+    """Returns an image whose colour and shape tell the topic; position, size, shade and noise do not."""
     hue = int(256 * (topic % 8) / 8)
     shade = int(rng.integers(150, 256))
     background = Image.new("HSV", (IMAGE_SIZE, IMAGE_SIZE), (hue, 60 + int(rng.integers(40)), 255 - shade // 2))
@@ -206,7 +206,7 @@ def make_cover(topic: int, rng: np.random.Generator) -> Image.Image:
 def make_interactions(
     platform: Platform, topics: np.ndarray, words: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int, int]]:
-    """(timestamp, user, item) of all users in time order; nobody acts on an item twice."""
+    """Returns (timestamp, user, item) of all users in time order; nobody has an item twice."""
     topic_popularity = np.bincount(topics, minlength=len(TOPICS)) / len(topics)
     item_popularity = _long_tail(len(topics), platform.item_skew, rng)
     members = [np.flatnonzero(topics == topic) for topic in range(len(TOPICS))]

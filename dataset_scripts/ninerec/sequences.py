@@ -36,15 +36,15 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """`(users,)` number of interactions of each."""
+        """Returns the number of interactions of each user, `(users,)`."""
         return np.diff(self.offsets)
 
     def item_counts(self) -> np.ndarray:
-        """`(V,)` number of interactions with each item."""
+        """Returns the number of interactions with each item, `(V,)`."""
         return np.bincount(self.items, minlength=len(self.item_ids))
 
     def select_interactions(self, keep: np.ndarray) -> "Sequences":
-        """Only the interactions where `keep` `(interactions,)` is true; users that have none left are gone."""
+        """Keeps only the interactions where `keep` `(interactions,)` is true; users that have none left are gone."""
         kept = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         left = np.diff(kept) > 0
         timestamps = None if self.timestamps is None else self.timestamps[keep]
@@ -114,7 +114,7 @@ def filter_interactions(sequences: Sequences, min_actions: int = 5, min_item_act
 
 
 def keep_last(sequences: Sequences, max_actions: int) -> Sequences:
-    """Only each user's last `max_actions` interactions."""
+    """Keeps only each user's last `max_actions` interactions."""
     if max_actions < 1:
         raise ValueError(f"max_actions must be at least 1, got {max_actions}")
     if len(sequences) == 0 or sequences.lengths.max() <= max_actions:
@@ -139,7 +139,7 @@ class Split(NamedTuple):
 
 
 def leave_one_out(sequences: Sequences) -> dict[str, Split]:
-    """The last interaction tests, the last but one validates (the protocol of NineRec).
+    """Splits so that the last interaction tests and the last but one validates (the protocol of NineRec).
 
     | split | history | target |
     |---|---|---|
@@ -163,7 +163,7 @@ def leave_one_out(sequences: Sequences) -> dict[str, Split]:
 
 
 def temporal_split(sequences: Sequences, validation_start: int, test_start: int, max_history: int) -> dict[str, Split]:
-    """Training knows nothing that happened later than what is tested, on the whole platform.
+    """Splits by time: training knows nothing that happened later than what is tested, on the whole platform.
 
     Where it does, results are optimistic (Ji et al., "A Critical Study on Data Leakage in Recommender System Offline
     Evaluation", TOIS 2023). Train holds the interactions before `validation_start`. Validation predicts each user's
@@ -182,7 +182,7 @@ def temporal_split(sequences: Sequences, validation_start: int, test_start: int,
         raise ValueError(f"validation_start {validation_start} must be before test_start {test_start}")
 
     def before(time: int) -> np.ndarray:
-        """Position of each user's first interaction at or after `time`."""
+        """Returns the position of each user's first interaction at or after `time`."""
         earlier = np.concatenate([[0], np.cumsum(sequences.timestamps < time)])
         return sequences.offsets[:-1] + np.diff(earlier[sequences.offsets])
 
@@ -207,7 +207,7 @@ def temporal_split(sequences: Sequences, validation_start: int, test_start: int,
 
 
 def used_items(sequences: Sequences, splits: Iterable[Split]) -> np.ndarray:
-    """Which items occur in a history or target of the splits: `(V,)` booleans."""
+    """Returns whether each item occurs in a history or target of the splits: `(V,)` booleans."""
     change = np.zeros(len(sequences.items) + 1, dtype=np.int64)
     for split in splits:
         np.add.at(change, split.start, 1)

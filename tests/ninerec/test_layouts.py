@@ -109,11 +109,14 @@ def wav(num_samples=8):
     return buffer.getvalue()
 
 
-def test_microlens_with_audio_and_videos(tmp_path, load):
+@pytest.mark.parametrize("has_header", [True, False])
+def test_microlens_with_audio_and_videos(tmp_path, load, has_header):
     """Its folders as they are released; videos are not read, and not listed either."""
     folder = tmp_path / "data"
     write(folder / "MicroLens-100k_pairs.csv", rows_of(("user", "item", "timestamp"), INTERACTIONS))
     write(folder / "MicroLens-100k_title_en.csv", rows_of(("item", "title"), [(i, title) for i, title, _ in ITEMS]))
+    if not has_header:
+        write(folder / "MicroLens-100k_title_en.csv", rows_of(None, [(item, title) for item, title, _ in ITEMS]))
     write(folder / "MicroLens-100k_covers" / "i3.jpg", jpeg("red"))
     write(folder / "MicroLens-100k_audios" / "i2.WAV", wav())
     write(folder / "MicroLens-100k_audios" / "i2.mp3", b"ID3")

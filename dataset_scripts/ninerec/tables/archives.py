@@ -35,7 +35,7 @@ class Member:
 
     @property
     def parent(self) -> Path:
-        """The folder in which it would lie, were the archive unpacked where it is."""
+        """Returns the folder in which it would lie, were the archive unpacked where it is."""
         return self.archive.parent / self.path.parent
 
     def state(self) -> str:

@@ -90,7 +90,9 @@ def item_roles(
             if len(set(roles) - {None}) < len(used):
                 raise ValueError(f"{path}:{line}: three columns of text where there are two languages: {first}")
         return roles, line
-    if path.suffix == ".parquet" or not path.stem.endswith("_item"):
+    if path.stem.endswith("_title_en") and len(first) == 2:  # as MicroLens is released
+        return ["item_id", "text_en"], None
+    if len(first) > 1 and (path.suffix == ".parquet" or not path.stem.endswith("_item")):
         names = {"item_id": first[0], "text_en": first[-1] if len(first) < 3 else first[1]}
         raise ValueError(
             f"{path}:{line}: {first} does not name an id and a text; add a header such as item_id,text_en or, if this "

@@ -50,7 +50,7 @@ def read_sequences(
     columns: dict[str, str] | None = None,
     scratch_dir: str | Path | None = None,
 ) -> Sequences:
-    """The sequences of a file of interactions, users in order of first appearance.
+    """Reads the sequences of a file of interactions, users in order of first appearance.
 
     Args:
         path: CSV, TSV or Parquet with a row an interaction, or TSV with a line a user (user, TAB, items).
@@ -263,7 +263,7 @@ class _Report:
 
 
 def read_parts(file: Path, num_interactions: int, rows_per_part: int) -> Iterator[pl.DataFrame]:
-    """The interactions of a part of the users at a time, those whose hashes lie in one range."""
+    """Yields the interactions of a part of the users at a time, those whose hashes lie in one range."""
     num_parts = -(-num_interactions // rows_per_part)
     bounds = [2**64 * part // num_parts for part in range(num_parts + 1)]
     with pa.OSFile(str(file), "rb") as source:

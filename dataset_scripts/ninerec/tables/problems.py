@@ -122,7 +122,7 @@ def warn(count: int, what: str, example: object) -> None:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Within it, what is left out is not logged."""
+    """Keeps what is left out from being logged within it."""
     package = logging.getLogger("modeling_transrec.ninerec")
     level = package.level
     package.setLevel(logging.ERROR)

@@ -55,7 +55,7 @@ def _errors(on_problem: Problems) -> str:
 
 
 def separator(path: Path) -> str:
-    """What separates the fields of a file, by its suffix."""
+    """Returns what separates the fields of a file, by its suffix."""
     return "\t" if path.suffix == ".tsv" else ","
 
 
@@ -121,7 +121,7 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl.DataFrame]:
-    """The rows of a Parquet file, `num_rows` at a time."""
+    """Yields the rows of a Parquet file, `num_rows` at a time."""
     with _whole_parquet(path):
         batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=num_rows, columns=columns)
     while True:
@@ -237,7 +237,7 @@ class Irregular(Exception):
 
 
 def is_quoted(path: Path) -> bool:
-    """Whether a file has quotes, as [`regular_chunks`] must know.
+    """Returns whether a file has quotes, as [`regular_chunks`] must know.
 
     Raises:
         Irregular: if a quoted field goes over several lines or breaks the rules, which the fast reader would not see.
@@ -256,7 +256,7 @@ def is_quoted(path: Path) -> bool:
 
 
 def regular_chunks(path: Path, columns: list[str | None], skip_lines: int, quoted: bool) -> Iterator[pl.DataFrame]:
-    """The rows of a plain CSV or TSV file, many times faster than by [`field_chunks`].
+    """Yields the rows of a plain CSV or TSV file, many times faster than [`field_chunks`].
 
     Args:
         path: with each row on a line.

@@ -8,7 +8,7 @@ TIMES = "a whole number such as 1620390600, or a date such as 2021-05-07 12:30:0
 
 
 def _whole_numbers(values: pl.Series) -> pl.Series:
-    """Whole numbers, also with zeros behind the point; null where there is none."""
+    """Returns whole numbers, also with zeros behind the point; null where there is none."""
     return values.str.strip_chars().str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
 
 
@@ -36,6 +36,6 @@ def to_numbers(times: pl.Series, has_dates: bool) -> pl.Series:
 
 
 def wrong_time(time: object, has_dates: bool) -> str:
-    """What to say of a time that is of neither form, or not of that of the first row."""
+    """Returns what to say of a time that is of neither form, or not of that of the first row."""
     form = "date, unlike that of the first row" if has_dates else "whole number"
     return f"timestamp {time!r} is no {form}; write all times in one form: {TIMES}"

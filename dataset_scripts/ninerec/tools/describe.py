@@ -134,7 +134,7 @@ def _mean_length(lengths: pl.Series) -> float | None:
 
 
 def _image_sizes(covers: list[str | Member | None]) -> dict:
-    """Number and sizes of covers; only the head of each file is read."""
+    """Returns number and sizes of covers; only the head of each file is read."""
     sizes: Counter[tuple[int, int]] = Counter()
     num_unreadable = 0
     with contextlib.ExitStack() as stack:
@@ -167,7 +167,7 @@ def _median_size(sizes: Counter) -> str | None:
 
 
 def _agrees(name: str, figure: str, value: float | str | None) -> bool:
-    """Whether a value is the paper's, as far as the paper rounds it."""
+    """Returns whether a value is the paper's, as far as the paper rounds it."""
     paper = PAPER[name][figure]
     if value is None or isinstance(value, str) or isinstance(paper, str):
         return value == paper
@@ -189,7 +189,7 @@ COLUMNS = {  # header: figure of the paper, or None; text of a value
 
 
 def as_table(found: list[dict]) -> str:
-    """One line a data set, and one below with the paper's figures."""
+    """Returns one line a data set, and one below with the paper's figures."""
     header = ["data set", *COLUMNS, "covers", "per user: min", "median", "mean", "max", "top 1 %", "top 20 %"]
     rows = [header]
     for one in found:

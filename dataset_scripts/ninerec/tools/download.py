@@ -133,7 +133,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
 
 
 def _checked_members(source: zipfile.ZipFile, archive: Path, folder: Path) -> list[tuple[zipfile.ZipInfo, Path]]:
-    """The files of an archive and where they go."""
+    """Returns the files of an archive and where they go."""
 
     def refuse(reason: str, member: zipfile.ZipInfo) -> DownloadError:
         return DownloadError(f"{archive} is not unpacked: {member.filename!r} {reason}")

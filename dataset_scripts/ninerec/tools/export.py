@@ -103,7 +103,7 @@ def _named_by_content(folder: Path) -> str:
 
 
 def data_files(folder: Path, splits: Iterable[str]) -> dict[str, str]:
-    """Where the files of each split are."""
+    """Returns where the files of each split are."""
     return {split: f"{folder}/ninerec-{split}*.parquet" for split in splits}
 
 
@@ -167,7 +167,7 @@ def counts(sequences: DatasetDict, items: Dataset) -> dict[str, np.ndarray]:
 
 
 def draw(sequences: DatasetDict, items: Dataset) -> bytes | None:
-    """Popularity of the items and lengths of the histories as a PNG; `None` without matplotlib (extra `card`)."""
+    """Draws popularity of items and lengths of histories as a PNG; `None` without matplotlib (extra `card`)."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
