@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from ..data.cache import features_digest
 from ..data.preparation import item_chunks, prepare_items
 from ..data.transitions import Transitions
 from ..models.checkpoint_files import check_name_or_path, load_config
@@ -130,7 +131,7 @@ def read_content(
         cache_dir: folder of the cache; by default that of `datasets`.
     """
     prepared = prepare_items(items, processor)
-    file = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "transrec_content", _digest(model, prepared))
+    file = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "transrec_content", features_digest(model, prepared))
     if file.exists():
         tensors = load_file(file)
     else:
@@ -144,19 +145,6 @@ def read_content(
         raise ValueError("this model has no backbone that makes features of an item by itself")
     has_content = {name.removeprefix("has_"): values for name, values in tensors.items() if name.startswith("has_")}
     return Content(features, has_content, model.name_or_path or type(model).__name__)
-
-
-def _digest(model: TransRecModel, prepared: datasets.Dataset) -> str:
-    """Changes with the items, the backbones and their precision."""
-    dtype = torch.get_autocast_dtype(model.device.type) if torch.is_autocast_enabled(model.device.type) else "float32"
-    fields = (prepared._fingerprint, dtype, model.config.text_pooling, model.config.image_pooling)
-    digest = hashlib.sha256(repr(fields).encode())
-    for backbone in model.item_encoder.backbones:
-        digest.update(repr(backbone.config.to_dict()).encode())
-        for name, tensor in backbone.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
 
 
 def _encode_content(model, processor, prepared: datasets.Dataset, chunk_size: int) -> dict[str, torch.Tensor]:

@@ -7,12 +7,10 @@ gradients must be those of the whole backbone. What does not fit is computed in 
 Shapes: `V` catalogue items, `U` items, `P` of them that have the content, `T` text tokens, `H` width of a backbone.
 """
 
-import contextlib
 import hashlib
 import logging
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -20,8 +18,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets.utils import tqdm
-from filelock import FileLock
 
+from ..data.cache import add_tensors, autocast_dtype, computed_once, features_cache, features_digest, precision
 from ..data.preparation import PreparedItems, item_chunks, text_lengths
 from ..models.backbones import layers_of
 from ..models.content_encoders import ContentEncoder
@@ -34,9 +32,6 @@ from ..models.processing_transrec import TransRecProcessor
 logger = logging.getLogger(__name__)
 
 _ITEMS_TO_TRY = 6
-# Fields of the configuration that decide about features, beside the weights.
-_MAKING_FEATURES = [modality.config_field for modality in MODALITIES.values() if modality.encoder_class is not None]
-_MAKING_FEATURES += ["multimodal_config", "text_pooling", "image_pooling", "image_mean", "image_std"]
 
 
 class StoredArray:
@@ -173,11 +168,7 @@ def precompute(
 
 def _precompute_features(model, items, processor, chunk_size: int, cache_dir: str | None) -> PrecomputedItems:
     encoder, arrays = model.item_encoder, {}
-    digest = hashlib.sha256("\n".join([items._fingerprint, *_precision(model.device)]).encode())
-    digest.update(str([str(getattr(model.config, name)) for name in _MAKING_FEATURES]).encode())
-    for backbone in encoder.backbones:
-        add_tensors(digest, backbone.state_dict())
-    with computed_once(_cache(cache_dir) / digest.hexdigest()[:32]) as (folder, unfinished):
+    with computed_once(features_cache(cache_dir) / features_digest(model, items)) as (folder, unfinished):
         if unfinished is not None:
             logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
             there = _which_are_there(items)
@@ -244,7 +235,7 @@ class _States:
             self.check_constant(states)
             self.compare(inputs, states.detach())
             tried.append((inputs, states.detach()))
-        with computed_once(_cache(cache_dir) / self.digest()) as (folder, unfinished):
+        with computed_once(features_cache(cache_dir) / self.digest()) as (folder, unfinished):
             if unfinished is not None:
                 self.compute(unfinished / self.name, chunk_size, tried[0][1])
         folder = folder / self.name
@@ -333,7 +324,7 @@ class _States:
     def digest(self) -> str:
         """Changes with the items, the frozen weights, the number of layers and the precision that they run at."""
         tower, count = self.part.tower, len(self.frozen.layers)
-        parts = [self.name, self.fingerprint, f"{count} layers", *_precision(self.device), *self.normalization]
+        parts = [self.name, self.fingerprint, f"{count} layers", *precision(self.device), *self.normalization]
         parts += [str(tower.config.to_dict()), str(tower.config._attn_implementation)]
         digest = hashlib.sha256("\n".join(parts).encode())
         after = {id(module) for layer in layers_of(tower)[count:] for module in layer.modules()}
@@ -348,39 +339,3 @@ def bits(states: torch.Tensor) -> np.ndarray:
     """Returns hidden states as numpy has them: bfloat16, which it has not, as uint16."""
     states = states.detach().cpu()
     return (states.view(torch.uint16) if states.dtype == torch.bfloat16 else states).numpy()
-
-
-def _cache(cache_dir: str | None) -> Path:
-    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
-
-
-@contextlib.contextmanager
-def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yields a folder of the cache, and where to write what will be in it; `None` if it is there already.
-
-    Of two runs the second waits for the first. What was not written to its end is never taken for the whole.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if folder.is_dir():
-            yield folder, None
-            return
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
-            yield folder, Path(unfinished)
-            Path(unfinished).rename(folder)
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Returns the type that autocast computes at, `None` where it is off."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-
-def _precision(device: torch.device) -> list[str]:
-    return [device.type, str(autocast_dtype(device))]
-
-
-def add_tensors(digest, tensors: dict[str, torch.Tensor]) -> None:
-    """Adds names, types, shapes and values of tensors to a digest of `hashlib`."""
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

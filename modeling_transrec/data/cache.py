@@ -1,0 +1,67 @@
+"""What is computed once and kept on disk: where it lies, what it depends on, and that it is there whole."""
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import datasets
+import torch
+from filelock import FileLock
+
+from ..models.modalities import MODALITIES
+from ..models.modeling_transrec import TransRecPreTrainedModel
+
+
+# Fields of the configuration that decide about features, beside the weights.
+_MAKING_FEATURES = [modality.config_field for modality in MODALITIES.values() if modality.encoder_class is not None]
+_MAKING_FEATURES += ["multimodal_config", "text_pooling", "image_pooling", "image_mean", "image_std"]
+
+
+def features_cache(cache_dir: str | Path | None = None) -> Path:
+    """Returns the folder of what frozen backbones make of items; by default in the cache of `datasets`."""
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
+
+
+@contextlib.contextmanager
+def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yields a folder of the cache, and where to write what will be in it; `None` if it is there already.
+
+    Of two runs the second waits for the first. What was not written to its end is never taken for the whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            yield folder, None
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+            yield folder, Path(unfinished)
+            Path(unfinished).rename(folder)
+
+
+def features_digest(model: TransRecPreTrainedModel, items: datasets.Dataset) -> str:
+    """Changes with the items, the backbones' configurations and weights, and the precision that they run at."""
+    parts = [items._fingerprint, *precision(model.device)]
+    parts += [str(getattr(model.config, name)) for name in _MAKING_FEATURES]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for backbone in model.item_encoder.backbones:
+        add_tensors(digest, backbone.state_dict())
+    return digest.hexdigest()[:32]
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Returns the type that autocast computes at, `None` where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def precision(device: torch.device) -> list[str]:
+    """Returns what outputs depend on beside weights: the kind of device, and the type that autocast computes at."""
+    return [device.type, str(autocast_dtype(device))]
+
+
+def add_tensors(digest, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Adds names, types, shapes and values of tensors to a digest of `hashlib`."""
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
