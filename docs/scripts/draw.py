@@ -170,7 +170,7 @@ def data_flow(theme: str) -> Drawing:
     d.box(254, 218, 206, 68, "distinct items", "history, targets, negatives: U", kind="item")
     d.box(492, 218, 206, 68, "item tensors", "padded to the longest text", kind="item")
     d.box(730, 218, 198, 68, "index tensors", "item_index, labels (B, L)", kind="user")
-    d.arrow((547, 144), (547, 164), (442, 164), (442, 216))
+    d.arrow((547, 144), (547, 164), (450, 164), (450, 216))
     d.arrow((460, 252), (490, 252))
     d.arrow((835, 70), (835, 164), (595, 164), (595, 216))
     d.arrow((357, 286), (357, 296), (829, 296), (829, 288))

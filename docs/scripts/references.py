@@ -1,7 +1,7 @@
-"""Prepares docstrings for the documentation.
+"""Prepares the modules and their docstrings for the documentation.
 
-References, [`Name`] or [`~module.name`], become links, and one that leads nowhere fails the build. Doctests become
-blocks of code.
+Attributes that nobody describes are left out. References, [`Name`] or [`~module.name`], become links, and one that
+leads nowhere fails the build. Doctests become blocks of code.
 """
 
 import re
@@ -25,6 +25,9 @@ class References(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
         """Rewrites the docstrings of the package's modules, classes, functions and attributes."""
         objects = list(_objects(pkg))
+        for found in objects:
+            if found.is_attribute and found.docstring is None and (found.parent.is_class or found.name == "logger"):
+                del found.parent.members[found.name]
         by_name: dict[str, list[str]] = {}
         for found in objects:
             parts = found.path.split(".")
