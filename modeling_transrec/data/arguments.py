@@ -67,8 +67,8 @@ class DataArguments:
     validation_start: int | None = field(
         default=None,
         metadata={
-            "help": "Time at which the validation split of 'temporal' starts; by default 80 %% of the interactions are "
-            "before it."
+            "help": "Time at which the validation split of 'temporal' starts; by default 80 %% of all interactions "
+            "are before it."
         },
     )
     test_start: int | None = field(
