@@ -69,7 +69,7 @@ def backbone_options() -> dict[str, dataclasses.Field]:
             )
     parts = " and ".join(_reads()[MULTIMODAL])
     texts[MULTIMODAL] = f"One pretrained model of {parts} for a new model, such as CLIP, SigLIP or ViLT."
-    options = {}
+    options: dict[str, dataclasses.Field] = {}
     for option, text in texts.items():
         options[option] = field(default=None, metadata={"help": text})
         options[option].type = str | None
@@ -78,7 +78,7 @@ def backbone_options() -> dict[str, dataclasses.Field]:
 
 def _reads() -> dict[str, tuple[str, ...]]:
     """The modalities that each option of a backbone reads."""
-    reads = {}
+    reads: dict[str, tuple[str, ...]] = {}
     for name, modality in MODALITIES.items():
         if modality.option is not None:
             reads[modality.option] = reads[modality.config_field] = (name,)

@@ -180,7 +180,8 @@ class _NewModel:
             raise ValueError(
                 f"--audio_config: a {config['model_type']} model reads no audio; choose another, such as wav2vec2"
             )
-        self.parts["feature_extractor"] = FEATURE_EXTRACTOR_MAPPING[kind]()
+        extractor_class: Any = FEATURE_EXTRACTOR_MAPPING[kind]
+        self.parts["feature_extractor"] = extractor_class()
         self.fields["audio_config"] = config
 
     def read_ids(self) -> None:
