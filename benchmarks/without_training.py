@@ -176,12 +176,11 @@ def render(record: dict) -> str:
     ]
     if "tables" in record:
         lines += ["## Test split, everything chosen on validation", ""]
-        lines += ["| data set | | HR@10 | NDCG@10 | seconds |", "|---|---|---:|---:|---:|"]
+        lines += ["| data set | | HR@10 | NDCG@10 | chosen |", "|---|---|---:|---:|---|"]
         for key, value in record["tables"].items():
             name, row = key.split(" | ")
-            lines.append(
-                f"| {name} | {row} | {value['hr@10']:.4f} | {value['ndcg@10']:.4f} | {value['seconds']:.0f} |"
-            )
+            numbers = f"{value['hr@10']:.4f} | {value['ndcg@10']:.4f}"
+            lines.append(f"| {name} | {row} | {numbers} | {describe(value['scoring'])} |")
     if "ablation" in record:
         lines += ["", f"## One setting at a time: NDCG@10 on {USERS:,} users of the validation split", ""]
         found: dict[tuple[str, str], list[str]] = {}
@@ -214,6 +213,20 @@ def render(record: dict) -> str:
             numbers = f"{value['seconds']} | {value['cpu_seconds']} | {value['peak GiB']} | {value['pairs']:,}"
             lines.append(f"| {way} | {rows} | {numbers} |")
     return "\n".join(lines) + "\n"
+
+
+def describe(scoring: dict) -> str:
+    """Returns what was chosen on validation, in words."""
+    parts = []
+    if "content" in scoring:
+        parts.append(f"content: power {scoring['content']['power']}, decay {scoring['content']['history_decay']}")
+    if "transitions" in scoring:
+        chosen = scoring["transitions"]
+        weight = f", weight {chosen['factor']:.2g}" if "factor" in chosen else ""
+        parts.append(f"transitions: power {chosen['power']}, decay {chosen['history_decay']}{weight}")
+    if scoring.get("popularity_weight"):
+        parts.append(f"popularity {scoring['popularity_weight']}")
+    return "; ".join(parts)
 
 
 def growth_points(record: dict) -> dict[tuple[str, str], list[tuple[int, float]]]:

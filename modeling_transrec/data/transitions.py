@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,13 +84,6 @@ class _Counts:
     values: np.ndarray  # (P,) float32
 
     @classmethod
-    def concatenate(cls, blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> "_Counts":
-        """Row lengths, columns and values of one block of rows after the other; blocks are freed on the way."""
-        lengths, columns, values = (list(parts) for parts in zip(*blocks, strict=True))
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        return cls(offsets, _join(columns, np.int32), _join(values, np.float32))
-
-    @classmethod
     def sum_pairs(cls, num_items: int, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> "_Counts":
         """From pairs in any order; those that occur twice are added up, what adds up to nothing is left out."""
         keys = rows.astype(np.int64) * num_items + columns
@@ -112,16 +105,6 @@ class _Counts:
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         first = np.repeat(self.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
         return first + np.arange(len(first)), lengths
-
-
-def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    joined: np.ndarray = np.empty(sum(map(len, parts)), dtype)
-    start = 0
-    while parts:
-        part = parts.pop(0)
-        joined[start : start + len(part)] = part
-        start += len(part)
-    return joined
 
 
 def _starts(keys: np.ndarray) -> np.ndarray:
@@ -213,8 +196,17 @@ def count_pairs(
 
     bounds = np.searchsorted(pairs_before, np.arange(0, pairs_before[-1] + 1, _PAIRS_AT_A_TIME))
     bounds = np.unique(np.concatenate([[0], bounds, [num_items]]))
+    # As large as if no pair occurred twice; memory is taken only for what is written.
+    columns, values = np.empty(pairs_before[-1], np.int32), np.empty(pairs_before[-1], np.float32)
+    row_lengths, end = [np.zeros(0, np.int64)], 0
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
-        return _Counts.concatenate(pool.map(count_block, bounds[:-1], bounds[1:]))
+        for lengths_of_rows, its_columns, its_values in pool.map(count_block, bounds[:-1], bounds[1:]):
+            start, end = end, end + len(its_columns)
+            columns[start:end], values[start:end] = its_columns, its_values
+            row_lengths.append(lengths_of_rows)
+    columns.resize(end, refcheck=False)
+    values.resize(end, refcheck=False)
+    return _Counts(np.concatenate([[0], np.cumsum(np.concatenate(row_lengths))]).astype(np.int64), columns, values)
 
 
 class Transitions:
