@@ -9,7 +9,7 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
@@ -108,7 +108,7 @@ class CatalogueScorer:
         self.user_mean = user_mean
         self.item_mean = item_embeddings.mean(dim=0) if item_mean is None and user_mean is not None else item_mean
         self.item_scores = item_scores
-        self.transitions = transitions
+        self.transitions: Any = transitions  # its other methods are for those who know that they are Transitions
         self.transition_weight = transition_weight
         self.nearest = nearest
         self.autocast = autocast

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias, TypeGuard, cast
 
 import datasets
 import pandas as pd
@@ -21,10 +22,10 @@ from ..evaluation.untrained import Content, ScoringChoice, choose, choose_conten
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.
 SCORING_FILE = "scoring.safetensors"
 
-Interactions = pd.DataFrame | datasets.Dataset | Mapping[str, Sequence]
+Interactions: TypeAlias = pd.DataFrame | datasets.Dataset | Mapping[str, Sequence]
 
 
-def is_table(histories) -> bool:
+def is_table(histories) -> TypeGuard[Interactions]:
     """Returns whether histories are given as a table of interactions, not as lists of item ids."""
     return isinstance(histories, pd.DataFrame | datasets.Dataset | Mapping)
 
@@ -41,7 +42,7 @@ def as_sequences(histories: Interactions | Sequence[Sequence[str]], item_ids: Se
         sequences = histories if is_whole else from_interactions({name: list(histories[name]) for name in names})
     else:
         users = [f"user {number}" for number in range(len(histories))]
-        sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": [list(one) for one in histories]})
+        sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": [*map(list, cast(list, histories))]})
     known = set(item_ids)
     unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
     if unknown is not None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import datasets
 import pandas as pd
@@ -128,14 +129,17 @@ class Recommender:
             name: _find_file(pretrained_model_name_or_path, f"{Path(CATALOGUE_FILE).parent}/{name}", where)
             for name in (SCORING_FILE, TRANSITIONS_FILE)
         }
-        facts, tensors = {}, {}
+        facts: dict = {}
+        tensors: dict[str, torch.Tensor] = {}
         if beside[SCORING_FILE] is not None:
             facts, tensors = load_facts(beside[SCORING_FILE])
         knn = load_knn(facts, tensors)
         self.reads_features = knn is not None
-        model = self.model if knn is None else knn
+        model: Any = self.model if knn is None else knn
         catalogue = Catalogue.load(file, model, checkpoint_hash(self.model, self.processor))
-        changes = {"item_scores": tensors["item_scores"].to(self.model.device)} if "item_scores" in tensors else {}
+        changes: dict[str, Any] = (
+            {"item_scores": tensors["item_scores"].to(self.model.device)} if "item_scores" in tensors else {}
+        )
         if beside[TRANSITIONS_FILE] is not None:
             changes["transitions"] = Transitions.from_pretrained(beside[TRANSITIONS_FILE]).aligned(catalogue.all_ids)
             changes["transition_weight"] = facts["transition_weight"]
@@ -295,7 +299,7 @@ class Recommender:
         if sequences is not None:
             scorer = add_counts(scorer, items, sequences)
         checkpoint = checkpoint_hash(self.model, self.processor)
-        self._use(Catalogue.build(item_columns(items), scorer, checkpoint, histories))
+        self._use(Catalogue.build(item_columns(items), scorer, checkpoint, cast(Any, histories)))
         return self
 
     def observe(self, interactions: Interactions) -> "Recommender":
@@ -439,7 +443,7 @@ class Recommender:
         """Encodes items to embeddings `(V, D)`."""
         if self.reads_features:
             content = read_content(self.model, self.processor, items, chunk_size)
-            knn = self._indexed().scorer.model
+            knn: Any = self._indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
         return encode_catalogue(self.model, prepare_items(items, self.processor), self.processor, chunk_size)
 
