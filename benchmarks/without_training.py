@@ -252,6 +252,9 @@ def draw(record: dict) -> None:
             if of_name == name:
                 panel.plot(*zip(*points[name, row], strict=True), marker="o", label=row)
         panel.set(title=name, xscale="log", xlabel="users whose interactions are known", ylabel="NDCG@10", ylim=0)
+        counts = sorted({count for key, line in points.items() if key[0] == name for count, _ in line})
+        panel.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=7)
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=8)
     figure.tight_layout()
