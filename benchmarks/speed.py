@@ -168,7 +168,7 @@ def measure_frozen_layers(args: argparse.Namespace) -> Iterable[dict]:
             counts = [operations(functools.partial(read_and_step, bench, one, features)) for one in collators.values()]
             bench.model.train()
             times = in_turn(rounds_of_reading(bench, collators), bench.device, args.seconds)
-            stored = sum(states.nbytes for states in items.states.values())
+            stored = sum(array.values.nbytes for array in items.arrays.values())
             row = {"backbone": backbone, "data": name, "layers trained": last}
             row |= {"predicted": round(counts[0] / counts[1], 2), **summary(times)}
             yield {**row, "seconds to store": round(seconds, 1), "MB stored": round(stored / 1e6)}
