@@ -287,7 +287,7 @@ def present(values: Sequence) -> tuple[list, torch.Tensor]:
 
 def as_tensor(values: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
     """Returns stored features or states at their own precision; bfloat16, which numpy has not, is kept as uint16."""
-    tensor = torch.from_numpy(np.array(values) if len(values) else np.zeros(0, dtype=np.float32))
+    tensor = torch.from_numpy(np.asarray(values) if len(values) else np.zeros(0, dtype=np.float32))
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
