@@ -81,7 +81,8 @@ def results_table(results: Sequence[dict]) -> str:
     rows = []
     for row in sorted(results, key=_order):
         bold = "**" if row["model"] == THIS_MODEL else ""
-        scores = "" if row["protocol"]["scores"] == "the model's own" else f", {row['protocol']['scores']}"
+        is_plain = row["protocol"]["scores"] in ("the model's own", row["model"])  # a baseline's bear its name
+        scores = "" if is_plain else f", {row['protocol']['scores']}"
         values = (f"{bold}{row['metrics'][name]:.4f}{bold}" for name in names)
         rows.append((f"{bold}{row['model']}{bold}{scores}", ", ".join(_split_of(row)), *values))
     return markdown_table(("model", "data set, split", *(name.upper() for name in names)), rows)

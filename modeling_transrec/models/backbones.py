@@ -22,8 +22,7 @@ def pooler_free_kwargs(backbone_config) -> dict:
     model_class: Any = MODEL_MAPPING.get(type(backbone_config), None)
     if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
-    is_vision = hasattr(backbone_config, "num_channels") and not hasattr(backbone_config, "vocab_size")
-    if is_vision and default_image_pooling(backbone_config.model_type) == "pooler":
+    if model_class.main_input_name == "pixel_values" and default_image_pooling(backbone_config.model_type) == "pooler":
         return {}  # its own pretrained reading
     return {"add_pooling_layer": False}
 
