@@ -148,7 +148,7 @@ class Comparison:
         for name in ("content-knn", "content-and-transitions"):
             self.evaluate(name, name, **backbones)
 
-        of_content = ("text_pooling", "image_pooling", "fusion")
+        of_content = ("text_pooling", "image_pooling", "item_projection", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
         id_args = ModelArguments(modality="id", **fields)
         no_freezing = {"freeze_backbone": False, "train_last_n_layers": None, "freeze_modules": None}

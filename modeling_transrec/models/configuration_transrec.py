@@ -20,6 +20,7 @@ from .fusions import FUSIONS
 from .losses import LOSSES
 from .modalities import MODALITIES, NO_VIDEO
 from .pooling import TEXT_POOLINGS
+from .projections import PROJECTIONS
 from .user_encoders import USER_ENCODERS
 
 
@@ -97,6 +98,8 @@ class TransRecConfig(PretrainedConfig):
             image processor. By default 0.5, as in NineRec.
         image_std (`list[float]`, *optional*):
             Standard deviation by which they are normalised; by default 0.5.
+        item_projection (`str`, defaults to `"gelu"`):
+            How a backbone's features become item embeddings, a row of [`PROJECTIONS`]; the default is the paper's.
         fusion (`str`, defaults to `"sum"`):
             How text and image become one vector, a row of [`FUSIONS`].
         id_fusion (`str`, defaults to `"sum"`):
@@ -161,6 +164,7 @@ class TransRecConfig(PretrainedConfig):
     image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
+    item_projection: str = option("gelu", PROJECTIONS)
     fusion: str = option("sum", FUSIONS)
     id_fusion: str = option("sum", ("sum", "concat"))
     normalize_scores: bool = False
@@ -190,6 +194,7 @@ class TransRecConfig(PretrainedConfig):
         for name, implementation in attention.items():
             if implementation is not None and kwargs.get("attn_implementation") is None:
                 getattr(self, name)._attn_implementation = implementation  # a loaded backbone's own, else lost here
+        self.validate_architecture()  # `strict` does so later, but wraps the ValueError in an error that is none
 
     @classmethod
     def own_fields(cls) -> dict[str, dataclasses.Field]:

@@ -313,7 +313,7 @@ class AudioEncoder(ContentEncoder):
 
     def output(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Returns the frames' vectors `(P, S, H)`, their mask `(P, S)` and what the backbone pools `(P, H)`."""
-        inputs = {self.inputs[0]: cast(dict, items)[self.inputs[0]].to(self.projection.linear.weight.dtype)}
+        inputs = {self.inputs[0]: cast(dict, items)[self.inputs[0]].to(self.projection.dtype)}
         mask = items.get("audio_mask")
         if mask is not None:
             inputs["attention_mask"] = mask

@@ -6,6 +6,7 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 
 import contextlib
 import fnmatch
+import itertools
 import logging
 import os
 from collections import OrderedDict
@@ -159,7 +160,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
         finally:
             _weight_bytes.reset(token)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).item_encoder.mark_trainable()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        _own_weights(model)
+        model.item_encoder.mark_trainable()
         return loaded
 
     @classmethod
@@ -365,6 +368,18 @@ class TransRecPreTrainedModel(PreTrainedModel):
         self.item_encoder.merge_adapters()
         self.config.peft_config = None
         self.train(self.training)
+
+
+@torch.no_grad()
+def _own_weights(model: nn.Module) -> None:
+    """Copies the weights on the CPU, which transformers loads as views of the checkpoint's file.
+
+    A view lies at whatever address the file has it. At another alignment a CPU adds in another order, so that the
+    model would not give the digits of the one that was saved. And a view changes when the file is overwritten.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 @contextlib.contextmanager

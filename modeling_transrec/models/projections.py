@@ -4,6 +4,7 @@ Shapes: `U` distinct items of the batch, `P` of them that have the content, `S` 
 sound), `D` hidden size, `H` width of a backbone.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,21 +17,30 @@ if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
+def linear_gelu(width: int, hidden_size: int) -> nn.Module:
+    """Returns a linear layer with GELU, from `(…, H)` to `(…, D)`: NineRec's (arXiv 2309.07705)."""
+    return nn.Sequential(nn.Linear(width, hidden_size), nn.GELU())
+
+
+# Name → what makes the map from features of width `H` to embeddings of width `D`.
+# "linear" keeps the features' geometry, which the cosine of `normalize_scores` reads; "gelu" is the paper's.
+PROJECTIONS: dict[str, Callable[[int, int], nn.Module]] = {"gelu": linear_gelu, "linear": nn.Linear}
+
+
 class Projection(nn.Module):
-    """Maps a backbone's features to item embeddings by a linear layer and GELU, as NineRec does (arXiv 2309.07705).
+    """Maps a backbone's features to item embeddings by the configuration's row of [`PROJECTIONS`].
 
     An item without the content has a learned embedding in its place.
 
     Args:
         width: `H` of the features.
-        config: with the hidden size `D`.
+        config: with the hidden size `D` and `item_projection`.
         has_missing: whether items may lack the content.
     """
 
     def __init__(self, width: int, config: "TransRecConfig", has_missing: bool = True):
         super().__init__()
-        self.linear = nn.Linear(width, config.hidden_size)
-        self.activation = nn.GELU()
+        self.layers = PROJECTIONS[config.item_projection](width, config.hidden_size)
         self.missing = nn.Parameter(torch.zeros(config.hidden_size)) if has_missing else None
 
     def init_own_weights(self) -> None:
@@ -41,7 +51,12 @@ class Projection(nn.Module):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Maps `(…, H)` of any precision, as precomputed features may have, to `(…, D)`."""
-        return self.activation(self.linear(features.to(self.linear.weight.dtype)))
+        return self.layers(features.to(self.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
 
     def forward(self, features: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
         """Maps features `(P, H)` to the embeddings of items `(U, D)`.

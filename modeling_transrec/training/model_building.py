@@ -221,6 +221,7 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
     config, encoder, loss = model.config, model.item_encoder, LOSSES[model.config.loss_type]
     has_text, has_image = "text" in encoder.modalities, "image" in encoder.modalities
     reads = {
+        "item_projection": set(encoder.modalities) != {"id"},
         "fusion": encoder.fusion is not None,
         "id_fusion": encoder.id_fusion is not None,
         "text_pooling": encoder.text is not None,

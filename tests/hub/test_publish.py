@@ -7,7 +7,6 @@ import time
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoModel, AutoProcessor, ViTImageProcessorPil
 
 from modeling_transrec import (
@@ -270,7 +269,7 @@ class TestSafety:
         ],
     )
     def test_absurd_sizes_are_refused(self, changed):
-        with pytest.raises(StrictDataclassClassValidationError, match="must be at most"):
+        with pytest.raises(ValueError, match="must be at most"):
             TransRecConfig(**changed)
 
     def test_absurd_pictures_are_refused(self, image_processor):

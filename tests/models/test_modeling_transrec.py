@@ -33,6 +33,18 @@ def test_each_class_loads_the_others_checkpoint_whole(kind, saved, loaded, token
     assert torch.equal(expected.item_embeds, found.item_embeds)
 
 
+def test_loaded_weights_are_no_views_of_the_file(make_model, tmp_path):
+    model = make_model("text")
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    for name, weight in loaded.named_parameters():
+        assert weight.data_ptr() % 64 == 0, name
+    for file in tmp_path.glob("*.safetensors"):  # written over in place
+        file.write_bytes(bytes(file.stat().st_size))
+    expected = model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in loaded.state_dict().items())
+
+
 def test_auto_classes_find_everything(tokenizer, text_processor, tmp_path):
     TransRecModel(tiny_config("text", tokenizer)).save_pretrained(tmp_path)
     text_processor.save_pretrained(tmp_path)
