@@ -30,9 +30,9 @@ from .ranking import rank_targets
 from .scoring import CatalogueScorer
 
 
-USERS_TO_CHOOSE_ON = 5_000
+USERS_TO_CHOOSE_ON = 10_000  # with 5,000 the decay of content kNN is chosen by noise on Amazon_Beauty
 TRANSITION_WEIGHTS = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # in units of the dense scores' spread
-POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.4)  # likewise, of the standardised log popularity
+POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # likewise, of the standardised log popularity
 UNTRAINED = ("transitions", "content-knn", "content-and-transitions")
 TRANSITION_SETTINGS = tuple(
     {"power": power, "history_decay": decay} for power in (0.3, 0.5) for decay in (0.5, 0.6, 0.7)

@@ -44,6 +44,15 @@ def test_axes_that_do_not_vary_stay_finite():
     assert Whitening.fit(values, 1.0)(values).isfinite().all()
 
 
+def test_rounding_along_an_axis_without_variance_decides_nothing():
+    """A layer norm leaves such an axis in a backbone's features; its rounding errors must not be blown up."""
+    torch.manual_seed(0)
+    varying = torch.randn(37, 5)
+    values = torch.cat([varying, 1e-7 * torch.randn(37, 1)], dim=1)
+    vectors, alone = (Whitening.fit(features, 1.0)(features) for features in (values, varying))
+    torch.testing.assert_close(vectors @ vectors.T, alone @ alone.T, atol=1e-5, rtol=0)
+
+
 def test_a_history_weighs_less_the_older_it_is():
     embeddings = torch.arange(8.0).view(2, 4, 1)
     mask = torch.tensor([[False, True, True, True], [False, False, False, True]])
