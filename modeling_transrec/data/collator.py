@@ -1,4 +1,4 @@
-"""Histories to the batch contract: the batch's distinct items once, and rows into them.
+"""Makes batches of histories: each distinct item of a batch once, and indices into these items.
 
 Shapes: `B` users, `L` history length, `U` distinct items of the batch, `N` negatives.
 """
@@ -19,25 +19,25 @@ from .loading import left_pad
 
 class TransRecDataCollator:
     """
-    Makes a training batch: every distinct item of the batch, negatives included, is there once; texts are padded to
-    the longest of the batch; histories, targets and negatives are rows into the distinct items.
+    Makes a training batch: it holds every distinct item of the batch, negatives included, once; texts are padded to
+    the longest of the batch; histories, targets and negatives are indices into the distinct items.
 
     Negatives and masks are a fixed function of `seed`, epoch, user and position, not of the state of a random
-    generator. So a resumed run draws the same ones, and so does one on another number of processes where negatives are
-    drawn for every position; negatives that a batch shares are a function of the batch's users.
+    generator, so that a resumed run draws the same ones. So does a run on another number of processes where negatives
+    are drawn for every position; negatives that a batch shares are a function of the batch's users.
 
     Args:
-        config: the model's: `max_seq_len`, `objective`, `loss_type` and their options say what a batch holds.
+        config: the model's configuration; `max_seq_len`, `objective` and `loss_type` decide what a batch holds.
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
-        item_counts: `(V,)` number of training actions on each item.
-        user_rows: `(number of users,)` each user's row in the user-id table, for DSSM.
+        item_counts: `(V,)` number of training interactions with each item.
+        user_rows: `(number of users,)` each user's index into the table of user ids, for DSSM.
         seed: of negatives and masks.
 
-    Returns (when called on a list of `{"history": rows, "user": number}`): what the processor's `pad` makes of the
-    items, pictures being bytes until its `normalize`; `item_index` and `labels` `(B, L)`, and what the loss reads:
-    `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`, `num_catalogue_items`;
-    `user_ids` `(B,)` for DSSM.
+    Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`): the
+    distinct items as the processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
+    inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
+    `(U,)` and `num_catalogue_items`; `user_ids` `(B,)` for DSSM.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class TransRecDataCollator:
         self.seed = seed
         with np.errstate(divide="ignore"):
             self.item_log_popularity = np.log(item_counts / max(item_counts.sum(), 1))
-        # A draw is a ticket; of the tickets in a row, item i has as many as its weight, up to its end.
+        # Items are sampled by inverse CDF: a draw from 0 to the sum of the weights belongs to the first item whose
+        # cumulative weight exceeds it.
         self._weights = np.ones_like(item_counts) if config.negative_sampling == "uniform" else item_counts
         self._ends = np.cumsum(self._weights)
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by running workers, too
@@ -71,7 +72,7 @@ class TransRecDataCollator:
         config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
         users = np.array([feature["user"] for feature in features])
         rows = left_pad_lists([feature["history"][-length:] for feature in features])  # (B, L + 1)
-        inputs, targets = self.split(rows, users)  # (B, L) rows into the catalogue
+        inputs, targets = self.split(rows, users)  # (B, L) indices into the catalogue
         parts = [inputs, targets]
         if loss.candidates == "position":
             negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
@@ -83,13 +84,13 @@ class TransRecDataCollator:
         else:
             distinct = np.unique(np.concatenate([part.ravel() for part in parts]))
             distinct = distinct[distinct >= 0]
-        places = [np.where(part < 0, part, np.searchsorted(distinct, part)) for part in parts]
+        indices = [np.where(part < 0, part, np.searchsorted(distinct, part)) for part in parts]
 
         batch = dict(self.processor.pad(self.items[distinct]))
-        batch["item_index"] = torch.from_numpy(places[0])
-        batch["labels"] = torch.from_numpy(np.where(places[1] < 0, IGNORE_INDEX, places[1]))
+        batch["item_index"] = torch.from_numpy(indices[0])
+        batch["labels"] = torch.from_numpy(np.where(indices[1] < 0, IGNORE_INDEX, indices[1]))
         if loss.samples:
-            batch["negative_index"] = torch.from_numpy(places[2])
+            batch["negative_index"] = torch.from_numpy(indices[2])
         if "item_log_popularity" in loss.inputs:
             batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
         if "num_catalogue_items" in loss.inputs:
@@ -101,7 +102,7 @@ class TransRecDataCollator:
         return batch
 
     def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sequences `(B, L + 1)` to inputs and targets of the objective; -1 where there is none, -2 where masked."""
+        """Splits sequences `(B, L + 1)` into inputs and targets; -1 where there is none, -2 where masked."""
         if self.config.objective == "masked_item":
             is_masked = self.sample_masks(rows, users)
             return np.where(is_masked, MASK_INDEX, rows), np.where(is_masked, rows, PADDING_INDEX)
@@ -112,7 +113,7 @@ class TransRecDataCollator:
         return inputs, targets
 
     def sample_masks(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Which items `(B, L + 1)` are masked: each with `mask_probability`, but at least one, and not all."""
+        """Returns which items `(B, L + 1)` are masked: each with `mask_probability`; at least one, but not all."""
         keys = self._keys(users, rows.shape[1])[:, :, 0]
         draws = hash_integers(keys, seed=(self.seed, int(self._epoch), 1)).astype(np.float64) / 2.0**64
         draws = np.where(rows == PADDING_INDEX, 2.0, draws)  # never masked
@@ -123,52 +124,57 @@ class TransRecDataCollator:
         return is_masked
 
     def sample_negatives(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Draws from the items outside each user's sequence, as far as the model reads it.
+        """Draws negatives from the items outside each user's sequence.
+
+        Items that the user had before the part of the sequence that the model reads may be drawn.
 
         Args:
             rows: `(B, L + 1)` sequences, -1 at padding.
-            users: `(B,)` numbers of the users.
+            users: `(B,)` indices of the users into the split.
 
-        Returns: `(B, L + 1, N)` rows into the catalogue. Position is counted from the end, so padding does not matter.
+        Returns: `(B, L + 1, N)` indices into the catalogue. Positions are counted from the end, so that a draw does
+        not depend on padding.
         """
         own, num_own = sorted_distinct(rows)  # (B, L + 1), (B,)
         is_own = np.arange(own.shape[1]) < num_own[:, None]
         own = np.where(is_own, own, 0)
         weights = np.where(is_own, self._weights[own], 0)
-        num_tickets = self._ends[-1] - weights.sum(axis=1)  # (B,) of the items that are not one's own
-        if (num_tickets == 0).any():
-            user = users[np.argmax(num_tickets == 0)]
+        totals = self._ends[-1] - weights.sum(axis=1)  # (B,) weight of all items outside the user's own
+        if (totals == 0).any():
+            user = users[np.argmax(totals == 0)]
             raise ValueError(f"user {user} has every item in the history: there is no negative to sample")
         keys = self._keys(users, rows.shape[1], self.config.num_negatives)
-        tickets = hash_integers(keys, seed=(self.seed, int(self._epoch)))
-        tickets = (tickets % num_tickets.astype(np.uint64)[:, None, None]).astype(np.int64)  # (B, L + 1, N)
-        # Counted without one's own items; put these back: each moves the tickets at and after its place.
-        places = np.where(is_own, self._ends[own] - weights.cumsum(axis=1), self._ends[-1])  # (B, L + 1)
-        moved = tickets.copy()
-        for place, weight in zip(places.T, weights.T, strict=True):
-            moved += np.where(place[:, None, None] <= tickets, weight[:, None, None], 0)
+        draws = hash_integers(keys, seed=(self.seed, int(self._epoch)))
+        draws = (draws % totals.astype(np.uint64)[:, None, None]).astype(np.int64)  # (B, L + 1, N)
+        # These draws are from the cumulative weights without the user's own items. To look them up in those of all
+        # items, each own item adds its weight to the draws at and after its start.
+        starts = np.where(is_own, self._ends[own] - weights.cumsum(axis=1), self._ends[-1])  # (B, L + 1)
+        moved = draws.copy()
+        for start, weight in zip(starts.T, weights.T, strict=True):
+            moved += np.where(start[:, None, None] <= draws, weight[:, None, None], 0)
         return self._item_of(moved)
 
     def sample_shared_negatives(self, users: np.ndarray) -> np.ndarray:
-        """Draws `(N,)` from the whole catalogue, for all positions of the batch; the same item may come twice."""
+        """Draws negatives `(N,)` from the whole catalogue for the whole batch; an item may be drawn twice."""
         keys = np.arange(self.config.num_negatives)[:, None]
-        tickets = hash_integers(keys, seed=(self.seed, int(self._epoch), int(users.min()), int(users.sum())))
-        return self._item_of((tickets % np.uint64(self._ends[-1])).astype(np.int64))
+        draws = hash_integers(keys, seed=(self.seed, int(self._epoch), int(users.min()), int(users.sum())))
+        return self._item_of((draws % np.uint64(self._ends[-1])).astype(np.int64))
 
-    def _item_of(self, tickets: np.ndarray) -> np.ndarray:
+    def _item_of(self, draws: np.ndarray) -> np.ndarray:
+        """Looks up the items to which draws from the cumulative weights belong."""
         if self.config.negative_sampling == "uniform":
-            return tickets
-        return np.searchsorted(self._ends, tickets, side="right")
+            return draws  # all weights are 1
+        return np.searchsorted(self._ends, draws, side="right")
 
     @staticmethod
     def _keys(users: np.ndarray, length: int, count: int = 1) -> np.ndarray:
-        """Keys of random numbers for every user, position (counted from the end) and draw: `(B, L, N, 2)`."""
+        """Returns the keys `(B, L, N, 2)` of the random numbers of every user, position (from the end) and draw."""
         counters = np.arange(length)[::-1, None] * count + np.arange(count)  # (L, N)
         return np.stack(np.broadcast_arrays(users[:, None, None], counters[None]), axis=-1)
 
 
 def left_pad_lists(lists: Sequence[Sequence[int]]) -> np.ndarray:
-    """Lists to one array, padded with -1 on the left to the longest.
+    """Pads lists with -1 on the left to the longest, as one array.
 
     >>> left_pad_lists([[5], [1, 2]])
     array([[-1,  5],
@@ -178,7 +184,7 @@ def left_pad_lists(lists: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def sorted_distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each line's distinct non-negative values in ascending order, then a huge filler; and how many they are.
+    """Returns each row's distinct non-negative values in ascending order, then a huge filler; and their number.
 
     >>> sorted_distinct(np.array([[7, 3, 7], [-1, -1, 4]]))[1]
     array([2, 1])
@@ -192,7 +198,7 @@ def sorted_distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hash_integers(keys: np.ndarray, seed: Sequence[int]) -> np.ndarray:
-    """Integer keys `(…, K)` to uniform 64-bit numbers `(…)`, by SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """Hashes integer keys `(…, K)` to uniform 64-bit numbers `(…)` by SplitMix64 (Steele et al., OOPSLA 2014)."""
     state = np.zeros(keys.shape[:-1], dtype=np.uint64)
     parts: list[np.uint64 | np.ndarray] = [np.uint64(part % 2**64) for part in seed]
     parts += [keys[..., k].astype(np.uint64) for k in range(keys.shape[-1])]

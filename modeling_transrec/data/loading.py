@@ -1,4 +1,4 @@
-"""Loading a recommendation data set by name, and its items and histories as rows into one catalogue.
+"""Loads a recommendation data set by name, and turns its histories into indices into the catalogue.
 
 The schema is that of `load_dataset("ninerec", NAME)`: a sequence config with splits `train`, `validation`, `test` and
 columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_items` with `item_id`, `text_zh`,
@@ -24,11 +24,11 @@ NO_TARGET = -1
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
-    """The items of a data set, in catalogue order: the one split of its config `{config_name}_items`.
+    """Loads the items of a data set, in catalogue order: the one split of its config `{config_name}_items`.
 
     Args:
-        name: `"ninerec"`, a Hub id or a folder in the same schema.
-        config_name: e.g. `"Bili_Food"`.
+        name: `"ninerec"`, or a Hub id or folder in the same schema.
+        config_name: name of the platform, such as `"Bili_Food"`.
         kwargs: arguments of `load_dataset`, such as `data_dir`, and options of the builder, such as `max_seq_len`.
     """
     loaded = datasets.load_dataset(name, f"{config_name}_items", **kwargs)
@@ -40,14 +40,14 @@ def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
 
 
 def load_sequences(name: str, config_name: str, split: str, **kwargs) -> datasets.Dataset:
-    """One split, `"train"`, `"validation"` or `"test"`, of a data set's histories. Arguments as in [`load_items`]."""
+    """Loads a split of the histories, `"train"`, `"validation"` or `"test"`; arguments as in [`load_items`]."""
     sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
     check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
     return _with_its_protocol(sequences, name, **kwargs)
 
 
 def _with_its_protocol(dataset: datasets.Dataset, name: str, **kwargs) -> datasets.Dataset:
-    """Adds the protocol of a prepared data set, which lies beside its files; the builder `ninerec` adds it itself."""
+    """Reads the protocol of a prepared data set from beside its files; the builder `ninerec` adds it itself."""
     if split_protocol(dataset) is None:
         protocol = read_protocol(name, revision=kwargs.get("revision"), token=kwargs.get("token"))
         dataset._info = with_protocol(dataset.info, protocol)  # `datasets` has no public way to set it
@@ -55,7 +55,7 @@ def _with_its_protocol(dataset: datasets.Dataset, name: str, **kwargs) -> datase
 
 
 def warn_if_cut_shorter(sequences: datasets.Dataset, max_seq_len: int) -> None:
-    """A warning where the data set was prepared for shorter histories than the model reads."""
+    """Warns if the data set was prepared for shorter histories than the model reads."""
     prepared_for = (split_protocol(sequences) or {}).get("max_seq_len")
     if prepared_for is not None and prepared_for < max_seq_len:
         logger.warning(
@@ -75,7 +75,7 @@ def check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str)
 
 
 def as_ids(item_ids: Sequence[str | int]) -> pa.Array:
-    """Item ids as strings, which they are everywhere here.
+    """Returns item ids as strings, as the whole package has them.
 
     >>> as_ids([7, 8]).to_pylist()
     ['7', '8']
@@ -90,17 +90,18 @@ def as_ids(item_ids: Sequence[str | int]) -> pa.Array:
 
 
 def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
-    """Histories and targets as rows into the catalogue.
+    """Turns histories and targets into indices into the catalogue.
 
-    Columns: `history` (list of int32), `target` (-1: none), `user` (number of the row) and `length` (of the history).
-    They are kept on disk where `sequences` are, and read from there: memory does not grow with the number of users.
+    The columns are `history` (list of int32), `target` (-1 where there is none), `user` (index of the user in
+    `sequences`) and `length` (of the history). They are kept on disk where `sequences` are, and read from there, so
+    that memory does not grow with the number of users.
 
     Args:
-        sequences: with columns `item_ids` and `target`.
+        sequences: the raw histories, with columns `item_ids` and, except in training, `target`.
         item_ids: the catalogue's ids, in its order.
 
     Raises:
-        ValueError: naming an id that is not in the catalogue, or given twice in it.
+        ValueError: if an id is null, is not in the catalogue, or is in the catalogue twice.
 
     Example:
 
@@ -115,7 +116,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
 
     def rows_of(ids: pa.Array, context: str, may_be_null: bool = False) -> pa.Array:
         if ids.null_count and not may_be_null:
-            raise ValueError(f"a {context} has a null item id; leave such actions out")
+            raise ValueError(f"a {context} has a null item id; leave such interactions out")
         rows = pc.index_in(ids, value_set=catalogue)
         unknown = pc.and_(pc.is_null(rows), pc.is_valid(ids))
         if pc.any(unknown).as_py():
@@ -158,12 +159,12 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
 
 
 def history_lengths(histories: datasets.Dataset) -> np.ndarray:
-    """Number of items of each history, `(number of users,)`."""
+    """Returns the number of items of each history, `(number of users,)`."""
     return histories.with_format("numpy")["length"][:]
 
 
 def left_pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Lists, given as their values one after the other and their lengths, to one array, padded with -1 on the left.
+    """Pads lists with -1 on the left, as one array; they are given as their concatenated values and their lengths.
 
     >>> left_pad(np.array([5, 1, 2]), lengths=np.array([1, 2]))
     array([[-1,  5],
@@ -175,13 +176,13 @@ def left_pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray:
-    """Histories of the users at these rows as one array `(B, L)`, padded with -1 on the left."""
+    """Reads the histories of users, given by index, as one array `(B, L)`, padded with -1 on the left."""
     lists = histories.with_format("arrow")[users]["history"]
     return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
 
 
 def count_actions(histories: datasets.Dataset, num_items: int) -> np.ndarray:
-    """How often each catalogue item occurs in the histories: `(V,)` counts, the items' popularity."""
+    """Counts how often each catalogue item occurs in the histories `(V,)`: the items' popularity."""
     table = histories.with_format("arrow")
     counts = np.zeros(num_items, dtype=np.int64)
     for batch in table.iter(batch_size=100_000):
