@@ -1,4 +1,4 @@
-"""Adapters of the `peft` library in backbones: which kinds work, how they are put in, trained and merged."""
+"""Puts adapters of the `peft` library into backbones, trains and merges them; lists the kinds that work."""
 
 import dataclasses
 import json
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 
-# Adapters of the peft library that train, save, load and merge here, and their options that are honoured; the tests
-# make the round trip of each.
+# The kinds of adapters of the peft library that can be trained, saved, loaded and merged here, and those of their
+# options that have an effect. The tests train, save, load and merge one of each kind.
 PEFT_KINDS = (
     "BEFT C3A DEFT DELORA GLORA GRALORA HIRA HRA IA3 LN_TUNING LOHA LOKR LORA MISS PEANUT ROAD SUPERTUNING "
     "TRAINABLE_TOKENS"
@@ -26,7 +26,12 @@ PEFT_NOTES = ("auto_mapping", "base_model_name_or_path", "peft_type", "peft_vers
 
 
 def peft_config_to_dict(peft_config) -> dict:
-    """A configuration of the `peft` library as plain JSON values; kinds and options that do not work are errors."""
+    """Returns a configuration of the `peft` library as plain JSON values.
+
+    Raises:
+        ImportError: if the `peft` library is missing.
+        ValueError: if the kind or one of its options is unknown or not supported.
+    """
     values = peft_config if isinstance(peft_config, dict) else peft_config.to_dict()
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
     plain = json.loads(json.dumps(plain, default=str))
@@ -56,7 +61,7 @@ def peft_config_to_dict(peft_config) -> dict:
 
 
 def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config: dict) -> None:
-    """Puts adapters into the backbones, or into those that have modules that they match."""
+    """Puts adapters into each backbone that has modules which the configuration names; at least one must."""
     try:
         from peft import NoMatchingPeftModuleError, PeftConfig, inject_adapter_in_model
         from peft.utils import ModulesToSaveWrapper
@@ -71,7 +76,7 @@ def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config: dict) -> 
         except NoMatchingPeftModuleError as error:
             unmatched.append(error)
         for module in set(backbone.modules()) - known:
-            module._is_hf_initialized = True  # type: ignore[assignment]  # adapters start as peft has it: at no change
+            module._is_hf_initialized = True  # type: ignore[assignment]  # peft has initialised them
     if len(unmatched) == len(backbones):
         raise unmatched[0]
     saved = [key for b in backbones for key, m in b.named_modules() if isinstance(m, ModulesToSaveWrapper)]
@@ -84,18 +89,18 @@ def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config: dict) -> 
 
 
 def train_adapters_alone(backbones: Sequence[PreTrainedModel]) -> None:
-    """Where there are adapters, nothing else of the backbones is trained."""
+    """If any backbone has adapters, freezes everything in all backbones except the adapters."""
     has_adapters = any(hasattr(backbone, "peft_config") for backbone in backbones)
     for backbone in backbones:
         if has_adapters:
             backbone.requires_grad_(False)
         for module in backbone.modules():
-            for part in getattr(module, "adapter_layer_names", ()):  # peft's
+            for part in getattr(module, "adapter_layer_names", ()):  # an attribute of peft's layers
                 getattr(module, part).requires_grad_(True)
 
 
 def merge_adapters(backbones: Sequence[PreTrainedModel]) -> None:
-    """Adds the adapters to the weights that they stand beside, and takes them out; modules trained whole stay."""
+    """Adds the adapters to the weights of their layers and removes them; modules that were trained whole are kept."""
     try:
         from peft.tuners.tuners_utils import BaseTunerLayer
         from peft.utils import ModulesToSaveWrapper

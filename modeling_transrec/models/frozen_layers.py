@@ -1,7 +1,7 @@
-"""The frozen layers at the start of a backbone: what they make of an item is recorded once and given back later.
+"""Records the outputs of the frozen layers at the start of a backbone once, and replays them in later passes.
 
-Nothing of a backbone is written anew here: its own forward pass runs, in which the frozen layers hand on the recorded
-hidden states. Masks, positions and what else it computes before its layers come from the backbone itself.
+No backbone is reimplemented here: its own forward pass runs, and its frozen layers return the recorded hidden states
+instead of computing them. Masks, positions and all else that is computed before the layers come from the backbone.
 
 Shapes: `U` texts, `T` tokens, `P` images, `H` width of the hidden states.
 """
@@ -17,34 +17,34 @@ from .backbones import layers_of
 
 
 class UnsupportedLayers(ValueError):
-    """Layers whose outputs cannot be recorded and given back; the message says why."""
+    """Raised for layers whose outputs cannot be recorded and replayed; the message says why."""
 
 
 class FrozenLayers:
     """The first layers of a backbone, all of whose parameters are frozen.
 
     Args:
-        layers: they, in order; at least one.
-        image_shape: `(3, H, W)` of what a vision backbone reads; `None` for a text backbone.
+        layers: the frozen layers in order, at least one.
+        image_shape: `(3, height, width)` of the images of a vision backbone; `None` for a text backbone.
     """
 
     def __init__(self, layers: list[nn.Module], image_shape: tuple[int, ...] | None = None):
         self.layers = layers
         self.image_shape = image_shape
-        self.forms: list = [None] * len(layers)  # of what each layer returns, without the hidden states; see `form_of`
+        self.forms: list = [None] * len(layers)  # of each layer's output, see `form_of`
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Within it, a list grows by the hidden states that leave the last of the layers, one tensor a pass."""
+        """Within this context, each pass appends the last frozen layer's hidden states to the list that it yields."""
         found = []
 
-        def remember(place: int, module: nn.Module, args: tuple, output) -> None:
-            self.forms[place] = form_of(output)
-            if place == len(self.layers) - 1:
+        def remember(layer_index: int, module: nn.Module, args: tuple, output) -> None:
+            self.forms[layer_index] = form_of(output)
+            if layer_index == len(self.layers) - 1:
                 found.append(output if isinstance(output, torch.Tensor) else output[0])
 
         hooks = [
-            layer.register_forward_hook(functools.partial(remember, place)) for place, layer in enumerate(self.layers)
+            layer.register_forward_hook(functools.partial(remember, index)) for index, layer in enumerate(self.layers)
         ]
         try:
             yield found
@@ -54,9 +54,9 @@ class FrozenLayers:
 
     @contextlib.contextmanager
     def giving(self, states: torch.Tensor) -> Iterator[None]:
-        """Within it, the backbone's pass, which must be one, starts from the recorded hidden states."""
+        """Within this context, the backbone's one forward pass starts from the recorded hidden states."""
         if any(parameter.requires_grad for layer in self.layers for parameter in layer.parameters()):
-            raise RuntimeError("layers whose outputs were computed once are trained now; make a new TransRecTrainer")
+            raise RuntimeError("layers whose outputs were recorded are trainable now; make a new TransRecTrainer")
         calls = []
 
         def give(form: tuple | list | None, *args, **kwargs):
@@ -75,15 +75,21 @@ class FrozenLayers:
                 else:
                     layer.forward = forward
         if len(calls) != len(self.layers):
-            raise RuntimeError(f"of {len(self.layers)} frozen layers {len(calls)} were called, and cannot be left out")
+            raise RuntimeError(
+                f"the backbone called {len(calls)} of its {len(self.layers)} frozen layers; their recorded outputs "
+                "cannot be replayed"
+            )
 
     def blank_image(self, device: torch.device) -> torch.Tensor:
-        """What stands for the images `(1, 3, H, W)`, which nobody looks at; one is enough for the shapes."""
+        """Returns an empty image `(1, 3, height, width)` for a pass in which recorded states replace it."""
         return torch.zeros(1, *self.image_shape, device=device)
 
 
 def form_of(output) -> tuple | list | None:
-    """What a layer returns beside the hidden states: `None` if nothing, or all of it with `None` for each tensor.
+    """Returns the form of a layer's output: `None` for a tensor, else the sequence with `None` for each tensor.
+
+    Raises:
+        UnsupportedLayers: if the output does not start with hidden states, or has parts that cannot be replayed.
 
     >>> form_of((torch.zeros(2, 3), None, (4, 4)))
     (None, None, (4, 4))
@@ -98,7 +104,7 @@ def form_of(output) -> tuple | list | None:
 
 
 def frozen_layers_of(backbone: nn.Module, image_shape: tuple[int, ...] | None = None) -> FrozenLayers | None:
-    """The layers before the first that is trained; `None` where there are none."""
+    """Returns the layers before the first one that is trained; `None` where there are none."""
     count, layers = 0, layers_of(backbone)
     while count < len(layers) and not any(parameter.requires_grad for parameter in layers[count].parameters()):
         count += 1

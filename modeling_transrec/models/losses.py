@@ -1,10 +1,10 @@
-"""Training losses: pure functions of tensors.
+"""Defines the training losses: pure functions of tensors.
 
-A loss gets the `M` positions of a batch that have a target, which are gathered before: their states `(M, D)`, targets
-`(M,)` and users `(M,)`, and the [`Candidates`] that targets are told apart from. It returns the SUM over the targets.
-The model divides by their number over all accumulation steps and processes, so that every target weighs the same.
-`bce` and `full_softmax` are then the same loss however a batch is divided; the candidates of the others are those of
-one process and accumulation step.
+A loss gets the `M` positions of a batch that have a target, which the model has gathered: their states `(M, D)`,
+targets `(M,)` and users `(M,)`, and the [`Candidates`] that the targets compete with. It returns the SUM over the
+targets. The model divides by their number over all accumulation steps and processes, so that every target weighs the
+same. `bce` and `full_softmax` are then the same loss however a batch is divided; the candidates of the others are
+those of one process and accumulation step.
 
 Embeddings are gathered by `F.embedding`: on a CPU several threads add up the gradient of plain indexing in any order,
 so that a run would not repeat itself.
@@ -68,7 +68,7 @@ def in_batch_loss(
 
     The default. The other users' items serve as negatives at no extra encoding, so that it suits expensive item
     encoders; it needs large batches, which gradient caching makes possible. Popular items are in the batch more often
-    than their share of the catalogue; the logQ correction takes that out. A user's own items are never negatives.
+    than other items; the logQ correction makes up for that. A user's own items are never negatives.
 
     Paper: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", RecSys 2019.
 
@@ -101,7 +101,7 @@ def sampled_softmax_loss(
 
     Choose it for large catalogues with cheap item encoders, with hundreds of negatives (`num_negatives`): they are
     encoded once for all positions. A user's own items are no negatives. With `negative_sampling="popularity"` the logQ
-    correction takes out that popular items are sampled more often.
+    correction makes up for popular items being sampled more often.
 
     Papers: Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", ACL 2015; for
     sequential recommendation Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023.
@@ -173,7 +173,7 @@ def gbce_loss(
 def _scores_of_shared_negatives(
     states: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, candidates: Candidates
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the targets' scores `(M,)`, those of the negatives `(M, N)`, and which of these are no negatives."""
+    """Returns the targets' scores `(M,)`, the negatives' `(M, N)`, and which are the user's own items `(M, N)`."""
     negatives = F.embedding(candidates.negative_index, candidates.embeddings)  # (N, D)
     positive_scores = full_precision((states * F.embedding(targets, candidates.embeddings)).sum(-1))
     negative_scores = full_precision(states @ negatives.T)
@@ -206,11 +206,11 @@ def full_softmax_loss(
 
 
 class Loss(NamedTuple):
-    """A loss, and what it needs.
+    """A loss function and its requirements.
 
     Args:
-        function: takes states, targets, users, candidates and the options named here.
-        candidates: where they come from: the `"batch"`, `"position"` (negatives sampled for every position),
+        function: takes states, targets, users, candidates and the fields in `options`.
+        candidates: their source: the `"batch"`, `"position"` (negatives sampled for every position),
             `"shared"` (negatives sampled for the whole batch) or the whole `"catalogue"`.
         inputs: keys of [`LossInputs`] that the collator provides.
         options: fields of the configuration that it reads.

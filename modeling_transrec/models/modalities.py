@@ -1,6 +1,6 @@
-"""Modalities: what an item can be read by, one object each in one table.
+"""Defines the modalities of an item (text, image, audio, id), one object each, in one table.
 
-A modality says in which column of the items table it lies, how the processor prepares a value (raw to stored), how
+A modality names its column of the items table and defines how the processor prepares a value (raw to stored), how
 stored values become the tensors of a batch, and which encoder reads those. Processor, collator, preparation,
 precomputed features and item encoder iterate the table: a new modality is a new row.
 
@@ -30,24 +30,24 @@ logger = logging.getLogger(__name__)
 NO_VIDEO = "videos are not read: give an item's cover as its image, and its sound as its audio"
 _LARGEST_IMAGE = 2**13  # height or width, in pixels
 _LONGEST_AUDIO = 600  # seconds
-_NOT_THERE = -1  # in `image_index` and `audio_index`
+_NOT_THERE = -1  # in `image_index` and `audio_index`: the item has none
 
 
 class Modality:
-    """One modality. Subclasses say how it is prepared and collated.
+    """Base of the modalities. A subclass defines how its values are prepared and collated.
 
     Args (of the class):
-        name: of the modality, its encoder in the item encoder and, with an ending, its tensors.
-        content: what an item has or lacks, in messages: `"an image"`.
-        argument: of [`TransRecProcessor`]'s call.
-        part: of the processor, which prepares it.
+        name: name of the modality, of its encoder in the item encoder and, with a suffix, of its tensors.
+        content: phrase for messages about what an item has or lacks: `"an image"`.
+        argument: its argument in a call of [`TransRecProcessor`].
+        part: attribute of the processor that prepares it, such as `"tokenizer"`.
         config_field: field of [`TransRecConfig`] that sets its own encoder.
         option: argument of `from_encoder_pretrained` that names a backbone.
         encoder_class: its encoder; `None` for ids.
-        inputs: names of the model's inputs that are made of it.
+        inputs: names of the model's inputs that it is turned into.
         stored: columns of prepared items and their types.
-        is_sparse: whether its tensors have one entry only for each item that has the content, beside an index.
-        is_saved: whether its part is saved in files of its own.
+        is_sparse: whether its tensors have entries only for the items that have the content, and an index tells which.
+        is_saved: whether the processor's part is saved in files of its own.
     """
 
     name: ClassVar[str]
@@ -101,7 +101,7 @@ class Modality:
 
 
 class TextModality(Modality):
-    """Texts, as tokens. Stored: `input_ids`, of a length of its own each, and `has_text`, whether it is not blank."""
+    """Texts, as tokens. Stored: `input_ids`, without padding, and `has_text`, false for a blank text."""
 
     name, content = "text", "a text"
     argument, part = "text", "tokenizer"
@@ -163,7 +163,7 @@ class ImageModality(Modality):
     loading: ClassVar[dict[str, str]] = {"backend": "pil"}
 
     def check(self, processor: "TransRecProcessor") -> None:
-        """Raises `ValueError` for images that no memory could hold."""
+        """Raises `ValueError` for images too large for memory."""
         for name in ("size", "crop_size"):
             for side, pixels in dict(getattr(processor.image_processor, name, None) or {}).items():
                 if pixels is not None and pixels > _LARGEST_IMAGE:
@@ -187,7 +187,7 @@ class ImageModality(Modality):
         return {"pixels": [None if image is None else resize(processor, image).tobytes() for image in images]}
 
     def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
-        """Joins the images that are there; they stay bytes, a quarter of what floats take on the way to the device."""
+        """Joins the images that are there, as bytes: a quarter of the size of floats on the way to the device."""
         pixels, index = present(stored["pixels"])
         flat = np.frombuffer(bytearray().join(pixels), dtype=np.uint8)  # writable, without another copy
         return {
@@ -197,7 +197,7 @@ class ImageModality(Modality):
 
 
 class AudioModality(Modality):
-    """Sounds, as what the feature extractor makes of them: samples, or a spectrogram.
+    """Sounds, as the feature extractor returns them: samples, or a spectrogram.
 
     Stored: `audio_values`, float32, without padding. In a batch all have the length of `max_audio_seconds`, so that an
     item's embedding does not depend on the other items.
@@ -212,20 +212,20 @@ class AudioModality(Modality):
     is_sparse = True
 
     def check(self, processor: "TransRecProcessor") -> None:
-        """Raises `ValueError` for a length that makes no sense."""
+        """Raises `ValueError` for a length outside the allowed range."""
         if not 0 < processor.max_audio_seconds <= _LONGEST_AUDIO:
             raise ValueError(
                 f"max_audio_seconds must be above 0 and at most {_LONGEST_AUDIO}, got {processor.max_audio_seconds}"
             )
 
     def extract(self, processor: "TransRecProcessor", samples: np.ndarray) -> np.ndarray:
-        """Returns what the feature extractor makes of the samples of one sound."""
+        """Returns the feature extractor's output for the samples of one sound."""
         extractor = processor.feature_extractor
         made = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
         return np.asarray(made[extractor.model_input_names[0]][0], dtype=np.float32)
 
     def shape(self, processor: "TransRecProcessor") -> tuple[int, ...]:
-        """Returns the shape of the longest sound, `(samples,)` or of a spectrogram."""
+        """Returns the shape of the longest sound: `(samples,)`, or that of a spectrogram."""
         num_samples = int(processor.max_audio_seconds * processor.feature_extractor.sampling_rate)
         return self.extract(processor, np.zeros(num_samples, dtype=np.float32)).shape
 
@@ -251,7 +251,7 @@ class AudioModality(Modality):
 
 
 class IdModality(Modality):
-    """Item ids, as indices into the id table: an item is what users did with it."""
+    """Item ids, as indices into the id table: an item is known only by the interactions with it."""
 
     name, content = "id", "an id"
     argument = part = "item_ids"
@@ -279,14 +279,14 @@ MODALITIES: dict[str, Modality] = {
 
 
 def present(values: Sequence) -> tuple[list, torch.Tensor]:
-    """Returns the values that are not `None`, and the index of each place's value among them, -1 where it has none."""
+    """Returns the values that are not `None`, and for each item the index of its value among them, -1 for `None`."""
     is_there = np.array([value is not None for value in values], dtype=bool)
     index = np.where(is_there, is_there.cumsum() - 1, _NOT_THERE)
     return [value for value in values if value is not None], torch.from_numpy(index)
 
 
 def as_tensor(values: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
-    """Returns stored features or states at their own precision; bfloat16, which numpy has not, is kept as uint16."""
+    """Returns stored features or states at their own precision; bfloat16, which numpy lacks, is kept as uint16."""
     tensor = torch.from_numpy(np.asarray(values) if len(values) else np.zeros(0, dtype=np.float32))
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
@@ -294,8 +294,8 @@ def as_tensor(values: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
 def pad_right(lists: Sequence[Sequence[int]], filler: int) -> tuple[np.ndarray, np.ndarray]:
     """Pads texts' tokens to one array `(U, T)`, and makes its mask, 1 at tokens.
 
-    As a tokenizer's `pad`, which loops over the texts in Python; on the right, whatever the tokenizer's habit, since
-    backbones with absolute positions count from the left.
+    It replaces the tokenizer's `pad`, which loops over the texts in Python. It pads on the right, whatever the
+    tokenizer's setting, since backbones with absolute positions count from the left.
 
     >>> pad_right([[5], [1, 2]], filler=0)
     (array([[5, 0],
@@ -310,7 +310,7 @@ def pad_right(lists: Sequence[Sequence[int]], filler: int) -> tuple[np.ndarray, 
 
 
 def _empty_text_token(tokenizer) -> int:
-    """Returns what stands for a text without tokens, where the tokenizer adds no special ones."""
+    """Returns the token that stands for a text without tokens, where the tokenizer adds no special ones."""
     for token in (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id):
         if token is not None:
             return token
@@ -318,7 +318,7 @@ def _empty_text_token(tokenizer) -> int:
 
 
 def open_image(value) -> Image.Image | None:
-    """Opens an image; one that cannot be read counts as missing, with a warning."""
+    """Opens an image; an image that cannot be read counts as missing, with a warning."""
     if isinstance(value, dict):  # an undecoded `datasets.Image`
         value = value["path"] if value["bytes"] is None else value["bytes"]
     if value is None:
@@ -335,7 +335,7 @@ def open_image(value) -> Image.Image | None:
 
 
 def resize(processor: "TransRecProcessor", image: Image.Image) -> np.ndarray:
-    """Resizes and crops an image as the image processor does: `(3, height, width)` of uint8."""
+    """Resizes and crops an image with the image processor, to `(3, height, width)` of uint8."""
     resized = processor.image_processor([image], do_rescale=False, do_normalize=False, return_tensors="np")
     return np.asarray(resized["pixel_values"])[0].astype(np.uint8)
 
@@ -343,7 +343,7 @@ def resize(processor: "TransRecProcessor", image: Image.Image) -> np.ndarray:
 def read_audio(value, sampling_rate: int, max_seconds: float) -> np.ndarray | None:
     """Reads the beginning of a sound as samples of one channel, float32, at a sampling rate.
 
-    One that cannot be read, or has no samples, counts as missing, with a warning.
+    A sound that cannot be read, or has no samples, counts as missing, with a warning.
 
     Args:
         value: an array at this sampling rate, `{"array": …, "sampling_rate": …}`, an audio file as bytes or path, the

@@ -1,6 +1,6 @@
-"""The TransRec model: item encoder, user encoder, score, loss.
+"""Defines the TransRec model: item encoder, user encoder, scores and loss.
 
-Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of them with a picture, `T` text tokens,
+Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of them with an image, `T` text tokens,
 `N` negatives, `D` hidden size, `H` width of a backbone.
 """
 
@@ -60,9 +60,9 @@ _weight_bytes: ContextVar[int | None] = ContextVar("weight_bytes", default=None)
 class TransRecModelOutput(ModelOutput):
     """
     Args:
-        item_embeds (`torch.FloatTensor` of shape `(U, D)`): vectors of the batch's distinct items.
+        item_embeds (`torch.FloatTensor` of shape `(U, D)`): item embeddings of the batch's distinct items.
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
-        user_embeds (`torch.FloatTensor` of shape `(B, D)`): what each user wants next.
+        user_embeds (`torch.FloatTensor` of shape `(B, D)`): user embeddings, which predict each user's next item.
     """
 
     item_embeds: torch.Tensor | None = None
@@ -76,9 +76,9 @@ class TransRecOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, given `labels`): mean over the positions that have a target.
         logits (`torch.FloatTensor` of shape `(B, U)`): score of each of the batch's items as each user's next.
-        item_embeds (`torch.FloatTensor` of shape `(U, D)`): vectors of the batch's distinct items.
+        item_embeds (`torch.FloatTensor` of shape `(U, D)`): item embeddings of the batch's distinct items.
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
-        user_embeds (`torch.FloatTensor` of shape `(B, D)`): what each user wants next.
+        user_embeds (`torch.FloatTensor` of shape `(B, D)`): user embeddings, which predict each user's next item.
     """
 
     loss: torch.Tensor | None = None
@@ -124,8 +124,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
 
-        Without [`saved_with_code`], a configuration that came with code does not refer to it any more. Where on this
-        machine a backbone came from is not saved.
+        Without [`saved_with_code`], a configuration that came with code does not refer to it any more. The local path
+        that a backbone was loaded from is not saved.
         """
         kwargs.setdefault("save_original_format", False)
         if self._auto_class is None:
@@ -143,11 +143,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = True, **kwargs):
-        """As in transformers, but weights are read from safetensors alone; what adapters leave frozen is frozen again.
+        """As in transformers, but reads weights only from safetensors, and freezes backbones that have adapters again.
 
         Raises:
             OSError: if there are no weights as safetensors.
-            ValueError: if they are said to lie outside the checkpoint, or are far fewer than the configuration wants.
+            ValueError: if the weights are said to lie outside the checkpoint, or are far fewer than configured.
         """
         check_name_or_path(pretrained_model_name_or_path)
         if use_safetensors is False:
@@ -180,7 +180,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         r"""
         Makes a model around pretrained backbones, with a new user encoder.
 
-        `image_mean` and `image_std` of the configuration are those that are saved beside the image backbone.
+        `image_mean` and `image_std` of the configuration are read from the image backbone's checkpoint.
 
         Args:
             text_model_name_or_path (`str`, *optional*): Hub id or folder of any text model that `AutoModel` loads.
@@ -217,7 +217,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         }
         if not backbones:
             options = ", ".join(f"{name}_model_name_or_path" for name in ("text", "vision", "audio", "multimodal"))
-            raise ValueError(f"name a backbone, by one or several of {options}")
+            raise ValueError(f"no backbone is named: give one or several of {options}")
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
             where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
             folder = read_sentence_folder(text_model_name_or_path, **where)
@@ -232,9 +232,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
 
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
-        """User or item vectors `(…, D)` to vectors whose dot product is the score.
+        """Maps user or item embeddings `(…, D)` to vectors whose dot product is the score.
 
-        They are the vectors themselves, but for `normalize_scores` and `temperature`.
+        These are the embeddings themselves, except for `normalize_scores` and `temperature`.
         """
         if self.config.normalize_scores:
             vectors = nn.functional.normalize(vectors, dim=-1)
@@ -243,15 +243,15 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def freeze_backbone(
         self, train_last_n_layers: int | None = None, freeze_modules: Sequence[str] | None = None
     ) -> None:
-        """Stops training the backbones, or a part of them; the projection and the user encoder go on.
+        """Freezes the backbones, or a part of them; the projection and the user encoder are still trained.
 
         Frozen modules stay in evaluation mode: their dropout is off, their batch norms keep their statistics.
 
         Args:
-            train_last_n_layers: layers, from the end, that go on training, with all that comes after them; stages,
-                where a backbone has stages of layers; of a model with two towers, such as CLIP, layers of each.
+            train_last_n_layers: number of layers, from the end, that are still trained, with all that comes after
+                them; of stages, where a backbone has stages of layers; in each tower where it has two, as CLIP has.
             freeze_modules: patterns of parameter names within the backbone, such as `"embeddings.*"`; those that match
-                are frozen, the others go on. Of two backbones, `"text.*"` and `"image.*"` say which one is meant.
+                are frozen, the others are still trained. Of two backbones, `"text.*"` and `"image.*"` choose one.
         """
         backbones = self.item_encoder.backbones
         if not backbones:
@@ -259,7 +259,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if train_last_n_layers is not None and freeze_modules is not None:
             raise ValueError("give train_last_n_layers or freeze_modules, not both")
         if self.config.peft_config is not None:
-            raise ValueError("beside adapters the backbone is frozen already, and they are to train: freeze no more")
+            raise ValueError(
+                "the model has adapters, beside which the backbone is frozen already: leave out the freezing"
+            )
         if freeze_modules is not None:
             frozen = _matching(self.item_encoder, freeze_modules)
         elif train_last_n_layers is not None:
@@ -278,14 +280,14 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return bool(backbones) and not any(p.requires_grad for backbone in backbones for p in backbone.parameters())
 
     def train(self, mode: bool = True):
-        """As in torch, but frozen modules of a backbone stay in evaluation mode: batch norms alone beside adapters."""
+        """As in torch, but frozen modules of a backbone stay in evaluation mode (beside adapters, batch norms do)."""
         super().train(mode)
         if mode:
             for backbone in self.item_encoder.backbones:
                 adapted = hasattr(backbone, "peft_config")
                 for module in backbone.modules():
                     if adapted and not isinstance(module, nn.modules.batchnorm._BatchNorm):
-                        continue  # what adapters are given goes through dropout
+                        continue  # the inputs of adapters go through dropout
                     parameters = list(module.parameters())
                     if (parameters or adapted) and not any(parameter.requires_grad for parameter in parameters):
                         module.eval()
@@ -294,8 +296,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def compile_backbone(self, **kwargs) -> None:
         """Compiles the layers of the backbones that are trained, in place, for inputs of any shape.
 
-        Where they are alike, as in most backbones, all of them take no longer to compile than one. What frozen layers
-        make of items is computed once, see [`~training.precomputed`].
+        Where the layers are alike, as in most backbones, all of them take no longer to compile than one. The outputs
+        of frozen layers are computed once, see [`~training.precomputed`].
 
         Args:
             kwargs: those of `torch.compile`.
@@ -306,7 +308,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         layers = [layer for tower in towers for layer in layers_of(tower) or [tower]]
         layers = [layer for layer in layers if any(parameter.requires_grad for parameter in layer.parameters())]
         if not layers:
-            logger.warning("No layer of the backbone is trained, and none is compiled")
+            logger.warning("No layer of the backbone is trained, so none is compiled")
         # Layers of several backbones, in training and in evaluation, count as versions of the same code.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for layer in layers:
@@ -316,9 +318,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Encodes items, then users, in chunks whose activations are computed anew in the backward pass.
 
         The memory for activations is then that of one chunk, whatever the batch; loss and gradients stay the same.
-        With `in_batch` that of users holds the scores of a chunk's targets for all items of the batch. Users are
-        divided where there are `labels` and gradients are on; of more users than a chunk has, the loss and
-        `item_embeds` are all that the model returns.
+        With `in_batch`, a chunk of users holds the scores of its targets for all items of the batch. Users are divided
+        only where there are `labels` and gradients are on. If there are more users than a chunk has, the model returns
+        only the loss and `item_embeds`.
 
         Args:
             chunk_size: items encoded at a time, and users whose loss is computed at a time.
@@ -336,7 +338,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         self.item_encoder.chunk_size = chunk_size
 
     def drop_item_ids(self) -> None:
-        """Leaves the content part of a model of content and ids: ids do not transfer to other items."""
+        """Drops the id part of a model of content and ids, and keeps the content part: ids do not transfer."""
         if self.config.num_items is None or self.config.modality == "id":
             raise ValueError(f"a model of {self.config.modality} has no id part beside a content part to drop")
         self.item_encoder.id_embedding = self.item_encoder.id_fusion = None
@@ -346,11 +348,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def add_peft_adapter(self, peft_config) -> None:
         """Puts adapters of the `peft` library into the backbones, and trains only them there.
 
-        They are part of the model: it is saved, loaded and pushed with them like any other.
+        They are part of the model: it is saved, loaded and pushed with them, like any other model.
 
         Args:
             peft_config: `peft.LoraConfig`, another of `PEFT_KINDS` in `adapters.py`, or its dictionary with
-                `"peft_type"`. The modules that it names may lie in one of several backbones alone.
+                `"peft_type"`. The modules that it names need to be in only one of several backbones.
         """
         if self.config.peft_config is not None:
             raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
@@ -384,7 +386,7 @@ def _own_weights(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]:
-    """Within it, model and processor are saved with this package's code beside them.
+    """Within this context, model and processor are saved with this package's code beside them.
 
     Such a checkpoint loads with `AutoModel.from_pretrained(…, trust_remote_code=True)` where the package is missing.
     """
@@ -400,7 +402,7 @@ def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]
     before = {owner: owner._auto_class for owner in names}
     try:
         for owner, name in names.items():
-            owner._auto_class = name  # as register_for_auto_class does, which knows transformers' own names alone
+            owner._auto_class = name  # register_for_auto_class accepts only transformers' own names
         yield
     finally:
         for owner, name in before.items():
@@ -409,7 +411,7 @@ def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]
 
 
 def _matching(item_encoder: ItemEncoder, patterns: Sequence[str]) -> list[nn.Parameter]:
-    """Parameters of the backbones whose names match a pattern; a pattern that matches nothing is an error."""
+    """Returns the parameters of the backbones whose names match a pattern; a pattern without a match is an error."""
     found, unmatched, names = [], set(patterns), []
     for part, owner in item_encoder.owners.items():
         for name, parameter in owner.backbone.named_parameters():
@@ -455,7 +457,7 @@ class TransRecModel(TransRecPreTrainedModel):
             self.item_encoder.inject_adapters(config.peft_config)
 
     def _check_size(self) -> None:
-        """Refuses a configuration far larger than the checkpoint's weights, while nothing is allocated yet."""
+        """Raises `ValueError` for a configuration far larger than the weights, before memory is allocated."""
         size, count = _weight_bytes.get(), sum(parameter.numel() for parameter in self.parameters())
         if size is not None and count > max(_FEW_PARAMETERS, 2 * size):
             raise ValueError(
@@ -645,8 +647,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             inputs: the distinct items, see [`ItemInputs`], and what the loss reads, see [`LossInputs`].
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
-        and `logits` are `None`. So they are, and `user_hidden` too, where gradient caching divides the users: with
-        `labels`, gradients on, and more users than a chunk has.
+        and `logits` are `None`. Where gradient caching divides the users (with `labels`, gradients on and more users
+        than a chunk has), these two and `user_hidden` are `None`.
         """
         items, loss_inputs = split_batch(inputs)
         loss = logits = None
@@ -673,15 +675,15 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
     ) -> tuple[TransRecModelOutput, torch.Tensor]:
         """Encodes the histories and computes the configuration's loss, summed over the targets.
 
-        With gradient caching, it does so for as many users at a time as a chunk has, whose activations the backward
-        pass computes anew.
+        With gradient caching, this is done for one chunk of users at a time, and the backward pass computes the
+        activations of a chunk anew.
 
         Args:
             item_embeds: `(U, D)`.
             item_index: `(B, L)` histories as indices into the items.
             labels: `(B, L)` targets as indices into the items.
             user_ids: `(B,)`, where the user encoder reads them.
-            inputs: what losses read beside them.
+            inputs: other tensors that losses read.
         """
         config, loss = self.config, LOSSES[self.config.loss_type]
         candidates = make_candidates(config, self.to_scoring_space(item_embeds), item_index, labels, inputs)
@@ -702,7 +704,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         chunk_size, count = self.item_encoder.chunk_size, len(labels)
         if chunk_size is not None and chunk_size < count and torch.is_grad_enabled():
             chunks = [slice(start, start + chunk_size) for start in range(0, count, chunk_size)]
-            # The random state, of which dropout is made, is kept for the devices of the arguments.
+            # checkpoint() restores the random state of dropout on the devices of its arguments.
             parts = [checkpoint(only_loss, users, labels[users], use_reentrant=False) for users in chunks]
             return TransRecModelOutput(item_embeds=item_embeds), torch.stack(parts).sum()
         user_hidden, total = hidden_and_loss(slice(None), labels)

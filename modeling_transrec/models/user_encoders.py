@@ -1,7 +1,7 @@
-"""User encoders: histories of item embeddings `(B, L, D)` to states `(B, L, D)`.
+"""Defines the user encoders, which map histories of item embeddings `(B, L, D)` to states `(B, L, D)`.
 
 A state summarises the history up to its position; the state at a user's last item is the user embedding. A user
-encoder is one class and one row of [`USER_ENCODERS`]; [`UserEncoder`] lists what the rest of the code asks of it.
+encoder is one class and one row of [`USER_ENCODERS`]; [`UserEncoder`] lists the attributes that other code reads.
 
 Shapes: `B` users, `L` history length, `M` items in all histories, `D` hidden size. Padding is never read;
 [`Histories`] knows where the items are.
@@ -29,16 +29,16 @@ LAYER_NORM_EPS = 1e-6
 class UserEncoder(nn.Module):
     """Base of the user encoders.
 
-    A subclass defines `forward(item_embeddings, histories)`: item embeddings `(B, L, D)`, oldest first, and
-    [`Histories`] to states `(B, L, D)`. Nothing else in the package needs to know it.
+    A subclass defines `forward(item_embeddings, histories)`, which maps item embeddings `(B, L, D)`, oldest first, and
+    [`Histories`] to states `(B, L, D)`. Nothing else in the package names the subclass, except [`USER_ENCODERS`].
 
     Attributes:
         causal: Whether a state does not depend on later items, so that it can predict the next one.
         supports_masked_item: Whether it can read both sides of a masked item and predict that item. It does so with
             `config.objective="masked_item"`, and then has a learned `mask_embedding` `(D,)` in place of such items.
-        default_objective: The objective where the configuration names none.
+        default_objective: The objective if the configuration names none.
         reads_user_ids: Whether it has a table of user ids, and reads `histories.user_ids`.
-        layer_class: The layer that it repeats, which is never split over devices.
+        layer_class: The class of its layers, which are never split over devices.
     """
 
     causal: ClassVar[bool] = True
@@ -56,15 +56,15 @@ class UserEncoder(nn.Module):
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes histories of item embeddings `(B, L, D)` to the state at each user's last item `(B, D)`.
 
-        A subclass may override it to leave out what only the other states need.
+        A subclass may override this to skip the computation that only the other states need.
         """
         return histories.last_of(self(item_embeddings, histories))
 
 
 class TransformerUserEncoder(UserEncoder):
-    """Base of the user encoders of attention layers, in `layers`.
+    """Base of the user encoders that are made of attention layers, which are in `layers`.
 
-    Attention is causal, or in both directions where masked items are predicted.
+    Attention is causal, or bidirectional where masked items are predicted.
     """
 
     layers: nn.ModuleList
@@ -134,14 +134,14 @@ class SASRecUserEncoder(TransformerUserEncoder):
 
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
-        # One more where a mask is appended to a whole history, to predict the item after it.
+        # One position more where a mask embedding is appended to a history, to predict the item after it.
         self.num_positions = config.max_seq_len + self.predicts_masked_items
         self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
 
     def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """Adds position embeddings to item embeddings `(B, L, D)`: `(M, D)`."""
+        """Packs item embeddings `(B, L, D)` as `(M, D)` and adds position embeddings."""
         positions = positions_from_the_end(histories.mask, self.num_positions)
         hidden = histories.pack(item_embeddings) + self.position_embedding(histories.pack(positions))
         return self.dropout(self.layer_norm(hidden))
@@ -209,7 +209,7 @@ class LiGRUserEncoder(TransformerUserEncoder):
         self.layer_norm = nn.RMSNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
     def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """Takes the items out of `(B, L, D)`: `(M, D)`."""
+        """Packs item embeddings `(B, L, D)` without padding, as `(M, D)`."""
         return self.dropout(histories.pack(item_embeddings))
 
     def finish(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -231,7 +231,7 @@ class StackedUserEncoder(UserEncoder):
 
 
 class NextItNetLayer(GradientCheckpointingLayer):
-    """Two causal convolutions with dilations `d` and `2 d`, each with layer norm and ReLU, around a residual."""
+    """Two causal convolutions with dilations `d` and `2 d`, each with layer norm and ReLU; a residual around both."""
 
     def __init__(self, config: TransRecConfig, dilation: int, kernel_size: int = 3):
         super().__init__()
@@ -277,7 +277,7 @@ class GRU4RecLayer(GradientCheckpointingLayer):
         self.gru = nn.GRU(config.hidden_size, config.hidden_size, bias=False, batch_first=True)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # Zeros leave a zero state zero where there is no bias: padding on the left is not read.
+        # Without biases, zeros as input keep a zero state at zero, so that padding on the left has no effect.
         return self.gru(hidden * mask[:, :, None])[0]
 
 
