@@ -20,8 +20,8 @@ from .encoding import evaluation_mode
 from .ranking import is_among, top_items
 
 
-# From histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
-# (B,), to scores (B, V).
+# Maps histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
+# (B,) to scores (B, V).
 Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 USERS_AT_A_TIME = 256
@@ -31,7 +31,7 @@ MAX_SCORES = 2**26  # of one block of users and the whole catalogue: 256 MB in f
 class SparseScores(Protocol):
     """Scores of a few items for each user that are added to those of a model: a platform's [`Transitions`].
 
-    It knows the first `len` items of the catalogue; those that are added later have no such scores.
+    It has scores for the first `len` items of the catalogue; items that are added later get none.
     """
 
     def __len__(self) -> int: ...
@@ -40,7 +40,7 @@ class SparseScores(Protocol):
         """Returns the scores `(B, len)` of whole histories `(B, L)` of indices into the catalogue."""
 
     def select(self, catalogue_index: np.ndarray) -> "SparseScores":
-        """Returns the same for a catalogue of only these items, which get the indices 0, 1, …"""
+        """Returns the scores of a catalogue of only these items, which get the indices 0, 1, …"""
 
 
 class NearestItems(Protocol):
@@ -52,13 +52,13 @@ class NearestItems(Protocol):
 
 class CatalogueScorer:
     r"""
-    Scores users against a catalogue. It never changes: another catalogue is another scorer, so that threads can share
-    one.
+    Scores users against a catalogue. A scorer never changes (another catalogue is another scorer), so that threads
+    can share it.
 
     Histories are given as indices into the catalogue `(B, L)`, padded with -1 on the left. A score is the dot product
-    of the user embedding and the item embedding, each as `model.to_scoring_space` has it (normalised or not); or, with
-    a `user_mean`, their centred cosine, see [`center`]. The item's own `item_scores` and `transition_weight` times the
-    score of the transitions, are added where they are given.
+    of the user embedding and the item embedding, each mapped by `model.to_scoring_space`; or, with
+    a `user_mean`, their centred cosine, see [`center`]. The item's own `item_scores`, and `transition_weight` times
+    the score of the transitions, are added where they are given.
 
     Args:
         model: TransRec model with or without head, or another module with its `config.max_seq_len`, `device`, `dtype`,
@@ -69,7 +69,7 @@ class CatalogueScorer:
         item_scores: `(V,)` added for every user, such as weighted log popularity; items added later get 0.
         transitions: [`SparseScores`] of the catalogue's items.
         transition_weight: factor of the transitions' scores.
-        nearest: [`NearestItems`] among the `candidates`, with which `top_k` searches. The result is exact if they are.
+        nearest: [`NearestItems`] among the `candidates`, with which `top_k` searches; exact if its search is exact.
         autocast: makes the context under which users are encoded, such as `accelerator.autocast`; scores are float32.
         room: number of items that can be added without copying the others.
 
@@ -108,7 +108,7 @@ class CatalogueScorer:
         self.user_mean = user_mean
         self.item_mean = item_embeddings.mean(dim=0) if item_mean is None and user_mean is not None else item_mean
         self.item_scores = item_scores
-        self.transitions: Any = transitions  # its other methods are for those who know that they are Transitions
+        self.transitions: Any = transitions  # callers may use methods of Transitions
         self.transition_weight = transition_weight
         self.nearest = nearest
         self.autocast = autocast
@@ -127,7 +127,7 @@ class CatalogueScorer:
         return self._candidates.rows
 
     def replace(self, **changes) -> "CatalogueScorer":
-        """Returns a scorer with other arguments; the catalogue is prepared anew only if they have to do with it."""
+        """Returns a scorer with other arguments; the catalogue is prepared anew only if they affect it."""
         if set(changes) <= {"transitions", "transition_weight", "nearest", "autocast"}:
             other = copy.copy(self)
             vars(other).update(changes)
@@ -139,10 +139,10 @@ class CatalogueScorer:
     def with_items(self, item_embeddings: torch.Tensor) -> "CatalogueScorer":
         """Returns a scorer of this catalogue and more items `(N, D)`, which get the next indices.
 
-        Only they are prepared, and centred by the mean that the scorer has.
+        Only the new items are prepared, and centred by the mean that the scorer has.
         """
         other = copy.copy(self)
-        other.nearest = None  # it knows the old items only
+        other.nearest = None  # it has only the old items
         item_scores = None
         if self.item_scores is not None:
             item_scores = self.item_scores.new_zeros(len(item_embeddings))
@@ -196,7 +196,7 @@ class CatalogueScorer:
         return scores
 
     def _transition_scores(self, histories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the weighted scores of the transitions that are not zero: users, items, values, all `(E,)`."""
+        """Returns the weighted scores of the transitions that are not zero: users, items and values, each `(E,)`."""
         known = torch.where(histories < len(self.transitions), histories, -1)
         added, device = self.transitions.scores(known.cpu().numpy()), self.item_embeddings.device
         users = np.repeat(np.arange(len(histories)), np.diff(added.indptr))
@@ -240,7 +240,7 @@ class CatalogueScorer:
     def _search(
         self, histories: torch.Tensor, k: int, seen: torch.Tensor | None, user_index: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds the best items among the nearest ones and those that the transitions know.
+        """Finds the best items among the nearest ones and those that have transitions.
 
         This is exact for transitions that are not negative: an item without them is among the best of the sum only if
         it is among the nearest `k` that are neither seen nor have transitions.
@@ -260,7 +260,7 @@ class CatalogueScorer:
         scores, candidates = self.nearest.search(queries, wanted)  # (B, C)
         left_out = candidates < 0
         if self.transitions is not None:
-            left_out |= is_among(candidates, known)  # they come in again, with their transitions
+            left_out |= is_among(candidates, known)  # they are added below, with their transitions
             items = self.candidates[known.clamp(min=0)]  # (B, M, D)
             known_scores = torch.einsum("bd,bmd->bm", queries, items) + added
             scores, candidates = torch.cat([scores, known_scores], dim=1), torch.cat([candidates, known], dim=1)
@@ -272,13 +272,13 @@ class CatalogueScorer:
 
 
 class GrowingRows:
-    """A tensor to which rows can be added without copying those that it has; what was handed out never changes.
+    """A tensor to which rows can be added without copying the present ones; earlier versions of it never change.
 
-    It is the first `length` rows of a buffer, which it shares with those that it has grown into.
+    Its rows are the first rows of a buffer, which it shares with the longer tensors that it has grown into.
 
     Args:
         rows: `(V, D)`.
-        room: rows that can be added before all are copied; where it is 0, `rows` themselves are not copied, either.
+        room: number of rows that can be added before all are copied; if 0, `rows` are not copied at first, either.
 
     >>> first = GrowingRows(torch.zeros(2, 1), room=4)
     >>> second = first.grown(torch.ones(1, 1))
@@ -293,12 +293,12 @@ class GrowingRows:
         if room:
             self._buffer = rows.new_empty(len(rows) + room, *rows.shape[1:])
             self.rows = self._buffer[: len(rows)].copy_(rows)
-        self._used = [len(rows)]  # of the buffer, by all who share it
+        self._used = [len(rows)]  # rows of the buffer that are in use, common to all that share it
 
     def grown(self, more: torch.Tensor) -> "GrowingRows":
-        """Returns these rows and `more` of them `(N, D)`."""
+        """Returns these rows followed by `more` `(N, D)`."""
         old, new = len(self.rows), len(self.rows) + len(more)
-        if self._used[0] != old or new > len(self._buffer):  # another has grown out of this one, or there is no room
+        if self._used[0] != old or new > len(self._buffer):  # the next rows are taken, or there is no room
             return GrowingRows(torch.cat([self.rows, more]), self.room)
         other = copy.copy(self)
         self._buffer[old:new] = more
@@ -323,8 +323,8 @@ def center(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Subtracts the mean `(D,)` from embeddings `(N, D)` and normalises them: their products are centred cosines.
 
     On a catalogue that a model has not seen, the embeddings share a large common part, and the model's own scores rank
-    the same few items first for everybody. Centring users, by the mean over users of the same platform, and items, by
-    the mean over the catalogue, takes it out (Suzuki et al., "Centering Similarity Measures to Reduce Hubs", EMNLP
-    2013).
+    the same few items first for everybody. Centring users by the mean over users of the same platform, and items by
+    the mean over the catalogue, removes that part (Suzuki et al., "Centering Similarity Measures to Reduce Hubs",
+    EMNLP 2013).
     """
     return torch.nn.functional.normalize(embeddings - mean, dim=1)

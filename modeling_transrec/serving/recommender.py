@@ -46,7 +46,7 @@ from .platform import explain as explain_scores
 
 logger = logging.getLogger(__name__)
 
-_changing = threading.RLock()  # one change of a catalogue at a time, in any recommender
+_changing = threading.RLock()  # allows one change of a catalogue at a time, over all recommenders
 
 
 class Recommender:
@@ -73,7 +73,7 @@ class Recommender:
     def __init__(self, model: TransRecPreTrainedModel, processor: TransRecProcessor):
         self.model = model.eval()
         self.processor = processor
-        self.reads_features = False  # of the backbone, in place of the model's item embeddings: content kNN
+        self.reads_features = False  # whether it recommends by content kNN, from the backbone's features
         self._catalogue: Catalogue | None = None
         self._faiss_factory: str | None = None
 
@@ -107,7 +107,8 @@ class Recommender:
 
         Args:
             text_model_name_or_path: Hub id or folder of a text model, such as one of sentence-transformers.
-            vision_model_name_or_path, multimodal_model_name_or_path: likewise; texts and images are fused late.
+            vision_model_name_or_path, multimodal_model_name_or_path: the same for images, and for one model of both.
+                A text and a vision model are combined by late fusion.
             kwargs: `language`, `max_text_length`, `revision`, `token`, …, see [`load_content_model`].
         """
         names = (text_model_name_or_path, vision_model_name_or_path, multimodal_model_name_or_path)
@@ -116,7 +117,7 @@ class Recommender:
         return recommender
 
     def load_catalogue(self, pretrained_model_name_or_path: str | os.PathLike, **where) -> bool:
-        """Takes the catalogue that was saved with the model. Returns: whether there is one.
+        """Loads the catalogue that was saved with the model, and returns whether there is one.
 
         Args:
             pretrained_model_name_or_path: the Hub id or folder.
@@ -183,18 +184,18 @@ class Recommender:
         with_code: bool = False,
         **kwargs,
     ) -> CommitInfo:
-        """Publishes what [`save_pretrained`] saves, metadata of the items included, in one commit.
+        """Publishes the files that [`save_pretrained`] saves, metadata of the items included, in one commit.
 
-        A repository that has a card already keeps it.
+        If the repository already has a card, it keeps it.
 
         Args:
-            repo_id: the repository; it is made where there is none.
-            commit_message: of the commit.
+            repo_id: the repository, which is created if there is none.
+            commit_message: message of the commit.
             private: whether a new repository is private.
-            token: a token that may write; by default that of the log-in.
-            revision: branch; made where there is none.
+            token: a token with write access; by default that of the log-in.
+            revision: the branch, which is created if there is none.
             create_pr: whether to open a pull request in place of a commit.
-            with_code: whether the model's code travels, too.
+            with_code: whether the model's code is uploaded, too.
             kwargs: those of the model's `save_pretrained`, such as `max_shard_size`.
         """
         api = HfApi(token=token)
@@ -220,12 +221,12 @@ class Recommender:
 
     @property
     def scorer(self) -> CatalogueScorer:
-        """The scorer of the catalogue. Indices of items that have been removed stay in it until it is rebuilt."""
+        """The scorer of the catalogue. Items that have been removed keep their indices in it until it is rebuilt."""
         return self._indexed().scorer
 
     @property
     def items(self) -> datasets.Dataset | None:
-        """Items of the catalogue, `item_id` and metadata; `None` before there is one."""
+        """Items of the catalogue, with `item_id` and metadata; `None` if there is no catalogue yet."""
         return None if self._catalogue is None else self._catalogue.items
 
     @property
@@ -235,25 +236,26 @@ class Recommender:
 
     @property
     def item_embeddings(self) -> torch.Tensor | None:
-        """Item embeddings of the catalogue `(V, D)`; `None` before there is one."""
+        """Item embeddings `(V, D)` of the catalogue; `None` if there is no catalogue yet."""
         return None if self._catalogue is None else self._catalogue.item_embeddings
 
     @property
     def catalogue(self) -> datasets.Dataset:
         """The catalogue as a data set: columns of items without media, their embeddings `vector`, and `checkpoint`.
 
-        `checkpoint` is the hash of the model and processor that made the embeddings. It is pushed and pulled like any
-        data set: `recommender.catalogue.push_to_hub(NAME)`, `recommender.use_catalogue(load_dataset(NAME)["train"])`.
+        `checkpoint` is the hash of the model and processor that made the embeddings. The data set is pushed and pulled
+        like any other: `recommender.catalogue.push_to_hub(NAME)`, then
+        `recommender.use_catalogue(load_dataset(NAME)["train"])`.
         """
         return self._indexed().to_dataset()
 
     def use_catalogue(
         self, catalogue: datasets.Dataset, histories: Sequence[Sequence[str]] | None = None
     ) -> "Recommender":
-        """Takes a catalogue that this very checkpoint encoded, in place of encoding the items again.
+        """Uses a catalogue that this very checkpoint encoded, instead of encoding the items again.
 
         Args:
-            catalogue: what [`catalogue`] gave, whole or in part.
+            catalogue: a data set from [`catalogue`], whole or in part.
             histories: as in [`index`], for centred scores.
 
         Returns: itself.
@@ -271,18 +273,19 @@ class Recommender:
         chunk_size: int = 256,
         histories: Interactions | Sequence[Sequence[str]] | None = None,
     ) -> "Recommender":
-        """Encodes the catalogue to recommend from; replaces an earlier one.
+        """Encodes the catalogue to recommend from, and replaces an earlier one.
 
-        A model of content and ids goes on with content only where an item is new to it.
+        A model of content and ids drops its id part if an item is new to it.
 
         Args:
-            items: `item_id` and what the processor reads, such as `text_en`: data set, DataFrame or list of dicts.
+            items: data set, DataFrame or list of dicts, with `item_id` and the columns that the processor reads,
+                such as `text_en`.
             chunk_size: items encoded at a time.
             histories: the platform's interactions, a table with columns `user_id`, `item_id` and, where known,
-                `timestamp`: their transitions are counted and added to the scores; with what weight is chosen by each
-                history's last item. [`observe`] keeps them up to date. Lists of item ids are counted, too, by a
-                recommender [`from_backbone`]; for a model that has not been trained on this platform they centre the
-                scores (a few hundred users or more), see [`~scoring.center`].
+                `timestamp`. Their transitions are counted and added to the scores, with the weight that ranks each
+                history's last item best; [`observe`] keeps the counts up to date. Or lists of item ids: a recommender
+                made by [`from_backbone`] counts them likewise, and a model that has not been trained on this platform
+                centres its scores by them (give a few hundred users or more), see [`~scoring.center`].
 
         Returns: itself.
         """
@@ -303,10 +306,10 @@ class Recommender:
         return self
 
     def observe(self, interactions: Interactions) -> "Recommender":
-        """Counts new interactions, in microseconds each: what comes after is recommended at once.
+        """Counts new interactions, in microseconds each; the next recommendations use them.
 
-        They follow those that were given to [`index`] or seen here. A recommender that was loaded does not know the
-        users, whose histories are not saved: theirs begin anew.
+        A user's new interactions follow those that were given to [`index`] or to this method before. Histories are not
+        saved, so that in a loaded recommender the users' histories begin anew.
 
         Args:
             interactions: a table with columns `user_id`, `item_id` and, where known, `timestamp`.
@@ -326,7 +329,7 @@ class Recommender:
     def add_items(
         self, items: datasets.Dataset | pd.DataFrame | Sequence[dict], chunk_size: int = 256
     ) -> "Recommender":
-        """Adds items to the catalogue; one whose `item_id` is there already replaces it. Only these are encoded.
+        """Adds items to the catalogue, or replaces those with the same `item_id`. Only these items are encoded.
 
         Args:
             items: as in [`index`]. Columns that the catalogue does not have are an error, missing ones are empty.
@@ -337,7 +340,9 @@ class Recommender:
         known = self._indexed().all_items.features
         items = checked_items(items)
         if self.processor.item_ids is not None and not set(items["item_id"][:]) <= set(self.processor.item_ids):
-            raise ValueError("the model knows items by id, and some of these are new to it; index all again")
+            raise ValueError(
+                "the model has an id table that lacks some of these items; call index with all items again"
+            )
         columns = item_columns(items)
         unknown = set(columns.column_names) - set(known)
         if unknown:
@@ -366,10 +371,10 @@ class Recommender:
         return self
 
     def search_with_faiss(self, string_factory: str = "Flat") -> "Recommender":
-        """Searches the catalogue with a FAISS index from now on: for millions of items. It follows later changes.
+        """Searches the catalogue with a FAISS index from now on, for millions of items; it follows later changes.
 
         Args:
-            string_factory: the kind of index, in FAISS's words: `"Flat"` is exact, `"IVF4096,Flat"` and
+            string_factory: the kind of index, for FAISS's `index_factory`: `"Flat"` is exact, `"IVF4096,Flat"` and
                 `"HNSW32"` look at a part of the catalogue, where they may find fewer items than asked for.
 
         Returns: itself.
@@ -392,11 +397,10 @@ class Recommender:
 
         Args:
             history: item ids, oldest first, or a list of such histories.
-            k: how many items.
+            k: number of items.
             exclude_seen: whether items of the history are left out.
             user_id: the user's id, or one for each history; only for models of user ids (DSSM).
-
-            explain: whether to say what each score is made of: `"model"` (content or a trained model),
+            explain: whether to add the parts of each score: `"model"` (content or a trained model),
                 `"transitions"` and `"popularity"`, and `"because_of"`, an item of the history.
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
@@ -429,7 +433,7 @@ class Recommender:
         return self._catalogue
 
     def _use(self, catalogue: Catalogue) -> None:
-        """Recommends from this catalogue from now on; without FAISS where it cannot make the index."""
+        """Recommends from this catalogue from now on; without FAISS if the index cannot be built."""
         with _changing:
             factory, self._faiss_factory = self._faiss_factory, None
             try:
@@ -459,7 +463,7 @@ class Recommender:
 
 
 def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:
-    """A checkpoint's file on this machine, or `None` where it has no such file."""
+    """Returns the local path of a checkpoint's file, or `None` if the checkpoint has no such file."""
     if os.path.isdir(name_or_path):
         path = os.path.join(name_or_path, where.get("subfolder", ""), name)
         return path if os.path.isfile(path) else None
