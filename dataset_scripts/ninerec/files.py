@@ -337,10 +337,10 @@ def _how_to_get(name: str) -> str:
     else:
         get = (
             f"\n{name!r} is not one of NineRec's names ({', '.join(SOURCES + TARGETS)}); "
-            "any name works whose files have this layout."
+            f"it needs {name}_items.csv and {name}_interactions.csv (or .tsv, .parquet), or NineRec's layout."
         )
     return (
-        f"{get}\nExpected anywhere under one folder: {files}."
+        f"{get}\nNineRec's layout, anywhere under one folder: {files}."
         f'\nThen: load_dataset("ninerec", "{name}", data_dir="FOLDER"), or set NINEREC_DATA_DIR=FOLDER.'
     )
 

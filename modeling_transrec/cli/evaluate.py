@@ -11,9 +11,9 @@ A checkpoint on the Hub, with the results added to its card (--create_pr true wh
 
     transrec evaluate --model_name_or_path me/my-recommender --push_to_hub true
 
-What needs no training, to compare with: --model_name_or_path random and --model_name_or_path popularity. What the
-lists are like beside what they hit: --metrics hr ndcg mrr coverage novelty popularity_bias. On several
-GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.evaluate --model_name_or_path outputs/has_pt
+Baselines that need no training: --model_name_or_path random and --model_name_or_path popularity. Metrics of the lists
+beyond their hits: --metrics hr ndcg mrr coverage novelty popularity_bias.
+On several GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.evaluate --model_name_or_path outputs/has_pt
 """
 
 import json

@@ -9,7 +9,7 @@ From a pretrained checkpoint (HasPT), or an id model (IDRec) to compare with:
     transrec finetune --model_name_or_path outputs/pretrained --output_dir outputs/has_pt
     transrec finetune --modality id --learning_rate 1e-3 --output_dir outputs/idrec
 
-With images beside the text, behind another user encoder, or with options by name:
+With images beside the text and another user encoder, or with a preset, a named set of options:
 
     transrec finetune --modality text+image --user_encoder_type gru4rec --output_dir outputs/both
     transrec finetune --preset bili_food-bert --data_dir /data/NineRec --output_dir outputs/bili_food

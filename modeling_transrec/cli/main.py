@@ -63,7 +63,8 @@ def help_text() -> str:
         usage: transrec COMMAND [OPTIONS]
 
         Transferable sequential recommendation: pretrain a recommender on one platform, fine-tune it on another.
-        Without options, each command works on the small synthetic data set that the package brings.
+        Where no data set is named, a small synthetic one that the package brings is used. Only validate, describe and
+        download need a folder of files, --data_dir.
 
         commands:
         """

@@ -1,8 +1,8 @@
-"""Recommend items: show what users took and what a checkpoint recommends to them, as text.
+"""Recommend items: show users' histories and what a checkpoint recommends to them, as text.
 
     transrec recommend --model_name_or_path outputs/has_pt
 
-For one history, or for all users of the data set into a file (a JSON object a line):
+For one history, or for all users of the data set into a file (one JSON object per line):
 
     transrec recommend --model_name_or_path outputs/has_pt --history "t0001 t0002"
     transrec recommend --model_name_or_path outputs/has_pt --output_file recommendations.jsonl

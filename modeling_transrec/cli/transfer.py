@@ -1,6 +1,6 @@
 """Compare what pretraining on one data set gives on another.
 
-Pretrains on a source, then compares on a target's test split, at the same budget: what needs no training (random,
+Pretrains on a source, then compares on a target's test split, at the same budget: baselines without training (random,
 popularity, transitions, content kNN and both), IDRec (an item-id table), TransRec NoPT (content, not pretrained),
 zero-shot (pretrained, not fine-tuned) and HasPT (pretrained, then fine-tuned). On the sample that the package brings,
 as `make run` does:

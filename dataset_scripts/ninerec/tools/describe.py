@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON list, for machines")
     args = parser.parse_args(arguments)
     if args.data_dir is None:
-        parser.error("give --data_dir, or set NINEREC_DATA_DIR")
+        parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
     names = args.names or find_names(args.data_dir)
     if not names:
         parser.error(

@@ -39,7 +39,9 @@ class PairColumns(argparse.Action):
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that decide how tables are read, as `load_dataset` has them."""
-    parser.add_argument("--data_dir", default=data_dir_from_env(), help="folder of the raw files; NINEREC_DATA_DIR")
+    parser.add_argument(
+        "--data_dir", default=data_dir_from_env(), help="folder of the raw files; by default that in NINEREC_DATA_DIR"
+    )
     parser.add_argument(
         "--columns", type=column_names, help="what the columns of tables are called, as JSON or a .json file of it"
     )

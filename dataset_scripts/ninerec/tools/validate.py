@@ -175,13 +175,13 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="of the data set, e.g. Bili_Food")
+    parser.add_argument("name", help="name of the data set, such as Bili_Food")
     add_table_options(parser)
-    parser.add_argument("--max_examples", type=int, default=5, help="of each problem (default: 5)")
+    parser.add_argument("--max_examples", type=int, default=5, help="examples shown of each problem (default: 5)")
     parser.add_argument("--num_workers", type=int, default=1, help="threads that decode images (default: 1)")
     args = parser.parse_args(arguments)
     if args.data_dir is None:
-        parser.error("give --data_dir, or set NINEREC_DATA_DIR")
+        parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
     if args.max_examples < 0 or args.num_workers < 1:
         parser.error("--max_examples must be at least 0 and --num_workers at least 1")
     options = {"pair_columns": args.pair_columns, "columns": args.columns, "min_actions": args.min_actions}
