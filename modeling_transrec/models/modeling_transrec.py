@@ -217,7 +217,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         }
         if not backbones:
             options = ", ".join(f"{name}_model_name_or_path" for name in ("text", "vision", "audio", "multimodal"))
-            raise ValueError(f"no backbone is named: give one or several of {options}")
+            raise ValueError(f"name a backbone with one or several of {options}")
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
             where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
             folder = read_sentence_folder(text_model_name_or_path, **where)
