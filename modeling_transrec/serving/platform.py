@@ -83,7 +83,10 @@ def add_counts(scorer: CatalogueScorer, items: datasets.Dataset, sequences: data
     else:
         choice = choose(scorer, Transitions.from_sequences(training, item_ids), validation)
     transitions = Transitions.from_sequences(sequences, item_ids, keep="recent", **choice.transition_settings)
-    return dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
+    scorer = dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
+    if scorer.transitions is None:  # of weight 0, but counted: new interactions are still observed, and saved
+        scorer = scorer.replace(transitions=transitions, transition_weight=0.0)
+    return scorer
 
 
 def fit_content(content: Content, items: datasets.Dataset, sequences: datasets.Dataset | None) -> CatalogueScorer:

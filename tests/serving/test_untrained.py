@@ -88,6 +88,17 @@ def test_new_clicks_count_at_once(recommender, items):
         recommender.observe({"user_id": ["x"], "item_id": ["unknown"]})
 
 
+def test_interactions_of_weight_zero_are_counted_all_the_same(backbone, items):
+    """Histories of one item each give nothing to choose a weight by: it is 0."""
+    item_ids = items["item_id"][:]
+    table = {"user_id": ["a", "b"], "item_id": item_ids[:2]}
+    recommender = Recommender.from_backbone(backbone).index(items, histories=table)
+    before = recommender.recommend([item_ids[0]], k=5)
+    recommender.observe({"user_id": ["a"], "item_id": [item_ids[7]]})
+    assert recommender.scorer.transitions[item_ids[0]] == {item_ids[7]: 1.0}
+    assert recommender.scorer.transition_weight == 0 and recommender.recommend([item_ids[0]], k=5) == before
+
+
 def test_new_items_come_in_by_content_until_they_have_counts(recommender, items):
     item_ids = items["item_id"][:]
     recommender.add_items([{"item_id": "new", "text_en": "red rope", "text_zh": "红 绳"}])
