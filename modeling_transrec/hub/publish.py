@@ -11,7 +11,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 
 from .card import build_model_card
 from .facts import CardFacts, DataFacts
-from .names import CARD_NAME, FACTS_NAME, RESULTS_NAME
+from .names import CARD_NAME, CATALOGUE_FOLDER, FACTS_NAME, RESULTS_NAME
 from .results import eval_result_files, eval_results, merge_results, results_sections
 from .safety import upload_patterns
 
@@ -57,6 +57,8 @@ def upload_checkpoint(
 ) -> CommitInfo:
     """Uploads a checkpoint's folder in one commit, only the files that may leave; see [`upload_patterns`].
 
+    A catalogue replaces the published one whole: what it no longer has, such as counts of interactions, is deleted.
+
     Args:
         folder: the checkpoint's folder.
         repo_id: an existing repository.
@@ -77,6 +79,7 @@ def upload_checkpoint(
         revision=revision,
         create_pr=create_pr,
         run_as_future=not blocking,
+        delete_patterns=f"{CATALOGUE_FOLDER}/*" if Path(folder, CATALOGUE_FOLDER).is_dir() else None,
         **upload_patterns(with_code),
     )
 

@@ -19,12 +19,13 @@ import torch
 
 from ..data.collator import left_pad_lists
 from ..evaluation.scoring import CatalogueScorer, user_blocks
+from ..hub.names import CATALOGUE_FOLDER
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .faiss_index import FaissIndex
 
 
 # Where the catalogue lies in a checkpoint: `load_dataset(CHECKPOINT, data_dir="catalogue")` reads it, too.
-CATALOGUE_FILE = "catalogue/train-00000-of-00001.parquet"
+CATALOGUE_FILE = f"{CATALOGUE_FOLDER}/train-00000-of-00001.parquet"
 EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
 _MEANS = ("user_mean", "item_mean")  # by which scores are centred, in the metadata of the file
 _READ_AT_A_TIME = 100_000

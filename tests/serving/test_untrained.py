@@ -133,6 +133,19 @@ def test_saved_and_loaded(with_counts, recommender, backbone, items, tmp_path):
     assert same[0] == pytest.approx(same[1], abs=1e-6)
 
 
+def test_counts_leave_the_hub_with_their_catalogue(hub, make_model, processor_of, items, interactions, tmp_path):
+    recommender = Recommender(make_model("text"), processor_of["text"]).index(items, histories=interactions)
+    recommender.push_to_hub("me/shop")
+    counted = {name for name in hub.files("me/shop") if name.startswith("catalogue/")}
+    loaded = Recommender.from_pretrained("me/shop", cache_dir=tmp_path / "first")
+    expected = recommender.scorer.transitions.to_dense()
+    np.testing.assert_allclose(loaded.scorer.transitions.to_dense(), expected, rtol=1e-6)
+    recommender.index(items).push_to_hub("me/shop")
+    left = {name for name in hub.files("me/shop") if name.startswith("catalogue/")}
+    assert left < counted and not [name for name in left if name.endswith(".safetensors")]
+    assert Recommender.from_pretrained("me/shop", cache_dir=tmp_path / "second").scorer.transitions is None
+
+
 def test_counts_beside_a_trained_model(make_model, processor_of, items, interactions):
     recommender = Recommender(make_model("text"), processor_of["text"])
     alone = recommender.index(items).recommend(items["item_id"][:3], k=36)
