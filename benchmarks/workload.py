@@ -25,7 +25,7 @@ from modeling_transrec import (
     train_tokenizer,
 )
 from modeling_transrec.data.collator import left_pad_lists
-from modeling_transrec.data.loading import count_actions, histories_as_rows
+from modeling_transrec.data.loading import count_interactions, index_histories
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.training.model_building import SMALL_BERT, SMALL_RESNET
 
@@ -133,12 +133,12 @@ def make_data(name: str, config: TransRecConfig, processor: TransRecProcessor, d
     else:
         sequences = load_sequences("ninerec", name, "train", data_dir=data_dir)
         items = load_items("ninerec", name, data_dir=data_dir)
-        histories = histories_as_rows(sequences, items["item_id"])
+        histories = index_histories(sequences, items["item_id"])
     if data_dir is not None and config.modality == "text":
         prepared = prepare_items(items, processor)
     else:
         prepared = synthetic_items(shape, config, rng)
-    return Data(prepared, histories, count_actions(histories, len(prepared)))
+    return Data(prepared, histories, count_interactions(histories, len(prepared)))
 
 
 def make_processor(config: TransRecConfig, name: str, data_dir: str | None) -> TransRecProcessor:
@@ -180,7 +180,7 @@ class Bench:
             self.processor = make_processor(config, name, None)
             histories = synthetic_histories(shape, rng)
             items = synthetic_items(shape, config, rng)
-            self.data = Data(items, histories, count_actions(histories, len(items)))
+            self.data = Data(items, histories, count_interactions(histories, len(items)))
         self.collator = TransRecDataCollator(config, self.data.items, self.processor, self.data.item_counts)
 
     def features(self, round_number: int, batch_size: int) -> list[dict]:

@@ -18,7 +18,7 @@ from modeling_transrec import (
     TransRecProcessor,
     train_tokenizer,
 )
-from modeling_transrec.data.loading import count_actions, histories_as_rows
+from modeling_transrec.data.loading import count_interactions, index_histories
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 from modeling_transrec.training.trainer import keep_teaching
@@ -142,7 +142,7 @@ def prepared_items(items, processor_of):
 
 @pytest.fixture(scope="session")
 def histories(items, train_split):
-    return keep_teaching(histories_as_rows(train_split, items["item_id"]))
+    return keep_teaching(index_histories(train_split, items["item_id"]))
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def make_collator(items, histories, processor_of, prepared_items):
 
     def make(kind: str = "id", model=None, seed: int = 0, **fields) -> TransRecDataCollator:
         config = TransRecConfig(num_items=NUM_ITEMS, **fields) if model is None else model.config
-        user_rows = np.arange(NUM_USERS) if config.num_users is not None else None
-        counts = count_actions(histories, len(items))
-        return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, user_rows, seed)
+        user_index = np.arange(NUM_USERS) if config.num_users is not None else None
+        counts = count_interactions(histories, len(items))
+        return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, user_index, seed)
 
     return make
 

@@ -31,7 +31,7 @@ class TransRecDataCollator:
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
         item_counts: `(V,)` number of training interactions with each item.
-        user_rows: `(number of users,)` each user's index into the table of user ids, for DSSM.
+        user_index: `(number of users,)` each user's index into the table of user ids, for DSSM.
         seed: of negatives and masks.
 
     Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`): the
@@ -46,7 +46,7 @@ class TransRecDataCollator:
         items: datasets.Dataset,
         processor: TransRecProcessor,
         item_counts: np.ndarray,
-        user_rows: np.ndarray | None = None,
+        user_index: np.ndarray | None = None,
         seed: int = 0,
     ):
         if len(items) != len(item_counts):
@@ -54,7 +54,7 @@ class TransRecDataCollator:
         self.config = config
         self.items = items
         self.processor = processor
-        self.user_rows = user_rows
+        self.user_index = user_index
         self.seed = seed
         with np.errstate(divide="ignore"):
             self.item_log_popularity = np.log(item_counts / max(item_counts.sum(), 1))
@@ -97,8 +97,8 @@ class TransRecDataCollator:
             batch["num_catalogue_items"] = torch.tensor(len(self.items))
         if config.gather_negatives:
             batch["catalogue_index"] = torch.from_numpy(distinct)
-        if self.user_rows is not None:
-            batch["user_ids"] = torch.from_numpy(self.user_rows[users])
+        if self.user_index is not None:
+            batch["user_ids"] = torch.from_numpy(self.user_index[users])
         return batch
 
     def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,7 @@ def as_ids(item_ids: Sequence[str | int]) -> pa.Array:
     return ids.cast(pa.string())
 
 
-def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
+def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> datasets.Dataset:
     """Turns histories and targets into indices into the catalogue.
 
     The columns are `history` (list of int32), `target` (-1 where there is none), `user` (index of the user in
@@ -107,22 +107,22 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
 
     >>> import datasets
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a", "c"]], "target": ["b"]})
-    >>> histories_as_rows(sequences, ["a", "b", "c"])[0]
+    >>> index_histories(sequences, ["a", "b", "c"])[0]
     {'history': [0, 2], 'target': 1, 'user': 0, 'length': 2}
     """
     catalogue = as_ids(item_ids)
     if pc.count_distinct(catalogue).as_py() != len(catalogue):
         raise ValueError("the catalogue has an item id twice; ids must be distinct")
 
-    def rows_of(ids: pa.Array, context: str, may_be_null: bool = False) -> pa.Array:
+    def indices_of(ids: pa.Array, context: str, may_be_null: bool = False) -> pa.Array:
         if ids.null_count and not may_be_null:
             raise ValueError(f"a {context} has a null item id; leave such interactions out")
-        rows = pc.index_in(ids, value_set=catalogue)
-        unknown = pc.and_(pc.is_null(rows), pc.is_valid(ids))
+        catalogue_index = pc.index_in(ids, value_set=catalogue)
+        unknown = pc.and_(pc.is_null(catalogue_index), pc.is_valid(ids))
         if pc.any(unknown).as_py():
             example = pc.filter(ids, unknown)[0].as_py()
             raise ValueError(f"item {example!r} of a {context} is not in the catalogue of {len(catalogue)} items")
-        return rows
+        return catalogue_index
 
     table = sequences.with_format("arrow")
     has_target = "target" in sequences.column_names
@@ -134,18 +134,18 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
             user = users[int(np.argmax(ids.is_null()))]
             raise ValueError(f"the history of row {user} is null; leave this user out, or give an empty list")
         lengths = pc.list_value_length(ids).to_numpy()
-        flat = rows_of(pc.list_flatten(ids).cast(pa.string()), "history")
+        flat = indices_of(pc.list_flatten(ids).cast(pa.string()), "history")
         offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
         history = pa.ListArray.from_arrays(offsets, flat.cast(pa.int32()))
         if has_target:
-            target = rows_of(batch["target"].cast(pa.string()).combine_chunks(), "target", may_be_null=True)
+            target = indices_of(batch["target"].cast(pa.string()).combine_chunks(), "target", may_be_null=True)
             target = pc.fill_null(target, NO_TARGET).cast(pa.int32())
         else:
             target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))
         users = pa.array(users, pa.int64())
         return pa.table({"history": history, "target": target, "user": users, "length": pa.array(lengths, pa.int32())})
 
-    rows = table.map(
+    indexed = table.map(
         convert,
         with_indices=True,
         batched=True,
@@ -155,7 +155,7 @@ def histories_as_rows(sequences: datasets.Dataset, item_ids: Sequence[str]) -> d
         keep_in_memory=not sequences.cache_files,
         new_fingerprint=Hasher.hash((sequences._fingerprint, catalogue, "histories")),
     )
-    return rows.with_format(None)
+    return indexed.with_format(None)
 
 
 def history_lengths(histories: datasets.Dataset) -> np.ndarray:
@@ -181,7 +181,7 @@ def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray
     return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
 
 
-def count_actions(histories: datasets.Dataset, num_items: int) -> np.ndarray:
+def count_interactions(histories: datasets.Dataset, num_items: int) -> np.ndarray:
     """Counts how often each catalogue item occurs in the histories `(V,)`: the items' popularity."""
     table = histories.with_format("arrow")
     counts = np.zeros(num_items, dtype=np.int64)

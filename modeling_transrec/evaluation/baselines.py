@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import torch
 
-from ..data.loading import count_actions, histories_as_rows
+from ..data.loading import count_interactions, index_histories
 from ..data.transitions import Transitions
 from .evaluator import FullRankingEvaluator
 from .scoring import Scorer
@@ -42,13 +42,13 @@ class TrainingInteractions:
 
     @functools.cached_property
     def histories(self) -> datasets.Dataset:
-        """Training histories as indices into the catalogue, see [`histories_as_rows`]."""
-        return histories_as_rows(self.sequences, self.items["item_id"][:])
+        """Training histories as indices into the catalogue, see [`index_histories`]."""
+        return index_histories(self.sequences, self.items["item_id"][:])
 
     @functools.cached_property
     def item_counts(self) -> np.ndarray:
         """Number of training interactions with each item `(V,)`."""
-        return count_actions(self.histories, len(self.items))
+        return count_interactions(self.histories, len(self.items))
 
     @functools.cached_property
     def transitions(self) -> Transitions:

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.collator import hash_integers
-from ..data.loading import NO_TARGET, histories_as_rows, history_lengths, read_histories
+from ..data.loading import NO_TARGET, history_lengths, index_histories, read_histories
 from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
@@ -92,7 +92,7 @@ class FullRankingEvaluator:
         self.split = split
         if len(sequences) == 0:
             raise ValueError("there are no users to evaluate: the split is empty")
-        self.histories = histories_as_rows(sequences, items["item_id"][:])
+        self.histories = index_histories(sequences, items["item_id"][:])
         self.lengths = history_lengths(self.histories)
         self.targets = np.asarray(self.histories.with_format("numpy")["target"][:])
         if (self.targets == NO_TARGET).any():
@@ -193,7 +193,7 @@ class FullRankingEvaluator:
         """Returns the users' indices into the model's table of user ids, where it has one (DSSM)."""
         if processor.user_ids is None:
             return None
-        return torch.tensor(processor.user_rows(self.sequences["user_id"]))
+        return torch.tensor(processor.user_index(self.sequences["user_id"]))
 
     @torch.no_grad()
     def encode(

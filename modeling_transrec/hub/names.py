@@ -5,7 +5,7 @@ from pathlib import Path
 from ..models.checkpoint_files import is_hub_id
 
 
-# The card; the facts that it was written from, results in a file of their own; and the picture in it.
+# The card; the facts that it was written from, results in a file of their own; and the image in it.
 CARD_NAME, FACTS_NAME, RESULTS_NAME, CURVE_NAME = "README.md", "card.json", "results.json", "training_curve.png"
 EVAL_RESULTS_FOLDER = ".eval_results"
 CATALOGUE_FOLDER = "catalogue"

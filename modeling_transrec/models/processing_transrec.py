@@ -93,7 +93,7 @@ class TransRecProcessor(ProcessorMixin):
         if language not in LANGUAGES:
             raise ValueError(f"language={language!r} is unknown; choose from {', '.join(map(repr, LANGUAGES))}")
         self.item_ids, self._item_id_index = _numbered("item_ids", item_ids)
-        self.user_ids, self._user_rows = _numbered("user_ids", user_ids)
+        self.user_ids, self._user_id_index = _numbered("user_ids", user_ids)
         self.language = language
         self.max_text_length = max_text_length
         self.do_lower_case = do_lower_case
@@ -235,17 +235,17 @@ class TransRecProcessor(ProcessorMixin):
         options = ("user_ids", "language", "max_text_length", "do_lower_case", "max_audio_seconds")
         return type(self)(**parts, **{name: getattr(self, name) for name in options})
 
-    def user_rows(self, user_ids: Iterable[str]) -> list[int]:
-        """Rows of the user-id table (DSSM)."""
-        rows = []
+    def user_index(self, user_ids: Iterable[str]) -> list[int]:
+        """Returns users' indices in the table of user ids (DSSM)."""
+        indices = []
         for user_id in user_ids:
-            if user_id not in (self._user_rows or {}):
+            if user_id not in (self._user_id_index or {}):
                 raise ValueError(
-                    f"user {user_id!r} is not among the {len(self._user_rows or {})} users that this model was "
+                    f"user {user_id!r} is not among the {len(self._user_id_index or {})} users that this model was "
                     "trained on; a model of user ids cannot serve new users, the other user encoders can"
                 )
-            rows.append(self._user_rows[user_id])
-        return rows
+            indices.append(self._user_id_index[user_id])
+        return indices
 
     def item_id_index(self, item_id: str) -> int:
         """Returns an item's index in the id table."""

@@ -459,7 +459,7 @@ class Recommender:
         user_ids = [user_id] if isinstance(user_id, str) else list(user_id or ())
         if len(user_ids) != count:
             raise ValueError(f"this model knows users by id: give a user_id for each history ({count})")
-        return torch.tensor(self.processor.user_rows(user_ids))
+        return torch.tensor(self.processor.user_index(user_ids))
 
 
 def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:

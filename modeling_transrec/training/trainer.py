@@ -100,9 +100,9 @@ class TransRecTrainer(Trainer):
             with args.main_process_first(local=False, desc="looking up items"):
                 self.interactions = TrainingInteractions(items, train_dataset)
                 histories = self.interactions.histories
-            user_rows = None
+            user_index = None
             if processing_class.user_ids is not None:
-                user_rows = np.array(processing_class.user_rows(train_dataset["user_id"]))
+                user_index = np.array(processing_class.user_index(train_dataset["user_id"]))
             with args.main_process_first(local=False, desc="preparing items"):
                 self._plain_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
             collator = TransRecDataCollator(
@@ -110,7 +110,7 @@ class TransRecTrainer(Trainer):
                 self._plain_items,
                 processing_class,
                 self.interactions.item_counts,
-                user_rows,
+                user_index,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
             train_dataset = keep_teaching(histories).remove_columns("target")

@@ -198,7 +198,7 @@ def test_without_matplotlib_the_card_says_so(trained, monkeypatch):
     monkeypatch.setattr("modeling_transrec.hub.card.is_matplotlib_available", lambda: False)
     trainer.create_model_card(dataset="someone/shop", dataset_args="Shoes")
     text = (folder / "README.md").read_text()
-    assert "No picture of the training curve: matplotlib was not installed" in text
+    assert "The training curve was not drawn: matplotlib was not installed" in text
     assert "(training_curve.png)" not in text
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_transrec.data.collator import left_pad_lists
-from modeling_transrec.data.loading import count_actions
+from modeling_transrec.data.loading import count_interactions
 from modeling_transrec.models import text_chunks
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.losses import LOSSES
@@ -104,7 +104,7 @@ def test_loss_and_gradients_equal_the_naive_step(
 ):
     options = {"user_encoder_type": user_encoder_type, "fusion": fusion or "sum", "num_negatives": 4}
     model = make_model(kind, max_seq_len=MAX_SEQ_LEN, **options).double()
-    counts, users = count_actions(histories, len(items)), [histories[user] for user in (0, 3, 11)]
+    counts, users = count_interactions(histories, len(items)), [histories[user] for user in (0, 3, 11)]
 
     @functools.cache
     def encode(row):

@@ -7,7 +7,7 @@ from tokenizers import processors
 from transformers import AutoProcessor, GPT2Config, PreTrainedTokenizerFast
 
 from modeling_transrec import TransRecProcessor
-from modeling_transrec.data.loading import histories_as_rows, load_items
+from modeling_transrec.data.loading import index_histories, load_items
 from modeling_transrec.data.preparation import prepare_items
 
 
@@ -112,16 +112,16 @@ def test_errors_say_what_to_do(tokenizer, items, id_processor):
 
 def test_unknown_and_repeated_items_are_named(items, train_split):
     with pytest.raises(ValueError, match="'i0.*not in the catalogue of 3 items"):
-        histories_as_rows(train_split, items["item_id"][:3])
+        index_histories(train_split, items["item_id"][:3])
     with pytest.raises(ValueError, match="twice"):
-        histories_as_rows(train_split, [*items["item_id"], "i000"])
+        index_histories(train_split, [*items["item_id"], "i000"])
     numbered = datasets.Dataset.from_dict({"item_ids": [[1, 3], None], "target": [2, 1]})
-    assert histories_as_rows(numbered.select([0]), [1, 2, 3])[0]["history"] == [0, 2]
+    assert index_histories(numbered.select([0]), [1, 2, 3])[0]["history"] == [0, 2]
     with pytest.raises(ValueError, match="the history of row 1 is null; leave this user out"):
-        histories_as_rows(numbered, [1, 2, 3])
+        index_histories(numbered, [1, 2, 3])
     for wrong in ([1.5, 2.0], ["a", 1], [None, None]):
         with pytest.raises(ValueError, match="item ids must be strings, or all integers"):
-            histories_as_rows(train_split, wrong)
+            index_histories(train_split, wrong)
 
 
 def test_fingerprint_follows_what_the_processor_does_not_how_it_was_called(processor_of, tmp_path):

@@ -1,7 +1,7 @@
 """Convert a data set to Parquet files with a card, to be loaded by any script with --dataset_name FOLDER.
 
-    python examples/prepare_data.py --dataset_config_name Bili_Food --data_dir DATA --output_dir prepared/bili_food
-    python examples/prepare_data.py --dataset_config_name my_shop --output_dir prepared/my_shop \\
+    transrec prepare-data --dataset_config_name Bili_Food --data_dir DATA --output_dir prepared/bili_food
+    transrec prepare-data --dataset_config_name my_shop --output_dir prepared/my_shop \\
         --interactions sales.parquet --items products.csv --covers images/ \\
         --columns '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}'
 
@@ -239,7 +239,7 @@ def write_card(
         f'items = load_dataset("THIS_REPOSITORY_OR_FOLDER", "{name}{ITEMS_SUFFIX}")["train"]',
         "```",
         "",
-        "To train a recommender with `modeling_transrec`: `accelerate launch examples/finetune.py --dataset_name "
+        "To train a recommender with `modeling_transrec`: `transrec finetune --dataset_name "
         f"THIS_REPOSITORY_OR_FOLDER --dataset_config_name {name}`.",
         "",
         "| | |",
