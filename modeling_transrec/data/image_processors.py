@@ -14,19 +14,20 @@ from transformers import (
 logger = logging.getLogger(__name__)
 
 
-def load_image_processor(name_or_path: str, image_size: int | None = None, square: bool = False):
+def load_image_processor(name_or_path: str, image_size: int | None = None, square: bool = False, **where):
     """Loads the image processor of a pretrained vision backbone, with its own mean, standard deviation and size.
 
     Args:
         name_or_path: Hub id or folder; the configuration of timm's models is translated.
         image_size: another height and width, in pixels.
         square: whether to make images square that the processor itself would leave of different shapes.
+        where: `revision`, `token`, …
     """
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, **where)
     if config.model_type == "timm_wrapper":
         processor = timm_image_processor(config)
     else:
-        processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil", **where)
     if image_size is None and square:
         image_size = getattr(getattr(config, "vision_config", config), "image_size", 224)
     if image_size is None:

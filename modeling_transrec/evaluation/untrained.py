@@ -15,9 +15,10 @@ import datasets
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ..data.cache import features_digest
+from ..data.image_processors import load_image_processor
 from ..data.preparation import item_chunks, prepare_items
 from ..data.transitions import Transitions
 from ..models.checkpoint_files import check_name_or_path, load_config
@@ -99,7 +100,7 @@ def load_content_model(
         parts["max_text_length"] = max_text_length or (folder and folder.max_length) or 64
         parts["language"] = language
     if of_images is not None:
-        parts["image_processor"] = AutoImageProcessor.from_pretrained(of_images, backend="pil", **where)
+        parts["image_processor"] = load_image_processor(of_images, square=names[2] is not None, **where)
     return model.eval(), TransRecProcessor(**parts)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import TimmWrapperConfig, TimmWrapperModel
 
 from modeling_transrec import FullRankingEvaluator
 from modeling_transrec.data.arguments import DataArguments
@@ -208,3 +209,18 @@ def test_features_are_those_of_the_backbone(make_model, processor_of, items, tmp
     expected = model.item_encoder.features(**inputs)
     for name, values in content.features.items():
         torch.testing.assert_close(values[number], expected[f"{name}_features"][0], rtol=1e-3, atol=1e-4)
+
+
+def test_images_are_prepared_as_timms_model_was_trained(items, tmp_path):
+    """Its folder has no image processor: the configuration says what timm does."""
+    cfg = {"crop_pct": 0.5, "crop_mode": "center", "interpolation": "bilinear", "input_size": (3, 32, 32)}
+    cfg |= {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+    small = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
+    config = TimmWrapperConfig(architecture="resnet18", model_args=small, pretrained_cfg=cfg)
+    TimmWrapperModel(config).save_pretrained(tmp_path)
+    model, processor = load_content_model(vision_model_name_or_path=str(tmp_path))
+    assert processor.image_processor.size["shortest_edge"] == 64 and processor.shape_of("image") == (3, 32, 32)
+    torch.testing.assert_close(model.config.image_mean, list(cfg["mean"]))
+    content = read_content(model, processor, items, cache_dir=str(tmp_path))
+    assert content.features["image"].shape == (len(items), 8)
+    assert content.features["image"].norm(dim=1).gt(0).tolist() == content.has_content["image"].tolist()
