@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TransRecPreTrainedModel,
     )
     from .models.processing_transrec import TransRecProcessor, train_tokenizer
+    from .ninerec.sample import SAMPLE_BACKBONE
     from .serving.pipeline import SequentialRecommendationPipeline
     from .serving.recommender import Recommender
     from .training.arguments import TransRecTrainingArguments
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # The module of each public name. It is imported at the first use of the name, so that the data tools, which need
 # neither torch nor transformers, do not wait for them.
 _MODULES = {
+    "SAMPLE_BACKBONE": ".ninerec.sample",
     "AutoModelForSequentialRecommendation": ".models.modeling_transrec",
     "DataArguments": ".data.arguments",
     "EvaluationArguments": ".evaluation.arguments",

@@ -97,6 +97,8 @@ PLATFORMS = {
     "Sample_Target": Platform("t", seed=20231, num_users=800, num_items=300, topic_skew=0.3, item_skew=0.5),
 }
 SAMPLES = tuple(PLATFORMS)
+# A small text backbone, trained on Sample_Source by benchmarks/sample_backbone.py: a folder of sentence-transformers.
+SAMPLE_BACKBONE = str(Path(__file__).with_name("sample_backbone"))
 STAY, SWITCH = 0.36, 0.26  # chance to stay with the topic, to turn to another taste; else any topic
 WORD_PULL = 0.9  # how much a word shared with the last item attracts
 IMAGE_SIZE = 64

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from modeling_transrec import TransRecForSequentialRecommendation
+from modeling_transrec import SAMPLE_BACKBONE, TransRecForSequentialRecommendation
 from modeling_transrec.models.sentence_folders import SentenceFolder, read_sentence_folder
 
 
@@ -78,3 +78,8 @@ def test_what_cannot_be_read_is_refused(backbone, pooling, more, match):
     with pytest.raises(ValueError, match=match):
         build(backbone)
     assert build(backbone, text_pooling="mean").config.text_pooling == "mean"
+
+
+def test_the_samples_backbone_is_one():
+    assert read_sentence_folder(SAMPLE_BACKBONE) == SentenceFolder("mean", False, 32)
+    assert build(SAMPLE_BACKBONE).config.text_pooling == "mean"
