@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .models.processing_transrec import TransRecProcessor, train_tokenizer
     from .ninerec.sample import SAMPLE_BACKBONE
+    from .ninerec.tables.joined_texts import join_columns
     from .serving.pipeline import SequentialRecommendationPipeline
     from .serving.recommender import Recommender
     from .training.arguments import TransRecTrainingArguments
@@ -56,6 +57,7 @@ _MODULES = {
     "evaluate": ".evaluation.evaluate",
     "evaluate_baselines": ".evaluation.baselines",
     "load_items": ".data.loading",
+    "join_columns": ".ninerec.tables.joined_texts",
     "load_sequences": ".data.loading",
     "train": ".training.train",
     "train_tokenizer": ".models.processing_transrec",

@@ -19,7 +19,7 @@ from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES, sample_folder
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 from .tables.archives import Member, read_members
-from .tables.columns import ITEM_COLUMNS, are_pair_columns, check_columns
+from .tables.columns import ITEM_COLUMNS, ColumnNames, are_pair_columns, check_columns
 from .tables.interactions import read_sequences
 from .tables.items import read_items, select_catalogue
 from .tables.media import AUDIO, find_media
@@ -80,7 +80,8 @@ class NineRecConfig(datasets.BuilderConfig):
             where not given. Columns of other names are not used.
         columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
             `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`;
-            `{"timestamp": None}` where there is no time and the rows are in time order.
+            `{"timestamp": None}` where there is no time and the rows are in time order;
+            `{"text_en": ["title", "brand"]}` for a text of several columns: "Title: …; Brand: …".
     """
 
     max_seq_len: int = 20
@@ -91,7 +92,7 @@ class NineRecConfig(datasets.BuilderConfig):
     test_start: int | None = None
     catalogue: str = "interacted"
     pair_columns: tuple[str, ...] | None = None
-    columns: dict[str, str | None] | None = None
+    columns: ColumnNames | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,7 +127,9 @@ class NineRecConfig(datasets.BuilderConfig):
         if not isinstance(self.columns, dict | None):
             raise ValueError(f'columns must be names such as {{"user_id": "customer"}}, got {self.columns!r}')
         for role, column in (self.columns or {}).items():
-            if role not in roles or not isinstance(column, str | (type(None) if role == "timestamp" else str)):
+            is_several = role.startswith("text_") and isinstance(column, list | tuple) and len(column) > 0
+            are_names = all(isinstance(name, str) for name in (column if is_several else [column]))
+            if role not in roles or not (are_names or (role == "timestamp" and column is None)):
                 raise ValueError(f"columns must give names of {', '.join(roles)}, got {role!r}: {column!r}")
         self.files: DatasetFiles | None = None
 

@@ -83,7 +83,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Names of the columns of your tables, as JSON or a file of it: "
-            '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}.'
+            '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}; several for a '
+            'text that is made of them: {"text_en": ["title", "brand"]}.'
         },
     )
     pair_columns: list[str] | None = field(

@@ -279,7 +279,7 @@ class Recommender:
 
         Args:
             items: data set, DataFrame or list of dicts, with `item_id` and the columns that the processor reads,
-                such as `text_en`.
+                such as `text_en`; `join_columns` makes it of several columns.
             chunk_size: items encoded at a time.
             histories: the platform's interactions, a table with columns `user_id`, `item_id` and, where known,
                 `timestamp`. Their transitions are counted and added to the scores, with the weight that ranks each

@@ -3,8 +3,9 @@
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -36,7 +37,32 @@ TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
 
-def header_roles(row: list[str], columns: dict[str, str | None] | None = None) -> list[str | None]:
+ColumnNames: TypeAlias = Mapping[str, str | Sequence[str] | None]  # what the columns are called; None: there is none
+
+
+def named_columns(columns: ColumnNames | None) -> dict[str, str | None]:
+    """Returns the name of each column; a text of several columns has one role for each of them.
+
+    >>> named_columns({"item_id": "sku", "text_en": ["title", "brand"]})
+    {'item_id': 'sku', 'text_en/title': 'title', 'text_en/brand': 'brand'}
+    """
+    named: dict[str, str | None] = {}
+    for role, names in (columns or {}).items():
+        several = names is not None and not isinstance(names, str)
+        named |= {f"{role}/{name}": name for name in names} if several else {role: names}
+    texts = [name for role, name in named.items() if role.startswith("text_")]
+    twice = next((name for name in texts if texts.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"columns has {twice!r} in text_zh and in text_en; a column is of one language")
+    return named
+
+
+def text_of(role: str | None) -> str:
+    """Returns the column that a role is a part of, which is most often itself."""
+    return (role or "").partition("/")[0]
+
+
+def header_roles(row: list[str], columns: ColumnNames | None = None) -> list[str | None]:
     """Returns for each field of a possible header row the column it names, None where unknown.
 
     Args:
@@ -44,40 +70,41 @@ def header_roles(row: list[str], columns: dict[str, str | None] | None = None) -
         columns: what the columns are called, where it is not by one of the usual names: `{"user_id": "customer"}`.
     """
     names = [field.strip().lower() for field in row]
-    columns = {role: name and name.strip().lower() for role, name in (columns or {}).items()}
-    given = {name: role for role, name in columns.items() if name in names}
-    absent = {role for role, name in columns.items() if name is None}
-    taken = absent | set(given.values()) | ({"title"} if {"text_zh", "text_en"} & set(given.values()) else set())
+    named = {role: name and name.strip().lower() for role, name in named_columns(columns).items()}
+    given = {name: role for role, name in named.items() if name in names}
+    absent = {role for role, name in named.items() if name is None}
+    found = {text_of(role) for role in given.values()}
+    taken = absent | found | ({"title"} if {"text_zh", "text_en"} & found else set())
     usual = {name: role for role, known in HEADER_NAMES.items() for name in known if role not in taken}
     return [given.get(name, usual.get(name)) for name in names]
 
 
-def check_columns(columns: dict[str, str] | None, items: Path, interactions: Path) -> None:
+def check_columns(columns: ColumnNames | None, items: Path, interactions: Path) -> None:
     """Checks that every name that is given is in a header: that for the user in that of the interactions, and so on.
 
     A name that is misspelt would otherwise mean the column of a usual name.
     """
     tables = {"user_id": [interactions], "timestamp": [interactions], "text_zh": [items], "text_en": [items]}
-    for role, name in (columns or {}).items():
+    for role, name in named_columns(columns).items():
         if name is None:
             continue
         there = {}
-        for path in tables.get(role, [items, interactions]):
+        for path in tables.get(text_of(role), [items, interactions]):
             _, there[path] = first_row(path, literal=path.stem.endswith("_behaviour"))
         if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
             listed = "; ".join(f"{path} has {row}" for path, row in there.items())
-            raise ValueError(f"there is no column {name!r} for {role}: {listed}")
+            raise ValueError(f"there is no column {name!r} for {text_of(role)}: {listed}")
 
 
 def item_roles(
-    path: Path, columns: dict[str, str] | None = None, on_problem: Problems = RAISE
+    path: Path, columns: ColumnNames | None = None, on_problem: Problems = RAISE
 ) -> tuple[list[str | None], int | None]:
     """Returns what each column of an items table is, None where it is not used, and the header's line, if any."""
     line, first = first_row(path, on_problem=on_problem)
     roles = header_roles(first, columns)
-    texts = {"text_zh", "text_en", "title"} & set(roles)
+    texts = {"text_zh", "text_en", "title"} & {text_of(role) for role in roles}
     if "item_id" in roles and texts:
-        roles = [role if role in (*ITEM_COLUMNS, "title") else None for role in roles]
+        roles = [role if text_of(role) in (*ITEM_COLUMNS, "title") else None for role in roles]
         used = [role for role in roles if role is not None]
         if len(set(used)) < len(used):
             raise ValueError(
@@ -120,7 +147,7 @@ def are_pair_columns(columns: Iterable[str | None]) -> bool:
     return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(columns) == 2)
 
 
-def behaviour_header(path: Path, columns: dict[str, str] | None = None, on_problem: Problems = RAISE) -> int | None:
+def behaviour_header(path: Path, columns: ColumnNames | None = None, on_problem: Problems = RAISE) -> int | None:
     """Returns the line of a behaviour file's header, if any."""
     line, first = first_row(path, literal=True, on_problem=on_problem)
     return line if header_roles(first, columns) == ["user_id", "item_id"] else None
@@ -129,7 +156,7 @@ def behaviour_header(path: Path, columns: dict[str, str] | None = None, on_probl
 def is_behaviour(
     path: Path,
     pair_columns: tuple[str, ...] | None = None,
-    columns: dict[str, str] | None = None,
+    columns: ColumnNames | None = None,
     on_problem: Problems = RAISE,
 ) -> bool:
     """Returns whether a file has a line a user, not a row an interaction.
@@ -150,12 +177,12 @@ def is_behaviour(
 def pair_roles(
     path: Path,
     pair_columns: tuple[str, ...] | None,
-    columns: dict[str, str] | None = None,
+    columns: ColumnNames | None = None,
     on_problem: Problems = RAISE,
 ) -> tuple[list[str | None], int | None]:
     """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path, on_problem=on_problem)
-    keys = set(ROW_KEYS) - {name.strip().lower() for name in (columns or {}).values() if name is not None}
+    keys = set(ROW_KEYS) - {name.strip().lower() for name in named_columns(columns).values() if name is not None}
     named = [
         role if role in PAIR_COLUMNS and name.strip().lower() not in keys else None
         for name, role in zip(first, header_roles(first, columns), strict=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from .columns import ITEM_COLUMNS, item_roles
+from .columns import ITEM_COLUMNS, ColumnNames, item_roles
+from .joined_texts import join_columns
 from .problems import RAISE, Problems, shown, warn
 from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, parquet_columns, separator
 
@@ -17,12 +18,13 @@ from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, pa
 ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
 
 
-def read_items(path: Path, columns: dict[str, str] | None = None, on_problem: Problems = RAISE) -> pl.DataFrame:
+def read_items(path: Path, columns: ColumnNames | None = None, on_problem: Problems = RAISE) -> pl.DataFrame:
     """Reads the items table: `item_id`, `text_zh`, `text_en`, all string, in file order, each id once.
 
     Args:
         path: CSV, TSV or Parquet.
-        columns: what its columns are called, where it is not by one of the usual names.
+        columns: what its columns are called, where it is not by one of the usual names; several of them for a text
+            that is made of them, see [`join_columns`].
         on_problem: what happens to a row of text that is wrong. While problems are collected, there is a column
             `line` as well.
     """
@@ -30,6 +32,10 @@ def read_items(path: Path, columns: dict[str, str] | None = None, on_problem: Pr
         found = _read_item_parquet(path, columns)
     else:
         found = _read_item_text(path, columns, on_problem)
+    for role, names in (columns or {}).items():
+        if not isinstance(names, str | None):
+            joined = join_columns({name: found.pop(f"{role}/{name}") for name in names}, names)
+            found[role] = pl.Series(joined, dtype=pl.String)
     table = pl.DataFrame(found)
     if "title" in table.columns:
         table = table.rename({"title": language_of(table["title"])})
@@ -62,7 +68,7 @@ def language_of(titles: pl.Series) -> str:
     return "text_zh" if 2 * chinese > len(first) else "text_en"
 
 
-def _read_item_parquet(path: Path, columns: dict[str, str] | None) -> dict[str, pl.Series]:
+def _read_item_parquet(path: Path, columns: ColumnNames | None) -> dict[str, pl.Series]:
     roles, _ = item_roles(path, columns)
     names = parquet_columns(path)
     used = [name for name, role in zip(names, roles, strict=True) if role]
@@ -71,15 +77,16 @@ def _read_item_parquet(path: Path, columns: dict[str, str] | None) -> dict[str, 
     found = {}
     for name, role in zip(names, roles, strict=True):
         if role is not None:
-            found[role] = as_strings(path, name, frame[name])
+            found[role] = frame[name] if "/" in role else as_strings(path, name, frame[name])
     ids = found["item_id"].str.strip_chars()
     if ids.null_count() or (ids == "").any():
         row = (ids.is_null() | (ids == "")).arg_true()[0]
         raise ValueError(f"{path}, row {row + 1}: empty item_id; fill it in or remove this row")
-    return {**{role: values.fill_null("") for role, values in found.items()}, "item_id": ids}
+    texts = {role: values if "/" in role else values.fill_null("") for role, values in found.items()}
+    return {**texts, "item_id": ids}
 
 
-def _read_item_text(path: Path, columns: dict[str, str] | None, on_problem: Problems) -> dict[str, pl.Series]:
+def _read_item_text(path: Path, columns: ColumnNames | None, on_problem: Problems) -> dict[str, pl.Series]:
     if on_problem.collects:
         check_encoding(path, on_problem)
     roles, header_line = item_roles(path, columns, on_problem)
