@@ -19,10 +19,11 @@ from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES, sample_folder
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 from .tables.archives import Member, read_members
-from .tables.columns import ITEM_COLUMNS, ColumnNames, are_pair_columns, check_columns
+from .tables.columns import check_columns
 from .tables.interactions import read_sequences
 from .tables.items import read_items, select_catalogue
 from .tables.media import AUDIO, find_media
+from .tables.options import ITEM_COLUMNS, ColumnNames, TableOptions
 
 
 VERSION = datasets.Version("1.0.0")
@@ -40,6 +41,7 @@ SEQUENCE_FEATURES = datasets.Features(
         "item_ids": datasets.List(datasets.Value("string")),
         "target": datasets.Value("string"),
         "timestamps": datasets.List(datasets.Value("int64")),
+        "weights": datasets.List(datasets.Value("float32")),  # only where the types of events have weights
     }
 )
 ITEM_FEATURES = datasets.Features(
@@ -76,12 +78,7 @@ class NineRecConfig(datasets.BuilderConfig):
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
             which 80 % and 90 % of the interactions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
-        pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
-            where not given. Columns of other names are not used.
-        columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
-            `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`;
-            `{"timestamp": None}` where there is no time and the rows are in time order;
-            `{"text_en": ["title", "brand"]}` for a text of several columns: "Title: …; Brand: …".
+        columns, pair_columns, min_rating, event_weights: see [`TableOptions`].
     """
 
     max_seq_len: int = 20
@@ -91,8 +88,10 @@ class NineRecConfig(datasets.BuilderConfig):
     validation_start: int | None = None
     test_start: int | None = None
     catalogue: str = "interacted"
-    pair_columns: tuple[str, ...] | None = None
     columns: ColumnNames | None = None
+    pair_columns: tuple[str, ...] | None = None
+    min_rating: float | None = None
+    event_weights: dict[str, float] | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -115,22 +114,7 @@ class NineRecConfig(datasets.BuilderConfig):
             raise ValueError("give validation_start and test_start together, and with split_strategy='temporal'")
         if self.catalogue not in ("interacted", "all"):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
-        if self.pair_columns is not None:
-            columns = () if isinstance(self.pair_columns, str) else tuple(self.pair_columns)
-            if not are_pair_columns(columns):
-                raise ValueError(
-                    "pair_columns must name 'user_id', 'item_id' and, where the file has it, 'timestamp' once each, "
-                    f"in the order of the file (other names: not used); got {self.pair_columns!r}"
-                )
-            self.pair_columns = columns
-        roles = ("user_id", "item_id", "timestamp", "text_zh", "text_en")
-        if not isinstance(self.columns, dict | None):
-            raise ValueError(f'columns must be names such as {{"user_id": "customer"}}, got {self.columns!r}')
-        for role, column in (self.columns or {}).items():
-            is_several = role.startswith("text_") and isinstance(column, list | tuple) and len(column) > 0
-            are_names = all(isinstance(name, str) for name in (column if is_several else [column]))
-            if role not in roles or not (are_names or (role == "timestamp" and column is None)):
-                raise ValueError(f"columns must give names of {', '.join(roles)}, got {role!r}: {column!r}")
+        self.tables = TableOptions(self.columns, self.pair_columns, self.min_rating, self.event_weights)
         self.files: DatasetFiles | None = None
 
     @property
@@ -146,11 +130,11 @@ class NineRecConfig(datasets.BuilderConfig):
         """Returns what decides which interactions are in which split, and which items are candidates."""
         names = ("split_strategy", "max_seq_len", "min_actions", "min_item_actions", "catalogue")
         times = ("validation_start", "test_start") if self.split_strategy == "temporal" else ()
-        return {name: getattr(self, name) for name in names + times}
+        return {**{name: getattr(self, name) for name in names + times}, **self.tables.protocol}
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """Returns the cache key: the state of the files that are read, and the options."""
-        key = f"{self.files.state_hash(with_media=self.is_items)} {self.protocol} {self.pair_columns} {self.columns}"
+        key = f"{self.files.state_hash(with_media=self.is_items)} {self.protocol} {self.tables}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
 
@@ -196,12 +180,14 @@ class NineRec(datasets.ArrowBasedBuilder):
         return ProtocolInfo(
             description=self.config.description,
             homepage="https://github.com/westlake-repl/NineRec",
-            features=self._item_features() if self.config.is_items else SEQUENCE_FEATURES,
+            features=self._features(),
         )
 
-    def _item_features(self) -> datasets.Features:
+    def _features(self) -> datasets.Features:
+        known = ITEM_FEATURES if self.config.is_items else SEQUENCE_FEATURES
         absent = {AUDIO.column} if self.config.files.audio is None else set()
-        return datasets.Features({name: kind for name, kind in ITEM_FEATURES.items() if name not in absent})
+        absent |= {"weights"} if self.config.event_weights is None else set()
+        return datasets.Features({name: kind for name, kind in known.items() if name not in absent})
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         super()._download_and_prepare(*args, **kwargs)
@@ -217,16 +203,15 @@ class NineRec(datasets.ArrowBasedBuilder):
         config = self.config
         items_path, interactions_path = config.files.tables(Path(self._cache_dir_root, "ninerec_archives"))
         with config.files.naming_archives(items_path, interactions_path):
-            check_columns(config.columns, items_path, interactions_path)
-            items = read_items(items_path, config.columns)
+            check_columns(config.tables, items_path, interactions_path)
+            items = read_items(items_path, config.tables)
             sequences = read_sequences(
                 interactions_path,
                 items["item_id"],
                 min_actions=config.min_actions,
                 max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
                 min_item_actions=config.min_item_actions,
-                pair_columns=config.pair_columns,
-                columns=config.columns,
+                options=config.tables,
                 scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
             )
         splits = SPLITS[config.split_strategy](sequences, config)
@@ -250,7 +235,11 @@ class NineRec(datasets.ArrowBasedBuilder):
 
 def _sequence_tables(sequences: Sequences, split: Split) -> Iterator[tuple[int, pa.Table]]:
     for number, first in enumerate(range(0, len(split.users), ROWS_PER_TABLE)):
-        yield number, to_table(sequences, split, first, ROWS_PER_TABLE).cast(SEQUENCE_FEATURES.arrow_schema)
+        yield number, _with_types(to_table(sequences, split, first, ROWS_PER_TABLE), SEQUENCE_FEATURES)
+
+
+def _with_types(table: pa.Table, features: datasets.Features) -> pa.Table:
+    return table.cast(datasets.Features({name: features[name] for name in table.column_names}).arrow_schema)
 
 
 def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> Iterator[tuple[int, pa.Table]]:
@@ -268,8 +257,7 @@ def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> I
             contents = pa.array(read_members(chosen) if name in archived else [None] * len(chosen), pa.binary())
             stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
             rows = rows.append_column(name, stored)
-        schema = datasets.Features({name: ITEM_FEATURES[name] for name in rows.column_names}).arrow_schema
-        yield number, rows.cast(schema)
+        yield number, _with_types(rows, ITEM_FEATURES)
 
 
 def _missing_name(data_dir: str | None) -> str:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from .tables.archives import Member, list_members
 from .tables.columns import header_roles, is_behaviour
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media
+from .tables.options import EVERYTHING
 from .tables.text_files import first_row
 
 
@@ -318,7 +319,7 @@ def _rank(table: Path | Member) -> int:
             path = table
         if not path.is_file():
             return 3
-        if is_behaviour(path):
+        if is_behaviour(path, EVERYTHING):
             return 1
         return 0 if len(first_row(path)[1]) > 2 else 2
 

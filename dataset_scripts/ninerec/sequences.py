@@ -23,6 +23,7 @@ class Sequences:
         items: `(interactions,)` rows of `item_ids`.
         timestamps: `(interactions,)`, `None` where unknown.
         item_ids: `(V,)` strings, the ids of the items table.
+        weights: `(interactions,)` what each counts, `None` where all count the same.
     """
 
     user_ids: pa.Array
@@ -30,9 +31,15 @@ class Sequences:
     items: np.ndarray
     timestamps: np.ndarray | None
     item_ids: pa.Array
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    @property
+    def columns(self) -> list[str]:
+        """Returns the names of what is known of each interaction."""
+        return [name for name in ("items", "timestamps", "weights") if getattr(self, name) is not None]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -47,14 +54,14 @@ class Sequences:
         """Keeps only the interactions where `keep` `(interactions,)` is true; users that have none left are gone."""
         kept = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         left = np.diff(kept) > 0
-        timestamps = None if self.timestamps is None else self.timestamps[keep]
         user_ids = self.user_ids if left.all() else self.user_ids.filter(pa.array(left))
         offsets = np.concatenate([[0], kept[1:][left]])
-        return replace(self, user_ids=user_ids, offsets=offsets, items=self.items[keep], timestamps=timestamps)
+        columns = {name: getattr(self, name)[keep] for name in self.columns}
+        return replace(self, user_ids=user_ids, offsets=offsets, **columns)
 
 
 def sort_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Rows `user`, `item` and, where known, `timestamp`, all whole numbers, by user and then in time order.
+    """Rows `user`, `item` and, where known, `timestamp`, whole numbers, by user and then in time order.
 
     Equal timestamps keep the order of the rows; without timestamps the rows are taken to be in time order.
 
@@ -220,7 +227,8 @@ def used_items(sequences: Sequences, splits: Iterable[Split]) -> np.ndarray:
 def to_table(sequences: Sequences, split: Split, first: int = 0, count: int | None = None) -> pa.Table:
     """Rows of a split, `count` of them from `first` on: `user_id`, `item_ids` (history), `target`, `timestamps`.
 
-    `target` is null where the split has none; `timestamps`, those of the history, where they are unknown.
+    `target` is null where the split has none; `timestamps`, those of the history, where they are unknown. Where
+    interactions do not all count the same, there are `weights` of the history, too.
     """
     rows = slice(first, None if count is None else first + count)
     users, start, stop = split.users[rows], split.start[rows], split.stop[rows]
@@ -235,11 +243,12 @@ def to_table(sequences: Sequences, split: Split, first: int = 0, count: int | No
         target = sequences.item_ids.take(pa.array(sequences.items[stop]))
     else:
         target = pa.nulls(len(users), pa.string())
-    return pa.table(
-        {
-            "user_id": sequences.user_ids.take(pa.array(users)),
-            "item_ids": pa.ListArray.from_arrays(ends, sequences.item_ids.take(pa.array(sequences.items[places]))),
-            "target": target,
-            "timestamps": timestamps,
-        }
-    )
+    table = {
+        "user_id": sequences.user_ids.take(pa.array(users)),
+        "item_ids": pa.ListArray.from_arrays(ends, sequences.item_ids.take(pa.array(sequences.items[places]))),
+        "target": target,
+        "timestamps": timestamps,
+    }
+    if sequences.weights is not None:
+        table["weights"] = pa.ListArray.from_arrays(ends, pa.array(sequences.weights[places], pa.float32()))
+    return pa.table(table)

@@ -20,7 +20,9 @@ _BUILDER_OPTIONS = (
     "test_start",
     "catalogue",
     "pair_columns",
+    "min_rating",
 )
+_JSON_OPTIONS = ("columns", "event_weights")
 
 
 @dataclass
@@ -93,6 +95,16 @@ class DataArguments:
             "help": "Columns of a table of interactions that has no header, in their order: user_id item_id timestamp."
         },
     )
+    min_rating: float | None = field(
+        default=None, metadata={"help": "Leave out interactions with a lower rating; by default all count."}
+    )
+    event_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "What an interaction counts by its event type, as JSON or a file of it: "
+            '{"click": 0.1, "purchase": 1}. Other types are left out; by default all count 1.'
+        },
+    )
     sample: ClassVar[str] = "Sample_Target"
     _argument_group_name = "data"
 
@@ -111,8 +123,9 @@ class DataArguments:
         """
         kwargs = {} if self.data_dir is None else {"data_dir": self.data_dir}
         options = {name: getattr(self, name) for name in _BUILDER_OPTIONS if getattr(self, name) is not None}
-        if self.columns is not None:
-            options["columns"] = read_json("--columns", self.columns)
+        for name in _JSON_OPTIONS:
+            if getattr(self, name) is not None:
+                options[name] = read_json(f"--{name}", getattr(self, name))
         if self.dataset_name == "ninerec":
             return {**kwargs, **options, "max_seq_len": max_seq_len}
         if options:

@@ -181,11 +181,34 @@ def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray
     return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
 
 
-def count_interactions(histories: datasets.Dataset, num_items: int) -> np.ndarray:
-    """Counts how often each catalogue item occurs in the histories `(V,)`: the items' popularity."""
+def values_of_interactions(sequences: datasets.Dataset, column: str) -> np.ndarray | None:
+    """Returns a list column of histories, such as `timestamps`, as one array `(N,)`; `None` where it is not known.
+
+    >>> import datasets
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b", "a"]], "weights": [[1.0], [0.5, 1.0]]})
+    >>> values_of_interactions(sequences, "weights")
+    array([1. , 0.5, 1. ])
+    """
+    if column not in sequences.column_names:
+        return None
+    lists = pa.chunked_array(sequences.select_columns([column]).with_format("arrow")[:][column])
+    return None if lists.null_count else pc.list_flatten(lists).to_numpy().astype(np.float64)
+
+
+def count_interactions(histories: datasets.Dataset, num_items: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Counts how often each catalogue item occurs in the histories `(V,)`: the items' popularity.
+
+    Args:
+        histories: see [`index_histories`].
+        num_items: `V`.
+        weights: `(N,)` what each interaction counts, by default 1.
+    """
     table = histories.with_format("arrow")
-    counts = np.zeros(num_items, dtype=np.int64)
+    counts = np.zeros(num_items, dtype=np.int64 if weights is None else np.float64)
+    start = 0
     for batch in table.iter(batch_size=100_000):
-        flat = pc.list_flatten(batch["history"].combine_chunks())
-        counts += np.bincount(flat.to_numpy(zero_copy_only=False), minlength=num_items)
+        flat = pc.list_flatten(batch["history"].combine_chunks()).to_numpy(zero_copy_only=False)
+        of_batch = None if weights is None else weights[start : start + len(flat)]
+        counts += np.bincount(flat, of_batch, minlength=num_items)
+        start += len(flat)
     return counts

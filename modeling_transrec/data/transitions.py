@@ -28,7 +28,7 @@ import scipy.sparse
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from .loading import as_ids
+from .loading import as_ids, values_of_interactions
 
 
 TRANSITIONS_FILE = "transitions.safetensors"
@@ -244,7 +244,8 @@ class Transitions:
         self._scale: np.ndarray | None = None  # item_counts ** -power
         self._changing = threading.RLock()  # readers see whole changes
         self._pair_weights = [weights.tolist() for weights in self.settings.pair_weights()]
-        self._histories: dict[str, list[tuple[int, float | None]]] = {}  # of users who are kept: items, times
+        # Of users who are kept: items, times and weights.
+        self._histories: dict[str, list[tuple[int, float | None, float]]] = {}
         self._kept = 0  # how many of each user's last interactions are kept; None: all
         self._reference: float | None = None  # the time at which an interaction weighs 1
         self._latest: float | None = None  # the last time that was seen
@@ -262,14 +263,14 @@ class Transitions:
         """Counts the transitions of users' histories. The histories should be whole: a cut at some length loses pairs.
 
         Args:
-            sequences: a data set with columns `item_ids` and, where known, `user_id` and `timestamps`; or lists of
-                item ids.
+            sequences: a data set with columns `item_ids` and, where known, `user_id`, `timestamps` and `weights`;
+                or lists of item ids.
             item_ids: the catalogue; other items count for distances, but are left out of the result. By default the
                 items of the histories.
             keep: which interactions of the users stay known: `"nothing"`, `"recent"` (as many as [`update`] needs) or
                 `"all"` ([`forget`] needs them).
-            weights: `(N,)` of each interaction, the first user's first; a pair weighs what its later interaction
-                weighs.
+            weights: `(N,)` of each interaction, the first user's first, by default those of the data set; a pair
+                weighs what its later interaction weighs.
             num_threads: by default as many as there are cores.
             settings: those of [`TransitionSettings`].
         """
@@ -288,7 +289,9 @@ class Transitions:
         everything = pa.concat_arrays([known, found.filter(pc.invert(pc.is_in(found, value_set=known)))])
         items = pc.index_in(flat, value_set=everything).to_numpy(zero_copy_only=False).astype(np.int32)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        times = _flat_times(sequences) if chosen.half_life is not None or keep != "nothing" else None
+        weights = values_of_interactions(sequences, "weights") if weights is None else weights
+        needs_times = chosen.half_life is not None or keep != "nothing"
+        times = values_of_interactions(sequences, "timestamps") if needs_times else None
         if chosen.half_life is not None and times is None:
             raise ValueError("half_life needs timestamps; the histories have none")
         if weights is not None and (len(weights) != len(items) or not (np.asarray(weights) >= 0).all()):
@@ -297,14 +300,14 @@ class Transitions:
         whole = cls(everything.to_pylist(), chosen)
         if times is not None and len(times):
             whole._latest = float(times.max())
+        aged = weights
         if chosen.half_life is not None:
             whole._reference = whole._latest
-            aged = 0.5 ** ((whole._latest - times) / chosen.half_life)
-            weights = aged if weights is None else aged * weights
-        whole._counts = count_pairs(items, offsets, len(everything), chosen, weights, num_threads)
-        whole.item_counts = np.bincount(items, weights=weights, minlength=len(everything)).astype(np.float64)
+            aged = 0.5 ** ((whole._latest - times) / chosen.half_life) * (1.0 if weights is None else weights)
+        whole._counts = count_pairs(items, offsets, len(everything), chosen, aged, num_threads)
+        whole.item_counts = np.bincount(items, weights=aged, minlength=len(everything)).astype(np.float64)
         digest = hashlib.sha256(json.dumps(whole.item_ids).encode())
-        digest.update(items.tobytes() + offsets.tobytes())
+        digest.update(items.tobytes() + offsets.tobytes() + (b"" if weights is None else weights.tobytes()))
         whole.stamp = {
             "fingerprint": digest.hexdigest()[:16],
             "num_users": len(lengths),
@@ -314,7 +317,7 @@ class Transitions:
         if keep != "nothing":
             if "user_id" not in sequences.column_names:
                 raise ValueError(f"keep={keep!r} needs a column user_id")
-            whole._keep(sequences["user_id"], items, times, offsets, keep)
+            whole._keep(sequences["user_id"], items, times, weights, offsets, keep)
         return whole if len(known) == len(everything) else whole.aligned(known.to_pylist())
 
     def __len__(self) -> int:
@@ -426,7 +429,7 @@ class Transitions:
         user_id: str,
         new_items: Sequence[str],
         timestamps: Sequence[float] | None = None,
-        weight: float = 1.0,
+        weights: Sequence[float] | None = None,
     ) -> "Transitions":
         """Counts new interactions of a user, in microseconds each.
 
@@ -437,7 +440,7 @@ class Transitions:
             user_id: the user.
             new_items: item ids, in time order.
             timestamps: their times; needed where there is a half-life.
-            weight: of each of the interactions.
+            weights: what each of them counts, by default 1.
 
         Returns: itself.
         """
@@ -446,15 +449,16 @@ class Transitions:
         if timestamps is None and self.settings.half_life is not None:
             raise ValueError("these transitions have a half-life: give the timestamps of the interactions")
         times = [None] * len(new_items) if timestamps is None else list(timestamps)
+        weights = [1.0] * len(new_items) if weights is None else list(weights)
         indices = [self._known(item_id) for item_id in new_items]
         history = self._histories.setdefault(user_id, [])
         is_new_user, added = not history, 0
         with self._changing:
-            for index, time in zip(indices, times, strict=True):
-                if time is not None and (index, time) in history:
+            for index, time, weight in zip(indices, times, weights, strict=True):
+                if time is not None and any(event[:2] == (index, time) for event in history):
                     continue
                 self._add_event(history, index, time, weight)
-                history.append((index, time))
+                history.append((index, time, weight))
                 added += 1
         self.stamp["num_changes"] = self.stamp.get("num_changes", 0) + added
         self.stamp["num_interactions"] = self.stamp.get("num_interactions", 0) + added
@@ -468,7 +472,7 @@ class Transitions:
 
         Args:
             user_id: the user.
-            history: the user's whole history, where it is not kept here (`keep="all"`).
+            history: the user's whole history, where it is not kept here (`keep="all"`) and all of it counted 1.
 
         Returns: itself.
         """
@@ -483,11 +487,11 @@ class Transitions:
         else:
             if self.settings.half_life is not None:
                 raise ValueError("with a half-life the times are needed: count with keep='all'")
-            events = [(self._known(item_id), None) for item_id in history]
-        past: list[tuple[int, float | None]] = []
-        for index, time in events:
-            self._add_event(past, index, time, -1.0)
-            past.append((index, time))
+            events = [(self._known(item_id), None, 1.0) for item_id in history]
+        past: list[tuple[int, float | None, float]] = []
+        for index, time, weight in events:
+            self._add_event(past, index, time, -weight)
+            past.append((index, time, weight))
         self._histories.pop(user_id, None)
         self.stamp["num_changes"] = self.stamp.get("num_changes", 0) + len(events)
         self.stamp["num_interactions"] = self.stamp.get("num_interactions", 0) - len(events)
@@ -514,7 +518,7 @@ class Transitions:
             weight *= 0.5 ** ((self._reference - time) / self.settings.half_life)
         forward, backward = self._pair_weights
         to_others = self._changes.setdefault(index, {})
-        for distance, (other, _) in enumerate(reversed(history[-self.settings.window :])):
+        for distance, (other, _, _) in enumerate(reversed(history[-self.settings.window :])):
             from_other = self._changes.setdefault(other, {})
             from_other[index] = from_other.get(index, 0.0) + weight * forward[distance]
             to_others[other] = to_others.get(other, 0.0) + weight * backward[distance]
@@ -539,14 +543,15 @@ class Transitions:
         parts = (self._counts.rows(), rows), (self._counts.columns, columns), (self._counts.values, values)
         self._counts = _Counts.sum_pairs(len(self), *map(np.concatenate, parts))
 
-    def _keep(self, user_ids: Sequence[str], items, times, offsets, keep: str) -> None:
+    def _keep(self, user_ids: Sequence[str], items, times, weights, offsets, keep: str) -> None:
         self._kept = None if keep == "all" else self.settings.window
         ends = offsets[1:].tolist()
         starts = (offsets[:-1] if keep == "all" else np.maximum(offsets[:-1], offsets[1:] - self._kept)).tolist()
         items = items.tolist()
         times = [None] * len(items) if times is None else times.tolist()
+        weights = [1.0] * len(items) if weights is None else weights.tolist()
         self._histories = {
-            user: list(zip(items[start:end], times[start:end], strict=True))
+            user: list(zip(items[start:end], times[start:end], weights[start:end], strict=True))
             for user, start, end in zip(user_ids, starts, ends, strict=True)
         }
 
@@ -596,7 +601,7 @@ class Transitions:
         other._reference, other._latest, other._kept = self._reference, self._latest, self._kept
         mapped = new_index.tolist()
         other._histories = {
-            user: [(mapped[index], time) for index, time in history if mapped[index] >= 0]
+            user: [(mapped[index], time, weight) for index, time, weight in history if mapped[index] >= 0]
             for user, history in self._histories.items()
         }
         return other
@@ -703,20 +708,13 @@ def _whole(sequences: datasets.Dataset, column: str) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _flat_times(sequences: datasets.Dataset) -> np.ndarray | None:
-    """The times of all interactions `(N,)`, `None` where they are unknown."""
-    if "timestamps" not in sequences.column_names:
-        return None
-    lists = _whole(sequences, "timestamps")
-    return None if lists.null_count else lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-
-
 def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
     """One row an interaction to one row a user: histories in time order, as [`Transitions.from_sequences`] reads them.
 
     Args:
-        interactions: columns `user_id`, `item_id` and, where known, `timestamp`: a DataFrame, data set or dict.
-            Without times the rows of a user are taken to be in time order.
+        interactions: columns `user_id`, `item_id` and, where known, `timestamp` and `weight`: a DataFrame, data set
+            or dict. Without times the rows of a user are taken to be in time order. The weight is what an interaction
+            counts, such as 0.1 for a click and 1 for a purchase; those of weight 0 are left out.
 
     >>> table = {"user_id": ["u", "v", "u"], "item_id": ["b", "a", "a"], "timestamp": [5, 1, 3]}
     >>> from_interactions(table)["item_ids"][:]
@@ -724,20 +722,21 @@ def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
     """
     import polars as pl
 
-    names = [name for name in ("user_id", "item_id", "timestamp") if name in interactions]
+    lists = {"item_id": "item_ids", "timestamp": "timestamps", "weight": "weights"}
+    names = [name for name in ("user_id", *lists) if name in interactions]
     if not {"user_id", "item_id"} <= set(names):
         raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(interactions)}")
     table = pl.DataFrame({name: list(interactions[name]) for name in names})
     table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+    if "weight" in names:
+        if not table["weight"].cast(pl.Float64).ge(0).fill_null(False).all():
+            raise ValueError("the weight of an interaction must be a number of at least 0")
+        table = table.filter(pl.col("weight") > 0)
     if "timestamp" in names:
         table = table.sort("timestamp", maintain_order=True)
-    columns = [pl.col("item_id").alias("item_ids")]
-    columns += [pl.col("timestamp").alias("timestamps")] if "timestamp" in names else []
-    grouped = table.group_by("user_id", maintain_order=True).agg(columns).sort("user_id")
-    return datasets.Dataset(grouped.to_arrow().cast(_list_schema(grouped.to_arrow().schema)))
-
-
-def _list_schema(schema: pa.Schema) -> pa.Schema:
-    """Polars' large types as those of `datasets`."""
-    small = {"user_id": pa.string(), "item_ids": pa.list_(pa.string())}
-    return pa.schema([(field.name, small.get(field.name, pa.list_(pa.int64()))) for field in schema])
+    columns = [pl.col(name).alias(alias) for name, alias in lists.items() if name in names]
+    grouped = table.group_by("user_id", maintain_order=True).agg(columns).sort("user_id").to_arrow()
+    # Polars' large types as those of `datasets`.
+    types = {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "weights": pa.list_(pa.float64())}
+    small = [(field.name, types.get(field.name, pa.list_(pa.int64()))) for field in grouped.schema]
+    return datasets.Dataset(grouped.cast(pa.schema(small)))

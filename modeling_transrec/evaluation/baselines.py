@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import torch
 
-from ..data.loading import count_interactions, index_histories
+from ..data.loading import count_interactions, index_histories, values_of_interactions
 from ..data.transitions import Transitions
 from .evaluator import FullRankingEvaluator
 from .scoring import Scorer
@@ -46,9 +46,17 @@ class TrainingInteractions:
         return index_histories(self.sequences, self.items["item_id"][:])
 
     @functools.cached_property
-    def item_counts(self) -> np.ndarray:
+    def num_interactions(self) -> np.ndarray:
         """Number of training interactions with each item `(V,)`."""
         return count_interactions(self.histories, len(self.items))
+
+    @functools.cached_property
+    def item_counts(self) -> np.ndarray:
+        """What the training interactions with each item count `(V,)`: their number, or the sum of their weights."""
+        weights = values_of_interactions(self.sequences, "weights")
+        if weights is None:
+            return self.num_interactions
+        return count_interactions(self.histories, len(self.items), weights)
 
     @functools.cached_property
     def transitions(self) -> Transitions:
@@ -64,7 +72,7 @@ def random_scorer(interactions: TrainingInteractions) -> Scorer:
 
 
 def popularity_scorer(interactions: TrainingInteractions) -> Scorer:
-    """Scores items by their number of training interactions, the same for everybody."""
+    """Scores items by what their training interactions count, the same for everybody."""
     counts = torch.from_numpy(interactions.item_counts.astype(np.float64))
     return lambda histories, users: counts.to(histories.device).repeat(len(histories), 1)
 

@@ -86,7 +86,7 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     protocol |= {**evaluator.protocol, "scores": scores}
     if scoring:
         protocol["scoring"] = describe_scoring(scoring)
-    groups = {"groups": evaluator.metrics_of_groups(interactions.item_counts)} if args.by_group else {}
+    groups = {"groups": evaluator.metrics_of_groups(interactions.num_interactions)} if args.by_group else {}
     return {"metrics": metrics, **groups, "protocol": protocol}
 
 

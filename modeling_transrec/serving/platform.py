@@ -50,13 +50,20 @@ def as_sequences(histories: Interactions | Sequence[Sequence[str]], item_ids: Se
     return sequences
 
 
-def hold_out_last(items: datasets.Dataset, sequences: datasets.Dataset) -> tuple[list, FullRankingEvaluator | None]:
+def hold_out_last(
+    items: datasets.Dataset, sequences: datasets.Dataset
+) -> tuple[datasets.Dataset, FullRankingEvaluator | None]:
     """Returns all but the last item of each history, and a ranking of that last item to choose settings on.
 
     Histories of one item are counted whole; where there are no others, nothing can be chosen.
     """
     histories = sequences["item_ids"][:]
-    training = [history[:-1] if len(history) > 1 else history for history in histories]
+    cut = {
+        name: [values[:-1] if len(values) > 1 else values for values in sequences[name][:]]
+        for name in ("item_ids", "weights")
+        if name in sequences.column_names
+    }
+    training = datasets.Dataset.from_dict(cut)
     held_out = [(history[:-1], history[-1]) for history in histories if len(history) > 1]
     if not held_out:
         return training, None

@@ -282,10 +282,11 @@ class Recommender:
                 such as `text_en`; `join_columns` makes it of several columns.
             chunk_size: items encoded at a time.
             histories: the platform's interactions, a table with columns `user_id`, `item_id` and, where known,
-                `timestamp`. Their transitions are counted and added to the scores, with the weight that ranks each
-                history's last item best; [`observe`] keeps the counts up to date. Or lists of item ids: a recommender
-                made by [`from_backbone`] counts them likewise, and a model that has not been trained on this platform
-                centres its scores by them (give a few hundred users or more), see [`~scoring.center`].
+                `timestamp` and `weight` (what an interaction counts: a click less than a purchase). Their transitions
+                are counted and added to the scores, with the weight that ranks each history's last item best;
+                [`observe`] keeps the counts up to date. Or lists of item ids: a recommender made by [`from_backbone`]
+                counts them likewise, and a model that has not been trained on this platform centres its scores by
+                them (give a few hundred users or more), see [`~scoring.center`].
 
         Returns: itself.
         """
@@ -312,7 +313,7 @@ class Recommender:
         saved, so that in a loaded recommender the users' histories begin anew.
 
         Args:
-            interactions: a table with columns `user_id`, `item_id` and, where known, `timestamp`.
+            interactions: a table with columns `user_id`, `item_id` and, where known, `timestamp` and `weight`.
 
         Returns: itself.
         """
@@ -321,9 +322,12 @@ class Recommender:
         if transitions is None:
             raise ValueError("no interactions are counted yet: give them to index(items, histories=interactions)")
         sequences = as_sequences(interactions, catalogue.item_ids)
-        times = sequences["timestamps"][:] if "timestamps" in sequences.column_names else [None] * len(sequences)
-        for user, items, of_user in zip(sequences["user_id"][:], sequences["item_ids"][:], times, strict=True):
-            transitions.update(user, items, of_user)
+        columns = [
+            sequences[name][:] if name in sequences.column_names else [None] * len(sequences)
+            for name in ("user_id", "item_ids", "timestamps", "weights")
+        ]
+        for user, item_ids, times, weights in zip(*columns, strict=True):
+            transitions.update(user, item_ids, times, weights)
         return self
 
     def add_items(

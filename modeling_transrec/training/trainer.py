@@ -109,7 +109,7 @@ class TransRecTrainer(Trainer):
                 model.config,
                 self._plain_items,
                 processing_class,
-                self.interactions.item_counts,
+                self.interactions.num_interactions,
                 user_index,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )

@@ -77,6 +77,27 @@ def test_weights_of_interactions(histories):
     assert transitions.item_counts[0] == pytest.approx(weights[[item == ITEM_IDS[0] for item in flat]].sum())
 
 
+def test_weights_of_a_table_of_interactions(histories):
+    """A click counts less than a purchase, also when it is forgotten; what weighs nothing is left out."""
+    rng = np.random.default_rng(1)
+    rows = [(f"u{user:02}", item) for user, history in enumerate(histories) for item in history]
+    weights = rng.choice([0.0, 0.25, 1.0], size=len(rows))
+    table = {"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows], "weight": weights}
+    transitions = Transitions.from_sequences(from_interactions(table), ITEM_IDS, keep="all", **SETTINGS)
+    kept = [(user, item, weight) for (user, item), weight in zip(rows, weights, strict=True) if weight]
+    of_users = [[row for row in kept if row[0] == user] for user in sorted({user for user, _, _ in kept})]
+    lists, flat = [[item for _, item, _ in one] for one in of_users], [row[2] for one in of_users for row in one]
+    assert stored(transitions) == pytest.approx(naive_counts(lists, weights=flat))
+    number = len(of_users[0])
+    rebuilt = Transitions.from_sequences(lists[1:], ITEM_IDS, weights=np.array(flat[number:]), **SETTINGS)
+    assert_same(transitions.forget(of_users[0][0][0]), rebuilt)
+    transitions.update("new", lists[0], weights=flat[:number])
+    again = Transitions.from_sequences(lists, ITEM_IDS, weights=np.array(flat), **SETTINGS)
+    assert_same(transitions, again)
+    with pytest.raises(ValueError, match="weight of an interaction must be a number of at least 0"):
+        from_interactions({**table, "weight": -weights})
+
+
 def test_items_outside_the_catalogue_count_for_distances():
     transitions = Transitions.from_sequences([["a", "x", "b"]], ["a", "b"], window=2, decay=0.8)
     assert transitions["a"] == pytest.approx({"b": 0.8})

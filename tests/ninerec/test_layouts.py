@@ -345,6 +345,21 @@ def test_archives_within_archives_are_named(tmp_path, load):
         load("X")
 
 
+def test_two_tables_with_two_names_for_the_item(tmp_path, load):
+    folder = tmp_path / "data"
+    write(
+        folder / "X_interactions.csv",
+        rows_of(("user", "item_id", "product", "time"), [(u, "no", i, t) for u, i, t in INTERACTIONS]),
+    )
+    write(
+        folder / "X_items.csv", rows_of(("item_id", "sku", "title"), [("no", item, title) for item, title, _ in ITEMS])
+    )
+    columns = {"item_id": "product", "items.item_id": "sku"}
+    check(load, "X", ["text_en"], columns=columns)
+    with pytest.raises(ValueError, match="no column 'product' for items.item_id: .*X_items.csv has"):
+        load("X", columns={"item_id": "product", "items.item_id": "product"})
+
+
 def test_misspelt_columns_are_refused(tmp_path, load):
     write_tables(tmp_path / "data")
     with pytest.raises(ValueError, match="there is no column 'parent_asn' for item_id: .*X_item.csv has"):

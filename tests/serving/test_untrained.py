@@ -55,6 +55,19 @@ def test_counts_are_those_of_all_interactions(recommender, items, interactions):
     assert recommender.recommend([item_ids[4], item_ids[5]], k=1)[0]["item_id"] in item_ids[6:8]
 
 
+def test_a_click_counts_less_than_a_purchase(backbone, items, interactions):
+    weighed = interactions.assign(weight=np.where(interactions["timestamp"] % 3 == 0, 1.0, 0.25))
+    recommender = Recommender.from_backbone(backbone).index(items, histories=weighed)
+    ordered, item_ids = weighed.sort_values("timestamp"), items["item_id"][:]
+    groups = [group for _, group in ordered.groupby("user_id")]
+    histories = [group["item_id"].tolist() for group in groups]
+    weights = np.concatenate([group["weight"] for group in groups])
+    expected = Transitions.from_sequences(histories, item_ids, weights=weights)
+    np.testing.assert_allclose(recommender.scorer.transitions.to_dense(), expected.to_dense(), rtol=1e-6)
+    recommender.observe({"user_id": ["new"], "item_id": [item_ids[3]], "weight": [0.25]})
+    assert recommender.scorer.transitions.item_counts[3] == expected.item_counts[3] + 0.25
+
+
 def test_lists_are_counted_the_same(backbone, items, interactions, recommender):
     ordered = interactions.sort_values("timestamp")
     histories = [group["item_id"].tolist() for _, group in ordered.groupby("user_id")]

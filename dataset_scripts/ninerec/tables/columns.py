@@ -3,15 +3,15 @@
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
 from .interaction_rows import Chunks, to_arrow
+from .options import INTERACTION_COLUMNS, ITEM_COLUMNS, ITEMS_OWN_ID, OPTION_OF, TableOptions, named_columns, text_of
 from .problems import RAISE, Problems
 from .text_files import first_row
 
@@ -28,41 +28,18 @@ HEADER_NAMES = {
     "text_zh": "text_zh zh chinese title_zh zh_title chinese_title title_cn cn".split(),
     "text_en": "text_en en english title_en en_title english_title".split(),
     "title": "title text name product_name".split(),  # in the language that it is written in
+    "rating": "rating ratings score stars overall".split(),
+    "event_type": (
+        "event_type event event_name action action_type behavior_type behaviour_type interaction_type"
+    ).split(),
 }
-ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
-PAIR_COLUMNS = ("user_id", "item_id", "timestamp")
 SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
 ROW_KEYS = ("id", "index", "")  # of a table of interactions: never the item, unless an option says so
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
 
-ColumnNames: TypeAlias = Mapping[str, str | Sequence[str] | None]  # what the columns are called; None: there is none
-
-
-def named_columns(columns: ColumnNames | None) -> dict[str, str | None]:
-    """Returns the name of each column; a text of several columns has one role for each of them.
-
-    >>> named_columns({"item_id": "sku", "text_en": ["title", "brand"]})
-    {'item_id': 'sku', 'text_en/title': 'title', 'text_en/brand': 'brand'}
-    """
-    named: dict[str, str | None] = {}
-    for role, names in (columns or {}).items():
-        several = names is not None and not isinstance(names, str)
-        named |= {f"{role}/{name}": name for name in names} if several else {role: names}
-    texts = [name for role, name in named.items() if role.startswith("text_")]
-    twice = next((name for name in texts if texts.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"columns has {twice!r} in text_zh and in text_en; a column is of one language")
-    return named
-
-
-def text_of(role: str | None) -> str:
-    """Returns the column that a role is a part of, which is most often itself."""
-    return (role or "").partition("/")[0]
-
-
-def header_roles(row: list[str], columns: ColumnNames | None = None) -> list[str | None]:
+def header_roles(row: list[str], columns: Mapping[str, str | None] | None = None) -> list[str | None]:
     """Returns for each field of a possible header row the column it names, None where unknown.
 
     Args:
@@ -70,7 +47,7 @@ def header_roles(row: list[str], columns: ColumnNames | None = None) -> list[str
         columns: what the columns are called, where it is not by one of the usual names: `{"user_id": "customer"}`.
     """
     names = [field.strip().lower() for field in row]
-    named = {role: name and name.strip().lower() for role, name in named_columns(columns).items()}
+    named = {role: name and name.strip().lower() for role, name in (columns or {}).items()}
     given = {name: role for role, name in named.items() if name in names}
     absent = {role for role, name in named.items() if name is None}
     found = {text_of(role) for role in given.values()}
@@ -79,29 +56,27 @@ def header_roles(row: list[str], columns: ColumnNames | None = None) -> list[str
     return [given.get(name, usual.get(name)) for name in names]
 
 
-def check_columns(columns: ColumnNames | None, items: Path, interactions: Path) -> None:
+def check_columns(options: TableOptions, items: Path, interactions: Path) -> None:
     """Checks that every name that is given is in a header: that for the user in that of the interactions, and so on.
 
     A name that is misspelt would otherwise mean the column of a usual name.
     """
-    tables = {"user_id": [interactions], "timestamp": [interactions], "text_zh": [items], "text_en": [items]}
-    for role, name in named_columns(columns).items():
+    own = {"text_zh": [items], "text_en": [items], ITEMS_OWN_ID: [items], "item_id": [items, interactions]}
+    for role, name in named_columns(options.columns).items():
         if name is None:
             continue
         there = {}
-        for path in tables.get(text_of(role), [items, interactions]):
+        for path in own.get(text_of(role), [interactions]):
             _, there[path] = first_row(path, literal=path.stem.endswith("_behaviour"))
         if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
             listed = "; ".join(f"{path} has {row}" for path, row in there.items())
             raise ValueError(f"there is no column {name!r} for {text_of(role)}: {listed}")
 
 
-def item_roles(
-    path: Path, columns: ColumnNames | None = None, on_problem: Problems = RAISE
-) -> tuple[list[str | None], int | None]:
+def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of an items table is, None where it is not used, and the header's line, if any."""
     line, first = first_row(path, on_problem=on_problem)
-    roles = header_roles(first, columns)
+    roles = header_roles(first, options.of_items)
     texts = {"text_zh", "text_en", "title"} & {text_of(role) for role in roles}
     if "item_id" in roles and texts:
         roles = [role if text_of(role) in (*ITEM_COLUMNS, "title") else None for role in roles]
@@ -137,28 +112,18 @@ def item_roles(
     return list(ITEM_COLUMNS), None
 
 
-def are_pair_columns(columns: Iterable[str | None]) -> bool:
-    """Returns whether there are user and item once each and timestamp once, or nothing else.
-
-    Without that rule an unknown name for the time would silently mean that the file has none.
-    """
-    columns = list(columns)
-    known = sorted(column for column in columns if column in PAIR_COLUMNS)
-    return known == sorted(PAIR_COLUMNS) or (known == sorted(PAIR_COLUMNS[:2]) and len(columns) == 2)
-
-
-def behaviour_header(path: Path, columns: ColumnNames | None = None, on_problem: Problems = RAISE) -> int | None:
+def behaviour_header(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> int | None:
     """Returns the line of a behaviour file's header, if any."""
+    for role in options.asked_for:
+        raise ValueError(
+            f"{path}: {OPTION_OF[role]} needs a column {role}, but the file has a line a user, which holds items "
+            "only; give a table with a row an interaction"
+        )
     line, first = first_row(path, literal=True, on_problem=on_problem)
-    return line if header_roles(first, columns) == ["user_id", "item_id"] else None
+    return line if header_roles(first, options.of_interactions) == ["user_id", "item_id"] else None
 
 
-def is_behaviour(
-    path: Path,
-    pair_columns: tuple[str, ...] | None = None,
-    columns: ColumnNames | None = None,
-    on_problem: Problems = RAISE,
-) -> bool:
+def is_behaviour(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> bool:
     """Returns whether a file has a line a user, not a row an interaction.
 
     That is a TSV file named so, or one of two columns the second of which holds several items: by its header, or,
@@ -167,24 +132,21 @@ def is_behaviour(
     if path.suffix != ".tsv" or path.stem.endswith("_behaviour"):
         return path.suffix == ".tsv"
     _, first = first_row(path, on_problem=on_problem)
-    if len(first) != 2 or pair_columns is not None:
+    if len(first) != 2 or options.pair_columns is not None:
         return False
+    columns = options.of_interactions
     if set(header_roles(first, columns)) == {"user_id", "item_id"}:
-        return first[1].strip().lower() in SEVERAL_ITEMS and "item_id" not in (columns or {})
+        return first[1].strip().lower() in SEVERAL_ITEMS and "item_id" not in columns
     return " " in first[1].strip()
 
 
-def pair_roles(
-    path: Path,
-    pair_columns: tuple[str, ...] | None,
-    columns: ColumnNames | None = None,
-    on_problem: Problems = RAISE,
-) -> tuple[list[str | None], int | None]:
+def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
     line, first = first_row(path, on_problem=on_problem)
-    keys = set(ROW_KEYS) - {name.strip().lower() for name in named_columns(columns).values() if name is not None}
+    columns, wanted = options.of_interactions, (*INTERACTION_COLUMNS, *options.asked_for)
+    keys = set(ROW_KEYS) - {name.strip().lower() for name in columns.values() if name is not None}
     named = [
-        role if role in PAIR_COLUMNS and name.strip().lower() not in keys else None
+        role if role in wanted and name.strip().lower() not in keys else None
         for name, role in zip(first, header_roles(first, columns), strict=True)
     ]
     header = {"user_id", "item_id"} <= set(named)
@@ -197,30 +159,31 @@ def pair_roles(
             f"they are called, such as columns={json.dumps(names, ensure_ascii=False)}"
         )
     times = [name for name in first if TIME_NAME.search(name.strip().lower())]
-    if header and len(times) > 1 and "timestamp" not in (columns or {}):
+    if header and len(times) > 1 and "timestamp" not in columns:
         raise ValueError(
             f"{path}:{line}: {' and '.join(map(repr, times))} may both be the time; say which: "
             f'columns={{"timestamp": {json.dumps(times[-1])}}}'
         )
-    for role in PAIR_COLUMNS if header else ():
+    for role in wanted if header else ():
         twice = [name for name, other in zip(first, named, strict=True) if other == role]
         if len(twice) > 1:
             raise ValueError(
                 f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
                 f'columns={{"{role}": {json.dumps(twice[-1])}}}'
             )
-    has_no_time = "timestamp" in (columns or {}) and columns["timestamp"] is None
-    if header and not has_no_time and not are_pair_columns(named):
+    if header and not options.are_interactions(named):
         raise ValueError(
             f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
-            f"{','.join(PAIR_COLUMNS)} in the order of the file, or say what the time is called: "
+            f"{','.join(INTERACTION_COLUMNS)} in the order of the file, or say what the time is called: "
             'columns={"timestamp": "…"}, or columns={"timestamp": None} where there is none'
         )
     roles: list[str | None]
-    if pair_columns is not None:
-        roles = [column if column in PAIR_COLUMNS else None for column in pair_columns]
+    if options.pair_columns is not None:
+        roles = [column if column in wanted else None for column in options.pair_columns]
         if len(roles) != len(first) or (header and roles != named):
-            raise ValueError(f"{path}:{line}: pair_columns={pair_columns} does not fit the file's columns {first}")
+            raise ValueError(
+                f"{path}:{line}: pair_columns={options.pair_columns} does not fit the file's columns {first}"
+            )
     elif header:
         roles = named
     elif len(first) in (2, 3):
@@ -228,8 +191,15 @@ def pair_roles(
     else:
         raise ValueError(
             f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
-            f"commas; if there are more, name all in a header line such as: {','.join(PAIR_COLUMNS)},rating"
+            f"commas; if there are more, name all in a header line such as: {','.join(INTERACTION_COLUMNS)},rating"
         )
+    for role in options.asked_for:
+        if role not in roles:
+            how = f'columns={{"{role}": "…"}}' if header else f"pair_columns={(*INTERACTION_COLUMNS, role)}"
+            raise ValueError(
+                f"{path}:{line}: {OPTION_OF[role]} needs a column {role}, and none of {first} is called so; say which "
+                f"it is: {how}"
+            )
     return roles, line if header else None
 
 

@@ -1,5 +1,7 @@
 """The interactions in a file, chunk by chunk, as `user_id`, `item_id` and, where known, `timestamp`.
 
+Where options ask for them, there are `rating` and `event_type`, too.
+
 A file has a row an interaction, or a line a user. While problems are collected, chunks have a column `line` as well.
 """
 
@@ -11,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from .numbers import TIMES, to_microseconds, to_numbers, wrong_number
 from .problems import RAISE, Problems, shown, warn
 from .text_files import (
     Irregular,
@@ -22,10 +25,10 @@ from .text_files import (
     parquet_columns,
     regular_chunks,
 )
-from .timestamps import TIMES, to_microseconds, to_numbers, wrong_time
 
 
 PARQUET_ROWS = 1 << 21  # rows read at a time
+NUMBERS = ("timestamp", "rating")
 
 # Makes a new iterator over the rows of a file, in its order: `user_id`, `item_id` and, where known, `timestamp`.
 Chunks = Callable[[], Iterator[pl.DataFrame]]
@@ -56,11 +59,11 @@ def regular_pairs(
         chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
         if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
             raise Irregular("it has empty ids")
-        if "timestamp" in chunk.columns:
-            times = to_numbers(chunk["timestamp"], has_dates)
-            if times.null_count():
-                raise Irregular("it has timestamps of another form")
-            chunk = chunk.with_columns(times.alias("timestamp"))
+        for role in [name for name in NUMBERS if name in chunk.columns]:
+            numbers = to_numbers(role, chunk[role], has_dates)
+            if numbers.null_count():
+                raise Irregular(f"it has a {role} of another form")
+            chunk = chunk.with_columns(numbers.alias(role))
         yield chunk
 
 
@@ -92,11 +95,12 @@ def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Ite
     for frame in parquet_chunks(path, list(names), PARQUET_ROWS):
         chunk = {}
         for name, role in names.items():
-            if role == "timestamp":
-                chunk[role] = _parquet_times(path, name, frame[name], has_dates, row)
+            if role in NUMBERS:
+                chunk[role] = _parquet_numbers(path, role, frame[name], has_dates, row)
+                missing = chunk[role].is_null()
             else:
                 chunk[role] = as_strings(path, name, frame[name]).str.strip_chars()
-            missing = frame[name].is_null() | (chunk[role] == "" if role != "timestamp" else False)
+                missing = chunk[role].is_null() | (chunk[role] == "")
             if missing.any():
                 raise ValueError(
                     f"{path}, row {row + missing.arg_true()[0]}: empty {name}; fill it in or remove the row"
@@ -107,24 +111,27 @@ def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Ite
         raise ValueError(f"{path}: the file has no rows")
 
 
-def _parquet_times(path: Path, name: str, values: pl.Series, has_dates: bool, row: int) -> pl.Series:
-    """Returns times as [`to_numbers`] has them; `row` is the number of the first."""
-    if isinstance(values.dtype, pl.Datetime | pl.Date):
+def _parquet_numbers(path: Path, role: str, values: pl.Series, has_dates: bool, row: int) -> pl.Series:
+    """Returns times or ratings as [`to_numbers`] has them, null where there are none; `row` is that of the first."""
+    if role == "timestamp" and isinstance(values.dtype, pl.Datetime | pl.Date):
         return values.dt.epoch("us")
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     if values.dtype == pl.String:
-        times = to_numbers(values, has_dates)
-        wrong = times.is_null() & values.is_not_null()
-    elif values.dtype.is_numeric():
-        times = values.cast(pl.Int64, strict=False)
-        wrong = (times.is_null() & values.is_not_null()) | (times != values).fill_null(False)
+        numbers = to_numbers(role, values, has_dates)
+        wrong = numbers.is_null() & values.is_not_null()
+    elif not values.dtype.is_numeric():
+        form = "numbers" if role == "rating" else f"all times in one form: {TIMES}"
+        raise ValueError(f"{path}: column {values.name!r} is of type {values.dtype}; write {form}")
+    elif role == "rating":
+        return values.cast(pl.Float64).fill_nan(None)
     else:
-        raise ValueError(f"{path}: column {name!r} is of type {values.dtype}; write all times in one form: {TIMES}")
+        numbers = values.cast(pl.Int64, strict=False)
+        wrong = (numbers.is_null() & values.is_not_null()) | (numbers != values).fill_null(False)
     if wrong.any():
         first = wrong.arg_true()[0]
-        raise ValueError(f"{path}, row {row + first}: {wrong_time(values[first], has_dates)}")
-    return times
+        raise ValueError(f"{path}, row {row + first}: {wrong_number(role, values[first], has_dates)}")
+    return numbers
 
 
 def pairs_line_by_line(
@@ -135,7 +142,7 @@ def pairs_line_by_line(
     literal: bool = False,
     on_problem: Problems = RAISE,
 ) -> Iterator[pl.DataFrame]:
-    """Yields all rows, strings but for `timestamp`; every field must be there and not be empty."""
+    """Yields all rows, strings but for `timestamp` and `rating`; every field must be there and not be empty."""
     if on_problem.collects:
         check_encoding(path, on_problem)
     index = {column: number for number, column in enumerate(columns) if column is not None}
@@ -168,7 +175,8 @@ def pairs_line_by_line(
                 message = f"empty {name}; fill it in or remove this line"
                 on_problem.error(path, what, empty.height, lines, message)
                 rows = rows.filter(pl.col(name) != "")
-        rows = _parse_timestamps(path, rows, has_dates, on_problem)
+        for role in [name for name in NUMBERS if name in rows.columns]:
+            rows = _parse_numbers(path, role, rows, has_dates, on_problem)
         yield rows if on_problem.collects else rows.drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
@@ -178,19 +186,21 @@ def _head(rows: pl.DataFrame, on_problem: Problems) -> list[tuple]:
     return rows.head(max(on_problem.max_examples, 1)).rows()
 
 
-def _parse_timestamps(path: Path, rows: pl.DataFrame, has_dates: bool, on_problem: Problems) -> pl.DataFrame:
-    if "timestamp" not in rows.columns:
-        return rows
-    parsed = rows.with_columns(to_numbers(rows["timestamp"], has_dates).alias("timestamp"))
-    wrong = rows.filter(parsed["timestamp"].is_null()).select("line", "timestamp")
+def _parse_numbers(path: Path, role: str, rows: pl.DataFrame, has_dates: bool, on_problem: Problems) -> pl.DataFrame:
+    parsed = rows.with_columns(to_numbers(role, rows[role], has_dates).alias(role))
+    wrong = rows.filter(parsed[role].is_null()).select("line", role)
     if not wrong.is_empty():
         line, text = wrong.row(0)
-        hint = " (if this line is a header: name its columns user_id,item_id,timestamp)" if line == 1 else ""
+        message = wrong_number(role, text, has_dates)
+        if line == 1:
+            message += " (if this line is a header: name its columns user_id,item_id,timestamp)"
         form = "date, unlike the first" if has_dates else "whole number"
         what = f"timestamps that are no {form}; write all times in one form: {TIMES}"
+        if role == "rating":
+            what = "ratings that are no numbers"
         lines = [(line, shown(text)) for line, text in _head(wrong, on_problem)]
-        on_problem.error(path, what, wrong.height, lines, f"{wrong_time(text, has_dates)}{hint}")
-        parsed = parsed.drop_nulls("timestamp")
+        on_problem.error(path, what, wrong.height, lines, message)
+        parsed = parsed.drop_nulls(role)
     return parsed
 
 

@@ -30,6 +30,7 @@ from .interaction_rows import (
     to_arrow,
     values_at,
 )
+from .options import EVERYTHING, TableOptions
 from .problems import RAISE, Problems, shown, warn
 from .text_files import Irregular, is_quoted
 
@@ -46,8 +47,7 @@ def read_sequences(
     min_actions: int = 5,
     max_actions: int | None = None,
     min_item_actions: int = 1,
-    pair_columns: tuple[str, ...] | None = None,
-    columns: dict[str, str] | None = None,
+    options: TableOptions = EVERYTHING,
     scratch_dir: str | Path | None = None,
 ) -> Sequences:
     """Reads the sequences of a file of interactions, users in order of first appearance.
@@ -57,8 +57,7 @@ def read_sequences(
         item_ids: the distinct ids of the items table; interactions with other items are dropped.
         min_actions, min_item_actions: see [`filter_interactions`].
         max_actions: the last interactions of a user that are kept; by default all.
-        pair_columns: what the columns of a file without header are; detected where not given.
-        columns: what the columns of the header are called, where it is not by one of the usual names.
+        options: what its columns are, and which interactions count.
         scratch_dir: folder for a temporary file of 32 bytes an interaction, and for the columns of a file that is
             hard to parse.
     """
@@ -66,27 +65,26 @@ def read_sequences(
         Path(scratch_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="interactions-") as name:
         folder = Path(name)
-        build = partial(_build, path, folder, item_ids, min_actions, max_actions, min_item_actions)
+        build = partial(_build, path, folder, item_ids, options, min_actions, max_actions, min_item_actions)
         try:
-            return build(*interaction_chunks(path, folder, item_ids, pair_columns, columns))
+            return build(*interaction_chunks(path, folder, item_ids, options))
         except Irregular as reason:
             logger.info("%s is read line by line: %s", path, reason)
-        return build(*interaction_chunks(path, folder, item_ids, pair_columns, columns, is_regular=False))
+        return build(*interaction_chunks(path, folder, item_ids, options, is_regular=False))
 
 
 def interaction_chunks(
     path: Path,
     folder: Path,
     item_ids: pl.Series,
-    pair_columns: tuple[str, ...] | None = None,
-    columns: dict[str, str] | None = None,
+    options: TableOptions,
     is_regular: bool = True,
     on_problem: Problems = RAISE,
 ) -> tuple[Chunks, bool]:
     """Finds out how a file is to be read.
 
     Args:
-        path, item_ids, pair_columns, columns: see [`read_sequences`].
+        path, item_ids, options: see [`read_sequences`].
         folder: for a temporary file with the rows of a file that is hard to parse.
         is_regular: whether the fast reader is tried, which raises [`Irregular`] where a file is not plain enough.
         on_problem: what happens to a row that is wrong. While problems are collected, all is read line by line.
@@ -97,13 +95,13 @@ def interaction_chunks(
     line_by_line = partial(pairs_line_by_line, path, on_problem=on_problem)
     lines: Chunks
     chunks: Chunks
-    if is_behaviour(path, pair_columns, columns, on_problem):
-        header_line = behaviour_header(path, columns, on_problem)
+    if is_behaviour(path, options, on_problem):
+        header_line = behaviour_header(path, options, on_problem)
         lines = partial(line_by_line, ["user_id", "item_ids"], header_line, literal=True)
         if on_problem.collects:  # which are collected once
             lines = kept_in_file(path, lines, folder / "rows.arrow")
         return behaviour_chunks(path, lines, on_problem), False
-    roles, header_line = pair_roles(path, pair_columns, columns, on_problem)
+    roles, header_line = pair_roles(path, options, on_problem)
     has_dates = time_is_date(path, roles, header_line, on_problem)
     if path.suffix == ".parquet":
         return partial(parquet_pairs, path, roles, has_dates), has_dates
@@ -125,6 +123,7 @@ def _build(
     path: Path,
     folder: Path,
     item_ids: pl.Series,
+    options: TableOptions,
     min_actions: int,
     max_actions: int | None,
     min_item_actions: int,
@@ -137,7 +136,7 @@ def _build(
     for seed in range(4):
         try:
             report = _Report()
-            num_interactions = write_coded(path, chunks, table, folder / "coded.arrow", seed)
+            num_interactions = write_coded(path, chunks, table, folder / "coded.arrow", options, seed)
             parts = read_parts(folder / "coded.arrow", num_interactions, ROWS_PER_PART)
             sequences = _merge([_sequences_of(part, table, *limits, report) for part in parts])
             break
@@ -175,7 +174,7 @@ def _build(
     if report.num_short:
         example = values_at(chunks, "user_id", np.array([report.short]))[0].as_py()
         warn(report.num_short, f"users have fewer than {min_actions} interactions: dropped", example)
-    return Sequences(named, sequences.offsets, sequences.items, sequences.timestamps, table.cast(pa.string()))
+    return replace(sequences, user_ids=named, item_ids=table.cast(pa.string()))
 
 
 def _warn_of_ratings(path: Path, timestamps: np.ndarray | None) -> None:
@@ -196,28 +195,86 @@ class _Collision(Exception):
     """Two users have one hash."""
 
 
+class _Selection:
+    """Leaves out the interactions that do not count, weighs the others, and tells how many it left out."""
+
+    def __init__(self, path: Path, options: TableOptions, on_problem: Problems):
+        self.path, self.options, self.on_problem = path, options, on_problem
+        self.seen: set[str] = set()  # types of interactions
+        self.left_out: dict[str, tuple[int, str]] = {}  # why → how many, the first's rating or type
+
+    def apply(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """Returns the interactions that count, with a column `weight` where the weights may differ."""
+        least, weights = self.options.min_rating, self.options.event_weights
+        if least is not None:
+            chunk = self._keep(chunk, chunk["rating"] >= least, "rating", f"have a rating below {least:g}")
+        if weights is not None:
+            self.seen.update(chunk["event_type"].unique())
+            weight = chunk["event_type"].replace_strict(weights, default=0.0, return_dtype=pl.Float32)
+            chunk = chunk.with_columns(weight.alias("weight"))
+            chunk = self._keep(chunk, weight > 0, "event_type", "are of a type without weight in event_weights")
+        return chunk
+
+    def _keep(self, chunk: pl.DataFrame, keep: pl.Series, column: str, why: str) -> pl.DataFrame:
+        gone = chunk.filter(~keep)
+        if gone.height:
+            count, example = self.left_out.get(why, (0, str(gone[column][0])))
+            self.left_out[why] = (count + gone.height, example)
+            if self.on_problem.collects:
+                rows = gone.head(self.on_problem.max_examples).select("line", pl.col(column).cast(pl.String)).rows()
+                self.on_problem.add_lines("note", self.path, f"interactions {why}: left out", gone.height, rows)
+        return chunk.filter(keep)
+
+    def finish(self, num_kept: int) -> None:
+        """Reports what was left out.
+
+        Raises:
+            ValueError: if a type was asked for that does not occur, or nothing is left.
+        """
+        if absent := [name for name in self.options.event_weights or () if name not in self.seen]:
+            raise ValueError(
+                f"{self.path}: no interaction is of the type {absent[0]!r}, to which event_weights gives a weight; "
+                f"the types are {', '.join(map(repr, sorted(self.seen)))}"
+            )
+        if self.left_out and not num_kept:
+            raise ValueError(f"{self.path}: all interactions {' or '.join(self.left_out)}")
+        for why, (count, example) in self.left_out.items() if not self.on_problem.collects else ():
+            warn(count, f"interactions in {self.path.name} {why}: left out", example)
+
+
 def write_coded(
-    path: Path, chunks: Chunks, table: pa.Array, file: Path, seed: int = 0, on_problem: Problems = RAISE
+    path: Path,
+    chunks: Chunks,
+    table: pa.Array,
+    file: Path,
+    options: TableOptions,
+    seed: int = 0,
+    on_problem: Problems = RAISE,
 ) -> int:
-    """Writes the interactions with known items as numbers, and returns how many there are.
+    """Writes the interactions that count, with known items, as numbers, and returns how many there are.
 
     `user` and `check` are hashes of the user's id, `item` is an index into the items table, `row` that of a row of the
-    file, from 0; `line` is there if the chunks have it.
+    file, from 0; `weight` is there if the options have weights, `line` if the chunks have it.
     """
-    num_known = row = 0
+    num_known = num_selected = row = 0
     unknown_items: set[str] = set()
     num_unknown, example, writer = 0, None, None
+    selection = _Selection(path, options, on_problem)
     with pa.OSFile(str(file), "wb") as sink:
-        for chunk in chunks():
+        for read in chunks():
+            chunk = selection.apply(
+                read.with_columns(pl.int_range(row, row + read.height, dtype=pl.Int64).alias("row"))
+            )
+            row += read.height
+            num_selected += chunk.height
             item = pc.index_in(to_arrow(chunk["item_id"]), value_set=table)
             coded = chunk.select(
                 pl.col("user_id").hash(seed).alias("user"),
                 (pl.col("user_id").hash(seed + 1000) // 2**32).cast(pl.UInt32).alias("check"),
                 pl.Series("item", pl.from_arrow(item), dtype=pl.Int32),
-                pl.int_range(row, row + chunk.height, dtype=pl.Int64).alias("row"),
-                *(name for name in ("timestamp", "line") if name in chunk.columns),
+                "row",
+                *(name for name in ("timestamp", "weight", "line") if name in chunk.columns),
             )
-            row += chunk.height
             if item.null_count:
                 missing = chunk.filter(coded["item"].is_null())
                 example = (missing["item_id"][0], chunk["item_id"][0]) if example is None else example
@@ -235,6 +292,7 @@ def write_coded(
             num_known += coded.height
         if writer is not None:
             writer.close()
+    selection.finish(num_selected)
     if num_known == 0 and example is not None:
         raise ValueError(
             f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "
@@ -285,9 +343,10 @@ def _sequences_of(
     report: _Report,
 ) -> Sequences:
     """Sequences of some users, whose `user_ids` are the first rows of each in the file, in this order."""
-    timed = "timestamp" in interactions.columns
+    timed, weighted = "timestamp" in interactions.columns, "weight" in interactions.columns
     first_row = pl.col("row").min().over("user").alias("user")
-    ordered = sort_interactions(interactions.select(first_row, "check", "item", *(["timestamp"] if timed else [])))
+    further = [name for name in ("timestamp", "weight") if name in interactions.columns]
+    ordered = sort_interactions(interactions.select(first_row, "check", "item", *further))
     user, check = ordered["user"].to_numpy(), ordered["check"].to_numpy()
     if ((user[1:] == user[:-1]) & (check[1:] != check[:-1])).any():
         raise _Collision
@@ -297,6 +356,8 @@ def _sequences_of(
             report.num_repeated += int(repeated.sum())
             example = ordered.select("user", "item", "timestamp").row(int(np.argmax(repeated)))
             report.repeated = min(report.repeated or example, example)
+            if weighted:  # what counts most stays
+                ordered = ordered.with_columns(pl.col("weight").max().over("user", "item", "timestamp"))
             ordered = ordered.filter(~repeated)
             user = ordered["user"].to_numpy()
     starts = np.flatnonzero(np.concatenate([[True], user[1:] != user[:-1]])) if len(user) else np.zeros(0, np.int64)
@@ -306,6 +367,7 @@ def _sequences_of(
         ordered["item"].to_numpy(),
         ordered["timestamp"].to_numpy() if timed else None,
         table,
+        ordered["weight"].to_numpy() if weighted else None,
     )
     report.num_users += len(sequences)
     if min_item_actions > 1:  # which only all users together tell
@@ -329,15 +391,14 @@ def _merge(parts: list[Sequences]) -> Sequences:
     offsets = np.concatenate([[0], np.cumsum(lengths[order])])
     starts = np.empty_like(lengths)
     starts[order] = offsets[:-1]
-    items, timestamps, table, done = np.empty(offsets[-1], np.int32), None, parts[0].item_ids, 0
-    if parts[0].timestamps is not None:
-        timestamps = np.empty(offsets[-1], np.int64)
+    first = parts[0]
+    columns = {name: np.empty(offsets[-1], getattr(first, name).dtype) for name in first.columns}
+    done = 0
     while parts:
         part = parts.pop(0)
         shift = starts[done : done + len(part)] - part.offsets[:-1]
         places = np.repeat(shift, part.lengths) + np.arange(len(part.items))
-        items[places] = part.items
-        if timestamps is not None:
-            timestamps[places] = part.timestamps
+        for name, values in columns.items():
+            values[places] = getattr(part, name)
         done += len(part)
-    return Sequences(user_ids.take(pa.array(order)), offsets, items, timestamps, table)
+    return replace(first, user_ids=user_ids.take(pa.array(order)), offsets=offsets, **columns)

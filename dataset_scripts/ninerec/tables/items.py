@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from .columns import ITEM_COLUMNS, ColumnNames, item_roles
+from .columns import item_roles
 from .joined_texts import join_columns
+from .options import EVERYTHING, ITEM_COLUMNS, TableOptions
 from .problems import RAISE, Problems, shown, warn
 from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, parquet_columns, separator
 
@@ -18,21 +19,20 @@ from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, pa
 ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
 
 
-def read_items(path: Path, columns: ColumnNames | None = None, on_problem: Problems = RAISE) -> pl.DataFrame:
+def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Problems = RAISE) -> pl.DataFrame:
     """Reads the items table: `item_id`, `text_zh`, `text_en`, all string, in file order, each id once.
 
     Args:
         path: CSV, TSV or Parquet.
-        columns: what its columns are called, where it is not by one of the usual names; several of them for a text
-            that is made of them, see [`join_columns`].
+        options: what its columns are called; a text of several is made by [`join_columns`].
         on_problem: what happens to a row of text that is wrong. While problems are collected, there is a column
             `line` as well.
     """
     if path.suffix == ".parquet":
-        found = _read_item_parquet(path, columns)
+        found = _read_item_parquet(path, options)
     else:
-        found = _read_item_text(path, columns, on_problem)
-    for role, names in (columns or {}).items():
+        found = _read_item_text(path, options, on_problem)
+    for role, names in (options.columns or {}).items():
         if not isinstance(names, str | None):
             joined = join_columns({name: found.pop(f"{role}/{name}") for name in names}, names)
             found[role] = pl.Series(joined, dtype=pl.String)
@@ -68,8 +68,8 @@ def language_of(titles: pl.Series) -> str:
     return "text_zh" if 2 * chinese > len(first) else "text_en"
 
 
-def _read_item_parquet(path: Path, columns: ColumnNames | None) -> dict[str, pl.Series]:
-    roles, _ = item_roles(path, columns)
+def _read_item_parquet(path: Path, options: TableOptions) -> dict[str, pl.Series]:
+    roles, _ = item_roles(path, options)
     names = parquet_columns(path)
     used = [name for name, role in zip(names, roles, strict=True) if role]
     frames = list(parquet_chunks(path, used, ITEM_ROWS))
@@ -86,10 +86,10 @@ def _read_item_parquet(path: Path, columns: ColumnNames | None) -> dict[str, pl.
     return {**texts, "item_id": ids}
 
 
-def _read_item_text(path: Path, columns: ColumnNames | None, on_problem: Problems) -> dict[str, pl.Series]:
+def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> dict[str, pl.Series]:
     if on_problem.collects:
         check_encoding(path, on_problem)
-    roles, header_line = item_roles(path, columns, on_problem)
+    roles, header_line = item_roles(path, options, on_problem)
     index = {role: number for number, role in enumerate(roles) if role is not None}
     lines: list[int] = []
     swallowed: list[tuple[int, str]] = []  # the lines within a text that look like rows

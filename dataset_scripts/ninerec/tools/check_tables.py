@@ -12,6 +12,7 @@ import polars as pl
 from ..tables.columns import is_behaviour
 from ..tables.interaction_rows import Chunks, to_arrow
 from ..tables.interactions import interaction_chunks, read_parts, write_coded
+from ..tables.options import TableOptions
 from ..tables.problems import Problems, shown
 
 
@@ -91,8 +92,7 @@ def check_interactions(
     items: pl.DataFrame,
     problems: Problems,
     min_actions: int,
-    pair_columns: tuple[str, ...] | None = None,
-    columns: dict[str, str] | None = None,
+    options: TableOptions,
 ) -> None:
     """Checks users, items and, where known, timestamps.
 
@@ -103,12 +103,12 @@ def check_interactions(
         items_path, items: see [`check_items`].
         problems: where they are added.
         min_actions: fewest interactions of a user.
-        pair_columns, columns: see [`read_sequences`].
+        options: see [`read_sequences`].
     """
     with tempfile.TemporaryDirectory(prefix="validate-") as scratch:
         folder, item_ids = Path(scratch), items["item_id"]
-        by_line = is_behaviour(path, pair_columns, columns, problems)
-        chunks, has_dates = interaction_chunks(path, folder, item_ids, pair_columns, columns, on_problem=problems)
+        by_line = is_behaviour(path, options, problems)
+        chunks, has_dates = interaction_chunks(path, folder, item_ids, options, on_problem=problems)
         clock, used = _Clock(path, has_dates, problems), np.zeros(items.height, dtype=bool)
 
         def checked() -> Iterator[pl.DataFrame]:
@@ -123,7 +123,7 @@ def check_interactions(
                 yield chunk
 
         coded = folder / "coded.arrow"
-        num_known = write_coded(path, checked, to_arrow(item_ids), coded, on_problem=problems)
+        num_known = write_coded(path, checked, to_arrow(item_ids), coded, options, on_problem=problems)
         users = _Users(path, item_ids, by_line, min_actions, problems)
         for part in read_parts(coded, num_known, ROWS_PER_PART):
             used[part["item"].to_numpy()] = True

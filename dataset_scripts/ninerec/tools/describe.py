@@ -31,8 +31,9 @@ from ..tables.columns import check_columns
 from ..tables.interactions import read_sequences
 from ..tables.items import read_items
 from ..tables.media import IMAGE, find_media
+from ..tables.options import TableOptions
 from ..tables.problems import without_warnings
-from .options import add_table_options
+from .options import add_table_options, table_options
 
 
 FIGURES = ("users", "items", "interactions", "sparsity", "resolution", "text_zh_length", "text_en_length")
@@ -63,17 +64,16 @@ ROUNDING["Bili_warm50"] = ROUNDING["Bili_warm20"]
 def statistics(
     name: str,
     data_dir: str | Path,
-    pair_columns: tuple[str, ...] | None = None,
-    columns: dict[str, str] | None = None,
     min_actions: int | None = None,
+    **options,
 ) -> dict:
     """Returns what is known of a data set: numbers, strings, and `None` where there is nothing to count.
 
     Args:
         name: of the data set.
         data_dir: the folder, as for `load_dataset`.
-        pair_columns, columns: as for `load_dataset`.
         min_actions: fewest interactions of a user that counts.
+        options: those of [`TableOptions`], as for `load_dataset`.
 
     Returns:
         `name`; the paper's `users`, `items`, `interactions`, `sparsity` (per cent), `text_zh_length` (mean number of
@@ -84,18 +84,17 @@ def statistics(
         figures, or `None`; `differs`, the names of figures that are not the paper's.
     """
     source, filters = DERIVED.get(name, (name, {}))
+    filters: dict[str, Any] = {"min_actions": 1, **filters} | (
+        {} if min_actions is None else {"min_actions": min_actions}
+    )
+    tables = TableOptions(**options)
     files = find_files(source, data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         items_path, interactions = files.tables(Path(scratch))
         with files.naming_archives(items_path, interactions):
-            check_columns(columns, items_path, interactions)
-            table = read_items(items_path, columns)
-            options: dict[str, Any] = {"min_actions": 1, **filters} | (
-                {} if min_actions is None else {"min_actions": min_actions}
-            )
-            sequences = read_sequences(
-                interactions, table["item_id"], pair_columns=pair_columns, columns=columns, **options
-            )
+            check_columns(tables, items_path, interactions)
+            table = read_items(items_path, tables)
+            sequences = read_sequences(interactions, table["item_id"], options=tables, **filters)
     counts = np.sort(sequences.item_counts())[::-1]
     num_users, num_items, num_interactions = len(sequences), int((counts > 0).sum()), len(sequences.items)
     counts = counts[:num_items]
@@ -261,8 +260,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     try:
         with without_warnings():  # `validate` is for what is left out
-            options = (args.pair_columns, args.columns, args.min_actions)
-            found = [statistics(name, args.data_dir, *options) for name in names]
+            options = vars(table_options(parser, args))
+            found = [statistics(name, args.data_dir, args.min_actions, **options) for name in names]
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -30,7 +30,7 @@ from ..builder import ITEMS_SUFFIX
 from ..builder import SPLITS as SPLIT_STRATEGIES
 from ..files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
 from ..protocol import PROTOCOL_FILE, split_protocol, write_protocol
-from .options import add_table_options, boolean
+from .options import add_table_options, boolean, table_options
 
 
 CONDITION = (
@@ -347,7 +347,7 @@ def prepare(args: argparse.Namespace) -> Path:
 
 BUILDER_OPTIONS = (
     "data_dir max_seq_len min_actions min_item_actions split_strategy validation_start test_start catalogue "
-    "columns pair_columns"
+    "columns pair_columns min_rating event_weights"
 ).split()
 
 
@@ -382,7 +382,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(args: list[str] | None = None) -> int:
-    options = make_parser().parse_args(args)
+    parser = make_parser()
+    options = parser.parse_args(args)
+    table_options(parser, options)
     try:
         prepare(options)
     except (ValueError, OSError) as error:

@@ -15,28 +15,20 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from ..files import DERIVED, DatasetFiles, find_files
 from ..tables.columns import check_columns
 from ..tables.interactions import read_sequences
 from ..tables.items import read_items
+from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
 from .check_media import check_media
 from .check_tables import check_interactions, check_items
-from .options import add_table_options
-
-
-@dataclass
-class Options:
-    """Those of `load_dataset` that decide what loads."""
-
-    pair_columns: tuple[str, ...] | None = None
-    columns: dict[str, str] | None = None
-    min_actions: int = 5
-    min_item_actions: int = 1
+from .options import add_table_options, table_options
 
 
 def validate(
@@ -44,9 +36,8 @@ def validate(
     data_dir: str | Path,
     max_examples: int = 5,
     num_workers: int = 1,
-    pair_columns: tuple[str, ...] | None = None,
-    columns: dict[str, str] | None = None,
     min_actions: int | None = None,
+    **options,
 ) -> list[Problem]:
     """Returns the problems of data set `name`, errors first.
 
@@ -55,14 +46,16 @@ def validate(
         data_dir: the folder, as for `load_dataset`.
         max_examples: how many examples a problem has at most.
         num_workers: threads that decode images.
-        pair_columns, columns, min_actions: as for `load_dataset`.
+        min_actions: as for `load_dataset`.
+        options: those of [`TableOptions`], as for `load_dataset`.
     """
     problems = Problems(max_examples)
     root = Path(os.path.expanduser(data_dir))
     name, filters = DERIVED.get(name, (name, {}))
-    options = Options(pair_columns, columns, **filters)
-    if min_actions is not None:
-        options.min_actions = min_actions
+    filters: dict[str, Any] = {"min_actions": 5, **filters} | (
+        {} if min_actions is None else {"min_actions": min_actions}
+    )
+    tables = TableOptions(**options)
     _check_links(name, root, problems)
     try:
         with without_warnings():
@@ -70,8 +63,8 @@ def validate(
     except (ValueError, OSError) as error:
         problems.add("error", root, str(error), count=1)
         return problems.found()
-    tables = [table for table in (files.items, files.interactions) if isinstance(table, Path)]
-    if special := [path for path in tables if not path.is_file()]:
+    on_disk = [table for table in (files.items, files.interactions) if isinstance(table, Path)]
+    if special := [path for path in on_disk if not path.is_file()]:
         problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
         return problems.found()
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,25 +77,30 @@ def validate(
             if ".parquet" in (items.suffix, interactions.suffix):
                 problems.add("note", root, "Parquet tables are checked as a whole, not row by row", count=1)
             else:
-                _check_rows(files, items, interactions, options, num_workers, problems)
-            _check_loading(files, items, interactions, options, problems)
+                _check_rows(files, items, interactions, tables, filters["min_actions"], num_workers, problems)
+            _check_loading(files, items, interactions, tables, filters, problems)
     names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
     return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
 
 
 def _check_rows(
-    files: DatasetFiles, items_path: Path, interactions: Path, options: Options, num_workers: int, problems: Problems
+    files: DatasetFiles,
+    items_path: Path,
+    interactions: Path,
+    options: TableOptions,
+    min_actions: int,
+    num_workers: int,
+    problems: Problems,
 ) -> None:
     """Reads everything as `load_dataset` does, but goes on after what is wrong."""
     items = None
     with _readable(items_path, problems):
-        items = read_items(items_path, options.columns, on_problem=problems)
+        items = read_items(items_path, options, on_problem=problems)
         check_items(items_path, items, problems)
     if items is None:
         return
     with _readable(interactions, problems):
-        names = (options.pair_columns, options.columns)
-        check_interactions(interactions, items_path, items, problems, options.min_actions, *names)
+        check_interactions(interactions, items_path, items, problems, min_actions, options)
     if files.images is None:
         problems.add("note", files.root, f"no folder {files.name}_cover: no images can be used", count=1)
     for media, folder in files.media.items():
@@ -131,20 +129,19 @@ def _check_links(name: str, root: Path, problems: Problems) -> None:
                 problems.add("warning", Path(folder), "links to nothing: left out", path.name)
 
 
-def _check_loading(files: DatasetFiles, items: Path, interactions: Path, options: Options, problems: Problems) -> None:
+def _check_loading(
+    files: DatasetFiles,
+    items: Path,
+    interactions: Path,
+    options: TableOptions,
+    filters: dict[str, Any],
+    problems: Problems,
+) -> None:
     """Reads the data set as `load_dataset` does: its verdict counts."""
     try:
         with files.naming_archives(items, interactions):
-            check_columns(options.columns, items, interactions)
-            item_ids = read_items(items, options.columns)["item_id"]
-            read_sequences(
-                interactions,
-                item_ids,
-                min_actions=options.min_actions,
-                min_item_actions=options.min_item_actions,
-                pair_columns=options.pair_columns,
-                columns=options.columns,
-            )
+            check_columns(options, items, interactions)
+            read_sequences(interactions, read_items(items, options)["item_id"], options=options, **filters)
     except Exception as error:  # of any kind, as a user of `load_dataset` would see it
         problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
 
@@ -184,8 +181,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
     if args.max_examples < 0 or args.num_workers < 1:
         parser.error("--max_examples must be at least 0 and --num_workers at least 1")
-    options = {"pair_columns": args.pair_columns, "columns": args.columns, "min_actions": args.min_actions}
-    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, **options)
+    options = vars(table_options(parser, args))
+    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, args.min_actions, **options)
     # names of files need not be text
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     print(report(args.name, problems))

@@ -13,6 +13,7 @@ from modeling_transrec import DataArguments
 from modeling_transrec.ninerec.tables.columns import check_columns
 from modeling_transrec.ninerec.tables.items import read_items
 from modeling_transrec.ninerec.tables.joined_texts import join_columns
+from modeling_transrec.ninerec.tables.options import TableOptions
 
 
 NAMES = ["title", "brand_name", "price", "year", "categories"]
@@ -71,23 +72,23 @@ def test_texts_of_a_csv_file(tmp_path):
     path.write_text('sku,Title,brand,price\n1,"Jump, rope",Acme,12.50\n2,Tent,,\n3,,,\n')
     columns = {"item_id": "sku", "text_en": ["brand", "title", "price"]}
     expected = ["Brand: Acme; Title: Jump, rope; Price: 12.50", "Title: Tent", ""]
-    assert read_items(path, columns)["text_en"].to_list() == expected
-    assert read_items(path, columns)["text_zh"].to_list() == ["", "", ""]
+    assert read_items(path, TableOptions(columns))["text_en"].to_list() == expected
+    assert read_items(path, TableOptions(columns))["text_zh"].to_list() == ["", "", ""]
     both = {**columns, "text_en": ["title"], "text_zh": "brand"}
-    assert read_items(path, both).rows()[0] == ("1", "Acme", "Title: Jump, rope")
+    assert read_items(path, TableOptions(both)).rows()[0] == ("1", "Acme", "Title: Jump, rope")
     with pytest.raises(ValueError, match="'title' in text_zh and in text_en"):
-        read_items(path, {"text_en": ["title", "brand"], "text_zh": "title"})
+        read_items(path, TableOptions({"text_en": ["title", "brand"], "text_zh": "title"}))
     pairs = tmp_path / "X_pair.csv"
     pairs.write_text("user_id,item_id\nu,1\n")
     with pytest.raises(ValueError, match="no column 'colour' for text_en"):
-        check_columns({"text_en": ["title", "colour"]}, path, pairs)
+        check_columns(TableOptions({"text_en": ["title", "colour"]}), path, pairs)
 
 
 def test_texts_of_a_parquet_file(tmp_path):
     path = tmp_path / "X_items.parquet"
     rows = [(*row[:-1], [one[0] if isinstance(one, list) else one for one in row[-1] or []]) for row in ROWS]
     pl.DataFrame({**columns_of(rows), "item_id": [*"abcd"]}, strict=False).write_parquet(path)
-    assert read_items(path, {"text_en": NAMES})["text_en"].to_list() == [naive(row) for row in rows]
+    assert read_items(path, TableOptions({"text_en": NAMES}))["text_en"].to_list() == [naive(row) for row in rows]
 
 
 def test_the_builder_reads_them(tmp_path):

@@ -16,6 +16,7 @@ from modeling_transrec.ninerec.tables import interactions, text_files
 from modeling_transrec.ninerec.tables.interactions import read_sequences
 from modeling_transrec.ninerec.tables.items import read_items, select_catalogue
 from modeling_transrec.ninerec.tables.media import IMAGE, find_media
+from modeling_transrec.ninerec.tables.options import TableOptions
 
 
 IDS = pl.Series(["i1", "i2", "i3", "007"])
@@ -27,9 +28,9 @@ def write(path, content):
     return path
 
 
-def interactions_in(path, item_ids, **kwargs):
+def interactions_in(path, item_ids, **options):
     """Rows (user, item, timestamp), user by user."""
-    sequences = read_sequences(path, item_ids, min_actions=1, **kwargs)
+    sequences = read_sequences(path, item_ids, min_actions=1, options=TableOptions(**options))
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
     known = sequences.timestamps is not None
     times = sequences.timestamps.tolist() if known else [None] * len(users)
@@ -184,8 +185,8 @@ def test_users_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     path = write(tmp_path / "X_pair.csv", "user,item,time\n" + "".join(f"u{n % 3},i1,{n}\n" for n in range(9)))
     written, seeds = interactions.write_coded, []
 
-    def colliding(path, chunks, table, file, seed):
-        count = written(path, chunks, table, file, seed)
+    def colliding(path, chunks, table, file, options, seed):
+        count = written(path, chunks, table, file, options, seed)
         seeds.append(seed)
         if seed == 0:
             with pa.OSFile(str(file), "rb") as source:

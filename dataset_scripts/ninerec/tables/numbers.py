@@ -1,4 +1,4 @@
-"""Times of interactions: whole numbers, or dates."""
+"""Numbers of interactions: times, which are whole numbers or dates, and ratings."""
 
 import polars as pl
 
@@ -30,12 +30,19 @@ def to_microseconds(dates: pl.Series) -> pl.Series:
     return found
 
 
-def to_numbers(times: pl.Series, has_dates: bool) -> pl.Series:
-    """Times as they are sorted: microseconds of dates, or the whole numbers of the file; null where there is none."""
-    return to_microseconds(times) if has_dates else _whole_numbers(times)
+def to_numbers(role: str, values: pl.Series, has_dates: bool) -> pl.Series:
+    """Strings to numbers; null where there is none.
+
+    Times are as they are sorted: microseconds of dates, or the whole numbers of the file.
+    """
+    if role == "rating":
+        return values.cast(pl.Float64, strict=False).fill_nan(None)
+    return to_microseconds(values) if has_dates else _whole_numbers(values)
 
 
-def wrong_time(time: object, has_dates: bool) -> str:
-    """Returns what to say of a time that is of neither form, or not of that of the first row."""
+def wrong_number(role: str, value: object, has_dates: bool) -> str:
+    """Returns what to say of a rating that is no number, or a time that is of neither form or not of the first's."""
+    if role == "rating":
+        return f"rating {value!r} is no number"
     form = "date, unlike that of the first row" if has_dates else "whole number"
-    return f"timestamp {time!r} is no {form}; write all times in one form: {TIMES}"
+    return f"timestamp {value!r} is no {form}; write all times in one form: {TIMES}"

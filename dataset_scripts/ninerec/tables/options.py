@@ -1,0 +1,133 @@
+"""How tables are read: what their columns are called, and which of their interactions count."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
+ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
+# Columns of interactions that are read only where an option asks for them.
+OPTION_OF = {"rating": "min_rating", "event_type": "event_weights"}
+ITEMS_OWN_ID = "items.item_id"
+ColumnNames: TypeAlias = Mapping[str, str | Sequence[str] | None]  # what the columns are called; None: there is none
+ROLES = tuple(dict.fromkeys((*INTERACTION_COLUMNS, *ITEM_COLUMNS, *OPTION_OF, ITEMS_OWN_ID)))
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The options of `load_dataset` that decide how tables are read.
+
+    Args:
+        columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
+            `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`;
+            `{"items.item_id": "parent_sku"}` where the items table has another name for the item than the
+            interactions; `{"timestamp": None}` where there is no time and the rows are in time order;
+            `{"text_en": ["title", "brand"]}` for a text of several columns: "Title: …; Brand: …".
+        pair_columns: columns of a pair file without header, e.g. `("user_id", "item_id", "timestamp")`; detected
+            where not given. Columns of other names are not used.
+        min_rating: interactions with a lower rating are left out; by default all count.
+        event_weights: what an interaction counts by its event type, e.g. `{"click": 0.1, "purchase": 1}`; types of
+            weight 0, or without one, are left out. By default all count 1.
+    """
+
+    columns: ColumnNames | None = None
+    pair_columns: Sequence[str] | None = None
+    min_rating: float | None = None
+    event_weights: Mapping[str, float] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.columns, Mapping | None):
+            raise ValueError(f'columns must be names such as {{"user_id": "customer"}}, got {self.columns!r}')
+        for role, column in (self.columns or {}).items():
+            is_several = role.startswith("text_") and isinstance(column, list | tuple) and len(column) > 0
+            are_names = all(isinstance(name, str) for name in (column if is_several else [column]))
+            if role not in ROLES or not (are_names or (role == "timestamp" and column is None)):
+                raise ValueError(f"columns must give names of {', '.join(ROLES)}, got {role!r}: {column!r}")
+        if self.pair_columns is not None:
+            columns = () if isinstance(self.pair_columns, str) else tuple(self.pair_columns)
+            if not self.are_interactions(columns):
+                raise ValueError(
+                    "pair_columns must name 'user_id', 'item_id' and, where the file has it, 'timestamp' once each, "
+                    f"in the order of the file (other names: not used); got {self.pair_columns!r}"
+                )
+            object.__setattr__(self, "pair_columns", columns)
+        if self.min_rating is not None and not _is_number(self.min_rating):
+            raise ValueError(f"min_rating must be a number, got {self.min_rating!r}")
+        if self.event_weights is not None:
+            weights = self.event_weights if isinstance(self.event_weights, Mapping) else {}
+            if not all(_is_number(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
+                raise ValueError(
+                    'event_weights must be what each type counts, at least 0, such as {"click": 0.1, "purchase": 1}; '
+                    f"got {self.event_weights!r}"
+                )
+            weights = {str(name): float(weight) for name, weight in sorted(weights.items())}
+            object.__setattr__(self, "event_weights", weights)
+
+    def are_interactions(self, columns: Sequence[str | None]) -> bool:
+        """Returns whether there are user, item and time once each and nothing twice.
+
+        A time may be missing beside nothing but user and item, or where `columns` says so. Without that rule an
+        unknown name for the time would silently mean that the file has none.
+        """
+        known = [column for column in columns if column in (*INTERACTION_COLUMNS, *OPTION_OF)]
+        may_lack_time = len(columns) == 2 or self.has_no_time
+        wanted = {"user_id", "item_id"} if may_lack_time else set(INTERACTION_COLUMNS)
+        return len(set(known)) == len(known) and wanted <= set(known)
+
+    @property
+    def has_no_time(self) -> bool:
+        """Returns whether `columns` says that there is no time."""
+        return "timestamp" in self.of_interactions and self.of_interactions["timestamp"] is None
+
+    @property
+    def of_interactions(self) -> dict[str, str | None]:
+        """Returns the names of columns of interactions."""
+        return {role: name for role, name in named_columns(self.columns).items() if role != ITEMS_OWN_ID}
+
+    @property
+    def of_items(self) -> dict[str, str | None]:
+        """Returns the names of columns of the items table."""
+        named = named_columns(self.columns)
+        own = named.pop(ITEMS_OWN_ID, None)
+        return named if own is None else {**named, "item_id": own}
+
+    @property
+    def asked_for(self) -> tuple[str, ...]:
+        """Returns the further columns of interactions that are read: `rating`, `event_type`."""
+        return tuple(role for role, option in OPTION_OF.items() if getattr(self, option) is not None)
+
+    @property
+    def protocol(self) -> dict:
+        """Returns which interactions count, where not all do."""
+        return {option: getattr(self, option) for option in map(OPTION_OF.get, self.asked_for)}
+
+
+def named_columns(columns: ColumnNames | None) -> dict[str, str | None]:
+    """Returns the name of each column; a text of several columns has one role for each of them.
+
+    >>> named_columns({"item_id": "sku", "text_en": ["title", "brand"]})
+    {'item_id': 'sku', 'text_en/title': 'title', 'text_en/brand': 'brand'}
+    """
+    named: dict[str, str | None] = {}
+    for role, names in (columns or {}).items():
+        several = names is not None and not isinstance(names, str)
+        named |= {f"{role}/{name}": name for name in names} if several else {role: names}
+    texts = [name for role, name in named.items() if role.startswith("text_")]
+    twice = next((name for name in texts if texts.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"columns has {twice!r} in text_zh and in text_en; a column is of one language")
+    return named
+
+
+def text_of(role: str | None) -> str:
+    """Returns the column that a role is a part of, which is most often itself."""
+    return (role or "").partition("/")[0]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+EVERYTHING = TableOptions()
