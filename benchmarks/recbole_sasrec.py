@@ -81,9 +81,9 @@ print(json.dumps(found))
 """
 
 
-def install(folder: Path) -> Path:
-    """RecBole's own Python, which finds behind its own packages those that are here."""
-    folder = folder.absolute()  # RecBole runs in another one
+def install(folder: Path, packages: list[str] = PACKAGES) -> Path:
+    """Returns the Python of a library's own environment, which finds behind its own packages those that are here."""
+    folder = folder.absolute()  # the library runs in another one
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         if folder.exists():
@@ -91,9 +91,9 @@ def install(folder: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         own = sysconfig.get_path("purelib", vars={"base": str(folder)})
         Path(own, "behind_its_own.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        install = [python, "-m", "pip", "install", "--quiet", *PACKAGES]
+        install = [python, "-m", "pip", "install", "--quiet", *packages]
         if subprocess.run(install).returncode:
-            raise SystemExit(f"RecBole was not installed; tried: {shlex.join(map(str, install))}")
+            raise SystemExit(f"The library was not installed; tried: {shlex.join(map(str, install))}")
         (folder / "installed").touch()
     return python
 
