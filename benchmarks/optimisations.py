@@ -71,7 +71,8 @@ def from_features(bench: Bench, batch: dict) -> dict:
     encoder, kept = bench.model.item_encoder, {name: value for name, value in batch.items() if name not in PER_ITEM}
     with torch.no_grad(), bench.autocast():
         if encoder.text is not None:
-            return {**kept, **encoder.text.precomputed(**{name: batch[name] for name in encoder.text.inputs})}
+            features = encoder.text.features(**{name: batch[name] for name in encoder.text.inputs})
+            return {**kept, "text_features": features}
         features = encoder.image.features(pixel_values=batch["pixel_values"])
         return {**kept, "image_features": features, "image_index": batch["image_index"]}
 

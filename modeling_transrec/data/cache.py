@@ -10,13 +10,13 @@ import datasets
 import torch
 from filelock import FileLock
 
-from ..models.modalities import MODALITIES
+from ..models.modalities import BACKBONES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 
 
 # Fields of the configuration that decide about features, beside the weights.
-_MAKING_FEATURES = [modality.config_field for modality in MODALITIES.values() if modality.encoder_class is not None]
-_MAKING_FEATURES += ["multimodal_config", "text_pooling", "image_pooling", "image_mean", "image_std"]
+_MAKING_FEATURES = [backbone.config_field for backbone in BACKBONES.values()]
+_MAKING_FEATURES += ["text_pooling", "image_pooling", "image_mean", "image_std"]
 
 
 def features_cache(cache_dir: str | Path | None = None) -> Path:

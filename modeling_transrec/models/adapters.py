@@ -1,4 +1,4 @@
-"""Puts adapters of the `peft` library into backbones, trains and merges them; lists the kinds that work."""
+"""Puts adapters of the `peft` library into backbones, and merges them; lists the kinds that work."""
 
 import dataclasses
 import json
@@ -25,6 +25,15 @@ PEFT_OPTIONS = (
 PEFT_NOTES = ("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision", "task_type")
 
 
+def _peft():
+    """Returns the `peft` library."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+    return peft
+
+
 def peft_config_to_dict(peft_config) -> dict:
     """Returns a configuration of the `peft` library as plain JSON values.
 
@@ -37,20 +46,16 @@ def peft_config_to_dict(peft_config) -> dict:
     plain = json.loads(json.dumps(plain, default=str))
     if "peft_type" not in plain:
         raise ValueError('an adapter\'s configuration needs "peft_type", such as "LORA"')
-    try:
-        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
-    except ImportError as error:
-        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
-    kind = plain["peft_type"]
+    peft, kind = _peft(), plain["peft_type"]
     if kind not in PEFT_KINDS:
         raise ValueError(f"{kind} adapters are not supported; choose one of {', '.join(PEFT_KINDS)}")
-    known = [field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
+    known = [field.name for field in dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
     supported = ", ".join(name for name in known if name in PEFT_OPTIONS)
     unknown = sorted(set(plain) - set(known))
     if unknown:
         raise ValueError(f"{kind} has no option {', '.join(unknown)}; its options are {supported}")
-    default = PEFT_TYPE_TO_CONFIG_MAPPING[kind]().to_dict()
-    completed = {**plain, **PeftConfig.from_peft_type(**plain).to_dict()}
+    default = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]().to_dict()
+    completed = {**plain, **peft.PeftConfig.from_peft_type(**plain).to_dict()}
     changed = {name for name, value in completed.items() if value != default.get(name)}
     refused = sorted(changed - {*PEFT_OPTIONS, *PEFT_NOTES})
     if refused:
@@ -60,57 +65,40 @@ def peft_config_to_dict(peft_config) -> dict:
     return plain
 
 
-def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config: dict) -> None:
-    """Puts adapters into each backbone that has modules which the configuration names; at least one must."""
-    try:
-        from peft import NoMatchingPeftModuleError, PeftConfig, inject_adapter_in_model
-        from peft.utils import ModulesToSaveWrapper
-    except ImportError as error:
-        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
-    peft_config = peft_config_to_dict(peft_config)
-    unmatched = []
+def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config) -> dict:
+    """Puts adapters into each backbone that has modules which the configuration names; at least one must.
+
+    Returns the configuration as plain JSON values, see [`peft_config_to_dict`].
+    """
+    peft, peft_config, unmatched = _peft(), peft_config_to_dict(peft_config), []
     for backbone in backbones:
         known = set(backbone.modules())
         try:
-            inject_adapter_in_model(PeftConfig.from_peft_type(**peft_config), backbone)
-        except NoMatchingPeftModuleError as error:
+            peft.inject_adapter_in_model(peft.PeftConfig.from_peft_type(**peft_config), backbone)
+        except peft.NoMatchingPeftModuleError as error:
             unmatched.append(error)
         for module in set(backbone.modules()) - known:
             module._is_hf_initialized = True  # type: ignore[assignment]  # peft has initialised them
     if len(unmatched) == len(backbones):
         raise unmatched[0]
-    saved = [key for b in backbones for key, m in b.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+    saved = [key for b in backbones for key, m in b.named_modules() if isinstance(m, peft.utils.ModulesToSaveWrapper)]
     for name in peft_config.get("modules_to_save") or ():
         if not any(key.endswith(name) for key in saved):
             raise ValueError(f"modules_to_save: no backbone with adapters has a module {name}")
     within = [key for key in saved if any(key.startswith(f"{other}.") for other in saved)]
     if within:
         raise ValueError(f"modules_to_save: {within[0]} lies in another of them; name one of the two")
-
-
-def train_adapters_alone(backbones: Sequence[PreTrainedModel]) -> None:
-    """If any backbone has adapters, freezes everything in all backbones except the adapters."""
-    has_adapters = any(hasattr(backbone, "peft_config") for backbone in backbones)
-    for backbone in backbones:
-        if has_adapters:
-            backbone.requires_grad_(False)
-        for module in backbone.modules():
-            for part in getattr(module, "adapter_layer_names", ()):  # an attribute of peft's layers
-                getattr(module, part).requires_grad_(True)
+    return peft_config
 
 
 def merge_adapters(backbones: Sequence[PreTrainedModel]) -> None:
     """Adds the adapters to the weights of their layers and removes them; modules that were trained whole are kept."""
-    try:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils import ModulesToSaveWrapper
-    except ImportError as error:
-        raise ImportError("adapters need the peft library: pip install modeling_transrec[peft]") from error
+    peft = _peft()
+    wrappers = (peft.tuners.tuners_utils.BaseTunerLayer, peft.utils.ModulesToSaveWrapper)
     for backbone in backbones:
-        wrappers = (BaseTunerLayer, ModulesToSaveWrapper)
         adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, wrappers)]
         for name, module in adapted:
-            if isinstance(module, ModulesToSaveWrapper):
+            if isinstance(module, peft.utils.ModulesToSaveWrapper):
                 merged = module.modules_to_save[module.active_adapter]  # type: ignore[index]  # one adapter
             else:
                 module.merge(safe_merge=True)

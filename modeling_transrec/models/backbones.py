@@ -187,14 +187,3 @@ def towers_of(backbone: nn.Module) -> list[nn.Module]:
     """Returns the text and the image tower of a dual encoder such as CLIP; of any other the backbone itself."""
     towers = [getattr(backbone, name, None) for name in ("text_model", "vision_model")]
     return [backbone] if None in towers else towers
-
-
-def before_last_layers(backbone: nn.Module, count: int) -> list[nn.Parameter]:
-    """Returns the parameters of all but the last layers and what is registered after them, such as a final norm."""
-    layers = layers_of(backbone)
-    if not 1 <= count <= len(layers):
-        raise ValueError(f"train_last_n_layers must be between 1 and this backbone's {len(layers)}, got {count}")
-    parameters = list(backbone.parameters())
-    kept = {id(parameter) for layer in layers[len(layers) - count :] for parameter in layer.parameters()}
-    first = next(place for place, parameter in enumerate(parameters) if id(parameter) in kept)
-    return parameters[:first]

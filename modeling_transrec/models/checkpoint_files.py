@@ -1,11 +1,17 @@
 """What is read of a checkpoint: safetensors of its own folder or repository, nothing else."""
 
+import contextlib
+import itertools
 import json
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx, validate_repo_id
+from torch import nn
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -14,6 +20,8 @@ from .configuration_transrec import TransRecConfig
 
 # Arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_FEW_PARAMETERS = 100_000_000
+_weight_bytes: ContextVar[int | None] = ContextVar("weight_bytes", default=None)  # of the checkpoint being loaded
 
 
 def is_hub_id(name: str | os.PathLike | None) -> bool:
@@ -110,3 +118,35 @@ def check_weight_files(name_or_path: str, loading: dict) -> int | None:
                 f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
             )
     return int(content["metadata"]["total_size"])
+
+
+@contextlib.contextmanager
+def checked_weights(name_or_path: str | os.PathLike, loading: dict) -> Iterator[None]:
+    """Within this context a model is built for a checkpoint's weights; see [`check_weight_files`], [`check_size`]."""
+    token = _weight_bytes.set(check_weight_files(str(name_or_path), loading))
+    try:
+        yield
+    finally:
+        _weight_bytes.reset(token)
+
+
+def check_size(model: nn.Module) -> None:
+    """Raises `ValueError` for a model far larger than the weights that are loaded, before memory is allocated."""
+    size, count = _weight_bytes.get(), sum(parameter.numel() for parameter in model.parameters())
+    if size is not None and count > max(_FEW_PARAMETERS, 2 * size):
+        raise ValueError(
+            f"the configuration asks for {count:,} parameters, but the checkpoint's weights are {size:,} bytes: "
+            "they do not belong together, and the model is not built"
+        )
+
+
+@torch.no_grad()
+def own_weights(model: nn.Module) -> None:
+    """Copies the weights on the CPU, which transformers loads as views of the checkpoint's file.
+
+    A view lies at whatever address the file has it. At another alignment a CPU adds in another order, so that the
+    model would not give the digits of the one that was saved. And a view changes when the file is overwritten.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()

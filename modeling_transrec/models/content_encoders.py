@@ -37,7 +37,7 @@ def fuses_tokens(config: "TransRecConfig") -> bool:
 class ContentEncoder(nn.Module):
     """Encodes one modality: backbone, projection, and a learned embedding where an item lacks it.
 
-    A subclass says what it reads, and how the backbone's features `(P, H)` and token vectors `(P, S, H)` are got.
+    A subclass names what it reads, and defines `_features` and `_hidden`, which are never called for an empty batch.
 
     Args:
         backbone: the pretrained model.
@@ -79,12 +79,6 @@ class ContentEncoder(nn.Module):
         """Returns the index `(U,)` of each item's content, -1 where it has none; `None` if each has its own."""
         return cast(dict, items).get(f"{self.modality}_index")
 
-    def given(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the tensor that stands for the contents: their first input, or states of frozen layers."""
-        given = cast(dict, items)
-        states = given.get(f"{self.modality}_states")
-        return given[self.inputs[0]] if states is None else states
-
     def backbone_inputs(self, **items: Unpack[ItemInputs]) -> dict[str, torch.Tensor]:
         """Returns what the backbone reads of the items."""
         return {name: cast(dict, items)[name] for name in self.inputs}
@@ -99,15 +93,27 @@ class ContentEncoder(nn.Module):
 
     def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Returns the backbone's features `(P, H)`, which can be precomputed where it is frozen."""
-        raise NotImplementedError
+        device = self._device_if_empty(items)
+        return self._features(**items) if device is None else torch.zeros(0, self.width, device=device)
 
     def hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the backbone's token vectors `(P, S, H)` and their mask `(P, S)`."""
+        device = self._device_if_empty(items)
+        if device is None:
+            return self._hidden(**items)
+        return torch.zeros(0, 1, self.width, device=device), torch.ones(0, 1, dtype=torch.bool, device=device)
+
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         raise NotImplementedError
 
-    def precomputed(self, **items: Unpack[ItemInputs]) -> dict[str, torch.Tensor]:
-        """Returns the features by their name as an input."""
-        return {f"{self.modality}_features": self.features(**items)}
+    def _hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+    def _device_if_empty(self, items: ItemInputs) -> torch.device | None:
+        """Returns the batch's device if none of its items has the content: backbones refuse empty batches."""
+        given = cast(dict[str, torch.Tensor], items)
+        contents = given.get(f"{self.modality}_states", given.get(self.inputs[0]))
+        return contents.device if contents is not None and len(contents) == 0 else None
 
     def tokens(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encodes items to projected token vectors `(U, S, D)` and their mask `(U, S)`."""
@@ -167,16 +173,13 @@ class TextEncoder(ContentEncoder):
         with self.started_from(states):
             return self.backbone(**inputs).last_hidden_state
 
-    def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the backbone's pooled vector of each text `(U, H)`."""
-
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         def encode(index, ids, mask, states) -> torch.Tensor:
             return self.pooling(self.token_vectors(ids, mask, states), mask)
 
         return encode_by_length(encode, items["input_ids"], items["attention_mask"], items.get("text_states"))
 
-    def hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the backbone's token vectors `(U, T, H)` and their mask `(U, T)`."""
+    def _hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
         input_ids, attention_mask = items["input_ids"], items["attention_mask"]
 
         def encode(index, ids, mask, states) -> torch.Tensor:
@@ -248,11 +251,7 @@ class ImageEncoder(ContentEncoder):
         self.pooling = pooling
         self.normalization = PixelNormalization(config)
 
-    def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the backbone's pooled vector of each image `(P, H)`."""
-        given = self.given(**items)
-        if len(given) == 0:  # no item of the batch has an image, and backbones refuse empty batches
-            return given.new_zeros(0, self.width, dtype=torch.float32)
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         output = self.output(**items)
         if self.pooling == "pooler":
             return output.pooler_output.flatten(1)
@@ -270,13 +269,8 @@ class ImageEncoder(ContentEncoder):
         with self.started_from(items.get("image_states")):
             return self.backbone(**self.backbone_inputs(**items))
 
-    def hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the vectors of the images' parts `(P, S, H)` and their mask `(P, S)`."""
-        given = self.given(**items)
-        if len(given):
-            hidden = as_sequence(self.output(**items).last_hidden_state, self.width)
-        else:
-            hidden = given.new_zeros(0, 1, self.width, dtype=torch.float32)
+    def _hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = as_sequence(self.output(**items).last_hidden_state, self.width)
         return hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
 
@@ -325,18 +319,9 @@ class AudioEncoder(ContentEncoder):
             mask = self.backbone._get_feature_vector_attention_mask(hidden.shape[1], mask)
         return hidden, mask.bool(), output.get("pooler_output")
 
-    def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the backbone's pooled vector of each sound `(P, H)`."""
-        given = self.given(**items)
-        if len(given) == 0:
-            return given.new_zeros(0, self.width)
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         hidden, mask, pooled = self.output(**items)
         return mean_pooling(hidden, mask) if pooled is None else pooled
 
-    def hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the frames' vectors `(P, S, H)` and their mask `(P, S)`."""
-        given = self.given(**items)
-        if len(given) == 0:
-            empty = given.new_zeros(0, 1, self.width)
-            return empty, torch.ones(0, 1, dtype=torch.bool, device=empty.device)
+    def _hidden(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
         return self.output(**items)[:2]

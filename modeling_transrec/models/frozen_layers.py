@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .backbones import layers_of
+from .freezing import is_trained
 
 
 class UnsupportedLayers(ValueError):
@@ -55,7 +56,7 @@ class FrozenLayers:
     @contextlib.contextmanager
     def giving(self, states: torch.Tensor) -> Iterator[None]:
         """Within this context, the backbone's one forward pass starts from the recorded hidden states."""
-        if any(parameter.requires_grad for layer in self.layers for parameter in layer.parameters()):
+        if any(is_trained(layer) for layer in self.layers):
             raise RuntimeError("layers whose outputs were recorded are trainable now; make a new TransRecTrainer")
         calls = []
 
@@ -106,6 +107,6 @@ def form_of(output) -> tuple | list | None:
 def frozen_layers_of(backbone: nn.Module, image_shape: tuple[int, ...] | None = None) -> FrozenLayers | None:
     """Returns the layers before the first one that is trained; `None` where there are none."""
     count, layers = 0, layers_of(backbone)
-    while count < len(layers) and not any(parameter.requires_grad for parameter in layers[count].parameters()):
+    while count < len(layers) and not is_trained(layers[count]):
         count += 1
     return FrozenLayers(layers[:count], image_shape) if count else None

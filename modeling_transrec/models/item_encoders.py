@@ -11,21 +11,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.processing_utils import Unpack
 
-from .adapters import inject_adapters, merge_adapters, train_adapters_alone
 from .batch import ItemInputs
 from .configuration_transrec import TransRecConfig
 from .content_encoders import ContentEncoder
 from .fusions import FUSIONS
 from .item_chunks import Chunk, plan_chunks, take_items
-from .modalities import MODALITIES
-from .multimodal_encoders import build_multimodal_encoder
+from .modalities import BACKBONES, MODALITIES
+from .multimodal_encoders import MULTIMODAL_ENCODERS, DualEncoder
 from .text_chunks import pad_on_the_right
-
-
-# Parameters and modules that have a part only in a backbone's own pretraining: of any of its modules, or only of the
-# whole, since attention may have some of the same name.
-ONLY_IN_PRETRAINING = ("mask_token", "masked_spec_embed", "crossattention")
-OF_THE_WHOLE = ("logit_scale", "logit_bias", "temperature")
 
 
 class ItemEncoder(nn.Module):
@@ -37,7 +30,7 @@ class ItemEncoder(nn.Module):
     Args:
         config: with at least one of the modalities' fields set: `text_config`, `vision_config`, `audio_config`,
             `multimodal_config`, `num_items`.
-        backbones: loaded models to use as they are, by the names of the modalities and `"multimodal"`.
+        backbones: loaded models to use as they are, by their names in [`BACKBONES`].
     """
 
     multimodal: Any
@@ -56,7 +49,8 @@ class ItemEncoder(nn.Module):
         self.modalities = config.modality.split("+")
         self.multimodal = self.fusion = self.id_embedding = self.id_fusion = None
         if config.multimodal_config is not None:
-            self.multimodal = build_multimodal_encoder(config, backbones.pop("multimodal", None))
+            encoder_class = MULTIMODAL_ENCODERS.get(config.multimodal_config.model_type, DualEncoder)
+            self.multimodal = encoder_class(config, backbones.pop("multimodal", None))
         for name, modality in MODALITIES.items():
             if modality.encoder_class is not None:
                 has_own = getattr(config, modality.config_field) is not None
@@ -76,12 +70,11 @@ class ItemEncoder(nn.Module):
                 self.id_fusion = FUSIONS[config.id_fusion](config, 2)
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.chunk_size: int | None = None
-        self.mark_trainable()
 
     @property
     def owners(self) -> dict[str, Any]:
-        """The modules that have a backbone, by the names of the modalities and `"multimodal"`."""
-        found = {name: getattr(self, name, None) for name in (*MODALITIES, "multimodal")}
+        """The modules that have a backbone, by its name in [`BACKBONES`]."""
+        found = {name: getattr(self, name) for name in BACKBONES}
         return {name: module for name, module in found.items() if module is not None}
 
     @property
@@ -107,27 +100,7 @@ class ItemEncoder(nn.Module):
 
     def features(self, **items: Unpack[ItemInputs]) -> dict[str, torch.Tensor]:
         """Returns what can be precomputed where the backbones are frozen, by its name as an input of [`forward`]."""
-        return {name: features for part in self.parts for name, features in part.precomputed(**items).items()}
-
-    def inject_adapters(self, peft_config: dict) -> None:
-        """Puts adapters of the `peft` library into the backbones, or into those that have modules that they match."""
-        inject_adapters(self.backbones, peft_config)
-        self.mark_trainable()
-
-    def merge_adapters(self) -> None:
-        """Adds the adapters to the weights that they stand beside, and takes them out; modules trained whole stay."""
-        merge_adapters(self.backbones)
-        self.mark_trainable()
-
-    def mark_trainable(self) -> None:
-        """Leaves out of training what no gradient reaches and, where there are adapters, all but them."""
-        train_adapters_alone(self.backbones)
-        for backbone in self.backbones:
-            for module in backbone.modules():
-                parts = ONLY_IN_PRETRAINING + (OF_THE_WHOLE if module is backbone else ())
-                for part in parts:
-                    if isinstance(getattr(module, part, None), nn.Parameter | nn.Module):
-                        getattr(module, part).requires_grad_(False)
+        return {f"{part.modality}_features": part.features(**items) for part in self.parts}
 
     def encode_content(self, **items: Unpack[ItemInputs]) -> torch.Tensor | None:
         """Encodes the contents to embeddings `(U, D)`; returns `None` in an id model."""

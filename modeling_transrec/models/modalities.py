@@ -11,7 +11,7 @@ import io
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,6 @@ class Modality:
     part: ClassVar[str]
     config_field: ClassVar[str]
     option: ClassVar[str | None] = None
-    in_multimodal = False
     encoder_class: ClassVar[Callable[..., ContentEncoder] | None] = None
     inputs: ClassVar[tuple[str, ...]]
     stored: ClassVar[dict[str, Any]]
@@ -66,8 +65,8 @@ class Modality:
 
     def is_read(self, config: "TransRecConfig") -> bool:
         """Returns whether a model of this configuration reads it."""
-        of_both = self.in_multimodal and config.multimodal_config is not None
-        return of_both or getattr(config, self.config_field) is not None
+        fields = {backbone.config_field for backbone in BACKBONES.values() if self.name in backbone.reads}
+        return any(getattr(config, field) is not None for field in {self.config_field, *fields})
 
     def column(self, processor: "TransRecProcessor") -> str:
         """Returns the column of the items table that holds it."""
@@ -105,7 +104,7 @@ class TextModality(Modality):
 
     name, content = "text", "a text"
     argument, part = "text", "tokenizer"
-    config_field, option, in_multimodal = "text_config", "text_model_name_or_path", True
+    config_field, option = "text_config", "text_model_name_or_path"
     encoder_class = TextEncoder
     inputs = ("input_ids", "attention_mask", "has_text")
     stored: ClassVar[dict[str, Any]] = {"has_text": "bool", "input_ids": ["int32"]}
@@ -155,7 +154,7 @@ class ImageModality(Modality):
 
     name, content = "image", "an image"
     argument, part = "images", "image_processor"
-    config_field, option, in_multimodal = "vision_config", "vision_model_name_or_path", True
+    config_field, option = "vision_config", "vision_model_name_or_path"
     encoder_class = ImageEncoder
     inputs = ("pixel_values",)
     stored: ClassVar[dict[str, Any]] = {"pixels": "binary"}
@@ -276,6 +275,28 @@ class IdModality(Modality):
 MODALITIES: dict[str, Modality] = {
     modality.name: modality for modality in (TextModality(), ImageModality(), AudioModality(), IdModality())
 }
+
+
+class Backbone(NamedTuple):
+    """A pretrained model in the item encoder, of one modality or of several at once.
+
+    Args:
+        config_field: field of [`TransRecConfig`] that describes it.
+        option: argument of `from_encoder_pretrained`, and of the command line, that names a pretrained one.
+        reads: its modalities.
+    """
+
+    config_field: str
+    option: str
+    reads: tuple[str, ...]
+
+
+BACKBONES = {
+    name: Backbone(modality.config_field, modality.option, (name,))
+    for name, modality in MODALITIES.items()
+    if modality.option is not None
+}
+BACKBONES["multimodal"] = Backbone("multimodal_config", "multimodal_model_name_or_path", ("text", "image"))
 
 
 def present(values: Sequence) -> tuple[list, torch.Tensor]:

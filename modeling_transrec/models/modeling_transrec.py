@@ -5,13 +5,10 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 """
 
 import contextlib
-import fnmatch
-import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +23,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
-from .adapters import peft_config_to_dict
-from .backbones import before_last_layers, layers_of, load_backbone, load_image_normalization, towers_of
+from .adapters import inject_adapters, merge_adapters
+from .backbones import layers_of, load_backbone, load_image_normalization, towers_of
 from .batch import (
     IGNORE_INDEX,
     MASK_INDEX,
@@ -39,12 +36,13 @@ from .batch import (
     split_batch,
 )
 from .candidates import at_targets, make_candidates
-from .checkpoint_files import HUB_ARGUMENTS, check_name_or_path, check_weight_files
+from .checkpoint_files import HUB_ARGUMENTS, check_name_or_path, check_size, checked_weights, own_weights
 from .configuration_transrec import TransRecConfig
+from .freezing import freeze, is_trained, keep_frozen_in_evaluation, leave_out_untrainable, trains_batch_norm
 from .histories import Histories, gather_histories
 from .item_encoders import ItemEncoder
 from .losses import LOSSES
-from .modalities import MODALITIES
+from .modalities import BACKBONES
 from .sentence_folders import read_sentence_folder
 from .user_encoders import USER_ENCODERS, UserEncoder
 
@@ -52,8 +50,6 @@ from .user_encoders import USER_ENCODERS, UserEncoder
 logger = logging.getLogger(__name__)
 
 MODEL_TAGS = ("recommendation", "sequential-recommendation")
-_FEW_PARAMETERS = 100_000_000
-_weight_bytes: ContextVar[int | None] = ContextVar("weight_bytes", default=None)  # of the checkpoint being loaded
 
 
 @dataclass
@@ -152,17 +148,12 @@ class TransRecPreTrainedModel(PreTrainedModel):
         check_name_or_path(pretrained_model_name_or_path)
         if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
-        size = None
-        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
-            size = check_weight_files(str(pretrained_model_name_or_path), kwargs)
-        token = _weight_bytes.set(size)
-        try:
+        reads_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
+        with checked_weights(pretrained_model_name_or_path, kwargs) if reads_files else contextlib.nullcontext():
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
-        finally:
-            _weight_bytes.reset(token)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _own_weights(model)
-        model.item_encoder.mark_trainable()
+        own_weights(model)
+        leave_out_untrainable(model.item_encoder.backbones)
         return loaded
 
     @classmethod
@@ -203,31 +194,27 @@ class TransRecPreTrainedModel(PreTrainedModel):
         )
         ```
         """
-        names = {
+        named = {
             "text": text_model_name_or_path,
             "image": vision_model_name_or_path,
             "audio": audio_model_name_or_path,
             "multimodal": multimodal_model_name_or_path,
         }
-        fields = {name: modality.config_field for name, modality in MODALITIES.items()}
-        fields["multimodal"] = "multimodal_config"
-        loading = backbone_kwargs or {}
-        backbones = {
-            part: load_backbone(name, fields[part], dtype, loading) for part, name in names.items() if name is not None
-        }
-        if not backbones:
-            options = ", ".join(f"{name}_model_name_or_path" for name in ("text", "vision", "audio", "multimodal"))
+        names = {part: name for part, name in named.items() if name is not None}
+        if not names:
+            options = ", ".join(backbone.option for backbone in BACKBONES.values())
             raise ValueError(f"name a backbone with one or several of {options}")
+        fields, loading = {part: BACKBONES[part].config_field for part in names}, backbone_kwargs or {}
+        backbones = {part: load_backbone(name, fields[part], dtype, loading) for part, name in names.items()}
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
             where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
             folder = read_sentence_folder(text_model_name_or_path, **where)
             if folder is not None:  # of sentence-transformers, which says how its features are pooled
                 kwargs["text_pooling"] = folder.pooling
+        for part, backbone in backbones.items():
+            if "image" in BACKBONES[part].reads:
+                kwargs = {**load_image_normalization(names[part], backbone.config, loading), **kwargs}
         configs: dict[str, Any] = {fields[part]: backbone.config for part, backbone in backbones.items()}
-        for part in ("image", "multimodal"):
-            if part in backbones:
-                normalization = load_image_normalization(names[part], backbones[part].config, loading)
-                kwargs = {**normalization, **kwargs}
         dtype = next(iter(backbones.values())).dtype
         return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
 
@@ -253,44 +240,27 @@ class TransRecPreTrainedModel(PreTrainedModel):
             freeze_modules: patterns of parameter names within the backbone, such as `"embeddings.*"`; those that match
                 are frozen, the others are still trained. Of two backbones, `"text.*"` and `"image.*"` choose one.
         """
-        backbones = self.item_encoder.backbones
-        if not backbones:
-            raise ValueError("an id model has no backbone to freeze")
+        backbones = self._backbones_to("freeze")
         if train_last_n_layers is not None and freeze_modules is not None:
             raise ValueError("give train_last_n_layers or freeze_modules, not both")
         if self.config.peft_config is not None:
             raise ValueError(
                 "the model has adapters, beside which the backbone is frozen already: leave out the freezing"
             )
-        if freeze_modules is not None:
-            frozen = _matching(self.item_encoder, freeze_modules)
-        elif train_last_n_layers is not None:
-            towers = [tower for backbone in backbones for tower in towers_of(backbone)]
-            frozen = [one for tower in towers for one in before_last_layers(tower, train_last_n_layers)]
-        else:
-            frozen = [parameter for backbone in backbones for parameter in backbone.parameters()]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        freeze(backbones, train_last_n_layers, freeze_modules)
         self.train(self.training)
 
     @property
     def has_frozen_backbone(self) -> bool:
         """Whether there are backbones, and nothing of them is trained."""
         backbones = self.item_encoder.backbones
-        return bool(backbones) and not any(p.requires_grad for backbone in backbones for p in backbone.parameters())
+        return bool(backbones) and not any(is_trained(backbone) for backbone in backbones)
 
     def train(self, mode: bool = True):
         """As in torch, but frozen modules of a backbone stay in evaluation mode (beside adapters, batch norms do)."""
         super().train(mode)
         if mode:
-            for backbone in self.item_encoder.backbones:
-                adapted = hasattr(backbone, "peft_config")
-                for module in backbone.modules():
-                    if adapted and not isinstance(module, nn.modules.batchnorm._BatchNorm):
-                        continue  # the inputs of adapters go through dropout
-                    parameters = list(module.parameters())
-                    if (parameters or adapted) and not any(parameter.requires_grad for parameter in parameters):
-                        module.eval()
+            keep_frozen_in_evaluation(self.item_encoder.backbones)
         return self
 
     def compile_backbone(self, **kwargs) -> None:
@@ -302,11 +272,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         Args:
             kwargs: those of `torch.compile`.
         """
-        if not self.item_encoder.backbones:
-            raise ValueError("an id model has no backbone to compile; leave torch_compile out")
-        towers = [tower for backbone in self.item_encoder.backbones for tower in towers_of(backbone)]
-        layers = [layer for tower in towers for layer in layers_of(tower) or [tower]]
-        layers = [layer for layer in layers if any(parameter.requires_grad for parameter in layer.parameters())]
+        backbones = self._backbones_to("compile; leave torch_compile out")
+        towers = [tower for backbone in backbones.values() for tower in towers_of(backbone)]
+        layers = [layer for tower in towers for layer in layers_of(tower) or [tower] if is_trained(layer)]
         if not layers:
             logger.warning("No layer of the backbone is trained, so none is compiled")
         # Layers of several backbones, in training and in evaluation, count as versions of the same code.
@@ -327,14 +295,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-        for module in self.item_encoder.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(
-                p.requires_grad for p in module.parameters()
-            ):
-                raise ValueError(
-                    "gradient caching encodes items chunk by chunk, and this backbone's batch norm would see another "
-                    "batch; freeze it (freeze_modules), or take a backbone with layer norm"
-                )
+        if trains_batch_norm(self.item_encoder):
+            raise ValueError(
+                "gradient caching encodes items chunk by chunk, and this backbone's batch norm would see another "
+                "batch; freeze it (freeze_modules), or take a backbone with layer norm"
+            )
         self.item_encoder.chunk_size = chunk_size
 
     def drop_item_ids(self) -> None:
@@ -356,75 +321,28 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """
         if self.config.peft_config is not None:
             raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
-        if not self.item_encoder.backbones:
-            raise ValueError("an id model has no backbone to put adapters into")
-        peft_config = peft_config_to_dict(peft_config)
-        self.item_encoder.inject_adapters(peft_config)
-        self.config.peft_config = peft_config
-        self.train(self.training)
+        backbones = self._backbones_to("put adapters into")
+        self.config.peft_config = inject_adapters(list(backbones.values()), peft_config)
+        self._adapters_changed()
 
     def merge_peft_adapter(self) -> None:
         """Adds the adapters to the backbones' own weights and takes them out: a plain model, with the same outputs."""
         if self.config.peft_config is None:
             raise ValueError("the model has no adapters to merge")
-        self.item_encoder.merge_adapters()
+        merge_adapters(self.item_encoder.backbones)
         self.config.peft_config = None
+        self._adapters_changed()
+
+    def _adapters_changed(self) -> None:
+        """Trains the adapters and nothing else of the backbones; everything, where there are none any more."""
+        leave_out_untrainable(self.item_encoder.backbones)
         self.train(self.training)
 
-
-@torch.no_grad()
-def _own_weights(model: nn.Module) -> None:
-    """Copies the weights on the CPU, which transformers loads as views of the checkpoint's file.
-
-    A view lies at whatever address the file has it. At another alignment a CPU adds in another order, so that the
-    model would not give the digits of the one that was saved. And a view changes when the file is overwritten.
-    """
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
-
-
-@contextlib.contextmanager
-def saved_with_code(model: TransRecPreTrainedModel, processor) -> Iterator[None]:
-    """Within this context, model and processor are saved with this package's code beside them.
-
-    Such a checkpoint loads with `AutoModel.from_pretrained(…, trust_remote_code=True)` where the package is missing.
-    """
-    model.config.auto_map = {
-        "AutoConfig": f"configuration_transrec.{TransRecConfig.__name__}",
-        "AutoModel": f"modeling_transrec.{TransRecModel.__name__}",
-    }
-    is_base = isinstance(model, TransRecModel)
-    names = {
-        type(model): "AutoModel" if is_base else AutoModelForSequentialRecommendation.__name__,
-        type(processor): "AutoProcessor",
-    }
-    before = {owner: owner._auto_class for owner in names}
-    try:
-        for owner, name in names.items():
-            owner._auto_class = name  # register_for_auto_class accepts only transformers' own names
-        yield
-    finally:
-        for owner, name in before.items():
-            owner._auto_class = name
-        vars(model.config).pop("auto_map", None)
-
-
-def _matching(item_encoder: ItemEncoder, patterns: Sequence[str]) -> list[nn.Parameter]:
-    """Returns the parameters of the backbones whose names match a pattern; a pattern without a match is an error."""
-    found, unmatched, names = [], set(patterns), []
-    for part, owner in item_encoder.owners.items():
-        for name, parameter in owner.backbone.named_parameters():
-            names.append(name)
-            matched = {p for p in patterns if fnmatch.fnmatch(name, p) or fnmatch.fnmatch(f"{part}.{name}", p)}
-            unmatched -= matched
-            found += [parameter] * bool(matched)
-    if unmatched:
-        raise ValueError(
-            f"no parameter of the backbone matches {', '.join(map(repr, sorted(unmatched)))}; they are named "
-            f"{', '.join(names[:3])}, …"
-        )
-    return found
+    def _backbones_to(self, purpose: str) -> dict[str, PreTrainedModel]:
+        """Returns the backbones by the names of their modalities; raises `ValueError` where there are none."""
+        if not self.item_encoder.backbones:
+            raise ValueError(f"an id model has no backbone to {purpose}")
+        return {name: owner.backbone for name, owner in self.item_encoder.owners.items()}
 
 
 class TransRecModel(TransRecPreTrainedModel):
@@ -451,19 +369,11 @@ class TransRecModel(TransRecPreTrainedModel):
         self.item_encoder = ItemEncoder(config, backbones)
         self.user_encoder = USER_ENCODERS[config.user_encoder_type](config)
         self._no_split_modules = [self.user_encoder.layer_class.__name__]
-        self._check_size()
+        check_size(self)
         self.post_init()
         if config.peft_config is not None:
-            self.item_encoder.inject_adapters(config.peft_config)
-
-    def _check_size(self) -> None:
-        """Raises `ValueError` for a configuration far larger than the weights, before memory is allocated."""
-        size, count = _weight_bytes.get(), sum(parameter.numel() for parameter in self.parameters())
-        if size is not None and count > max(_FEW_PARAMETERS, 2 * size):
-            raise ValueError(
-                f"the configuration asks for {count:,} parameters, but the checkpoint's weights are {size:,} bytes: "
-                "they do not belong together, and the model is not built"
-            )
+            inject_adapters(self.item_encoder.backbones, config.peft_config)
+        leave_out_untrainable(self.item_encoder.backbones)
 
     def get_input_embeddings(self) -> nn.Module:
         backbones = self.item_encoder.backbones
@@ -677,13 +587,6 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
 
         With gradient caching, this is done for one chunk of users at a time, and the backward pass computes the
         activations of a chunk anew.
-
-        Args:
-            item_embeds: `(U, D)`.
-            item_index: `(B, L)` histories as indices into the items.
-            labels: `(B, L)` targets as indices into the items.
-            user_ids: `(B,)`, where the user encoder reads them.
-            inputs: other tensors that losses read.
         """
         config, loss = self.config, LOSSES[self.config.loss_type]
         candidates = make_candidates(config, self.to_scoring_space(item_embeds), item_index, labels, inputs)

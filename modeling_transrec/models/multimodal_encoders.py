@@ -72,8 +72,7 @@ class TextTower(Tower):
         """Whether states stand for all that the tower reads: not where it reads padding."""
         return not reads_last_position(self.whole.config)
 
-    def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the tower's vectors of texts `(U, H)`."""
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         input_ids, attention_mask = items["input_ids"], items["attention_mask"]
         if reads_last_position(self.whole.config):
             padded = as_in_pretraining(input_ids, attention_mask, self.whole.config.text_config)
@@ -98,11 +97,7 @@ class ImageTower(Tower):
         super().__init__(owner, width, config)
         self.normalization = PixelNormalization(config)
 
-    def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the tower's vectors of images `(P, H)`."""
-        given = self.given(**items)
-        if len(given) == 0:  # no item of the batch has an image, and backbones refuse empty batches
-            return given.new_zeros(0, self.width, dtype=torch.float32)
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         with self.started_from(items.get("image_states")):
             return self.whole.get_image_features(**self.backbone_inputs(**items)).pooler_output  # type: ignore[misc]
 
@@ -190,8 +185,7 @@ class ViltEncoder(ContentEncoder):
         pixel_mask[-1] = 0
         return torch.cat([parts, parts.new_zeros(1, *parts.shape[1:])]), pixel_mask
 
-    def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns the first token's vector of each item `(U, H)`."""
+    def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         input_ids, attention_mask, image_index = items["input_ids"], items["attention_mask"], items.get("image_index")
         parts, pixel_mask = self.image_parts(items["pixel_values"])
         if image_index is None:
@@ -211,10 +205,5 @@ class ViltEncoder(ContentEncoder):
         return encode_by_length(encode, input_ids, attention_mask)
 
 
-_MULTIMODAL_ENCODERS: dict[str, Callable] = {"vilt": ViltEncoder}
-
-
-def build_multimodal_encoder(config: "TransRecConfig", backbone: PreTrainedModel | None = None) -> nn.Module:
-    """Builds the encoder of the configuration's model of text and image, by default a dual encoder."""
-    encoder_class = _MULTIMODAL_ENCODERS.get(config.multimodal_config.model_type, DualEncoder)
-    return encoder_class(config, backbone)
+# By the type of the model of text and image; all others are dual encoders.
+MULTIMODAL_ENCODERS: dict[str, Callable] = {"vilt": ViltEncoder}

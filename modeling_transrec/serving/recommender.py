@@ -26,8 +26,9 @@ from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME
 from ..hub.publish import upload_checkpoint
+from ..hub.with_code import saved_with_code
 from ..models.checkpoint_files import HUB_ARGUMENTS
-from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel, saved_with_code
+from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from .catalogue import CATALOGUE_FILE, Catalogue, checked_items, item_columns
 from .platform import (

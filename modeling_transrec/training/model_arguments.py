@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
-from ..models.modalities import MODALITIES
+from ..models.modalities import BACKBONES, MODALITIES
 
 
-# The option of a backbone that reads several modalities at once.
-MULTIMODAL = "multimodal_model_name_or_path"
 # Fields of the configuration that have no option of their own: they follow from other options, or from the data.
 _NO_OPTIONS = {
     *TransRecConfig.sub_configs_defaults,
@@ -55,20 +53,21 @@ def _parsed_type(declared: Any) -> Any:
 
 
 def backbone_options() -> dict[str, dataclasses.Field]:
-    """Returns an optional field for each option that names a backbone, from the table of modalities."""
+    """Returns an optional field for each option that names a backbone, from the table of backbones."""
     texts = {}
-    for name, modality in MODALITIES.items():
-        if modality.option is not None:
-            texts[modality.option] = (
-                f"Pretrained {name} backbone of a new model: a Hub id or folder that AutoModel loads"
-                f"{', or of timm' if name == 'image' else ''}."
-            )
-            texts[modality.config_field] = (
-                f"Configuration of a{'n' if name[0] in 'aeiou' else ''} {name} backbone that is trained from scratch, "
-                "as JSON or a file of it."
-            )
-    parts = " and ".join(_reads()[MULTIMODAL])
-    texts[MULTIMODAL] = f"One pretrained model of {parts} for a new model, such as CLIP, SigLIP or ViLT."
+    for name, backbone in BACKBONES.items():
+        if len(backbone.reads) > 1:
+            parts = " and ".join(backbone.reads)
+            texts[backbone.option] = f"One pretrained model of {parts} for a new model, such as CLIP, SigLIP or ViLT."
+            continue
+        texts[backbone.option] = (
+            f"Pretrained {name} backbone of a new model: a Hub id or folder that AutoModel loads"
+            f"{', or of timm' if name == 'image' else ''}."
+        )
+        texts[backbone.config_field] = (
+            f"Configuration of a{'n' if name[0] in 'aeiou' else ''} {name} backbone that is trained from scratch, "
+            "as JSON or a file of it."
+        )
     options: dict[str, dataclasses.Field] = {}
     for option, text in texts.items():
         options[option] = field(default=None, metadata={"help": text})
@@ -76,21 +75,11 @@ def backbone_options() -> dict[str, dataclasses.Field]:
     return options
 
 
-def _reads() -> dict[str, tuple[str, ...]]:
-    """The modalities that each option of a backbone reads."""
-    reads: dict[str, tuple[str, ...]] = {}
-    for name, modality in MODALITIES.items():
-        if modality.option is not None:
-            reads[modality.option] = reads[modality.config_field] = (name,)
-    reads[MULTIMODAL] = tuple(name for name, modality in MODALITIES.items() if modality.in_multimodal)
-    return reads
-
-
-def _with_fields(*options: dict[str, dataclasses.Field]):
+def _with_fields(options: dict[str, dataclasses.Field]):
     """Adds fields to a class that is about to become a dataclass."""
 
     def add(cls: type) -> type:
-        for name, one in {name: one for group in options for name, one in group.items()}.items():
+        for name, one in options.items():
             cls.__annotations__[name] = one.type
             setattr(cls, name, one)
         return cls
@@ -99,7 +88,7 @@ def _with_fields(*options: dict[str, dataclasses.Field]):
 
 
 @dataclass
-@_with_fields(backbone_options(), config_options())
+@_with_fields(backbone_options() | config_options())
 class ModelArguments:
     """Names the model to train: a TransRec checkpoint, or what a new model is made of.
 
@@ -176,28 +165,20 @@ class ModelArguments:
                 self.modality = "+".join(part for part in MODALITIES if part in read) or "text"
             elif unused := [name for name, modalities in given.items() if not set(modalities) <= set(parts)]:
                 raise ValueError(f"--modality {self.modality} has no use for --{', --'.join(unused)}")
-        self._check_backbones(given)
+        for option in [backbone.option for backbone in BACKBONES.values() if backbone.option in given]:
+            others = [other for other in given if other != option and set(given[other]) & set(given[option])]
+            if others:
+                parts = " and ".join(given[option])
+                raise ValueError(f"--{option} brings all that reads {parts}; leave out --{', --'.join(others)}")
         if self.peft_config is not None and self.peft is None:
             raise ValueError("--peft_config holds options of --peft; name its kind, such as --peft lora")
 
     def _given_backbones(self) -> dict[str, tuple[str, ...]]:
-        """The options of a new item encoder that were given, and the modalities that each of them reads."""
-        reads = {**_reads(), "tokenizer_name_or_path": ("text",)}
+        """Returns the options of a new item encoder that were given, and the modalities that each of them reads."""
+        reads = {backbone.option: backbone.reads for backbone in BACKBONES.values()}
+        reads |= {one.config_field: (name,) for name, one in MODALITIES.items() if one.option is not None}
+        reads["tokenizer_name_or_path"] = ("text",)
         return {name: modalities for name, modalities in reads.items() if getattr(self, name) is not None}
-
-    def _check_backbones(self, given: dict[str, tuple[str, ...]]) -> None:
-        """Refuses options that contradict each other."""
-        for modality in MODALITIES.values():
-            if modality.option in given and modality.config_field in given:
-                raise ValueError(
-                    f"--{modality.option} brings its own configuration; leave out --{modality.config_field}"
-                )
-        overlapping = [name for name in given if name != MULTIMODAL and set(given[name]) & set(_reads()[MULTIMODAL])]
-        if MULTIMODAL in given and overlapping:
-            parts = " and ".join(given[MULTIMODAL])
-            raise ValueError(f"--{MULTIMODAL} reads {parts}; leave out --{', --'.join(overlapping)}")
-        if "tokenizer_name_or_path" in given and "text_model_name_or_path" in given:
-            raise ValueError("--text_model_name_or_path brings its own tokenizer; leave out --tokenizer_name_or_path")
 
     @classmethod
     def making_options(cls) -> list[str]:
@@ -214,8 +195,7 @@ class ModelArguments:
 
     def backbone_names(self) -> dict[str, str]:
         """Returns the pretrained backbones that were named: arguments of `from_encoder_pretrained`."""
-        options = [modality.option for modality in MODALITIES.values() if modality.option is not None]
-        names = {option: getattr(self, option) for option in (*options, MULTIMODAL)}
+        names = {backbone.option: getattr(self, backbone.option) for backbone in BACKBONES.values()}
         return {option: name for option, name in names.items() if name is not None}
 
     def resolved_max_seq_len(self) -> int:

@@ -23,6 +23,7 @@ from ..data.cache import add_tensors, autocast_dtype, computed_once, features_ca
 from ..data.preparation import PreparedItems, item_chunks, text_lengths
 from ..models.backbones import layers_of
 from ..models.content_encoders import ContentEncoder
+from ..models.freezing import is_trained
 from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of
 from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
@@ -143,7 +144,7 @@ def precompute(
         tower = part.whole if part.tower is None else part.tower
         shape = processor.shape_of("image") if part.modality == "image" else None
         frozen = frozen_layers_of(tower, shape)
-        if frozen is None and any(parameter.requires_grad for parameter in part.whole.parameters()):
+        if frozen is None and is_trained(part.whole):
             continue
         try:
             if not with_states:

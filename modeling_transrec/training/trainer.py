@@ -27,7 +27,8 @@ from ..hub.names import CURVE_NAME
 from ..hub.publish import upload_checkpoint, write_model_card
 from ..hub.results import THIS_MODEL, read_result, result_row
 from ..hub.safety import public_arguments
-from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_with_code
+from ..hub.with_code import saved_with_code
+from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
 from .precomputed import PrecomputedItems, precompute
@@ -223,10 +224,9 @@ class TransRecTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
         folder = self.args.output_dir if output_dir is None else output_dir
-        code: contextlib.AbstractContextManager = contextlib.nullcontext()
-        if self.args.hub_with_code:
-            code = saved_with_code(self.accelerator.unwrap_model(self.model), self.processing_class)
-        with code:
+        model = self.accelerator.unwrap_model(self.model)
+        with_code = self.args.hub_with_code
+        with saved_with_code(model, self.processing_class) if with_code else contextlib.nullcontext():
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel
 
 from modeling_transrec import Recommender, TransRecModel, TransRecProcessor
-from modeling_transrec.models.modeling_transrec import saved_with_code
+from modeling_transrec.hub.with_code import saved_with_code
 
 
 NAME = "shop/with-code"
