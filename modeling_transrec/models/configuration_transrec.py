@@ -206,17 +206,6 @@ class TransRecConfig(PretrainedConfig):
         return {name: field for name, field in cls.__dataclass_fields__.items() if name not in inherited}
 
     @classmethod
-    def field_help(cls) -> dict[str, str]:
-        """Returns a description of every option in plain text, read from the `Args` of the class's docstring.
-
-        >>> TransRecConfig.field_help()["fusion"]
-        'How text and image become one vector, a row of FUSIONS.'
-        """
-        arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
-        described = re.findall(r"^    (\w+) \(.*\):\n((?:        .*(?:\n|$))+)", arguments, flags=re.MULTILINE)
-        return {name: re.sub(r"\[`~?|`]|`", "", " ".join(text.split())) for name, text in described}
-
-    @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers; values given in `kwargs` are checked like those of the dictionary."""
         loaded = super().from_dict(config_dict, **kwargs)
@@ -278,6 +267,17 @@ class TransRecConfig(PretrainedConfig):
         """What items are read by: `"text"`, `"image"`, `"audio"`, `"id"`, or several: `"text+image"`; `None` while
         nothing is set."""
         return "+".join(name for name, modality in MODALITIES.items() if modality.is_read(self)) or None
+
+
+def described_fields(cls: type) -> dict[str, str]:
+    """Returns a description of every option in plain text, read from the `Args` of a class's docstring.
+
+    >>> described_fields(TransRecConfig)["fusion"]
+    'How text and image become one vector, a row of FUSIONS.'
+    """
+    arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    described = re.findall(r"^    (\w+) \(.*\):\n((?:        .*(?:\n|$))+)", arguments, flags=re.MULTILINE)
+    return {name: re.sub(r"\[`~?|`]|`", "", " ".join(text.split())) for name, text in described}
 
 
 def _check_sizes(name: str, value) -> None:

@@ -1,16 +1,30 @@
 """Training arguments."""
 
 import os
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import MappingProxyType
 
 import torch
 from transformers import TrainingArguments
+
+from ..models.configuration_transrec import described_fields
 
 
 MOST_WORKERS = 4  # by default
 
 
+def _with_help(cls: type) -> type:
+    """Gives the fields of a class that is about to become a dataclass the texts of its docstring as their help."""
+    for name, text in described_fields(cls).items():
+        default = vars(cls)[name]
+        declared = default if isinstance(default, Field) else field(default=default)
+        declared.metadata = MappingProxyType({"help": text.replace("%", "%%")})
+        setattr(cls, name, declared)
+    return cls
+
+
 @dataclass
+@_with_help
 class TransRecTrainingArguments(TrainingArguments):
     r"""
     Arguments of [`TransRecTrainer`], beside all of `transformers.TrainingArguments`.
@@ -113,62 +127,23 @@ class TransRecTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Processes that make batches (default: up to 4 on a GPU, none on a CPU)."}
     )
 
-    backbone_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the pretrained backbone (default: --learning_rate)."}
-    )
-    backbone_weight_decay: float | None = field(
-        default=None, metadata={"help": "Weight decay of the pretrained backbone (default: --weight_decay)."}
-    )
-    freeze_backbone: bool = field(
-        default=False, metadata={"help": "Leave the pretrained backbone as it is; its features are computed once."}
-    )
-    train_last_n_layers: int | None = field(
-        default=None, metadata={"help": "Train only so many of the backbone's last layers (or stages)."}
-    )
-    freeze_modules: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Freeze the backbone's parameters that match one of these patterns, such as 'embeddings.*'."
-        },
-    )
-    eval_ks: list[int] = field(
-        default_factory=lambda: [5, 10, 20], metadata={"help": "Cut-offs K of HR@K and NDCG@K in validation."}
-    )
-    max_eval_users: int | None = field(
-        default=None, metadata={"help": "Validate on so many users, the same in every run (default: on all)."}
-    )
-    item_batch_size: int = field(default=256, metadata={"help": "Items that are encoded at a time in evaluation."})
-    preprocessing_num_workers: int | None = field(
-        default=None,
-        metadata={"help": "Processes that prepare the items' content; the result is kept on disk for later runs."},
-    )
-    gradient_caching_chunk_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Encode so many items, then users, at a time, with a second forward pass: large batches fit into "
-            "memory, and loss and gradients stay the same."
-        },
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations in a row that are no better than the best."}
-    )
+    backbone_learning_rate: float | None = None
+    backbone_weight_decay: float | None = None
+    freeze_backbone: bool = False
+    train_last_n_layers: int | None = None
+    freeze_modules: list[str] | None = None
+    eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20])
+    max_eval_users: int | None = None
+    item_batch_size: int = 256
+    preprocessing_num_workers: int | None = None
+    gradient_caching_chunk_size: int | None = None
+    early_stopping_patience: int | None = None
     hub_strategy: str = field(
         default="end", metadata={"help": "Must stay 'end': the other strategies publish pickles."}
     )
-    hub_with_code: bool = field(
-        default=False,
-        metadata={"help": "Save the model's code with the weights, for loading without this package."},
-    )
-    hub_license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, for the card: apache-2.0, cc-by-nc-4.0, …"}
-    )
-    card_results: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Results of other models for the card: NAME=FILE, files that `transrec evaluate --output_file` "
-            "wrote."
-        },
-    )
+    hub_with_code: bool = False
+    hub_license: str | None = None
+    card_results: list[str] | None = None
     _argument_group_name = "training"
 
     def __post_init__(self):

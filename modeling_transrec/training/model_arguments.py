@@ -7,7 +7,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..models.checkpoint_files import load_config
-from ..models.configuration_transrec import TransRecConfig
+from ..models.configuration_transrec import TransRecConfig, described_fields
 from ..models.modalities import BACKBONES, MODALITIES
 
 
@@ -28,7 +28,7 @@ def config_options() -> dict[str, dataclasses.Field]:
     >>> config_options()["max_seq_len"].metadata["help"]
     'Longest history L that the user encoder reads, in items; older items are cut off (default: 20).'
     """
-    helps = TransRecConfig.field_help()
+    helps = described_fields(TransRecConfig)
     options: dict[str, dataclasses.Field] = {}
     for name, declared in TransRecConfig.own_fields().items():
         if name in _NO_OPTIONS:

@@ -10,6 +10,7 @@ import pytest
 from modeling_transrec import DataArguments, ModelArguments, TransRecConfig, TransRecTrainingArguments
 from modeling_transrec.cli import main as console
 from modeling_transrec.cli.options import parse_arguments
+from modeling_transrec.models.configuration_transrec import described_fields
 from modeling_transrec.training.model_arguments import CHANGEABLE_FIELDS, config_options
 
 
@@ -43,7 +44,7 @@ def test_an_option_that_is_not_given_says_nothing(tmp_path):
 
 def test_help_is_readable(capsys):
     shown = help_of("finetune", capsys)
-    described = TransRecConfig.field_help()
+    described = described_fields(TransRecConfig)
     flat = " ".join(shown.split())
     for name in config_options():
         assert f"--{name} " in shown and " ".join(described[name].split()[:2]).rstrip(",") in flat, name

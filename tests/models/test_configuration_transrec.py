@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoConfig
 
 from modeling_transrec import TransRecConfig, TransRecModel
+from modeling_transrec.models.configuration_transrec import described_fields
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.pooling import TEXT_POOLINGS
@@ -100,7 +101,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_known_ones(option, 
 
 
 def test_every_option_is_described_as_it_is_declared():
-    fields, described = TransRecConfig.own_fields(), TransRecConfig.field_help()
+    fields, described = TransRecConfig.own_fields(), described_fields(TransRecConfig)
     assert list(described) == list(fields)
     assert all(text.endswith(".") and not set("`[]") & set(text) for text in described.values())
     for name, field in fields.items():
