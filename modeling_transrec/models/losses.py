@@ -42,8 +42,8 @@ def bce_loss(states: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, c
     Args:
         states: `(M, D)`.
         targets: `(M,)` indices into `candidates.embeddings`.
-        users: `(M,)` each target's user; not read, since negatives are sampled outside the user's items.
-        candidates: with `negative_index` `(M, N)`.
+        users: `(M,)` each target's user, an index into `candidates.own_index`.
+        candidates: with `negative_index` `(M, N)`, sampled outside the user's items.
 
     Example:
 
@@ -72,11 +72,7 @@ def in_batch_loss(
 
     Paper: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", RecSys 2019.
 
-    Args:
-        states: `(M, D)`.
-        targets: `(M,)` indices into `candidates.embeddings`.
-        users: `(M,)` each target's user, an index into `candidates.own_index`.
-        candidates: with `log_q` for the logQ correction.
+    Arguments as in [`bce_loss`]; of the candidates, `log_q` for the logQ correction.
 
     Example:
 
@@ -106,11 +102,7 @@ def sampled_softmax_loss(
     Papers: Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", ACL 2015; for
     sequential recommendation Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023.
 
-    Args:
-        states: `(M, D)`.
-        targets: `(M,)` indices into `candidates.embeddings`.
-        users: `(M,)` each target's user, an index into `candidates.own_index`.
-        candidates: with `negative_index` `(N,)`, and `log_q` for the logQ correction.
+    Arguments as in [`bce_loss`]; of the candidates, `negative_index` `(N,)`, and `log_q` for the logQ correction.
 
     Example:
 
@@ -146,12 +138,8 @@ def gbce_loss(
     Paper: Petrov and Macdonald, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative
     Sampling", RecSys 2023.
 
-    Args:
-        states: `(M, D)`.
-        targets: `(M,)` indices into `candidates.embeddings`.
-        users: `(M,)` each target's user, an index into `candidates.own_index`.
-        candidates: with `negative_index` `(N,)` and `num_catalogue_items`.
-        gbce_t: calibration, from 0 (plain binary cross entropy) to 1 (fully calibrated).
+    Arguments as in [`bce_loss`]; of the candidates, `negative_index` `(N,)` and `num_catalogue_items`. `gbce_t` is the
+    calibration, from 0 (plain binary cross entropy) to 1 (fully calibrated).
 
     Example:
 
@@ -188,11 +176,7 @@ def full_softmax_loss(
     Choose it for catalogues whose items are cheap to encode, such as ids or precomputed features, and small enough
     for scores `(M, V)` to fit the memory.
 
-    Args:
-        states: `(M, D)`.
-        targets: `(M,)` indices into `candidates.embeddings`.
-        users: `(M,)` each target's user; not read.
-        candidates: every item of the catalogue.
+    Arguments as in [`bce_loss`]; the candidates are every item of the catalogue.
 
     Example:
 

@@ -14,7 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .backbones import image_normalization
 from .configuration_transrec import TransRecConfig
-from .modalities import MODALITIES, NO_VIDEO, as_tensor
+from .modalities import MODALITIES, NO_VIDEO, Modality, as_tensor
 from .multimodal_encoders import reads_last_position
 
 
@@ -104,8 +104,8 @@ class TransRecProcessor(ProcessorMixin):
         for part in saved:
             self.check_argument_for_proper_class(part, given[part])
             setattr(self, part, given[part])
-        for name in self.modalities:
-            MODALITIES[name].check(self)
+        for one in self.read:
+            one.check(self)
         self.get_attributes = functools.partial(list, saved)  # type: ignore[method-assign]
 
     @classmethod
@@ -130,15 +130,20 @@ class TransRecProcessor(ProcessorMixin):
         """As in transformers; without code, what came with code does not refer to it any more."""
         if self._auto_class is None:
             parts = [getattr(self, name) for name in self.get_attributes()]
-            described = [vars(self), *(vars(part) for part in parts)]
-            for fields in (*described, *(part.init_kwargs for part in parts if hasattr(part, "init_kwargs"))):
-                fields.pop("auto_map", None)
+            for one in (self, *parts):
+                vars(one).pop("auto_map", None)
+                getattr(one, "init_kwargs", {}).pop("auto_map", None)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def modalities(self) -> list[str]:
         """The modalities of an item that are read, keys of [`MODALITIES`]."""
         return self.modality.split("+")
+
+    @property
+    def read(self) -> list[Modality]:
+        """The modalities that are read, as objects."""
+        return [MODALITIES[name] for name in self.modalities]
 
     @property
     def fingerprint(self) -> str:
@@ -155,13 +160,13 @@ class TransRecProcessor(ProcessorMixin):
     @property
     def item_columns(self) -> list[str]:
         """The columns of the items table that are read."""
-        return [MODALITIES[name].column(self) for name in self.modalities]
+        return [modality.column(self) for modality in self.read]
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that the processor makes."""
         names = []
-        for modality in (MODALITIES[name] for name in self.modalities):
+        for modality in self.read:
             names += [*modality.inputs, *([f"{modality.name}_index"] if modality.is_sparse else [])]
         return names
 
@@ -198,7 +203,7 @@ class TransRecProcessor(ProcessorMixin):
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         given = {"text": text, "images": images, "audio": audio, "item_ids": item_ids}
-        arguments = [MODALITIES[name].argument for name in self.modalities]
+        arguments = [modality.argument for modality in self.read]
         missing = [name for name in arguments if given[name] is None]
         if missing:
             raise ValueError(f"this processor belongs to a model of {self.modality}: pass {'=…, '.join(missing)}=…")
@@ -207,7 +212,8 @@ class TransRecProcessor(ProcessorMixin):
             single = isinstance(given[name], str | bytes | dict | np.ndarray | Image.Image)
             columns[column] = [given[name]] if single else list(given[name])
         if len({len(values) for values in columns.values()}) > 1:
-            raise ValueError(f"{', '.join(arguments)} must be of as many items: {_lengths(columns)}")
+            lengths = ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
+            raise ValueError(f"{', '.join(arguments)} must be of as many items: {lengths}")
         return self.pad(self.prepare(columns))
 
     def prepare(self, items: Mapping[str, Sequence]) -> dict[str, list]:
@@ -216,15 +222,15 @@ class TransRecProcessor(ProcessorMixin):
         It has the form that `datasets.Dataset.map(…, batched=True)` takes, so that items are prepared once.
         """
         prepared: dict[str, list] = {}
-        for modality in (MODALITIES[name] for name in self.modalities):
+        for modality in self.read:
             prepared |= modality.prepare(self, items[modality.column(self)])
         return prepared
 
     def pad(self, stored: Mapping[str, Sequence]) -> BatchFeature:
         """Turns stored inputs of [`prepare`], or precomputed features or states in their place, into model inputs."""
         batch: dict[str, torch.Tensor] = {}
-        for name in self.modalities:
-            batch |= MODALITIES[name].pad(self, stored)
+        for modality in self.read:
+            batch |= modality.pad(self, stored)
         if "item_features" in stored:  # of one model for several modalities
             batch["item_features"] = as_tensor(stored["item_features"])
         return BatchFeature(batch)
@@ -237,15 +243,14 @@ class TransRecProcessor(ProcessorMixin):
 
     def user_index(self, user_ids: Iterable[str]) -> list[int]:
         """Returns users' indices in the table of user ids (DSSM)."""
-        indices = []
-        for user_id in user_ids:
-            if user_id not in (self._user_id_index or {}):
-                raise ValueError(
-                    f"user {user_id!r} is not among the {len(self._user_id_index or {})} users that this model was "
-                    "trained on; a model of user ids cannot serve new users, the other user encoders can"
-                )
-            indices.append(self._user_id_index[user_id])
-        return indices
+        known, wanted = self._user_id_index or {}, list(user_ids)
+        unknown = [user_id for user_id in wanted if user_id not in known]
+        if unknown:
+            raise ValueError(
+                f"user {unknown[0]!r} is not among the {len(known)} users that this model was trained on; a model of "
+                "user ids cannot serve new users, the other user encoders can"
+            )
+        return [known[user_id] for user_id in wanted]
 
     def item_id_index(self, item_id: str) -> int:
         """Returns an item's index in the id table."""
@@ -268,10 +273,6 @@ def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, d
     return ids, rows
 
 
-def _lengths(columns: Mapping[str, Sequence]) -> str:
-    return ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
-
-
 def check_processor(processor: TransRecProcessor, config: TransRecConfig) -> None:
     """Raises `ValueError` where a processor and a model do not belong together.
 
@@ -281,7 +282,9 @@ def check_processor(processor: TransRecProcessor, config: TransRecConfig) -> Non
     if "text" in processor.modalities:
         _check_texts(processor, config)
     if "image" in processor.modalities:
-        theirs = image_normalization(_normalization_options(processor.image_processor))
+        options = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        images = processor.image_processor
+        theirs = image_normalization({name: getattr(images, name) for name in options if hasattr(images, name)})
         ours = {name: getattr(config, name) or [0.5, 0.5, 0.5] for name in theirs}
         if any(abs(a - b) > 1e-4 for name in theirs for a, b in zip(theirs[name], ours[name], strict=True)):
             fields = ", ".join(f"{name}={values}" for name, values in theirs.items())
@@ -289,11 +292,6 @@ def check_processor(processor: TransRecProcessor, config: TransRecConfig) -> Non
                 f"the image processor normalises images by {theirs}, and the model by {ours}; make the model with "
                 f"TransRecConfig(…, {fields})"
             )
-
-
-def _normalization_options(image_processor) -> dict:
-    names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-    return {name: getattr(image_processor, name) for name in names if hasattr(image_processor, name)}
 
 
 def _check_texts(processor: TransRecProcessor, config: TransRecConfig) -> None:
@@ -325,8 +323,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedT
     >>> tokenizer.tokenize("Jump rope 肉")
     ['jump', 'rope', '肉']
     """
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    special["mask_token"] = "[MASK]"
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
