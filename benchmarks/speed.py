@@ -55,7 +55,7 @@ from modeling_transrec.evaluation.encoding import encode_catalogue
 from modeling_transrec.evaluation.metrics import Rankings, ranking_metrics
 from modeling_transrec.evaluation.ranking import rank_targets
 from modeling_transrec.evaluation.scoring import CatalogueScorer
-from modeling_transrec.models import processing_transrec, user_encoders
+from modeling_transrec.models import modalities, user_encoders
 from modeling_transrec.models.backbones import layers_of
 from modeling_transrec.models.content_encoders import PixelNormalization
 from modeling_transrec.training.arguments import usual_workers
@@ -416,7 +416,7 @@ def measure_padding(args: argparse.Namespace, fields: dict) -> dict:
         return padded["input_ids"].numpy(), padded["attention_mask"].numpy()
 
     def make_naively(features: list[dict]) -> None:
-        with mock.patch.object(processing_transrec, "pad_right", pad):
+        with mock.patch.object(modalities, "pad_right", pad):
             bench.collator(features)
 
     batches = (bench.features(number, args.batch_size) for number in itertools.count())

@@ -7,9 +7,7 @@ precomputed features and item encoder iterate the table: a new modality is a new
 Shapes: `U` items, `P` of them that have an image or a sound, `T` text tokens.
 """
 
-import io
 import itertools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,14 +16,13 @@ import torch
 from PIL import Image
 
 from .content_encoders import AudioEncoder, ContentEncoder, ImageEncoder, TextEncoder
+from .media import open_image, read_audio
 
 
 if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
     from .processing_transrec import TransRecProcessor
 
-
-logger = logging.getLogger(__name__)
 
 NO_VIDEO = "videos are not read: give an item's cover as its image, and its sound as its audio"
 _LARGEST_IMAGE = 2**13  # height or width, in pixels
@@ -172,7 +169,7 @@ class ImageModality(Modality):
 
     def shape(self, processor: "TransRecProcessor") -> tuple[int, ...]:
         """Returns `(3, height, width)` of every image after resizing and cropping."""
-        shapes = {resize(processor, Image.new("RGB", size)).shape for size in ((64, 48), (48, 64))}
+        shapes = {self.resize(processor, Image.new("RGB", size)).shape for size in ((64, 48), (48, 64))}
         if len(shapes) > 1:
             raise ValueError(
                 f"{type(processor.image_processor).__name__} makes images of different sizes, and a batch needs one; "
@@ -180,10 +177,15 @@ class ImageModality(Modality):
             )
         return shapes.pop()
 
+    def resize(self, processor: "TransRecProcessor", image: Image.Image) -> np.ndarray:
+        """Resizes and crops an image with the image processor, to `(3, height, width)` of uint8."""
+        resized = processor.image_processor([image], do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.asarray(resized["pixel_values"])[0].astype(np.uint8)
+
     def prepare(self, processor: "TransRecProcessor", values: Sequence) -> dict[str, list]:
         """Resizes images, given as `PIL.Image`, bytes, path, or the dictionary of an undecoded `datasets.Image`."""
         images = [open_image(value) for value in values]
-        return {"pixels": [None if image is None else resize(processor, image).tobytes() for image in images]}
+        return {"pixels": [None if image is None else self.resize(processor, image).tobytes() for image in images]}
 
     def collate(self, processor: "TransRecProcessor", stored: Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         """Joins the images that are there, as bytes: a quarter of the size of floats on the way to the device."""
@@ -336,83 +338,3 @@ def _empty_text_token(tokenizer) -> int:
         if token is not None:
             return token
     raise ValueError("the tokenizer has no eos, unk or pad token to stand for an empty text")
-
-
-def open_image(value) -> Image.Image | None:
-    """Opens an image; an image that cannot be read counts as missing, with a warning."""
-    if isinstance(value, dict):  # an undecoded `datasets.Image`
-        value = value["path"] if value["bytes"] is None else value["bytes"]
-    if value is None:
-        return None
-    if not isinstance(value, Image.Image):
-        name = value if isinstance(value, str) else "an image"
-        try:
-            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
-            value.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            logger.warning("%s cannot be read and counts as missing: %s", name, error)
-            return None
-    return value.convert("RGB")
-
-
-def resize(processor: "TransRecProcessor", image: Image.Image) -> np.ndarray:
-    """Resizes and crops an image with the image processor, to `(3, height, width)` of uint8."""
-    resized = processor.image_processor([image], do_rescale=False, do_normalize=False, return_tensors="np")
-    return np.asarray(resized["pixel_values"])[0].astype(np.uint8)
-
-
-def read_audio(value, sampling_rate: int, max_seconds: float) -> np.ndarray | None:
-    """Reads the beginning of a sound as samples of one channel, float32, at a sampling rate.
-
-    A sound that cannot be read, or has no samples, counts as missing, with a warning.
-
-    Args:
-        value: an array at this sampling rate, `{"array": …, "sampling_rate": …}`, an audio file as bytes or path, the
-            dictionary of an undecoded `datasets.Audio`, or what it decodes to.
-        sampling_rate: the feature extractor's.
-        max_seconds: longer sounds are cut.
-    """
-    rate, name = sampling_rate, value if isinstance(value, str) else "a sound"
-    if hasattr(value, "get_all_samples"):  # decoded by `datasets.Audio`
-        decoded = value.get_all_samples()
-        value = {"array": decoded.data.numpy(), "sampling_rate": decoded.sample_rate}
-    if isinstance(value, dict) and "array" in value:
-        value, rate = value["array"], value["sampling_rate"]
-    elif isinstance(value, dict):
-        value = value["path"] if value["bytes"] is None else value["bytes"]
-    if value is None:
-        return None
-    if isinstance(value, bytes | str):
-        try:
-            value, rate = _decode(value, max_seconds)
-        except (OSError, RuntimeError) as error:
-            logger.warning("%s cannot be read and counts as missing: %s", name, error)
-            return None
-    samples = np.asarray(value, dtype=np.float32)
-    samples = samples.mean(axis=0) if samples.ndim == 2 else samples  # (channels, samples)
-    samples = samples[: int(max_seconds * rate)]
-    if rate != sampling_rate:
-        samples = _audio_libraries()[1].resample(samples, rate, sampling_rate)
-    if len(samples) == 0:
-        logger.warning("%s has no samples and counts as missing", name)
-        return None
-    return samples[: int(max_seconds * sampling_rate)]
-
-
-def _decode(file: bytes | str, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Returns samples `(channels, samples)` of an audio file, and their sampling rate."""
-    with _audio_libraries()[0].SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        samples = opened.read(int(max_seconds * opened.samplerate) + 1, dtype="float32", always_2d=True)
-        return samples.T, opened.samplerate
-
-
-def _audio_libraries():
-    """Returns `soundfile`, which reads WAV, FLAC, MP3 and OGG, and `soxr`, which resamples."""
-    try:
-        import soundfile
-        import soxr
-    except ImportError as error:
-        raise ImportError(
-            "reading and resampling audio needs soundfile and soxr: pip install modeling_transrec[audio]"
-        ) from error
-    return soundfile, soxr

@@ -19,7 +19,7 @@ from modeling_transrec import (
 )
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.models.fusions import FUSIONS
-from modeling_transrec.models.modalities import read_audio
+from modeling_transrec.models.media import read_audio
 from modeling_transrec.training.precomputed import PrecomputedItems, precompute
 
 from ..checks import perturb
