@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import AutoModelForSequentialRecommendation, TransRecModel, TransRecPreTrainedModel
@@ -19,7 +20,7 @@ def saved_with_code(model: TransRecPreTrainedModel, processor: TransRecProcessor
         "AutoModel": f"modeling_transrec.{TransRecModel.__name__}",
     }
     is_base = isinstance(model, TransRecModel)
-    names = {
+    names: dict[Any, str] = {
         type(model): "AutoModel" if is_base else AutoModelForSequentialRecommendation.__name__,
         type(processor): "AutoProcessor",
     }

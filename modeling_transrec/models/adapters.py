@@ -99,7 +99,7 @@ def merge_adapters(backbones: Sequence[PreTrainedModel]) -> None:
         adapted = [(name, m) for name, m in backbone.named_modules() if isinstance(m, wrappers)]
         for name, module in adapted:
             if isinstance(module, peft.utils.ModulesToSaveWrapper):
-                merged = module.modules_to_save[module.active_adapter]  # type: ignore[index]  # one adapter
+                merged = module.modules_to_save[module.active_adapter]
             else:
                 module.merge(safe_merge=True)
                 merged = module.get_base_layer()

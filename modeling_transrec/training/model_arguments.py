@@ -160,16 +160,16 @@ class ModelArguments:
                 options = ", --".join([*given, *others])
                 raise ValueError(f"--model_name_or_path brings its own item encoder; leave out --{options}")
         else:
-            read = {part for modalities in given.values() for part in modalities}
+            named = {part for modalities in given.values() for part in modalities}
             if self.modality is None:
-                self.modality = "+".join(part for part in MODALITIES if part in read) or "text"
+                self.modality = "+".join(part for part in MODALITIES if part in named) or "text"
             elif unused := [name for name, modalities in given.items() if not set(modalities) <= set(parts)]:
                 raise ValueError(f"--modality {self.modality} has no use for --{', --'.join(unused)}")
         for option in [backbone.option for backbone in BACKBONES.values() if backbone.option in given]:
-            others = [other for other in given if other != option and set(given[other]) & set(given[option])]
-            if others:
-                parts = " and ".join(given[option])
-                raise ValueError(f"--{option} brings all that reads {parts}; leave out --{', --'.join(others)}")
+            double = [other for other in given if other != option and set(given[other]) & set(given[option])]
+            if double:
+                read = " and ".join(given[option])
+                raise ValueError(f"--{option} brings all that reads {read}; leave out --{', --'.join(double)}")
         if self.peft_config is not None and self.peft is None:
             raise ValueError("--peft_config holds options of --peft; name its kind, such as --peft lora")
 
