@@ -10,30 +10,39 @@ Recommendation Algorithms", UMUAI 2018).
 Shapes: `V` items, `N` interactions, `P` stored pairs, `B` users, `L` history length.
 """
 
+import copy
+import functools
 import hashlib
 import json
+import operator
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.sparse
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from scipy.sparse import coo_array, csr_array
 
 from .loading import as_ids, values_of_interactions
 
 
 TRANSITIONS_FILE = "transitions.safetensors"
-_PAIRS_AT_A_TIME = 2**23  # that are sorted by one thread
+_PAIRS_AT_A_TIME = 2**23  # that are counted by one thread
+_ROWS_AT_A_TIME = 10_000  # that are pruned
 _EXACT = 2.0**30  # weights are multiples of 1 / _EXACT, so that a count is the same in whatever order it is summed up
+_ROUNDING = 2.0**-20  # share of a change that may be left of a count of float32 when the change is taken back
+
+Event = tuple[int, float | None, float]  # item, time and weight of an interaction
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -75,50 +84,6 @@ class TransitionSettings:
         return np.round(np.stack([forward, self.backward * forward]) * _EXACT) / _EXACT
 
 
-@dataclass
-class _Counts:
-    """A sparse matrix `(V, V)` in compressed rows: columns and values of row `a` lie from `offsets[a]` on."""
-
-    offsets: np.ndarray  # (V + 1,) int64
-    columns: np.ndarray  # (P,) int32
-    values: np.ndarray  # (P,) float32
-
-    @classmethod
-    def sum_pairs(cls, num_items: int, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> "_Counts":
-        """From pairs in any order; those that occur twice are added up, what adds up to nothing is left out."""
-        keys = rows.astype(np.int64) * num_items + columns
-        order = np.argsort(keys)
-        keys, values = keys[order], values[order]
-        starts = _starts(keys)
-        sums, sizes = _sum_from(values, starts), _sum_from(np.abs(values), starts)
-        kept = np.abs(sums) > 2.0**-20 * sizes  # what is taken away again leaves at most the rounding of float32
-        rows, columns = np.divmod(keys[starts][kept], num_items)
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_items))])
-        return cls(offsets.astype(np.int64), columns.astype(np.int32), sums[kept].astype(np.float32))
-
-    def rows(self) -> np.ndarray:
-        """The row of each stored pair `(P,)`."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    def find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the pairs of these rows `(R,)` are stored, one row's after the other's, and how many of each."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        first = np.repeat(self.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
-        return first + np.arange(len(first)), lengths
-
-
-def _starts(keys: np.ndarray) -> np.ndarray:
-    """Where a new value begins in sorted keys."""
-    if len(keys) == 0:
-        return np.zeros(0, dtype=np.int64)
-    return np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-
-
-def _sum_from(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums of the values from one start to the next."""
-    return np.add.reduceat(values, starts) if len(starts) else np.zeros(0)
-
-
 def count_pairs(
     items: np.ndarray,
     offsets: np.ndarray,
@@ -126,15 +91,14 @@ def count_pairs(
     settings: TransitionSettings,
     weights: np.ndarray | None = None,
     num_threads: int | None = None,
-) -> _Counts:
-    """Counts all pairs of interactions of one user that are at most `window` apart.
+) -> csr_array:
+    """Counts all pairs of interactions of one user that are at most `window` apart: `(V, V)`, float32.
 
-    The interactions are sorted by item. A block of items then finds the pairs of its rows, forward and backward, with
-    one shifted read for each distance, and adds them up by sorting: memory is bounded by the blocks and the result,
-    which is the same for any blocks, threads and order of the users.
+    A block of rows is counted at a time, from all interactions with its items. So memory is bounded by the blocks and
+    the result, which is the same for any blocks, threads and order of the users.
 
     Args:
-        items: `(N,)`, one user's items in time order after the other's.
+        items: `(N,)` int32, one user's items in time order after the other's.
         offsets: `(users + 1,)`: user `u` has the interactions from `offsets[u]` to `offsets[u + 1]`.
         num_items: `V`.
         settings: window, decay and weight of the way back.
@@ -142,79 +106,107 @@ def count_pairs(
         num_threads: by default as many as there are cores.
     """
     window, table = settings.window, settings.pair_weights().ravel()
+    integer = np.int32 if len(items) + window < 2**31 else np.int64
+    distances = np.arange(1, window + 1, dtype=integer)
+    distances = np.concatenate([distances, -distances])  # (2 window,) as in the table
     lengths = np.diff(offsets)
-    position = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
-    before = np.minimum(position, window).astype(np.uint16)  # interactions of the same user within the window
-    after = np.minimum(np.repeat(lengths, lengths) - position - 1, window).astype(np.uint16)
-    del position
-    place_bits = max(1, len(items).bit_length())
-    order = np.sort((items.astype(np.int64) << place_bits) | np.arange(len(items))) & ((1 << place_bits) - 1)
-    item_starts = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=num_items))])
-    pairs_before = np.concatenate([[0], np.cumsum(before[order].astype(np.int64) + after[order])])[item_starts]
-    code_bits = (2 * window - 1).bit_length()
-    distances = np.arange(1, window + 1)
-    # All items that follow, and all that precede, an interaction lie side by side.
-    padded = np.concatenate([np.zeros(window, np.int32), items.astype(np.int32), np.zeros(window + 1, np.int32)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
-    ways = (after, window + 1, distances, 1), (before, 0, distances[::-1], -1)
+    first, end = (np.repeat(of_user.astype(integer), lengths) for of_user in (offsets[:-1], offsets[1:]))
+    by_item = np.argsort(items, kind="stable").astype(integer)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=num_items))])  # of each item's interactions
 
-    def find_pairs(first: int, last: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of a block of rows: pairs with their way and distance as one number each, and the later interaction."""
-        keys = np.empty(pairs_before[last] - pairs_before[first], dtype=np.int64)
-        later = np.empty(len(keys), dtype=np.int64) if weights is not None else None
-        end = 0
-        for start in range(item_starts[first], item_starts[last], 2**15):
-            places = order[start : min(start + 2**15, item_starts[last])]
-            rows = ((items[places].astype(np.int64) - first) * num_items)[:, None]
-            for way, (available, shift, distance, sign) in enumerate(ways):
-                exists = distance <= available[places][:, None]
-                pairs = ((rows + windows[places + shift]) << code_bits) | (way * window + distance - 1)
-                found = pairs[exists]
-                keys[end : end + len(found)] = found
-                if later is not None:
-                    later[end : end + len(found)] = (places[:, None] + np.maximum(sign * distance, 0))[exists]
-                end += len(found)
-        return keys, later
+    def count_rows(from_item: int, to_item: int) -> csr_array:
+        places = by_item[starts[from_item] : starts[to_item]]
+        others = places[:, None] + distances
+        exists = (first[places, None] <= others) & (others < end[places, None])
+        values = np.broadcast_to(table, exists.shape)[exists]
+        if weights is not None:
+            values *= weights[np.maximum(places[:, None], others)[exists]]
+        pairs_before = np.concatenate([[0], np.cumsum(exists.sum(axis=1))])
+        row_starts = pairs_before[starts[from_item : to_item + 1] - starts[from_item]]
+        rows = csr_array((values, items[others[exists]], row_starts), shape=(to_item - from_item, num_items))
+        rows.sum_duplicates()
+        rows.eliminate_zeros()  # a weight may be zero
+        return rows.astype(np.float32)
 
-    def count_block(first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        keys, later = find_pairs(first, last)
-        if later is None:
-            keys.sort()
-            values = table[keys & ((1 << code_bits) - 1)]
-        else:
-            by_key = np.argsort(keys, kind="stable")
-            keys = keys[by_key]
-            values = table[keys & ((1 << code_bits) - 1)] * weights[later[by_key]]
-        keys >>= code_bits
-        starts = _starts(keys)
-        pairs, values = keys[starts], _sum_from(values, starts)
-        if later is not None:  # a weight may be zero
-            pairs, values = pairs[values != 0], values[values != 0]
-        rows = pairs // num_items
-        columns = (pairs - rows * num_items).astype(np.int32)
-        return np.bincount(rows, minlength=last - first), columns, values.astype(np.float32)
-
-    bounds = np.searchsorted(pairs_before, np.arange(0, pairs_before[-1] + 1, _PAIRS_AT_A_TIME))
+    bounds = np.searchsorted(starts, np.arange(0, len(items), max(1, _PAIRS_AT_A_TIME // (2 * window))))
     bounds = np.unique(np.concatenate([[0], bounds, [num_items]]))
     # As large as if no pair occurred twice; memory is taken only for what is written.
-    columns, values = np.empty(pairs_before[-1], np.int32), np.empty(pairs_before[-1], np.float32)
-    row_lengths, end = [np.zeros(0, np.int64)], 0
+    most = 2 * int(np.minimum(np.arange(len(items)) - first, window).sum())
+    columns, values = np.empty(most, np.int32), np.empty(most, np.float32)
+    row_starts, stored = [np.zeros(1, np.int64)], 0
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
-        for lengths_of_rows, its_columns, its_values in pool.map(count_block, bounds[:-1], bounds[1:]):
-            start, end = end, end + len(its_columns)
-            columns[start:end], values[start:end] = its_columns, its_values
-            row_lengths.append(lengths_of_rows)
-    columns.resize(end, refcheck=False)
-    values.resize(end, refcheck=False)
-    return _Counts(np.concatenate([[0], np.cumsum(np.concatenate(row_lengths))]).astype(np.int64), columns, values)
+        for rows in pool.map(count_rows, bounds[:-1], bounds[1:]):
+            start, stored = stored, stored + rows.nnz
+            columns[start:stored], values[start:stored] = rows.indices, rows.data
+            row_starts.append(start + rows.indptr[1:].astype(np.int64))
+    return _matrix(values[:stored], columns[:stored], np.concatenate(row_starts))
+
+
+def _matrix(values: np.ndarray, columns: np.ndarray, row_starts: np.ndarray) -> csr_array:
+    """A square matrix in compressed rows, which shares these arrays: `scipy` asks for indices of one type."""
+    integer = np.int32 if row_starts[-1] < 2**31 else np.int64
+    shape = (len(row_starts) - 1,) * 2
+    return csr_array((values, columns.astype(integer, copy=False), row_starts.astype(integer)), shape=shape)
+
+
+class _Layers(Generic[K, V]):
+    """A mapping that never changes; one with some other values shares nearly everything with it.
+
+    It is made of dictionaries, each at least twice as large as the next, which goes before it.
+
+    >>> one = _Layers({"a": 1, "b": 2})
+    >>> one.changed({"a": 3}).get("a", 0), one.get("a", 0)
+    (3, 1)
+    """
+
+    def __init__(self, *layers: dict[K, V]):
+        self._layers = layers
+
+    def get(self, key: K, default: V) -> V:
+        for layer in reversed(self._layers):
+            if key in layer:
+                return layer[key]
+        return default
+
+    def as_dict(self) -> dict[K, V]:
+        return functools.reduce(operator.or_, self._layers, {})
+
+    def changed(self, values: dict[K, V]) -> "_Layers[K, V]":
+        layers = [*self._layers, values]
+        while len(layers) > 1 and len(layers[-2]) < 2 * len(layers[-1]):
+            last = layers.pop()
+            layers[-1] = layers[-1] | last
+        return _Layers(*layers)
+
+
+@dataclass(frozen=True)
+class _Histories:
+    """The interactions of users that were counted: user `u` has those from `offsets[u]` to `offsets[u + 1]`."""
+
+    users: dict[str, int]
+    offsets: np.ndarray
+    items: np.ndarray  # -1 where the catalogue does not have the item
+    times: np.ndarray | None
+    weights: np.ndarray | None
+
+    def of(self, user_id: str) -> tuple[Event, ...]:
+        user = self.users.get(user_id)
+        if user is None:
+            return ()
+        events = slice(self.offsets[user], self.offsets[user + 1])
+        items = self.items[events].tolist()
+        times = [None] * len(items) if self.times is None else self.times[events].tolist()
+        weights = [1.0] * len(items) if self.weights is None else self.weights[events].tolist()
+        return tuple(zip(items, times, weights, strict=True))
 
 
 class Transitions:
     r"""
     A platform's counted item-to-item transitions.
 
-    They belong to a catalogue, not to a checkpoint. Made by [`from_sequences`], kept up to date by [`update`] and
-    [`forget`], merged from shards by [`merge`], saved by [`save_pretrained`].
+    They belong to a catalogue, not to a checkpoint. Made by [`from_sequences`], merged from shards by [`merge`], saved
+    by [`save_pretrained`]. They never change: [`update`], [`forget`] and the others return new transitions, which
+    share nearly everything with these, so that threads can read them.
 
     Args:
         item_ids: `(V,)` ids of the items.
@@ -232,30 +224,36 @@ class Transitions:
     def __init__(self, item_ids: Sequence[str], settings: TransitionSettings | None = None):
         self.item_ids = as_ids(item_ids).to_pylist() if len(item_ids) else []
         self.settings = settings or TransitionSettings()
-        self.item_counts = np.zeros(len(self.item_ids))  # D (V,)
         self.stamp: dict = {}  # of the data: fingerprint and numbers of users and interactions
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
         if len(self._index) != len(self.item_ids):
             raise ValueError("an item id is given twice; ids must be distinct")
-        self._counts = _Counts(
-            np.zeros(len(self.item_ids) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
-        )
-        self._changes: dict[int, dict[int, float]] = {}  # to be added to the counts
-        self._scale: np.ndarray | None = None  # item_counts ** -power
-        self._changing = threading.RLock()  # readers see whole changes
+        self._counts = csr_array((len(self.item_ids),) * 2, dtype=np.float32)
+        self._counted = np.zeros(len(self.item_ids))  # item counts that belong to the counts
+        self._changes: _Layers[int, dict[int, float]] = _Layers()  # to be added to the counts, by row
+        self._changed: _Layers[int, float] = _Layers()  # to be added to the item counts
+        self._num_changes = 0  # pairs that were changed
+        self._base: Transitions | None = None  # the transitions without the changes
         self._pair_weights = [weights.tolist() for weights in self.settings.pair_weights()]
-        # Of users who are kept: items, times and weights.
-        self._histories: dict[str, list[tuple[int, float | None, float]]] = {}
-        self._kept = 0  # how many of each user's last interactions are kept; None: all
+        self._kept: _Histories | None = None  # of users, as they were counted
+        self._histories: _Layers[str, tuple[Event, ...]] = _Layers()  # of users whose history has changed since
         self._reference: float | None = None  # the time at which an interaction weighs 1
         self._latest: float | None = None  # the last time that was seen
+
+    def _replace(self, **changes) -> "Transitions":
+        """Returns a copy with other attributes; what was derived from the old ones is derived anew."""
+        other = copy.copy(self)
+        for name in ("item_counts", "_scales", "_settled"):
+            vars(other).pop(name, None)
+        vars(other).update(changes)
+        return other
 
     @classmethod
     def from_sequences(
         cls,
         sequences: datasets.Dataset | Sequence[Sequence[str]],
         item_ids: Sequence[str] | None = None,
-        keep: str = "nothing",
+        keep_histories: bool = False,
         weights: np.ndarray | None = None,
         num_threads: int | None = None,
         **settings,
@@ -267,18 +265,18 @@ class Transitions:
                 or lists of item ids.
             item_ids: the catalogue; other items count for distances, but are left out of the result. By default the
                 items of the histories.
-            keep: which interactions of the users stay known: `"nothing"`, `"recent"` (as many as [`update`] needs) or
-                `"all"` ([`forget`] needs them).
+            keep_histories: whether the histories stay known, by the column `user_id`, so that [`update`] goes on from
+                their ends and [`forget`] can take them away.
             weights: `(N,)` of each interaction, the first user's first, by default those of the data set; a pair
                 weighs what its later interaction weighs.
             num_threads: by default as many as there are cores.
             settings: those of [`TransitionSettings`].
         """
-        if keep not in ("nothing", "recent", "all"):
-            raise ValueError(f"keep must be 'nothing', 'recent' or 'all', got {keep!r}")
         if not isinstance(sequences, datasets.Dataset):
             lists = pa.array(map(list, sequences), pa.list_(pa.string()))
             sequences = datasets.Dataset(pa.table({"item_ids": lists}))
+        if keep_histories and "user_id" not in sequences.column_names:
+            raise ValueError("keep_histories needs a column user_id")
         chosen = TransitionSettings(**settings)
         lists = _whole(sequences, "item_ids")
         flat, lengths = lists.flatten().cast(pa.string()), lists.value_lengths().to_numpy(zero_copy_only=False)
@@ -290,14 +288,16 @@ class Transitions:
         items = pc.index_in(flat, value_set=everything).to_numpy(zero_copy_only=False).astype(np.int32)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         weights = values_of_interactions(sequences, "weights") if weights is None else weights
-        needs_times = chosen.half_life is not None or keep != "nothing"
-        times = values_of_interactions(sequences, "timestamps") if needs_times else None
+        times = values_of_interactions(sequences, "timestamps")
         if chosen.half_life is not None and times is None:
             raise ValueError("half_life needs timestamps; the histories have none")
         if weights is not None and (len(weights) != len(items) or not (np.asarray(weights) >= 0).all()):
             raise ValueError(f"weights must be {len(items)} numbers of at least 0, one an interaction")
 
         whole = cls(everything.to_pylist(), chosen)
+        if keep_histories:
+            users = {user_id: user for user, user_id in enumerate(_whole(sequences, "user_id").to_pylist())}
+            whole._kept = _Histories(users, offsets, items, times, weights)
         if times is not None and len(times):
             whole._latest = float(times.max())
         aged = weights
@@ -305,7 +305,7 @@ class Transitions:
             whole._reference = whole._latest
             aged = 0.5 ** ((whole._latest - times) / chosen.half_life) * (1.0 if weights is None else weights)
         whole._counts = count_pairs(items, offsets, len(everything), chosen, aged, num_threads)
-        whole.item_counts = np.bincount(items, weights=aged, minlength=len(everything)).astype(np.float64)
+        whole._counted = np.bincount(items, weights=aged, minlength=len(everything)).astype(np.float64)
         digest = hashlib.sha256(json.dumps(whole.item_ids).encode())
         digest.update(items.tobytes() + offsets.tobytes() + (b"" if weights is None else weights.tobytes()))
         whole.stamp = {
@@ -314,11 +314,7 @@ class Transitions:
             "num_interactions": len(items),
             "num_changes": 0,
         }
-        if keep != "nothing":
-            if "user_id" not in sequences.column_names:
-                raise ValueError(f"keep={keep!r} needs a column user_id")
-            whole._keep(sequences["user_id"], items, times, weights, offsets, keep)
-        return whole if len(known) == len(everything) else whole.aligned(known.to_pylist())
+        return whole.aligned(known.to_pylist())
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -328,61 +324,59 @@ class Transitions:
 
     def __getitem__(self, item_id: str) -> dict[str, float]:
         """The raw counts from one item to others, by item id."""
-        index = self._index[item_id]
-        found: dict[int, float] = {}
-        row = slice(self._counts.offsets[index], self._counts.offsets[index + 1])
-        for column, value in zip(self._counts.columns[row].tolist(), self._counts.values[row].tolist(), strict=True):
-            found[column] = value
-        for column, value in self._changes.get(index, {}).items():
-            found[column] = found.get(column, 0.0) + value
-        return {self.item_ids[column]: value for column, value in sorted(found.items()) if value != 0}
+        row = self._settled._counts[[self._index[item_id]]]
+        return {self.item_ids[column]: count for column, count in zip(row.indices, row.data.tolist(), strict=True)}
 
     @property
     def num_pairs(self) -> int:
         """How many pairs of items have a count."""
-        self._settle()
-        return len(self._counts.columns)
+        return self._settled._counts.nnz
 
     def to_dense(self) -> np.ndarray:
         """The raw counts `(V, V)`; for few items."""
-        self._settle()
-        dense = np.zeros((len(self), len(self)))
-        dense[self._counts.rows(), self._counts.columns] = self._counts.values
-        return dense
+        return self._settled._counts.toarray().astype(np.float64)
 
     # Reading
+
+    @functools.cached_property
+    def item_counts(self) -> np.ndarray:
+        """`D` `(V,)`: how often each item occurs."""
+        changed = self._changed.as_dict()
+        counts = self._counted.copy() if changed else self._counted
+        counts[list(changed)] += list(changed.values())
+        return counts
+
+    @functools.cached_property
+    def _scales(self) -> np.ndarray:
+        """`D ** -power` `(V,)`; computed anew only for items that have been counted since the base."""
+        computed = slice(None) if self._base is None else list(self._changed.as_dict())
+        scales = np.zeros(len(self)) if self._base is None else self._base._scales.copy()
+        counts, power = self.item_counts[computed], self.settings.power
+        scales[computed] = np.power(counts, -power, out=np.zeros(len(counts)), where=counts > 0)
+        return scales
 
     def with_settings(self, **settings) -> "Transitions":
         """The same counts, read with another `power` or `history_decay`; nothing is copied."""
         fixed = {"window", "decay", "backward", "half_life"} & set(settings)
         if fixed:
             raise ValueError(f"{', '.join(sorted(fixed))} belong to counting; make the transitions anew")
-        other = object.__new__(Transitions)
-        other.__dict__.update(self.__dict__)
-        other.settings, other._scale = TransitionSettings(**{**asdict(self.settings), **settings}), None
-        return other
+        return self._replace(settings=replace(self.settings, **settings), _base=None)
 
-    def scores(self, histories: np.ndarray) -> scipy.sparse.csr_array:
+    def scores(self, histories: np.ndarray) -> csr_array:
         """Returns the scores `(B, V)` of a batch of histories, of which only those above zero are stored.
 
         Args:
             histories: `(B, L)` indices of items, -1 at padding on the left.
         """
-        with self._changing:
-            users, items, scores, _ = self._entries(histories)
-        entries = scipy.sparse.coo_array((scores, (users, items)), shape=(len(histories), len(self)))
+        users, items, scores, _ = self._entries(histories)
+        entries = coo_array((scores, (users, items)), shape=(len(histories), len(self)))
         return entries.tocsr()  # sums what several items of a history give
-
-    def select(self, catalogue_index: np.ndarray) -> "Transitions":
-        """Returns the transitions of these items only, which get the indices 0, 1, …"""
-        return self.aligned([self.item_ids[index] for index in catalogue_index])
 
     def contributions(self, history: np.ndarray, items: np.ndarray) -> np.ndarray:
         """What each item of a history `(L,)` adds to the scores of some items `(K,)`: `(L, K)`."""
         _, columns, scores, places = self._entries(np.asarray(history)[None])
-        found = np.zeros((len(history), len(self)))
-        np.add.at(found, (places, columns), scores)
-        return found[:, items]
+        entries = coo_array((scores, (places, columns)), shape=(len(history), len(self)))
+        return entries.tocsc()[:, items].toarray()
 
     def _entries(self, histories: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Users, items and scores of every stored pair that starts at an item of a history, and its place there."""
@@ -390,37 +384,26 @@ class Transitions:
         # What weighs less than a millionth is not read.
         reach = length if decay == 1 else min(length, int(np.log(1e-6) / np.log(decay)) + 1)
         read = histories[:, length - reach :]
-        if self._changes and read.size > 1000:
-            self._settle()
         users, places = np.nonzero(read >= 0)
         rows = read[users, places]
-        scale = self._scales()
-        weights = decay ** (reach - 1.0 - places) * scale[rows]
-        stored, lengths = self._counts.find(rows)
-        which = np.repeat(np.arange(len(rows)), lengths)
-        columns, values = self._counts.columns[stored].astype(np.int64), self._counts.values[stored].astype(np.float64)
-        if self._changes:
-            changed = [
-                (number, column, value)
-                for number, row in enumerate(rows.tolist())
-                for column, value in self._changes.get(row, {}).items()
-            ]
-            if changed:
-                numbers, others, added = (np.array(part) for part in zip(*changed, strict=True))
-                which, columns = np.concatenate([which, numbers]), np.concatenate([columns, others])
-                values = np.concatenate([values, added])
-        scores = values * weights[which] * scale[columns]
+        current = self if len(rows) < 1000 else self._settled
+        stored = current._counts[rows]
+        which, columns, values = np.repeat(np.arange(len(rows)), np.diff(stored.indptr)), stored.indices, stored.data
+        changed = [
+            (number, column, value)
+            for number, row in enumerate(rows.tolist())
+            for column, value in current._changes.get(row, {}).items()
+        ]
+        if changed:
+            added = zip((which, columns, values), zip(*changed, strict=True), strict=True)
+            which, columns, values = (np.concatenate([old, new]) for old, new in added)
+        scale = self._scales
+        if self.settings.half_life is not None and self._latest != self._reference:
+            # Counts and item counts become those of the last time that was seen.
+            age = (self._latest - self._reference) / self.settings.half_life
+            values = values * 0.5 ** (age * (1 - 2 * self.settings.power))
+        scores = values * (decay ** (reach - 1.0 - places) * scale[rows])[which] * scale[columns]
         return users[which], columns, scores, places[which] + (length - reach)
-
-    def _scales(self) -> np.ndarray:
-        """`D ** -power` `(V,)`; with a half-life counts and item counts are those of the last time that was seen."""
-        if self._scale is None:
-            with np.errstate(divide="ignore"):
-                self._scale = np.where(self.item_counts > 0, self.item_counts**-self.settings.power, 0.0)
-        if self.settings.half_life is None or self._latest == self._reference:
-            return self._scale
-        aged = 0.5 ** ((self._latest - self._reference) / self.settings.half_life)
-        return self._scale * aged ** (0.5 - self.settings.power)
 
     # Change
 
@@ -431,207 +414,218 @@ class Transitions:
         timestamps: Sequence[float] | None = None,
         weights: Sequence[float] | None = None,
     ) -> "Transitions":
-        """Counts new interactions of a user, in microseconds each.
+        """Returns these transitions with new interactions of a user, in microseconds each.
 
-        They follow those of the user that are kept, see `keep` of [`from_sequences`]; of a user who is not known they
-        are the first. An interaction with the item and time of one that is kept already does not count again.
+        They follow those of the user that are kept, see [`from_sequences`]; of a user who is not known they are the
+        first. An interaction with the item and time of one that is kept already does not count again.
 
         Args:
             user_id: the user.
             new_items: item ids, in time order.
             timestamps: their times; needed where there is a half-life.
             weights: what each of them counts, by default 1.
-
-        Returns: itself.
         """
         if isinstance(new_items, str):
             raise ValueError("new_items must be a list of item ids, not one id")
         if timestamps is None and self.settings.half_life is not None:
             raise ValueError("these transitions have a half-life: give the timestamps of the interactions")
-        times = [None] * len(new_items) if timestamps is None else list(timestamps)
-        weights = [1.0] * len(new_items) if weights is None else list(weights)
-        indices = [self._known(item_id) for item_id in new_items]
-        history = self._histories.setdefault(user_id, [])
-        is_new_user, added = not history, 0
-        with self._changing:
-            for index, time, weight in zip(indices, times, weights, strict=True):
-                if time is not None and any(event[:2] == (index, time) for event in history):
-                    continue
-                self._add_event(history, index, time, weight)
-                history.append((index, time, weight))
-                added += 1
-        self.stamp["num_changes"] = self.stamp.get("num_changes", 0) + added
-        self.stamp["num_interactions"] = self.stamp.get("num_interactions", 0) + added
-        self.stamp["num_users"] = self.stamp.get("num_users", 0) + is_new_user
-        if self._kept is not None:
-            del history[: -max(self._kept, self.settings.window)]
-        return self
+        history = self._history(user_id)
+        seen = {event[:2] for event in history}
+        events: list[Event] = []
+        times = [None] * len(new_items) if timestamps is None else timestamps
+        weights = [1.0] * len(new_items) if weights is None else weights
+        for item_id, time, weight in zip(new_items, times, weights, strict=True):
+            if item_id not in self._index:
+                raise ValueError(f"item {item_id!r} is not among the {len(self)} items; add_items([…]) makes it known")
+            event = self._index[item_id], time
+            if time is None or event not in seen:
+                events.append((*event, weight))
+                seen.add(event)
+        if not events:
+            return self
+        whole = (*history, *events)
+        kept = whole if self._kept is not None else whole[-self.settings.window :]
+        return self._with_events(history, events, 1)._with_user(user_id, kept, len(events), int(not history))
 
     def forget(self, user_id: str, history: Sequence[str] | None = None) -> "Transitions":
-        """Takes all that a user has added out of the counts, which are then those made without this user.
+        """Returns these transitions without a user: those that are counted without this user.
 
         Args:
             user_id: the user.
-            history: the user's whole history, where it is not kept here (`keep="all"`) and all of it counted 1.
-
-        Returns: itself.
+            history: the user's whole history, where it is not kept here (`keep_histories`) and all of it counted 1.
         """
-        if history is None:
-            if self._kept is not None:
-                raise ValueError(
-                    "whole histories are not kept here; give the user's history, or count with keep='all'"
-                )
-            if user_id not in self._histories:
-                raise ValueError(f"there is no history of user {user_id!r}")
-            events = self._histories[user_id]
-        else:
+        if history is not None:
             if self.settings.half_life is not None:
-                raise ValueError("with a half-life the times are needed: count with keep='all'")
-            events = [(self._known(item_id), None, 1.0) for item_id in history]
-        past: list[tuple[int, float | None, float]] = []
-        for index, time, weight in events:
-            self._add_event(past, index, time, -weight)
-            past.append((index, time, weight))
-        self._histories.pop(user_id, None)
-        self.stamp["num_changes"] = self.stamp.get("num_changes", 0) + len(events)
-        self.stamp["num_interactions"] = self.stamp.get("num_interactions", 0) - len(events)
-        self.stamp["num_users"] = self.stamp.get("num_users", 0) - 1
-        return self
+                raise ValueError("with a half-life the times are needed: count with keep_histories=True")
+            events: Sequence[Event] = [(self._index.get(item_id, -1), None, 1.0) for item_id in history]
+        elif self._kept is not None:
+            events = self._history(user_id)
+        else:
+            raise ValueError("histories are not kept here: give the user's, or count with keep_histories=True")
+        if not events:
+            raise ValueError(f"there is no history of user {user_id!r}")
+        return self._with_events((), events, -1)._with_user(user_id, (), -len(events), -1)
 
-    def add_items(self, item_ids: Sequence[str]) -> "Transitions":
-        """Makes new items known, which have no counts yet. Returns: itself."""
-        self._settle()
-        new = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in self._index]
-        self._index.update((item_id, len(self.item_ids) + number) for number, item_id in enumerate(new))
-        self.item_ids = self.item_ids + new
-        self.item_counts = np.concatenate([self.item_counts, np.zeros(len(new))])
-        end = self._counts.offsets[-1]
-        self._counts.offsets = np.concatenate([self._counts.offsets, np.full(len(new), end)])
-        self._scale = None
-        return self
+    def _history(self, user_id: str) -> tuple[Event, ...]:
+        """The interactions of a user that are kept."""
+        counted = self._kept.of(user_id) if self._kept is not None else ()
+        return self._histories.get(user_id, counted)
 
-    def _add_event(self, history: list, index: int, time: float | None, weight: float) -> None:
-        if self.settings.half_life is not None:
-            if self._reference is None:
-                self._reference = self._latest = time
-            self._latest = max(self._latest, time)
-            weight *= 0.5 ** ((self._reference - time) / self.settings.half_life)
+    def _with_user(self, user_id: str, history: tuple[Event, ...], added: int, added_users: int) -> "Transitions":
+        numbers = {"num_interactions": added, "num_users": added_users, "num_changes": abs(added)}
+        stamp = self.stamp | {name: self.stamp.get(name, 0) + number for name, number in numbers.items()}
+        return self._replace(stamp=stamp, _histories=self._histories.changed({user_id: history}))
+
+    def _with_events(self, history: Sequence[Event], events: Sequence[Event], sign: int) -> "Transitions":
+        """Returns the transitions with the pairs of events that follow a history added, or taken away."""
         forward, backward = self._pair_weights
-        to_others = self._changes.setdefault(index, {})
-        for distance, (other, _, _) in enumerate(reversed(history[-self.settings.window :])):
-            from_other = self._changes.setdefault(other, {})
-            from_other[index] = from_other.get(index, 0.0) + weight * forward[distance]
-            to_others[other] = to_others.get(other, 0.0) + weight * backward[distance]
-        self.item_counts[index] += weight
-        if self._scale is not None:
-            count = self.item_counts[index]
-            self._scale[index] = count**-self.settings.power if count > 0 else 0.0
+        window, half_life = self.settings.window, self.settings.half_life
+        reference, latest = self._reference, self._latest
+        rows: dict[int, dict[int, float]] = {}
+        counts: dict[int, float] = {}
 
-    def _known(self, item_id: str) -> int:
-        if item_id not in self._index:
-            raise ValueError(f"item {item_id!r} is not among the {len(self)} items; add_items([…]) makes it known")
-        return self._index[item_id]
+        def row(index: int) -> dict[int, float]:
+            if index not in rows:
+                rows[index] = self._changes.get(index, {}).copy()
+            return rows[index]
 
-    def _settle(self) -> None:
-        """Adds the changes to the sparse matrix."""
-        if not self._changes:
-            return
-        rows = np.repeat(list(self._changes), [len(row) for row in self._changes.values()])
-        columns = np.array([column for row in self._changes.values() for column in row], dtype=np.int64)
-        values = np.array([value for row in self._changes.values() for value in row.values()])
-        self._changes = {}
-        parts = (self._counts.rows(), rows), (self._counts.columns, columns), (self._counts.values, values)
-        self._counts = _Counts.sum_pairs(len(self), *map(np.concatenate, parts))
+        recent, num_pairs = [index for index, _, _ in history[-window:]], 0
+        for index, time, weight in events:
+            weight *= sign
+            if half_life is not None and time is not None:
+                reference = time if reference is None else reference
+                latest = time if latest is None else max(latest, time)
+                weight *= 0.5 ** ((reference - time) / half_life)
+            if index >= 0:
+                to_others = row(index)
+                for distance, other in enumerate(reversed(recent)):
+                    if other >= 0:
+                        from_other = row(other)
+                        from_other[index] = from_other.get(index, 0.0) + weight * forward[distance]
+                        to_others[other] = to_others.get(other, 0.0) + weight * backward[distance]
+                        num_pairs += 2
+                counts[index] = counts.get(index, self._changed.get(index, 0.0)) + weight
+            recent = [*recent, index][-window:]
+        changed = self._replace(
+            _changes=self._changes.changed(rows),
+            _changed=self._changed.changed(counts),
+            _num_changes=self._num_changes + num_pairs,
+            _base=self._base or self,
+            _reference=reference,
+            _latest=latest,
+        )
+        is_due = changed._num_changes > max(2**16, self._counts.nnz // 8)
+        return changed._settled if is_due else changed
 
-    def _keep(self, user_ids: Sequence[str], items, times, weights, offsets, keep: str) -> None:
-        self._kept = None if keep == "all" else self.settings.window
-        ends = offsets[1:].tolist()
-        starts = (offsets[:-1] if keep == "all" else np.maximum(offsets[:-1], offsets[1:] - self._kept)).tolist()
-        items = items.tolist()
-        times = [None] * len(items) if times is None else times.tolist()
-        weights = [1.0] * len(items) if weights is None else weights.tolist()
-        self._histories = {
-            user: list(zip(items[start:end], times[start:end], weights[start:end], strict=True))
-            for user, start, end in zip(user_ids, starts, ends, strict=True)
-        }
+    @functools.cached_property
+    def _settled(self) -> "Transitions":
+        """The same transitions, the changes added to the matrix."""
+        if self._base is None:
+            return self
+        by_row = self._changes.as_dict()
+        rows = np.repeat(list(by_row), [len(changes) for changes in by_row.values()])
+        columns = np.array([column for changes in by_row.values() for column in changes], dtype=np.int64)
+        values = np.array([value for changes in by_row.values() for value in changes.values()])
+        before = self._counts[rows, columns]
+        values = np.where(np.abs(before + values) > _ROUNDING * np.abs(values), values, -before).astype(np.float32)
+        changes = csr_array((values, (rows, columns)), shape=self._counts.shape)
+        return self._replace(
+            _counts=self._counts + changes,  # which leaves out what adds up to nothing
+            _counted=self.item_counts,
+            _changes=_Layers(),
+            _changed=_Layers(),
+            _num_changes=0,
+            _base=None,
+        )
 
     # Whole matrices
 
+    def add_items(self, item_ids: Sequence[str]) -> "Transitions":
+        """Returns these transitions with new items, which have no counts yet."""
+        return self.aligned([*self.item_ids, *dict.fromkeys(one for one in item_ids if one not in self._index)])
+
+    def select(self, catalogue_index: np.ndarray) -> "Transitions":
+        """Returns the transitions of these items only, which get the indices 0, 1, …"""
+        return self.aligned([self.item_ids[index] for index in catalogue_index])
+
+    def aligned(self, item_ids: Sequence[str]) -> "Transitions":
+        """Returns the transitions of another catalogue: items that it lacks are left out, new ones get no counts.
+
+        Args:
+            item_ids: the catalogue's ids, in its order.
+        """
+        if list(item_ids) == self.item_ids:
+            return self
+        settled, other = self._settled, Transitions(item_ids, self.settings)
+        old_index = np.array([self._index.get(item_id, -1) for item_id in other.item_ids], dtype=np.int64)
+        new_index = np.full(len(self) + 1, -1)  # the last is that of unknown items
+        stay = np.flatnonzero(old_index >= 0)
+        new_index[old_index[stay]] = stay
+        counts = settled._counts
+        if not np.array_equal(old_index[stay], np.arange(len(self))):  # more than items added at the end
+            counts = counts[old_index[stay]][:, old_index[stay]]
+            counts.sort_indices()
+        row_lengths = np.zeros(len(other), np.int64)
+        row_lengths[stay] = np.diff(counts.indptr)
+        columns = stay.astype(counts.indices.dtype)[counts.indices]
+        other._counts = _matrix(counts.data, columns, np.concatenate([[0], np.cumsum(row_lengths)]))
+        other._counted[stay] = settled._counted[old_index[stay]]
+        kept = self._kept and replace(self._kept, items=new_index[self._kept.items])
+        histories = {
+            user: tuple((int(new_index[index]), time, weight) for index, time, weight in history)
+            for user, history in self._histories.as_dict().items()
+        }
+        same = {name: getattr(self, name) for name in ("stamp", "_reference", "_latest")}
+        return other._replace(_kept=kept, _histories=_Layers(histories), **same)
+
     @classmethod
     def merge(cls, shards: Sequence["Transitions"]) -> "Transitions":
-        """The transitions of all users together, each of whom is in one shard; counted the same way."""
+        """Returns the transitions of all users together, each of whom is in one shard; counted the same way."""
         if not shards:
             raise ValueError("there is nothing to merge")
         if any(shard.settings != shards[0].settings for shard in shards):
             raise ValueError("the shards were counted with different settings")
-        if shards[0].settings.half_life is not None and len({shard._reference for shard in shards}) > 1:
+        if len({shard._reference for shard in shards}) > 1:
             raise ValueError("the shards weigh interactions from different times on; count them together")
         item_ids = list(dict.fromkeys(item_id for shard in shards for item_id in shard.item_ids))
-        shards = [shard.aligned(item_ids) for shard in shards]
-        merged = cls(item_ids, shards[0].settings)
-        pairs = [(shard._counts.rows(), shard._counts.columns, shard._counts.values) for shard in shards]
-        merged._counts = _Counts.sum_pairs(len(merged), *map(np.concatenate, zip(*pairs, strict=True)))
-        merged.item_counts = np.sum([shard.item_counts for shard in shards], axis=0)
-        merged._reference, merged._latest = shards[0]._reference, shards[0]._latest
+        shards = [shard.aligned(item_ids)._settled for shard in shards]
         fingerprints = "".join(sorted(str(shard.stamp.get("fingerprint")) for shard in shards))
         totals = {
             name: sum(shard.stamp.get(name, 0) for shard in shards)
             for name in ("num_users", "num_interactions", "num_changes")
         }
-        merged.stamp = {"fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest()[:16], **totals}
-        return merged
-
-    def aligned(self, item_ids: Sequence[str]) -> "Transitions":
-        """The same transitions for another catalogue: items that are not in it are left out, new ones have no counts.
-
-        Args:
-            item_ids: the catalogue's ids, in its order.
-        """
-        self._settle()
-        if list(item_ids) == self.item_ids:
-            return self
-        other = Transitions(item_ids, self.settings)
-        new_index = np.array([other._index.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)
-        rows, columns = new_index[self._counts.rows()], new_index[self._counts.columns]
-        kept = (rows >= 0) & (columns >= 0)
-        other._counts = _Counts.sum_pairs(len(other), rows[kept], columns[kept], self._counts.values[kept])
-        stay = new_index >= 0
-        other.item_counts[new_index[stay]] = self.item_counts[stay]
-        other.stamp = dict(self.stamp)
-        other._reference, other._latest, other._kept = self._reference, self._latest, self._kept
-        mapped = new_index.tolist()
-        other._histories = {
-            user: [(mapped[index], time, weight) for index, time, weight in history if mapped[index] >= 0]
-            for user, history in self._histories.items()
-        }
-        return other
+        return cls(item_ids, shards[0].settings)._replace(
+            _counts=functools.reduce(operator.add, (shard._counts for shard in shards)),
+            _counted=np.sum([shard._counted for shard in shards], axis=0),
+            _reference=shards[0]._reference,
+            _latest=shards[0]._latest,
+            stamp={"fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest()[:16], **totals},
+        )
 
     def pruned(self, max_per_item: int | None = None, min_count: float = 0.0) -> "Transitions":
-        """Only the strongest pairs. No user's kept history goes along.
+        """Returns only the strongest pairs. No user's kept history goes along.
 
         Args:
             max_per_item: for each item, how many transitions from it stay: those of the largest normalised count.
             min_count: the least raw count that stays. Where no user comes back to an item, one user adds at most 1 to
                 a pair, so what is above `n - 1` stems from at least `n` users.
         """
-        self._settle()
-        rows, columns, values = self._counts.rows(), self._counts.columns, self._counts.values
-        kept = values >= min_count
-        rows, columns, values = rows[kept], columns[kept], values[kept]
-        if max_per_item is not None:
-            strength = values * self._scales()[columns]
-            order = np.lexsort((-strength, rows))  # rows stay in order
-            rank = (
-                np.arange(len(rows)) - np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self)))])[rows]
-            )
-            chosen = np.sort(order[rank < max_per_item])
-            rows, columns, values = rows[chosen], columns[chosen], values[chosen]
-        other = Transitions(self.item_ids, self.settings)
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self)))]).astype(np.int64)
-        other._counts = _Counts(offsets, columns, values)
-        other.item_counts, other.stamp = self.item_counts.copy(), dict(self.stamp)
-        other._reference, other._latest = self._reference, self._latest
-        return other
+        settled = self._settled
+        counts, scales = settled._counts, settled._scales
+        kept = counts.data >= min_count
+        for first in range(0, len(self) if max_per_item is not None else 0, _ROWS_AT_A_TIME):
+            starts = counts.indptr[first : first + _ROWS_AT_A_TIME + 1]
+            rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+            pairs = slice(starts[0], starts[-1])
+            strength = np.where(kept[pairs], counts.data[pairs] * scales[counts.indices[pairs]], 0)
+            strongest = np.lexsort((-strength, rows))  # row by row
+            kept[pairs][strongest[np.arange(len(rows)) - (starts - starts[0])[rows] >= max_per_item]] = False
+        row_starts = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
+        return settled._replace(
+            _counts=_matrix(counts.data[kept], counts.indices[kept], row_starts),
+            _kept=None,
+            _histories=_Layers(),
+        )
 
     # Files
 
@@ -649,17 +643,15 @@ class Transitions:
 
         Returns: the file.
         """
-        saved = self if max_per_item is None and not min_count else self.pruned(max_per_item, min_count)
-        saved._settle()
+        saved = self._settled if max_per_item is None and not min_count else self.pruned(max_per_item, min_count)
         ids = pa.array(saved.item_ids, pa.large_string())
-        names = "".join(saved.item_ids).encode()
         tensors = {
-            "offsets": saved._counts.offsets,
-            "columns": saved._counts.columns,
-            "counts": saved._counts.values,
-            "item_counts": saved.item_counts,
+            "offsets": saved._counts.indptr.astype(np.int64),
+            "columns": saved._counts.indices.astype(np.int32),
+            "counts": saved._counts.data,
+            "item_counts": saved._counted,
             "item_id_lengths": pc.binary_length(ids).to_numpy().astype(np.int32),
-            "item_id_bytes": np.frombuffer(names, dtype=np.uint8),
+            "item_id_bytes": np.frombuffer("".join(saved.item_ids).encode(), dtype=np.uint8),
         }
         pruning = {"max_per_item": max_per_item, "min_count": min_count}
         facts: dict[str, Any] = {"settings": asdict(saved.settings), "stamp": saved.stamp, "pruning": pruning}
@@ -682,24 +674,17 @@ class Transitions:
         ends = np.cumsum(tensors["item_id_lengths"]).tolist()
         names = tensors["item_id_bytes"].tobytes()
         item_ids = [names[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-        loaded = cls(item_ids, TransitionSettings(**facts["settings"]))
-        loaded._counts = _Counts(tensors["offsets"], tensors["columns"], tensors["counts"])
-        loaded._counts_are_whole(file)
-        loaded.item_counts, loaded.stamp = tensors["item_counts"], facts["stamp"]
-        loaded._reference, loaded._latest = facts["times"]
-        return loaded
-
-    def _counts_are_whole(self, file: Path) -> None:
-        counts, num_items = self._counts, len(self)
-        if (
-            len(counts.offsets) != num_items + 1
-            or counts.offsets[0] != 0
-            or (np.diff(counts.offsets) < 0).any()
-            or not counts.offsets[-1] == len(counts.columns) == len(counts.values)
-            or (len(counts.columns) and not (0 <= counts.columns.min() and counts.columns.max() < num_items))
-            or not np.isfinite(counts.values).all()
-        ):
-            raise ValueError(f"{file} is no whole file of transitions; count them again")
+        try:
+            counts = _matrix(tensors["counts"], tensors["columns"], tensors["offsets"])
+            counts.check_format(full_check=True)
+            if len(tensors["offsets"]) != len(item_ids) + 1 or not np.isfinite(counts.data).all():
+                raise ValueError("counts are not finite, or not of these items")
+        except ValueError as error:
+            raise ValueError(f"{file} is no whole file of transitions; count them again") from error
+        reference, latest = facts["times"]
+        return cls(item_ids, TransitionSettings(**facts["settings"]))._replace(
+            _counts=counts, _counted=tensors["item_counts"], stamp=facts["stamp"], _reference=reference, _latest=latest
+        )
 
 
 def _whole(sequences: datasets.Dataset, column: str) -> pa.Array:
@@ -735,8 +720,4 @@ def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
     if "timestamp" in names:
         table = table.sort("timestamp", maintain_order=True)
     columns = [pl.col(name).alias(alias) for name, alias in lists.items() if name in names]
-    grouped = table.group_by("user_id", maintain_order=True).agg(columns).sort("user_id").to_arrow()
-    # Polars' large types as those of `datasets`.
-    types = {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "weights": pa.list_(pa.float64())}
-    small = [(field.name, types.get(field.name, pa.list_(pa.int64()))) for field in grouped.schema]
-    return datasets.Dataset(grouped.cast(pa.schema(small)))
+    return datasets.Dataset.from_polars(table.group_by("user_id").agg(columns).sort("user_id"))
