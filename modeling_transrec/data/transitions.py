@@ -107,11 +107,11 @@ def count_pairs(
     """
     window, table = settings.window, settings.pair_weights().ravel()
     integer = np.int32 if len(items) + window < 2**31 else np.int64
-    distances = np.arange(1, window + 1, dtype=integer)
-    distances = np.concatenate([distances, -distances])  # (2 window,) as in the table
+    steps = np.arange(1, window + 1)
+    distances: np.ndarray = np.concatenate([steps, -steps]).astype(integer)  # (2 window,) as in the table
     lengths = np.diff(offsets)
     first, end = (np.repeat(of_user.astype(integer), lengths) for of_user in (offsets[:-1], offsets[1:]))
-    by_item = np.argsort(items, kind="stable").astype(integer)
+    by_item: np.ndarray = np.argsort(items, kind="stable").astype(integer)
     starts = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=num_items))])  # of each item's interactions
 
     def count_rows(from_item: int, to_item: int) -> csr_array:
@@ -543,10 +543,6 @@ class Transitions:
     def add_items(self, item_ids: Sequence[str]) -> "Transitions":
         """Returns these transitions with new items, which have no counts yet."""
         return self.aligned([*self.item_ids, *dict.fromkeys(one for one in item_ids if one not in self._index)])
-
-    def select(self, catalogue_index: np.ndarray) -> "Transitions":
-        """Returns the transitions of these items only, which get the indices 0, 1, …"""
-        return self.aligned([self.item_ids[index] for index in catalogue_index])
 
     def aligned(self, item_ids: Sequence[str]) -> "Transitions":
         """Returns the transitions of another catalogue: items that it lacks are left out, new ones get no counts.

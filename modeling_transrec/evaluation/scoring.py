@@ -8,7 +8,7 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,8 +39,8 @@ class SparseScores(Protocol):
     def scores(self, histories: np.ndarray) -> scipy.sparse.csr_array:
         """Returns the scores `(B, len)` of whole histories `(B, L)` of indices into the catalogue."""
 
-    def select(self, catalogue_index: np.ndarray) -> "SparseScores":
-        """Returns the scores of a catalogue of only these items, which get the indices 0, 1, …"""
+    def aligned(self, item_ids: Sequence[str]) -> "SparseScores":
+        """Returns the scores of another catalogue: of its items that these scores know."""
 
 
 class NearestItems(Protocol):

@@ -22,6 +22,7 @@ from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .faiss_index import FaissIndex
+from .platform import explain
 
 
 # Where the catalogue lies in a checkpoint: `load_dataset(CHECKPOINT, data_dir="catalogue")` reads it, too.
@@ -206,7 +207,7 @@ class Catalogue:
         """
         indices = [self._indices_of(history) for history in histories]
         if not all(indices):
-            raise ValueError("an empty history says nothing about the user; recommend popular items instead")
+            raise ValueError("a history is empty, which says nothing about the user: leave it out")
         return torch.from_numpy(left_pad_lists(indices))
 
     def _indices_of(self, item_ids: Sequence[str]) -> list[int]:
@@ -229,9 +230,39 @@ class Catalogue:
             for user_indices, user_scores in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
 
+    def explained(
+        self, found: list[list[dict]], histories: torch.Tensor, user_index: torch.Tensor | None = None
+    ) -> list[list[dict]]:
+        """Returns what [`top_k`] found, with the parts of each score, see [`explain`]."""
+        several = []
+        for number, recommended in enumerate(found):
+            history = histories[number][histories[number] >= 0]
+            index = torch.tensor([self.index_of[one["item_id"]] for one in recommended], dtype=torch.long)
+            parts = explain(
+                self.scorer, history, index, None if user_index is None else user_index[number : number + 1]
+            )
+            because_of = [{"because_of": self.all_ids[part["because_of"]]} for part in parts]
+            several.append([one | part | why for one, part, why in zip(recommended, parts, because_of, strict=True)])
+        return several
+
+    def most_popular(self, k: int) -> list[dict]:
+        """Returns the items that occur most often, at most `k`; their `"score"` is how often.
+
+        Raises:
+            ValueError: if no interactions are counted.
+        """
+        if self.scorer.transitions is None:
+            raise ValueError(
+                "which items are popular is unknown: give the platform's interactions to "
+                "index(items, histories=interactions)"
+            )
+        counts = self.scorer.transitions.item_counts[self.catalogue_index]
+        best = np.argsort(-counts, kind="stable")[:k]
+        return [{"item_id": self.item_ids[one], "score": float(counts[one])} for one in best if counts[one] > 0]
+
     def with_items(self, items: datasets.Dataset, item_embeddings: torch.Tensor) -> "Catalogue":
-        """Returns the catalogue with more items; one whose id is there already replaces that one."""
-        item_ids, old = items["item_id"][:], len(self.all_ids)
+        """Returns the catalogue with more items; one whose id is there already replaces it, and keeps its counts."""
+        item_ids, old, transitions = items["item_id"][:], len(self.all_ids), self.scorer.transitions
         is_candidate = self._without([self.index_of[item_id] for item_id in item_ids if item_id in self.index_of])
         if is_candidate is not None:
             is_candidate = torch.cat([is_candidate, is_candidate.new_ones(len(item_ids))])
@@ -247,7 +278,12 @@ class Catalogue:
             scorer=self.scorer.with_items(item_embeddings),
             is_candidate=is_candidate,
         )
-        return changed._rebuilt_if_due()
+        if transitions is None:
+            return changed._rebuilt_if_due()
+        if not set(item_ids).isdisjoint(self.all_ids):  # transitions know an id once
+            return changed.rebuilt()
+        scorer = changed.scorer.replace(transitions=transitions.aligned(changed.all_ids))
+        return dataclasses.replace(changed, scorer=scorer)._rebuilt_if_due()
 
     def without_items(self, item_ids: Sequence[str]) -> "Catalogue":
         """Returns the catalogue without these items.
@@ -299,7 +335,7 @@ class Catalogue:
             item_embeddings=self.item_embeddings,
             item_mean=None,
             item_scores=None if old.item_scores is None else old.item_scores[torch.from_numpy(kept)],
-            transitions=None if old.transitions is None else old.transitions.select(kept),
+            transitions=old.transitions and old.transitions.aligned(self.item_ids),
             room=0,
         )
         return self.build(self.items, scorer, self.checkpoint)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
@@ -21,6 +22,8 @@ from ..evaluation.untrained import Content, ScoringChoice, choose, choose_conten
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.
 SCORING_FILE = "scoring.safetensors"
+
+logger = logging.getLogger(__name__)
 
 Interactions: TypeAlias = pd.DataFrame | datasets.Dataset | Mapping[str, Sequence]
 
@@ -89,7 +92,7 @@ def add_counts(scorer: CatalogueScorer, items: datasets.Dataset, sequences: data
         choice = ScoringChoice(0.0, 0.0, 1.0, {})
     else:
         choice = choose(scorer, Transitions.from_sequences(training, item_ids), validation)
-    transitions = Transitions.from_sequences(sequences, item_ids, keep="recent", **choice.transition_settings)
+    transitions = Transitions.from_sequences(sequences, item_ids, keep_histories=True, **choice.transition_settings)
     scorer = dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
     if scorer.transitions is None:  # of weight 0, but counted: new interactions are still observed, and saved
         scorer = scorer.replace(transitions=transitions, transition_weight=0.0)
@@ -102,42 +105,55 @@ def fit_content(content: Content, items: datasets.Dataset, sequences: datasets.D
     return content.fit(**({} if validation is None else choose_content(content, validation)))
 
 
-def explain(scorer: CatalogueScorer, history: torch.Tensor, catalogue_index: torch.Tensor) -> list[dict]:
-    """Returns what each score is made of, and because of which items of the history.
+def explain(
+    scorer: CatalogueScorer,
+    history: torch.Tensor,
+    catalogue_index: torch.Tensor,
+    user_index: torch.Tensor | None = None,
+) -> list[dict]:
+    """Returns what each score is made of, and because of which item of the history.
 
     Args:
         scorer: of the catalogue.
         history: `(L,)` indices into the catalogue.
         catalogue_index: `(K,)` of the recommended items.
+        user_index: `(1,)` as in [`CatalogueScorer.encode_users`].
 
     Returns: for each item `"model"` (of content or a trained model), `"transitions"` and `"popularity"`, which add up
     to the score; and `"because_of"`, the index of the item of the history to which most of the transitions' part
     leads back or, without one, of the one with the most similar embedding.
     """
-    embeddings = torch.nn.functional.normalize(scorer.item_embeddings, dim=1)
-    likeness = embeddings[history] @ embeddings[catalogue_index].T  # (L, K)
-    parts = scorer.replace(transitions=None, item_scores=None).scores(history[None])[0, catalogue_index]
+    ours, theirs = (
+        torch.nn.functional.normalize(scorer.item_embeddings[index], dim=1) for index in (history, catalogue_index)
+    )
+    likeness = ours @ theirs.T  # (L, K)
+    popularity = likeness.new_zeros(len(catalogue_index))
+    if scorer.item_scores is not None:
+        popularity = scorer.item_scores[catalogue_index]
+    without_counts = scorer.candidates[catalogue_index] @ scorer.queries(history[None], user_index)[0]
     counted = torch.zeros_like(likeness)
     if scorer.transitions is not None:
         shares = scorer.transitions.contributions(history.cpu().numpy(), catalogue_index.cpu().numpy())
         counted = torch.from_numpy(scorer.transition_weight * shares).to(likeness)
-    popularity = torch.zeros(len(scorer.item_embeddings)) if scorer.item_scores is None else scorer.item_scores
-    found = []
-    for number, index in enumerate(catalogue_index.tolist()):
-        reason = counted[:, number] if counted[:, number].any() else likeness[:, number]
-        found.append(
-            {
-                "model": float(parts[number]),
-                "transitions": float(counted[:, number].sum()),
-                "popularity": float(popularity[index]),
-                "because_of": int(history[int(reason.argmax())]),
-            }
-        )
-    return found
+    reasons = torch.where(counted.any(dim=0), counted, likeness).argmax(dim=0)
+    parts = {
+        "model": without_counts - popularity,
+        "transitions": counted.sum(dim=0),
+        "popularity": popularity,
+        "because_of": history.to(reasons.device)[reasons],
+    }
+    columns = [values.tolist() for values in parts.values()]
+    return [dict(zip(parts, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def save_scoring(scorer: CatalogueScorer, folder: Path) -> None:
-    """Writes what a scorer has beside the item embeddings into the catalogue's folder."""
+def save_scoring(scorer: CatalogueScorer, folder: Path, **pruning) -> None:
+    """Writes what a scorer has beside the item embeddings into the catalogue's folder.
+
+    Args:
+        scorer: of the catalogue.
+        folder: the catalogue's folder.
+        pruning: `max_per_item` and `min_count`, see [`Transitions.pruned`].
+    """
     transitions, knn = scorer.transitions, scorer.model if isinstance(scorer.model, ContentKNN) else None
     facts: dict = {"transition_weight": scorer.transition_weight}
     tensors = {} if scorer.item_scores is None else {"item_scores": scorer.item_scores.cpu()}
@@ -150,25 +166,29 @@ def save_scoring(scorer: CatalogueScorer, folder: Path) -> None:
     for name in (TRANSITIONS_FILE, SCORING_FILE):  # of what was saved here before
         (folder / name).unlink(missing_ok=True)
     if transitions is not None:
-        transitions.save_pretrained(folder)
+        file = transitions.save_pretrained(folder, **pruning)
+        logger.info("The counts of %s items take %.1f MB", len(transitions), file.stat().st_size / 1e6)
     if transitions is not None or tensors:
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(tensors, folder / SCORING_FILE, metadata={"facts": json.dumps(facts)})
 
 
-def load_knn(facts: dict, tensors: dict[str, torch.Tensor]) -> ContentKNN | None:
-    """Returns the content kNN that [`save_scoring`] wrote; `None` where there is none."""
-    saved = facts.get("content")
-    if saved is None:
-        return None
+def load_scoring(file: str | None, transitions_file: str | None) -> tuple[ContentKNN | None, dict]:
+    """Reads the files of [`save_scoring`]: returns content kNN, where it is used, and arguments of the scorer."""
+    if file is None:
+        return None, {}
+    with safe_open(file, "pt") as opened:
+        facts = json.loads(opened.metadata()["facts"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    changes = {name: tensors[name] for name in ("item_scores",) if name in tensors}
+    if transitions_file is not None:
+        changes["transitions"] = Transitions.from_pretrained(transitions_file)
+        changes["transition_weight"] = facts["transition_weight"]
+    if "content" not in facts:
+        return None, changes
+    saved = facts["content"]
     whitenings = {
         name: Whitening(tensors[f"{name}.mean"], tensors[f"{name}.matrix"], power)
         for name, power in saved["powers"].items()
     }
-    return ContentKNN(whitenings, saved["weights"], saved["history_decay"], saved["max_seq_len"])
-
-
-def load_facts(file: str) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Reads the file of [`save_scoring`]."""
-    with safe_open(file, "pt") as opened:
-        return json.loads(opened.metadata()["facts"]), {name: opened.get_tensor(name) for name in opened.keys()}
+    return ContentKNN(whitenings, saved["weights"], saved["history_decay"], saved["max_seq_len"]), changes

@@ -24,7 +24,7 @@ from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.untrained import load_content_model, read_content
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
-from ..hub.names import CARD_NAME
+from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
 from ..hub.publish import upload_checkpoint
 from ..hub.with_code import saved_with_code
 from ..models.checkpoint_files import HUB_ARGUMENTS
@@ -38,11 +38,9 @@ from .platform import (
     as_sequences,
     fit_content,
     is_table,
-    load_facts,
-    load_knn,
+    load_scoring,
     save_scoring,
 )
-from .platform import explain as explain_scores
 
 
 logger = logging.getLogger(__name__)
@@ -127,33 +125,33 @@ class Recommender:
         file = _find_file(pretrained_model_name_or_path, CATALOGUE_FILE, where)
         if file is None:
             return False
-        beside = {
-            name: _find_file(pretrained_model_name_or_path, f"{Path(CATALOGUE_FILE).parent}/{name}", where)
-            for name in (SCORING_FILE, TRANSITIONS_FILE)
-        }
-        facts: dict = {}
-        tensors: dict[str, torch.Tensor] = {}
-        if beside[SCORING_FILE] is not None:
-            facts, tensors = load_facts(beside[SCORING_FILE])
-        knn = load_knn(facts, tensors)
+        beside = (f"{CATALOGUE_FOLDER}/{name}" for name in (SCORING_FILE, TRANSITIONS_FILE))
+        knn, scoring = load_scoring(*(_find_file(pretrained_model_name_or_path, name, where) for name in beside))
         self.reads_features = knn is not None
         model: Any = self.model if knn is None else knn
         catalogue = Catalogue.load(file, model, checkpoint_hash(self.model, self.processor))
-        changes: dict[str, Any] = (
-            {"item_scores": tensors["item_scores"].to(self.model.device)} if "item_scores" in tensors else {}
-        )
-        if beside[TRANSITIONS_FILE] is not None:
-            changes["transitions"] = Transitions.from_pretrained(beside[TRANSITIONS_FILE]).aligned(catalogue.all_ids)
-            changes["transition_weight"] = facts["transition_weight"]
-        self._use(replace(catalogue, scorer=catalogue.scorer.replace(**changes)) if changes else catalogue)
+        if "item_scores" in scoring:
+            scoring["item_scores"] = scoring["item_scores"].to(self.model.device)
+        if "transitions" in scoring:
+            scoring["transitions"] = scoring["transitions"].aligned(catalogue.all_ids)
+        self._use(replace(catalogue, scorer=catalogue.scorer.replace(**scoring)) if scoring else catalogue)
         return True
 
-    def save_pretrained(self, save_directory: str | os.PathLike, with_code: bool = False, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        with_code: bool = False,
+        max_per_item: int | None = None,
+        min_count: float = 0.0,
+        **kwargs,
+    ) -> None:
         """Saves model, processor and catalogue into one folder.
 
         Args:
             save_directory: the folder.
             with_code: whether the model's code is put beside them, for `trust_remote_code`.
+            max_per_item, min_count: which of the counted transitions are saved, by default all; see
+                [`Transitions.pruned`].
             kwargs: those of the model's `save_pretrained`, such as `max_shard_size`.
 
         Raises:
@@ -170,8 +168,8 @@ class Recommender:
             self.processor.save_pretrained(folder)
         if catalogue is not None:
             catalogue.save(folder)
-            saved = catalogue.rebuilt().scorer
-            save_scoring(saved, (folder / CATALOGUE_FILE).parent)
+            scorer = catalogue.rebuilt().scorer
+            save_scoring(scorer, folder / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
 
     def push_to_hub(
         self,
@@ -197,7 +195,7 @@ class Recommender:
             revision: the branch, which is created if there is none.
             create_pr: whether to open a pull request in place of a commit.
             with_code: whether the model's code is uploaded, too.
-            kwargs: those of the model's `save_pretrained`, such as `max_shard_size`.
+            kwargs: `max_per_item` and `min_count` of [`save_pretrained`], and those of the model's `save_pretrained`.
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -318,18 +316,40 @@ class Recommender:
 
         Returns: itself.
         """
-        catalogue = self._indexed()
-        transitions = catalogue.scorer.transitions
-        if transitions is None:
-            raise ValueError("no interactions are counted yet: give them to index(items, histories=interactions)")
-        sequences = as_sequences(interactions, catalogue.item_ids)
+        sequences = as_sequences(interactions, self._indexed().item_ids)
         columns = [
             sequences[name][:] if name in sequences.column_names else [None] * len(sequences)
             for name in ("user_id", "item_ids", "timestamps", "weights")
         ]
-        for user, item_ids, times, weights in zip(*columns, strict=True):
-            transitions.update(user, item_ids, times, weights)
+        with _changing:
+            transitions = self._transitions()
+            for user, item_ids, times, weights in zip(*columns, strict=True):
+                transitions = transitions.update(user, item_ids, times, weights)
+            self._use_transitions(transitions)
         return self
+
+    def forget(self, user_id: str, history: Sequence[str] | None = None) -> "Recommender":
+        """Takes a user out of the counts, which are then those made without this user.
+
+        Args:
+            user_id: the user.
+            history: the user's whole history, which a loaded recommender does not have.
+
+        Returns: itself.
+        """
+        with _changing:
+            self._use_transitions(self._transitions().forget(user_id, history))
+        return self
+
+    def _transitions(self) -> Transitions:
+        transitions = self._indexed().scorer.transitions
+        if transitions is None:
+            raise ValueError("no interactions are counted yet: give them to index(items, histories=interactions)")
+        return transitions
+
+    def _use_transitions(self, transitions: Transitions) -> None:
+        catalogue = self._indexed()
+        self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(transitions=transitions))
 
     def add_items(
         self, items: datasets.Dataset | pd.DataFrame | Sequence[dict], chunk_size: int = 256
@@ -356,15 +376,7 @@ class Recommender:
             columns = columns.add_column(name, [None] * len(columns))
         columns, item_embeddings = columns.select_columns(list(known)).cast(known), self._encode(items, chunk_size)
         with _changing:
-            catalogue = self._indexed()
-            if catalogue.scorer.transitions is not None:
-                known_ids = [item_id for item_id in columns["item_id"] if item_id in catalogue.index_of]
-                catalogue = (catalogue.without_items(known_ids) if known_ids else catalogue).rebuilt()
-            catalogue = catalogue.with_items(columns, item_embeddings)
-            if catalogue.scorer.transitions is not None:
-                transitions = catalogue.scorer.transitions.aligned(catalogue.all_ids)
-                catalogue = replace(catalogue, scorer=catalogue.scorer.replace(transitions=transitions))
-            self._use(catalogue)
+            self._use(self._indexed().with_items(columns, item_embeddings))
         return self
 
     def remove_items(self, item_ids: Sequence[str]) -> "Recommender":
@@ -397,6 +409,7 @@ class Recommender:
         exclude_seen: bool = True,
         user_id: str | Sequence[str] | None = None,
         explain: bool = False,
+        cold_users: str = "raise",
     ) -> list[dict] | list[list[dict]]:
         """Returns the `k` best items for a history, best first.
 
@@ -407,29 +420,46 @@ class Recommender:
             user_id: the user's id, or one for each history; only for models of user ids (DSSM).
             explain: whether to add the parts of each score: `"model"` (content or a trained model),
                 `"transitions"` and `"popularity"`, and `"because_of"`, an item of the history.
+            cold_users: what a user without a history gets: the items that were counted most often, whose score is how
+                often (`"popularity"`), no item (`"none"`), or an error (`"raise"`).
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
 
         Raises:
-            ValueError: if there is no catalogue yet, a history is empty, or has an item that is not in the catalogue.
+            ValueError: if there is no catalogue yet, a history has an item that is not in the catalogue, or one is
+                empty and `cold_users` is `"raise"`.
         """
         catalogue = self._indexed()  # this one until the end, whatever other threads do
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if cold_users not in ("raise", "popularity", "none"):
+            raise ValueError(f'cold_users must be "raise", "popularity" or "none", got {cold_users!r}')
         if isinstance(history, str):
             raise ValueError("history must be a list of item ids, not one id")
         history = list(history)
         is_single = not history or not isinstance(history[0], list | tuple)
         several: list = [history] if is_single else history
-        histories = catalogue.histories_as_indices(several)  # (B, L)
-        found = catalogue.top_k(histories, k, exclude_seen, self._user_index(user_id, len(histories)))
-        if explain:
-            for known, recommended in zip(histories, found, strict=True):
-                index = torch.tensor([catalogue.index_of[one["item_id"]] for one in recommended], dtype=torch.long)
-                for one, parts in zip(
-                    recommended, explain_scores(catalogue.scorer, known[known >= 0], index), strict=True
-                ):
-                    one |= {**parts, "because_of": catalogue.all_ids[parts["because_of"]]}
+        user_index = self._user_index(user_id, len(several))
+        popular: list[dict] = []
+        if not all(several) and cold_users == "raise":
+            raise ValueError(
+                'an empty history says nothing about the user: give cold_users="popularity" or cold_users="none"'
+            )
+        if not all(several) and cold_users == "popularity":
+            popular = catalogue.most_popular(k)
+            if explain:
+                nothing = {"model": 0.0, "transitions": 0.0, "because_of": None}
+                popular = [{**one, **nothing, "popularity": one["score"]} for one in popular]
+        found = [[dict(one) for one in popular] for _ in several]
+        warm = [number for number, one in enumerate(several) if one]
+        if warm:
+            histories = catalogue.histories_as_indices([several[number] for number in warm])  # (B, L)
+            user_index = None if user_index is None else user_index[warm]
+            best = catalogue.top_k(histories, k, exclude_seen, user_index)
+            if explain:
+                best = catalogue.explained(best, histories, user_index)
+            for number, recommended in zip(warm, best, strict=True):
+                found[number] = recommended
         return found[0] if is_single else found
 
     def _indexed(self) -> Catalogue:

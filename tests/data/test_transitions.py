@@ -234,7 +234,7 @@ def test_another_catalogue(histories):
     kept = {pair: count for pair, count in expected.items() if set(pair) <= set(other_ids)}
     assert stored(aligned) == pytest.approx(kept)
     assert aligned.item_counts[0] == 0
-    assert stored(aligned.select([3, 1])) == {
+    assert stored(aligned.aligned([other_ids[3], other_ids[1]])) == {
         pair: count
         for pair, count in stored(aligned).items()
         if not {aligned.item_ids[0], aligned.item_ids[2]} & set(pair)

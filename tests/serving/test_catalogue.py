@@ -145,6 +145,7 @@ def test_as_a_pipeline_of_transformers(hub, recommender, items, tmp_path):
     for batched in (ours(HISTORIES, k=7, batch_size=2), list(ours((one for one in HISTORIES), k=7))):
         for found, wanted in zip(batched, expected, strict=True):
             assert [item["item_id"] for item in found] == [item["item_id"] for item in wanted]
+    assert ours([["i020"], []], k=2, cold_users="none")[1] == [] == ours([], cold_users="none")
     assert ours(["i020"], k=2, exclude_seen=False) == recommender.recommend(["i020"], k=2, exclude_seen=False)
     ours.save_pretrained(tmp_path / "saved")
     assert Recommender.from_pretrained(tmp_path / "saved").recommend(HISTORIES, k=7) == expected

@@ -1,5 +1,7 @@
 """A recommender without training: content kNN of a backbone, counted transitions, new clicks, reasons, files."""
 
+import threading
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -101,6 +103,89 @@ def test_new_clicks_count_at_once(recommender, items):
         recommender.observe({"user_id": ["x"], "item_id": ["unknown"]})
 
 
+def test_threads_see_all_of_an_observation_or_nothing(recommender, items):
+    """Each observation gives two users one interaction each; whoever reads meanwhile counts an even number."""
+    item_ids, states, errors, is_over = items["item_id"][:], [], [], threading.Event()
+    first = recommender.scorer.transitions
+    before, total = first.to_dense(), first.item_counts.sum()
+
+    def read():
+        try:
+            while not is_over.is_set():
+                transitions = recommender.scorer.transitions
+                scores = transitions.scores(np.array([[0, 1]])).toarray()
+                recommender.recommend(item_ids[:2], explain=True)
+                np.testing.assert_array_equal(transitions.scores(np.array([[0, 1]])).toarray(), scores)
+                states.append(transitions.item_counts.sum() - total)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    writers = [
+        threading.Thread(
+            target=lambda one=one: [
+                recommender.observe(
+                    {"user_id": [f"a{one}", f"b{one}"], "item_id": [item_ids[number % 37], item_ids[0]]}
+                )
+                for number in range(100)
+            ]
+        )
+        for one in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert not errors and len(states) > 5 and all(state % 2 == 0 for state in states)
+    assert recommender.scorer.transitions.item_counts.sum() == total + 400
+    np.testing.assert_array_equal(first.to_dense(), before)
+
+
+def test_a_user_is_forgotten(recommender, backbone, items, interactions, tmp_path):
+    recommender.save_pretrained(tmp_path)
+    recommender.observe({"user_id": ["u3"], "item_id": [items["item_id"][5]]}).forget("u3")
+    others = interactions[interactions["user_id"] != "u3"]
+    expected = Recommender.from_backbone(backbone).index(items, histories=others).scorer.transitions
+    np.testing.assert_allclose(recommender.scorer.transitions.to_dense(), expected.to_dense(), rtol=1e-5)
+    loaded = Recommender.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="give the user's"):
+        loaded.forget("u3")
+    history = interactions[interactions["user_id"] == "u3"].sort_values("timestamp")["item_id"].tolist()
+    np.testing.assert_allclose(
+        loaded.forget("u3", history).scorer.transitions.to_dense(), expected.to_dense(), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="no interactions are counted"):
+        Recommender.from_backbone(backbone).index(items).forget("u3")
+
+
+def test_users_without_a_history(recommender, backbone, items, interactions):
+    history = items["item_id"][:2]
+    counts = interactions["item_id"].value_counts()
+    popular = recommender.recommend([], k=3, cold_users="popularity")
+    assert [one["score"] for one in popular] == counts[:3].tolist()
+    assert all(counts[one["item_id"]] == one["score"] for one in popular)
+    mixed = recommender.recommend([[], history, []], k=3, cold_users="popularity", explain=True)
+    assert mixed[1] == recommender.recommend(history, k=3, explain=True)
+    assert mixed[0] == mixed[2] and [{name: one[name] for name in ("item_id", "score")} for one in mixed[0]] == popular
+    assert mixed[0][0]["popularity"] == popular[0]["score"] and mixed[0][0]["because_of"] is None
+    assert recommender.recommend([], cold_users="none") == []
+    assert recommender.recommend([history, []], k=3, cold_users="none") == [recommender.recommend(history, k=3), []]
+    recommender.remove_items([popular[0]["item_id"]])
+    assert recommender.recommend([], k=2, cold_users="popularity") == popular[1:]
+    with pytest.raises(ValueError, match='an empty history says nothing about the user: give cold_users="popularity"'):
+        recommender.recommend([history, []])
+    with pytest.raises(ValueError, match="cold_users must be"):
+        recommender.recommend([], cold_users="popular")
+    without_counts = Recommender.from_backbone(backbone).index(items)
+    with pytest.raises(ValueError, match="which items are popular is unknown"):
+        without_counts.recommend([], cold_users="popularity")
+
+
 def test_interactions_of_weight_zero_are_counted_all_the_same(backbone, items):
     """Histories of one item each give nothing to choose a weight by: it is 0."""
     item_ids = items["item_id"][:]
@@ -121,12 +206,18 @@ def test_new_items_come_in_by_content_until_they_have_counts(recommender, items)
     recommender.observe({"user_id": ["a", "a"], "item_id": [item_ids[0], "new"]})
     found = recommender.recommend([item_ids[0]], k=40, explain=True)
     assert next(one for one in found if one["item_id"] == "new")["transitions"] > 0
+    counts = recommender.scorer.transitions[item_ids[1]]
     recommender.add_items(
         [{"item_id": item_ids[1], "text_en": "blue soap", "text_zh": "蓝"}]
     )  # in place of the old one
     assert len(recommender.item_ids) == 38
+    assert recommender.scorer.transitions[item_ids[1]] == counts  # the item is the same, its text is not
     recommender.remove_items([item_ids[2]])
     assert item_ids[2] not in [one["item_id"] for one in recommender.recommend([item_ids[0]], k=40)]
+    recommender.add_items([{"item_id": item_ids[2], "text_en": "blue soap", "text_zh": "蓝"}])
+    assert recommender.item_ids[-1] == item_ids[2] and len(recommender.recommend([item_ids[0]], k=40)) == 37
+    recommender.add_items([{"item_id": item_id, "text_en": item_id, "text_zh": None} for item_id in item_ids])
+    assert len(recommender.item_ids) == 38 and recommender.recommend([item_ids[2]], k=3)
 
 
 @pytest.mark.parametrize("with_counts", [True, False])
@@ -144,6 +235,19 @@ def test_saved_and_loaded(with_counts, recommender, backbone, items, tmp_path):
     new = [{"item_id": "new", "text_en": "red rope", "text_zh": "红 绳"}]
     same = [one.add_items(new).item_embeddings[-1].tolist() for one in (loaded, recommender)]
     assert same[0] == pytest.approx(same[1], abs=1e-6)
+
+
+def test_saved_with_the_strongest_counts_only(hub, recommender, tmp_path):
+    transitions = recommender.scorer.transitions
+    recommender.save_pretrained(tmp_path / "saved", max_per_item=4, min_count=1.5)
+    saved = Recommender.from_pretrained(tmp_path / "saved").scorer.transitions
+    expected = transitions.pruned(max_per_item=4, min_count=1.5)
+    assert 0 < saved.num_pairs < transitions.num_pairs
+    np.testing.assert_array_equal(saved.to_dense(), expected.to_dense())
+    recommender.push_to_hub("me/shop", max_per_item=2)
+    pulled = Recommender.from_pretrained("me/shop", cache_dir=tmp_path / "cache").scorer.transitions
+    np.testing.assert_array_equal(pulled.to_dense(), transitions.pruned(max_per_item=2).to_dense())
+    assert recommender.scorer.transitions is transitions  # as it was
 
 
 def test_counts_leave_the_hub_with_their_catalogue(hub, make_model, processor_of, items, interactions, tmp_path):
