@@ -88,8 +88,9 @@ class TransRecConfig(PretrainedConfig):
         max_seq_len (`int`, defaults to 20):
             Longest history `L` that the user encoder reads, in items; older items are cut off.
         text_pooling (`str`, *optional*):
-            How token vectors become one: the first (`"cls"`), their mean or the last. By default the backbone's usual
-            one: `"cls"` for encoders, `"mean"` for decoders, as the paper does for OPT.
+            How token vectors become one: the first (`"cls"`), their mean, the last, or the mean of the first and the
+            last layer's (`"first_last"`). By default the backbone's usual one: `"cls"` for encoders, `"mean"` for
+            decoders, as the paper does for OPT.
         image_pooling (`str`, *optional*):
             How an image's vectors become one: by the backbone's own pooler, the first (`"cls"`) or their mean. By
             default the backbone's usual one.

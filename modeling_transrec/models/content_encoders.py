@@ -137,7 +137,6 @@ class TextEncoder(ContentEncoder):
 
     modality = "text"
     inputs = ("input_ids", "attention_mask")
-    starts_from_states = True
 
     def __init__(self, config: "TransRecConfig", backbone: PreTrainedModel | None = None):
         text_config = config.text_config
@@ -148,6 +147,7 @@ class TextEncoder(ContentEncoder):
         backbone = adopt(backbone, config, "text_config")
         super().__init__(backbone, output_width(backbone), config)
         self.pooling = TEXT_POOLINGS[config.text_pooling or default_text_pooling(text_config.model_type)]
+        self.starts_from_states = not self.pooling.averages_layers  # behind the first layer its output is not known
 
     def missing_inputs(self, items: ItemInputs) -> list[str]:
         """Names the inputs that are needed and not there; states of frozen layers are given beside them."""
@@ -161,7 +161,7 @@ class TextEncoder(ContentEncoder):
     def token_vectors(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, states: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the backbone's token vectors `(U, T, H)`.
+        """Returns the backbone's token vectors `(U, T, H)`, of its last layer or of the layers that are pooled.
 
         Args:
             input_ids, attention_mask: `(U, T)`.
@@ -170,6 +170,9 @@ class TextEncoder(ContentEncoder):
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if getattr(self.backbone.config, "use_cache", False):  # decoders': it is for generating
             inputs["use_cache"] = False
+        if self.pooling.averages_layers:
+            output = self.backbone(**inputs, output_hidden_states=True)
+            return (output.hidden_states[1] + output.last_hidden_state) / 2  # the one before is of the embeddings
         with self.started_from(states):
             return self.backbone(**inputs).last_hidden_state
 

@@ -113,10 +113,11 @@ class TextModality(Modality):
     def check(self, processor: "TransRecProcessor") -> None:
         """Raises `ValueError` if the tokenizer cannot pad, or leaves no room for a token."""
         tokenizer = processor.tokenizer
-        least = tokenizer.num_special_tokens_to_add() + 1
+        least = _num_tokens_beside(processor) + 1
         if processor.max_text_length < least:
+            prefix = f" and item_prefix={processor.item_prefix!r}" if processor.item_prefix else ""
             raise ValueError(
-                f"max_text_length must be at least {least} for this tokenizer, got {processor.max_text_length}"
+                f"max_text_length must be at least {least} for this tokenizer{prefix}, got {processor.max_text_length}"
             )
         if tokenizer.pad_token is None:  # decoders such as GPT-2 have none; padding is masked out anyway
             tokenizer.pad_token = tokenizer.eos_token
@@ -128,10 +129,11 @@ class TextModality(Modality):
         texts = [text or "" for text in values]
         if processor.do_lower_case:
             texts = [text.lower() for text in texts]
+        prefixed = [processor.item_prefix + text if text.strip() else text for text in texts]
         tokens = processor.tokenizer(
-            texts, truncation=True, max_length=processor.max_text_length, padding=False, return_attention_mask=False
+            prefixed, truncation=True, max_length=processor.max_text_length, padding=False, return_attention_mask=False
         )["input_ids"]
-        none = processor.tokenizer.num_special_tokens_to_add()
+        none = _num_tokens_beside(processor)
         has_text = [len(ids) > none and bool(text.strip()) for ids, text in zip(tokens, texts, strict=True)]
         return {"has_text": has_text, "input_ids": [ids or [_empty_text_token(processor.tokenizer)] for ids in tokens]}
 
@@ -330,6 +332,13 @@ def pad_right(lists: Sequence[Sequence[int]], filler: int) -> tuple[np.ndarray, 
     padded = np.full(is_token.shape, filler, dtype=np.int64)
     padded[is_token] = np.fromiter(itertools.chain.from_iterable(lists), np.int64, lengths.sum())
     return padded, is_token.astype(np.int64)
+
+
+def _num_tokens_beside(processor: "TransRecProcessor") -> int:
+    """Returns how many tokens there are beside those of a text: special ones, and those of the prefix."""
+    tokenizer = processor.tokenizer
+    # A space at the end may become a part of the text's first token.
+    return tokenizer.num_special_tokens_to_add() + len(tokenizer.tokenize(processor.item_prefix.rstrip()))
 
 
 def _empty_text_token(tokenizer) -> int:

@@ -3,6 +3,9 @@
 Shapes: `U` texts, `T` tokens, `H` width of the backbone.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -25,7 +28,29 @@ def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
-TEXT_POOLINGS = {"cls": cls_pooling, "mean": mean_pooling, "last": last_pooling}
+class TextPooling(NamedTuple):
+    """
+    Args:
+        pool: `hidden (U, T, H)` and `attention_mask (U, T)` to `(U, H)`.
+        averages_layers: whether `hidden` is the mean of the first layer's output and the last one's. The first layer
+            still tells words apart that the last one has mixed with their neighbours: Su et al., "Whitening Sentence
+            Representations for Better Semantics and Faster Retrieval", 2021.
+    """
+
+    pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    averages_layers: bool = False
+
+    def __call__(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Returns each text's vector `(U, H)`."""
+        return self.pool(hidden, attention_mask)
+
+
+TEXT_POOLINGS = {
+    "cls": TextPooling(cls_pooling),
+    "mean": TextPooling(mean_pooling),
+    "last": TextPooling(last_pooling),
+    "first_last": TextPooling(mean_pooling, averages_layers=True),
+}
 
 
 def default_text_pooling(model_type: str) -> str:

@@ -45,6 +45,8 @@ class TransRecProcessor(ProcessorMixin):
         language (`str`, defaults to `"en"`): which text of an item is read, `"en"` (`text_en`) or `"zh"` (`text_zh`).
         max_text_length (`int`, defaults to 30): longest text in tokens, special tokens included; NineRec's limit.
         do_lower_case (`bool`, defaults to `True`): lower-case texts before the tokenizer, as NineRec does.
+        item_prefix (`str`, defaults to `""`): set before every text, as it is; `"passage: "` for E5. Some sentence
+            encoders tell documents from queries by it. Items are documents, and histories are not texts.
         max_audio_seconds (`float`, defaults to 10.0): only so much of a sound, from its beginning, is read.
 
     Example:
@@ -69,6 +71,7 @@ class TransRecProcessor(ProcessorMixin):
         language: str = "en",
         max_text_length: int = 30,
         do_lower_case: bool = True,
+        item_prefix: str = "",
         max_audio_seconds: float = 10.0,
         modality: str | None = None,
         **kwargs,
@@ -97,6 +100,7 @@ class TransRecProcessor(ProcessorMixin):
         self.language = language
         self.max_text_length = max_text_length
         self.do_lower_case = do_lower_case
+        self.item_prefix = item_prefix
         self.max_audio_seconds = max_audio_seconds
         self.chat_template = None
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -238,7 +242,7 @@ class TransRecProcessor(ProcessorMixin):
     def without_item_ids(self) -> "TransRecProcessor":
         """The same for content alone: what a model of content and ids keeps on another catalogue."""
         parts = {name: getattr(self, name) for name in self.get_attributes()}
-        options = ("user_ids", "language", "max_text_length", "do_lower_case", "max_audio_seconds")
+        options = ("user_ids", "language", "max_text_length", "do_lower_case", "item_prefix", "max_audio_seconds")
         return type(self)(**parts, **{name: getattr(self, name) for name in options})
 
     def user_index(self, user_ids: Iterable[str]) -> list[int]:

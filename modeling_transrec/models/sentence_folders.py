@@ -1,4 +1,4 @@
-"""Reads what a folder of sentence-transformers says about its backbone: pooling, normalisation, maximum length.
+"""Reads what a folder of sentence-transformers says about its backbone: pooling, maximum length, prompts.
 
 Such a folder lists its modules in `modules.json`: a transformer, a pooling, and perhaps dense layers and a
 normalisation. Only with its own pooling are a backbone's features those that it was trained to give.
@@ -20,6 +20,10 @@ _POOLINGS = {
     "mean": "mean",
     "lasttoken": "last",
 }
+
+
+# Names of the prompt for documents, in the order in which sentence-transformers looks for them.
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,21 @@ def read_sentence_folder(name_or_path: str | os.PathLike, **where) -> SentenceFo
         )
     settings = _read_json(name_or_path, "sentence_bert_config.json", where) or {}
     return SentenceFolder(_POOLINGS[chosen[0]], "Normalize" in kinds, settings.get("max_seq_length"))
+
+
+def read_item_prefix(name_or_path: str | os.PathLike, **where) -> str:
+    """Returns what the folder or repository sets before a document, such as `"passage: "` of E5; most often nothing.
+
+    Items are documents. Histories are not texts here, so what is set before a query is not needed.
+
+    Args:
+        name_or_path: Hub id or folder.
+        where: `revision`, `token`, `cache_dir`, …
+    """
+    settings = _read_json(name_or_path, "config_sentence_transformers.json", where) or {}
+    prompts = settings.get("prompts") or {}
+    names = [name for name in _DOCUMENT_PROMPTS if name in prompts] or [settings.get("default_prompt_name")]
+    return prompts.get(names[0]) or ""
 
 
 def _read_json(name_or_path: str | os.PathLike, name: str, where: dict):

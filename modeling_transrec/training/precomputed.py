@@ -150,7 +150,10 @@ def precompute(
             if not with_states:
                 raise UnsupportedLayers("not with FSDP or DeepSpeed")
             if not part.starts_from_states:
-                raise UnsupportedLayers("only those of text and image backbones that read no padding are precomputed")
+                raise UnsupportedLayers(
+                    "only those of text and image backbones that read no padding, nor their first layer, are "
+                    "precomputed"
+                )
             if frozen is None or part.tower is None:
                 raise UnsupportedLayers("they are not found in this backbone")
             if model.config.peft_config is not None:

@@ -17,7 +17,7 @@ from modeling_transrec import (
     TransRecModel,
 )
 from modeling_transrec.data.preparation import prepare_items
-from modeling_transrec.models.backbones import image_widths
+from modeling_transrec.models.backbones import image_widths, layers_of
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.processing_transrec import check_processor
 from modeling_transrec.training.model_arguments import ModelArguments
@@ -303,7 +303,27 @@ def test_any_text_backbone(model_type, tokenizer, tmp_path):
     assert torch.allclose(model.get_item_features(**padded), model.get_item_features(**short), atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "opt", "llama"])
+def test_first_and_last_layer_are_averaged(model_type, tokenizer):
+    text_config = {**tiny_text_config(len(tokenizer), model_type), "pad_token_id": 0}
+    text_config |= {"num_key_value_heads": 1} if model_type == "llama" else {}
+    text_config["n_layers" if model_type == "distilbert" else "num_hidden_layers"] = 3
+    model = perturb(TransRecModel(TransRecConfig(text_config=text_config, text_pooling="first_last"))).eval()
+    inputs = {name: make_inputs("text")[name] for name in ("input_ids", "attention_mask")}
+    outputs = []
+    layers = layers_of(model.item_encoder.text.backbone)
+    hook = layers[0].register_forward_hook(lambda module, args, out: outputs.append(out))
+    last = model.item_encoder.text.backbone(**inputs).last_hidden_state
+    hook.remove()
+    first = outputs[0] if isinstance(outputs[0], torch.Tensor) else outputs[0][0]
+    features = model.item_encoder.features(**inputs)["text_features"]
+    for text, mask in enumerate(inputs["attention_mask"].bool()):
+        expected = (first[text][mask].mean(0) + last[text][mask].mean(0)) / 2
+        torch.testing.assert_close(features[text], expected, rtol=1e-4, atol=1e-5)
+    assert (first - last).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "first_last"])
 def test_pooling_is_right_with_padding_on_either_side(pooling):
     from modeling_transrec.models.pooling import TEXT_POOLINGS
 

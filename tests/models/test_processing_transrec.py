@@ -68,6 +68,28 @@ def test_an_empty_text_is_still_an_item(tokenizer):
     assert GPT2Config().pad_token_id is None
 
 
+def test_a_prefix_is_set_before_every_text(tokenizer, text_processor, tmp_path):
+    TransRecProcessor(tokenizer, item_prefix="Rope: ").save_pretrained(tmp_path)
+    processor = TransRecProcessor.from_pretrained(tmp_path)
+    expected = text_processor(text=["rope: red rope", "rope: red"])["input_ids"]
+    assert torch.equal(processor(text=["RED rope", "red"])["input_ids"], expected)
+    assert processor.fingerprint != text_processor.fingerprint
+    cased = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map)
+    cased.backend_tokenizer.normalizer = None
+    found = TransRecProcessor(cased, item_prefix="Rope: ")(text="RED")["input_ids"]
+    assert torch.equal(found, cased("Rope: red", return_tensors="pt")["input_ids"])  # the prefix stays as it is
+
+
+def test_a_prefix_is_no_text(tokenizer):
+    processor = TransRecProcessor(tokenizer, item_prefix="rope: ")
+    found = processor(text=["", None, "  ", "red", "\u200b"])
+    assert found["has_text"].tolist() == [False, False, False, True, False]
+    blank = TransRecProcessor(tokenizer)(text=["", "red"])
+    assert found["attention_mask"][0].sum() == blank["attention_mask"][0].sum()
+    with pytest.raises(ValueError, match="max_text_length must be at least 5 .*item_prefix='rope: ', got 4"):
+        TransRecProcessor(tokenizer, item_prefix="rope: ", max_text_length=4)
+
+
 def test_prepared_items_are_in_catalogue_order_and_unpadded(items, text_processor, id_processor):
     prepared = prepare_items(items, text_processor)
     for row in (0, 5, 36):

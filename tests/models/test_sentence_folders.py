@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from modeling_transrec import SAMPLE_BACKBONE, TransRecForSequentialRecommendation
-from modeling_transrec.models.sentence_folders import SentenceFolder, read_sentence_folder
+from modeling_transrec.models.sentence_folders import SentenceFolder, read_item_prefix, read_sentence_folder
 
 
 @pytest.fixture
@@ -63,6 +63,22 @@ def test_the_pooling_of_the_folder_is_used(backbone):
 def test_other_poolings(backbone, pooling, expected):
     add_modules(backbone, pooling)
     assert read_sentence_folder(backbone) == SentenceFolder(expected, normalize=False, max_length=None)
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "query"}, "passage: "),
+        ({"prompts": {"query": "Instruct: …", "document": ""}, "default_prompt_name": None}, ""),  # Qwen3-Embedding
+        ({"prompts": {"text": "text: "}, "default_prompt_name": "text"}, "text: "),
+        ({"prompts": {"query": "query: "}, "default_prompt_name": None}, ""),
+        ({"__version__": {}}, ""),
+    ],
+)
+def test_what_stands_before_a_document(tmp_path, settings, expected):
+    assert read_item_prefix(tmp_path) == ""
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert read_item_prefix(tmp_path) == expected
 
 
 @pytest.mark.parametrize(

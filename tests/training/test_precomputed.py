@@ -248,7 +248,7 @@ def test_states_that_take_padding_or_two_contents_are_computed_in_every_step(
     users = [histories[user] for user in range(NUM_USERS)]
     expected = step(model.eval(), collator(users))
     collator.items = precompute(model, collator.items, processor_of[kind], 8, tmp_path)
-    assert "only those of text and image backbones that read no padding" in caplog.text
+    assert "only those of text and image backbones that read no padding, nor their first layer, are" in caplog.text
     assert_same(step(model, collator(users)), expected)
 
 
@@ -472,6 +472,10 @@ class TestThePlainPathIsTaken:
         model = make_frozen("text", 1, "deberta-v2")  # its relative positions are trained, and read by every layer
         reason = "they depend on what is trained: encoder.rel_embeddings.weight, encoder.LayerNorm.weight"
         self.check(reason, model, "text", processor_of, prepared_items, tmp_path, caplog)
+
+    def test_where_the_first_layer_is_read(self, make_frozen, processor_of, prepared_items, tmp_path, caplog):
+        model = make_frozen("text", 1, text_pooling="first_last")
+        self.check("nor their first layer", model, "text", processor_of, prepared_items, tmp_path, caplog)
 
     def test_with_adapters(self, make_model, processor_of, prepared_items, tokenizer, tmp_path, caplog):
         model = make_model("text", text_config=text_config(tokenizer))
