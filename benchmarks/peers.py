@@ -25,7 +25,7 @@ from recbole_sasrec import PACKAGES, install
 from without_training_page import add
 
 from modeling_transrec.data.arguments import DataArguments
-from modeling_transrec.data.loading import histories_as_rows, read_histories
+from modeling_transrec.data.loading import index_histories, read_histories
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
 from modeling_transrec.evaluation.untrained import USERS_TO_CHOOSE_ON
 
@@ -189,7 +189,7 @@ def compare(name: str, args: argparse.Namespace) -> None:
     """Chooses and evaluates each method on a data set."""
     data = DataArguments(dataset_config_name=name, data_dir=args.data_dir)
     items = data.load_items(UNCUT)
-    training = histories_as_rows(data.load_training_histories(), items["item_id"][:])
+    training = index_histories(data.load_training_histories(), items["item_id"][:])
     training = read_histories(training, np.arange(len(training)))
     splits = {split: data.load_sequences(split, UNCUT) for split in ("validation", "test")}
     step = -(-len(splits["validation"]) // USERS_TO_CHOOSE_ON)
