@@ -128,6 +128,13 @@ class ModelArguments:
     max_text_length: int | None = field(
         default=None, metadata={"help": "Longest text in tokens; the rest is cut off (default: 30)."}
     )
+    item_prefix: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is set before every text, such as 'passage: ' for E5 (default: what a folder of "
+            "sentence-transformers sets before documents)."
+        },
+    )
     max_audio_seconds: float | None = field(
         default=None, metadata={"help": "Seconds of a sound that are read, from its beginning (default: 10)."}
     )
@@ -206,7 +213,7 @@ class ModelArguments:
 
 
 # Options that the processor has, too, by the same name.
-PROCESSOR_OPTIONS = ("language", "max_text_length", "max_audio_seconds")
+PROCESSOR_OPTIONS = ("language", "max_text_length", "item_prefix", "max_audio_seconds")
 # Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",

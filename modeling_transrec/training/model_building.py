@@ -24,6 +24,7 @@ from ..models.losses import LOSSES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.multimodal_encoders import reads_last_position
 from ..models.processing_transrec import TransRecProcessor, train_tokenizer
+from ..models.sentence_folders import read_item_prefix
 from ..models.user_encoders import USER_ENCODERS
 from .model_arguments import CHANGEABLE_FIELDS, PROCESSOR_OPTIONS, ModelArguments
 
@@ -131,13 +132,14 @@ class _NewModel:
             model = TransRecForSequentialRecommendation(TransRecConfig(**self.fields))
         options = {name: getattr(args, name) for name in PROCESSOR_OPTIONS}
         options = {name: value for name, value in options.items() if value is not None}
-        return model, TransRecProcessor(**self.parts, **options)
+        return model, TransRecProcessor(**{**self.parts, **options})
 
     def read_text(self) -> None:
         args = self.args
         pretrained = args.multimodal_model_name_or_path or args.text_model_name_or_path
         if pretrained is not None:
             self.parts["tokenizer"] = AutoTokenizer.from_pretrained(pretrained)
+            self.parts["item_prefix"] = read_item_prefix(pretrained)
             return
         if args.tokenizer_name_or_path is not None:
             tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
@@ -230,6 +232,7 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "vocab_size": has_text and not any((args.text_model_name_or_path, args.tokenizer_name_or_path)),
         "language": has_text,
         "max_text_length": has_text,
+        "item_prefix": has_text,
         "max_audio_seconds": "audio" in encoder.modalities,
         "mask_probability": config.objective == "masked_item",
         "num_negatives": loss.samples,

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from modeling_transrec import ModelArguments
 from modeling_transrec.models.modalities import MODALITIES
@@ -49,11 +50,32 @@ def test_an_audio_backbone_by_its_configuration(sounds):
         load_model_and_processor(ModelArguments(audio_config='{"model_type": "bert"}'), sounds)
 
 
+def test_what_stands_before_a_text(sounds, tokenizer, tmp_path):
+    """The folder's prompt for documents holds where no option is given, and travels with the checkpoint."""
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "backbone")
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    settings = '{"prompts": {"query": "query: ", "passage": "passage: "}}'
+    (tmp_path / "backbone" / "config_sentence_transformers.json").write_text(settings)
+    name = str(tmp_path / "backbone")
+    model, processor = load_model_and_processor(ModelArguments(text_model_name_or_path=name), sounds)
+    assert processor.item_prefix == "passage: "
+    for prefix in ("", "item: "):
+        options = ModelArguments(text_model_name_or_path=name, item_prefix=prefix)
+        assert load_model_and_processor(options, sounds)[1].item_prefix == prefix
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    name = str(tmp_path / "checkpoint")
+    assert load_model_and_processor(ModelArguments(name), sounds)[1].item_prefix == "passage: "
+    assert load_model_and_processor(ModelArguments(name, item_prefix=""), sounds)[1].item_prefix == ""
+
+
 def test_what_contradicts_is_refused(sounds):
     for options, message in [
         ({"modality": "text", "audio_config": "{}"}, "has no use for --audio_config"),
         ({"audio_config": "{}", "audio_model_name_or_path": "x"}, "leave out --audio_config"),
         ({"multimodal_model_name_or_path": "x", "text_config": "{}"}, "reads text and image; leave out --text_config"),
+        ({"modality": "audio", "item_prefix": "item: "}, "--item_prefix item:  has no effect"),
         ({"modality": "text", "max_audio_seconds": 3.0}, "--max_audio_seconds 3.0 has no effect"),
         ({"modality": "smell"}, "choose text, image, audio, id"),
     ]:
