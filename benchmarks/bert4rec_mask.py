@@ -112,7 +112,7 @@ def run(mask: str, loss_type: str, seed: int, args: argparse.Namespace) -> dict:
         trainer.train()
         evaluator = FullRankingEvaluator(items, splits["test"], prepared_items=trainer.prepared_items, split="test")
         metrics = evaluator(trainer.model, processor)
-        popularity = evaluator.evaluate(BASELINES["popularity"](trainer.interactions))
+        popularity = evaluator.rank(BASELINES["popularity"](trainer.platform)[0])
     validation = [entry["eval_hr@10"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
     return {"test": metrics, "validation_hr@10": validation, "cosine": cosine.found, "popularity": popularity}
 

@@ -37,18 +37,14 @@ from without_training_page import USERS, add, read_record, write_page
 from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.data.transitions import Transitions, TransitionSettings, count_pairs
+from modeling_transrec.evaluation import baselines
 from modeling_transrec.evaluation.arguments import EvaluationArguments
 from modeling_transrec.evaluation.content import ContentKNN, Whitening
 from modeling_transrec.evaluation.evaluate import evaluate
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
+from modeling_transrec.evaluation.features import load_content_model, read_content
 from modeling_transrec.evaluation.scoring import CatalogueScorer
-from modeling_transrec.evaluation.untrained import (
-    Untrained,
-    empty_scorer,
-    load_content_model,
-    log_popularity,
-    read_content,
-)
+from modeling_transrec.evaluation.weighing import empty_scorer, log_popularity
 
 
 UNCUT = 1_000  # no history of these data sets is longer
@@ -309,9 +305,11 @@ def growth(name: str, args: argparse.Namespace) -> None:
     for count in [*(n for n in (200, 1_000, 5_000) if n < 0.7 * len(rest)), len(rest)]:
         users = rest[:count]
         validation = platform.evaluator("validation", users[:1_000])
-        made = Untrained(platform.count(users), validation, platform.content, UNCUT)
+        training = platform.training.select(np.sort(users))
+        known = baselines.Platform(platform.items, training, validation=validation, content=platform.content)
         for row in ("transitions", "content-knn", "content-and-transitions"):
-            add("growth", f"{name} | {row} | {count}", round(test.rank(made.build(row)[0])["ndcg@10"], 5))
+            ndcg = test.rank(baselines.BASELINES[row](known)[0])["ndcg@10"]
+            add("growth", f"{name} | {row} | {count}", round(ndcg, 5))
 
 
 def split(name: str, args: argparse.Namespace) -> None:
@@ -430,12 +428,12 @@ def parts(name: str, args: argparse.Namespace) -> None:
     show("tokenising")
     content = read_content(model, processor, items)
     show("encoding")
-    transitions = Transitions.from_sequences(training, items["item_id"])
+    known = baselines.Platform(items, training, validation=evaluators["validation"], content=content)
+    len(known.transitions)
     show("counting")
-    made = Untrained(transitions, evaluators["validation"], content, UNCUT)
-    scorer, _ = made.build("content-knn")
+    scorer, chosen = baselines.BASELINES["content-knn"](known)
     show("whitening and choosing for content")
-    scorer, _ = made.add_transitions(scorer)
+    scorer, _ = baselines.add_transitions(scorer, chosen, known)
     show("choosing for transitions and popularity")
     metrics = evaluators["test"].rank(scorer)
     show(f"ranking: {metrics['hr@10']:.4f} / {metrics['ndcg@10']:.4f}")

@@ -11,64 +11,60 @@ A checkpoint on the Hub, with the results added to its card (--create_pr true wh
 
     transrec evaluate --model_name_or_path me/my-recommender --push_to_hub true
 
-Baselines that need no training: --model_name_or_path random and --model_name_or_path popularity. Metrics of the lists
-beyond their hits: --metrics hr ndcg mrr coverage novelty popularity_bias.
+What needs no training, by its name in place of a checkpoint's, and the transitions of the platform beside a model:
+
+    transrec evaluate --model_name_or_path content-and-transitions \\
+        --text_model_name_or_path sentence-transformers/all-MiniLM-L6-v2
+    transrec evaluate --model_name_or_path outputs/has_pt --transition_weight auto
+
+Metrics of the lists beyond their hits: --metrics hr ndcg mrr coverage novelty popularity_bias.
 On several GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.evaluate --model_name_or_path outputs/has_pt
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-
-from accelerate import PartialState
 
 from ..data.arguments import DataArguments
 from ..evaluation.arguments import EvaluationArguments
-from ..evaluation.baselines import BASELINES
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import EvaluationTask
 from ..hub.publish import push_results
-from ..hub.results import THIS_MODEL, result_row
+from ..hub.results import THIS_MODEL, result_row, show_results
 from .options import parse_arguments
 
 
-def push_evaluation(args: EvaluationArguments, data_args: DataArguments, results: dict) -> str | None:
+def push_evaluation(task: EvaluationTask, results: Sequence[dict]) -> str | None:
     """Adds results to the checkpoint's card, beside those of what needs no training on the same split.
 
     Args:
-        args: the options that the results were measured with.
-        data_args: the data set.
-        results: what [`evaluate`] returned.
+        task: what was evaluated.
+        results: what the task returned for the checkpoint.
 
     Returns:
         The commit's address; `None` on all processes but the main one.
     """
-    rows = []
-    for name in BASELINES:
-        changes = {"model_name_or_path": name, "max_seq_len": results["protocol"]["max_seq_len"]}
-        changes |= {"transition_weight": "0", "center_scores": False, "by_group": False}
-        changes |= {"push_to_hub": False, "create_pr": False}
-        found = evaluate(replace(args, **changes), data_args)
-        rows.append(result_row(name, found["metrics"], found["protocol"]))
-    rows.append(result_row(THIS_MODEL, results["metrics"], results["protocol"]))
-    if not PartialState().is_main_process:
+    found = [*task.evaluate_baselines().items(), *((THIS_MODEL, result) for result in results)]
+    if not task.state.is_main_process:
         return None
-    return push_results(args.model_name_or_path, rows, create_pr=args.create_pr)
+    rows = [result_row(name, result["metrics"], result["protocol"]) for name, result in found]
+    print(show_results(rows))
+    return push_results(task.args.model_name_or_path, rows, create_pr=task.args.create_pr)
 
 
 def main(args: Sequence[str] | None = None) -> dict:
     """Runs `transrec evaluate` and returns what it printed."""
     evaluation_args, data_args = parse_arguments((EvaluationArguments, DataArguments), args, __doc__)
-    results = evaluate(evaluation_args, data_args)
-    if PartialState().is_main_process:
-        text = json.dumps(results, indent=2, ensure_ascii=False)
+    task = EvaluationTask(evaluation_args, data_args)
+    results = task.evaluate()
+    if task.state.is_main_process:
+        text = json.dumps(results[-1], indent=2, ensure_ascii=False)
         print(text)
         if evaluation_args.output_file is not None:
             Path(evaluation_args.output_file).parent.mkdir(parents=True, exist_ok=True)
             Path(evaluation_args.output_file).write_text(text + "\n", encoding="utf-8")
     if evaluation_args.push_to_hub:
-        push_evaluation(evaluation_args, data_args, results)
-    return results
+        push_evaluation(task, results)
+    return results[-1]
 
 
 if __name__ == "__main__":

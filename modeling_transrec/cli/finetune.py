@@ -14,8 +14,10 @@ With images beside the text and another user encoder, or with a preset, a named 
     transrec finetune --modality text+image --user_encoder_type gru4rec --output_dir outputs/both
     transrec finetune --preset bili_food-bert --data_dir /data/NineRec --output_dir outputs/bili_food
 
-On your own data: --dataset_config_name NAME --data_dir FOLDER; see `transrec prepare-data --help`. The test split is
-not read here; `transrec evaluate` reads it. The command runs in one process; on several GPUs:
+On your own data: --dataset_config_name NAME --data_dir FOLDER; see `transrec prepare-data --help`. At the end a table
+shows the model beside what needs no training, on the validation split; with --transition_weight auto also with the
+platform's counted transitions. The test split is read only with --do_predict true, when training is over, or by
+`transrec evaluate`. The command runs in one process; on several GPUs:
 
     accelerate launch --multi_gpu -m modeling_transrec.cli.finetune --output_dir outputs/model
 """
@@ -23,16 +25,26 @@ not read here; `transrec evaluate` reads it. The command runs in one process; on
 from collections.abc import Sequence
 
 from ..data.arguments import DataArguments
+from ..hub.publish import read_facts
+from ..hub.results import show_results
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
 from ..training.train import train
 from .options import parse_arguments
 
 
+def train_and_show(data_type: type[DataArguments], args: Sequence[str] | None, description: str | None) -> None:
+    """Trains as the options say, and prints the card's results."""
+    types = (ModelArguments, data_type, TransRecTrainingArguments)
+    trainer = train(*parse_arguments(types, args, description, has_presets=True))
+    results = read_facts(trainer.args.output_dir).results if trainer.is_world_process_zero() else []
+    if results:
+        print(f"\n{show_results(results)}", flush=True)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec finetune`."""
-    types = (ModelArguments, DataArguments, TransRecTrainingArguments)
-    train(*parse_arguments(types, args, __doc__, has_presets=True))
+    train_and_show(DataArguments, args, __doc__)
 
 
 if __name__ == "__main__":

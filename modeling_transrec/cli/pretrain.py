@@ -25,10 +25,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..data.arguments import DataArguments
-from ..training.arguments import TransRecTrainingArguments
-from ..training.model_arguments import ModelArguments
-from ..training.train import train
-from .options import parse_arguments
+from .finetune import train_and_show
 
 
 @dataclass
@@ -40,8 +37,7 @@ class SourceArguments(DataArguments):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec pretrain`."""
-    types = (ModelArguments, SourceArguments, TransRecTrainingArguments)
-    train(*parse_arguments(types, args, __doc__, has_presets=True))
+    train_and_show(SourceArguments, args, __doc__)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from ..data.arguments import DataArguments
-from ..evaluation.arguments import CONTENT_OPTIONS, NOT_TRAINED, EvaluationArguments
-from ..evaluation.baselines import BASELINES
-from ..evaluation.evaluate import evaluate
+from ..evaluation.arguments import EvaluationArguments
+from ..evaluation.evaluate import EvaluationTask
+from ..hub.results import markdown_table
+from ..ninerec.sample import SAMPLE_BACKBONE, SAMPLES
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
 from ..training.train import train
@@ -85,10 +86,8 @@ class TransferTrainingArguments(TransRecTrainingArguments):
 
 def render(rows: dict[str, dict], title: str) -> str:
     """Returns the table as Markdown."""
-    lines = [title, "", f"| {'model':<23} | HR@10  | NDCG@10 |", f"|{'-' * 25}|-------:|--------:|"]
-    for name, metrics in rows.items():
-        lines.append(f"| {name:<23} | {metrics['hr@10']:.4f} | {metrics['ndcg@10']:.4f}  |")
-    return "\n".join(lines)
+    cells = [(name, f"{found['hr@10']:.4f}", f"{found['ndcg@10']:.4f}") for name, found in rows.items()]
+    return f"{title}\n\n{markdown_table(('model', 'HR@10', 'NDCG@10'), cells, aligned=True)}"
 
 
 class Comparison:
@@ -119,34 +118,37 @@ class Comparison:
         train(model_args, data_args, training_args)
         return folder
 
-    def evaluate(self, row: str, model: str, **backbones: Any) -> None:
-        """Adds a row: metrics on the target's test split.
+    def evaluate(self, row: str, model: str) -> None:
+        """Adds a row, or two where transitions are added: metrics of a checkpoint on the target's test split."""
+        plain, *with_transitions = self._task(model, transition_weight=self.training_args.transition_weight).evaluate()
+        self.add({row: plain, **{f"{row} + transitions": found for found in with_transitions}})
 
-        Args:
-            row: name of the row.
-            model: checkpoint, or what needs no training.
-            backbones: of content kNN.
-        """
+    def evaluate_baselines(self, backbones: dict[str, str]) -> None:
+        """Adds a row of each baseline; those by content are of these backbones."""
+        max_seq_len = self.model_args.resolved_max_seq_len()
+        self.add(self._task("content-knn", max_seq_len=max_seq_len, **backbones).evaluate_baselines())
+
+    def _task(self, model: str, **options: Any) -> EvaluationTask:
         arguments = EvaluationArguments(
             model_name_or_path=model,
             eval_ks=self.training_args.eval_ks,
             language=self.model_args.language,
-            max_seq_len=self.model_args.resolved_max_seq_len() if model in NOT_TRAINED else None,
             use_cpu=self.training_args.use_cpu,
-            **backbones,
+            **options,
         )
-        self.results[row] = evaluate(arguments, self.target)
-        say(f"{row}: HR@10 {self.results[row]['metrics']['hr@10']:.4f}")
+        return EvaluationTask(arguments, self.target)
+
+    def add(self, rows: dict[str, dict]) -> None:
+        """Adds rows, and says what they are worth."""
+        self.results |= rows
+        for row, result in rows.items():
+            say(f"{row}: HR@10 {result['metrics']['hr@10']:.4f}")
 
     def run(self) -> None:
-        for name in BASELINES:
-            self.evaluate(name, name)
         pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
-        # Without a pretrained backbone, the features are those of the backbone that was trained on the source.
-        named = {name: getattr(self.model_args, name) for name in CONTENT_OPTIONS}
-        backbones = named if any(named.values()) else {"text_model_name_or_path": pretrained}
-        for name in ("content-knn", "content-and-transitions"):
-            self.evaluate(name, name, **backbones)
+        # Without a pretrained backbone, content is compared by the sample's own or by that trained on the source.
+        usual = SAMPLE_BACKBONE if self.target.dataset_config_name in SAMPLES else pretrained
+        self.evaluate_baselines(self.model_args.backbone_names() or {"text_model_name_or_path": usual})
 
         of_content = ("text_pooling", "image_pooling", "item_projection", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}

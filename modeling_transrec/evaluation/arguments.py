@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 
 from ..models.checkpoint_files import is_hub_id
-from .baselines import BASELINES
+from .baselines import BASELINES, CONTENT_BASELINES
 from .metrics import DEFAULT_METRICS, METRICS
-from .untrained import UNTRAINED
+from .weighing import check_transition_weight, has_transitions
 
 
-NOT_TRAINED = tuple(dict.fromkeys((*BASELINES, *UNTRAINED)))
-CONTENT_OPTIONS = ("text_model_name_or_path", "vision_model_name_or_path", "multimodal_model_name_or_path")
+CONTENT_OPTIONS = tuple(f"{part}_model_name_or_path" for part in ("text", "vision", "multimodal", "audio"))
 
 
 @dataclass
@@ -23,19 +22,21 @@ class EvaluationArguments:
     """
 
     model_name_or_path: str = field(
-        metadata={"help": f"Checkpoint, a folder or a Hub id; or what needs no training: {', '.join(NOT_TRAINED)}."}
+        metadata={"help": f"Checkpoint, a folder or a Hub id; or what needs no training: {', '.join(BASELINES)}."}
     )
     text_model_name_or_path: str | None = field(
         default=None,
         metadata={
             "help": "Text backbone of content-knn and content-and-transitions: a Hub id or folder, such as one of "
-            "sentence-transformers; or a TransRec checkpoint, of which all backbones are read."
+            "sentence-transformers; or a TransRec checkpoint, of which all backbones are read. With --push_to_hub, by "
+            "default those that the checkpoint started from."
         },
     )
     vision_model_name_or_path: str | None = field(default=None, metadata={"help": "Vision backbone of the same."})
     multimodal_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Backbone of text and images of the same."}
     )
+    audio_model_name_or_path: str | None = field(default=None, metadata={"help": "Audio backbone of the same."})
     transition_weight: str = field(
         default="0",
         metadata={
@@ -92,34 +93,23 @@ class EvaluationArguments:
     _argument_group_name = "evaluation"
 
     def __post_init__(self):
-        is_baseline = self.model_name_or_path in NOT_TRAINED
+        name = self.model_name_or_path
+        is_baseline = name in BASELINES
         if self.max_seq_len is not None and not is_baseline:
-            raise ValueError(f"--max_seq_len is an option of {', '.join(NOT_TRAINED)}; a model has its own")
-        self._check_parts(is_baseline)
+            raise ValueError(f"--max_seq_len is an option of {', '.join(BASELINES)}; a model has its own")
+        given = [option for option in CONTENT_OPTIONS if getattr(self, option) is not None]
+        if name in CONTENT_BASELINES and not given:
+            raise ValueError(f"{name} needs a backbone: give --{CONTENT_OPTIONS[0]}")
+        if given and name not in CONTENT_BASELINES and not self.push_to_hub:
+            raise ValueError(f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}")
+        check_transition_weight(self.transition_weight)
+        if has_transitions(self.transition_weight) and is_baseline:
+            raise ValueError("--transition_weight is for a checkpoint; content-and-transitions chooses its own")
         if self.create_pr and not self.push_to_hub:
             raise ValueError("--create_pr is an option of --push_to_hub")
-        if self.push_to_hub and not is_hub_id(self.model_name_or_path):
-            raise ValueError(f"--push_to_hub adds results to a card on the Hub; {self.model_name_or_path} is a folder")
         if self.push_to_hub and is_baseline:
-            raise ValueError(f"--push_to_hub: {self.model_name_or_path} has no card")
+            raise ValueError(f"--push_to_hub: {name} has no card")
+        if self.push_to_hub and not is_hub_id(name):
+            raise ValueError(f"--push_to_hub adds results to a card on the Hub; {name} is a folder")
         if self.push_to_hub and self.model_revision != "main":
             raise ValueError("--push_to_hub adds results to the main branch; leave out --model_revision")
-
-    def _check_parts(self, is_baseline: bool) -> None:
-        needs_content = is_baseline and self.model_name_or_path.startswith("content-")
-        given = [name for name in CONTENT_OPTIONS if getattr(self, name) is not None]
-        if needs_content and not given:
-            raise ValueError(f"{self.model_name_or_path} needs a backbone: give --{CONTENT_OPTIONS[0]}")
-        if given and not needs_content:
-            raise ValueError(f"--{given[0]} is an option of content-knn and content-and-transitions")
-        if self.transition_weight != "auto" and not _is_weight(self.transition_weight):
-            raise ValueError(f"--transition_weight must be auto or a number from 0 on, got {self.transition_weight}")
-        if self.transition_weight != "0" and is_baseline:
-            raise ValueError("--transition_weight is for a checkpoint; content-and-transitions chooses its own")
-
-
-def _is_weight(value: str) -> bool:
-    try:
-        return 0 <= float(value) < float("inf")
-    except ValueError:
-        return False

@@ -1,7 +1,11 @@
-"""Baselines that need no training: the table of what is evaluated beside a model."""
+"""What needs no training: the one table whose rows stand in every table that a command prints, and in every card.
+
+A model is worth what it adds to them. Only training interactions are counted.
+"""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import numpy as np
@@ -9,36 +13,47 @@ import torch
 
 from ..data.loading import count_interactions, index_histories, values_of_interactions
 from ..data.transitions import Transitions
+from ..models.processing_transrec import TransRecProcessor
 from .evaluator import FullRankingEvaluator
-from .scoring import Scorer
+from .features import Content
+from .scoring import CatalogueScorer
+from .weighing import ScoringChoice, choose, choose_content, describe_scoring, empty_scorer, has_transitions
 
 
-class TrainingInteractions:
+class Platform:
     """
-    The catalogue and the training interactions of a platform, of which a baseline takes what it needs.
+    What is known of a platform before anything is trained, of which a baseline takes what it needs.
+
+    All but the items may be given as functions without arguments, which are called when a baseline asks for it.
 
     Args:
         items: the catalogue, `item_id` and its content.
-        sequences: training histories, column `item_ids`; or a function that loads them, which is called when a
-            baseline asks for them.
-        whole_sequences: loads the training histories uncut, from which transitions are counted; by default they are
-            counted from `sequences`.
+        sequences: training histories, column `item_ids` and, where interactions count differently, `weights`.
+        whole_sequences: the training histories uncut, in which transitions are counted; by default `sequences`.
+        validation: ranks the validation split, on which settings are chosen.
+        content: features of the items, or `None` where there is no backbone to make them.
     """
 
     def __init__(
         self,
         items: datasets.Dataset,
         sequences: datasets.Dataset | Callable[[], datasets.Dataset],
-        whole_sequences: Callable[[], datasets.Dataset] | None = None,
+        whole_sequences: datasets.Dataset | Callable[[], datasets.Dataset] | None = None,
+        validation: FullRankingEvaluator | Callable[[], FullRankingEvaluator] | None = None,
+        content: Content | Callable[[], Content | None] | None = None,
     ):
         self.items = items
-        self._sequences = sequences
-        self._whole_sequences = whole_sequences
+        self._given = {"sequences": sequences, "validation": validation, "content": content}
+        self._given["whole_sequences"] = sequences if whole_sequences is None else whole_sequences
+
+    def _get(self, name: str) -> Any:
+        given = self._given[name]
+        return given() if callable(given) and not isinstance(given, FullRankingEvaluator) else given
 
     @functools.cached_property
     def sequences(self) -> datasets.Dataset:
         """Training histories as item ids."""
-        return self._sequences() if callable(self._sequences) else self._sequences
+        return self._get("sequences")
 
     @functools.cached_property
     def histories(self) -> datasets.Dataset:
@@ -61,55 +76,138 @@ class TrainingInteractions:
     @functools.cached_property
     def transitions(self) -> Transitions:
         """How often one item of the catalogue follows another in the training histories."""
-        whole = self.sequences if self._whole_sequences is None else self._whole_sequences()
-        return Transitions.from_sequences(whole, self.items["item_id"])
+        return Transitions.from_sequences(self._get("whole_sequences"), self.items["item_id"])
+
+    @functools.cached_property
+    def validation(self) -> FullRankingEvaluator | None:
+        """Ranks the validation split."""
+        return self._get("validation")
+
+    @functools.cached_property
+    def content(self) -> Content | None:
+        """The features of the items."""
+        return self._get("content")
+
+    @functools.cached_property
+    def content_settings(self) -> dict:
+        """Settings of content kNN, chosen on the validation split where there is one."""
+        if self.content is None:
+            raise ValueError("content-knn compares items by their content and needs a backbone; name a text model")
+        return {} if self.validation is None else choose_content(self.content, self.validation)
 
 
-def random_scorer(interactions: TrainingInteractions) -> Scorer:
+def random(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores all items the same, which is worth exactly what a random ranking is."""
-    num_items = len(interactions.items)
-    return lambda histories, users: torch.zeros(len(histories), num_items, device=histories.device)
+    return empty_scorer(len(platform.items)), {}
 
 
-def popularity_scorer(interactions: TrainingInteractions) -> Scorer:
+def popularity(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores items by what their training interactions count, the same for everybody."""
-    counts = torch.from_numpy(interactions.item_counts.astype(np.float64))
-    return lambda histories, users: counts.to(histories.device).repeat(len(histories), 1)
+    counts = torch.from_numpy(platform.item_counts).float()
+    return empty_scorer(len(counts)).replace(item_scores=counts), {}
 
 
-def transition_scorer(interactions: TrainingInteractions, **settings) -> Scorer:
-    """Scores items by the transitions from the history's items to them, see [`Transitions`]."""
-    transitions = interactions.transitions.with_settings(**settings)
-
-    def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-        scores = transitions.scores(histories.cpu().numpy()).toarray()
-        return torch.from_numpy(scores.astype(np.float32)).to(histories.device)
-
-    return score
-
-
-def last_item_scorer(interactions: TrainingInteractions) -> Scorer:
+def last_item_transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores items by the transitions from the history's last item only."""
-    return transition_scorer(interactions, history_decay=1e-9)
+    return _only_transitions(platform, ScoringChoice(1.0, transition_settings={"history_decay": 1e-9}))
 
 
-# Name → what makes a scorer from the training interactions. Scripts, cards and tables have a row of each.
-BASELINES: dict[str, Callable[[TrainingInteractions], Scorer]] = {
-    "random": random_scorer,
-    "popularity": popularity_scorer,
-    "last-item-transitions": last_item_scorer,
-    "transitions": transition_scorer,
+def transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:
+    """Scores items by the transitions from the history's items to them, see [`Transitions`]."""
+    if platform.validation is None:
+        return _only_transitions(platform, ScoringChoice(1.0))
+    nothing = empty_scorer(len(platform.items))
+    return _only_transitions(platform, choose(nothing, platform.transitions, platform.validation, (1.0,), (0.0,)))
+
+
+def _only_transitions(platform: Platform, choice: ScoringChoice) -> tuple[CatalogueScorer, dict]:
+    scorer = choice.apply(empty_scorer(len(platform.items)), platform.transitions)
+    return scorer, choice.describe(platform.transitions)
+
+
+def content_knn(platform: Platform) -> tuple[CatalogueScorer, dict]:
+    """Scores items by how like the history their content is, see [`ContentKNN`]."""
+    settings, content = platform.content_settings, platform.content
+    scorer = content.fit(**settings)
+    return scorer, {"content": {**settings, "source": content.source, "weights": scorer.model.weights}}
+
+
+def content_and_transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:
+    """Scores items by the sum of both, and of their popularity."""
+    return add_transitions(*content_knn(platform), platform)
+
+
+def add_transitions(
+    scorer: CatalogueScorer,
+    description: dict,
+    platform: Platform,
+    transition_weight: str = "auto",
+    user_index: torch.Tensor | None = None,
+) -> tuple[CatalogueScorer, dict]:
+    """Adds a platform's transitions, and with `auto` popularity, to any dense scores, those of a trained model, too.
+
+    Args:
+        scorer: makes the dense scores.
+        description: what the protocol says of them.
+        platform: the platform, of which the validation split must be known.
+        transition_weight: `"auto"`, or a number in units of the dense scores' spread.
+        user_index: of each user of the validation split, see [`FullRankingEvaluator.user_index`].
+
+    Returns:
+        The scorer of the sum, and what the protocol says of it.
+    """
+    if platform.validation is None:
+        raise ValueError("the weight of transitions is chosen on a validation split, and there is none")
+    weights: dict[str, Any] = {}
+    if transition_weight != "auto":
+        weights = {"transition_weights": (float(transition_weight),), "popularity_weights": (0.0,)}
+    choice = choose(scorer, platform.transitions, platform.validation, user_index=user_index, **weights)
+    description = {**description, **choice.describe(platform.transitions)}
+    return choice.apply(scorer, platform.transitions), description
+
+
+# Name → what makes a scorer of what is known of a platform, and says for the protocol what was chosen.
+BASELINES: dict[str, Callable[[Platform], tuple[CatalogueScorer, dict]]] = {
+    "random": random,
+    "popularity": popularity,
+    "last-item-transitions": last_item_transitions,
+    "transitions": transitions,
+    "content-knn": content_knn,
+    "content-and-transitions": content_and_transitions,
 }
+CONTENT_BASELINES = ("content-knn", "content-and-transitions")
 
 
-def evaluate_baselines(
-    evaluator: FullRankingEvaluator, interactions: TrainingInteractions | datasets.Dataset
-) -> dict[str, dict[str, float]]:
-    """Returns the metrics of every baseline.
+def rank(
+    evaluator: FullRankingEvaluator,
+    scorer: CatalogueScorer,
+    description: dict,
+    scores: str,
+    user_index: torch.Tensor | None = None,
+) -> dict[str, dict]:
+    """Returns the metrics of a scorer, and the protocol that belongs to them.
 
     Args:
         evaluator: ranks a split.
-        interactions: those of the training, or only the training histories, column `item_ids`.
+        scorer: of the evaluator's catalogue.
+        description: what was chosen for the scores, for the protocol.
+        scores: what the scores are, likewise.
+        user_index: of each user of the split, see [`FullRankingEvaluator.user_index`].
+    """
+    protocol = {**evaluator.protocol, "scores": scores}
+    if description:
+        protocol["scoring"] = describe_scoring(description)
+    return {"metrics": evaluator.rank(scorer, user_index), "protocol": protocol}
+
+
+def evaluate_baselines(
+    evaluator: FullRankingEvaluator, platform: Platform | datasets.Dataset
+) -> dict[str, dict[str, dict]]:
+    """Returns metrics and protocol of each baseline; without a backbone there are none of those by content.
+
+    Args:
+        evaluator: ranks a split.
+        platform: what is known of the platform, or only its training histories, column `item_ids`.
 
     Example:
 
@@ -118,9 +216,35 @@ def evaluate_baselines(
     >>> training = datasets.Dataset.from_dict({"item_ids": [["a", "b"], ["a", "b", "c"], ["a"]]})
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
     >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
-    >>> evaluate_baselines(evaluator, training)["popularity"]
+    >>> evaluate_baselines(evaluator, training)["popularity"]["metrics"]
     {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.667}
     """
-    if isinstance(interactions, datasets.Dataset):
-        interactions = TrainingInteractions(evaluator.items, interactions)
-    return {name: evaluator.evaluate(build(interactions)) for name, build in BASELINES.items()}
+    if isinstance(platform, datasets.Dataset):
+        platform = Platform(evaluator.items, platform)
+    rows = [name for name in BASELINES if name not in CONTENT_BASELINES or platform.content is not None]
+    return {name: rank(evaluator, *BASELINES[name](platform), scores=name) for name in rows}
+
+
+def evaluate_model(
+    evaluator: FullRankingEvaluator,
+    scorer: CatalogueScorer,
+    processor: TransRecProcessor,
+    platform: Platform,
+    transition_weight: str = "0",
+) -> list[dict[str, dict]]:
+    """Returns metrics and protocol of a model: by its own scores and, with a weight, with transitions added to them.
+
+    Args:
+        evaluator: ranks a split.
+        scorer: of the model.
+        processor: the model's processor.
+        platform: what is known of the platform.
+        transition_weight: see [`add_transitions`]; `"0"` adds none.
+    """
+    own, users = evaluator.protocol["scores"], evaluator.user_index(processor)
+    found = [rank(evaluator, scorer, {}, own, users)]
+    if has_transitions(transition_weight):
+        of_validation = None if platform.validation is None else platform.validation.user_index(processor)
+        both = add_transitions(scorer, {}, platform, transition_weight, of_validation)
+        found.append(rank(evaluator, *both, f"{own} + transitions", users))
+    return found

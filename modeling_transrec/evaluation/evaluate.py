@@ -1,10 +1,8 @@
 """Evaluates a checkpoint, or what needs no training, on a data set."""
 
 import functools
-from dataclasses import replace
 from typing import Any
 
-import datasets
 import torch
 from accelerate import PartialState
 
@@ -15,11 +13,11 @@ from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor
-from .arguments import CONTENT_OPTIONS, NOT_TRAINED, EvaluationArguments
-from .baselines import BASELINES, TrainingInteractions
+from .arguments import CONTENT_OPTIONS, EvaluationArguments
+from .baselines import BASELINES, Platform, evaluate_baselines, evaluate_model, rank
 from .evaluator import FullRankingEvaluator
+from .features import Content, content_of, content_of_start, starting_backbones
 from .metrics import METRICS
-from .untrained import UNTRAINED, Content, Untrained, describe_scoring, load_content_model, read_content
 
 
 def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
@@ -42,102 +40,110 @@ def evaluate(args: EvaluationArguments, data_args: DataArguments) -> dict:
     >>> round(results["metrics"]["hr@10"], 3), results["protocol"]["num_candidates"]
     (0.1, 300)
     """
-    state = PartialState(cpu=args.use_cpu)
-    name = args.model_name_or_path
-    if name in NOT_TRAINED:
-        max_seq_len = TransRecConfig().max_seq_len if args.max_seq_len is None else args.max_seq_len
-    else:
-        max_seq_len = load_config(name, args.model_revision).max_seq_len
-    with state.main_process_first():
-        items = data_args.load_items(max_seq_len)
-        sequences = data_args.load_sequences(args.split, max_seq_len)
-    read = functools.partial(data_args.load_sequences, "train", max_seq_len)
-    interactions = TrainingInteractions(items, read, data_args.load_training_histories)
-    needs_counts = any(METRICS[metric].needs_lists for metric in args.metrics)
-    evaluator = FullRankingEvaluator(
-        items,
-        sequences,
-        ks=args.eval_ks,
-        exclude_seen=not args.include_seen,
-        batch_size=args.per_device_eval_batch_size,
-        item_batch_size=args.item_batch_size,
-        split=args.split,
-        center_scores=args.center_scores,
-        metrics=args.metrics,
-        item_counts=interactions.item_counts if needs_counts else None,
-    )
-    scoring: dict = {}
-    scores = evaluator.protocol["scores"]
-    if name in UNTRAINED:
-        untrained = Untrained(
-            interactions.transitions,
-            _validation_of(evaluator, data_args, max_seq_len),
-            _read_content(args, items, state),
+    return EvaluationTask(args, data_args).evaluate()[-1]
+
+
+class EvaluationTask:
+    """
+    A split of a data set with its platform, on which a checkpoint and what needs no training are evaluated.
+
+    Args:
+        args: what is evaluated and how.
+        data_args: the data set.
+    """
+
+    def __init__(self, args: EvaluationArguments, data_args: DataArguments):
+        self.args, self.data_args = args, data_args
+        self.state = PartialState(cpu=args.use_cpu)
+        self.is_baseline = args.model_name_or_path in BASELINES
+        self.max_seq_len = TransRecConfig().max_seq_len if args.max_seq_len is None else args.max_seq_len
+        if not self.is_baseline:
+            self.max_seq_len = load_config(args.model_name_or_path, args.model_revision).max_seq_len
+        with self.state.main_process_first():
+            items = data_args.load_items(self.max_seq_len)
+            sequences = data_args.load_sequences(args.split, self.max_seq_len)
+        self.platform = Platform(
+            items,
+            functools.partial(data_args.load_sequences, "train", self.max_seq_len),
+            data_args.load_training_histories,
+            self._load_validation,
+            self._read_content,
         )
-        scorer, scoring = untrained.build(name)
-        metrics, scores = evaluator.rank(scorer), name
-    elif name in BASELINES:
-        metrics, scores = evaluator.evaluate(BASELINES[name](interactions)), name
-    else:
-        metrics, scoring = _evaluate_checkpoint(args, data_args, evaluator, interactions, state)
-        scores += " + transitions" if scoring else ""
-    dataset = f"{data_args.dataset_name}/{data_args.dataset_config_name}"
-    protocol = {"dataset": dataset, "model": name, "max_seq_len": max_seq_len, "bf16": args.bf16}
-    protocol |= {**evaluator.protocol, "scores": scores}
-    if scoring:
-        protocol["scoring"] = describe_scoring(scoring)
-    groups = {"groups": evaluator.metrics_of_groups(interactions.num_interactions)} if args.by_group else {}
-    return {"metrics": metrics, **groups, "protocol": protocol}
+        needs_counts = any(METRICS[metric].needs_lists for metric in args.metrics)
+        self.evaluator = FullRankingEvaluator(
+            items,
+            sequences,
+            ks=args.eval_ks,
+            exclude_seen=not args.include_seen,
+            batch_size=args.per_device_eval_batch_size,
+            item_batch_size=args.item_batch_size,
+            split=args.split,
+            center_scores=args.center_scores,
+            metrics=args.metrics,
+            item_counts=self.platform.item_counts if needs_counts else None,
+        )
 
+    def evaluate(self) -> list[dict]:
+        """Returns what [`evaluate`] does; with a transition weight first without transitions, then with them."""
+        name = self.args.model_name_or_path
+        if self.is_baseline:
+            found = [rank(self.evaluator, *BASELINES[name](self.platform), scores=name)]
+        else:
+            model, processor = self.checkpoint
+            with self.state.main_process_first():
+                workers = self.args.preprocessing_num_workers
+                self.evaluator.prepared_items = prepare_items(self.platform.items, processor, workers)
+            autocast = functools.partial(
+                torch.autocast, self.state.device.type, torch.bfloat16, enabled=self.args.bf16
+            )
+            scorer = self.evaluator.build_scorer(model, processor, autocast)
+            found = evaluate_model(self.evaluator, scorer, processor, self.platform, self.args.transition_weight)
+        if self.args.by_group:
+            found[-1]["groups"] = self.evaluator.metrics_of_groups(self.platform.num_interactions)
+        return [self._complete(result, name) for result in found]
 
-def _read_content(args: EvaluationArguments, items: datasets.Dataset, state: PartialState) -> Content | None:
-    """Encodes the items with the backbones that the options name; `None` where they name none."""
-    names = {name: getattr(args, name) for name in CONTENT_OPTIONS if getattr(args, name) is not None}
-    if not names:
-        return None
-    with state.main_process_first(), torch.autocast(state.device.type, torch.bfloat16, enabled=args.bf16):
-        model, processor = load_content_model(**names, language=args.language or "en")
-        content = read_content(model.to(state.device), processor, items, args.item_batch_size)
-    return replace(content, source=" + ".join(names.values()))
+    def evaluate_baselines(self) -> dict[str, dict]:
+        """Returns the same of all that needs no training, by name."""
+        found = evaluate_baselines(self.evaluator, self.platform)
+        return {name: self._complete(result, name) for name, result in found.items()}
 
+    def _complete(self, result: dict, name: str) -> dict:
+        """Adds to the protocol what the evaluator does not know."""
+        dataset = f"{self.data_args.dataset_name}/{self.data_args.dataset_config_name}"
+        facts = {"dataset": dataset, "model": name, "max_seq_len": self.max_seq_len, "bf16": self.args.bf16}
+        return {**result, "protocol": {**facts, **result["protocol"]}}
 
-def _validation_of(
-    evaluator: FullRankingEvaluator, data_args: DataArguments, max_seq_len: int
-) -> FullRankingEvaluator:
-    """Returns the same evaluation on the validation split, on which settings are chosen."""
-    if evaluator.split == "validation":
-        return evaluator
-    return FullRankingEvaluator(
-        evaluator.items,
-        data_args.load_sequences("validation", max_seq_len),
-        exclude_seen=evaluator.exclude_seen,
-        batch_size=evaluator.batch_size,
-        split="validation",
-    )
+    @functools.cached_property
+    def checkpoint(self) -> tuple[TransRecModel, TransRecProcessor]:
+        """The model and its processor."""
+        name, where = self.args.model_name_or_path, dict[str, Any](revision=self.args.model_revision)
+        model = TransRecModel.from_pretrained(name, **where).to(self.state.device)
+        processor = TransRecProcessor.from_pretrained(name, **where)
+        processor = drop_foreign_ids(model, processor, self.platform.items["item_id"][:])
+        processor.language = self.args.language or processor.language
+        return model, processor
 
+    def _read_content(self) -> Content | None:
+        """Encodes the items with the backbones that the options name, else with those that the model started from."""
+        names = {name: getattr(self.args, name) for name in CONTENT_OPTIONS if getattr(self.args, name) is not None}
+        with torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.args.bf16):
+            options: dict[str, Any] = {"chunk_size": self.args.item_batch_size, "device": self.state.device}
+            if names:
+                return content_of(names, self.platform.items, self.args.language or "en", **options)
+            if self.is_baseline:
+                return None
+            model, processor = self.checkpoint
+            options["language"] = processor.language
+            return content_of_start(starting_backbones(model.config), self.platform.items, **options)
 
-def _evaluate_checkpoint(
-    args: EvaluationArguments,
-    data_args: DataArguments,
-    evaluator: FullRankingEvaluator,
-    interactions: TrainingInteractions,
-    state: PartialState,
-) -> tuple[dict[str, float], dict]:
-    """Returns the metrics, and what the protocol says of transitions that were added to the model's scores."""
-    items = evaluator.items
-    where: dict[str, Any] = {"revision": args.model_revision}
-    model = TransRecModel.from_pretrained(args.model_name_or_path, **where).to(state.device)
-    processor = TransRecProcessor.from_pretrained(args.model_name_or_path, **where)
-    processor = drop_foreign_ids(model, processor, items["item_id"][:])
-    processor.language = args.language or processor.language
-    with state.main_process_first():
-        evaluator.prepared_items = prepare_items(items, processor, args.preprocessing_num_workers)
-    autocast = functools.partial(torch.autocast, state.device.type, torch.bfloat16, enabled=args.bf16)
-    if args.transition_weight == "0":
-        return evaluator(model, processor, autocast), {}
-    scorer = evaluator.build_scorer(model, processor, autocast)
-    validation = _validation_of(evaluator, data_args, model.config.max_seq_len)
-    weight = None if args.transition_weight == "auto" else float(args.transition_weight)
-    untrained = Untrained(interactions.transitions, validation)
-    scorer, scoring = untrained.add_transitions(scorer, {}, weight, validation.user_index(processor))
-    return evaluator.rank(scorer, evaluator.user_index(processor)), scoring
+    def _load_validation(self) -> FullRankingEvaluator:
+        """Returns the same evaluation on the validation split, on which settings are chosen."""
+        if self.evaluator.split == "validation":
+            return self.evaluator
+        return FullRankingEvaluator(
+            self.platform.items,
+            self.data_args.load_sequences("validation", self.max_seq_len),
+            exclude_seen=self.evaluator.exclude_seen,
+            batch_size=self.evaluator.batch_size,
+            split="validation",
+        )

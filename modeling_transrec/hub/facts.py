@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..models.checkpoint_files import is_hub_id, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
-from .names import is_hub_id, public_name
 from .safety import public_arguments
 
 

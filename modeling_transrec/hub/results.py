@@ -11,11 +11,13 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from ..evaluation.baselines import BASELINES
-from .names import EVAL_RESULTS_FOLDER, public_name
+from ..evaluation.baselines import BASELINES, CONTENT_BASELINES
+from ..models.checkpoint_files import public_name
+from .names import EVAL_RESULTS_FOLDER
 
 
 THIS_MODEL = "this model"
+_OWN_SCORES = "the model's own"
 
 
 def result_row(model: str, metrics: dict[str, float], protocol: dict) -> dict:
@@ -52,7 +54,8 @@ def merge_results(old: Sequence[dict], new: Sequence[dict]) -> list[dict]:
 
 def results_sections(results: Sequence[dict]) -> str:
     """Returns the part of a card that changes when results are added: protocol and table."""
-    return f"## Protocol\n\n{_describe_protocol(results)}\n\n## Results\n\n{results_table(results)}"
+    parts = ("## Protocol", _describe_protocol(results), "## Results", show_results(results))
+    return "\n\n".join(parts)
 
 
 def _describe_protocol(results: Sequence[dict]) -> str:
@@ -81,11 +84,28 @@ def results_table(results: Sequence[dict]) -> str:
     rows = []
     for row in sorted(results, key=_order):
         bold = "**" if row["model"] == THIS_MODEL else ""
-        is_plain = row["protocol"]["scores"] in ("the model's own", row["model"])  # a baseline's bear its name
-        scores = "" if is_plain else f", {row['protocol']['scores']}"
         values = (f"{bold}{row['metrics'][name]:.4f}{bold}" for name in names)
-        rows.append((f"{bold}{row['model']}{bold}{scores}", ", ".join(_split_of(row)), *values))
-    return markdown_table(("model", "data set, split", *(name.upper() for name in names)), rows)
+        rows.append((f"{bold}{row['model']}{bold}{_describe_scores(row)}", ", ".join(_split_of(row)), *values))
+    return markdown_table(("model", "data set, split", *(name.upper() for name in names)), rows, aligned=True)
+
+
+def show_results(results: Sequence[dict]) -> str:
+    """Returns the table, and a sentence about rows that it lacks."""
+    measured = {row["model"] for row in results}
+    if not measured & BASELINES.keys() or measured & set(CONTENT_BASELINES):
+        return results_table(results)
+    missing = f"Without {' and '.join(CONTENT_BASELINES)}: no pretrained backbone was at hand for them."
+    return f"{results_table(results)}\n\n{missing}"
+
+
+def _describe_scores(row: dict) -> str:
+    """Returns what a row of the table says of its scores, beside the model's name."""
+    scores, content = row["protocol"]["scores"], row["protocol"].get("scoring", {}).get("content")
+    if content is not None:
+        return f" ({', '.join(content['source'])})"
+    if scores.startswith(_OWN_SCORES):
+        return scores.removeprefix(_OWN_SCORES)  # transitions that are added to them
+    return "" if scores == row["model"] else f", {scores}"  # a baseline's bear its name
 
 
 def _order(row: dict) -> tuple:
@@ -98,40 +118,45 @@ def _split_of(row: dict) -> tuple[str, str]:
     return row["protocol"]["dataset"], row["protocol"]["split"]
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Returns a table as Markdown.
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence], aligned: bool = False) -> str:
+    """Returns a table as Markdown; aligned, it is easy to read as plain text, too.
 
     >>> print(markdown_table(("part", "parameters"), [("all", 12)]))
     | part | parameters |
     | --- | --- |
     | all | 12 |
     """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    lines = [[str(cell) for cell in line] for line in (header, *rows)]
+    widths = [max(map(len, column)) if aligned else 0 for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * max(width, 3) for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def _published(results: Sequence[dict]) -> list[tuple[dict, str, str]]:
+    """Returns the model's result on each split, by its own scores if measured, with data set and configuration."""
+    own = [row for row in results if row["model"] == THIS_MODEL]
+    of_split = {_split_of(row): row for row in sorted(own, key=lambda row: row["protocol"]["scores"] == _OWN_SCORES)}
+    named = ((row, row["protocol"]["dataset"].rpartition("/")) for row in of_split.values())
+    return [(row, dataset, config_name) for row, (dataset, _, config_name) in named]
 
 
 def eval_results(results: Sequence[dict]) -> list[EvalResult]:
     """Returns the model's own results as entries of a card's `model-index`."""
-    entries = []
-    for row in results:
-        if row["model"] != THIS_MODEL:
-            continue
-        dataset, _, config_name = row["protocol"]["dataset"].rpartition("/")
-        for name, value in row["metrics"].items():
-            entries.append(
-                EvalResult(
-                    task_type="recommendation",
-                    task_name="Sequential recommendation",
-                    dataset_type=dataset,
-                    dataset_name=row["protocol"]["dataset"],
-                    dataset_config=config_name,
-                    dataset_split=row["protocol"]["split"],
-                    metric_type=name,
-                    metric_name=name.upper(),
-                    metric_value=round(value, 6),
-                )
-            )
-    return entries
+    return [
+        EvalResult(
+            task_type="recommendation",
+            task_name="Sequential recommendation",
+            dataset_type=dataset,
+            dataset_name=row["protocol"]["dataset"],
+            dataset_config=config_name,
+            dataset_split=row["protocol"]["split"],
+            metric_type=name,
+            metric_name=name.upper(),
+            metric_value=round(value, 6),
+        )
+        for row, dataset, config_name in _published(results)
+        for name, value in row["metrics"].items()
+    ]
 
 
 def eval_result_files(results: Sequence[dict]) -> dict[str, str]:
@@ -140,9 +165,8 @@ def eval_result_files(results: Sequence[dict]) -> dict[str, str]:
     This form names a data set of the Hub, so results on other data sets have no such file.
     """
     files = {}
-    for row in results:
-        dataset, _, config_name = row["protocol"]["dataset"].rpartition("/")
-        if row["model"] != THIS_MODEL or "/" not in dataset:
+    for row, dataset, config_name in _published(results):
+        if "/" not in dataset:
             continue
         split, protocol = row["protocol"]["split"], row["protocol"]
         entries = [

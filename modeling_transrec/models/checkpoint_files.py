@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -33,6 +34,15 @@ def is_hub_id(name: str | os.PathLike | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def public_name(name: str) -> str:
+    """Returns a Hub id as it is, and only the last part of a local folder's name.
+
+    >>> public_name("someone/shop"), public_name("/home/me/shop")
+    ('someone/shop', 'shop')
+    """
+    return name if is_hub_id(name) else Path(name).name
 
 
 def check_name_or_path(name_or_path: str | os.PathLike | None) -> None:

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from ..data.transitions import TRANSITIONS_FILE, Transitions, from_interactions
 from ..evaluation.content import ContentKNN, Whitening
 from ..evaluation.evaluator import FullRankingEvaluator
+from ..evaluation.features import Content
 from ..evaluation.scoring import CatalogueScorer
-from ..evaluation.untrained import Content, ScoringChoice, choose, choose_content
+from ..evaluation.weighing import ScoringChoice, choose, choose_content
 
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.

@@ -20,8 +20,8 @@ from ..data.foreign_ids import drop_foreign_ids
 from ..data.preparation import prepare_items
 from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.encoding import encode_catalogue
+from ..evaluation.features import load_content_model, read_content
 from ..evaluation.scoring import CatalogueScorer
-from ..evaluation.untrained import load_content_model, read_content
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME, CATALOGUE_FOLDER

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import torch
 from transformers import TrainingArguments
 
+from ..evaluation.weighing import check_transition_weight, has_transitions
 from ..models.configuration_transrec import described_fields
 
 
@@ -65,6 +66,12 @@ class TransRecTrainingArguments(TrainingArguments):
             trust_remote_code=True)` loads it where this package is not installed.
         hub_license (`str`, *optional*):
             Licence of the weights, for the card: `apache-2.0`, `cc-by-nc-4.0`, ….
+        transition_weight (`str`, defaults to `"0"`):
+            Weight of the platform's counted transitions beside the model's scores, in units of their spread, or
+            `"auto"`, which chooses it on the validation split. Training does not change; table and card show the
+            model without and with them.
+        do_predict (`bool`, defaults to `False`):
+            Whether the test split is ranked, too, when training is over.
         card_results (`list[str]`, *optional*):
             Results of other models to show in the model card, each as `NAME=FILE` with a file that `transrec evaluate
             --output_file FILE` wrote.
@@ -144,6 +151,8 @@ class TransRecTrainingArguments(TrainingArguments):
     hub_with_code: bool = False
     hub_license: str | None = None
     card_results: list[str] | None = None
+    transition_weight: str = "0"
+    do_predict: bool = False
     _argument_group_name = "training"
 
     def __post_init__(self):
@@ -153,6 +162,11 @@ class TransRecTrainingArguments(TrainingArguments):
         super().__post_init__()
         if usual:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
+        check_transition_weight(self.transition_weight)
+        if has_transitions(self.transition_weight) and self.eval_strategy == "no":
+            raise ValueError(
+                "--transition_weight needs a validation split that is ranked; leave out --eval_strategy no"
+            )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the collator reads the columns")
         if self.label_smoothing_factor:

@@ -23,7 +23,7 @@ def train(
 ) -> TransRecTrainer:
     """Trains, keeps the best checkpoint by validation HR@10, and saves model, processor and card in `output_dir`.
 
-    The test split is not read.
+    The test split is not read but with `do_predict`, when training is over.
 
     Args:
         model_args: the model.
@@ -48,6 +48,10 @@ def train(
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
+    if training_args.do_predict:
+        max_seq_len = model_args.resolved_max_seq_len()
+        metrics = trainer.predict(data_args.load_sequences("test", max_seq_len)).metrics
+        trainer.save_metrics("test", metrics)
     card: dict[str, Any] = {
         "dataset": data_args.dataset_name,
         "dataset_args": data_args.dataset_config_name,
@@ -83,7 +87,15 @@ def build_trainer(
             "5e-5: --backbone_learning_rate 1e-5",
             training_args.learning_rate,
         )
-    return TransRecTrainer(model, training_args, items, train_split, validation, processing_class=processor)
+    return TransRecTrainer(
+        model,
+        training_args,
+        items,
+        train_split,
+        validation,
+        processing_class=processor,
+        whole_sequences=data_args.load_training_histories,
+    )
 
 
 def _where_to_start(args: TransRecTrainingArguments) -> str | None:

@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -19,8 +21,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
 from ..data.preparation import prepare_items
-from ..evaluation.baselines import TrainingInteractions, evaluate_baselines
+from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
 from ..evaluation.evaluator import FullRankingEvaluator
+from ..evaluation.features import Content, content_of_start, read_prepared_content, starting_backbones
 from ..hub.card import draw_training_curve
 from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
 from ..hub.names import CURVE_NAME
@@ -28,6 +31,7 @@ from ..hub.publish import upload_checkpoint, write_model_card
 from ..hub.results import THIS_MODEL, read_result, result_row
 from ..hub.safety import public_arguments
 from ..hub.with_code import saved_with_code
+from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
@@ -52,6 +56,8 @@ class TransRecTrainer(Trainer):
         processing_class ([`TransRecProcessor`]): the model's processor; saved with every checkpoint.
         callbacks: further callbacks.
         optimizers: an optimizer and a learning-rate schedule to use instead of those of the arguments.
+        whole_sequences: loads the training histories uncut, in which the transitions of the card's rows are counted;
+            by default they are counted in `train_dataset`.
 
     A run that is interrupted and resumed ends with the weights of an uninterrupted one (but for dropout with
     `dataloader_persistent_workers`, whose random state torch does not restore). Several processes give the weights of
@@ -80,6 +86,7 @@ class TransRecTrainer(Trainer):
         processing_class: TransRecProcessor | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers=(None, None),
+        whole_sequences: Callable[[], datasets.Dataset] | None = None,
     ):
         if not isinstance(args, TransRecTrainingArguments):
             raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
@@ -91,7 +98,10 @@ class TransRecTrainer(Trainer):
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
-        self.interactions: TrainingInteractions | None = None
+        self.platform: Platform | None = None
+        self._starting_backbones = starting_backbones(model.config)  # saving forgets those from folders
+        if not self._starting_backbones and model.name_or_path and model.item_encoder.backbones:
+            self._starting_backbones = {"text_model_name_or_path": model.name_or_path}  # a checkpoint of ours
         self.prepared_items: datasets.Dataset | PrecomputedItems | None = None
         self._plain_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
@@ -99,8 +109,10 @@ class TransRecTrainer(Trainer):
         collator = None
         if train_dataset is not None:
             with args.main_process_first(local=False, desc="looking up items"):
-                self.interactions = TrainingInteractions(items, train_dataset)
-                histories = self.interactions.histories
+                self.platform = Platform(
+                    items, train_dataset, whole_sequences, lambda: self._evaluators["eval"][1], self._read_content
+                )
+                histories = self.platform.histories
             user_index = None
             if processing_class.user_ids is not None:
                 user_index = np.array(processing_class.user_index(train_dataset["user_id"]))
@@ -110,7 +122,7 @@ class TransRecTrainer(Trainer):
                 model.config,
                 self._plain_items,
                 processing_class,
-                self.interactions.num_interactions,
+                self.platform.num_interactions,
                 user_index,
                 seed=args.data_seed if args.data_seed is not None else args.seed,
             )
@@ -247,7 +259,7 @@ class TransRecTrainer(Trainer):
     ) -> None:
         """Writes the card `README.md`, `results.json` and, where matplotlib is installed, the training curve.
 
-        On several processes all of them have to call it: they rank the baselines together.
+        On several processes all of them have to call it: they rank together.
 
         Args:
             model_name: the repository's id; by default `hub_model_id`, or the name of `output_dir`.
@@ -259,7 +271,7 @@ class TransRecTrainer(Trainer):
         """
         users = None if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]  # a data set
         data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
-        results = self._validation_results(data)
+        results = self._results(data)
         if not self.is_world_process_zero():
             return
         for entry in self.args.card_results or ():
@@ -285,26 +297,32 @@ class TransRecTrainer(Trainer):
         )
         write_model_card(folder, facts)
 
-    def _validation_results(self, data: DataFacts) -> list[dict]:
-        """Returns rows of the card: the kept checkpoint on the validation split, and the baselines beside it."""
-        _, evaluator = self._evaluators.get("eval", (None, None))
-        name = f"eval_{FullRankingEvaluator.primary_metric}"
-        logged = [entry for entry in self.state.log_history if name in entry]
-        if evaluator is None or self.interactions is None or not logged:
+    def _results(self, data: DataFacts) -> list[dict]:
+        """Returns rows of the card for each split that was ranked: what needs no training, and the model."""
+        if self.platform is None or not self._evaluators:
             return []
-        kept = logged[-1]
-        if self.args.load_best_model_at_end:
-            kept = next((entry for entry in logged if entry["step"] == self.state.best_global_step), kept)
-        protocol = {
-            "dataset": data.title,
-            "max_seq_len": self.accelerator.unwrap_model(self.model).config.max_seq_len,
-            **evaluator.protocol,
-            "split": "validation",
-        }
-        baselines = evaluate_baselines(evaluator, self.interactions)
-        rows = [result_row(name, metrics, protocol) for name, metrics in baselines.items()]
-        metrics = {name: kept[f"eval_{name}"] for name in rows[0]["metrics"]}
-        return [*rows, result_row(THIS_MODEL, metrics, protocol)]
+        model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
+        facts = {"dataset": data.title, "max_seq_len": model.config.max_seq_len}
+        _, evaluator = next(iter(self._evaluators.values()))
+        scorer = evaluator.build_scorer(model, processor, self.accelerator.autocast)
+        rows = []
+        for split, (_, evaluator) in self._evaluators.items():
+            facts["split"] = "validation" if split == "eval" else split
+            found = [*evaluate_baselines(evaluator, self.platform).items()]
+            weight = self.args.transition_weight
+            found += [(THIS_MODEL, row) for row in evaluate_model(evaluator, scorer, processor, self.platform, weight)]
+            rows += [result_row(name, row["metrics"], {**row["protocol"], **facts}) for name, row in found]
+        return rows
+
+    def _read_content(self) -> Content | None:
+        """Returns the features of the backbones that training started from, for content kNN."""
+        model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
+        names, chunk_size = self._starting_backbones, self.args.item_batch_size
+        if names and model.has_frozen_backbone and model.item_encoder.takes_features:  # they are computed already
+            content = read_prepared_content(model, processor, self.prepared_items, chunk_size)
+            return replace(content, source=[*map(public_name, names.values())])
+        device = self.args.device
+        return content_of_start(names, self.items, language=processor.language, chunk_size=chunk_size, device=device)
 
     def push_to_hub(
         self,

@@ -9,7 +9,7 @@ import torch
 
 from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
 from modeling_transrec.evaluation import ranking
-from modeling_transrec.evaluation.baselines import BASELINES, TrainingInteractions
+from modeling_transrec.evaluation.baselines import BASELINES, Platform
 from modeling_transrec.evaluation.metrics import METRICS, Metric
 
 
@@ -78,13 +78,13 @@ def test_a_models_metrics_equal_one_user_at_a_time(kind, items, validation_split
 def test_a_constant_model_scores_as_random(items, validation_split, make_model, processor_of):
     evaluator, random = (
         FullRankingEvaluator(items, validation_split),
-        BASELINES["random"](TrainingInteractions(items, [])),
+        BASELINES["random"](Platform(items, []))[0],
     )
     model = make_model("id")
     torch.nn.init.zeros_(model.model.item_encoder.id_embedding.weight)
-    assert evaluator(model, processor_of["id"]) == pytest.approx(evaluator.evaluate(random))
+    assert evaluator(model, processor_of["id"]) == pytest.approx(evaluator.rank(random))
     open_candidates = FullRankingEvaluator(items, validation_split, ks=[10], exclude_seen=False)
-    assert open_candidates.evaluate(random)["hr@10"] == pytest.approx(10 / len(items))
+    assert open_candidates.rank(random)["hr@10"] == pytest.approx(10 / len(items))
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -145,10 +145,10 @@ def test_fingerprint_tells_what_was_evaluated(items, validation_split):
 
 
 def test_metrics_of_groups_are_those_of_their_users(items, validation_split, train_split):
-    interactions = TrainingInteractions(items, train_split)
-    counts, popularity = interactions.item_counts, BASELINES["popularity"](interactions)
+    platform = Platform(items, train_split)
+    counts, (popularity, _) = platform.item_counts, BASELINES["popularity"](platform)
     evaluator = FullRankingEvaluator(items, validation_split)
-    whole = evaluator.evaluate(popularity)
+    whole = evaluator.rank(popularity)
     groups = evaluator.metrics_of_groups(counts)
     for kind in ("target", "history"):
         parts = [group for name, group in groups.items() if name.startswith(kind)]
@@ -157,13 +157,13 @@ def test_metrics_of_groups_are_those_of_their_users(items, validation_split, tra
         assert weighted == pytest.approx(whole["hr@10"])
     places = dict(zip(items["item_id"], counts, strict=True))
     chosen = [row for row in validation_split if 5 <= places[row["target"]] < 10]
-    alone = FullRankingEvaluator(items, datasets.Dataset.from_list(chosen)).evaluate(popularity)
+    alone = FullRankingEvaluator(items, datasets.Dataset.from_list(chosen)).rank(popularity)
     assert groups["target 5-9"] == {"num_users": len(chosen), **alone}
 
 
 def test_lists_are_those_that_the_recommender_shows(items, validation_split, train_split, make_model, processor_of):
     """Coverage, novelty and popularity bias, counted from what each user is shown."""
-    counts = TrainingInteractions(items, train_split).item_counts
+    counts = Platform(items, train_split).item_counts
     names = ["hr", "coverage", "novelty", "popularity_bias"]
     model, processor = make_model("text"), processor_of["text"]
     plain = FullRankingEvaluator(items, validation_split, ks=[3, 7], batch_size=4)(model, processor)
@@ -197,14 +197,14 @@ def test_a_metric_is_any_function_of_the_rankings(items, validation_split, train
         return float(np.mean([len(one & other) for one in lists for other in lists if one is not other]))
 
     monkeypatch.setitem(METRICS, "shared", Metric(shared, needs_lists=True))
-    interactions = TrainingInteractions(items, train_split)
+    platform = Platform(items, train_split)
     evaluator = FullRankingEvaluator(
-        items, validation_split, ks=[5], exclude_seen=False, metrics=["shared"], item_counts=interactions.item_counts
+        items, validation_split, ks=[5], exclude_seen=False, metrics=["shared"], item_counts=platform.item_counts
     )
     assert evaluator.evaluate(lambda histories, users: torch.arange(37.0).repeat(len(users), 1)) == {"shared@5": 5}
-    drawn = evaluator.evaluate(BASELINES["random"](interactions))["shared@5"]  # all items tie: lists are drawn
+    drawn = evaluator.rank(BASELINES["random"](platform)[0])["shared@5"]  # all items tie: lists are drawn
     assert drawn < 2
-    assert evaluator.evaluate(BASELINES["random"](interactions))["shared@5"] == drawn
+    assert evaluator.rank(BASELINES["random"](platform)[0])["shared@5"] == drawn
 
 
 def test_a_split_without_targets_is_an_error(items, train_split):

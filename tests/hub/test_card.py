@@ -19,12 +19,12 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.evaluation.baselines import TrainingInteractions, evaluate_baselines
+from modeling_transrec.evaluation.baselines import Platform, evaluate_baselines
 from modeling_transrec.hub.card import build_model_card
 from modeling_transrec.hub.facts import CardFacts, DataFacts, describe_model
-from modeling_transrec.hub.names import public_name
 from modeling_transrec.hub.publish import read_facts, write_model_card
 from modeling_transrec.hub.results import eval_result_files, merge_results, result_row, results_table
+from modeling_transrec.models.checkpoint_files import public_name
 
 
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -85,10 +85,11 @@ def test_the_card_says_what_was_measured(trained, items, validation_split, train
         "validation",
     )
     lines = {line.split("|")[1].strip(" *"): line for line in card.text.splitlines() if line.startswith("|")}
-    baselines = evaluate_baselines(evaluator, TrainingInteractions(items, train_split))
-    assert baselines["random"]["hr@10"] < baselines["popularity"]["hr@10"]
+    baselines = evaluate_baselines(evaluator, Platform(items, train_split, validation=evaluator))
+    assert baselines["random"]["metrics"]["hr@10"] < baselines["popularity"]["metrics"]["hr@10"]
     for name, found in baselines.items():
-        assert f"{found['hr@10']:.4f}" in lines[name]
+        assert f"{found['metrics']['hr@10']:.4f}" in lines[name]
+    assert "Without content-knn and content-and-transitions: no pretrained backbone" in card.text
     assert "0.2500" in lines["IDRec"] and "test" in lines["IDRec"]
     assert f"**{metrics['hr@10']:.4f}**" in lines["this model"]
     assert f"{sum(p.numel() for p in model.parameters()):,}" in lines["all"]

@@ -9,7 +9,7 @@ from datasets import load_dataset
 
 import modeling_transrec  # noqa: F401
 from modeling_transrec.data.transitions import Transitions
-from modeling_transrec.evaluation.baselines import BASELINES, TrainingInteractions
+from modeling_transrec.evaluation.baselines import BASELINES, Platform
 from modeling_transrec.ninerec.protocol import split_protocol
 from modeling_transrec.ninerec.tables import interactions as module
 from modeling_transrec.ninerec.tables.interactions import read_sequences
@@ -182,7 +182,7 @@ def test_protocol_and_cache(load):
 def test_a_click_counts_less_than_a_purchase(load):
     training = load(event_weights=WEIGHTS, split="train")
     items = load("X_items", event_weights=WEIGHTS, split="train")
-    interactions = TrainingInteractions(items, training)
+    platform = Platform(items, training)
     counts, pairs, num_interactions = {}, {}, {}
     for row in training:
         for place, (item, weight) in enumerate(zip(row["item_ids"], row["weights"], strict=True)):
@@ -193,16 +193,16 @@ def test_a_click_counts_less_than_a_purchase(load):
                 pairs[earlier, item] = pairs.get((earlier, item), 0) + weight * 0.9 ** (back - 1)
                 pairs[item, earlier] = pairs.get((item, earlier), 0) + weight * 0.9 ** (back - 1) / 2
     item_ids = items["item_id"][:]
-    assert interactions.num_interactions.tolist() == [num_interactions[one] for one in item_ids]
-    assert interactions.item_counts == pytest.approx([counts[one] for one in item_ids])
-    transitions = interactions.transitions
+    assert platform.num_interactions.tolist() == [num_interactions[one] for one in item_ids]
+    assert platform.item_counts == pytest.approx([counts[one] for one in item_ids])
+    transitions = platform.transitions
     assert transitions.item_counts == pytest.approx([counts[one] for one in item_ids])
     found = {(one, other): count for one in item_ids for other, count in transitions[one].items()}
     assert found == pytest.approx(pairs)
     plain = Transitions.from_sequences(training["item_ids"][:], item_ids)
     assert transitions.stamp["fingerprint"] != plain.stamp["fingerprint"]
-    popular = BASELINES["popularity"](interactions)(torch.zeros(1, 1), None)[0]
-    assert popular.tolist() == interactions.item_counts.tolist()
+    popular = BASELINES["popularity"](platform)[0].scores(torch.zeros(1, 1, dtype=torch.long))[0]
+    assert popular.tolist() == platform.item_counts.tolist()
 
 
 # Errors and tools

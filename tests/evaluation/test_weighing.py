@@ -1,5 +1,6 @@
-"""What needs no training: choices on validation, sums of dense scores and transitions, no trace of held-out items."""
+"""Choices on validation, sums of dense scores and transitions, and no trace of what is held out."""
 
+import json
 import math
 
 import datasets
@@ -7,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import TimmWrapperConfig, TimmWrapperModel
 
-from modeling_transrec import FullRankingEvaluator
+from modeling_transrec import FullRankingEvaluator, ModelArguments, TransRecTrainingArguments, train
 from modeling_transrec.data.arguments import DataArguments
-from modeling_transrec.data.transitions import Transitions
-from modeling_transrec.evaluation import untrained
 from modeling_transrec.evaluation.arguments import EvaluationArguments
-from modeling_transrec.evaluation.evaluate import evaluate
-from modeling_transrec.evaluation.untrained import Content, Untrained, choose, load_content_model, read_content
+from modeling_transrec.evaluation.baselines import BASELINES, Platform
+from modeling_transrec.evaluation.content import ContentKNN
+from modeling_transrec.evaluation.evaluate import EvaluationTask, evaluate
+from modeling_transrec.evaluation.features import Content
+from modeling_transrec.evaluation.weighing import ScoringChoice, choose, log_popularity
 
 
 ITEM_IDS = [f"i{number}" for number in range(37)]
@@ -42,7 +43,7 @@ def content():
     generator = torch.Generator().manual_seed(0)
     angle = torch.arange(37) * 2 * math.pi / 37  # neighbours are alike
     circle = torch.stack([angle.sin(), angle.cos(), *torch.randn(3, 37, generator=generator) * 0.1], dim=1)
-    return Content({"text": circle + 5}, {}, "a circle")
+    return Content({"text": circle + 5}, {}, ["a circle"])
 
 
 def split(catalogue, histories, held_out, **options):
@@ -54,40 +55,41 @@ def split(catalogue, histories, held_out, **options):
 
 
 @pytest.fixture
-def made(catalogue, histories, content):
-    transitions = Transitions.from_sequences([history[:-2] for history in histories], ITEM_IDS)
-    return Untrained(transitions, split(catalogue, histories, 2, split="validation"), content)
+def platform(catalogue, histories, content):
+    training = datasets.Dataset.from_dict({"item_ids": [history[:-2] for history in histories]})
+    validation = split(catalogue, histories, 2, split="validation")
+    return Platform(catalogue, training, validation=validation, content=content)
 
 
-def test_both_is_the_sum_of_the_parts(made, histories):
-    scorer, description = made.build("content-and-transitions")
+def test_both_is_the_sum_of_the_parts(platform, histories):
+    scorer, description = BASELINES["content-and-transitions"](platform)
     chosen, settings = description["transitions"], description["content"]
     batch = torch.tensor([[-1, 3, 4], [7, 20, 21]])
-    values = made.content.features["text"]
-    vectors = untrained.ContentKNN.fit({"text": values}, power=settings["power"]).embed_items({"text": values})
+    values = platform.content.features["text"]
+    vectors = ContentKNN.fit({"text": values}, power=settings["power"]).embed_items({"text": values})
     weights = settings["history_decay"] ** torch.tensor([2.0, 1.0, 0.0])
     users = (vectors[batch.clamp(min=0)] * (weights * (batch >= 0))[:, :, None]).sum(1)
     expected = F.normalize(users, dim=1) @ vectors.T
-    counts = torch.from_numpy(made.transitions.to_dense())
-    scale = torch.from_numpy(made.transitions.item_counts) ** -chosen["power"]
+    counts = torch.from_numpy(platform.transitions.to_dense())
+    scale = torch.from_numpy(platform.transitions.item_counts) ** -chosen["power"]
     for user, history in enumerate(batch.tolist()):
         for steps_back, item in enumerate(reversed([item for item in history if item >= 0])):
             weight = chosen["factor"] * chosen["history_decay"] ** steps_back
             expected[user] += (weight * counts[item] * scale[item] * scale).float()
-    popularity = untrained.log_popularity(made.transitions.item_counts)
+    popularity = log_popularity(platform.transitions.item_counts)
     spread = chosen["factor"] / chosen["weight"]
     expected += description["popularity_weight"] * spread * popularity
     torch.testing.assert_close(scorer.scores(batch), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_choice_is_the_best_on_validation(made, content):
+def test_the_choice_is_the_best_on_validation(platform, content):
     scorer = content.fit(power=0.5, history_decay=0.7)
     weights, settings = (0.0, 1.0, 8.0), ({"power": 0.3, "history_decay": 0.5}, {"power": 0.5, "history_decay": 0.7})
-    chosen = choose(scorer, made.transitions, made.validation, weights, (0.0, 0.4), settings)
+    chosen = choose(scorer, platform.transitions, platform.validation, weights, (0.0, 0.4), settings)
 
     def gain(weight, popularity, setting):
-        candidate = untrained.ScoringChoice(weight, popularity, chosen.spread, setting)
-        return made.validation.rank(candidate.apply(scorer, made.transitions))["ndcg@10"]
+        candidate = ScoringChoice(weight, popularity, chosen.spread, setting)
+        return platform.validation.rank(candidate.apply(scorer, platform.transitions))["ndcg@10"]
 
     best = max(gain(weight, 0.0, setting) for weight in weights for setting in settings)
     with_transitions = gain(chosen.transition_weight, 0.0, chosen.transition_settings)
@@ -97,28 +99,31 @@ def test_the_choice_is_the_best_on_validation(made, content):
     assert chosen.transition_weight > 0  # the histories do follow the order of the items
 
 
-def test_counts_and_content_beat_popularity(made, catalogue, histories):
+def test_counts_and_content_beat_popularity(platform, catalogue, histories):
     test = split(catalogue, histories, 1)
-    found = {name: test.rank(made.build(name)[0])["ndcg@10"] for name in ("transitions", "content-knn")}
-    both = test.rank(made.build("content-and-transitions")[0])["ndcg@10"]
-    counts = torch.from_numpy(made.transitions.item_counts)
+    found = {name: test.rank(BASELINES[name](platform)[0])["ndcg@10"] for name in ("transitions", "content-knn")}
+    both = test.rank(BASELINES["content-and-transitions"](platform)[0])["ndcg@10"]
+    counts = torch.from_numpy(platform.transitions.item_counts)
     popularity = test.evaluate(lambda histories, users: counts.repeat(len(users), 1))["ndcg@10"]
     assert min(found.values()) > popularity + 0.1
     assert both > max(found.values()) - 0.02
 
 
-def test_content_needs_a_backbone(made):
-    with pytest.raises(ValueError, match="--text_model_name_or_path"):
-        EvaluationArguments("content-knn")
-    made.content = None
-    with pytest.raises(ValueError, match="needs a backbone"):
-        made.build("content-knn")
+def test_content_needs_a_backbone(platform, catalogue):
+    for name in ("content-knn", "content-and-transitions"):
+        with pytest.raises(ValueError, match=f"{name} needs a backbone: give --text_model_name_or_path"):
+            EvaluationArguments(name)
+        with pytest.raises(ValueError, match="needs a backbone; name a text model"):
+            BASELINES[name](Platform(catalogue, platform.sequences))
+    with pytest.raises(ValueError, match="chosen on a validation split, and there is none"):
+        BASELINES["content-and-transitions"](Platform(catalogue, platform.sequences, content=platform.content))
 
 
 @pytest.mark.parametrize(
     "options, match",
     [
         ({"model_name_or_path": "transitions", "text_model_name_or_path": "x"}, "option of content-knn"),
+        ({"model_name_or_path": "x", "text_model_name_or_path": "x"}, "option of content-knn"),
         ({"model_name_or_path": "transitions", "transition_weight": "auto"}, "for a checkpoint"),
         ({"model_name_or_path": "x", "transition_weight": "much"}, "auto or a number"),
         ({"model_name_or_path": "x", "transition_weight": "-1"}, "auto or a number"),
@@ -144,14 +149,64 @@ def folder(tmp_path, histories):
     return DataArguments(dataset_config_name="Toy", data_dir=str(place.parent))
 
 
-def test_what_is_held_out_leaves_no_trace(folder):
-    training = folder.load_training_histories()
-    items = folder.load_items(max_seq_len=20)["item_id"]
-    assert {"planted-a", "planted-b"} <= set(items)  # they are candidates
-    transitions = Transitions.from_sequences(training, items)
-    assert transitions["planted-a"] == {} == transitions["planted-b"]
-    assert all("planted" not in other for item in items for other in transitions[item])
-    assert transitions.item_counts[items.index("planted-a")] == 0
+def has_no_trace(transitions):
+    """Nothing leads to or from an item that only validation and test have."""
+    planted = ("planted-a", "planted-b")
+    assert all(transitions[item] == {} for item in planted)
+    assert all(not set(planted) & transitions[item].keys() for item in transitions.item_ids)
+    counts = dict(zip(transitions.item_ids, transitions.item_counts, strict=True))
+    return all(counts[item] == 0 for item in planted) and sum(counts.values()) > 100
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("name", ["transitions", "checkpoint"])
+def test_what_is_held_out_leaves_no_trace_in_evaluate(folder, split, name, make_model, processor_of, tmp_path):
+    options = {}
+    if name == "checkpoint":
+        make_model("text", max_seq_len=6).save_pretrained(tmp_path)
+        processor_of["text"].save_pretrained(tmp_path)
+        name, options = str(tmp_path), {"transition_weight": "auto"}
+    task = EvaluationTask(EvaluationArguments(name, split=split, use_cpu=True, **options), folder)
+    found = task.evaluate()[-1]
+    assert found["protocol"]["scoring"]["transitions"]["weight"] > 0
+    assert {"planted-a", "planted-b"} <= set(task.platform.items["item_id"])  # they are candidates
+    assert has_no_trace(task.platform.transitions)
+
+
+def test_what_is_held_out_leaves_no_trace_in_finetune(folder, tmp_path):
+    model = ModelArguments(modality="id", hidden_size=8, num_attention_heads=1, max_seq_len=6)
+    training = TransRecTrainingArguments(
+        str(tmp_path / "model"),
+        num_train_epochs=1,
+        transition_weight="auto",
+        do_predict=True,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = train(model, folder, training)
+    assert has_no_trace(trainer.platform.transitions)
+    rows = {(row["model"], row["protocol"]["scores"], row["protocol"]["split"]): row for row in read_results(tmp_path)}
+    fingerprints = set()
+    for split in ("validation", "test"):
+        for name, scores in (
+            *((name, name) for name in ("random", "popularity", "last-item-transitions", "transitions")),
+            ("this model", "the model's own"),
+            ("this model", "the model's own + transitions"),
+        ):
+            found = rows.pop((name, scores, split))
+        fingerprints.add(json.dumps(found["protocol"]["scoring"]))
+        assert found["protocol"]["scoring"]["transitions"]["data"] == trainer.platform.transitions.stamp["fingerprint"]
+    assert not rows  # content of an id model is not known
+    assert len(fingerprints) == 1  # what was chosen on validation is what the test split is ranked with
+    evaluated = evaluate(
+        EvaluationArguments(str(tmp_path / "model"), transition_weight="auto", use_cpu=True, eval_ks=[10]), folder
+    )
+    assert evaluated["metrics"]["ndcg@10"] == pytest.approx(found["metrics"]["ndcg@10"])
+    assert evaluated["protocol"]["scoring"] == found["protocol"]["scoring"]
+
+
+def read_results(folder):
+    return json.loads((folder / "model" / "results.json").read_text())
 
 
 def test_training_histories_are_whole(folder, histories):
@@ -194,33 +249,3 @@ def test_a_checkpoint_with_transitions(folder, make_model, processor_of, tmp_pat
     assert fixed["protocol"]["scoring"]["transitions"]["weight"] == 3.0
     knn = evaluate(EvaluationArguments("content-knn", text_model_name_or_path=name, use_cpu=True), folder)
     assert knn["protocol"]["scoring"]["content"]["weights"] == {"text": 1.0}
-
-
-def test_features_are_those_of_the_backbone(make_model, processor_of, items, tmp_path):
-    model, processor = make_model("text+image"), processor_of["text+image"]
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded, its_processor = load_content_model(str(tmp_path))
-    content = read_content(loaded, its_processor, items)
-    assert set(content.features) == {"text", "image"} and set(content.has_content) == {"text", "image"}
-    number = int((content.has_content["text"] & content.has_content["image"]).int().argmax())
-    inputs = processor(text=[items[number][f"text_{processor.language}"]], images=[items[number]["image"]])
-    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
-    expected = model.item_encoder.features(**inputs)
-    for name, values in content.features.items():
-        torch.testing.assert_close(values[number], expected[f"{name}_features"][0], rtol=1e-3, atol=1e-4)
-
-
-def test_images_are_prepared_as_timms_model_was_trained(items, tmp_path):
-    """Its folder has no image processor: the configuration says what timm does."""
-    cfg = {"crop_pct": 0.5, "crop_mode": "center", "interpolation": "bilinear", "input_size": (3, 32, 32)}
-    cfg |= {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
-    small = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
-    config = TimmWrapperConfig(architecture="resnet18", model_args=small, pretrained_cfg=cfg)
-    TimmWrapperModel(config).save_pretrained(tmp_path)
-    model, processor = load_content_model(vision_model_name_or_path=str(tmp_path))
-    assert processor.image_processor.size["shortest_edge"] == 64 and processor.shape_of("image") == (3, 32, 32)
-    torch.testing.assert_close(model.config.image_mean, list(cfg["mean"]))
-    content = read_content(model, processor, items, cache_dir=str(tmp_path))
-    assert content.features["image"].shape == (len(items), 8)
-    assert content.features["image"].norm(dim=1).gt(0).tolist() == content.has_content["image"].tolist()

@@ -1,0 +1,188 @@
+"""Chooses on a validation split what is added to dense scores, and how much it weighs: transitions and popularity."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.transitions import Transitions
+from .content import ContentKNN
+from .evaluator import FullRankingEvaluator
+from .features import Content
+from .ranking import rank_targets
+from .scoring import CatalogueScorer
+
+
+USERS_TO_CHOOSE_ON = 10_000  # with 5,000 the decay of content kNN is chosen by noise on Amazon_Beauty
+TRANSITION_WEIGHTS = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # in units of the dense scores' spread
+POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # likewise, of the standardised log popularity
+TRANSITION_SETTINGS = tuple(
+    {"power": power, "history_decay": decay} for power in (0.3, 0.5) for decay in (0.5, 0.6, 0.7)
+)
+CONTENT_SETTINGS: tuple[dict[str, Any], ...] = tuple(
+    {"power": power, "history_decay": decay} for power in (0.5, 0.75) for decay in (0.6, 0.7, 0.8)
+)
+
+
+def check_transition_weight(value: str) -> None:
+    """Raises `ValueError` for what is neither `auto` nor a weight."""
+    try:
+        is_weight = value == "auto" or 0 <= float(value) < float("inf")
+    except ValueError:
+        is_weight = False
+    if not is_weight:
+        raise ValueError(f"--transition_weight must be auto or a number from 0 on, got {value}")
+
+
+def has_transitions(weight: str) -> bool:
+    """Returns whether a checked weight adds any transitions."""
+    return weight == "auto" or float(weight) > 0
+
+
+def empty_scorer(num_items: int) -> CatalogueScorer:
+    """Returns a scorer to which every item is the same, so that only what is added to it decides."""
+    nothing = ContentKNN({})
+    return CatalogueScorer(nothing, torch.zeros(num_items, 0))  # type: ignore[arg-type]  # as in `Content.fit`
+
+
+@dataclass(frozen=True)
+class ScoringChoice:
+    """Says what is added to dense scores; made by [`choose`].
+
+    Args:
+        transition_weight: in units of the dense scores' spread.
+        popularity_weight: likewise, of the standardised log popularity.
+        spread: mean standard deviation of a user's dense scores.
+        transition_settings: `power` and `history_decay` of the transitions.
+    """
+
+    transition_weight: float = 0.0
+    popularity_weight: float = 0.0
+    spread: float = 1.0
+    transition_settings: dict = field(default_factory=dict)
+
+    def apply(self, scorer: CatalogueScorer, transitions: Transitions) -> CatalogueScorer:
+        """Returns the scorer with the sparse part and popularity added."""
+        changes: dict[str, Any] = {}
+        if self.transition_weight:
+            changes["transitions"] = transitions.with_settings(**self.transition_settings)
+            changes["transition_weight"] = self.transition_weight * self.spread
+        if self.popularity_weight:
+            popularity = log_popularity(transitions.item_counts).to(scorer.item_embeddings.device)
+            changes["item_scores"] = self.popularity_weight * self.spread * popularity
+        return scorer.replace(**changes)
+
+    def describe(self, transitions: Transitions) -> dict:
+        """Returns all of it for the protocol, with the settings that the transitions were counted with."""
+        described: dict[str, Any] = {**asdict(transitions.settings), **self.transition_settings}
+        described |= {"weight": self.transition_weight, "factor": round(self.transition_weight * self.spread, 6)}
+        described["data"] = transitions.stamp.get("fingerprint")
+        return {"transitions": described, "popularity_weight": self.popularity_weight}
+
+
+def log_popularity(item_counts: np.ndarray) -> torch.Tensor:
+    """Returns the logarithm of item counts `(V,)`, of mean 0 and standard deviation 1."""
+    logs = torch.from_numpy(np.log1p(item_counts)).float()
+    return (logs - logs.mean()) / logs.std(correction=0).clamp(min=1e-9)
+
+
+def choose(
+    scorer: CatalogueScorer,
+    transitions: Transitions,
+    validation: FullRankingEvaluator,
+    transition_weights: Sequence[float] = TRANSITION_WEIGHTS,
+    popularity_weights: Sequence[float] = POPULARITY_WEIGHTS,
+    settings: Iterable[dict] = TRANSITION_SETTINGS,
+    user_index: torch.Tensor | None = None,
+) -> ScoringChoice:
+    """Chooses what is added to dense scores by NDCG@10 of users of the validation split.
+
+    The dense scores are made once. The transitions' settings and weight are chosen first, then that of popularity.
+
+    Args:
+        scorer: makes the dense scores.
+        transitions: of the training interactions, for the scorer's catalogue.
+        validation: the validation split.
+        transition_weights, popularity_weights: to choose from, in units of the dense scores' spread.
+        settings: `power` and `history_decay` of the transitions to choose from.
+        user_index: see [`FullRankingEvaluator.user_index`].
+    """
+    popularity, settings = log_popularity(transitions.item_counts), list(settings)
+    pairs = [(number, weight) for number in range(len(settings)) for weight in transition_weights if weight]
+    tried = [(0, 0.0), *pairs] if 0.0 in transition_weights else pairs
+    spread, blocks = 0.0, list(_blocks(validation))
+    for histories, users in blocks:
+        dense = _dense_scores(scorer, histories, users, user_index)
+        spread += float(dense.std(dim=1, correction=0).sum()) / sum(len(users) for _, users in blocks)
+    spread = spread or 1.0  # all items score the same
+    gains = torch.zeros(len(tried))
+    for histories, users in blocks:
+        dense = _dense_scores(scorer, histories, users, user_index)
+        for number, setting in enumerate(settings):
+            added = transitions.with_settings(**setting).scores(histories.numpy())
+            added = torch.from_numpy(added.astype(np.float32).toarray())
+            for place, (of_setting, weight) in enumerate(tried):
+                if of_setting == number:
+                    scores = torch.add(dense, added, alpha=weight * spread)
+                    gains[place] += _gain(scores, histories, users, validation)
+    number, weight = tried[int(gains.argmax())]
+    chosen = ScoringChoice(weight, 0.0, spread, settings[number] if settings else {})
+    gains = torch.zeros(len(popularity_weights))
+    if len(gains) > 1:
+        best = chosen.apply(scorer, transitions)
+        for histories, users in blocks:
+            base = _dense_scores(best, histories, users, user_index)
+            for place, factor in enumerate(popularity_weights):
+                gains[place] += _gain(base + factor * spread * popularity, histories, users, validation)
+    popularity_weight = popularity_weights[int(gains.argmax())] if popularity_weights else 0.0
+    return ScoringChoice(weight, popularity_weight, spread, chosen.transition_settings)
+
+
+def choose_content(content: Content, validation: FullRankingEvaluator) -> dict:
+    """Returns the settings of content kNN with the best NDCG@10 on users of the validation split.
+
+    Args:
+        content: the items' features.
+        validation: the validation split.
+    """
+    found = []
+    for settings in CONTENT_SETTINGS:
+        scorer, gain = content.fit(**settings), 0.0
+        for histories, users in _blocks(validation):
+            gain += _gain(_dense_scores(scorer, histories, users, None), histories, users, validation)
+        found.append(gain)
+    return CONTENT_SETTINGS[int(np.argmax(found))]
+
+
+def _blocks(evaluator: FullRankingEvaluator) -> Iterable[tuple[torch.Tensor, np.ndarray]]:
+    """Users that are chosen on, the same on every process: all, or evenly spread ones."""
+    step = -(-len(evaluator.targets) // USERS_TO_CHOOSE_ON)
+    return evaluator.blocks_of(np.arange(0, len(evaluator.targets), step))
+
+
+def _dense_scores(
+    scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, user_index: torch.Tensor | None
+) -> torch.Tensor:
+    return scorer.scores(histories, None if user_index is None else user_index[users]).cpu()
+
+
+def _gain(scores: torch.Tensor, histories: torch.Tensor, users: np.ndarray, evaluator: FullRankingEvaluator) -> float:
+    """Sum of NDCG@10, a tied target counting as in the middle of the tie."""
+    targets = torch.from_numpy(evaluator.targets[users]).long()
+    better, tied = rank_targets(scores, targets, histories if evaluator.exclude_seen else None)
+    rank = better + tied / 2
+    return float(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0).sum())
+
+
+def describe_scoring(description: dict) -> dict:
+    """Returns what was chosen with a hash of it, for the protocol.
+
+    >>> describe_scoring({"popularity_weight": 0.1})
+    {'popularity_weight': 0.1, 'fingerprint': 'b67f60b4'}
+    """
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    return {**description, "fingerprint": digest.hexdigest()[:8]}
