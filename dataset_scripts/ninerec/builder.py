@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_dir_from_env, find_files, find_names
+from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_folder, find_files, find_names
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
-from .sample import SAMPLES, sample_folder
+from .sample import SAMPLES
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 from .tables.archives import Member, read_members
 from .tables.columns import check_columns
@@ -150,7 +150,7 @@ class NineRec(datasets.ArrowBasedBuilder):
     ]
 
     def __init__(self, cache_dir: str | None = None, **kwargs):
-        self._sample_parent = cache_dir or datasets.config.HF_DATASETS_CACHE  # the base class has not set its own yet
+        self._sample_parent = cache_dir  # the base class has not set its own yet
         super().__init__(cache_dir=cache_dir, **kwargs)
 
     def _create_builder_config(self, config_name=None, custom_features=None, config_id=None, **config_kwargs):
@@ -162,15 +162,12 @@ class NineRec(datasets.ArrowBasedBuilder):
             closest = difflib.get_close_matches(option, known, n=1)
             hint = f" Did you mean {closest[0]!r}?" if closest else ""
             raise ValueError(f"ninerec has no option {option!r}.{hint} Options: {', '.join(sorted(known))}")
-        data_dir = config_kwargs.get("data_dir") or data_dir_from_env()
         if config_name is None:
-            raise ValueError(_missing_name(data_dir))
+            raise ValueError(_missing_name(data_folder(None, config_kwargs.get("data_dir"))))
 
         config = NineRecConfig(name=config_name, version=VERSION, **config_kwargs)
-        if config.subset in SAMPLES and not config.data_dir:
-            data_dir = sample_folder(self._sample_parent)
         source, _ = DERIVED.get(config.subset, (config.subset, None))
-        config.files = find_files(source, data_dir)
+        config.files = find_files(source, data_folder(source, config.data_dir, self._sample_parent))
         config.description = DESCRIPTION.format(name=config.subset)
         if config.subset in SAMPLES:
             config.description = f"{SYNTHETIC.format(name=config.subset)} {config.description}"
@@ -260,7 +257,7 @@ def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> I
         yield number, _with_types(rows, ITEM_FEATURES)
 
 
-def _missing_name(data_dir: str | None) -> str:
+def _missing_name(data_dir: str | Path | None) -> str:
     example = 'load_dataset("ninerec", "Bili_Food", data_dir="FOLDER")'
     found = f" Found under {str(data_dir)!r}: {', '.join(find_names(data_dir)) or 'none'}." if data_dir else ""
     return (

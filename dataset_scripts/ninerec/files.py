@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeVar
 
+import datasets
+
+from .sample import SAMPLES, sample_folder
 from .tables.archives import Member, list_members
 from .tables.columns import header_roles, is_behaviour
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media
@@ -346,6 +349,10 @@ def _how_to_get(name: str) -> str:
     )
 
 
-def data_dir_from_env() -> str | None:
-    """Returns the folder in NINEREC_DATA_DIR, `None` where it is not set or empty."""
-    return os.environ.get("NINEREC_DATA_DIR") or None
+def data_folder(name: str | None, data_dir: str | Path | None, cache_dir: str | None = None) -> str | Path | None:
+    """Returns where the files of a data set are: in `data_dir` if given, those of a sample in the cache, else in
+    NINEREC_DATA_DIR; `None` where that is not set.
+    """
+    if not data_dir and name in SAMPLES:
+        return sample_folder(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    return data_dir or os.environ.get("NINEREC_DATA_DIR") or None

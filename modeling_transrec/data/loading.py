@@ -5,6 +5,7 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 `text_en`, `image`. A Hub data set or local folder in the same schema loads the same way.
 """
 
+import difflib
 import logging
 from collections.abc import Sequence
 
@@ -31,7 +32,7 @@ def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
         config_name: name of the platform, such as `"Bili_Food"`.
         kwargs: arguments of `load_dataset`, such as `data_dir`, and options of the builder, such as `max_seq_len`.
     """
-    loaded = datasets.load_dataset(name, f"{config_name}_items", **kwargs)
+    loaded = _load(name, f"{config_name}_items", **kwargs)
     if len(loaded) != 1:
         raise ValueError(f"{config_name}_items of {name} must have one split, found {', '.join(loaded)}")
     items = next(iter(loaded.values()))
@@ -41,9 +42,23 @@ def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
 
 def load_sequences(name: str, config_name: str, split: str, **kwargs) -> datasets.Dataset:
     """Loads a split of the histories, `"train"`, `"validation"` or `"test"`; arguments as in [`load_items`]."""
-    sequences = datasets.load_dataset(name, config_name, split=split, **kwargs)
+    sequences = _load(name, config_name, split=split, **kwargs)
     check_columns(sequences, ("user_id", "item_ids"), f"{config_name} of {name}")
     return _with_its_protocol(sequences, name, **kwargs)
+
+
+def _load(name: str, config_name: str, **kwargs):
+    try:
+        return datasets.load_dataset(name, config_name, **kwargs)
+    except ValueError as error:
+        if not str(error).startswith("BuilderConfig"):
+            raise
+        where = {option: kwargs[option] for option in ("revision", "token") if option in kwargs}
+        found = datasets.get_dataset_config_names(name, **where)
+    wanted, names = config_name.removesuffix("_items"), [one for one in found if not one.endswith("_items")]
+    close = difflib.get_close_matches(wanted.lower(), {one.lower(): one for one in names}, n=1)
+    hint = "".join(f" Did you mean {one!r}?" for one in names if one.lower() in close)
+    raise ValueError(f"{name} has no data set {wanted!r}.{hint} It has {', '.join(names)}")
 
 
 def _with_its_protocol(dataset: datasets.Dataset, name: str, **kwargs) -> datasets.Dataset:

@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from ..files import DERIVED, find_files, find_names
+from ..files import DERIVED, data_folder, find_files, find_names
 from ..tables.archives import UNREADABLE, Member
 from ..tables.columns import check_columns
 from ..tables.interactions import read_sequences
@@ -63,7 +63,7 @@ ROUNDING["Bili_warm50"] = ROUNDING["Bili_warm20"]
 
 def statistics(
     name: str,
-    data_dir: str | Path,
+    data_dir: str | Path | None = None,
     min_actions: int | None = None,
     **options,
 ) -> dict:
@@ -88,7 +88,7 @@ def statistics(
         {} if min_actions is None else {"min_actions": min_actions}
     )
     tables = TableOptions(**options)
-    files = find_files(source, data_dir)
+    files = find_files(source, data_folder(source, data_dir))
     with tempfile.TemporaryDirectory() as scratch:
         items_path, interactions = files.tables(Path(scratch))
         with files.naming_archives(items_path, interactions):
@@ -250,13 +250,12 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     add_table_options(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list, for machines")
     args = parser.parse_args(arguments)
-    if args.data_dir is None:
+    folder = data_folder(None, args.data_dir)
+    if folder is None and not args.names:
         parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
-    names = args.names or find_names(args.data_dir)
+    names = args.names or find_names(folder)
     if not names:
-        parser.error(
-            f"no data set under {os.path.abspath(args.data_dir)!r}: NAME_item.csv and NAME_pair.csv are needed"
-        )
+        parser.error(f"no data set under {os.path.abspath(folder)!r}: NAME_item.csv and NAME_pair.csv are needed")
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     try:
         with without_warnings():  # `validate` is for what is left out

@@ -226,6 +226,7 @@ def write_card(
         "interactions of a user": f"{users.min()} to {users.max()}, mean {users.mean():.1f}",
         "interactions with an item": f"median {np.median(on_items):.0f}, at most {on_items.max():,}",
     }
+    weights = ", `weights` (what each counts)" if "weights" in sequences["train"].column_names else ""
     text = [
         f"# {name}",
         "",
@@ -250,7 +251,7 @@ def write_card(
         "## Columns",
         "",
         f"`{name}`: `user_id`, `item_ids` (history, oldest first), `target` (null in train), `timestamps` (of the "
-        f"history; null where unknown). `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` and, "
+        f"history; null where unknown){weights}. `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` and, "
         "where the data set has it, `audio` (null where there is none).",
         "",
         "## Protocol",

@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from ..files import data_dir_from_env
 from ..tables.options import TableOptions
 
 
@@ -31,7 +30,8 @@ def boolean(text: str) -> bool:
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that decide how tables are read, as `load_dataset` has them."""
     parser.add_argument(
-        "--data_dir", default=data_dir_from_env(), help="folder of the raw files; by default that in NINEREC_DATA_DIR"
+        "--data_dir",
+        help="folder of the raw files; by default that in NINEREC_DATA_DIR (the embedded samples need none)",
     )
     parser.add_argument(
         "--columns", type=json_object, help="what the columns of tables are called, as JSON or a .json file of it"

@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..files import DERIVED, DatasetFiles, find_files
+from ..files import DERIVED, DatasetFiles, data_folder, find_files
 from ..tables.columns import check_columns
 from ..tables.interactions import read_sequences
 from ..tables.items import read_items
@@ -177,12 +177,13 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--max_examples", type=int, default=5, help="examples shown of each problem (default: 5)")
     parser.add_argument("--num_workers", type=int, default=1, help="threads that decode images (default: 1)")
     args = parser.parse_args(arguments)
-    if args.data_dir is None:
+    data_dir = data_folder(args.name, args.data_dir)
+    if data_dir is None:
         parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
     if args.max_examples < 0 or args.num_workers < 1:
         parser.error("--max_examples must be at least 0 and --num_workers at least 1")
     options = vars(table_options(parser, args))
-    problems = validate(args.name, args.data_dir, args.max_examples, args.num_workers, args.min_actions, **options)
+    problems = validate(args.name, data_dir, args.max_examples, args.num_workers, args.min_actions, **options)
     # names of files need not be text
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     print(report(args.name, problems))

@@ -101,6 +101,15 @@ def test_json_and_errors(folder, capsys):
     assert "no data set under" in capsys.readouterr().err
 
 
+def test_the_embedded_sample_needs_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.delenv("NINEREC_DATA_DIR", raising=False)
+    assert main(["Sample_Target", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["users"] == 800
+    assert main(["KU"]) == 1
+    assert "Where is the data of 'KU'?" in capsys.readouterr().err
+
+
 def test_without_timestamps_texts_and_covers(tmp_path):
     write(tmp_path / "X_item.csv", "a,,\nb,,\n")
     write(tmp_path / "X_behaviour.tsv", "u\ta b a\n")

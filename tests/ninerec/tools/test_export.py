@@ -194,6 +194,26 @@ def test_the_source_is_read_once_and_nothing_is_left_in_the_cache(tables, caplog
     assert list((tables / "hf" / "ninerec").rglob("*.arrow")) == []
 
 
+def test_the_nearest_name_is_named(tables):
+    folder = str(prepare_shop(tables))
+    for load in (lambda: load_items(folder, "Shop"), lambda: load_sequences(folder, "Shop", "test")):
+        with pytest.raises(ValueError, match=r"has no data set 'Shop'. Did you mean 'shop'\? It has shop$"):
+            load()
+    with pytest.raises(ValueError, match="Unknown split"):
+        load_sequences(folder, "shop", "text")
+
+
+def test_weights_are_prepared(tables):
+    rows = (tables / "sales.csv").read_text().splitlines()
+    kinds = [f"{row},{('click', 'buy')[number % 2]}" for number, row in enumerate(rows[1:])]
+    (tables / "events.csv").write_text("\n".join([rows[0] + ",event", *kinds]) + "\n")
+    weights = ["--event_weights", '{"click": 0.5, "buy": 1}']
+    folder = prepare_shop(tables, *weights, interactions="events.csv")
+    train = load_sequences(str(folder), "shop", "train")
+    assert set(train[0]["weights"]) == {0.5, 1.0} and len(train[0]["weights"]) == len(train[0]["item_ids"])
+    assert split_protocol(train)["event_weights"] == {"buy": 1.0, "click": 0.5}
+
+
 def test_a_table_without_header(tables):
     rows = (tables / "sales.csv").read_text().split("\n", 1)[1]
     (tables / "bare.csv").write_text(rows)

@@ -287,7 +287,7 @@ def test_what_loads_is_not_called_wrong(tmp_path):
     write(tmp_path / "tsv" / "X_interactions.tsv", dates.replace(",", "\t").replace("u\t", '"u"\t'))
     problems = found(tmp_path / "tsv")
     assert [(what, count) for _, count, what, _ in problems if "text_" in what] == [
-        ("no item has a text_en: load with the other language", 1)
+        ("no item has a text in text_en: commands need --language zh", 1)
     ]
     assert verdicts(tmp_path / "tsv") == []
 
@@ -358,6 +358,17 @@ def test_command(tmp_path, capsys):
     for wrong in (["--pair_columns", "user"], ["--columns", "user"], ["--columns", "[1]"]):
         with pytest.raises(SystemExit):
             main(["X", "--data_dir", str(tmp_path), *wrong])
+
+
+def test_the_embedded_sample_needs_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setenv("NINEREC_DATA_DIR", str(make(tmp_path / "data")))
+    assert main(["Sample_Target"]) == 0
+    assert "Sample_Target can be loaded (0 errors" in capsys.readouterr().out
+    assert main(["X"]) == 0
+    monkeypatch.delenv("NINEREC_DATA_DIR")
+    with pytest.raises(SystemExit):
+        main(["X"])
 
 
 def test_covers_in_archives_are_checked_as_those_in_a_folder(tmp_path):
