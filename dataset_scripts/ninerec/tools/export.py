@@ -251,8 +251,8 @@ def write_card(
         "## Columns",
         "",
         f"`{name}`: `user_id`, `item_ids` (history, oldest first), `target` (null in train), `timestamps` (of the "
-        f"history; null where unknown){weights}. `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` and, "
-        "where the data set has it, `audio` (null where there is none).",
+        f"history; null where unknown){weights}. `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` "
+        "and, where the data set has it, `audio` (null where there is none).",
         "",
         "## Protocol",
         "",
