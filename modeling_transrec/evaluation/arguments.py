@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 
 from ..models.checkpoint_files import is_hub_id
+from ..models.pooling import TEXT_POOLINGS
 from .baselines import BASELINES, CONTENT_BASELINES
 from .metrics import DEFAULT_METRICS, METRICS
 from .weighing import check_transition_weight, has_transitions
 
 
 CONTENT_OPTIONS = tuple(f"{part}_model_name_or_path" for part in ("text", "vision", "multimodal", "audio"))
+TEXT_OPTIONS = ("item_prefix", "text_pooling")
 
 
 @dataclass
@@ -37,6 +39,19 @@ class EvaluationArguments:
         default=None, metadata={"help": "Backbone of text and images of the same."}
     )
     audio_model_name_or_path: str | None = field(default=None, metadata={"help": "Audio backbone of the same."})
+    item_prefix: str | None = field(
+        default=None,
+        metadata={
+            "help": "What these backbones find before every text, such as 'passage: ' for E5 (default: what a folder "
+            "of sentence-transformers sets before documents)."
+        },
+    )
+    text_pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Pooling of the text backbone, one of {', '.join(TEXT_POOLINGS)} (default: the folder's).",
+        },
+    )
     transition_weight: str = field(
         default="0",
         metadata={
@@ -83,7 +98,13 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Longest history in items, for what needs no training (default: 20); a model has its own."},
     )
-    bf16: bool = field(default=False, metadata={"help": "Encode items and users in bfloat16 (autocast)."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Encode items and users in bfloat16, by autocast (default: false; but true for the backbones of "
+            "content-knn on a CPU with instructions for it)."
+        },
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
     create_pr: bool = field(
@@ -102,6 +123,9 @@ class EvaluationArguments:
             raise ValueError(f"{name} needs a backbone: give --{CONTENT_OPTIONS[0]}")
         if given and name not in CONTENT_BASELINES and not self.push_to_hub:
             raise ValueError(f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}")
+        unread = [option for option in TEXT_OPTIONS if getattr(self, option) is not None]
+        if unread and not given:
+            raise ValueError(f"--{unread[0]} says how --{CONTENT_OPTIONS[0]} is read; give that, too")
         check_transition_weight(self.transition_weight)
         if has_transitions(self.transition_weight) and is_baseline:
             raise ValueError("--transition_weight is for a checkpoint; content-and-transitions chooses its own")

@@ -129,7 +129,7 @@ def content_knn(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores items by how like the history their content is, see [`ContentKNN`]."""
     settings, content = platform.content_settings, platform.content
     scorer = content.fit(**settings)
-    return scorer, {"content": {**settings, "source": content.source, "weights": scorer.model.weights}}
+    return scorer, {"content": {**settings, "source": content.source, **content.made, "weights": scorer.model.weights}}
 
 
 def content_and_transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:

@@ -13,7 +13,7 @@ from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor
-from .arguments import CONTENT_OPTIONS, EvaluationArguments
+from .arguments import CONTENT_OPTIONS, TEXT_OPTIONS, EvaluationArguments
 from .baselines import BASELINES, Platform, evaluate_baselines, evaluate_model, rank
 from .evaluator import FullRankingEvaluator
 from .features import Content, content_of, content_of_start, starting_backbones
@@ -94,7 +94,7 @@ class EvaluationTask:
                 workers = self.args.preprocessing_num_workers
                 self.evaluator.prepared_items = prepare_items(self.platform.items, processor, workers)
             autocast = functools.partial(
-                torch.autocast, self.state.device.type, torch.bfloat16, enabled=self.args.bf16
+                torch.autocast, self.state.device.type, torch.bfloat16, enabled=bool(self.args.bf16)
             )
             scorer = self.evaluator.build_scorer(model, processor, autocast)
             found = evaluate_model(self.evaluator, scorer, processor, self.platform, self.args.transition_weight)
@@ -110,7 +110,9 @@ class EvaluationTask:
     def _complete(self, result: dict, name: str) -> dict:
         """Adds to the protocol what the evaluator does not know."""
         dataset = f"{self.data_args.dataset_name}/{self.data_args.dataset_config_name}"
-        facts = {"dataset": dataset, "model": name, "max_seq_len": self.max_seq_len, "bf16": self.args.bf16}
+        dtype = result["protocol"].get("scoring", {}).get("content", {}).get("dtype")
+        bf16 = bool(self.args.bf16) if dtype is None else dtype == "bfloat16"
+        facts = {"dataset": dataset, "model": name, "max_seq_len": self.max_seq_len, "bf16": bf16}
         return {**result, "protocol": {**facts, **result["protocol"]}}
 
     @functools.cached_property
@@ -126,15 +128,16 @@ class EvaluationTask:
     def _read_content(self) -> Content | None:
         """Encodes the items with the backbones that the options name, else with those that the model started from."""
         names = {name: getattr(self.args, name) for name in CONTENT_OPTIONS if getattr(self.args, name) is not None}
-        with torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.args.bf16):
-            options: dict[str, Any] = {"chunk_size": self.args.item_batch_size, "device": self.state.device}
-            if names:
-                return content_of(names, self.platform.items, self.args.language or "en", **options)
-            if self.is_baseline:
-                return None
-            model, processor = self.checkpoint
-            options["language"] = processor.language
-            return content_of_start(starting_backbones(model.config), self.platform.items, **options)
+        options: dict[str, Any] = {"chunk_size": self.args.item_batch_size, "device": self.state.device}
+        options |= {"language": self.args.language, "bf16": self.args.bf16}
+        if names:
+            options |= {name: getattr(self.args, name) for name in TEXT_OPTIONS}
+            return content_of(names, self.platform.items, **options)
+        if self.is_baseline:
+            return None
+        model, processor = self.checkpoint
+        options["language"] = processor.language
+        return content_of_start(starting_backbones(model.config), self.platform.items, **options)
 
     def _load_validation(self) -> FullRankingEvaluator:
         """Returns the same evaluation on the validation split, on which settings are chosen."""

@@ -1,9 +1,10 @@
 """Makes the features of a catalogue with frozen backbones; content kNN compares items by them."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
-from ..data.cache import features_digest
+from ..data.cache import autocast_dtype, features_digest
 from ..data.image_processors import load_image_processor
 from ..data.preparation import PreparedItems, item_chunks, prepare_items
 from ..models.checkpoint_files import check_name_or_path, load_config, public_name
@@ -21,7 +22,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from ..models.processing_transrec import TransRecProcessor
-from ..models.sentence_folders import read_sentence_folder
+from ..models.sentence_folders import read_item_prefix, read_max_length
 from .content import ContentKNN
 from .scoring import CatalogueScorer
 
@@ -37,11 +38,13 @@ class Content:
         features: `(V, H)` by modality.
         has_content: `(V,)` by modality, false where an item lacks it.
         source: names of the backbones.
+        made: how the features were made, for the protocol: `dtype`, of texts `text_pooling` and `item_prefix`.
     """
 
     features: dict[str, torch.Tensor]
     has_content: dict[str, torch.Tensor]
     source: list[str]
+    made: dict[str, str] = field(default_factory=dict)
 
     def fit(self, weights: Mapping[str, float] | None = None, max_seq_len: int = 50, **settings) -> CatalogueScorer:
         """Returns content kNN with these `power` and `history_decay` as a scorer."""
@@ -55,20 +58,25 @@ def load_content_model(
     vision_model_name_or_path: str | None = None,
     multimodal_model_name_or_path: str | None = None,
     audio_model_name_or_path: str | None = None,
-    language: str = "en",
+    language: str | None = None,
     max_text_length: int | None = None,
+    item_prefix: str | None = None,
+    text_pooling: str | None = None,
     **where,
 ) -> tuple[TransRecModel, TransRecProcessor]:
     """Returns a model whose backbones make the features, and its processor.
 
-    A folder of sentence-transformers brings its pooling and maximum length. A TransRec checkpoint, named as text
-    model, brings all of its backbones.
+    A folder of sentence-transformers brings its pooling, its maximum length and what it sets before a document. A
+    TransRec checkpoint, named as text model, brings all of its backbones, and its own language and lengths.
 
     Args:
         text_model_name_or_path, vision_model_name_or_path, multimodal_model_name_or_path, audio_model_name_or_path:
             Hub ids or folders.
-        language: of the texts.
+        language: of the texts; by default `"en"`.
         max_text_length: in tokens; by default what the folder says, 64 where it says nothing.
+        item_prefix: set before every text, such as `"passage: "` for E5; by default what the folder says. Items are
+            documents; histories are not texts, so that there is none for queries.
+        text_pooling: of a text model, see [`TransRecConfig`]; by default what the folder says.
         where: `revision`, `token`, …
     """
     names = text_model_name_or_path, vision_model_name_or_path, multimodal_model_name_or_path, audio_model_name_or_path
@@ -76,26 +84,40 @@ def load_content_model(
         raise ValueError("content needs a backbone: give text_model_name_or_path or vision_model_name_or_path")
     for name in filter(None, names):
         check_name_or_path(name)
+    pooling = {} if text_pooling is None else {"text_pooling": text_pooling}
+    of_texts = {"language": language, "max_text_length": max_text_length, "item_prefix": item_prefix}
+    options = {name: value for name, value in of_texts.items() if value is not None}
     if _is_transrec(text_model_name_or_path, where):
-        model = TransRecModel.from_pretrained(text_model_name_or_path, **where)
+        model = TransRecModel.from_pretrained(text_model_name_or_path, **pooling, **where)
         processor = TransRecProcessor.from_pretrained(text_model_name_or_path, **where)
+        for name, value in options.items():
+            setattr(processor, name, value)
         if processor.item_ids is not None and len(processor.modalities) > 1:  # ids are no content
             model.drop_item_ids()
             processor = processor.without_item_ids()
-        return model.eval(), processor
-    model = TransRecForSequentialRecommendation.from_encoder_pretrained(*names, backbone_kwargs=where)
+    else:
+        model = TransRecForSequentialRecommendation.from_encoder_pretrained(*names, backbone_kwargs=where, **pooling)
+        processor = TransRecProcessor(**{**_processor_parts(*names, where), **options})
+    unread = [] if "text" in processor.modalities else [*(options.keys() - {"language"})]
+    unread += [] if model.item_encoder.text is not None else [*pooling]
+    if unread:
+        raise ValueError(f"{unread[0]} is an option of texts, and there is no text model that reads it")
+    return model.eval(), processor
+
+
+def _processor_parts(text: str | None, vision: str | None, multimodal: str | None, audio: str | None, where) -> dict:
+    """Returns the parts of a processor that belong to backbones, and what their folders say of texts."""
     parts: dict[str, Any] = {}
-    of_text, of_images = text_model_name_or_path or multimodal_model_name_or_path, names[1] or names[2]
+    of_text, of_images = text or multimodal, vision or multimodal
     if of_text is not None:
         parts["tokenizer"] = AutoTokenizer.from_pretrained(of_text, **where)
-        folder = read_sentence_folder(of_text, **where)
-        parts["max_text_length"] = max_text_length or (folder and folder.max_length) or 64
-        parts["language"] = language
+        parts["max_text_length"] = read_max_length(of_text, **where) or 64
+        parts["item_prefix"] = read_item_prefix(of_text, **where)
     if of_images is not None:
-        parts["image_processor"] = load_image_processor(of_images, square=names[2] is not None, **where)
-    if audio_model_name_or_path is not None:
-        parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(audio_model_name_or_path, **where)
-    return model.eval(), TransRecProcessor(**parts)
+        parts["image_processor"] = load_image_processor(of_images, square=multimodal is not None, **where)
+    if audio is not None:
+        parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(audio, **where)
+    return parts
 
 
 def _is_transrec(name_or_path: str | None, where: dict) -> bool:
@@ -115,6 +137,7 @@ def read_content(
     items: datasets.Dataset,
     chunk_size: int = 256,
     cache_dir: str | None = None,
+    bf16: bool | None = None,
 ) -> Content:
     """Encodes the catalogue with frozen backbones; the features are kept on disk for later runs.
 
@@ -124,18 +147,32 @@ def read_content(
         items: the catalogue.
         chunk_size: items encoded at a time.
         cache_dir: folder of the cache; by default that of `datasets`.
+        bf16: whether the backbones compute in bfloat16; by default on CPUs that have it, see [`has_bfloat16`].
     """
-    prepared = prepare_items(items, processor)
-    file = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "transrec_content", features_digest(model, prepared))
-    if file.exists():
-        tensors = load_file(file)
-    else:
-        tensors = _encode_content(model, processor, prepared, chunk_size)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-        save_file(tensors, unfinished)
-        unfinished.replace(file)
-    return _as_content(tensors, model)
+    prepared, folder = prepare_items(items, processor), Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    with _precision(model.device, bf16):
+        file = folder / "transrec_content" / features_digest(model, prepared)
+        if file.exists():
+            tensors = load_file(file)
+        else:
+            tensors = _encode_content(model, processor, prepared, chunk_size)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+            save_file(tensors, unfinished)
+            unfinished.replace(file)
+        return _as_content(tensors, model, processor)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Returns whether a device is a CPU with instructions for bfloat16 (AMX, AVX512-BF16); others are slower by it."""
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def _precision(device: torch.device, bf16: bool | None) -> contextlib.AbstractContextManager:
+    """Within it, backbones compute in bfloat16 or not; where nothing is said or gained, as the caller has it."""
+    if bf16 is None and not has_bfloat16(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16 is not False)
 
 
 @torch.no_grad()
@@ -143,15 +180,18 @@ def read_prepared_content(
     model: TransRecModel, processor: TransRecProcessor, prepared: PreparedItems, chunk_size: int = 256
 ) -> Content:
     """Returns the same of items that are prepared, or whose features are precomputed; nothing is kept on disk."""
-    return _as_content(_encode_content(model, processor, prepared, chunk_size), model)
+    return _as_content(_encode_content(model, processor, prepared, chunk_size), model, processor)
 
 
-def _as_content(tensors: dict[str, torch.Tensor], model: TransRecModel) -> Content:
+def _as_content(tensors: dict[str, torch.Tensor], model: TransRecModel, processor: TransRecProcessor) -> Content:
     features = {name: values for name, values in tensors.items() if not name.startswith("has_")}
     if not features:
         raise ValueError("this model has no backbone that makes features of an item by itself")
     has_content = {name.removeprefix("has_"): values for name, values in tensors.items() if name.startswith("has_")}
-    return Content(features, has_content, [public_name(model.name_or_path) or type(model).__name__])
+    made = {"dtype": str(autocast_dtype(model.device) or model.dtype).removeprefix("torch.")}
+    if "text" in features:
+        made |= {"text_pooling": model.config.text_pooling or "the backbone's", "item_prefix": processor.item_prefix}
+    return Content(features, has_content, [public_name(model.name_or_path) or type(model).__name__], made)
 
 
 def _encode_content(model, processor, prepared: PreparedItems, chunk_size: int) -> dict[str, torch.Tensor]:
@@ -179,24 +219,25 @@ def _encode_content(model, processor, prepared: PreparedItems, chunk_size: int) 
 def content_of(
     backbones: Mapping[str, str],
     items: datasets.Dataset,
-    language: str = "en",
     chunk_size: int = 256,
     device: torch.device | str = "cpu",
+    bf16: bool | None = None,
+    **options,
 ) -> Content:
     """Encodes a catalogue with backbones that are given by name; on several processes the first one encodes.
 
     Args:
         backbones: options of [`load_content_model`] with their names.
         items: the catalogue.
-        language: of the texts.
         chunk_size: items encoded at a time.
         device: where they are encoded.
+        bf16: see [`read_content`].
+        options: `language`, `item_prefix`, …, see [`load_content_model`].
     """
     with PartialState().main_process_first():
-        options: dict[str, Any] = dict(backbones)
-        model, processor = load_content_model(**options, language=language)
+        model, processor = load_content_model(**{**options, **backbones})
         model.to(torch.device(device))  # type: ignore[arg-type]  # the hint of transformers is of another function
-        content = read_content(model, processor, items, chunk_size)
+        content = read_content(model, processor, items, chunk_size, bf16=bf16)
     return replace(content, source=[*map(public_name, backbones.values())])
 
 

@@ -43,7 +43,7 @@ from .histories import Histories, gather_histories
 from .item_encoders import ItemEncoder
 from .losses import LOSSES
 from .modalities import BACKBONES
-from .sentence_folders import read_sentence_folder
+from .sentence_folders import read_text_pooling
 from .user_encoders import USER_ENCODERS, UserEncoder
 
 
@@ -208,9 +208,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         backbones = {part: load_backbone(name, fields[part], dtype, loading) for part, name in names.items()}
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
             where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
-            folder = read_sentence_folder(text_model_name_or_path, **where)
-            if folder is not None:  # of sentence-transformers, which says how its features are pooled
-                kwargs["text_pooling"] = folder.pooling
+            kwargs["text_pooling"] = read_text_pooling(text_model_name_or_path, **where)
         for part, backbone in backbones.items():
             if "image" in BACKBONES[part].reads:
                 kwargs = {**load_image_normalization(names[part], backbone.config, loading), **kwargs}

@@ -1,12 +1,12 @@
 """Reads what a folder of sentence-transformers says about its backbone: pooling, maximum length, prompts.
 
 Such a folder lists its modules in `modules.json`: a transformer, a pooling, and perhaps dense layers and a
-normalisation. Only with its own pooling are a backbone's features those that it was trained to give.
+normalisation. Only with its own pooling are a backbone's features those that it was trained to give. The length of the
+vectors, 1 after a normalisation, does not matter here: cosines are compared, and projections are trained.
 """
 
 import json
 import os
-from dataclasses import dataclass
 
 from transformers.utils import cached_file
 
@@ -26,22 +26,8 @@ _POOLINGS = {
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
-@dataclass(frozen=True)
-class SentenceFolder:
-    """
-    Args:
-        pooling: `"cls"`, `"mean"` or `"last"`.
-        normalize: whether the features have length 1.
-        max_length: of a text, in tokens; `None` where the folder does not say it.
-    """
-
-    pooling: str
-    normalize: bool
-    max_length: int | None
-
-
-def read_sentence_folder(name_or_path: str | os.PathLike, **where) -> SentenceFolder | None:
-    """Returns what the folder or repository says; `None` where it is none of sentence-transformers.
+def read_text_pooling(name_or_path: str | os.PathLike, **where) -> str | None:
+    """Returns how the folder or repository pools, a key of [`TEXT_POOLINGS`]; `None` where it does not say.
 
     Args:
         name_or_path: Hub id or folder.
@@ -69,8 +55,12 @@ def read_sentence_folder(name_or_path: str | os.PathLike, **where) -> SentenceFo
             f"{name_or_path} pools by {', '.join(chosen) or 'nothing'}; one of cls, mean and last token is read here. "
             "Give text_pooling to choose one"
         )
-    settings = _read_json(name_or_path, "sentence_bert_config.json", where) or {}
-    return SentenceFolder(_POOLINGS[chosen[0]], "Normalize" in kinds, settings.get("max_seq_length"))
+    return _POOLINGS[chosen[0]]
+
+
+def read_max_length(name_or_path: str | os.PathLike, **where) -> int | None:
+    """Returns how long a text may be for the folder or repository, in tokens; `None` where it does not say."""
+    return (_read_json(name_or_path, "sentence_bert_config.json", where) or {}).get("max_seq_length")
 
 
 def read_item_prefix(name_or_path: str | os.PathLike, **where) -> str:

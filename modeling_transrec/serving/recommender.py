@@ -73,6 +73,7 @@ class Recommender:
         self.model = model.eval()
         self.processor = processor
         self.reads_features = False  # whether it recommends by content kNN, from the backbone's features
+        self.bf16: bool | None = None  # whether these features are computed in bfloat16, see `read_content`
         self._catalogue: Catalogue | None = None
         self._faiss_factory: str | None = None
 
@@ -100,6 +101,7 @@ class Recommender:
         text_model_name_or_path: str | None = None,
         vision_model_name_or_path: str | None = None,
         multimodal_model_name_or_path: str | None = None,
+        bf16: bool | None = None,
         **kwargs,
     ) -> "Recommender":
         """Recommends without training: by content kNN, and by counted transitions where histories are given.
@@ -108,11 +110,13 @@ class Recommender:
             text_model_name_or_path: Hub id or folder of a text model, such as one of sentence-transformers.
             vision_model_name_or_path, multimodal_model_name_or_path: the same for images, and for one model of both.
                 A text and a vision model are combined by late fusion.
-            kwargs: `language`, `max_text_length`, `revision`, `token`, …, see [`load_content_model`].
+            bf16: whether the backbones compute in bfloat16; by default on CPUs with instructions for it.
+            kwargs: `language`, `max_text_length`, `item_prefix`, `text_pooling`, `revision`, `token`, …, see
+                [`load_content_model`].
         """
         names = (text_model_name_or_path, vision_model_name_or_path, multimodal_model_name_or_path)
         recommender = cls(*load_content_model(*names, **kwargs))
-        recommender.reads_features = True
+        recommender.reads_features, recommender.bf16 = True, bf16
         return recommender
 
     def load_catalogue(self, pretrained_model_name_or_path: str | os.PathLike, **where) -> bool:
@@ -296,7 +300,8 @@ class Recommender:
         if histories is not None and (self.reads_features or is_table(histories)):
             sequences, histories = as_sequences(histories, item_ids), None
         if self.reads_features:
-            scorer = fit_content(read_content(self.model, self.processor, items, chunk_size), items, sequences)
+            content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
+            scorer = fit_content(content, items, sequences)
         else:
             scorer = CatalogueScorer(self.model, self._encode(items, chunk_size))
         if sequences is not None:
@@ -481,7 +486,7 @@ class Recommender:
     def _encode(self, items: datasets.Dataset, chunk_size: int) -> torch.Tensor:
         """Encodes items to embeddings `(V, D)`."""
         if self.reads_features:
-            content = read_content(self.model, self.processor, items, chunk_size)
+            content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
             knn: Any = self._indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
         return encode_catalogue(self.model, prepare_items(items, self.processor), self.processor, chunk_size)

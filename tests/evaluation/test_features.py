@@ -1,8 +1,12 @@
 """Features of frozen backbones: of checkpoints of ours, of other models by name, with and without a name to go by."""
 
-import torch
-from transformers import TimmWrapperConfig, TimmWrapperModel
+import json
 
+import pytest
+import torch
+from transformers import BertConfig, BertModel, TimmWrapperConfig, TimmWrapperModel
+
+from modeling_transrec import DataArguments, EvaluationArguments, Recommender, evaluate
 from modeling_transrec.evaluation.features import (
     content_of_start,
     load_content_model,
@@ -78,3 +82,96 @@ def test_a_start_that_cannot_be_loaded_leaves_out_content(items, monkeypatch, ca
     with caplog.at_level("WARNING"):
         assert content_of_start({"text_model_name_or_path": "no-one/has-this"}, items) is None
     assert "Content kNN is left out: no-one/has-this cannot be loaded" in caplog.text
+
+
+@pytest.fixture
+def sentence_folder(tokenizer, tmp_path):
+    """A folder of sentence-transformers, as E5's: mean pooling, 9 tokens, a prefix before documents."""
+    folder = tmp_path / "sentences"
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
+    modules += [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
+    (folder / "1_Pooling").mkdir()
+    for name, content in {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+        "sentence_bert_config.json": {"max_seq_length": 9},
+        "config_sentence_transformers.json": {"prompts": {"query": "blue: ", "passage": "rope: "}},
+    }.items():
+        (folder / name).write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_a_folder_says_how_texts_are_read_and_options_override_it(sentence_folder, items):
+    def read(**options):
+        model, processor = load_content_model(sentence_folder, **options)
+        return processor, read_content(model, processor, items)
+
+    processor, content = read()
+    assert (processor.item_prefix, processor.max_text_length, processor.language) == ("rope: ", 9, "en")
+    assert content.made == {"dtype": "float32", "text_pooling": "mean", "item_prefix": "rope: "}
+    backbone = BertModel.from_pretrained(sentence_folder).eval()
+    ids = processor.tokenizer("rope: " + items[0]["text_en"], truncation=True, max_length=9, return_tensors="pt")
+    output = backbone(**ids, output_hidden_states=True)
+    expected = output.last_hidden_state[0].mean(0)
+    torch.testing.assert_close(content.features["text"][0], expected, rtol=1e-4, atol=1e-5)
+    both = (output.hidden_states[1] + output.last_hidden_state)[0].mean(0) / 2
+    processor, content = read(text_pooling="first_last")
+    torch.testing.assert_close(content.features["text"][0], both, rtol=1e-4, atol=1e-5)
+    assert content.made["text_pooling"] == "first_last" and processor.max_text_length == 9
+    assert read(item_prefix="")[0].item_prefix == "" and read(language="zh")[0].language == "zh"
+    recommender = Recommender.from_backbone(sentence_folder, item_prefix="tent: ").index(items)
+    assert recommender.processor.item_prefix == "tent: "
+
+
+def test_options_of_a_checkpoint(make_model, processor_of, sentence_folder, tmp_path):
+    """They override what was saved; without texts there is nothing that they could be options of."""
+    for kind in ("text", "image"):
+        make_model(kind).save_pretrained(tmp_path / kind)
+        processor_of[kind].save_pretrained(tmp_path / kind)
+    options = {"language": "zh", "max_text_length": 8, "item_prefix": "rope: ", "text_pooling": "mean"}
+    model, processor = load_content_model(str(tmp_path / "text"), **options)
+    assert (processor.language, processor.max_text_length, processor.item_prefix) == ("zh", 8, "rope: ")
+    assert model.config.text_pooling == "mean"
+    for name, value in {"item_prefix": "x", "text_pooling": "mean", "max_text_length": 9}.items():
+        with pytest.raises(ValueError, match=f"{name} is an option of texts"):
+            load_content_model(str(tmp_path / "image"), **{name: value})
+
+
+@pytest.mark.parametrize("instructions", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_bfloat16_where_the_cpu_has_it(instructions, sentence_folder, items, monkeypatch, tmp_path):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    model, processor = load_content_model(sentence_folder)
+
+    def read(**options):
+        return read_content(model, processor, items, cache_dir=str(tmp_path), **options)
+
+    exact, rough = read(), read(bf16=True)
+    assert (exact.made["dtype"], rough.made["dtype"]) == ("float32", "bfloat16")
+    assert not torch.equal(exact.features["text"], rough.features["text"])
+    torch.testing.assert_close(rough.features["text"], exact.features["text"], rtol=0.05, atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):  # as the caller has it
+        assert torch.equal(read().features["text"], rough.features["text"])
+    monkeypatch.setattr(torch.cpu, instructions, lambda: True)
+    assert read().made["dtype"] == "bfloat16" and torch.equal(read().features["text"], rough.features["text"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(read(bf16=False).features["text"], exact.features["text"])
+    assert len(list((tmp_path / "transrec_content").iterdir())) == 2  # each type has features of its own
+
+
+def test_the_type_is_in_the_protocol_and_its_fingerprint(sentence_folder):
+    def run(**options):
+        args = EvaluationArguments("content-knn", text_model_name_or_path=sentence_folder, use_cpu=True, **options)
+        return evaluate(args, DataArguments())["protocol"]
+
+    found = [run(bf16=True), run(bf16=False), run(bf16=False, item_prefix=""), run(bf16=False, text_pooling="cls")]
+    assert [protocol["bf16"] for protocol in found] == [True, False, False, False]
+    assert [protocol["scoring"]["content"]["dtype"] for protocol in found] == ["bfloat16", *["float32"] * 3]
+    assert len({protocol["scoring"]["fingerprint"] for protocol in found}) == 4
+    assert found[3]["scoring"]["content"]["text_pooling"] == "cls"
+    with pytest.raises(ValueError, match="--item_prefix says how --text_model_name_or_path is read"):
+        EvaluationArguments("popularity", item_prefix="x")

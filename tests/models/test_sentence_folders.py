@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from modeling_transrec import SAMPLE_BACKBONE, TransRecForSequentialRecommendation
-from modeling_transrec.models.sentence_folders import SentenceFolder, read_item_prefix, read_sentence_folder
+from modeling_transrec.models.sentence_folders import read_item_prefix, read_max_length, read_text_pooling
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_pooling_of_the_folder_is_used(backbone):
     assert build(backbone).config.text_pooling is None  # no folder of sentence-transformers: by the kind of backbone
     add_modules(backbone, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "Normalize")
     (backbone / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
-    assert read_sentence_folder(backbone) == SentenceFolder("mean", normalize=True, max_length=7)
+    assert (read_text_pooling(backbone), read_max_length(backbone)) == ("mean", 7)
     model = build(backbone)
     assert model.config.text_pooling == "mean"
     ids = torch.tensor([[3, 4, 5]])
@@ -62,7 +62,7 @@ def test_the_pooling_of_the_folder_is_used(backbone):
 )
 def test_other_poolings(backbone, pooling, expected):
     add_modules(backbone, pooling)
-    assert read_sentence_folder(backbone) == SentenceFolder(expected, normalize=False, max_length=None)
+    assert (read_text_pooling(backbone), read_max_length(backbone)) == (expected, None)
 
 
 @pytest.mark.parametrize(
@@ -97,5 +97,5 @@ def test_what_cannot_be_read_is_refused(backbone, pooling, more, match):
 
 
 def test_the_samples_backbone_is_one():
-    assert read_sentence_folder(SAMPLE_BACKBONE) == SentenceFolder("mean", False, 32)
+    assert (read_text_pooling(SAMPLE_BACKBONE), read_max_length(SAMPLE_BACKBONE)) == ("mean", 32)
     assert build(SAMPLE_BACKBONE).config.text_pooling == "mean"
