@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 def fuses_tokens(config: "TransRecConfig") -> bool:
     """Returns whether there are several contents, and the fusion reads their tokens."""
-    contents = (config.text_config, config.vision_config, config.audio_config)
     fusion: Any = FUSIONS[config.fusion]
-    return fusion.reads_tokens and sum(content is not None for content in contents) > 1
+    return fusion.reads_tokens and len(set(config.modality.split("+")) - {"id"}) > 1
 
 
 class ContentEncoder(nn.Module):

@@ -28,8 +28,7 @@ class ItemEncoder(nn.Module):
     transfer.
 
     Args:
-        config: with at least one of the modalities' fields set: `text_config`, `vision_config`, `audio_config`,
-            `multimodal_config`, `num_items`.
+        config: with at least one of the backbones' fields set, such as `text_config`, or `num_items`.
         backbones: loaded models to use as they are, by their names in [`BACKBONES`].
     """
 
@@ -42,9 +41,9 @@ class ItemEncoder(nn.Module):
         super().__init__()
         backbones = dict(backbones or {})
         if config.modality is None:
+            fields = ", ".join(backbone.config_field for backbone in BACKBONES.values())
             raise ValueError(
-                "TransRecConfig names no item encoder: set text_config, vision_config, audio_config or "
-                "multimodal_config for content, num_items for ids"
+                f"TransRecConfig names no item encoder: set one of {fields} for content, num_items for ids"
             )
         self.modalities = config.modality.split("+")
         self.multimodal = self.fusion = self.id_embedding = self.id_fusion = None

@@ -86,10 +86,8 @@ class TransRecProcessor(ProcessorMixin):
         }
         found = "+".join(name for name, one in MODALITIES.items() if given[one.part] is not None)
         if not found:
-            raise ValueError(
-                "give a tokenizer (text), an image_processor (image), a feature_extractor (audio) or item_ids (id), "
-                "or several of them"
-            )
+            parts = ", ".join(f"{one.part} ({name})" for name, one in MODALITIES.items())
+            raise ValueError(f"give {parts}, or several of them")
         if modality not in (None, found):  # written by `save_pretrained`, which thereby says what to load
             raise ValueError(f"modality={modality!r}, but what was given makes a processor of {found}")
         self.modality = found

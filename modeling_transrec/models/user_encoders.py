@@ -308,18 +308,10 @@ class MLPLayer(GradientCheckpointingLayer):
         return self.dropout(nn.functional.gelu(self.linear(hidden)))
 
 
-class MLP(nn.Module):
-    """Multi-layer perceptron: `num_hidden_layers` layers, then a linear one."""
-
-    def __init__(self, config: TransRecConfig):
-        super().__init__()
-        self.layers = nn.ModuleList([MLPLayer(config) for _ in range(config.num_hidden_layers)])
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return self.output(hidden)
+def make_mlp(config: TransRecConfig) -> nn.Sequential:
+    """Makes a multi-layer perceptron: `num_hidden_layers` layers, then a linear one."""
+    layers = [MLPLayer(config) for _ in range(config.num_hidden_layers)]
+    return nn.Sequential(*layers, nn.Linear(config.hidden_size, config.hidden_size))
 
 
 class DNNUserEncoder(UserEncoder):
@@ -336,7 +328,7 @@ class DNNUserEncoder(UserEncoder):
 
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
-        self.mlp = MLP(config)
+        self.mlp = make_mlp(config)
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
@@ -368,7 +360,7 @@ class DSSMUserEncoder(UserEncoder):
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
         self.user_embedding = nn.Embedding(config.num_users, config.hidden_size)
-        self.mlp = MLP(config)
+        self.mlp = make_mlp(config)
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes user ids `(B,)` to states `(B, L, D)`, the same at every position."""

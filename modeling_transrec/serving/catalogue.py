@@ -20,6 +20,7 @@ import torch
 from ..data.collator import left_pad_lists
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
+from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .faiss_index import FaissIndex
 from .platform import explain
@@ -366,5 +367,6 @@ def checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> da
 def item_columns(items: datasets.Dataset) -> datasets.Dataset:
     """Returns the columns that are saved with a catalogue: all but images, sounds and those that it adds itself."""
     media = [name for name, one in items.features.items() if isinstance(one, datasets.Image | datasets.Audio)]
-    left_out = {"image", "audio", EMBEDDING, CHECKPOINT, *media} & set(items.column_names)
+    contents = {name for name, modality in MODALITIES.items() if modality.is_sparse}
+    left_out = {*contents, EMBEDDING, CHECKPOINT, *media} & set(items.column_names)
     return items.remove_columns(sorted(left_out))

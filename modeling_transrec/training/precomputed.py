@@ -25,7 +25,7 @@ from ..models.backbones import layers_of
 from ..models.content_encoders import ContentEncoder
 from ..models.freezing import is_trained
 from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of
-from ..models.modalities import MODALITIES
+from ..models.modalities import BACKBONES, MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
@@ -79,9 +79,12 @@ class PrecomputedItems:
     def __init__(self, items: datasets.Dataset, folders: dict[str, Path]):
         self.items, self.folders, self.length = items, folders, len(items)
         self.arrays = {name: StoredArray(folder) for name, folder in folders.items()}
-        replaced = {"input_ids", "pixels", "audio_values"} if "item_features" in folders else set()
-        for modality in MODALITIES.values():
-            if f"{modality.name}_features" in folders or (modality.is_sparse and f"{modality.name}_states" in folders):
+        replaced: set[str] = set()
+        for name, modality in MODALITIES.items():
+            stand_ins = {f"{name}_features"} | ({f"{name}_states"} if modality.is_sparse else set())
+            if name in BACKBONES["multimodal"].reads:
+                stand_ins.add("item_features")
+            if stand_ins & set(folders):
                 replaced |= set(modality.stored) - {"has_text"}
         left = [name for name in items.column_names if name not in replaced]
         self.column_names = [*left, *folders]
@@ -138,7 +141,6 @@ def precompute(
         return _precompute_features(model, items, processor, chunk_size, cache_dir)
     folders: dict[str, Path] = {}
     warnings: dict[str, str] = {}
-    reads_tokens = encoder.fusion is not None and encoder.fusion.reads_tokens
     for part in encoder.parts:
         part.frozen_layers = None
         tower = part.whole if part.tower is None else part.tower
@@ -158,9 +160,8 @@ def precompute(
                 raise UnsupportedLayers("they are not found in this backbone")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
-            normalization = [str(getattr(model.config, name)) for name in ("image_mean", "image_std")]
-            states = _States(part, frozen, items, processor, reads_tokens, normalization)
-            folders[f"{part.modality}_states"] = states.folder(chunk_size, cache_dir)
+            states = _States(model, part, frozen, items, processor)
+            folders[states.name] = states.folder(chunk_size, cache_dir)
             part.frozen_layers = frozen
         except UnsupportedLayers as reason:
             name = part.modality if part.tower is not None else "multimodal"
@@ -206,15 +207,16 @@ class _States:
 
     def __init__(
         self,
+        model: TransRecPreTrainedModel,
         part: ContentEncoder,
         frozen: FrozenLayers,
         items: datasets.Dataset,
         processor: TransRecProcessor,
-        reads_tokens: bool,
-        normalization: list[str],
     ):
-        self.part, self.frozen, self.processor, self.reads_tokens = part, frozen, processor, reads_tokens
-        self.name, self.fingerprint, self.normalization = f"{part.modality}_states", items._fingerprint, normalization
+        self.part, self.frozen, self.processor = part, frozen, processor
+        self.name, self.fingerprint = f"{part.modality}_states", items._fingerprint
+        self.normalization = [str(getattr(model.config, name)) for name in ("image_mean", "image_std")]
+        self.reads_tokens = not model.item_encoder.takes_features
         stored = {"text": "input_ids", "image": "pixels"}[part.modality]
         self.items = items.select_columns([stored])
         self.device = next(part.parameters()).device
