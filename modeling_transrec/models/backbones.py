@@ -185,5 +185,5 @@ def layers_of(backbone: nn.Module) -> list[nn.Module]:
 
 def towers_of(backbone: nn.Module) -> list[nn.Module]:
     """Returns the text and the image tower of a dual encoder such as CLIP; of any other the backbone itself."""
-    towers = [getattr(backbone, name, None) for name in ("text_model", "vision_model")]
+    towers: list[Any] = [getattr(backbone, name, None) for name in ("text_model", "vision_model")]
     return [backbone] if None in towers else towers

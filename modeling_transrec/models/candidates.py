@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
+NO_NEGATIVES = torch.empty(0, dtype=torch.long)
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The items that targets are told apart from, and what a loss may want to know of them.
@@ -31,7 +34,7 @@ class Candidates:
         embeddings: `(U, D)` item embeddings in the space of scores; targets and negatives are indices into them.
         own_index: `(B, 2 L)` indices of the items of each user's history and targets, below 0 where there is none.
         negative_index: indices of sampled negatives: `(B, L, N)` for each position, `(M, N)` for each target once
-            [`of`] has chosen them, or `(N,)` shared by all.
+            [`of`] has chosen them, or `(N,)` shared by all; none by default.
         log_q: `(U,)` log of each item's probability to be a candidate, where the loss is to correct for it.
         is_repeated: `(U,)` booleans, true at items that stand before in `embeddings`.
         num_catalogue_items: `V`.
@@ -39,10 +42,10 @@ class Candidates:
 
     embeddings: torch.Tensor
     own_index: torch.Tensor
-    negative_index: torch.Tensor | None = None
+    negative_index: torch.Tensor = NO_NEGATIVES
     log_q: torch.Tensor | None = None
     is_repeated: torch.Tensor | None = None
-    num_catalogue_items: torch.Tensor | int | None = None
+    num_catalogue_items: torch.Tensor | int = 0
 
     @functools.cached_property
     def excluded(self) -> torch.Tensor:
@@ -58,7 +61,7 @@ class Candidates:
             positions: among these users, each target's user and position in the history, `(M,)` both.
         """
         negative_index = self.negative_index
-        if negative_index is not None and negative_index.ndim == 3:
+        if negative_index.ndim == 3:
             negative_index = negative_index[users][positions]
         return replace(self, own_index=self.own_index[users], negative_index=negative_index)
 
@@ -121,10 +124,10 @@ def make_candidates(
     return Candidates(
         embeddings=embeddings,
         own_index=torch.cat([item_index, labels], dim=1),
-        negative_index=inputs["negative_index"] if loss.samples else None,
+        negative_index=inputs["negative_index"] if loss.samples else NO_NEGATIVES,
         log_q=log_q,
         is_repeated=is_repeated,
-        num_catalogue_items=inputs.get("num_catalogue_items"),
+        num_catalogue_items=inputs.get("num_catalogue_items", 0),
     )
 
 

@@ -223,9 +223,7 @@ class PixelNormalization(nn.Module):
 class ImageEncoder(ContentEncoder):
     """Encodes images: backbone, pooling, projection (NineRec, arXiv 2309.07705).
 
-    Args:
-        config: with `vision_config` set.
-        backbone: a model to use as it is; by default one with random weights is built from `config.vision_config`.
+    Arguments as in [`TextEncoder`], with `vision_config`.
     """
 
     modality = "image"
@@ -282,11 +280,7 @@ class AudioEncoder(ContentEncoder):
     Reads any audio model that `AutoModel` knows: Wav2Vec2 (Baevski et al., NeurIPS 2020), HuBERT, WavLM, AST, the
     encoder of Whisper. A backbone that pools by itself, such as AST, is read by its pooler. SpecAugment and layer
     drop, with which some of them train, are off: a step that is computed twice, as by gradient caching, must be the
-    same.
-
-    Args:
-        config: with `audio_config` set.
-        backbone: a model to use as it is; by default one with random weights is built from `config.audio_config`.
+    same. Arguments as in [`TextEncoder`], with `audio_config`.
     """
 
     modality = "audio"

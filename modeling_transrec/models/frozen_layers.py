@@ -26,10 +26,10 @@ class FrozenLayers:
 
     Args:
         layers: the frozen layers in order, at least one.
-        image_shape: `(3, height, width)` of the images of a vision backbone; `None` for a text backbone.
+        image_shape: `(3, height, width)` of the images of a vision backbone; empty for a text backbone.
     """
 
-    def __init__(self, layers: list[nn.Module], image_shape: tuple[int, ...] | None = None):
+    def __init__(self, layers: list[nn.Module], image_shape: tuple[int, ...] = ()):
         self.layers = layers
         self.image_shape = image_shape
         self.forms: list = [None] * len(layers)  # of each layer's output, see `form_of`
@@ -104,7 +104,7 @@ def form_of(output) -> tuple | list | None:
     return type(output)(None if isinstance(part, torch.Tensor) else part for part in output)
 
 
-def frozen_layers_of(backbone: nn.Module, image_shape: tuple[int, ...] | None = None) -> FrozenLayers | None:
+def frozen_layers_of(backbone: nn.Module, image_shape: tuple[int, ...] = ()) -> FrozenLayers | None:
     """Returns the layers before the first one that is trained; `None` where there are none."""
     count, layers = 0, layers_of(backbone)
     while count < len(layers) and not is_trained(layers[count]):

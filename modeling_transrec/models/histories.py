@@ -55,7 +55,8 @@ class Histories:
 
     def to(self, *args, **kwargs) -> Histories:
         """Returns the same on another device."""
-        return Histories(*(None if one is None else one.to(*args, **kwargs) for one in (self.mask, self.user_ids)))
+        user_ids = None if self.user_ids is None else self.user_ids.to(*args, **kwargs)
+        return Histories(self.mask.to(*args, **kwargs), user_ids)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Takes the items out of `(B, L, …)`: `(M, …)`."""

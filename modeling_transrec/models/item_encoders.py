@@ -35,7 +35,7 @@ class ItemEncoder(nn.Module):
     multimodal: Any
     fusion: Any
     id_embedding: nn.Embedding | None
-    id_fusion: nn.Module | None
+    id_fusion: Any
 
     def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__()

@@ -373,7 +373,7 @@ class TransRecModel(TransRecPreTrainedModel):
             inject_adapters(self.item_encoder.backbones, config.peft_config)
         leave_out_untrainable(self.item_encoder.backbones)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self):
         backbones = self.item_encoder.backbones
         return backbones[0].get_input_embeddings() if backbones else self.item_encoder.id_embedding
 

@@ -105,9 +105,8 @@ class ImageTower(Tower):
 class DualEncoder(nn.Module):
     """Holds one model with a text and an image tower into one space, such as CLIP or SigLIP; both towers are read.
 
-    Args:
-        config: with `multimodal_config` set to a model that has `get_text_features` and `get_image_features`.
-        backbone: a model to use as it is; by default one with random weights is built.
+    Arguments as in [`TextEncoder`], with a `multimodal_config` of a model that has `get_text_features` and
+    `get_image_features`.
     """
 
     backbone: Any  # a pretrained model with two towers
@@ -145,11 +144,7 @@ class ViltEncoder(ContentEncoder):
 
     Transformers' own embedding of images visits their parts in random order, even in evaluation; here they are
     embedded in order. Where an item has no image, only the text is attended to; where it has no text, only the image
-    and the tokens `[CLS]` and `[SEP]`.
-
-    Args:
-        config: with `multimodal_config` of type `"vilt"`.
-        backbone: a model to use as it is; by default one with random weights is built.
+    and the tokens `[CLS]` and `[SEP]`. Arguments as in [`TextEncoder`], with a `multimodal_config` of type `"vilt"`.
     """
 
     modality = "item"

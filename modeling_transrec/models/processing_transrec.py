@@ -245,7 +245,7 @@ class TransRecProcessor(ProcessorMixin):
 
     def user_index(self, user_ids: Iterable[str]) -> list[int]:
         """Returns users' indices in the table of user ids (DSSM)."""
-        known, wanted = self._user_id_index or {}, list(user_ids)
+        known, wanted = self._user_id_index, list(user_ids)
         unknown = [user_id for user_id in wanted if user_id not in known]
         if unknown:
             raise ValueError(
@@ -264,10 +264,10 @@ class TransRecProcessor(ProcessorMixin):
         return self._item_id_index[item_id]
 
 
-def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, dict[str, int] | None]:
+def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, dict[str, int]]:
     """Ids as a list, and each one's place in it."""
     if ids is None:
-        return None, None
+        return None, {}
     ids = list(ids)
     rows = {one: row for row, one in enumerate(ids)}
     if len(rows) != len(ids):

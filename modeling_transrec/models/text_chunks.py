@@ -80,9 +80,8 @@ def encode_by_length(
         text_states: `(number of tokens, H)` outputs of frozen layers, one text's tokens after the other's.
     """
     at_a_time = TOKENS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TOKENS_AT_A_TIME
-    positions = None if text_states is None else token_positions(attention_mask)
-    parts, chunks = [], chunks_by_length(attention_mask, at_a_time)
+    positions, chunks, parts = token_positions(attention_mask), chunks_by_length(attention_mask, at_a_time), []
     for index, length in chunks:
-        states = None if positions is None else text_states[positions[index, :length]]
+        states = None if text_states is None else text_states[positions[index, :length]]
         parts.append(encode(index, input_ids[index, :length], attention_mask[index, :length], states))
     return torch.cat(parts)[torch.cat([index for index, _ in chunks]).argsort()]

@@ -9,7 +9,7 @@ Shapes: `B` users, `L` history length, `M` items in all histories, `D` hidden si
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -359,7 +359,8 @@ class DSSMUserEncoder(UserEncoder):
 
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
-        self.user_embedding = nn.Embedding(config.num_users, config.hidden_size)
+        num_users: Any = config.num_users  # never None with this user encoder
+        self.user_embedding = nn.Embedding(num_users, config.hidden_size)
         self.mlp = make_mlp(config)
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:

@@ -144,7 +144,7 @@ def precompute(
     for part in encoder.parts:
         part.frozen_layers = None
         tower = part.whole if part.tower is None else part.tower
-        shape = processor.shape_of("image") if part.modality == "image" else None
+        shape = processor.shape_of("image") if part.modality == "image" else ()
         frozen = frozen_layers_of(tower, shape)
         if frozen is None and is_trained(part.whole):
             continue

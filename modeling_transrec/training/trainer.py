@@ -235,16 +235,16 @@ class TransRecTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
-        folder = self.args.output_dir if output_dir is None else output_dir
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
         model = self.accelerator.unwrap_model(self.model)
         with_code = self.args.hub_with_code
         with saved_with_code(model, self.processing_class) if with_code else contextlib.nullcontext():
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
-            Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
-            os.makedirs(folder, exist_ok=True)
-            with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
-                json.dump(public_arguments(self.args.to_dict()), file, indent=2)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
+            folder.mkdir(parents=True, exist_ok=True)
+            arguments = json.dumps(public_arguments(self.args.to_dict()), indent=2)
+            (folder / "training_args.json").write_text(arguments, encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -402,23 +402,20 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
     The main process writes the Trainer's state last, and every process its random state; a run that was killed while
     saving leaves some of them missing or cut off.
     """
-    if not os.path.isdir(output_dir):
-        return None
-    steps = {}
-    for name in os.listdir(output_dir):
-        step = name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step != name and step.isdigit():
-            steps[int(step)] = os.path.join(output_dir, name)
+    prefix, steps = f"{PREFIX_CHECKPOINT_DIR}-", {}
+    for folder in Path(output_dir).glob(f"{prefix}*"):
+        step = folder.name.removeprefix(prefix)
+        if step.isdigit():
+            steps[int(step)] = folder
+    world_size = PartialState().num_processes
+    random_states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     for _, folder in sorted(steps.items(), reverse=True):
         try:
-            with open(os.path.join(folder, TRAINER_STATE_NAME), encoding="utf-8") as file:
-                json.load(file)
-            world_size = PartialState().num_processes
-            for rank in range(world_size):
-                name = "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
-                os.stat(os.path.join(folder, name))
+            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            for name in random_states:
+                (folder / name).stat()
         except (FileNotFoundError, json.JSONDecodeError):
             logger.warning("%s was not written to its end and is passed over", folder)
             continue
-        return folder
+        return str(folder)
     return None
