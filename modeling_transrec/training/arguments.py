@@ -28,11 +28,47 @@ def _with_help(cls: type) -> type:
 @_with_help
 class TransRecTrainingArguments(TrainingArguments):
     r"""
-    Arguments of [`TransRecTrainer`], beside all of `transformers.TrainingArguments`.
+    Arguments of [`TransRecTrainer`]: all of `transformers.TrainingArguments`, some with other defaults, and more.
 
     Args:
+        num_train_epochs (`float`, defaults to 20):
+            Number of epochs; the best one is kept.
+        learning_rate (`float`, defaults to 5e-4):
+            Learning rate of all parts but the backbone; it suits parts that start from scratch.
+        warmup_steps (`float`, defaults to 0.1):
+            Steps in which the learning rate rises: their number or, below 1, their share. Without them, post-norm
+            transformers that start from scratch rank by popularity for long.
+        weight_decay (`float`, defaults to 0.1):
+            Weight decay of all parts but the backbone; the paper's.
+        per_device_train_batch_size (`int`, defaults to 64):
+            Users per device and training step; the paper's.
+        per_device_eval_batch_size (`int`, defaults to 256):
+            Users that are ranked at a time.
+        eval_strategy (`str`, defaults to `"epoch"`):
+            When to evaluate: after each 'epoch', every so many 'steps', or 'no'.
+        save_strategy (`str`, defaults to `"epoch"`):
+            When to save a checkpoint: 'epoch', 'steps', 'best' or 'no'.
+        save_total_limit (`int`, defaults to 1):
+            Number of latest checkpoints that are kept beside the best one.
+        load_best_model_at_end (`bool`, defaults to `True`):
+            Whether to return to the best checkpoint at the end; the paper's selection.
+        metric_for_best_model (`str`, defaults to `"hr@10"`):
+            Validation metric that chooses the best checkpoint.
+        greater_is_better (`bool`, defaults to `True`):
+            Whether a higher value of that metric is better.
+        remove_unused_columns (`bool`, defaults to `False`):
+            Must stay false: the collator reads the columns, not the model.
+        logging_nan_inf_filter (`bool`, defaults to `False`):
+            Whether to leave NaN losses out of the log, for which each step synchronises host and device.
+        logging_strategy (`str`, defaults to `"epoch"`):
+            When to log the training loss: 'epoch', 'steps' or 'no'.
+        dataloader_num_workers (`int`, *optional*):
+            Processes that make the next batches meanwhile (default: up to 4 on a GPU, as there are cores, and none on
+            a CPU, which needs its cores to compute).
+        hub_strategy (`str`, defaults to `"end"`):
+            Must stay 'end': the other strategies publish pickles (the optimizer's state).
         backbone_learning_rate (`float`, *optional*):
-            Learning rate of the pretrained backbone; by default `learning_rate` holds for everything.
+            Learning rate of the pretrained backbone; by default `learning_rate`. The paper's are 5e-6 to 5e-5.
         backbone_weight_decay (`float`, *optional*):
             Weight decay of the pretrained backbone; by default `weight_decay`.
         freeze_backbone (`bool`, defaults to `False`):
@@ -79,61 +115,27 @@ class TransRecTrainingArguments(TrainingArguments):
     `torch_compile` compiles only the trained layers of the backbones, once for all shapes, since every batch has other
     shapes.
 
-    Defaults that differ from transformers, and why:
-
-    - `hub_strategy="end"`, the only possible one: the others publish pickles (the optimizer's state).
-    - An evaluation and a checkpoint after each of 20 epochs. The best checkpoint by validation `hr@10` is loaded at
-      the end; only it and the last one are kept (the paper's selection).
-    - Batches of 64 users and weight decay 0.1 (the paper's).
-    - Learning rate 5e-4, which suits parts that start from scratch. Give a pretrained backbone its own rate; the
-      paper's are 5e-6 to 5e-5.
-    - A warm-up of a tenth of the steps, without which post-norm transformers that start from scratch rank by
-      popularity for long.
-    - `remove_unused_columns=False`, since the collator reads the columns, not the model.
-    - `logging_nan_inf_filter=False`, so that no step synchronises host and device for its loss, and a loss that is NaN
-      is logged as such.
-    - `accelerator_config={"non_blocking": True}` where memory is pinned, so that no step waits for the copy of its
-      batch to the device.
-    - `dataloader_num_workers`: processes that make the next batches meanwhile, up to 4 on a GPU, as there are cores,
-      and none on a CPU, which needs its cores to compute.
+    `accelerator_config` has `non_blocking=True` by default where memory is pinned, so that no step waits for the copy
+    of its batch to the device.
     """
 
-    num_train_epochs: float = field(default=20, metadata={"help": "Number of epochs; the best one is kept."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of all parts but the backbone."})
-    warmup_steps: float = field(
-        default=0.1,
-        metadata={"help": "Steps in which the learning rate rises: their number or, below 1, their share."},
-    )
-    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of all parts but the backbone."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per device and training step."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users that are ranked at a time."})
-    eval_strategy: str = field(
-        default="epoch", metadata={"help": "When to evaluate: after each 'epoch', every so many 'steps', or 'no'."}
-    )
-    save_strategy: str = field(
-        default="epoch", metadata={"help": "When to save a checkpoint: 'epoch', 'steps', 'best' or 'no'."}
-    )
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "Number of latest checkpoints that are kept beside the best one."}
-    )
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Return to the best checkpoint at the end."})
-    metric_for_best_model: str | None = field(
-        default="hr@10", metadata={"help": "Validation metric that chooses the best checkpoint."}
-    )
-    greater_is_better: bool | None = field(
-        default=True, metadata={"help": "Whether a higher value of that metric is better."}
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: the collator reads the columns."}
-    )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN losses out of the log."})
-    logging_strategy: str = field(
-        default="epoch", metadata={"help": "When to log the training loss: 'epoch', 'steps' or 'no'."}
-    )
-    dataloader_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that make batches (default: up to 4 on a GPU, none on a CPU)."}
-    )
-
+    num_train_epochs: float = 20
+    learning_rate: float = 5e-4
+    warmup_steps: float = 0.1
+    weight_decay: float = 0.1
+    per_device_train_batch_size: int = 64
+    per_device_eval_batch_size: int = 256
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 1
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "hr@10"
+    greater_is_better: bool | None = True
+    remove_unused_columns: bool = False
+    logging_nan_inf_filter: bool = False
+    logging_strategy: str = "epoch"
+    dataloader_num_workers: int | None = None
+    hub_strategy: str = "end"
     backbone_learning_rate: float | None = None
     backbone_weight_decay: float | None = None
     freeze_backbone: bool = False
@@ -145,9 +147,6 @@ class TransRecTrainingArguments(TrainingArguments):
     preprocessing_num_workers: int | None = None
     gradient_caching_chunk_size: int | None = None
     early_stopping_patience: int | None = None
-    hub_strategy: str = field(
-        default="end", metadata={"help": "Must stay 'end': the other strategies publish pickles."}
-    )
     hub_with_code: bool = False
     hub_license: str | None = None
     card_results: list[str] | None = None
