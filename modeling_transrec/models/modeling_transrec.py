@@ -204,7 +204,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if not names:
             options = ", ".join(backbone.option for backbone in BACKBONES.values())
             raise ValueError(f"name a backbone with one or several of {options}")
-        fields, loading = {part: BACKBONES[part].config_field for part in names}, backbone_kwargs or {}
+        fields = {part: BACKBONES[part].config_field for part in names}
+        loading = backbone_kwargs or {}
         backbones = {part: load_backbone(name, fields[part], dtype, loading) for part, name in names.items()}
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
             where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
