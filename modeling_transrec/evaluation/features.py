@@ -19,7 +19,7 @@ from ..data.image_processors import load_image_processor
 from ..data.preparation import PreparedItems, item_chunks, prepare_items
 from ..models.checkpoint_files import check_name_or_path, load_config, public_name
 from ..models.configuration_transrec import TransRecConfig
-from ..models.modalities import MODALITIES
+from ..models.modalities import BACKBONES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.sentence_folders import read_item_prefix, read_max_length
@@ -246,11 +246,8 @@ def starting_backbones(config: TransRecConfig) -> dict[str, str]:
 
     There are none of a model from scratch, of ids, or of a saved one whose backbones came from folders.
     """
-    options = {modality.config_field: modality.option for modality in MODALITIES.values()}
-    options["multimodal_config"] = "multimodal_model_name_or_path"
-    names = {
-        options[part]: getattr(getattr(config, part), "_name_or_path", "") for part in config.sub_configs_defaults
-    }
+    parts = {backbone.option: getattr(config, backbone.config_field) for backbone in BACKBONES.values()}
+    names = {option: getattr(part, "_name_or_path", "") for option, part in parts.items()}
     return {option: name for option, name in names.items() if name}
 
 
