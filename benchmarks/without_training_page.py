@@ -145,10 +145,10 @@ def write_ablation(record: dict) -> list[str]:
     ]
     for row in sorted(rows, key=ablation_order):
         section, change = row.split(" | ")
-        setting, _, value = change.partition(" ")
+        setting, _, value = change.partition(" ") if " of " not in change else ("", "", change)
         cells = (found.get(f"{name} | {row}") for name in names)
         cells = " | ".join("" if cell is None else f"{cell:.4f}" for cell in cells)
-        lines.append(f"| {section} | {LABELS.get(setting, setting)} {value} | {cells} |")
+        lines.append(f"| {section} | {LABELS.get(setting, setting)} {value} | {cells} |".replace("  ", " "))
     return [*lines, "", "```bash", COMMAND.format("ablation --datasets NAME"), "```"]
 
 
