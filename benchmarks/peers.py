@@ -27,7 +27,7 @@ from without_training_page import add
 from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.data.loading import index_histories, read_histories
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
-from modeling_transrec.evaluation.untrained import USERS_TO_CHOOSE_ON
+from modeling_transrec.evaluation.weighing import USERS_TO_CHOOSE_ON
 
 
 UNCUT = 1_000  # no history of these data sets is longer
