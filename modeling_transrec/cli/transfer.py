@@ -1,9 +1,9 @@
 """Compare what pretraining on one data set gives on another.
 
 Pretrains on a source, then compares on a target's test split, at the same budget: baselines without training (random,
-popularity, transitions, content kNN and both), IDRec (an item-id table), TransRec NoPT (content, not pretrained),
-zero-shot (pretrained, not fine-tuned) and HasPT (pretrained, then fine-tuned). On the sample that the package brings,
-as `make run` does:
+popularity, transitions, content kNN and both), then IDRec (an item-id table), TransRec NoPT (content, not pretrained),
+zero-shot (pretrained, not fine-tuned) and HasPT (pretrained, then fine-tuned), each without and with the target's
+transitions. On the sample that the package brings, as `make run` does:
 
     transrec transfer --output_dir outputs/sample
 
@@ -74,6 +74,9 @@ class TransferTrainingArguments(TransRecTrainingArguments):
     warmup_steps: float = field(default=0.2, metadata={"help": "Steps, or the share of all steps, to warm up."})
     num_train_epochs: float = field(default=15, metadata={"help": "Epochs on the target, for every row."})
     eval_ks: list[int] = field(default_factory=lambda: [10], metadata={"help": "Cut-offs K of HR@K, NDCG@K."})
+    transition_weight: str = field(
+        default="auto", metadata={"help": "Weight of transitions beside each model: a number, auto, or 0 for none."}
+    )
     output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
 
     def __post_init__(self):
@@ -82,12 +85,6 @@ class TransferTrainingArguments(TransRecTrainingArguments):
             raise ValueError(
                 "transrec transfer trains several models; publish one of them with transrec pretrain or finetune"
             )
-
-
-def render(rows: dict[str, dict], title: str) -> str:
-    """Returns the table as Markdown."""
-    cells = [(name, f"{found['hr@10']:.4f}", f"{found['ndcg@10']:.4f}") for name, found in rows.items()]
-    return f"{title}\n\n{markdown_table(('model', 'HR@10', 'NDCG@10'), cells, aligned=True)}"
 
 
 class Comparison:
@@ -123,10 +120,14 @@ class Comparison:
         plain, *with_transitions = self._task(model, transition_weight=self.training_args.transition_weight).evaluate()
         self.add({row: plain, **{f"{row} + transitions": found for found in with_transitions}})
 
-    def evaluate_baselines(self, backbones: dict[str, str]) -> None:
-        """Adds a row of each baseline; those by content are of these backbones."""
-        max_seq_len = self.model_args.resolved_max_seq_len()
-        self.add(self._task("content-knn", max_seq_len=max_seq_len, **backbones).evaluate_baselines())
+    def evaluate_baselines(self) -> None:
+        """Adds a row of each baseline, and prints them: what training is worth is what it adds to them."""
+        samples = {"text_model_name_or_path": SAMPLE_BACKBONE} if self.target.dataset_config_name in SAMPLES else {}
+        backbones = self.model_args.backbone_names() or samples
+        options = {"max_seq_len": self.model_args.resolved_max_seq_len(), **backbones}
+        self.add(self._task("content-knn" if backbones else "transitions", **options).evaluate_baselines())
+        if PartialState().is_main_process:
+            print(f"\n{self.table('Nothing trained')}\n")
 
     def _task(self, model: str, **options: Any) -> EvaluationTask:
         arguments = EvaluationArguments(
@@ -145,10 +146,8 @@ class Comparison:
             say(f"{row}: HR@10 {result['metrics']['hr@10']:.4f}")
 
     def run(self) -> None:
+        self.evaluate_baselines()
         pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
-        # Without a pretrained backbone, content is compared by the sample's own or by that trained on the source.
-        usual = SAMPLE_BACKBONE if self.target.dataset_config_name in SAMPLES else pretrained
-        self.evaluate_baselines(self.model_args.backbone_names() or {"text_model_name_or_path": usual})
 
         of_content = ("text_pooling", "image_pooling", "item_projection", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
@@ -170,16 +169,21 @@ class Comparison:
         self.evaluate("TransRec HasPT", has_pt)
         self.report(has_pt)
 
+    def table(self, title: str) -> str:
+        """Returns the rows so far as Markdown."""
+        protocol = next(iter(self.results.values()))["protocol"]
+        metrics = {row: result["metrics"] for row, result in self.results.items()}
+        cells = [(row, f"{found['hr@10']:.4f}", f"{found['ndcg@10']:.4f}") for row, found in metrics.items()]
+        return (
+            f"{title}, test split: {protocol['num_users']:,} users, every one of {protocol['num_candidates']:,} items "
+            f"ranked\n\n{markdown_table(('model', 'HR@10', 'NDCG@10'), cells, aligned=True)}"
+        )
+
     def report(self, model: str) -> None:
         """Prints the table and some recommendations; writes `results.json` and `results.md`."""
         if not PartialState().is_main_process:
             return
-        protocol = self.results["TransRec HasPT"]["protocol"]
-        title = (
-            f"{self.args.source} -> {self.target.dataset_config_name}, test split: {protocol['num_users']:,} users, "
-            f"every one of {protocol['num_candidates']:,} items ranked"
-        )
-        table = render({row: result["metrics"] for row, result in self.results.items()}, title)
+        table = self.table(f"{self.args.source} -> {self.target.dataset_config_name}")
         options = {"transfer": vars(self.args), "model": vars(self.model_args), "data": vars(self.target)}
         record = {"options": options, "training": self.training_args.to_dict(), "rows": self.results}
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)

@@ -82,8 +82,11 @@ def test_transfer_compares_all_rows(script, capsys, tmp_path):
     script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
     shown = capsys.readouterr().out
     untrained = ["random", "popularity", "last-item-transitions", "transitions", "content-knn"]
-    rows = [*untrained, "content-and-transitions", "IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT"]
+    models = ("IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT")
+    trained = [row for model in models for row in (model, f"{model} + transitions")]
+    rows = [*untrained, "content-and-transitions", *trained]
     assert all(f"| {row} " in shown for row in rows)
+    assert shown.index("Nothing trained") < shown.index("pretrained: training")
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["rows"]) == rows
     assert {result["protocol"]["num_candidates"] for result in results["rows"].values()} == {300}
