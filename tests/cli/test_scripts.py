@@ -18,6 +18,7 @@ from modeling_transrec import TransRecModel, TransRecProcessor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--use_cpu", "true", "--disable_tqdm", "true", "--hidden_size", "32", "--max_seq_len", "8"]
+SPLITS = ("validation", "test")
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
@@ -32,7 +33,11 @@ def test_help(name, script, capsys):
 
 def test_finetune_evaluate_recommend(script, capsys, tmp_path):
     output = str(tmp_path / "model")
-    script("finetune").main(["--output_dir", output, "--num_train_epochs", "1", *SMALL])
+    script("finetune").main(["--output_dir", output, "--num_train_epochs", "1", "--do_predict", "true", *SMALL])
+    table = capsys.readouterr().out
+    for row in ("random", "popularity", "last-item-transitions", "transitions", "**this model**"):
+        assert all(re.search(rf"\| {re.escape(row)} +\| ninerec/Sample_Target, {split} ", table) for split in SPLITS)
+    assert "Without content-knn and content-and-transitions" in table
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert (tmp_path / "model" / "train_results.json").exists()
 

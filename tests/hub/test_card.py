@@ -19,11 +19,12 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.evaluation.baselines import Platform, evaluate_baselines
+from modeling_transrec.evaluation.baselines import BASELINES, Platform, evaluate_baselines
+from modeling_transrec.evaluation.features import load_content_model, read_content
 from modeling_transrec.hub.card import build_model_card
 from modeling_transrec.hub.facts import CardFacts, DataFacts, describe_model
 from modeling_transrec.hub.publish import read_facts, write_model_card
-from modeling_transrec.hub.results import eval_result_files, merge_results, result_row, results_table
+from modeling_transrec.hub.results import eval_result_files, eval_results, merge_results, result_row, results_table
 from modeling_transrec.models.checkpoint_files import public_name
 
 
@@ -147,6 +148,49 @@ def test_results_are_merged_by_model_split_and_scores():
         "**this model**, centered cosine",
     ]
     assert "MRR" not in table  # not measured for all
+
+
+def test_one_result_a_split_is_published():
+    """The table shows the model with transitions, too; the Hub's own forms say what the model is worth by itself."""
+    plain = result_row("this model", {"hr@10": 0.2}, PROTOCOL)
+    both = result_row("this model", {"hr@10": 0.3}, {**PROTOCOL, "scores": "the model's own + transitions"})
+    validation = result_row("this model", {"hr@10": 0.4}, {**both["protocol"], "split": "validation"})
+    for rows in ([plain, both, validation], [both, validation, plain]):
+        assert sorted(result.metric_value for result in eval_results(rows)) == [0.2, 0.4]
+        (file,) = (file for name, file in eval_result_files(rows).items() if name.endswith("test.yaml"))
+        assert yaml.safe_load(file)[0]["value"] == 0.2
+        lines = [line.split("|")[1].strip() for line in results_table(rows).splitlines()[2:]]
+        assert lines.count("**this model** + transitions") == 2 and "**this model**" in lines
+
+
+def test_rows_of_content_name_their_backbone(trained, processor_of, items, train_split, validation_split, monkeypatch):
+    """The backbone is taken as it was when training started, whether it is trained or not."""
+    _, folder = trained
+    monkeypatch.setattr("modeling_transrec.evaluation.features.has_bfloat16", lambda device: False)  # as the trainer
+    for frozen in (True, False):
+        model = TransRecForSequentialRecommendation.from_pretrained(folder)  # a checkpoint to start from
+        args = TransRecTrainingArguments(
+            str(folder.parent / f"next-{frozen}"),
+            num_train_epochs=1,
+            learning_rate=0.1,
+            freeze_backbone=frozen,
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        processor = processor_of["text"]
+        trainer = TransRecTrainer(model, args, items, train_split, validation_split, processing_class=processor)
+        trainer.train()
+        trainer.create_model_card(dataset="someone/shop", dataset_args="Shoes")
+        rows = {row["model"]: row for row in read_facts(args.output_dir).results}
+        assert list(rows) == [*BASELINES, "this model"]
+        assert rows["content-knn"]["protocol"]["scoring"]["content"]["source"] == ["shop-model"]
+        assert "| content-and-transitions (shop-model) |" in Path(args.output_dir, "README.md").read_text()
+        evaluator = FullRankingEvaluator(items, validation_split)
+        loaded = load_content_model(str(folder))
+        platform = Platform(items, train_split, validation=evaluator, content=read_content(*loaded, items))
+        expected = evaluate_baselines(evaluator, platform)
+        for name in ("content-knn", "content-and-transitions"):
+            assert rows[name]["metrics"] == pytest.approx(expected[name]["metrics"])
 
 
 def test_a_card_is_written_anew_from_its_facts(trained, tmp_path):
