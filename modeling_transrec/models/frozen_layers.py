@@ -44,14 +44,10 @@ class FrozenLayers:
             if layer_index == len(self.layers) - 1:
                 found.append(output if isinstance(output, torch.Tensor) else output[0])
 
-        hooks = [
-            layer.register_forward_hook(functools.partial(remember, index)) for index, layer in enumerate(self.layers)
-        ]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for index, layer in enumerate(self.layers):
+                hooks.enter_context(layer.register_forward_hook(functools.partial(remember, index)))
             yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     @contextlib.contextmanager
     def giving(self, states: torch.Tensor) -> Iterator[None]:

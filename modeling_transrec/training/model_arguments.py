@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
@@ -162,7 +163,7 @@ class ModelArguments:
             )
         given = self._given_backbones()
         if self.model_name_or_path is not None:
-            others = [name for name in ("modality", "image_size", "vocab_size") if getattr(self, name) is not None]
+            others = self._given(("modality", "image_size", "vocab_size"))
             if given or others:
                 options = ", --".join([*given, *others])
                 raise ValueError(f"--model_name_or_path brings its own item encoder; leave out --{options}")
@@ -185,7 +186,11 @@ class ModelArguments:
         reads = {backbone.option: backbone.reads for backbone in BACKBONES.values()}
         reads |= {one.config_field: (name,) for name, one in MODALITIES.items() if one.option is not None}
         reads["tokenizer_name_or_path"] = ("text",)
-        return {name: modalities for name, modalities in reads.items() if getattr(self, name) is not None}
+        return {name: reads[name] for name in self._given(reads)}
+
+    def _given(self, names: Iterable[str]) -> dict[str, Any]:
+        """Returns those of the options that were given."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @classmethod
     def making_options(cls) -> list[str]:
@@ -198,12 +203,15 @@ class ModelArguments:
 
     def config_fields(self) -> dict:
         """Returns the fields of the configuration that were given."""
-        return {name: getattr(self, name) for name in config_options() if getattr(self, name) is not None}
+        return self._given(config_options())
+
+    def processor_fields(self) -> dict:
+        """Returns the options of the processor that were given."""
+        return self._given(("language", "max_text_length", "item_prefix", "max_audio_seconds"))
 
     def backbone_names(self) -> dict[str, str]:
         """Returns the pretrained backbones that were named: arguments of `from_encoder_pretrained`."""
-        names = {backbone.option: getattr(self, backbone.option) for backbone in BACKBONES.values()}
-        return {option: name for option, name in names.items() if name is not None}
+        return self._given(backbone.option for backbone in BACKBONES.values())
 
     def resolved_max_seq_len(self) -> int:
         """Returns the longest history of the model that these options make."""
@@ -212,8 +220,6 @@ class ModelArguments:
         return TransRecConfig().max_seq_len if self.max_seq_len is None else self.max_seq_len
 
 
-# Options that the processor has, too, by the same name.
-PROCESSOR_OPTIONS = ("language", "max_text_length", "item_prefix", "max_audio_seconds")
 # Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",

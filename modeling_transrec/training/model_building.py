@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -26,7 +26,7 @@ from ..models.multimodal_encoders import reads_last_position
 from ..models.processing_transrec import TransRecProcessor, train_tokenizer
 from ..models.sentence_folders import read_item_prefix
 from ..models.user_encoders import USER_ENCODERS
-from .model_arguments import CHANGEABLE_FIELDS, PROCESSOR_OPTIONS, ModelArguments
+from .model_arguments import CHANGEABLE_FIELDS, ModelArguments
 
 
 logger = logging.getLogger(__name__)
@@ -102,14 +102,16 @@ def _from_checkpoint(
     config.validate_architecture()
     model = TransRecForSequentialRecommendation.from_pretrained(name, config=config, dtype="float32", **where)
     processor = TransRecProcessor.from_pretrained(name, **where)
-    for option in PROCESSOR_OPTIONS:
-        if getattr(args, option) is not None:
-            setattr(processor, option, getattr(args, option))
+    for option, value in args.processor_fields().items():
+        setattr(processor, option, value)
     return model, drop_foreign_ids(model, processor, items["item_id"])
 
 
 class _NewModel:
-    """A model that is being built: the configuration's fields and the processor's parts are collected one by one."""
+    """A model that is being built: the configuration's fields and the processor's parts are collected one by one.
+
+    Each modality has a method of its name that collects what it needs: `read_text`, `read_image`, …
+    """
 
     def __init__(self, args: ModelArguments, items: datasets.Dataset, user_ids: Sequence[str] | None):
         self.args, self.items, self.user_ids = args, items, user_ids
@@ -121,7 +123,7 @@ class _NewModel:
         for name in (*backbones.values(), args.tokenizer_name_or_path):
             check_name_or_path(name)
         for part in args.modality.split("+"):
-            _READERS[part](self)
+            getattr(self, f"read_{part}")()
         self.read_users()
         if backbones:
             model = TransRecForSequentialRecommendation.from_encoder_pretrained(**backbones, **self.fields)
@@ -130,9 +132,7 @@ class _NewModel:
                 multimodal.text_config.pad_token_id = self.parts["tokenizer"].pad_token_id
         else:
             model = TransRecForSequentialRecommendation(TransRecConfig(**self.fields))
-        options = {name: getattr(args, name) for name in PROCESSOR_OPTIONS}
-        options = {name: value for name, value in options.items() if value is not None}
-        return model, TransRecProcessor(**{**self.parts, **options})
+        return model, TransRecProcessor(**{**self.parts, **args.processor_fields()})
 
     def read_text(self) -> None:
         args = self.args
@@ -155,7 +155,7 @@ class _NewModel:
         }
         self.fields.setdefault("text_pooling", "mean")  # only pretraining gives the first token a meaning
 
-    def read_images(self) -> None:
+    def read_image(self) -> None:
         args = self.args
         pretrained = args.multimodal_model_name_or_path or args.vision_model_name_or_path
         if pretrained is not None:
@@ -186,7 +186,7 @@ class _NewModel:
         self.parts["feature_extractor"] = extractor_class()
         self.fields["audio_config"] = config
 
-    def read_ids(self) -> None:
+    def read_id(self) -> None:
         self.fields["num_items"], self.parts["item_ids"] = len(self.items), self.items["item_id"]
 
     def read_users(self) -> None:
@@ -196,14 +196,6 @@ class _NewModel:
         if self.user_ids is None:
             raise ValueError(f"--user_encoder_type {encoder} needs the users that it is trained on; give user_ids")
         self.fields["num_users"], self.parts["user_ids"] = len(self.user_ids), self.user_ids
-
-
-_READERS: dict[str, Callable[[_NewModel], None]] = {
-    "text": _NewModel.read_text,
-    "image": _NewModel.read_images,
-    "audio": _NewModel.read_audio,
-    "id": _NewModel.read_ids,
-}
 
 
 def _backbone_config(kind: str, given: str | None, small: dict) -> dict:
