@@ -74,8 +74,8 @@ def read_item_prefix(name_or_path: str | os.PathLike, **where) -> str:
     """
     settings = _read_json(name_or_path, "config_sentence_transformers.json", where) or {}
     prompts = settings.get("prompts") or {}
-    names = [name for name in _DOCUMENT_PROMPTS if name in prompts] or [settings.get("default_prompt_name")]
-    return prompts.get(names[0]) or ""
+    name = next((name for name in _DOCUMENT_PROMPTS if name in prompts), settings.get("default_prompt_name"))
+    return prompts.get(name) or ""
 
 
 def _read_json(name_or_path: str | os.PathLike, name: str, where: dict):
