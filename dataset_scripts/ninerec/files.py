@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -38,13 +38,15 @@ ARCHIVES = {
 }
 SHARED_COVERS = "Source_Bili_2M_cover"
 NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
-# Ends of file names, best first: NineRec's, MicroLens's and plain ones. PixelRec's tables have the bare name.
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-ITEM_ENDS = ("_item", "_items", "_item_info", "_titles", "_title_en")
-INTERACTION_ENDS = ("_pair", "_pairs", "_behaviour", "_interactions")
+# Ends of file names, best first: NineRec's, MicroLens's and plain ones. PixelRec's tables have the bare name.
+ENDS = {
+    "items": ("_item", "_items", "_item_info", "_titles", "_title_en"),
+    "interactions": ("_pair", "_pairs", "_behaviour", "_interactions"),
+}
 OWN_FOLDERS = tuple(folder for media in MEDIA for folder in media.folders)  # of the files of the tables beside them
 MEDIA_ENDS = tuple(f"_{folder}" for folder in (*OWN_FOLDERS, "video", "videos"))
-Place = TypeVar("Place", Path, Member)
+Place = TypeVar("Place", Path, Member, Path | Member)
 PACKED = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 HEAD = 1 << 20  # bytes of a table in an archive that tell what it is
 
@@ -135,26 +137,25 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def find_names(data_dir: str | Path) -> list[str]:
     """Names X under `data_dir` that have an items table and interactions, sorted."""
-    found: dict[str, set[str]] = {"items": set(), "interactions": set()}
+    found: dict[str, set[str]] = {kind: set() for kind in ENDS}
     root = Path(os.path.expanduser(data_dir))
-    present: list[PurePath] = [
-        path for folder, _, files in _walk(root) for name in files if (path := Path(folder, name)).is_file()
-    ]
-    present += [member.path for archive in _archives(root) for member in list_members(archive)]
-    for one in present:
-        stem, suffix = os.path.splitext(one.name)
-        for kind, ends in (("items", ITEM_ENDS), ("interactions", INTERACTION_ENDS)):
-            if suffix in TABLE_SUFFIXES:
-                found[kind].update(stem.removesuffix(end) for end in ends if stem.endswith(end) and stem != end)
-        if (
-            suffix in TABLE_SUFFIXES
-            and isinstance(one, Path)
-            and not any(stem.endswith(end) for end in ITEM_ENDS + INTERACTION_ENDS)
-        ):
-            role = _kind_of_table(one)
-            if role is not None:
-                found[role].add(stem)
+    tables: list[Path | Member] = [Path(folder, name) for folder, _, files in _walk(root) for name in files]
+    tables += [member for archive in _archives(root) for member in list_members(archive)]
+    for table in tables:
+        stem, suffix = os.path.splitext(_base(table).name)
+        if suffix not in TABLE_SUFFIXES or (isinstance(table, Path) and not table.is_file()):
+            continue
+        named = {kind: stem.removesuffix(end) for kind, ends in ENDS.items() for end in ends if stem.endswith(end)}
+        if not named and isinstance(table, Path) and (kind := _kind_of_table(table)) is not None:
+            named = {kind: stem}
+        for kind, name in named.items():
+            found[kind].add(name)
     return sorted(name for name in found["items"] & found["interactions"] if NAME.fullmatch(name))
+
+
+def _base(place: Path | Member) -> PurePath:
+    """Returns the path on disk or in the archive."""
+    return place.path if isinstance(place, Member) else place
 
 
 def _archives(root: Path) -> list[Path]:
@@ -185,44 +186,34 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir {str(root.absolute())!r} is not a folder.{_how_to_get(name)}")
 
-    items = [f"{name}{end}{suffix}" for end in ITEM_ENDS for suffix in TABLE_SUFFIXES]
-    interactions = [f"{name}{end}{suffix}" for end in INTERACTION_ENDS for suffix in TABLE_SUFFIXES]
-    either = [f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
-    found: dict[str, dict[str, Path | Member]] = {}
+    wanted = {f"{name}{end}{suffix}": kind for kind, ends in ENDS.items() for end in ends for suffix in TABLE_SUFFIXES}
+    bare = [f"{name}{suffix}" for suffix in TABLE_SUFFIXES]  # whose headers tell what they are
+    found: dict[str, dict[str, dict[str, Path | Member]]] = {kind: {} for kind in ENDS}
     on_disk: list[Path] = []
     for folder, folders, files in _walk(root):
         on_disk += (Path(folder, entry) for entry in folders)
-        for entry in {*items, *interactions, *either} & set(files):
+        for entry in {*wanted, *bare} & set(files):
             path = Path(folder, entry)
             if not path.exists():
                 logger.warning("%s is a link to nothing and is left out", path)
-                continue
-            key = entry
-            if entry in either:
-                kind = _kind_of_table(path)
-                if kind is None:
-                    continue
-                key = f"{kind} {entry}"
-            found.setdefault(key, {}).setdefault(os.path.realpath(path), path)
-    items = [*items, *(f"items {entry}" for entry in either)]
-    interactions = [*interactions, *(f"interactions {entry}" for entry in either)]
+            elif (kind := wanted.get(entry) or _kind_of_table(path)) is not None:
+                found[kind].setdefault(entry, {}).setdefault(os.path.realpath(path), path)
 
     @functools.cache
     def packed() -> list[Member]:
         return [member for archive in _archives(root) for member in list_members(archive)]
 
-    for entries in (items, interactions):
-        if not any(entry in found for entry in entries):  # what lies on disk comes first
+    for kind, there in found.items():
+        if not there:  # what lies on disk comes first
             for member in packed():
-                if member.path.name in entries and not member.name.endswith("/"):
-                    found.setdefault(member.path.name, {})[str(member)] = member
-    for entry in (*items, *interactions):
-        _check_single(entry, root, list(found.get(entry, {}).values()))
-    item_tables, tables = (
-        [next(iter(found[entry].values())) for entry in entries if entry in found] for entries in (items, interactions)
+                if wanted.get(member.path.name) == kind and not member.name.endswith("/"):
+                    there.setdefault(member.path.name, {})[str(member)] = member
+    items, interactions = (
+        [_only(entry, root, there[entry].values()) for entry in (*wanted, *bare) if entry in there]
+        for there in found.values()
     )
-    if not item_tables or not tables:
-        missing = f"{name}_item.csv" if not item_tables else f"{name}_pair.csv or {name}_behaviour.tsv"
+    if not items or not interactions:
+        missing = f"{name}_item.csv" if not items else f"{name}_pair.csv or {name}_behaviour.tsv"
         known = ", ".join(find_names(root)) or "none"
         closed = sorted(file for _, _, files in _walk(root) for file in files if file.lower().endswith(PACKED))
         closed += [archive.name for archive in _archives(root) if not list_members(archive)]
@@ -231,32 +222,32 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         raise FileNotFoundError(
             f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
         )
-    for same_role in (item_tables, tables):
+    for same_role in (items, interactions):
         _check_one_form(root, same_role)
-    best = _best_interactions(tables)
-    images, audio = (_find_folder(media, name, root, on_disk, packed, item_tables[0], best) for media in MEDIA)
-    return DatasetFiles(name, root, item_tables[0], best, images, audio)
+    # The first table with a time (over two columns); else one with a line a user; else the first.
+    best = interactions[0] if len(interactions) == 1 else min(interactions, key=_rank)
+    images, audio = (_find_folder(media, name, root, on_disk, packed, items[0], best) for media in MEDIA)
+    return DatasetFiles(name, root, items[0], best, images, audio)
 
 
 def _check_one_form(root: Path, tables: list[Path | Member]) -> None:
     """Refuses a table in several forms, such as `.csv` and `.parquet`; a pair file may lie beside lines a user."""
     for table in tables:
-        same = [other for other in tables if _stem(other) == _stem(table)]
+        same = [other for other in tables if _base(other).stem == _base(table).stem]
         if len(same) > 1 and len({_rank(other) for other in same}) < len(same):
-            _check_single(_stem(table), root, same)
+            _only(_base(table).stem, root, same)
 
 
-def _stem(table: Path | Member) -> str:
-    return (table.path if isinstance(table, Member) else table).stem
-
-
-def _check_single(entry: str, root: Path, candidates: Sequence[Path | Member]) -> None:
-    if len(candidates) > 1:
-        listed = "\n  ".join(sorted(map(str, candidates)))
+def _only(entry: str, root: Path, candidates: Iterable[Place]) -> Place:
+    """Returns the one candidate there is; several are an error."""
+    first, *others = candidates
+    if others:
+        listed = "\n  ".join(sorted(map(str, (first, *others))))
         raise ValueError(
-            f"{len(candidates)} candidates for {entry} under {str(root)!r}; "
+            f"{1 + len(others)} candidates for {entry} under {str(root)!r}; "
             f"keep one or point data_dir at the right folder:\n  {listed}"
         )
+    return first
 
 
 def _find_folder(
@@ -277,14 +268,13 @@ def _find_folder(
     wanted = [*(f"{name}_{folder}" for folder in media.folders), *shared, *media.folders]
 
     def called(entry: str, folders: Iterable[Place]) -> list[Place]:
-        named = [one for one in folders if (one.path if isinstance(one, Member) else one).name == entry]
+        named = [one for one in folders if _base(one).name == entry]
         return [one for one in named if entry not in media.folders or os.path.abspath(one.parent) == beside]
 
     for entry in wanted:
-        distinct = list({os.path.realpath(folder): folder for folder in called(entry, on_disk)}.values())
-        _check_single(entry, root, distinct)
+        distinct = {os.path.realpath(folder): folder for folder in called(entry, on_disk)}
         if distinct:
-            folder = distinct[0]
+            folder = _only(entry, root, distinct.values())
             while (folder / folder.name).is_dir():  # an archive unpacked into a folder of its name
                 folder = folder / folder.name
             return folder
@@ -293,7 +283,7 @@ def _find_folder(
         candidates = called(entry, packed_folders)
         outer = [one for one in candidates if not any(_is_within(one, other) for other in candidates)]
         if len({one.name for one in outer}) > 1:
-            _check_single(entry, root, outer)
+            _only(entry, root, outer)
         if outer:
             return tuple(_innermost(one, set(packed_folders)) for one in outer)
     return None
@@ -307,11 +297,6 @@ def _innermost(folder: Member, folders: set[Member]) -> Member:
     while (nested := Member(folder.archive, f"{folder.name}{folder.path.name}/")) in folders:
         folder = nested
     return folder
-
-
-def _best_interactions(tables: list[Path | Member]) -> Path | Member:
-    """Returns the first table with a time (over two columns); else one with a line a user; else the first."""
-    return tables[0] if len(tables) == 1 else min(tables, key=_rank)
 
 
 def _rank(table: Path | Member) -> int:
