@@ -221,8 +221,7 @@ class _Selection:
             count, example = self.left_out.get(why, (0, str(gone[column][0])))
             self.left_out[why] = (count + gone.height, example)
             if self.on_problem.collects:
-                rows = gone.head(self.on_problem.max_examples).select("line", pl.col(column).cast(pl.String)).rows()
-                self.on_problem.add_lines("note", self.path, f"interactions {why}: left out", gone.height, rows)
+                self.on_problem.add_rows("note", self.path, f"interactions {why}: left out", gone, column, str)
         return chunk.filter(keep)
 
     def finish(self, num_kept: int) -> None:
@@ -281,10 +280,8 @@ def write_coded(
                 unknown_items.update(missing["item_id"].unique())
                 num_unknown += missing.height
                 if on_problem.collects:
-                    rows = missing.head(on_problem.max_examples).select("line", "item_id").rows()
-                    lines = [(line, f"item {shown(item_id)}") for line, item_id in rows]
                     what = "interactions with items that are not in the items table: dropped"
-                    on_problem.add_lines("warning", path, what, missing.height, lines)
+                    on_problem.add_rows("warning", path, what, missing, "item_id", lambda one: f"item {shown(one)}")
                 coded = coded.filter(pl.col("item").is_not_null())
             batch = coded.to_arrow()
             writer = writer or pa.ipc.new_file(sink, batch.schema)

@@ -48,17 +48,23 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
     if items.height < table.height:
         again = table.filter(~pl.col("item_id").is_first_distinct())
         if on_problem.collects:
-            first = again.head(on_problem.max_examples).join(
-                items, on="item_id", how="left", suffix="_first", maintain_order="left"
-            )
-            rows = first.select("line", "item_id", "line_first").rows()
-            lines = ((line, f"{shown(item_id)} stands in line {earlier}") for line, item_id, earlier in rows)
             what = "rows that repeat an item id: the first row is kept"
-            on_problem.add_lines("warning", path, what, again.height, lines)
+            add_repeated(on_problem, "warning", path, what, items, again, "item_id")
         else:
             what = f"rows of {path.name} repeat an item id: the first row is kept"
             warn(again.height, what, again["item_id"][0])
     return items
+
+
+def add_repeated(
+    problems: Problems, severity: str, path: Path, what: str, items: pl.DataFrame, again: pl.DataFrame, column: str
+) -> None:
+    """Adds rows of an items table that repeat the value of an earlier row in a column."""
+    earlier = items.unique(column, keep="first").select(column, pl.col("line").alias("first"))
+    found = again.head(problems.max_examples).join(earlier, on=column, how="left", maintain_order="left")
+    rows = found.select("line", column, "first").rows()
+    lines = [(line, f"{shown(value)} stands in line {first}") for line, value, first in rows]
+    problems.add_lines(severity, path, what, again.height, lines)
 
 
 def language_of(titles: pl.Series) -> str:

@@ -5,9 +5,11 @@ Readers take `on_problem`: `RAISE`, or [`Problems`] to collect in. What is left 
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import polars as pl
 
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,19 @@ class Problems:
             self.add(severity, path, what, count=count)
             kept = self._lines.setdefault((severity, path, what), [])
             kept[:] = sorted([*kept, *lines], key=lambda line: line[0])[: self.max_examples]
+
+    def add_rows(
+        self,
+        severity: str,
+        path: Path,
+        what: str,
+        rows: pl.DataFrame,
+        column: str,
+        show: Callable[[str], str] | None = None,
+    ) -> None:
+        """Adds rows of a table that has their number as `line`, each with what is to be shown of a column."""
+        first = rows.head(self.max_examples).select("line", column).rows()
+        self.add_lines(severity, path, what, rows.height, [(line, (show or shown)(value)) for line, value in first])
 
     def error(self, path: Path, what: str, count: int, lines: Iterable[tuple[int, str]], message: str) -> None:
         """Adds lines at which loading stops.

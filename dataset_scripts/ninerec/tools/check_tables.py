@@ -12,6 +12,7 @@ import polars as pl
 from ..tables.columns import is_behaviour
 from ..tables.interaction_rows import Chunks, to_arrow
 from ..tables.interactions import interaction_chunks, read_parts, write_coded
+from ..tables.items import add_repeated
 from ..tables.options import TableOptions
 from ..tables.problems import Problems, shown
 
@@ -33,7 +34,7 @@ def check_items(path: Path, items: pl.DataFrame, problems: Problems) -> None:
     """
 
     def add(severity: str, what: str, rows: pl.DataFrame, column: str = "item_id") -> None:
-        problems.add_lines(severity, path, what, rows.height, _first(rows, column, problems))
+        problems.add_rows(severity, path, what, rows, column)
 
     for item_id, line in (
         items.filter(pl.col("item_id").str.contains(rf"{CONTROL}|[/\\]|^\.\.?$|.{{80}}"))
@@ -62,17 +63,7 @@ def check_items(path: Path, items: pl.DataFrame, problems: Problems) -> None:
     one_word = (pl.col("text").str.count_matches(r"\S+") == 1) & ~pl.col("text").str.contains(r"[^\x00-\x7f]")
     add("note", "texts of a single word", items.filter(one_word), "text")
     again = items.filter(~pl.col("text").is_first_distinct())
-    first = again.head(problems.max_examples).join(
-        items.unique("text", keep="first"), on="text", how="left", suffix="_first", maintain_order="left"
-    )
-    rows = first.select("line", "text", "line_first").rows()
-    lines = [(line, f"{shown(text)} stands in line {earlier}") for line, text, earlier in rows]
-    problems.add_lines("note", path, "items with the same text as an earlier one", again.height, lines)
-
-
-def _first(rows: pl.DataFrame, column: str, problems: Problems) -> list[tuple[int, str]]:
-    first = rows.head(problems.max_examples).select("line", column).rows()
-    return [(line, shown(text)) for line, text in first]
+    add_repeated(problems, "note", path, "items with the same text as an earlier one", items, again, "text")
 
 
 def _containing(items: pl.DataFrame, pattern: str) -> pl.DataFrame:
@@ -116,11 +107,7 @@ def check_interactions(
             for chunk in chunks():
                 clock.check(chunk)
                 odd = chunk.filter(pl.col("user_id").str.contains(CONTROL))
-                lines = [
-                    (line, shown(user))
-                    for line, user in odd.select("line", "user_id").head(problems.max_examples).rows()
-                ]
-                problems.add_lines("note", path, "user ids with control characters", odd.height, lines)
+                problems.add_rows("note", path, "user ids with control characters", odd, "user_id")
                 yield chunk
 
         coded = folder / "coded.arrow"
@@ -130,12 +117,8 @@ def check_interactions(
             used[part["item"].to_numpy()] = True
             users.check(part.drop("check", "row"))
         users.report(chunks)
-    unused = items.filter(~used)
-    lines = [
-        (line, shown(item_id)) for line, item_id in unused.select("line", "item_id").head(problems.max_examples).rows()
-    ]
     what = 'items that nobody interacted with: not in the catalogue, unless catalogue="all"'
-    problems.add_lines("warning", items_path, what, unused.height, lines)
+    problems.add_rows("warning", items_path, what, items.filter(~used), "item_id")
 
 
 class _Clock:
@@ -160,10 +143,10 @@ class _Clock:
             ("timestamps before 1990", rows.filter(pl.col("timestamp") < EARLIEST * factor)),
             ("timestamps in the future", rows.filter(pl.col("timestamp") > int(tomorrow * factor))),
         ):
-            when = pl.from_epoch("timestamp", time_unit="us") if self.has_dates else pl.col("timestamp")
-            lines = wrong.head(self.problems.max_examples).select("line", when.cast(pl.String)).rows()
+            if self.has_dates:
+                wrong = wrong.with_columns(pl.from_epoch("timestamp", time_unit="us").cast(pl.String))
             what = f"{what}{'' if self.has_dates else f' (in {self.unit})'}: kept, and sorted by"
-            self.problems.add_lines("warning", self.path, what, wrong.height, lines)
+            self.problems.add_rows("warning", self.path, what, wrong, "timestamp", str)
 
 
 class _Users:
