@@ -19,9 +19,7 @@ from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
 from .tables.archives import Member, read_members
-from .tables.columns import check_columns
-from .tables.interactions import read_sequences
-from .tables.items import read_items, select_catalogue
+from .tables.items import select_catalogue
 from .tables.media import AUDIO, find_media
 from .tables.options import ITEM_COLUMNS, ColumnNames, TableOptions
 
@@ -198,19 +196,14 @@ class NineRec(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         """Reads and checks everything here: an error in a later step would be hidden behind a general one."""
         config = self.config
-        items_path, interactions_path = config.files.tables(Path(self._cache_dir_root, "ninerec_archives"))
-        with config.files.naming_archives(items_path, interactions_path):
-            check_columns(config.tables, items_path, interactions_path)
-            items = read_items(items_path, config.tables)
-            sequences = read_sequences(
-                interactions_path,
-                items["item_id"],
-                min_actions=config.min_actions,
-                max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
-                min_item_actions=config.min_item_actions,
-                options=config.tables,
-                scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
-            )
+        items, sequences = config.files.read(
+            Path(self._cache_dir_root, "ninerec_archives"),
+            config.tables,
+            min_actions=config.min_actions,
+            max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,
+            min_item_actions=config.min_item_actions,
+            scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
+        )
         splits = SPLITS[config.split_strategy](sequences, config)
         self.info = with_protocol(self.info, config.protocol)
         if config.is_items:

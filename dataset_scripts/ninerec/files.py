@@ -1,6 +1,5 @@
 """Find the files of a data set in NineRec's layout, wherever the archives put them."""
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -13,12 +12,16 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 import datasets
+import polars as pl
 
 from .sample import SAMPLES, sample_folder
+from .sequences import Sequences
 from .tables.archives import Member, list_members
-from .tables.columns import header_roles, is_behaviour
+from .tables.columns import check_columns, header_roles, is_behaviour
+from .tables.interactions import read_sequences
+from .tables.items import read_items
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media
-from .tables.options import EVERYTHING
+from .tables.options import EVERYTHING, TableOptions
 from .tables.text_files import first_row
 
 
@@ -101,16 +104,25 @@ class DatasetFiles:
                 raise ValueError(f"{path} is neither a file nor a link to one; replace it by a file")
         return items, interactions
 
-    @contextlib.contextmanager
-    def naming_archives(self, *tables: Path) -> Iterator[None]:
-        """Errors name the archive and the file in it, not where [`DatasetFiles.tables`] wrote that."""
+    def read(self, folder: Path, options: TableOptions, **filters) -> tuple[pl.DataFrame, Sequences]:
+        """Reads items and sequences.
+
+        Args:
+            folder: for tables that are in an archive.
+            options: how tables are read.
+            filters: those of [`read_sequences`].
+
+        Raises:
+            ValueError: where a table is wrong, with file and line; of an archive with the name in it.
+        """
+        items_path, interactions_path = self.tables(folder)
         try:
-            yield
+            check_columns(options, items_path, interactions_path)
+            items = read_items(items_path, options)
+            return items, read_sequences(interactions_path, items["item_id"], options=options, **filters)
         except ValueError as error:
-            message = str(error)
-            for one, path in zip((self.items, self.interactions), tables, strict=True):
-                message = message.replace(str(path), str(one))
-            raise ValueError(message) from error
+            message = str(error).replace(str(items_path), str(self.items))
+            raise ValueError(message.replace(str(interactions_path), str(self.interactions))) from error
 
 
 def _file_state(path: str | Path, stat: os.stat_result) -> str:

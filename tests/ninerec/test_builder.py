@@ -174,7 +174,7 @@ def test_second_load_reads_no_data_and_lists_no_covers(load, data_dir, monkeypat
     def fail(*args, **kwargs):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("modeling_transrec.ninerec.builder.read_items", fail)
+    monkeypatch.setattr("modeling_transrec.ninerec.files.read_items", fail)
     monkeypatch.setattr("datasets.load.get_data_patterns", fail)
     assert load()["train"].num_rows == 5
 

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from .numbers import TIMES, to_microseconds, to_numbers, wrong_number
-from .problems import RAISE, Problems, shown, warn
+from .problems import RAISE, Problems, shown
 from .text_files import (
     Irregular,
     as_strings,
@@ -177,7 +177,7 @@ def pairs_line_by_line(
                 rows = rows.filter(pl.col(name) != "")
         for role in [name for name in NUMBERS if name in rows.columns]:
             rows = _parse_numbers(path, role, rows, has_dates, on_problem)
-        yield rows if on_problem.collects else rows.drop("line")
+        yield rows if literal or on_problem.collects else rows.drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
 
@@ -221,36 +221,25 @@ def behaviour_chunks(path: Path, lines: Chunks, on_problem: Problems = RAISE) ->
     )
     is_first = hashes.select(pl.struct("line 0", "line 1").is_first_distinct()).to_series()
     again = is_first & ~hashes.select(pl.struct("user 0", "user 1").is_first_distinct()).to_series()
-    for wanted, what, log in (
-        (
-            ~is_first,
-            "lines equal to an earlier one: dropped",
-            f"lines of {path.name} repeat an earlier line: dropped",
-        ),
-        (
-            again,
-            "further, different lines of a user: appended to that user's interactions",
-            f"further lines of {path.name} are of an earlier user: appended to that user's interactions",
-        ),
+    for wanted, what in (
+        (~is_first, "lines equal to an earlier one: dropped"),
+        (again, "further, different lines of a user: appended to that user's interactions"),
     ):
-        if not wanted.any():
-            continue
-        rows = wanted.arg_true().head(max(on_problem.max_examples, 1)).to_numpy()
-        users, count = values_at(lines, "user_id", rows).to_pylist(), int(wanted.sum())
-        if on_problem.collects:
+        if wanted.any():
+            rows = wanted.arg_true().head(max(on_problem.max_examples, 1)).to_numpy()
+            users = values_at(lines, "user_id", rows).to_pylist()
             numbers = values_at(lines, "line", rows).to_pylist()
             examples = [(line, f"user {shown(user)}") for line, user in zip(numbers, users, strict=True)]
-            on_problem.add_lines("warning", path, what, count, examples)
-        else:
-            warn(count, log, users[0])
+            on_problem.add_lines("warning", path, what, int(wanted.sum()), examples)
 
     def chunks() -> Iterator[pl.DataFrame]:
         row = 0
+        replaced = ["item_ids"] if on_problem.collects else ["item_ids", "line"]
         items = pl.col("item_ids").str.replace_all(r" +", " ").str.split(" ")
         for chunk in lines():
             kept = chunk.filter(is_first.slice(row, chunk.height))
             row += chunk.height
-            yield kept.select(items.alias("item_id"), pl.exclude("item_ids")).explode("item_id")
+            yield kept.select(items.alias("item_id"), pl.exclude(replaced)).explode("item_id")
 
     return chunks
 

@@ -40,20 +40,16 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
     if "title" in table.columns:
         table = table.rename({"title": language_of(table["title"])})
     absent = [pl.lit("").alias(column) for column in ITEM_COLUMNS if column not in table.columns]
-    table = table.with_columns(absent).select(*ITEM_COLUMNS, *(["line"] if on_problem.collects else []))
+    table = table.with_columns(absent).select(*ITEM_COLUMNS, "line")
     if table.is_empty():
         what = "no item can be read from this file" if on_problem.collects else "the file has a header but no items"
         raise ValueError(f"{path}: {what}")
     items = table.unique("item_id", keep="first", maintain_order=True)
     if items.height < table.height:
         again = table.filter(~pl.col("item_id").is_first_distinct())
-        if on_problem.collects:
-            what = "rows that repeat an item id: the first row is kept"
-            add_repeated(on_problem, "warning", path, what, items, again, "item_id")
-        else:
-            what = f"rows of {path.name} repeat an item id: the first row is kept"
-            warn(again.height, what, again["item_id"][0])
-    return items
+        what = "rows that repeat an item id: the first row is kept"
+        add_repeated(on_problem, "warning", path, what, items, again, "item_id")
+    return items if on_problem.collects else items.drop("line")
 
 
 def add_repeated(
@@ -89,7 +85,7 @@ def _read_item_parquet(path: Path, options: TableOptions) -> dict[str, pl.Series
         row = (ids.is_null() | (ids == "")).arg_true()[0]
         raise ValueError(f"{path}, row {row + 1}: empty item_id; fill it in or remove this row")
     texts = {role: values if "/" in role else values.fill_null("") for role, values in found.items()}
-    return {**texts, "item_id": ids}
+    return {**texts, "item_id": ids, "line": pl.int_range(1, len(ids) + 1, eager=True)}
 
 
 def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> dict[str, pl.Series]:
@@ -122,14 +118,8 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
             swallowed += _rows_within(path, line, row)
             for role, number in index.items():
                 found[role].append(row[number].strip() if role == "item_id" else row[number])
-    if swallowed:
-        what = 'rows that became part of a text before, if its quote should be closed earlier, or be written as ""'
-        examples = [(line, shown(text)) for line, text in swallowed]
-        if on_problem.collects:
-            on_problem.add_lines("warning", path, what, len(swallowed), examples)
-        else:
-            line, text = swallowed[0]
-            warn(len(swallowed), f"lines of {path.name} look like {what}", f"{path.name}:{line}: {text}")
+    what = 'rows that became part of a text before, if its quote should be closed earlier, or be written as ""'
+    on_problem.add_lines("warning", path, what, len(swallowed), [(line, shown(text)) for line, text in swallowed])
     texts = {role: pl.Series(values, dtype=pl.String) for role, values in found.items()}
     return {**texts, "line": pl.Series(lines, dtype=pl.Int64)}
 

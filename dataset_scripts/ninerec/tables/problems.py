@@ -111,9 +111,16 @@ class Problems:
 
 
 class _Raise(Problems):
-    """Stops at the first error."""
+    """Stops at the first error, and logs what is left out by rule."""
 
     collects = False
+
+    def add_lines(
+        self, severity: str, path: Path, what: str, count: int, lines: Iterable[tuple[int, str]] = ()
+    ) -> None:
+        if count:
+            line, example = next(iter(lines))
+            logger.warning("%s: %s %s (e.g. line %d: %s)", path.name, f"{count:,}", what, line, example)
 
     def error(self, path: Path, what: str, count: int, lines: Iterable[tuple[int, str]], message: str) -> None:
         line, _ = next(iter(lines))

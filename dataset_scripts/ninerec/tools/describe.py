@@ -19,17 +19,14 @@ import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from PIL import Image
 
 from ..files import DERIVED, data_folder, find_files, find_names
+from ..sequences import Sequences
 from ..tables.archives import UNREADABLE, Member
-from ..tables.columns import check_columns
-from ..tables.interactions import read_sequences
-from ..tables.items import read_items
 from ..tables.media import IMAGE, find_media
 from ..tables.options import TableOptions
 from ..tables.problems import without_warnings
@@ -83,49 +80,43 @@ def statistics(
         `share_of_top` (of the interactions: those with the most popular `1%` and `20%` of the items); `paper`, its
         figures, or `None`; `differs`, the names of figures that are not the paper's.
     """
-    source, filters = DERIVED.get(name, (name, {}))
-    filters: dict[str, Any] = {"min_actions": 1, **filters} | (
-        {} if min_actions is None else {"min_actions": min_actions}
-    )
-    tables = TableOptions(**options)
+    source, own = DERIVED.get(name, (name, {}))
+    filters = {"min_actions": 1, **own}
+    if min_actions is not None:
+        filters["min_actions"] = min_actions
     files = find_files(source, data_folder(source, data_dir))
     with tempfile.TemporaryDirectory() as scratch:
-        items_path, interactions = files.tables(Path(scratch))
-        with files.naming_archives(items_path, interactions):
-            check_columns(tables, items_path, interactions)
-            table = read_items(items_path, tables)
-            sequences = read_sequences(interactions, table["item_id"], options=tables, **filters)
-    counts = np.sort(sequences.item_counts())[::-1]
-    num_users, num_items, num_interactions = len(sequences), int((counts > 0).sum()), len(sequences.items)
-    counts = counts[:num_items]
+        table, sequences = files.read(Path(scratch), TableOptions(**options), **filters)
     items = table.filter(sequences.item_counts() > 0)
-    times = sequences.timestamps
-    lengths = sequences.lengths
     found = {
         "name": name,
-        "users": num_users,
-        "items": num_items,
-        "interactions": num_interactions,
-        "sparsity": 100 * (1 - num_interactions / (num_users * num_items)),
+        **_counts(sequences),
         "text_zh_length": _mean_length(items["text_zh"].str.count_matches(r"\S")),
         "text_en_length": _mean_length(items["text_en"].str.count_matches(r"\S+")),
         **_image_sizes(find_media(IMAGE, files.images, items["item_id"])),
         "items_in_table": table.height,
-        "interactions_per_user": {
-            "min": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "mean": float(lengths.mean()),
-            "max": int(lengths.max()),
-        },
-        "timestamps": None if times is None else {"first": int(times.min()), "last": int(times.max())},
-        "share_of_top": {
-            f"{percent}%": float(counts[: math.ceil(num_items * percent / 100)].sum() / num_interactions)
-            for percent in (1, 20)
-        },
         "paper": PAPER.get(name),
     }
     found["differs"] = [figure for figure in found["paper"] or () if not _agrees(name, figure, found[figure])]
     return found
+
+
+def _counts(sequences: Sequences) -> dict:
+    """Returns what the interactions alone tell."""
+    counts, lengths, times = np.sort(sequences.item_counts())[::-1], sequences.lengths, sequences.timestamps
+    num_items, total = int((counts > 0).sum()), len(sequences.items)
+    spread = {"min": lengths.min(), "median": np.median(lengths), "mean": lengths.mean(), "max": lengths.max()}
+    return {
+        "users": len(sequences),
+        "items": num_items,
+        "interactions": total,
+        "sparsity": 100 * (1 - total / (len(sequences) * num_items)),
+        "interactions_per_user": {name: value.item() for name, value in spread.items()},
+        "timestamps": None if times is None else {"first": int(times.min()), "last": int(times.max())},
+        "share_of_top": {
+            f"{percent}%": float(counts[: math.ceil(num_items * percent / 100)].sum() / total) for percent in (1, 20)
+        },
+    }
 
 
 def _mean_length(lengths: pl.Series) -> float | None:

@@ -37,6 +37,44 @@ CONDITION = (
     "NineRec's authors do not allow modified copies of their data to be published: keep this to yourself, and give "
     "others the code that made it (https://github.com/westlake-repl/NineRec)."
 )
+CITATION = """
+## Citation
+
+Zhang et al., *NineRec: A Benchmark Dataset Suite for Evaluating Transferable Recommendation*, arXiv 2309.07705.
+"""
+CARD = """\
+# {name}
+
+Histories of users and the content of items, for sequential recommendation by content.
+
+{condition}```python
+from datasets import load_dataset
+
+sequences = load_dataset("THIS_REPOSITORY_OR_FOLDER", "{name}")  # train, validation, test
+items = load_dataset("THIS_REPOSITORY_OR_FOLDER", "{name}_items")["train"]
+```
+
+To train a recommender with `modeling_transrec`: `transrec finetune --dataset_name THIS_REPOSITORY_OR_FOLDER
+--dataset_config_name {name}`.
+
+| | |
+|---|---|
+{table}
+
+{plot}## Columns
+
+`{name}`: `user_id`, `item_ids` (history, oldest first), `target` (null in train), `timestamps` (of the history; null
+where unknown){weights}. `{name}_items`: `item_id`, `text_zh`, `text_en`, `image` and, where the data set has it,
+`audio` (null where there is none).
+
+## Protocol
+
+How interactions were filtered and split:
+
+```json
+{protocol}
+```
+{citation}"""
 PLOT = "statistics.png"
 SAMPLE = "Sample_Target"
 SPLITS = ("train", "validation", "test")
@@ -107,32 +145,24 @@ def data_files(folder: Path, splits: Iterable[str]) -> dict[str, str]:
     return {split: f"{folder}/ninerec-{split}*.parquet" for split in splits}
 
 
-class _Once(logging.Filter):
-    """Sequences and items are made from the same two tables; what is left out of these need not be told twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        is_new = message not in self.seen
-        self.seen.add(message)
-        return is_new
-
-
 @contextlib.contextmanager
 def _each_warning_once() -> Iterator[None]:
-    once = _Once()
+    """Sequences and items are made from the same two tables; what is left out of these need not be told twice."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message in seen or seen.add(message))  # type: ignore[func-returns-value]
+
     modules = ("files", "tables.archives", "tables.columns", "tables.problems")
     loggers = [logging.getLogger(f"modeling_transrec.ninerec.{module}") for module in modules]
     for logger in loggers:
-        logger.addFilter(once)
+        logger.addFilter(is_new)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(once)
+            logger.removeFilter(is_new)
 
 
 def push(folder: Path, repo_id: str, private: bool = True, token: str | None = None) -> str:
@@ -227,48 +257,18 @@ def write_card(
         "interactions with an item": f"median {np.median(on_items):.0f}, at most {on_items.max():,}",
     }
     weights = ", `weights` (what each counts)" if "weights" in sequences["train"].column_names else ""
-    text = [
-        f"# {name}",
-        "",
-        "Histories of users and the content of items, for sequential recommendation by content.",
-        "",
-        *([f"> {CONDITION}", ""] if is_ninerec else []),
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        f'sequences = load_dataset("THIS_REPOSITORY_OR_FOLDER", "{name}")  # train, validation, test',
-        f'items = load_dataset("THIS_REPOSITORY_OR_FOLDER", "{name}{ITEMS_SUFFIX}")["train"]',
-        "```",
-        "",
-        "To train a recommender with `modeling_transrec`: `transrec finetune --dataset_name "
-        f"THIS_REPOSITORY_OR_FOLDER --dataset_config_name {name}`.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {what} | {value} |" for what, value in rows.items()),
-        "",
-        *([f"![popularity and lengths]({PLOT})", ""] if (folder / PLOT).exists() else []),
-        "## Columns",
-        "",
-        f"`{name}`: `user_id`, `item_ids` (history, oldest first), `target` (null in train), `timestamps` (of the "
-        f"history; null where unknown){weights}. `{name}{ITEMS_SUFFIX}`: `item_id`, `text_zh`, `text_en`, `image` "
-        "and, where the data set has it, `audio` (null where there is none).",
-        "",
-        "## Protocol",
-        "",
-        "How interactions were filtered and split:",
-        "",
-        "```json",
-        json.dumps(protocol, indent=2),
-        "```",
-        *(
-            ["", "## Citation", "", "Zhang et al., *NineRec: A Benchmark Dataset Suite for Evaluating Transferable "]
-            + ["Recommendation*, arXiv 2309.07705."]
-            if is_ninerec
-            else []
-        ),
-    ]
-    DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(text) + "\n").save(folder / "README.md")
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    plot = f"![popularity and lengths]({PLOT})\n\n" if (folder / PLOT).exists() else ""
+    text = CARD.format(
+        name=name,
+        condition=f"> {CONDITION}\n\n" if is_ninerec else "",
+        table=table,
+        plot=plot,
+        weights=weights,
+        protocol=json.dumps(protocol, indent=2),
+        citation=CITATION if is_ninerec else "",
+    )
+    DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
 
 def _size_category(size: int) -> str:

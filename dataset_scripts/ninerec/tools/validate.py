@@ -18,11 +18,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from ..files import DERIVED, DatasetFiles, data_folder, find_files
-from ..tables.columns import check_columns
-from ..tables.interactions import read_sequences
 from ..tables.items import read_items
 from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
@@ -51,10 +48,10 @@ def validate(
     """
     problems = Problems(max_examples)
     root = Path(os.path.expanduser(data_dir))
-    name, filters = DERIVED.get(name, (name, {}))
-    filters: dict[str, Any] = {"min_actions": 5, **filters} | (
-        {} if min_actions is None else {"min_actions": min_actions}
-    )
+    name, own = DERIVED.get(name, (name, {}))
+    filters = {"min_actions": 5, **own}
+    if min_actions is not None:
+        filters["min_actions"] = min_actions
     tables = TableOptions(**options)
     _check_links(name, root, problems)
     try:
@@ -78,7 +75,7 @@ def validate(
                 problems.add("note", root, "Parquet tables are checked as a whole, not row by row", count=1)
             else:
                 _check_rows(files, items, interactions, tables, filters["min_actions"], num_workers, problems)
-            _check_loading(files, items, interactions, tables, filters, problems)
+            _check_loading(files, Path(scratch), tables, filters, problems)
     names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
     return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
 
@@ -130,18 +127,11 @@ def _check_links(name: str, root: Path, problems: Problems) -> None:
 
 
 def _check_loading(
-    files: DatasetFiles,
-    items: Path,
-    interactions: Path,
-    options: TableOptions,
-    filters: dict[str, Any],
-    problems: Problems,
+    files: DatasetFiles, folder: Path, options: TableOptions, filters: dict[str, int], problems: Problems
 ) -> None:
     """Reads the data set as `load_dataset` does: its verdict counts."""
     try:
-        with files.naming_archives(items, interactions):
-            check_columns(options, items, interactions)
-            read_sequences(interactions, read_items(items, options)["item_id"], options=options, **filters)
+        files.read(folder, options, **filters)
     except Exception as error:  # of any kind, as a user of `load_dataset` would see it
         problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
 

@@ -114,7 +114,10 @@ def test_no_items(tmp_path, content):
 
 def test_a_repeated_item_keeps_its_first_row(tmp_path, caplog):
     assert items(tmp_path, "a,1,1\nb,2,2\na,3,3\na,1,1\n") == [("a", "1", "1"), ("b", "2", "2")]
-    assert "2 rows of X_item.csv repeat an item id" in caplog.text and "'a'" in caplog.text
+    assert (
+        "X_item.csv: 2 rows that repeat an item id" in caplog.text
+        and "e.g. line 3: 'a' stands in line 1" in caplog.text
+    )
 
 
 def test_what_may_be_a_header_is_reported(tmp_path, caplog):
@@ -488,8 +491,8 @@ def test_malformed_behaviour_names_file_and_line(tmp_path, content, line, messag
 def test_duplicate_behaviour_lines(tmp_path, caplog):
     rows = behaviour(tmp_path, "u\ti1 i1\nv\ti2\nu\ti1 i1\nu\ti3\n")
     assert [item for user, item, _ in rows if user == "u"] == ["i1", "i1", "i3"]
-    assert "1 lines of X_behaviour.tsv repeat an earlier line: dropped (e.g. 'u')" in caplog.text
-    assert "1 further lines of X_behaviour.tsv are of an earlier user: appended" in caplog.text
+    assert "X_behaviour.tsv: 1 lines equal to an earlier one: dropped (e.g. line 3: user 'u')" in caplog.text
+    assert "X_behaviour.tsv: 1 further, different lines of a user: appended" in caplog.text
 
 
 # Sequences and catalogue
@@ -598,8 +601,8 @@ def test_rows_that_vanish_in_a_text_are_named(tmp_path, caplog, separator):
     path = tmp_path / f"X_items{'.csv' if separator == ',' else '.tsv'}"
     found = read_items(write(path, "\n".join(rows).replace(",", separator) + "\n"))
     assert found["item_id"].to_list() == ["i1", "i2", "i6"]
-    assert f"3 lines of {path.name} look like rows that became part of a text" in caplog.text
-    assert f"{path.name}:4: i3" in caplog.text
+    assert f"{path.name}: 3 rows that became part of a text" in caplog.text
+    assert "e.g. line 4: 'i3" in caplog.text
     caplog.clear()
     read_items(write(path, f'item_id{separator}title\ni1{separator}"two\nlines"\n'))
     assert caplog.text == ""
