@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 
 from .loading import as_ids, values_of_interactions
 
@@ -368,42 +368,42 @@ class Transitions:
         Args:
             histories: `(B, L)` indices of items, -1 at padding on the left.
         """
-        users, items, scores, _ = self._entries(histories)
-        entries = coo_array((scores, (users, items)), shape=(len(histories), len(self)))
-        return entries.tocsr()  # sums what several items of a history give
+        rows, users, _, row, weights = self._read(histories)
+        return csr_array((weights, (users, row)), shape=(len(histories), rows.shape[0])) @ rows
 
     def contributions(self, history: np.ndarray, items: np.ndarray) -> np.ndarray:
         """What each item of a history `(L,)` adds to the scores of some items `(K,)`: `(L, K)`."""
-        _, columns, scores, places = self._entries(np.asarray(history)[None])
-        entries = coo_array((scores, (places, columns)), shape=(len(history), len(self)))
-        return entries.tocsc()[:, items].toarray()
+        rows, _, places, row, weights = self._read(np.asarray(history)[None])
+        found = np.zeros((len(history), len(items)))
+        found[places] = weights[:, None] * rows[:, items].toarray()[row]
+        return found
 
-    def _entries(self, histories: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Users, items and scores of every stored pair that starts at an item of a history, and its place there."""
+    def _read(self, histories: np.ndarray) -> tuple[csr_array, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the normalised rows of the distinct items in histories and, for each interaction `(N,)`, its user,
+        its place in the history, its row, and the weight of this row in the user's score.
+        """
         decay, length = self.settings.history_decay, histories.shape[1]
         # What weighs less than a millionth is not read.
         reach = length if decay == 1 else min(length, int(np.log(1e-6) / np.log(decay)) + 1)
-        read = histories[:, length - reach :]
-        users, places = np.nonzero(read >= 0)
-        rows = read[users, places]
-        current = self if len(rows) < 1000 else self._settled
-        stored = current._counts[rows]
-        which, columns, values = np.repeat(np.arange(len(rows)), np.diff(stored.indptr)), stored.indices, stored.data
+        users, places = np.nonzero(histories[:, length - reach :] >= 0)
+        places += length - reach
+        items, row = np.unique(histories[users, places], return_inverse=True)
+        current = self if len(items) < 1000 else self._settled
+        rows = current._counts[items].astype(np.float64)
         changed = [
             (number, column, value)
-            for number, row in enumerate(rows.tolist())
-            for column, value in current._changes.get(row, {}).items()
+            for number, item in enumerate(items.tolist())
+            for column, value in current._changes.get(item, {}).items()
         ]
         if changed:
-            added = zip((which, columns, values), zip(*changed, strict=True), strict=True)
-            which, columns, values = (np.concatenate([old, new]) for old, new in added)
-        scale = self._scales
+            numbers, columns, values = zip(*changed, strict=True)
+            rows += csr_array((values, (numbers, columns)), shape=rows.shape)
         if self.settings.half_life is not None and self._latest != self._reference:
             # Counts and item counts become those of the last time that was seen.
             age = (self._latest - self._reference) / self.settings.half_life
-            values = values * 0.5 ** (age * (1 - 2 * self.settings.power))
-        scores = values * (decay ** (reach - 1.0 - places) * scale[rows])[which] * scale[columns]
-        return users[which], columns, scores, places[which] + (length - reach)
+            rows *= 0.5 ** (age * (1 - 2 * self.settings.power))
+        rows.data *= self._scales[rows.indices]
+        return rows, users, places, row, decay ** (length - 1.0 - places) * self._scales[items][row]
 
     # Change
 
