@@ -7,20 +7,19 @@
     python benchmarks/without_training.py split --datasets ML100K --data_dir DATA --text_model MINILM
     python benchmarks/without_training.py idrec --datasets ML100K --data_dir DATA
     HF_DATASETS_CACHE=EMPTY python benchmarks/without_training.py parts --datasets Amazon_Beauty …
-    python benchmarks/without_training.py counting --num_rows 24500000
     python benchmarks/without_training.py page
 
 `tables` chooses on the validation split and reads the test split once. `ablation` takes one part away, or changes it,
 and looks at the validation split only. `tuned` is what `auto` is compared with: it changes one setting after the
 other, also those that `auto` leaves alone, keeps what is best on the validation split, and reads the test split once.
 `growth` counts the transitions of n users, chooses on their validation items and tests on other users. `split` has the
-same users under a split by time and under leave-one-out. `counting` times transitions of generated interactions beside
-`scipy`. Results are added to `benchmarks/results/without_training.json`; `page` makes `.md` and `.png` of them.
+same users under a split by time and under leave-one-out. Results are added to
+`benchmarks/results/without_training.json`; `page` makes `.md` and `.png` of them. How fast counts are made, changed
+and read is measured by `benchmarks/counts.py`.
 """
 
 import argparse
 import itertools
-import resource
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from without_training_page import USERS, add, read_record, write_page
 
 from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.data.preparation import prepare_items
-from modeling_transrec.data.transitions import Transitions, TransitionSettings, count_pairs
+from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation import baselines
 from modeling_transrec.evaluation.arguments import EvaluationArguments
 from modeling_transrec.evaluation.content import ContentKNN, Whitening
@@ -444,46 +443,6 @@ def parts(name: str, args: argparse.Namespace) -> None:
     )
 
 
-def counting(args: argparse.Namespace) -> None:
-    """Seconds of one thread and peak memory; run it in a process of its own for each way."""
-    rng, num_items = np.random.default_rng(0), 144_000
-    lengths = 5 + rng.geometric(1 / 8, size=args.num_rows // 12 + 1)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    offsets = offsets[: np.searchsorted(offsets, args.num_rows) + 1].astype(np.int64)
-    share = 1 / (np.arange(num_items) + 50) ** 0.9
-    drawn = rng.random(offsets[-1])
-    items = np.searchsorted(np.cumsum(share / share.sum()), drawn).clip(max=num_items - 1).astype(np.int32)
-    del drawn
-    start, cpu = time.perf_counter(), time.process_time()
-    if args.way == "ours":
-        num_pairs = len(count_pairs(items, offsets, num_items, TransitionSettings(), num_threads=1).columns)
-    else:
-        num_pairs = count_with_scipy(items, offsets, num_items).nnz
-    add(
-        "counting",
-        f"{args.way} | {len(items):,}",
-        {
-            "seconds": round(time.perf_counter() - start, 1),
-            "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-            "pairs": num_pairs,
-        },
-    )
-
-
-def count_with_scipy(items: np.ndarray, offsets: np.ndarray, num_items: int) -> scipy.sparse.csr_matrix:
-    """The fastest bare way that was found: all pairs at once as coordinates, and the way back as the transpose."""
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    parts = []
-    for distance in range(1, 21):
-        same = users[:-distance] == users[distance:]
-        earlier, later = items[:-distance][same], items[distance:][same]
-        parts.append((earlier, later, np.full(len(earlier), 0.9 ** (distance - 1), np.float32)))
-    rows, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
-    forward = scipy.sparse.csr_matrix((values, (rows, columns)), shape=(num_items, num_items))
-    return forward + 0.5 * forward.T.tocsr()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = {
@@ -494,18 +453,14 @@ def main() -> None:
         "split": split,
         "parts": parts,
     }
-    parser.add_argument("what", choices=[*commands, "counting", "page"])
+    parser.add_argument("what", choices=[*commands, "page"])
     parser.add_argument("--datasets", nargs="+", default=[])
     parser.add_argument("--data_dir")
     parser.add_argument("--text_model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--vision_model", help='of `tables`; --text_model "" leaves the texts out')
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--split_strategy", choices=["leave_one_out", "temporal"])
-    parser.add_argument("--num_rows", type=int, default=24_500_000)
-    parser.add_argument("--way", choices=["ours", "scipy"], default="ours")
     args = parser.parse_args()
-    if args.what == "counting":
-        counting(args)
     for name in args.datasets:
         commands[args.what](name, args)
     write_page()

@@ -33,7 +33,6 @@ def write_page() -> None:
         ("ablation", write_ablation),
         ("growth", write_growth),
         ("parts", write_parts),
-        ("counting", write_counting),
     )
     lines = ["# Without training", "", *ABOUT]
     for name, write in sections:
@@ -195,21 +194,6 @@ def write_parts(record: dict) -> list[str]:
     ]
     lines += [f"| {key} | {value} |" for key, value in record["parts"].items()]
     return [*lines, "", "```bash", COMMAND.format("parts --datasets NAME"), "```"]
-
-
-def write_counting(record: dict) -> list[str]:
-    lines = [
-        "## Counting transitions of generated interactions, 144,000 items, one thread",
-        "",
-        "| WAY | interactions | seconds | CPU seconds | peak GiB | pairs |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for key, value in record["counting"].items():
-        way, rows = key.split(" | ")
-        numbers = f"{value['seconds']} | {value['cpu_seconds']} | {value['peak GiB']} | {value['pairs']:,}"
-        lines.append(f"| {way} | {rows} | {numbers} |")
-    command = "python benchmarks/without_training.py counting --way WAY --num_rows 24500000"
-    return [*lines, "", "```bash", command, "```"]
 
 
 def describe(scoring: dict) -> str:
