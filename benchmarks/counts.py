@@ -28,10 +28,10 @@ import torch
 
 from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.data.transitions import Transitions, TransitionSettings, count_pairs
+from modeling_transrec.evaluation import baselines
 from modeling_transrec.evaluation.content import ContentKNN
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
 from modeling_transrec.evaluation.scoring import CatalogueScorer
-from modeling_transrec.evaluation.untrained import Untrained
 from modeling_transrec.serving.catalogue import Catalogue
 
 
@@ -121,8 +121,8 @@ def pruning(args: argparse.Namespace) -> None:
             for split in ("validation", "test")
         }
         item_ids = items["item_id"][:]
-        whole = Transitions.from_sequences(training, item_ids)
-        scorer, _ = Untrained(whole, evaluators["validation"]).build("transitions")
+        known = baselines.Platform(items, training, validation=evaluators["validation"])
+        whole, (scorer, _) = known.transitions, baselines.transitions(known)
         settings = {name: getattr(scorer.transitions.settings, name) for name in ("power", "history_decay")}
         is_late = np.arange(len(training)) % 10 == 0
         late = training.select(np.flatnonzero(is_late))

@@ -436,7 +436,7 @@ class Transitions:
         weights = [1.0] * len(new_items) if weights is None else weights
         for item_id, time, weight in zip(new_items, times, weights, strict=True):
             if item_id not in self._index:
-                raise ValueError(f"item {item_id!r} is not among the {len(self)} items; add_items([…]) makes it known")
+                raise ValueError(f"item {item_id!r} is not among the {len(self)} items; aligned([…]) adds it")
             event = self._index[item_id], time
             if time is None or event not in seen:
                 events.append((*event, weight))
@@ -539,10 +539,6 @@ class Transitions:
         )
 
     # Whole matrices
-
-    def add_items(self, item_ids: Sequence[str]) -> "Transitions":
-        """Returns these transitions with new items, which have no counts yet."""
-        return self.aligned([*self.item_ids, *dict.fromkeys(one for one in item_ids if one not in self._index)])
 
     def aligned(self, item_ids: Sequence[str]) -> "Transitions":
         """Returns the transitions of another catalogue: items that it lacks are left out, new ones get no counts.

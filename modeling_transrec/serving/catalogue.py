@@ -242,8 +242,9 @@ class Catalogue:
             parts = explain(
                 self.scorer, history, index, None if user_index is None else user_index[number : number + 1]
             )
-            because_of = [{"because_of": self.all_ids[part["because_of"]]} for part in parts]
-            several.append([one | part | why for one, part, why in zip(recommended, parts, because_of, strict=True)])
+            for part in parts:
+                part["because_of"] = None if part["because_of"] is None else self.all_ids[part["because_of"]]
+            several.append([one | part for one, part in zip(recommended, parts, strict=True)])
         return several
 
     def most_popular(self, k: int) -> list[dict]:

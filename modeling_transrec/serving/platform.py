@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
 
@@ -34,11 +34,11 @@ def is_table(histories) -> TypeGuard[Interactions]:
     return isinstance(histories, pd.DataFrame | datasets.Dataset | Mapping)
 
 
-def as_sequences(histories: Interactions | Sequence[Sequence[str]], item_ids: Sequence[str]) -> datasets.Dataset:
+def as_sequences(histories: Interactions | Sequence[Sequence[str]], known: Collection[str]) -> datasets.Dataset:
     """Returns histories as one row a user, with columns `user_id` and `item_ids`, in time order.
 
     Raises:
-        ValueError: if an item is not in the catalogue.
+        ValueError: if an item is not among the known ones, those of the catalogue.
     """
     if is_table(histories):
         names = histories.column_names if isinstance(histories, datasets.Dataset) else list(histories)
@@ -47,7 +47,6 @@ def as_sequences(histories: Interactions | Sequence[Sequence[str]], item_ids: Se
     else:
         users = [f"user {number}" for number in range(len(histories))]
         sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": [*map(list, cast(list, histories))]})
-    known = set(item_ids)
     unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
     if unknown is not None:
         raise ValueError(f"item {unknown!r} of the interactions is not among the {len(known)} items; index it, too")
@@ -122,7 +121,7 @@ def explain(
 
     Returns: for each item `"model"` (of content or a trained model), `"transitions"` and `"popularity"`, which add up
     to the score; and `"because_of"`, the index of the item of the history to which most of the transitions' part
-    leads back or, without one, of the one with the most similar embedding.
+    leads back or, without one, of the one with the most similar embedding; `None` where popularity is most of it.
     """
     ours, theirs = (
         torch.nn.functional.normalize(scorer.item_embeddings[index], dim=1) for index in (history, catalogue_index)
@@ -137,14 +136,13 @@ def explain(
         shares = scorer.transitions.contributions(history.cpu().numpy(), catalogue_index.cpu().numpy())
         counted = torch.from_numpy(scorer.transition_weight * shares).to(likeness)
     reasons = torch.where(counted.any(dim=0), counted, likeness).argmax(dim=0)
-    parts = {
-        "model": without_counts - popularity,
-        "transitions": counted.sum(dim=0),
-        "popularity": popularity,
-        "because_of": history.to(reasons.device)[reasons],
-    }
-    columns = [values.tolist() for values in parts.values()]
-    return [dict(zip(parts, values, strict=True)) for values in zip(*columns, strict=True)]
+    parts = {"model": without_counts - popularity, "transitions": counted.sum(dim=0), "popularity": popularity}
+    columns = zip(*(values.tolist() for values in parts.values()), strict=True)
+    found: list[dict] = [dict(zip(parts, values, strict=True)) for values in columns]
+    for one, reason in zip(found, reasons.tolist(), strict=True):
+        is_popular = one["popularity"] > max(one["model"], one["transitions"])
+        one["because_of"] = None if is_popular else int(history[reason])
+    return found
 
 
 def save_scoring(scorer: CatalogueScorer, folder: Path, **pruning) -> None:

@@ -298,7 +298,7 @@ class Recommender:
         self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
         sequences = None
         if histories is not None and (self.reads_features or is_table(histories)):
-            sequences, histories = as_sequences(histories, item_ids), None
+            sequences, histories = as_sequences(histories, set(item_ids)), None
         if self.reads_features:
             content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
             scorer = fit_content(content, items, sequences)
@@ -321,7 +321,7 @@ class Recommender:
 
         Returns: itself.
         """
-        sequences = as_sequences(interactions, self._indexed().item_ids)
+        sequences = as_sequences(interactions, self._indexed().index_of)
         columns = [
             sequences[name][:] if name in sequences.column_names else [None] * len(sequences)
             for name in ("user_id", "item_ids", "timestamps", "weights")
@@ -424,7 +424,8 @@ class Recommender:
             exclude_seen: whether items of the history are left out.
             user_id: the user's id, or one for each history; only for models of user ids (DSSM).
             explain: whether to add the parts of each score: `"model"` (content or a trained model),
-                `"transitions"` and `"popularity"`, and `"because_of"`, an item of the history.
+                `"transitions"` and `"popularity"`, and `"because_of"`, an item of the history, or `None` where
+                popularity is the largest part.
             cold_users: what a user without a history gets: the items that were counted most often, whose score is how
                 often (`"popularity"`), no item (`"none"`), or an error (`"raise"`).
 

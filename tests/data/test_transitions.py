@@ -239,9 +239,9 @@ def test_another_catalogue(histories):
         for pair, count in stored(aligned).items()
         if not {aligned.item_ids[0], aligned.item_ids[2]} & set(pair)
     }
-    with pytest.raises(ValueError, match="add_items"):
+    with pytest.raises(ValueError, match="aligned"):
         transitions.update("somebody", ["new"])
-    grown = transitions.add_items(["new"]).update("somebody", ["new", ITEM_IDS[0]])
+    grown = transitions.aligned([*ITEM_IDS, "new"]).update("somebody", ["new", ITEM_IDS[0]])
     assert grown["new"] == {ITEM_IDS[0]: 1.0}
 
 
