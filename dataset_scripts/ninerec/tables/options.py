@@ -112,8 +112,10 @@ def named_columns(columns: ColumnNames | None) -> dict[str, str | None]:
     """
     named: dict[str, str | None] = {}
     for role, names in (columns or {}).items():
-        several = names is not None and not isinstance(names, str)
-        named |= {f"{role}/{name}": name for name in names} if several else {role: names}
+        if names is None or isinstance(names, str):
+            named[role] = names
+        else:
+            named |= {f"{role}/{name}": name for name in names}
     texts = [name for role, name in named.items() if role.startswith("text_")]
     twice = next((name for name in texts if texts.count(name) > 1), None)
     if twice is not None:
