@@ -69,6 +69,8 @@ def _describe_protocol(results: Sequence[dict]) -> str:
         )
         if line not in lines:
             lines.append(line)
+    if any("scoring" in row["protocol"] for row in results):
+        lines.append("- weights and settings of transitions and of content kNN were chosen on the validation split")
     return "\n".join(lines) or (
         "Leave-one-out by time: the last item of each history is the test target, the one before it the validation "
         "target. Every item of the catalogue is ranked; items of the history are no candidates. The checkpoint is "
