@@ -203,7 +203,9 @@ def rank(
 def evaluate_baselines(
     evaluator: FullRankingEvaluator, platform: Platform | datasets.Dataset
 ) -> dict[str, dict[str, dict]]:
-    """Returns metrics and protocol of each baseline; without a backbone there are none of those by content.
+    """Returns metrics and protocol of each baseline whose ingredients are known.
+
+    Those by content need a backbone, and the sum needs a validation split, too, on which its weight is chosen.
 
     Args:
         evaluator: ranks a split.
@@ -221,7 +223,12 @@ def evaluate_baselines(
     """
     if isinstance(platform, datasets.Dataset):
         platform = Platform(evaluator.items, platform)
-    rows = [name for name in BASELINES if name not in CONTENT_BASELINES or platform.content is not None]
+    left_out: tuple[str, ...] = ()
+    if platform.content is None:
+        left_out = CONTENT_BASELINES
+    elif platform.validation is None:
+        left_out = ("content-and-transitions",)
+    rows = [name for name in BASELINES if name not in left_out]
     return {name: rank(evaluator, *BASELINES[name](platform), scores=name) for name in rows}
 
 

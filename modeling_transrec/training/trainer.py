@@ -109,9 +109,7 @@ class TransRecTrainer(Trainer):
         collator = None
         if train_dataset is not None:
             with args.main_process_first(local=False, desc="looking up items"):
-                self.platform = Platform(
-                    items, train_dataset, whole_sequences, lambda: self._evaluators["eval"][1], self._read_content
-                )
+                self.platform = Platform(items, train_dataset, whole_sequences, self._validation, self._read_content)
                 histories = self.platform.histories
             user_index = None
             if processing_class.user_ids is not None:
@@ -206,15 +204,7 @@ class TransRecTrainer(Trainer):
         sequences = dataloader.dataset
         known, evaluator = self._evaluators.get(metric_key_prefix, (None, None))
         if known is not sequences:
-            evaluator = FullRankingEvaluator(
-                self.items,
-                sequences,
-                ks=self.args.eval_ks,
-                batch_size=self.args.per_device_eval_batch_size,
-                item_batch_size=self.args.item_batch_size,
-                split=metric_key_prefix,
-                prepared_items=self.prepared_items,
-            )
+            evaluator = self._make_evaluator(sequences, metric_key_prefix)
             self._evaluators[metric_key_prefix] = (sequences, evaluator)
         model = self.accelerator.unwrap_model(self.model)
         metrics = evaluator(model, self.processing_class, autocast=self.accelerator.autocast)
@@ -224,6 +214,24 @@ class TransRecTrainer(Trainer):
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(sequences),
         )
+
+    def _make_evaluator(self, sequences: datasets.Dataset, split: str) -> FullRankingEvaluator:
+        return FullRankingEvaluator(
+            self.items,
+            sequences,
+            ks=self.args.eval_ks,
+            batch_size=self.args.per_device_eval_batch_size,
+            item_batch_size=self.args.item_batch_size,
+            split=split,
+            prepared_items=self.prepared_items,
+        )
+
+    def _validation(self) -> FullRankingEvaluator | None:
+        """Ranks the validation split, for choices of what needs no training; `None` where there is none."""
+        if self.eval_dataset is None:
+            return None
+        known = self._evaluators.get("eval")
+        return self._make_evaluator(self.eval_dataset, "eval") if known is None else known[1]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""

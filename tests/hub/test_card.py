@@ -193,6 +193,32 @@ def test_rows_of_content_name_their_backbone(trained, processor_of, items, train
             assert rows[name]["metrics"] == pytest.approx(expected[name]["metrics"])
 
 
+@pytest.mark.parametrize("validation", [True, False])
+def test_only_the_test_split_is_ranked(validation, trained, processor_of, items, train_split, validation_split):
+    """Without an evaluation in training; choices are made on the validation split all the same, where there is one."""
+    _, folder = trained
+    model = TransRecForSequentialRecommendation.from_pretrained(folder)
+    args = TransRecTrainingArguments(
+        str(folder.parent / "test"),
+        max_steps=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        freeze_backbone=True,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    splits = (train_split, validation_split if validation else None)
+    trainer = TransRecTrainer(model, args, items, *splits, processing_class=processor_of["text"])
+    trainer.train()
+    trainer.predict(validation_split)
+    trainer.create_model_card()
+    rows = {row["model"]: row for row in read_facts(args.output_dir).results}
+    expected = [*BASELINES, "this model"]
+    assert list(rows) == [row for row in expected if validation or row != "content-and-transitions"]
+    assert {row["protocol"]["split"] for row in rows.values()} == {"test"}
+
+
 def test_a_card_is_written_anew_from_its_facts(trained, tmp_path):
     """By `model_cards/render.py`, under another name."""
     _, folder = trained
