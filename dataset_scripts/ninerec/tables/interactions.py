@@ -6,18 +6,16 @@ go to a file on disk; sequences are then made of a part of the users at a time.
 
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..sequences import Sequences, filter_interactions, find_repeated, keep_last, sort_interactions
+from .coded import read_parts, write_coded
 from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
 from .interaction_rows import (
     Chunks,
@@ -31,7 +29,7 @@ from .interaction_rows import (
     values_at,
 )
 from .options import EVERYTHING, TableOptions
-from .problems import RAISE, Problems, shown, warn
+from .problems import RAISE, Problems, warn
 from .text_files import Irregular, is_quoted
 
 
@@ -195,117 +193,6 @@ class _Collision(Exception):
     """Two users have one hash."""
 
 
-class _Selection:
-    """Leaves out the interactions that do not count, weighs the others, and tells how many it left out."""
-
-    def __init__(self, path: Path, options: TableOptions, on_problem: Problems):
-        self.path, self.options, self.on_problem = path, options, on_problem
-        self.seen: set[str] = set()  # types of interactions
-        self.left_out: dict[str, tuple[int, str]] = {}  # why → how many, the first's rating or type
-
-    def apply(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """Returns the interactions that count, with a column `weight` where the weights may differ."""
-        least, weights = self.options.min_rating, self.options.event_weights
-        if least is not None:
-            chunk = self._keep(chunk, chunk["rating"] >= least, "rating", f"have a rating below {least:g}")
-        if weights is not None:
-            self.seen.update(chunk["event_type"].unique())
-            weight = chunk["event_type"].replace_strict(weights, default=0.0, return_dtype=pl.Float32)
-            chunk = chunk.with_columns(weight.alias("weight"))
-            chunk = self._keep(chunk, weight > 0, "event_type", "are of a type without weight in event_weights")
-        return chunk
-
-    def _keep(self, chunk: pl.DataFrame, keep: pl.Series, column: str, why: str) -> pl.DataFrame:
-        gone = chunk.filter(~keep)
-        if gone.height:
-            count, example = self.left_out.get(why, (0, str(gone[column][0])))
-            self.left_out[why] = (count + gone.height, example)
-            if self.on_problem.collects:
-                self.on_problem.add_rows("note", self.path, f"interactions {why}: left out", gone, column, str)
-        return chunk.filter(keep)
-
-    def finish(self, num_kept: int) -> None:
-        """Reports what was left out.
-
-        Raises:
-            ValueError: if a type was asked for that does not occur, or nothing is left.
-        """
-        if absent := [name for name in self.options.event_weights or () if name not in self.seen]:
-            raise ValueError(
-                f"{self.path}: no interaction is of the type {absent[0]!r}, to which event_weights gives a weight; "
-                f"the types are {', '.join(map(repr, sorted(self.seen)))}"
-            )
-        if self.left_out and not num_kept:
-            raise ValueError(f"{self.path}: all interactions {' or '.join(self.left_out)}")
-        for why, (count, example) in self.left_out.items() if not self.on_problem.collects else ():
-            warn(count, f"interactions in {self.path.name} {why}: left out", example)
-
-
-def write_coded(
-    path: Path,
-    chunks: Chunks,
-    table: pa.Array,
-    file: Path,
-    options: TableOptions,
-    seed: int = 0,
-    on_problem: Problems = RAISE,
-) -> int:
-    """Writes the interactions that count, with known items, as numbers, and returns how many there are.
-
-    `user` and `check` are hashes of the user's id, `item` is an index into the items table, `row` that of a row of the
-    file, from 0; `weight` is there if the options have weights, `line` if the chunks have it.
-    """
-    num_known = num_selected = row = 0
-    unknown_items: set[str] = set()
-    num_unknown, example, writer = 0, None, None
-    selection = _Selection(path, options, on_problem)
-    with pa.OSFile(str(file), "wb") as sink:
-        for read in chunks():
-            chunk = selection.apply(
-                read.with_columns(pl.int_range(row, row + read.height, dtype=pl.Int64).alias("row"))
-            )
-            row += read.height
-            num_selected += chunk.height
-            item = pc.index_in(to_arrow(chunk["item_id"]), value_set=table)
-            coded = chunk.select(
-                pl.col("user_id").hash(seed).alias("user"),
-                (pl.col("user_id").hash(seed + 1000) // 2**32).cast(pl.UInt32).alias("check"),
-                pl.Series("item", pl.from_arrow(item), dtype=pl.Int32),
-                "row",
-                *(name for name in ("timestamp", "weight", "line") if name in chunk.columns),
-            )
-            if item.null_count:
-                missing = chunk.filter(coded["item"].is_null())
-                example = (missing["item_id"][0], chunk["item_id"][0]) if example is None else example
-                unknown_items.update(missing["item_id"].unique())
-                num_unknown += missing.height
-                if on_problem.collects:
-                    what = "interactions with items that are not in the items table: dropped"
-                    on_problem.add_rows("warning", path, what, missing, "item_id", lambda one: f"item {shown(one)}")
-                coded = coded.filter(pl.col("item").is_not_null())
-            batch = coded.to_arrow()
-            writer = writer or pa.ipc.new_file(sink, batch.schema)
-            writer.write_table(batch)
-            num_known += coded.height
-        if writer is not None:
-            writer.close()
-    selection.finish(num_selected)
-    if num_known == 0 and example is not None:
-        raise ValueError(
-            f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "
-            f"(e.g. {table[0].as_py()!r}); are these files of the same data set?"
-        )
-    if num_known == 0:
-        raise ValueError(f"{path}: no row can be read from this file")
-    if num_unknown and not on_problem.collects:
-        what = (
-            f"interactions in {path.name} are with {len(unknown_items):,} items that are not in the items table: "
-            "dropped"
-        )
-        warn(num_unknown, what, example[0])
-    return num_known
-
-
 @dataclass
 class _Report:
     """What was left out on the way, with the first example; users are named by their first row in the file."""
@@ -315,20 +202,6 @@ class _Report:
     short: int | None = None
     num_repeated: int = 0
     repeated: tuple[int, int, int] | None = None  # user, item, timestamp
-
-
-def read_parts(file: Path, num_interactions: int, rows_per_part: int) -> Iterator[pl.DataFrame]:
-    """Yields the interactions of a part of the users at a time, those whose hashes lie in one range."""
-    num_parts = -(-num_interactions // rows_per_part)
-    bounds = [2**64 * part // num_parts for part in range(num_parts + 1)]
-    with pa.OSFile(str(file), "rb") as source:
-        reader = pa.ipc.open_file(source)
-        for low, high in zip(bounds, bounds[1:], strict=False):
-            is_here = pl.col("user").is_between(pl.lit(low, pl.UInt64), pl.lit(high - 1, pl.UInt64))
-            batches = (
-                cast(pl.DataFrame, pl.from_arrow(reader.get_batch(n))) for n in range(reader.num_record_batches)
-            )
-            yield pl.concat(batch.filter(is_here) for batch in batches)
 
 
 def _sequences_of(
@@ -388,8 +261,7 @@ def _merge(parts: list[Sequences]) -> Sequences:
     offsets = np.concatenate([[0], np.cumsum(lengths[order])])
     starts = np.empty_like(lengths)
     starts[order] = offsets[:-1]
-    first = parts[0]
-    columns = {name: np.empty(offsets[-1], getattr(first, name).dtype) for name in first.columns}
+    columns = {name: np.empty(offsets[-1], getattr(parts[0], name).dtype) for name in parts[0].columns}
     done = 0
     while parts:
         part = parts.pop(0)
@@ -398,4 +270,4 @@ def _merge(parts: list[Sequences]) -> Sequences:
         for name, values in columns.items():
             values[places] = getattr(part, name)
         done += len(part)
-    return replace(first, user_ids=user_ids.take(pa.array(order)), offsets=offsets, **columns)
+    return replace(part, user_ids=user_ids.take(pa.array(order)), offsets=offsets, **columns)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ..tables.coded import read_parts, write_coded
 from ..tables.columns import is_behaviour
 from ..tables.interaction_rows import Chunks, to_arrow
-from ..tables.interactions import interaction_chunks, read_parts, write_coded
+from ..tables.interactions import interaction_chunks
 from ..tables.items import add_repeated
 from ..tables.options import TableOptions
 from ..tables.problems import Problems, shown
