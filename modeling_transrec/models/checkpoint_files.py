@@ -85,12 +85,11 @@ def check_weight_files(name_or_path: str, loading: dict) -> int | None:
     where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
     where.pop("force_download", None)  # transformers will
     variant = "" if loading.get("variant") is None else f".{loading['variant']}"
-
     out_of_reach = []
 
     def find(name: str) -> str | None:
-        stem, _, ending = name.partition(".")
-        name = f"{stem}{variant}.{ending}" if ending == "safetensors" else f"{stem}.safetensors.index{variant}.json"
+        stem, _, ending = name.rpartition(".")
+        name = f"{stem}{variant}.{ending}"
         if os.path.isdir(name_or_path):
             path = os.path.join(name_or_path, where.get("subfolder", ""), name)
             return path if os.path.isfile(path) else None
