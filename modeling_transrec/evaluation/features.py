@@ -2,10 +2,8 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,7 +12,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
-from ..data.cache import autocast_dtype, features_digest
+from ..data.cache import autocast_dtype, computed_once, features_cache, features_digest
 from ..data.image_processors import load_image_processor
 from ..data.preparation import PreparedItems, item_chunks, prepare_items
 from ..models.checkpoint_files import check_name_or_path, load_config, public_name
@@ -28,6 +26,8 @@ from .scoring import CatalogueScorer
 
 
 logger = logging.getLogger(__name__)
+
+FEATURES_FILE = "features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def load_content_model(
         raise ValueError("content needs a backbone: give text_model_name_or_path or vision_model_name_or_path")
     for name in filter(None, names):
         check_name_or_path(name)
-    pooling = {} if text_pooling is None else {"text_pooling": text_pooling}
+    pooling: dict[str, Any] = {} if text_pooling is None else {"text_pooling": text_pooling}
     of_texts = {"language": language, "max_text_length": max_text_length, "item_prefix": item_prefix}
     options = {name: value for name, value in of_texts.items() if value is not None}
     if _is_transrec(text_model_name_or_path, where):
@@ -149,18 +149,13 @@ def read_content(
         cache_dir: folder of the cache; by default that of `datasets`.
         bf16: whether the backbones compute in bfloat16; by default on CPUs that have it, see [`has_bfloat16`].
     """
-    prepared, folder = prepare_items(items, processor), Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    prepared = prepare_items(items, processor)
     with _precision(model.device, bf16):
-        file = folder / "transrec_content" / features_digest(model, prepared)
-        if file.exists():
-            tensors = load_file(file)
-        else:
-            tensors = _encode_content(model, processor, prepared, chunk_size)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-            save_file(tensors, unfinished)
-            unfinished.replace(file)
-        return _as_content(tensors, model, processor)
+        key = f"content-{features_digest(model, prepared)}"
+        with computed_once(features_cache(cache_dir) / key) as (folder, unfinished):
+            if unfinished is not None:
+                save_file(_encode_content(model, processor, prepared, chunk_size), unfinished / FEATURES_FILE)
+        return _as_content(load_file(folder / FEATURES_FILE), model, processor)
 
 
 def has_bfloat16(device: torch.device) -> bool:
