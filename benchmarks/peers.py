@@ -11,6 +11,7 @@ Items that a library does not know, since no training interaction has them, are 
 """
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -60,7 +61,7 @@ matrix = dataset.get_user_item_matrix(include_weights=True)
 weights = model.weight if kind == "EASE" else model.model.similarity
 for user, found in model.recommend(users, dataset, k=10, filter_viewed=True).groupby("user_id"):
     history = matrix[dataset.user_id_map.convert_to_internal([user])]
-    scores = history @ (weights.T if kind == "EASE" else weights)  # as it scores, see METHODS
+    scores = history @ (weights.T if kind == "EASE" else weights)  # as it scores
     scores = numpy.asarray(scores.todense() if scipy.sparse.issparse(scores) else scores).ravel()
     scores[history.indices] = -numpy.inf
     best = numpy.sort(scores)[::-1][: len(found)]
@@ -91,32 +92,39 @@ for user in range(1, 21):
     history = dataset.inter_matrix(form="csr")[user, 1:]
     assert numpy.allclose(scores, (history @ weights).toarray().ravel(), atol=1e-5)
 """
-# RecTools 0.19 makes EASE's weights as the paper does (Steck, 2019) and scores with their transpose: both are tried.
-# Packages, script and settings to choose from.
+# Packages and script.
 LIBRARIES = {
     "rectools": (["rectools==0.19.0", "implicit==0.7.3"], RECTOOLS),
     "recbole": (PACKAGES, RECBOLE),
 }
+LARGE = 10_000  # items; a fit takes minutes, and fewer settings are tried
+
+
+def ease_settings(*values: float) -> list[dict]:
+    """Returns settings of EASE with these regularisations, read as the library and as the paper reads them.
+
+    RecTools 0.19 makes the weights of the paper (Steck, 2019), but scores a history with their transpose.
+    """
+    return [
+        {"kind": "EASE", "regularization": value, "reading": reading}
+        for value in values
+        for reading in ("library", "paper")
+    ]
+
+
+def slim_settings(*values: float) -> list[dict]:
+    """Returns settings of SLIM with these factors of the penalty; the library's defaults are 0.2 and 0.02."""
+    return [{"kind": "SLIM", "alpha": value, "l1_ratio": 0.02} for value in values]
+
+
+KNN_SETTINGS = [
+    {"kind": f"{kind}Recommender", "K": size} for kind in ("Cosine", "TFIDF", "BM25") for size in (20, 100, 500)
+]
+# Name → library, settings to choose from, and of a large catalogue.
 METHODS = {
-    "EASE, RecTools": (
-        "rectools",
-        [
-            {"kind": "EASE", "regularization": value, "reading": reading}
-            for value in (1.0, 10.0, 50.0, 200.0, 500.0)
-            for reading in ("library", "paper")
-        ],
-    ),
-    "ItemKNN, RecTools": (
-        "rectools",
-        [{"kind": f"{kind}Recommender", "K": size} for kind in ("Cosine", "TFIDF", "BM25") for size in (20, 100, 500)],
-    ),
-    "SLIM, RecBole": (
-        "recbole",
-        [
-            {"kind": "SLIM", "alpha": alpha, "l1_ratio": 0.02}  # 0.2 and 0.02 by default
-            for alpha in (0.2, 0.02, 0.002, 0.0005)
-        ],
-    ),
+    "EASE, RecTools": ("rectools", ease_settings(1.0, 10.0, 50.0, 200.0, 500.0), ease_settings(10.0, 50.0, 200.0)),
+    "ItemKNN, RecTools": ("rectools", KNN_SETTINGS, KNN_SETTINGS),
+    "SLIM, RecBole": ("recbole", slim_settings(0.2, 0.02, 0.002, 0.0005), slim_settings(0.002, 0.0005)),
 }
 
 
@@ -195,7 +203,8 @@ def compare(name: str, args: argparse.Namespace) -> None:
     splits["validation"] = splits["validation"].select(range(0, len(splits["validation"]), step))
     evaluators = {split: FullRankingEvaluator(items, rows, ks=[10], split=split) for split, rows in splits.items()}
     for method in args.methods:
-        library, choices = METHODS[method]
+        library, *choices = METHODS[method]
+        choices = choices[len(items) > LARGE]
         with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
             folder = Path(folder)
             write_training(training, len(items), folder)
@@ -205,9 +214,10 @@ def compare(name: str, args: argparse.Namespace) -> None:
                 seconds = peer.fit(settings)
                 tried.append((evaluators["validation"].evaluate(peer.score)["ndcg@10"], seconds, settings))
                 print(name, *tried[-1], flush=True)
+                if tried[-1][0] == max(value for value, *_ in tried):
+                    best = copy.copy(peer)
             _, seconds, settings = max(tried, key=lambda one: one[0])
-            peer.fit(settings)
-            metrics = evaluators["test"].evaluate(peer.score)
+            metrics = evaluators["test"].evaluate(best.score)
         add(
             "peers",
             f"{name} | {method}",
