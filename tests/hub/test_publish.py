@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, constants
 from transformers import AutoModel, AutoProcessor, ViTImageProcessorPil
 
 from modeling_transrec import (
+    SAMPLE_BACKBONE,
     AutoModelForSequentialRecommendation,
     FullRankingEvaluator,
     Recommender,
@@ -20,7 +21,9 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.cli.evaluate import main as evaluate_main
 from modeling_transrec.evaluation.arguments import EvaluationArguments
+from modeling_transrec.evaluation.baselines import BASELINES
 from modeling_transrec.hub.publish import push_results
 from modeling_transrec.hub.results import THIS_MODEL, result_row
 from modeling_transrec.training.model_arguments import ModelArguments
@@ -146,6 +149,25 @@ class TestTrouble:
                 loaded.from_pretrained("ninerec/none", cache_dir=tmp_path)
         with pytest.raises(OSError, match="Repository Not Found for url: .*ninerec/none"):
             TransRecProcessor.from_pretrained("ninerec/none", cache_dir=tmp_path)
+
+    def test_evaluate_pushes_the_whole_table(self, hub, pushed, text_processor, tmp_path, monkeypatch, capsys):
+        """What needs no training, content by a backbone that the options name, the model, and it with transitions."""
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        Recommender(pushed, text_processor).push_to_hub("someone/scored")
+        options = ["--model_name_or_path", "someone/scored", "--push_to_hub", "true", "--transition_weight", "auto"]
+        options += ["--text_model_name_or_path", SAMPLE_BACKBONE, "--eval_ks", "10", "--use_cpu", "true"]
+        result = evaluate_main(options)
+        assert result["protocol"]["scores"] == "the model's own + transitions"
+        files = hub.files("someone/scored")
+        rows = [(row["model"], row["protocol"]["scores"]) for row in json.loads(files["results.json"])]
+        own = "the model's own"
+        of_model = [(THIS_MODEL, own), (THIS_MODEL, f"{own} + transitions")]
+        assert rows == [*((name, name) for name in BASELINES), *of_model]
+        card = ModelCard(files["README.md"].decode()).text
+        shown = capsys.readouterr().out
+        for name in ("random", "content-knn (sample_backbone)", "content-and-transitions (sample_backbone)"):
+            assert f"| {name} " in card and f"| {name} " in shown
+        assert f"**{result['metrics']['hr@10']:.4f}**" in card
 
     def test_an_expired_token(self, hub, pushed, make_model, monkeypatch):
         before = dict(hub.files(NAME))
