@@ -138,23 +138,48 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return super().push_to_hub(*args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = True, **kwargs):
-        """As in transformers, but reads weights only from safetensors, and freezes backbones that have adapters again.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        use_safetensors: bool | None = True,
+        allow_missing_weights: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """As in transformers, but reads weights only from safetensors, and all that the model has.
+
+        Backbones that have adapters are frozen again.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder.
+            use_safetensors: must not be `False`.
+            allow_missing_weights: whether parts that the checkpoint lacks may start from random weights.
+            output_loading_info: whether to return a dictionary of missing and unexpected keys beside the model.
 
         Raises:
             OSError: if there are no weights as safetensors.
-            ValueError: if the weights are said to lie outside the checkpoint, or are far fewer than configured.
+            ValueError: if the weights are said to lie outside the checkpoint, are far fewer than configured, or lack a
+                part of the model.
         """
         check_name_or_path(pretrained_model_name_or_path)
         if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         reads_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
         with checked_weights(pretrained_model_name_or_path, kwargs) if reads_files else contextlib.nullcontext():
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, use_safetensors=True, output_loading_info=True, **kwargs
+            )
+        if info["missing_keys"] and not allow_missing_weights:
+            missing = sorted(info["missing_keys"])
+            raise ValueError(
+                f"the weights of {pretrained_model_name_or_path} lack {len(missing)} of the model's, first "
+                f"{missing[0]}, which would be random: they were saved for another configuration or by another "
+                "version. To start these parts anew, give allow_missing_weights=True"
+            )
         own_weights(model)
         leave_out_untrainable(model.item_encoder.backbones)
-        return loaded
+        return (model, info) if output_loading_info else model
 
     @classmethod
     def from_encoder_pretrained(

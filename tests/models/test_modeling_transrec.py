@@ -45,6 +45,21 @@ def test_loaded_weights_are_no_views_of_the_file(make_model, tmp_path):
     assert all(torch.equal(weight, expected[name]) for name, weight in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize("load", [TransRecModel.from_pretrained, AutoModel.from_pretrained])
+def test_a_part_that_the_checkpoint_lacks_is_never_random_unasked(load, make_model, tmp_path):
+    model = make_model("text")
+    weights = model.state_dict()
+    lost = [name for name in weights if "projection" in name]
+    model.save_pretrained(tmp_path, state_dict={name: weights[name] for name in weights if name not in lost})
+    with pytest.raises(ValueError, match=f"lack {len(lost)} of the model's, first .*projection.* random"):
+        load(tmp_path)
+    again = {
+        f"model.{name}": weight for name, weight in load(tmp_path, allow_missing_weights=True).state_dict().items()
+    }
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights if name not in lost)
+
+
 def test_auto_classes_find_everything(tokenizer, text_processor, tmp_path):
     TransRecModel(tiny_config("text", tokenizer)).save_pretrained(tmp_path)
     text_processor.save_pretrained(tmp_path)
