@@ -1,5 +1,7 @@
 """`min_rating` and `event_weights`: which interactions count, and what, against an implementation in plain Python."""
 
+import json
+
 import datasets
 import numpy as np
 import polars as pl
@@ -7,9 +9,10 @@ import pytest
 import torch
 from datasets import load_dataset
 
-import modeling_transrec  # noqa: F401
+from modeling_transrec import DataArguments
 from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation.baselines import BASELINES, Platform
+from modeling_transrec.evaluation.evaluate import EvaluationArguments, evaluate
 from modeling_transrec.ninerec.protocol import split_protocol
 from modeling_transrec.ninerec.tables import interactions as module
 from modeling_transrec.ninerec.tables.interactions import read_sequences
@@ -203,6 +206,22 @@ def test_a_click_counts_less_than_a_purchase(load):
     assert transitions.stamp["fingerprint"] != plain.stamp["fingerprint"]
     popular = BASELINES["popularity"](platform)[0].scores(torch.zeros(1, 1, dtype=torch.long))[0]
     assert popular.tolist() == platform.item_counts.tolist()
+
+
+def test_options_of_commands(load, tmp_path, monkeypatch):
+    """What `--min_rating` and `--event_weights` say reaches the counts and the protocol of an evaluation."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    options = {"min_rating": 4.0, "event_weights": json.dumps(WEIGHTS)}
+    data = DataArguments(
+        dataset_config_name="X", data_dir=str(tmp_path / "data"), columns=json.dumps(COLUMNS), **options
+    )
+    results = evaluate(EvaluationArguments("transitions", use_cpu=True), data)
+    assert results["protocol"]["data"]["min_rating"] == 4
+    assert results["protocol"]["data"]["event_weights"] == {"click": 0.25, "purchase": 1.0, "view": 0.0}
+    weighed = load(min_rating=4, event_weights=WEIGHTS, split="train")
+    assert data.load_training_histories()["weights"][:] == weighed["weights"][:]
+    with pytest.raises(ValueError, match="--event_weights is for --dataset_name ninerec"):
+        DataArguments("prepared", "X", event_weights='{"click": 1}').load_items(20)
 
 
 # Errors and tools
