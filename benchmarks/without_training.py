@@ -301,7 +301,7 @@ def growth(name: str, args: argparse.Namespace) -> None:
     others = platform.order[: min(USERS, len(platform.order) // 4)]
     rest = platform.order[len(others) :]
     test = platform.evaluator("test", others)
-    for count in [*(n for n in (200, 1_000, 5_000) if n < 0.7 * len(rest)), len(rest)]:
+    for count in [*(n for n in (200, 500, 1_000, 5_000) if n < 0.75 * len(rest)), len(rest)]:
         users = rest[:count]
         validation = platform.evaluator("validation", users[:1_000])
         training = platform.training.select(np.sort(users))

@@ -82,7 +82,14 @@ def write_tables(record: dict) -> list[str]:
         "python benchmarks/peers.py --datasets NAME --methods 'ROW' --data_dir DATA --environments ENVIRONMENTS",
         "```",
     ]
-    return [*lines, *ratios(record)]
+    return [*lines, *ABOUT_PEERS, *ratios(record)]
+
+
+ABOUT_PEERS = (
+    "",
+    "The other libraries learn from the same training interactions, and read the same histories when they are ranked.",
+    "RecTools 0.19 scores EASE with the transpose of the paper's weights: `reading` says which of the two was better.",
+)
 
 
 def ratios(record: dict) -> list[str]:
@@ -135,7 +142,7 @@ def write_ablation(record: dict) -> list[str]:
     names = list(dict.fromkeys(key.split(" | ")[0] for key in found))
     rows = list(dict.fromkeys(key.split(" | ", 1)[1] for key in found))
     lines = [
-        f"## Each part taken away or changed: NDCG@10 on {USERS:,} users of the validation split",
+        f"## Each part taken away or changed: NDCG@10 on {USERS:,} users of the validation split (ML100K: all 943)",
         "",
         "The other parts stay as `auto` chose them on these users; the transitions' weight is the best of 19.",
         "",
@@ -148,7 +155,17 @@ def write_ablation(record: dict) -> list[str]:
         cells = (found.get(f"{name} | {row}") for name in names)
         cells = " | ".join("" if cell is None else f"{cell:.4f}" for cell in cells)
         lines.append(f"| {section} | {LABELS.get(setting, setting)} {value} | {cells} |".replace("  ", " "))
-    return [*lines, "", "```bash", COMMAND.format("ablation --datasets NAME"), "```"]
+    return [*lines, "", "```bash", COMMAND.format("ablation --datasets NAME"), "```", "", *ABOUT_ABLATION]
+
+
+ABOUT_ABLATION = (
+    "Without transitions the sum loses 55 % (Amazon_Beauty), 62 % (Amazon_Sports) and 72 % (ML100K) of its NDCG@10,",
+    "without content and popularity 11, 24 and 4 %. Whitening is worth 23, 10 and 6 % of content kNN over centring",
+    "only, and with it centring hardly matters; without both, content kNN loses 21, 10 and 49 %. Of the counts'",
+    "settings the normalisation matters most (p = 0 costs 6 to 11 %, p = 0.5 1 to 13 %), then a window of at least 5",
+    "(a window of 1 costs 8 to 14 %); the decays are flat around what is chosen. The way back helps on ML100K (8 %)",
+    "and Amazon_Sports (3 %), not on Amazon_Beauty.",
+)
 
 
 LABELS = {
