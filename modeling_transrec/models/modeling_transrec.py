@@ -167,9 +167,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         reads_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
         with checked_weights(pretrained_model_name_or_path, kwargs) if reads_files else contextlib.nullcontext():
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, use_safetensors=True, output_loading_info=True, **kwargs
             )
+        model, info = loaded
         if info["missing_keys"] and not allow_missing_weights:
             missing = sorted(info["missing_keys"])
             raise ValueError(
