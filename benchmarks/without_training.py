@@ -292,7 +292,7 @@ def tuned(name: str, args: argparse.Namespace) -> None:
     metrics = platform.evaluator("test", platform.order).rank(scorer)
     chosen = {field: getattr(parts, field) for field in Parts.__dataclass_fields__}
     value = {"hr@10": metrics["hr@10"], "ndcg@10": metrics["ndcg@10"], "settings tried": tried}
-    add("tuned", name, {**value, "chosen": {**chosen, "weight": WEIGHTS[int(np.argmax(weights))]}})
+    add("tuned", name, {**value, "chosen": {**chosen, "weight": float(WEIGHTS[int(np.argmax(weights))])}})
 
 
 def growth(name: str, args: argparse.Namespace) -> None:

@@ -220,8 +220,10 @@ def describe(scoring: dict) -> str:
         parts.append(f"content: power {scoring['content']['power']}, decay {scoring['content']['history_decay']}")
     if "transitions" in scoring:
         chosen = scoring["transitions"]
-        weight = f", weight {chosen['factor']:.2g}" if "factor" in chosen else ""
-        parts.append(f"transitions: power {chosen['power']}, decay {chosen['history_decay']}{weight}")
+        decay = f"decay {chosen['history_decay']}" if chosen["history_decay"] > 1e-6 else "only the last item"
+        added = "content" in scoring or "model" in scoring
+        weight = f", weight {chosen['factor']:.2g}" if added else ""
+        parts.append(f"transitions: power {chosen['power']}, {decay}{weight}")
     if scoring.get("popularity_weight"):
         parts.append(f"popularity {scoring['popularity_weight']}")
     return "; ".join(parts)
