@@ -89,6 +89,8 @@ ABOUT_PEERS = (
     "",
     "The other libraries learn from the same training interactions, and read the same histories when they are ranked.",
     "RecTools 0.19 scores EASE with the transpose of the paper's weights: `reading` says which of the two was better.",
+    "EASE and SLIM of Amazon_Beauty and Amazon_Sports, and SLIM of Industrial, were not run: the inverse of so many",
+    "items takes minutes for a setting, and SLIM fits an elastic net for each item.",
 )
 
 
@@ -105,7 +107,7 @@ def ratios(record: dict) -> list[str]:
     return [
         "",
         f"NDCG@10 of `auto` over that of settings tuned by hand (up to {tried} combinations, each with 19 weights):",
-        f"{', '.join(parts)}.",
+        f"{', '.join(parts)}. Standard errors are about 6 % on ML100K (943 users), 4 % on Industrial.",
     ]
 
 
