@@ -20,7 +20,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.modalities import BACKBONES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
 from ..models.processing_transrec import TransRecProcessor
-from ..models.sentence_folders import read_item_prefix, read_max_length
+from ..models.sentence_folders import read_item_prefix, read_lower_case, read_max_length
 from .content import ContentKNN
 from .scoring import CatalogueScorer
 
@@ -113,6 +113,7 @@ def _processor_parts(text: str | None, vision: str | None, multimodal: str | Non
         parts["tokenizer"] = AutoTokenizer.from_pretrained(of_text, **where)
         parts["max_text_length"] = read_max_length(of_text, **where) or 64
         parts["item_prefix"] = read_item_prefix(of_text, **where)
+        parts["do_lower_case"] = read_lower_case(of_text, **where)
     if of_images is not None:
         parts["image_processor"] = load_image_processor(of_images, square=multimodal is not None, **where)
     if audio is not None:

@@ -63,6 +63,11 @@ def read_max_length(name_or_path: str | os.PathLike, **where) -> int | None:
     return (_read_json(name_or_path, "sentence_bert_config.json", where) or {}).get("max_seq_length")
 
 
+def read_lower_case(name_or_path: str | os.PathLike, **where) -> bool:
+    """Returns whether the folder or repository lower-cases texts itself; most leave that to the tokenizer."""
+    return bool((_read_json(name_or_path, "sentence_bert_config.json", where) or {}).get("do_lower_case"))
+
+
 def read_item_prefix(name_or_path: str | os.PathLike, **where) -> str:
     """Returns what the folder or repository sets before a document, such as `"passage: "` of E5; most often nothing.
 

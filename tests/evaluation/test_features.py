@@ -112,6 +112,7 @@ def test_a_folder_says_how_texts_are_read_and_options_override_it(sentence_folde
 
     processor, content = read()
     assert (processor.item_prefix, processor.max_text_length, processor.language) == ("rope: ", 9, "en")
+    assert not processor.do_lower_case  # the tokenizer knows whether the model tells capitals apart
     assert content.made == {"dtype": "float32", "text_pooling": "mean", "item_prefix": "rope: "}
     backbone = BertModel.from_pretrained(sentence_folder).eval()
     ids = processor.tokenizer("rope: " + items[0]["text_en"], truncation=True, max_length=9, return_tensors="pt")

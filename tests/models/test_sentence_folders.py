@@ -7,7 +7,12 @@ import torch
 from transformers import BertConfig, BertModel
 
 from modeling_transrec import SAMPLE_BACKBONE, TransRecForSequentialRecommendation
-from modeling_transrec.models.sentence_folders import read_item_prefix, read_max_length, read_text_pooling
+from modeling_transrec.models.sentence_folders import (
+    read_item_prefix,
+    read_lower_case,
+    read_max_length,
+    read_text_pooling,
+)
 
 
 @pytest.fixture
@@ -98,4 +103,5 @@ def test_what_cannot_be_read_is_refused(backbone, pooling, more, match):
 
 def test_the_samples_backbone_is_one():
     assert (read_text_pooling(SAMPLE_BACKBONE), read_max_length(SAMPLE_BACKBONE)) == ("mean", 32)
+    assert read_lower_case(SAMPLE_BACKBONE)
     assert build(SAMPLE_BACKBONE).config.text_pooling == "mean"
