@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 
 from modeling_transrec.hub.names import CURVE_NAME, FACTS_NAME, RESULTS_NAME
 from modeling_transrec.hub.publish import read_facts, write_model_card
-from modeling_transrec.hub.results import THIS_MODEL
+from modeling_transrec.hub.results import eval_results
 
 
 FOLDER = Path(__file__).parent
@@ -54,7 +54,7 @@ def write_index(cards: Path = FOLDER) -> None:
     rows = []
     for file in sorted(cards.glob(f"*/{FACTS_NAME}")):
         facts = read_facts(file.parent)
-        hits = [row["metrics"]["hr@10"] for row in facts.results if row["model"] == THIS_MODEL]
+        hits = [result.metric_value for result in eval_results(facts.results) if result.metric_type == "hr@10"]
         cells = [f"[{facts.name}]({file.parent.name}/README.md)", facts.modality.replace("+", ", ")]
         cells += [f"`{facts.user_encoder_type}`", "not recorded" if facts.data is None else f"`{facts.data.title}`"]
         cells.append(f"{max(hits):.4f}" if hits else "not measured")
