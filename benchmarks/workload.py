@@ -65,6 +65,15 @@ SMALL_VIT = {"model_type": "vit", "image_size": 64, "patch_size": 8, "hidden_siz
 SMALL_VIT |= {"num_attention_heads": 4, "intermediate_size": 512}
 SWIN_T = {"model_type": "swin", "image_size": 224, "embed_dim": 96, "depths": [2, 2, 6, 2]}
 SWIN_T |= {"num_heads": [3, 6, 12, 24], "window_size": 7}
+SMALL_SWIN = {
+    "model_type": "swin",
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 48,
+    "depths": [1, 1, 2],
+    "num_heads": [2, 4, 8],
+    "window_size": 4,
+}
 BACKBONES = {  # by device: fields of the configuration
     "cpu": {
         "id": {},
@@ -72,6 +81,7 @@ BACKBONES = {  # by device: fields of the configuration
         "text: BERT 6 x 384": {"text_config": MEDIUM_BERT},
         "image: small ResNet, 64 px": {"vision_config": {**SMALL_RESNET, "image_size": 64}},
         "image: small ViT, 64 px": {"vision_config": SMALL_VIT},
+        "image: small Swin, 64 px": {"vision_config": SMALL_SWIN},
     },
     "cuda": {
         "id": {},
