@@ -217,6 +217,9 @@ def write_parts(record: dict) -> list[str]:
         "",
         "```bash",
         "HF_DATASETS_CACHE=EMPTY OMP_NUM_THREADS=1 " + COMMAND.format("parts --datasets NAME"),
+        "HF_DATASETS_CACHE=EMPTY transrec evaluate --model_name_or_path content-and-transitions \\",
+        "    --text_model_name_or_path MINILM --dataset_config_name NAME --data_dir DATA --max_seq_len 1000 \\",
+        "    --use_cpu true",
         "```",
     ]
 
