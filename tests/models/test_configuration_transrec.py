@@ -109,5 +109,5 @@ def test_every_option_is_described_as_it_is_declared():
 
 
 def test_a_model_needs_an_item_encoder():
-    with pytest.raises(ValueError, match="set text_config"):
+    with pytest.raises(ValueError, match="set one of text_config"):
         TransRecModel(TransRecConfig())
