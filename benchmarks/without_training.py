@@ -452,6 +452,7 @@ def main() -> None:
         "growth": growth,
         "split": split,
         "parts": parts,
+        "idrec": idrec,
     }
     parser.add_argument("what", choices=[*commands, "page"])
     parser.add_argument("--datasets", nargs="+", default=[])
