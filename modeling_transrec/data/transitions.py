@@ -297,6 +297,8 @@ class Transitions:
         whole = cls(everything.to_pylist(), chosen)
         if keep_histories:
             users = {user_id: user for user, user_id in enumerate(_whole(sequences, "user_id").to_pylist())}
+            if len(users) != len(lengths):
+                raise ValueError("a user has several histories; join them into one to keep them")
             whole._kept = _Histories(users, offsets, items, times, weights)
         if times is not None and len(times):
             whole._latest = float(times.max())

@@ -306,6 +306,9 @@ def test_mistakes_are_named(histories):
         Transitions.from_sequences(histories, window=0)
     with pytest.raises(ValueError, match="keep_histories needs a column user_id"):
         Transitions.from_sequences(histories, keep_histories=True)
+    twice = datasets.Dataset.from_dict({"user_id": ["u", "u"], "item_ids": [["a"], ["b"]]})
+    with pytest.raises(ValueError, match="a user has several histories"):
+        Transitions.from_sequences(twice, keep_histories=True)
     with pytest.raises(ValueError, match="belong to counting"):
         Transitions.from_sequences(histories).with_settings(window=3)
     with pytest.raises(ValueError, match="one an interaction"):
