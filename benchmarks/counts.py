@@ -27,7 +27,8 @@ import scipy.sparse
 import torch
 
 from modeling_transrec.data.arguments import DataArguments
-from modeling_transrec.data.transitions import Transitions, TransitionSettings, count_pairs
+from modeling_transrec.data.counting import TransitionSettings, count_pairs
+from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation import baselines
 from modeling_transrec.evaluation.content import ContentKNN
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator

@@ -16,11 +16,10 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import datasets
 import numpy as np
@@ -30,174 +29,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
-from .loading import as_ids, values_of_interactions
+from .counting import Event, TransitionSettings, UserInteractions, count_pairs, square_matrix
+from .layers import Layers
+from .loading import as_ids
 
 
 TRANSITIONS_FILE = "transitions.safetensors"
-_PAIRS_AT_A_TIME = 2**23  # that are counted by one thread
 _ROWS_AT_A_TIME = 10_000  # that are pruned
-_EXACT = 2.0**30  # weights are multiples of 1 / _EXACT, so that a count is the same in whatever order it is summed up
 _ROUNDING = 2.0**-20  # share of a change that may be left of a count of float32 when the change is taken back
-
-Event = tuple[int, float | None, float]  # item, time and weight of an interaction
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-@dataclass(frozen=True)
-class TransitionSettings:
-    """How pairs of interactions are counted, and how the counts are read.
-
-    Args:
-        window: how many interactions apart two items may be.
-        decay: a pair `d` interactions apart weighs `decay ** (d - 1)`.
-        backward: what a pair weighs for the way back, from the later item to the earlier.
-        half_life: after how much time, in the unit of the timestamps, an interaction weighs half; `None`: it never
-            loses weight.
-        power: of the item counts by which the transitions are divided.
-        history_decay: what an item of the history weighs for each step back from its end.
-    """
-
-    window: int = 20
-    decay: float = 0.9
-    backward: float = 0.5
-    half_life: float | None = None
-    power: float = 0.3
-    history_decay: float = 0.6
-
-    def __post_init__(self):
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
-        for name in ("decay", "history_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
-        for name in ("backward", "power"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.half_life is not None and self.half_life <= 0:
-            raise ValueError(f"half_life must be above 0, got {self.half_life}")
-
-    def pair_weights(self) -> np.ndarray:
-        """`(2, window)`: by distance, of the way forward and of the way back."""
-        forward = self.decay ** np.arange(self.window)
-        return np.round(np.stack([forward, self.backward * forward]) * _EXACT) / _EXACT
-
-
-def count_pairs(
-    items: np.ndarray,
-    offsets: np.ndarray,
-    num_items: int,
-    settings: TransitionSettings,
-    weights: np.ndarray | None = None,
-    num_threads: int | None = None,
-) -> csr_array:
-    """Counts all pairs of interactions of one user that are at most `window` apart: `(V, V)`, float32.
-
-    A block of rows is counted at a time, from all interactions with its items. So memory is bounded by the blocks and
-    the result, which is the same for any blocks, threads and order of the users.
-
-    Args:
-        items: `(N,)` int32, one user's items in time order after the other's.
-        offsets: `(users + 1,)`: user `u` has the interactions from `offsets[u]` to `offsets[u + 1]`.
-        num_items: `V`.
-        settings: window, decay and weight of the way back.
-        weights: `(N,)`, by default 1: a pair weighs what its later interaction weighs.
-        num_threads: by default as many as there are cores.
-    """
-    window, table = settings.window, settings.pair_weights().ravel()
-    integer = np.int32 if len(items) + window < 2**31 else np.int64
-    steps = np.arange(1, window + 1)
-    distances: np.ndarray = np.concatenate([steps, -steps]).astype(integer)  # (2 window,) as in the table
-    lengths = np.diff(offsets)
-    first, end = (np.repeat(of_user.astype(integer), lengths) for of_user in (offsets[:-1], offsets[1:]))
-    by_item: np.ndarray = np.argsort(items, kind="stable").astype(integer)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=num_items))])  # of each item's interactions
-
-    def count_rows(from_item: int, to_item: int) -> csr_array:
-        places = by_item[starts[from_item] : starts[to_item]]
-        others = places[:, None] + distances
-        exists = (first[places, None] <= others) & (others < end[places, None])
-        values = np.broadcast_to(table, exists.shape)[exists]
-        if weights is not None:
-            values *= weights[np.maximum(places[:, None], others)[exists]]
-        pairs_before = np.concatenate([[0], np.cumsum(exists.sum(axis=1))])
-        row_starts = pairs_before[starts[from_item : to_item + 1] - starts[from_item]]
-        rows = csr_array((values, items[others[exists]], row_starts), shape=(to_item - from_item, num_items))
-        rows.sum_duplicates()
-        rows.eliminate_zeros()  # a weight may be zero
-        return rows.astype(np.float32)
-
-    bounds = np.searchsorted(starts, np.arange(0, len(items), max(1, _PAIRS_AT_A_TIME // (2 * window))))
-    bounds = np.unique(np.concatenate([[0], bounds, [num_items]]))
-    # As large as if no pair occurred twice; memory is taken only for what is written.
-    most = 2 * int(np.minimum(np.arange(len(items)) - first, window).sum())
-    columns, values = np.empty(most, np.int32), np.empty(most, np.float32)
-    row_starts, stored = [np.zeros(1, np.int64)], 0
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
-        for rows in pool.map(count_rows, bounds[:-1], bounds[1:]):
-            start, stored = stored, stored + rows.nnz
-            columns[start:stored], values[start:stored] = rows.indices, rows.data
-            row_starts.append(start + rows.indptr[1:].astype(np.int64))
-    return _matrix(values[:stored], columns[:stored], np.concatenate(row_starts))
-
-
-def _matrix(values: np.ndarray, columns: np.ndarray, row_starts: np.ndarray) -> csr_array:
-    """A square matrix in compressed rows, which shares these arrays: `scipy` asks for indices of one type."""
-    integer = np.int32 if row_starts[-1] < 2**31 else np.int64
-    shape = (len(row_starts) - 1,) * 2
-    return csr_array((values, columns.astype(integer, copy=False), row_starts.astype(integer)), shape=shape)
-
-
-class _Layers(Generic[K, V]):
-    """A mapping that never changes; one with some other values shares nearly everything with it.
-
-    It is made of dictionaries, each at least twice as large as the next, which goes before it.
-
-    >>> one = _Layers({"a": 1, "b": 2})
-    >>> one.changed({"a": 3}).get("a", 0), one.get("a", 0)
-    (3, 1)
-    """
-
-    def __init__(self, *layers: dict[K, V]):
-        self._layers = layers
-
-    def get(self, key: K, default: V) -> V:
-        for layer in reversed(self._layers):
-            if key in layer:
-                return layer[key]
-        return default
-
-    def as_dict(self) -> dict[K, V]:
-        return functools.reduce(operator.or_, self._layers, {})
-
-    def changed(self, values: dict[K, V]) -> "_Layers[K, V]":
-        layers = [*self._layers, values]
-        while len(layers) > 1 and len(layers[-2]) < 2 * len(layers[-1]):
-            last = layers.pop()
-            layers[-1] = layers[-1] | last
-        return _Layers(*layers)
-
-
-@dataclass(frozen=True)
-class _Histories:
-    """The interactions of users that were counted: user `u` has those from `offsets[u]` to `offsets[u + 1]`."""
-
-    users: dict[str, int]
-    offsets: np.ndarray
-    items: np.ndarray  # -1 where the catalogue does not have the item
-    times: np.ndarray | None
-    weights: np.ndarray | None
-
-    def of(self, user_id: str) -> tuple[Event, ...]:
-        user = self.users.get(user_id)
-        if user is None:
-            return ()
-        events = slice(self.offsets[user], self.offsets[user + 1])
-        items = self.items[events].tolist()
-        times = [None] * len(items) if self.times is None else self.times[events].tolist()
-        weights = [1.0] * len(items) if self.weights is None else self.weights[events].tolist()
-        return tuple(zip(items, times, weights, strict=True))
 
 
 class Transitions:
@@ -230,13 +69,13 @@ class Transitions:
             raise ValueError("an item id is given twice; ids must be distinct")
         self._counts = csr_array((len(self.item_ids),) * 2, dtype=np.float32)
         self._counted = np.zeros(len(self.item_ids))  # item counts that belong to the counts
-        self._changes: _Layers[int, dict[int, float]] = _Layers()  # to be added to the counts, by row
-        self._changed: _Layers[int, float] = _Layers()  # to be added to the item counts
+        self._changes: Layers[int, dict[int, float]] = Layers()  # to be added to the counts, by row
+        self._changed: Layers[int, float] = Layers()  # to be added to the item counts
         self._num_changes = 0  # pairs that were changed
         self._base: Transitions | None = None  # the transitions without the changes
         self._pair_weights = [weights.tolist() for weights in self.settings.pair_weights()]
-        self._kept: _Histories | None = None  # of users, as they were counted
-        self._histories: _Layers[str, tuple[Event, ...]] = _Layers()  # of users whose history has changed since
+        self._kept: UserInteractions | None = None  # of users, as they were counted
+        self._histories: Layers[str, tuple[Event, ...]] = Layers()  # of users whose history has changed since
         self._reference: float | None = None  # the time at which an interaction weighs 1
         self._latest: float | None = None  # the last time that was seen
 
@@ -275,48 +114,19 @@ class Transitions:
         if not isinstance(sequences, datasets.Dataset):
             lists = pa.array(map(list, sequences), pa.list_(pa.string()))
             sequences = datasets.Dataset(pa.table({"item_ids": lists}))
-        if keep_histories and "user_id" not in sequences.column_names:
-            raise ValueError("keep_histories needs a column user_id")
         chosen = TransitionSettings(**settings)
-        lists = _whole(sequences, "item_ids")
-        flat, lengths = lists.flatten().cast(pa.string()), lists.value_lengths().to_numpy(zero_copy_only=False)
-        if lists.null_count or flat.null_count:
-            raise ValueError("a history or an item id is null; leave such rows out")
-        found = flat.unique()
-        known = found if item_ids is None else as_ids(item_ids) if len(item_ids) else found.slice(0, 0)
-        everything = pa.concat_arrays([known, found.filter(pc.invert(pc.is_in(found, value_set=known)))])
-        items = pc.index_in(flat, value_set=everything).to_numpy(zero_copy_only=False).astype(np.int32)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        weights = values_of_interactions(sequences, "weights") if weights is None else weights
-        times = values_of_interactions(sequences, "timestamps")
-        if chosen.half_life is not None and times is None:
-            raise ValueError("half_life needs timestamps; the histories have none")
-        if weights is not None and (len(weights) != len(items) or not (np.asarray(weights) >= 0).all()):
-            raise ValueError(f"weights must be {len(items)} numbers of at least 0, one an interaction")
-
-        whole = cls(everything.to_pylist(), chosen)
-        if keep_histories:
-            users = {user_id: user for user, user_id in enumerate(_whole(sequences, "user_id").to_pylist())}
-            if len(users) != len(lengths):
-                raise ValueError("a user has several histories; join them into one to keep them")
-            whole._kept = _Histories(users, offsets, items, times, weights)
-        if times is not None and len(times):
-            whole._latest = float(times.max())
-        aged = weights
+        read, all_ids, num_known = UserInteractions.read(sequences, item_ids, weights, keep_histories)
+        aged = read.aged_weights(chosen.half_life)
+        whole = cls(all_ids, chosen)
+        whole._kept = read if keep_histories else None
+        if read.times is not None and len(read.times):
+            whole._latest = float(read.times.max())
         if chosen.half_life is not None:
             whole._reference = whole._latest
-            aged = 0.5 ** ((whole._latest - times) / chosen.half_life) * (1.0 if weights is None else weights)
-        whole._counts = count_pairs(items, offsets, len(everything), chosen, aged, num_threads)
-        whole._counted = np.bincount(items, weights=aged, minlength=len(everything)).astype(np.float64)
-        digest = hashlib.sha256(json.dumps(whole.item_ids).encode())
-        digest.update(items.tobytes() + offsets.tobytes() + (b"" if weights is None else weights.tobytes()))
-        whole.stamp = {
-            "fingerprint": digest.hexdigest()[:16],
-            "num_users": len(lengths),
-            "num_interactions": len(items),
-            "num_changes": 0,
-        }
-        return whole.aligned(known.to_pylist())
+        whole._counts = count_pairs(read.items, read.offsets, len(all_ids), chosen, aged, num_threads)
+        whole._counted = np.bincount(read.items, weights=aged, minlength=len(all_ids)).astype(np.float64)
+        whole.stamp = read.stamp(all_ids)
+        return whole.aligned(all_ids[:num_known])
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -534,8 +344,8 @@ class Transitions:
         return self._replace(
             _counts=self._counts + changes,  # which leaves out what adds up to nothing
             _counted=self.item_counts,
-            _changes=_Layers(),
-            _changed=_Layers(),
+            _changes=Layers(),
+            _changed=Layers(),
             _num_changes=0,
             _base=None,
         )
@@ -562,7 +372,7 @@ class Transitions:
         row_lengths = np.zeros(len(other), np.int64)
         row_lengths[stay] = np.diff(counts.indptr)
         columns = stay.astype(counts.indices.dtype)[counts.indices]
-        other._counts = _matrix(counts.data, columns, np.concatenate([[0], np.cumsum(row_lengths)]))
+        other._counts = square_matrix(counts.data, columns, np.concatenate([[0], np.cumsum(row_lengths)]))
         other._counted[stay] = settled._counted[old_index[stay]]
         kept = self._kept and replace(self._kept, items=new_index[self._kept.items])
         histories = {
@@ -570,7 +380,7 @@ class Transitions:
             for user, history in self._histories.as_dict().items()
         }
         same = {name: getattr(self, name) for name in ("stamp", "_reference", "_latest")}
-        return other._replace(_kept=kept, _histories=_Layers(histories), **same)
+        return other._replace(_kept=kept, _histories=Layers(histories), **same)
 
     @classmethod
     def merge(cls, shards: Sequence["Transitions"]) -> "Transitions":
@@ -620,9 +430,9 @@ class Transitions:
             kept[pairs][strongest[np.arange(len(rows)) - (starts - starts[0])[rows] >= max_per_item]] = False
         row_starts = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
         return settled._replace(
-            _counts=_matrix(counts.data[kept], counts.indices[kept], row_starts),
+            _counts=square_matrix(counts.data[kept], counts.indices[kept], row_starts),
             _kept=None,
-            _histories=_Layers(),
+            _histories=Layers(),
         )
 
     # Files
@@ -673,7 +483,7 @@ class Transitions:
         names = tensors["item_id_bytes"].tobytes()
         item_ids = [names[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
         try:
-            counts = _matrix(tensors["counts"], tensors["columns"], tensors["offsets"])
+            counts = square_matrix(tensors["counts"], tensors["columns"], tensors["offsets"])
             counts.check_format(full_check=True)
             if len(tensors["offsets"]) != len(item_ids) + 1 or not np.isfinite(counts.data).all():
                 raise ValueError("counts are not finite, or not of these items")
@@ -683,39 +493,3 @@ class Transitions:
         return cls(item_ids, TransitionSettings(**facts["settings"]))._replace(
             _counts=counts, _counted=tensors["item_counts"], stamp=facts["stamp"], _reference=reference, _latest=latest
         )
-
-
-def _whole(sequences: datasets.Dataset, column: str) -> pa.Array:
-    """A column as one array."""
-    values = sequences.select_columns([column]).with_format("arrow")[:][column]
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-
-
-def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
-    """One row an interaction to one row a user: histories in time order, as [`Transitions.from_sequences`] reads them.
-
-    Args:
-        interactions: columns `user_id`, `item_id` and, where known, `timestamp` and `weight`: a DataFrame, data set
-            or dict. Without times the rows of a user are taken to be in time order. The weight is what an interaction
-            counts, such as 0.1 for a click and 1 for a purchase; those of weight 0 are left out.
-
-    >>> table = {"user_id": ["u", "v", "u"], "item_id": ["b", "a", "a"], "timestamp": [5, 1, 3]}
-    >>> from_interactions(table)["item_ids"][:]
-    [['a', 'b'], ['a']]
-    """
-    import polars as pl
-
-    lists = {"item_id": "item_ids", "timestamp": "timestamps", "weight": "weights"}
-    names = [name for name in ("user_id", *lists) if name in interactions]
-    if not {"user_id", "item_id"} <= set(names):
-        raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(interactions)}")
-    table = pl.DataFrame({name: list(interactions[name]) for name in names})
-    table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String))
-    if "weight" in names:
-        if not table["weight"].cast(pl.Float64).ge(0).fill_null(False).all():
-            raise ValueError("the weight of an interaction must be a number of at least 0")
-        table = table.filter(pl.col("weight") > 0)
-    if "timestamp" in names:
-        table = table.sort("timestamp", maintain_order=True)
-    columns = [pl.col(name).alias(alias) for name, alias in lists.items() if name in names]
-    return datasets.Dataset.from_polars(table.group_by("user_id").agg(columns).sort("user_id"))

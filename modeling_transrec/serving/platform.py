@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..data.transitions import TRANSITIONS_FILE, Transitions, from_interactions
+from ..data.counting import from_interactions
+from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.content import ContentKNN, Whitening
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content

@@ -8,9 +8,10 @@ import datasets
 import numpy as np
 import pytest
 
-from modeling_transrec.data import transitions as module
+from modeling_transrec.data import counting
+from modeling_transrec.data.counting import from_interactions
 from modeling_transrec.data.loading import load_sequences
-from modeling_transrec.data.transitions import Transitions, from_interactions
+from modeling_transrec.data.transitions import Transitions
 
 
 SETTINGS = {"window": 4, "decay": 0.8, "backward": 0.25}
@@ -57,7 +58,7 @@ def as_dataset(histories, **columns):
 @pytest.mark.parametrize("pairs_at_a_time", [2**23, 50, 1])
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_counts_equal_a_double_loop(histories, monkeypatch, pairs_at_a_time, num_threads):
-    monkeypatch.setattr(module, "_PAIRS_AT_A_TIME", pairs_at_a_time)
+    monkeypatch.setattr(counting, "_PAIRS_AT_A_TIME", pairs_at_a_time)
     transitions = Transitions.from_sequences(histories, ITEM_IDS, num_threads=num_threads, **SETTINGS)
     assert stored(transitions) == pytest.approx(naive_counts(histories))
     flat = [item for history in histories for item in history]
