@@ -54,6 +54,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bfloat16():
+    """Content kNN computes at bfloat16 on a processor that is fast at it; tests do the same on all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            patch.setattr(torch.cpu, name, lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def items() -> datasets.Dataset:
     """37 items; texts of 1 to 9 words, one of them empty; every fourth without an image, every fifth without audio."""

@@ -163,10 +163,9 @@ def test_one_result_a_split_is_published():
         assert lines.count("**this model** + transitions") == 2 and "**this model**" in lines
 
 
-def test_rows_of_content_name_their_backbone(trained, processor_of, items, train_split, validation_split, monkeypatch):
+def test_rows_of_content_name_their_backbone(trained, processor_of, items, train_split, validation_split):
     """The backbone is taken as it was when training started, whether it is trained or not."""
     _, folder = trained
-    monkeypatch.setattr("modeling_transrec.evaluation.features.has_bfloat16", lambda device: False)  # as the trainer
     for frozen in (True, False):
         model = TransRecForSequentialRecommendation.from_pretrained(folder)  # a checkpoint to start from
         args = TransRecTrainingArguments(
