@@ -51,6 +51,7 @@ from modeling_transrec import (
     __version__,
 )
 from modeling_transrec.data.loading import read_histories
+from modeling_transrec.data.precomputed_items import PrecomputedItems
 from modeling_transrec.evaluation.encoding import encode_catalogue
 from modeling_transrec.evaluation.metrics import Rankings, ranking_metrics
 from modeling_transrec.evaluation.ranking import rank_targets
@@ -59,7 +60,7 @@ from modeling_transrec.models import modalities, user_encoders
 from modeling_transrec.models.backbones import layers_of
 from modeling_transrec.models.content_encoders import PixelNormalization
 from modeling_transrec.training.arguments import usual_workers
-from modeling_transrec.training.precomputed import PrecomputedItems, precompute
+from modeling_transrec.training.precomputed import precompute
 from modeling_transrec.training.trainer import choose_users
 
 

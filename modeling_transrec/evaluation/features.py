@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
-from ..data.cache import autocast_dtype, computed_once, features_cache, features_digest
+from ..data.cache import autocast_dtype
 from ..data.image_processors import load_image_processor
-from ..data.preparation import PreparedItems, item_chunks, prepare_items
+from ..data.precomputed_items import PrecomputedItems, precompute_features
+from ..data.preparation import prepare_items
 from ..models.checkpoint_files import check_name_or_path, load_config, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modalities import BACKBONES
@@ -26,8 +27,6 @@ from .scoring import CatalogueScorer
 
 
 logger = logging.getLogger(__name__)
-
-FEATURES_FILE = "features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,6 @@ def _is_transrec(name_or_path: str | None, where: dict) -> bool:
     return True
 
 
-@torch.no_grad()
 def read_content(
     model: TransRecModel,
     processor: TransRecProcessor,
@@ -140,7 +138,7 @@ def read_content(
     cache_dir: str | None = None,
     bf16: bool | None = None,
 ) -> Content:
-    """Encodes the catalogue with frozen backbones; the features are kept on disk for later runs.
+    """Encodes the catalogue with frozen backbones; the features are kept on disk, see [`precompute_features`].
 
     Args:
         model: in evaluation mode.
@@ -152,11 +150,7 @@ def read_content(
     """
     prepared = prepare_items(items, processor)
     with _precision(model.device, bf16):
-        key = f"content-{features_digest(model, prepared)}"
-        with computed_once(features_cache(cache_dir) / key) as (folder, unfinished):
-            if unfinished is not None:
-                save_file(_encode_content(model, processor, prepared, chunk_size), unfinished / FEATURES_FILE)
-        return _as_content(load_file(folder / FEATURES_FILE), model, processor)
+        return as_content(precompute_features(model, prepared, processor, chunk_size, cache_dir), model, processor)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -171,45 +165,20 @@ def _precision(device: torch.device, bf16: bool | None) -> contextlib.AbstractCo
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 is not False)
 
 
-@torch.no_grad()
-def read_prepared_content(
-    model: TransRecModel, processor: TransRecProcessor, prepared: PreparedItems, chunk_size: int = 256
-) -> Content:
-    """Returns the same of items that are prepared, or whose features are precomputed; nothing is kept on disk."""
-    return _as_content(_encode_content(model, processor, prepared, chunk_size), model, processor)
-
-
-def _as_content(tensors: dict[str, torch.Tensor], model: TransRecModel, processor: TransRecProcessor) -> Content:
-    features = {name: values for name, values in tensors.items() if not name.startswith("has_")}
-    if not features:
+def as_content(items: PrecomputedItems, model: TransRecModel, processor: TransRecProcessor) -> Content:
+    """Returns the features of items that are precomputed, as a model and its processor have made them."""
+    arrays = {name.removesuffix("_features"): array for name, array in items.arrays.items()}
+    if not arrays:
         raise ValueError("this model has no backbone that makes features of an item by itself")
-    has_content = {name.removeprefix("has_"): values for name, values in tensors.items() if name.startswith("has_")}
+    features, has_content = {}, {}
+    for name, array in arrays.items():
+        features[name] = torch.from_numpy(np.array(array.values))
+        present = items.small.get(f"has_{name}", array.beside.get("is_there"))
+        has_content[name] = torch.ones(len(items), dtype=torch.bool) if present is None else torch.tensor(present)
     made = {"dtype": str(autocast_dtype(model.device) or model.dtype).removeprefix("torch.")}
     if "text" in features:
         made |= {"text_pooling": model.config.text_pooling or "the backbone's", "item_prefix": processor.item_prefix}
     return Content(features, has_content, [public_name(model.name_or_path) or type(model).__name__], made)
-
-
-def _encode_content(model, processor, prepared: PreparedItems, chunk_size: int) -> dict[str, torch.Tensor]:
-    """Returns features `(V, H)`, and which items have the content `(V,)`, by modality."""
-    tensors: dict[str, torch.Tensor] = {}
-    for catalogue_index in item_chunks(prepared, chunk_size):
-        inputs = processor.pad(prepared[catalogue_index]).to(model.device)
-        place = torch.from_numpy(catalogue_index)
-        computed = {name: values for name, values in inputs.items() if name.endswith("_features")}
-        for name, features in (computed or model.item_encoder.features(**inputs)).items():
-            modality = name.removesuffix("_features")
-            has_content = inputs.get(f"has_{modality}", torch.ones(len(place), dtype=torch.bool)).bool()
-            if f"{modality}_index" in inputs:  # features only of those that have the content
-                index = inputs[f"{modality}_index"]
-                has_content = index >= 0
-                features = torch.cat([features, features.new_zeros(1, features.shape[1])])[index]
-            if modality not in tensors:
-                tensors[modality] = torch.zeros(len(prepared), features.shape[1])
-                tensors[f"has_{modality}"] = torch.zeros(len(prepared), dtype=torch.bool)
-            tensors[modality][place] = features.float().cpu()
-            tensors[f"has_{modality}"][place] = has_content.cpu()
-    return tensors
 
 
 def content_of(

@@ -4,28 +4,33 @@ Where a backbone is frozen as a whole, its features stand for the items. Where o
 states behind them are where each step starts; whether that is right is tried on a few items first: embeddings and
 gradients must be those of the whole backbone. What does not fit is computed in every step, and a warning says why.
 
-Shapes: `V` catalogue items, `U` items, `P` of them that have the content, `T` text tokens, `H` width of a backbone.
+Shapes: `P` items that have the content, `T` text tokens, `H` width of a backbone.
 """
 
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets.utils import tqdm
 
-from ..data.cache import add_tensors, autocast_dtype, computed_once, features_cache, features_digest, precision
-from ..data.preparation import PreparedItems, item_chunks, text_lengths
+from ..data.cache import add_tensors, autocast_dtype, computed_once, features_cache, precision
+from ..data.precomputed_items import (
+    PrecomputedItems,
+    StoredArray,
+    bits,
+    entries,
+    precompute_features,
+    which_are_there,
+)
+from ..data.preparation import PreparedItems, text_lengths
 from ..models.backbones import layers_of
 from ..models.content_encoders import ContentEncoder
 from ..models.freezing import is_trained
 from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of
-from ..models.modalities import BACKBONES, MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
@@ -33,86 +38,6 @@ from ..models.processing_transrec import TransRecProcessor
 logger = logging.getLogger(__name__)
 
 _ITEMS_TO_TRY = 6
-
-
-class StoredArray:
-    """An array of the catalogue's items on disk, `values.npy`.
-
-    It has one entry for each item; for some of the items, with `is_there.npy` `(V,)`; or several for each, one item's
-    after the other's, with `offsets.npy` `(V + 1,)`.
-    """
-
-    def __init__(self, folder: Path):
-        self.values = np.load(folder / "values.npy", mmap_mode="r")
-        self.beside = {file.stem: np.load(file) for file in folder.glob("*.npy") if file.stem != "values"}
-
-    @staticmethod
-    def create(folder: Path, num_items: int, example: torch.Tensor, beside: dict[str, np.ndarray]) -> np.memmap:
-        """Makes the files of an array whose entries are like those of an example; returns the values to be written."""
-        folder.mkdir()
-        for name, values in beside.items():
-            np.save(folder / f"{name}.npy", values)
-        shape = (int(beside["offsets"][-1]) if "offsets" in beside else num_items, *example.shape[1:])
-        return np.lib.format.open_memmap(folder / "values.npy", "w+", bits(example).dtype, shape)
-
-    def __getitem__(self, index: np.ndarray) -> Sequence:
-        if "is_there" in self.beside:
-            return [self.values[one] if self.beside["is_there"][one] else None for one in index]
-        return np.asarray(self.values)[entries(index, self.beside)]
-
-
-def entries(index: np.ndarray, beside: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the entries of items in the file of a [`StoredArray`]."""
-    if "offsets" in beside:
-        return ranges(beside["offsets"][index], beside["offsets"][index + 1])
-    return index[beside["is_there"][index]] if "is_there" in beside else index
-
-
-class PrecomputedItems:
-    """Prepared items with what is precomputed, in place of what it was computed from or, for states of texts, beside.
-
-    Args:
-        items: prepared items in catalogue order, see [`prepare_items`].
-        folders: of a [`StoredArray`] each, by the name of the model's input.
-    """
-
-    def __init__(self, items: datasets.Dataset, folders: dict[str, Path]):
-        self.items, self.folders, self.length = items, folders, len(items)
-        self.arrays = {name: StoredArray(folder) for name, folder in folders.items()}
-        replaced: set[str] = set()
-        for name, modality in MODALITIES.items():
-            stand_ins = {f"{name}_features"} | ({f"{name}_states"} if modality.is_sparse else set())
-            if name in BACKBONES["multimodal"].reads:
-                stand_ins.add("item_features")
-            if stand_ins & set(folders):
-                replaced |= set(modality.stored) - {"has_text"}
-        left = [name for name in items.column_names if name not in replaced]
-        self.column_names = [*left, *folders]
-        small = [name for name in left if name in ("has_text", "item_ids")]
-        self.small = {name: items.with_format("numpy")[name][:] for name in small}
-        rest = [name for name in left if name not in small]
-        self.rest = items.select_columns(rest) if rest else None
-
-    def __reduce__(self):
-        return type(self), (self.items, self.folders)  # a worker that is started anew maps the files, too
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: np.ndarray) -> dict[str, Sequence]:
-        found = {} if self.rest is None else self.rest[index]
-        found |= {name: values[index] for name, values in self.small.items()}
-        return found | {name: array[index] for name, array in self.arrays.items()}
-
-
-def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Returns the integers of ranges, one range after the other.
-
-    >>> ranges(np.array([7, 2]), np.array([9, 5]))
-    array([7, 8, 2, 3, 4])
-    """
-    lengths = ends - starts
-    return np.arange(lengths.sum()) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
 
 
 def precompute(
@@ -138,7 +63,7 @@ def precompute(
     """
     encoder = model.item_encoder
     if model.has_frozen_backbone and encoder.takes_features:
-        return _precompute_features(model, items, processor, chunk_size, cache_dir)
+        return precompute_features(model, items, processor, chunk_size, cache_dir)
     folders: dict[str, Path] = {}
     warnings: dict[str, str] = {}
     for part in encoder.parts:
@@ -171,37 +96,6 @@ def precompute(
     return PrecomputedItems(items, folders) if folders else items
 
 
-def _precompute_features(model, items, processor, chunk_size: int, cache_dir: str | None) -> PrecomputedItems:
-    encoder, arrays = model.item_encoder, {}
-    with computed_once(features_cache(cache_dir) / features_digest(model, items)) as (folder, unfinished):
-        if unfinished is not None:
-            logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
-            there = _which_are_there(items)
-            for index in tqdm(item_chunks(items, chunk_size), desc="Computing the frozen backbone's features"):
-                with torch.no_grad():
-                    found = encoder.features(**processor.pad(items[index]).to(model.device))
-                for name, features in found.items():
-                    is_there = there.get(name.removesuffix("_features"))
-                    beside = {} if is_there is None else {"is_there": is_there}
-                    if name not in arrays:
-                        arrays[name] = StoredArray.create(unfinished / name, len(items), features.float(), beside)
-                    arrays[name][entries(index, beside)] = features.float().cpu().numpy()
-            for array in arrays.values():
-                array.flush()
-    return PrecomputedItems(items, {path.name: path for path in sorted(folder.iterdir())})
-
-
-def _which_are_there(items: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Returns which items `(V,)` have a content, by the modality."""
-    found = {}
-    for modality in MODALITIES.values():
-        column = next(iter(modality.stored))
-        if modality.is_sparse and column in items.column_names:
-            batches = items.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
-            found[modality.name] = np.concatenate([pc.is_valid(batch[column]).to_numpy() for batch in batches])
-    return found
-
-
 class _States:
     """The hidden states of all items behind the frozen layers of a text or an image backbone."""
 
@@ -225,7 +119,7 @@ class _States:
             self.beside = {"offsets": np.concatenate([[0], lengths.cumsum()])}
             self.order = np.argsort(lengths, kind="stable")
         else:
-            self.beside = {"is_there": _which_are_there(self.items)["image"]}
+            self.beside = {"is_there": which_are_there(self.items)["image"]}
             self.order = np.flatnonzero(self.beside["is_there"])
 
     def folder(self, chunk_size: int, cache_dir: str | None) -> Path:
@@ -339,9 +233,3 @@ class _States:
             if id(module) not in after and not any(parameter.requires_grad for parameter in own.values()):
                 add_tensors(digest, own | dict(module.named_buffers(prefix, recurse=False)))
         return digest.hexdigest()[:32]
-
-
-def bits(states: torch.Tensor) -> np.ndarray:
-    """Returns hidden states as numpy has them: bfloat16, which it has not, as uint16."""
-    states = states.detach().cpu()
-    return (states.view(torch.uint16) if states.dtype == torch.bfloat16 else states).numpy()

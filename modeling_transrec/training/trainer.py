@@ -20,10 +20,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
-from ..data.preparation import prepare_items
+from ..data.preparation import PreparedItems, prepare_items
 from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
 from ..evaluation.evaluator import FullRankingEvaluator
-from ..evaluation.features import Content, content_of_start, read_prepared_content, starting_backbones
+from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
 from ..hub.card import draw_training_curve
 from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
 from ..hub.names import CURVE_NAME
@@ -35,7 +35,7 @@ from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
-from .precomputed import PrecomputedItems, precompute
+from .precomputed import precompute
 
 
 logger = logging.getLogger(__name__)
@@ -102,29 +102,14 @@ class TransRecTrainer(Trainer):
         self._starting_backbones = starting_backbones(model.config)  # saving forgets those from folders
         if not self._starting_backbones and model.name_or_path and model.item_encoder.backbones:
             self._starting_backbones = {"text_model_name_or_path": model.name_or_path}  # a checkpoint of ours
-        self.prepared_items: datasets.Dataset | PrecomputedItems | None = None
+        self.prepared_items: PreparedItems | None = None
         self._plain_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
-        callbacks = list(callbacks or [])
-        collator = None
+        callbacks, collator = list(callbacks or []), None
         if train_dataset is not None:
-            with args.main_process_first(local=False, desc="looking up items"):
-                self.platform = Platform(items, train_dataset, whole_sequences, self._validation, self._read_content)
-                histories = self.platform.histories
-            user_index = None
-            if processing_class.user_ids is not None:
-                user_index = np.array(processing_class.user_index(train_dataset["user_id"]))
-            with args.main_process_first(local=False, desc="preparing items"):
-                self._plain_items = prepare_items(items, processing_class, args.preprocessing_num_workers)
-            collator = TransRecDataCollator(
-                model.config,
-                self._plain_items,
-                processing_class,
-                self.platform.num_interactions,
-                user_index,
-                seed=args.data_seed if args.data_seed is not None else args.seed,
+            collator, train_dataset = self._prepare_training(
+                model, args, train_dataset, processing_class, whole_sequences
             )
-            train_dataset = keep_teaching(histories).remove_columns("target")
             callbacks.append(_SetEpochCallback(collator))
         if args.max_eval_users is not None and eval_dataset is not None:
             eval_dataset = choose_users(eval_dataset, args.max_eval_users)
@@ -149,6 +134,36 @@ class TransRecTrainer(Trainer):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._compute_frozen()
+
+    def _prepare_training(
+        self,
+        model: TransRecForSequentialRecommendation,
+        args: TransRecTrainingArguments,
+        sequences: datasets.Dataset,
+        processor: TransRecProcessor,
+        whole_sequences: Callable[[], datasets.Dataset] | None,
+    ) -> tuple[TransRecDataCollator, datasets.Dataset]:
+        """Looks up the training histories and prepares the items; returns the collator and the histories to train on.
+
+        What it needs is given: `Trainer.__init__` has not run yet.
+        """
+        with args.main_process_first(local=False, desc="looking up items"):
+            self.platform = Platform(self.items, sequences, whole_sequences, self._validation, self._read_content)
+            histories = self.platform.histories
+        with args.main_process_first(local=False, desc="preparing items"):
+            self._plain_items = prepare_items(self.items, processor, args.preprocessing_num_workers)
+        user_index = None
+        if processor.user_ids is not None:
+            user_index = np.array(processor.user_index(sequences["user_id"]))
+        collator = TransRecDataCollator(
+            model.config,
+            self._plain_items,
+            processor,
+            self.platform.num_interactions,
+            user_index,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+        )
+        return collator, keep_teaching(histories).remove_columns("target")
 
     def _compute_frozen(self) -> None:
         """Computes once what the frozen backbone, or its frozen layers, make of the items, and trains on that."""
@@ -327,7 +342,7 @@ class TransRecTrainer(Trainer):
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
         names, chunk_size = self._starting_backbones, self.args.item_batch_size
         if names and model.has_frozen_backbone and model.item_encoder.takes_features:  # they are computed already
-            content = read_prepared_content(model, processor, self.prepared_items, chunk_size)
+            content = as_content(self.prepared_items, model, processor)  # type: ignore[arg-type]  # so they are these
             return replace(content, source=[*map(public_name, names.values())])
         device = self.args.device
         return content_of_start(names, self.items, language=processor.language, chunk_size=chunk_size, device=device)

@@ -1,6 +1,7 @@
 """Features of frozen backbones: of checkpoints of ours, of other models by name, with and without a name to go by."""
 
 import json
+from unittest import mock
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from transformers import BertConfig, BertModel, TimmWrapperConfig, TimmWrapperMo
 
 from modeling_transrec import DataArguments, EvaluationArguments, Recommender, evaluate
 from modeling_transrec.evaluation.features import (
+    as_content,
     content_of_start,
     load_content_model,
     read_content,
-    read_prepared_content,
     starting_backbones,
 )
 from modeling_transrec.training.precomputed import precompute
@@ -47,16 +48,36 @@ def test_images_are_prepared_as_timms_model_was_trained(items, tmp_path):
     assert content.features["image"].norm(dim=1).gt(0).tolist() == content.has_content["image"].tolist()
 
 
-def test_precomputed_features_are_those_of_the_backbone(make_model, processor_of, items, prepared_items, tmp_path):
-    """What a trainer with a frozen backbone has computed already gives the same content."""
+def test_every_item_has_its_own_features(make_model, processor_of, items, prepared_items, tmp_path):
+    """Encoded one by one they are the same, and zeros where an item lacks the content."""
+    model, processor = make_model("text+image").eval(), processor_of["text+image"]
+    content = read_content(model, processor, items, chunk_size=7, cache_dir=str(tmp_path), bf16=False)
+    assert not content.has_content["image"].all() and content.has_content["image"].any()
+    for number, item in enumerate(items):
+        inputs = processor.pad(prepared_items["text+image"][[number]])
+        assert content.has_content["text"][number] == bool(item[f"text_{processor.language}"])
+        assert content.has_content["image"][number] == (item["image"] is not None)
+        with torch.no_grad():
+            expected = model.item_encoder.features(**inputs)
+        for name, values in content.features.items():
+            one = expected[f"{name}_features"]
+            one = one[0] if len(one) else torch.zeros_like(values[number])
+            torch.testing.assert_close(values[number], one, rtol=1e-4, atol=1e-5)
+
+
+def test_what_training_has_computed_is_not_computed_again(make_model, processor_of, items, prepared_items, tmp_path):
+    """A trainer with a frozen backbone and content kNN share their features, where the precision is the same."""
     model, processor = make_model("text+image").eval(), processor_of["text+image"]
     model.freeze_backbone()
     precomputed = precompute(model, prepared_items["text+image"], processor, cache_dir=str(tmp_path))
-    assert "text_features" in precomputed.column_names
-    found, expected = read_prepared_content(model, processor, precomputed), read_content(model, processor, items)
+    found = as_content(precomputed, model, processor)
+    with mock.patch.object(model.item_encoder, "features", side_effect=AssertionError("computed again")):
+        content = read_content(model, processor, items, cache_dir=str(tmp_path), bf16=False)
+        with pytest.raises(AssertionError, match="computed again"):
+            read_content(model, processor, items, cache_dir=str(tmp_path), bf16=True)
     for name in ("text", "image"):
-        torch.testing.assert_close(found.features[name], expected.features[name], rtol=1e-4, atol=1e-5)
-        assert torch.equal(found.has_content[name], expected.has_content[name])
+        assert torch.equal(found.features[name], content.features[name])
+        assert torch.equal(found.has_content[name], content.has_content[name])
 
 
 def test_ids_are_no_content(make_model, processor_of, items, tmp_path):
@@ -144,8 +165,6 @@ def test_options_of_a_checkpoint(make_model, processor_of, sentence_folder, tmp_
 
 @pytest.mark.parametrize("instructions", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
 def test_bfloat16_where_the_cpu_has_it(instructions, sentence_folder, items, monkeypatch, tmp_path):
-    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
     model, processor = load_content_model(sentence_folder)
 
     def read(**options):
@@ -161,9 +180,8 @@ def test_bfloat16_where_the_cpu_has_it(instructions, sentence_folder, items, mon
     assert read().made["dtype"] == "bfloat16" and torch.equal(read().features["text"], rough.features["text"])
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(read(bf16=False).features["text"], exact.features["text"])
-    assert (
-        len(list((tmp_path / "transrec_features").glob("*/features.safetensors"))) == 2
-    )  # each type has features of its own
+    folders = [path for path in (tmp_path / "transrec_features").iterdir() if path.is_dir()]
+    assert len(folders) == 2  # each type has features of its own
 
 
 def test_the_type_is_in_the_protocol_and_its_fingerprint(sentence_folder):

@@ -17,10 +17,11 @@ from modeling_transrec import (
     TransRecModel,
     TransRecProcessor,
 )
+from modeling_transrec.data.precomputed_items import PrecomputedItems
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.models.fusions import FUSIONS
 from modeling_transrec.models.media import read_audio
-from modeling_transrec.training.precomputed import PrecomputedItems, precompute
+from modeling_transrec.training.precomputed import precompute
 
 from ..checks import perturb
 from ..tiny import SAMPLING_RATE, TINY_TOWER, TINY_WAV2VEC2, sound_file, tiny_sound

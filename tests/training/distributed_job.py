@@ -16,7 +16,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.training.precomputed import PrecomputedItems
+from modeling_transrec.data.precomputed_items import PrecomputedItems
 
 from ..tiny import make_sequences, tiny_config
 

@@ -15,10 +15,11 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.data.precomputed_items import PrecomputedItems
 from modeling_transrec.data.preparation import text_lengths
 from modeling_transrec.models.backbones import layers_of
 from modeling_transrec.models.multimodal_encoders import Tower
-from modeling_transrec.training.precomputed import PrecomputedItems, precompute
+from modeling_transrec.training.precomputed import precompute
 
 from ..checks import Interrupt, assert_equal_weights, assert_same, perturb, step, weights
 from ..tiny import (
