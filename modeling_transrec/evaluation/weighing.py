@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..data.transitions import Transitions
+from .contenders import Contenders, Entries
 from .content import ContentKNN
 from .evaluator import FullRankingEvaluator
 from .features import Content
@@ -113,35 +114,55 @@ def choose(
         settings: `power` and `history_decay` of the transitions to choose from.
         user_index: see [`FullRankingEvaluator.user_index`].
     """
-    popularity, settings = log_popularity(transitions.item_counts), list(settings)
+    settings = list(settings)
+    contenders, spread = _find_contenders(scorer, transitions, validation, settings, user_index)
     pairs = [(number, weight) for number in range(len(settings)) for weight in transition_weights if weight]
     tried = [(0, 0.0), *pairs] if 0.0 in transition_weights else pairs
-    spread, blocks = 0.0, list(_blocks(validation))
-    for histories, users in blocks:
-        dense = _dense_scores(scorer, histories, users, user_index)
-        spread += float(dense.std(dim=1, correction=0).sum()) / sum(len(users) for _, users in blocks)
-    spread = spread or 1.0  # all items score the same
-    gains = torch.zeros(len(tried))
-    for histories, users in blocks:
-        dense = _dense_scores(scorer, histories, users, user_index)
-        for number, setting in enumerate(settings):
-            added = transitions.with_settings(**setting).scores(histories.numpy())
-            added = torch.from_numpy(added.astype(np.float32).toarray())
-            for place, (of_setting, weight) in enumerate(tried):
-                if of_setting == number:
-                    scores = torch.add(dense, added, alpha=weight * spread)
-                    gains[place] += _gain(scores, histories, users, validation)
-    number, weight = tried[int(gains.argmax())]
+    gains = [float(_gains(contenders.rank(weight * spread, number)).sum()) for number, weight in tried]
+    number, weight = tried[int(np.argmax(gains))]
     chosen = ScoringChoice(weight, 0.0, spread, settings[number] if settings else {})
-    gains = torch.zeros(len(popularity_weights))
-    if len(gains) > 1:
-        best = chosen.apply(scorer, transitions)
-        for histories, users in blocks:
-            base = _dense_scores(best, histories, users, user_index)
-            for place, factor in enumerate(popularity_weights):
-                gains[place] += _gain(base + factor * spread * popularity, histories, users, validation)
-    popularity_weight = popularity_weights[int(gains.argmax())] if popularity_weights else 0.0
-    return ScoringChoice(weight, popularity_weight, spread, chosen.transition_settings)
+    if len(popularity_weights) < 2:
+        return replace(chosen, popularity_weight=popularity_weights[0] if popularity_weights else 0.0)
+    best, popularity = chosen.apply(scorer, transitions), log_popularity(transitions.item_counts)
+    gains = [0.0] * len(popularity_weights)
+    for histories, users in _blocks(validation):
+        base = _dense_scores(best, histories, users, user_index)
+        for place, factor in enumerate(popularity_weights):
+            gains[place] += _gain(base + factor * spread * popularity, histories, users, validation)
+    return replace(chosen, popularity_weight=popularity_weights[int(np.argmax(gains))])
+
+
+def _find_contenders(
+    scorer: CatalogueScorer,
+    transitions: Transitions,
+    validation: FullRankingEvaluator,
+    settings: Sequence[dict],
+    user_index: torch.Tensor | None,
+) -> tuple[Contenders, float]:
+    """Returns what ranks the targets with any weight of transitions with these settings, and the scores' spread."""
+    blocks = list(_blocks(validation))
+    num_users, first, spread = sum(len(users) for _, users in blocks), 0, 0.0
+    contenders, kinds = Contenders(num_users), [transitions.with_settings(**one) for one in settings] or [transitions]
+    widest = max(kinds, key=lambda one: one.settings.history_decay)  # it reads all that any of them does
+    for histories, users in blocks:
+        scores = _dense_scores(scorer, histories, users, user_index)
+        spread += float(_deviations(scores).sum()) / num_users
+        targets = torch.from_numpy(validation.targets[users]).long()
+        ranks = torch.stack(rank_targets(scores, targets, histories if validation.exclude_seen else None))
+        counted = widest.scores(histories.numpy())
+        # A target that the transitions do not reach stays where it is, or sinks.
+        is_reached = Entries.of(counted).of_target(targets)[0] > 0
+        lines = (is_reached | (_gains(ranks) > 0)).nonzero().squeeze(1)
+        some = histories[lines].numpy()
+        added = Entries.of(counted[lines.numpy()], [one.scores(some) for one in kinds])
+        contenders.add(first + lines, scores[lines], targets[lines], ranks[:, lines], added)
+        first += len(users)
+    return contenders, spread or 1.0  # all items score the same
+
+
+def _deviations(scores: torch.Tensor) -> torch.Tensor:
+    """Returns the standard deviation of each user's scores `(B, V)`: `(B,)`. Faster than `torch.std` on a CPU."""
+    return torch.linalg.vector_norm(scores - scores.mean(dim=1, keepdim=True), dim=1) / scores.shape[1] ** 0.5
 
 
 def choose_content(content: Content, validation: FullRankingEvaluator) -> dict:
@@ -173,11 +194,17 @@ def _dense_scores(
 
 
 def _gain(scores: torch.Tensor, histories: torch.Tensor, users: np.ndarray, evaluator: FullRankingEvaluator) -> float:
-    """Sum of NDCG@10, a tied target counting as in the middle of the tie."""
+    """Sum of NDCG@10."""
     targets = torch.from_numpy(evaluator.targets[users]).long()
-    better, tied = rank_targets(scores, targets, histories if evaluator.exclude_seen else None)
-    rank = better + tied / 2
-    return float(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0).sum())
+    return float(
+        _gains(torch.stack(rank_targets(scores, targets, histories if evaluator.exclude_seen else None))).sum()
+    )
+
+
+def _gains(ranks: torch.Tensor) -> torch.Tensor:
+    """NDCG@10 of each user `(B,)` by ranks `(2, B)`, a tied target counting as in the middle of the tie."""
+    rank = ranks[0] + ranks[1] / 2
+    return torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0)
 
 
 def describe_scoring(description: dict) -> dict:
