@@ -77,7 +77,7 @@ class TransRecDataCollator:
         if loss.candidates == "position":
             negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
             parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
-        elif loss.candidates == "shared":
+        elif loss.candidates in ("shared", "mixed"):
             parts.append(self.sample_shared_negatives(users))  # (N,)
         if loss.candidates == "catalogue":
             distinct = np.arange(len(self.items))
@@ -89,7 +89,7 @@ class TransRecDataCollator:
         batch = dict(self.processor.pad(self.items[distinct]))
         batch["item_index"] = torch.from_numpy(indices[0])
         batch["labels"] = torch.from_numpy(np.where(indices[1] < 0, IGNORE_INDEX, indices[1]))
-        if loss.samples:
+        if "negative_index" in loss.inputs:
             batch["negative_index"] = torch.from_numpy(indices[2])
         if "item_log_popularity" in loss.inputs:
             batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))

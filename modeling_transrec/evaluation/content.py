@@ -1,88 +1,19 @@
 """Content kNN: recommends what is like the history, by features of a frozen backbone; nothing is trained.
 
-A backbone's features share a common direction and a few strong axes, which say little about how items differ. Centring
-them and dividing their principal axes by a power of the standard deviation ("partial whitening") takes both out; the
-mean and the axes are the catalogue's own, and are stored with it (Su et al., "Whitening Sentence Representations for
-Better Semantics and Faster Retrieval", 2021; for recommendation Zhang et al., "Are ID Embeddings Necessary? Whitening
-Pre-trained Text Embeddings for Effective Sequential Recommendation", ICDE 2024).
+A catalogue's features are partly whitened, see [`~models.whitening`], by statistics of its own, stored with it. A
+model with `item_projection="whitened"` and a `history_decay` starts as content kNN.
 
 Shapes: `V` catalogue items, `H` width of a modality's features, `D` width of the item embeddings, `B` users, `L`
 history length.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-
-@dataclass
-class Whitening:
-    """A catalogue's mean and axes for the features of one modality.
-
-    Args:
-        mean: `(H,)`.
-        matrix: `(H, H)`, symmetric: rotates to the principal axes, divides them, and rotates back.
-        power: of the standard deviations that the axes are divided by: 0 only centres, 1 whitens.
-
-    Example:
-
-    >>> import torch
-    >>> features = torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.1], [2.0, 0.9]])
-    >>> Whitening.fit(features, power=1.0)(features)
-    tensor([[ 1.0,  0.0],
-            [-1.0,  0.0],
-            [ 0.0,  1.0],
-            [ 0.0, -1.0]])
-    """
-
-    mean: torch.Tensor
-    matrix: torch.Tensor
-    power: float
-
-    @classmethod
-    def fit(cls, features: torch.Tensor, power: float = 0.75, has_content: torch.Tensor | None = None) -> "Whitening":
-        """The statistics of a catalogue.
-
-        Args:
-            features: `(V, H)`.
-            power: see [`Whitening`].
-            has_content: `(V,)`, false where an item has no content, which then has no part in the statistics.
-        """
-        if not 0 <= power <= 1:
-            raise ValueError(f"power must be between 0 and 1, got {power}")
-        known = (features if has_content is None else features[has_content]).double()
-        if len(known) == 0:
-            raise ValueError("no item has any content, so there is nothing to compare items by")
-        mean = known.mean(dim=0)
-        centred = known - mean
-        variances, axes = torch.linalg.eigh(centred.T @ centred / len(known))
-        # Axes along which the catalogue does not differ are left as they are: dividing by nothing would blow up noise.
-        deviations = variances.clamp(min=0).sqrt()
-        varies = deviations > 1e-5 * deviations[-1]
-        divisors = torch.where(varies, deviations.clamp(min=1e-30) ** power, deviations[-1].clamp(min=1e-30) ** power)
-        matrix = (axes / divisors) @ axes.T
-        return cls(mean.float(), matrix.float(), power)
-
-    def __call__(self, features: torch.Tensor, has_content: torch.Tensor | None = None) -> torch.Tensor:
-        """Features `(V, H)` to vectors `(V, H)` of length 1; of an item without content to zeros."""
-        vectors = F.normalize((features.float() - self.mean) @ self.matrix, dim=1)
-        return vectors if has_content is None else vectors * has_content[:, None]
-
-
-def decayed_history(embeddings: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:
-    """Histories `(B, L, D)` and their mask `(B, L)` to sums `(B, D)`; each step back from the end weighs less.
-
-    >>> import torch
-    >>> decayed_history(torch.tensor([[[1.0], [1.0], [1.0]]]), torch.tensor([[False, True, True]]), decay=0.5)
-    tensor([[1.5]])
-    """
-    steps = mask.flip(1).cumsum(1).flip(1) - 1  # of the items, counted from the last one
-    weights = torch.where(mask, decay ** steps.to(embeddings.dtype), 0)
-    return torch.einsum("bl,bld->bd", weights, embeddings)
+from ..models.whitening import Whitening, decayed_history, unit_length
 
 
 class ContentKNN(nn.Module):
@@ -90,7 +21,7 @@ class ContentKNN(nn.Module):
     Item embeddings from the features of one or more modalities, and user embeddings as decayed sums of them.
 
     Each modality is whitened by itself; its vectors lie side by side, so that a score is the weighted sum of the
-    modalities' cosines (late fusion). Items and users that lack a modality score nothing by it. To a
+    modalities' cosines (late fusion). An item that lacks a modality is compared by the others. To a
     [`~scoring.CatalogueScorer`] it is a model.
 
     Args:
@@ -161,13 +92,11 @@ class ContentKNN(nn.Module):
     ) -> torch.Tensor:
         """Features `(V, H)` by modality to item embeddings `(V, D)`."""
         present = has_content or {}
-        return torch.cat(
-            [
-                whitening(features[name], present.get(name)) * self.weights[name] ** 0.5
-                for name, whitening in self.whitenings.items()
-            ],
-            dim=1,
-        )
+        parts = [
+            whitening(features[name], present.get(name)) * self.weights[name] ** 0.5
+            for name, whitening in self.whitenings.items()
+        ]
+        return unit_length(torch.cat(parts, dim=1))
 
     def get_user_features(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""
@@ -175,7 +104,7 @@ class ContentKNN(nn.Module):
         if not self.whitenings:  # nothing is known of the items
             return sums
         parts = zip(sums.split([len(mean) for mean in self.means], dim=1), self.weights.values(), strict=True)
-        return torch.cat([F.normalize(part, dim=1) * weight**0.5 for part, weight in parts], dim=1)
+        return torch.cat([unit_length(part) * weight**0.5 for part, weight in parts], dim=1)
 
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
         """Dot products are the scores as they are."""

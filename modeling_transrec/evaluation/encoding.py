@@ -1,16 +1,22 @@
 """Encodes a catalogue's items to embeddings, without dropout whatever mode the model is in."""
 
 import contextlib
+import functools
+import operator
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ..data.preparation import PreparedItems, item_chunks
+from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
+from ..models.whitening import Moments
 
 
 @torch.no_grad()
@@ -21,6 +27,7 @@ def encode_items(
     chunk_size: int = 256,
     process_index: int = 0,
     num_processes: int = 1,
+    fits_statistics: bool = True,
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Encodes the chunks of the catalogue that fall to this process, without dropout.
 
@@ -30,22 +37,92 @@ def encode_items(
         processor: pads the items' inputs.
         chunk_size: items encoded at a time.
         process_index, num_processes: chunks are dealt out in turn, so they are the same for any number of processes.
+        fits_statistics: whether the items are a whole catalogue, by whose statistics a model that whitens features
+            does so from now on; otherwise by those that it has, as for items that are added to a catalogue.
 
     Yields: indices into the catalogue `(C,)` and the items' embeddings `(C, D)`, float32.
     """
-    for catalogue_index in item_chunks(items, chunk_size)[process_index::num_processes]:
+
+    def inputs_of_chunks() -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+        for catalogue_index in item_chunks(items, chunk_size)[process_index::num_processes]:
+            yield catalogue_index, dict(processor.pad(items[catalogue_index]).to(model.device))
+
+    chunks: Iterable[tuple[np.ndarray, dict[str, torch.Tensor]]] = inputs_of_chunks()
+    if fits_statistics and model.item_encoder.whitened:
         with evaluation_mode(model):
-            inputs = processor.pad(items[catalogue_index]).to(model.device)
+            chunks = [(catalogue_index, _with_features(model, inputs)) for catalogue_index, inputs in chunks]
+        _fit(model, [inputs for _, inputs in chunks], num_processes)
+    for catalogue_index, inputs in chunks:
+        with evaluation_mode(model):
             item_embeddings = model.get_item_features(**inputs).float()
         yield catalogue_index, item_embeddings
 
 
-def encode_catalogue(
+def _with_features(model: TransRecPreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns inputs of items with the backbones' features in place of what they are computed from."""
+    encoder = model.item_encoder
+    if not encoder.whitened.keys() <= inputs.keys():
+        inputs |= encoder.features(**inputs)  # type: ignore[arg-type]  # the processor's names are those of ItemInputs
+    kept = {*encoder.whitened, "has_text", "item_ids", *(f"{name}_index" for name in MODALITIES)}
+    return {name: values for name, values in inputs.items() if name in kept}
+
+
+def fit_statistics(
     model: TransRecPreTrainedModel, items: PreparedItems, processor: TransRecProcessor, chunk_size: int = 256
+) -> None:
+    """Gives a model that whitens features the statistics of a catalogue; nothing happens to others.
+
+    All processes call it together; arguments as in [`encode_items`].
+    """
+    if not model.item_encoder.whitened:
+        return
+    state = PartialState()
+    with torch.no_grad(), evaluation_mode(model):
+        chunks = [
+            _with_features(model, dict(processor.pad(items[catalogue_index]).to(model.device)))
+            for catalogue_index in item_chunks(items, chunk_size)[state.process_index :: state.num_processes]
+        ]
+    _fit(model, chunks, state.num_processes)
+
+
+def _fit(model: TransRecPreTrainedModel, chunks: Sequence[dict[str, torch.Tensor]], num_processes: int) -> None:
+    """Gives the model the statistics of the catalogue whose features are given, on all processes together."""
+    found: dict[str, Moments] = {}
+    for inputs in chunks:
+        for name in model.item_encoder.whitened:
+            features = inputs[name]
+            if name == "text_features" and "has_text" in inputs:
+                features = features[inputs["has_text"]]
+            moments = Moments.of(features)
+            found[name] = found[name] + moments if name in found else moments
+    parts = gather_object([found]) if num_processes > 1 else [found]
+    for name, projection in model.item_encoder.whitened.items():
+        total = [part[name] for part in parts if name in part]
+        projection.fit(functools.reduce(operator.add, total))
+
+
+@contextlib.contextmanager
+def kept_statistics(model: TransRecPreTrainedModel) -> Iterator[None]:
+    """Gives a model back the statistics of its catalogue at the end, whichever others it was given meanwhile."""
+    buffers = [buffer for one in model.item_encoder.whitened.values() for buffer in one.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, values in zip(buffers, before, strict=True):
+            buffer.copy_(values)
+
+
+def encode_catalogue(
+    model: TransRecPreTrainedModel,
+    items: PreparedItems,
+    processor: TransRecProcessor,
+    chunk_size: int = 256,
+    fits_statistics: bool = True,
 ) -> torch.Tensor:
     """Returns all item embeddings `(V, D)` in catalogue order, float32, on the model's device: [`encode_items`]."""
     item_embeddings = None
-    for catalogue_index, chunk in encode_items(model, items, processor, chunk_size):
+    for catalogue_index, chunk in encode_items(model, items, processor, chunk_size, fits_statistics=fits_statistics):
         if item_embeddings is None:
             item_embeddings = chunk.new_empty(len(items), chunk.shape[1])
         item_embeddings[torch.from_numpy(catalogue_index).to(chunk.device)] = chunk

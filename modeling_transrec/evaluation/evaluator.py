@@ -20,7 +20,7 @@ from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
-from .encoding import encode_items, evaluation_mode
+from .encoding import encode_items, evaluation_mode, kept_statistics
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
 from .ranking import list_items, rank_targets, remove_seen
 from .scoring import CatalogueScorer, Scorer, user_blocks
@@ -204,7 +204,7 @@ class FullRankingEvaluator:
         if prepared is None:
             prepared = prepare_items(self.items, processor)
         state = PartialState()
-        with autocast():
+        with autocast(), kept_statistics(model):
             chunks = encode_items(
                 model, prepared, processor, self.item_batch_size, state.process_index, state.num_processes
             )

@@ -31,12 +31,12 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransRecConfig, rotary: bool = False):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = config.user_width // config.num_attention_heads
         self.rotary = rotary
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.query = nn.Linear(config.user_width, config.user_width, bias=False)
+        self.key = nn.Linear(config.user_width, config.user_width, bias=False)
+        self.value = nn.Linear(config.user_width, config.user_width, bias=False)
+        self.output = nn.Linear(config.user_width, config.user_width, bias=False)
 
     def forward(
         self, hidden: torch.Tensor, histories: Histories, attention_mask: torch.Tensor, last: bool = False

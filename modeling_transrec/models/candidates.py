@@ -103,7 +103,7 @@ def make_candidates(
         ValueError: if the loss reads an input that is not there.
     """
     loss = LOSSES[config.loss_type]
-    is_by_popularity = loss.candidates == "batch" or config.negative_sampling == "popularity"
+    is_by_popularity = loss.reads_batch or config.negative_sampling == "popularity"
     needed = [*loss.inputs, *["catalogue_index"] * config.gather_negatives]
     if not (config.logq_correction and is_by_popularity):
         needed = [name for name in needed if name != "item_log_popularity"]
@@ -119,12 +119,19 @@ def make_candidates(
         embeddings, log_q, num_draws, is_repeated = gather_candidates(
             embeddings, log_q, num_draws, inputs["catalogue_index"]
         )
-    if loss.candidates == "batch" and log_q is not None:
-        log_q = log_inclusion_probability(full_precision(log_q), num_draws)
+    if loss.reads_batch and log_q is not None:
+        num_uniform = 0
+        if loss.candidates == "mixed" and config.negative_sampling == "popularity":
+            num_draws = num_draws + config.num_negatives
+        elif loss.candidates == "mixed":
+            num_uniform = config.num_negatives
+        log_q = log_inclusion_probability(
+            full_precision(log_q), num_draws, num_uniform, inputs.get("num_catalogue_items", 1)
+        )
     return Candidates(
         embeddings=embeddings,
         own_index=torch.cat([item_index, labels], dim=1),
-        negative_index=inputs["negative_index"] if loss.samples else NO_NEGATIVES,
+        negative_index=inputs["negative_index"] if "negative_index" in loss.inputs else NO_NEGATIVES,
         log_q=log_q,
         is_repeated=is_repeated,
         num_catalogue_items=inputs.get("num_catalogue_items", 0),
@@ -154,11 +161,22 @@ def count_draws(item_index: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (item_index != PADDING_INDEX).sum() + follows.sum()
 
 
-def log_inclusion_probability(item_log_popularity: torch.Tensor, num_draws: int | torch.Tensor) -> torch.Tensor:
-    """Returns the log of the probability `1 - (1 - p)^n` that an item of popularity `p` is among `n` draws, `(U,)`.
+def log_inclusion_probability(
+    item_log_popularity: torch.Tensor,
+    num_draws: int | torch.Tensor,
+    num_uniform: int = 0,
+    num_items: int | torch.Tensor = 1,
+) -> torch.Tensor:
+    """Returns the log of the probability that an item is among `n` draws by popularity and `m` uniform ones, `(U,)`.
 
-    It is the logQ of a candidate that counts once however often it was drawn; for rare items it tends to the usual
-    `log p + log n`.
+    It is `1 - (1 - p)^n (1 - 1 / V)^m`, the logQ of a candidate that counts once however often it was drawn; for rare
+    items and `m = 0` it tends to the usual `log p + log n`.
+
+    Args:
+        item_log_popularity: `(U,)` log of `p`.
+        num_draws: `n`.
+        num_uniform: `m`.
+        num_items: `V`.
 
     Example:
 
@@ -167,6 +185,8 @@ def log_inclusion_probability(item_log_popularity: torch.Tensor, num_draws: int 
     tensor([0.7500, 0.0020])
     """
     log_absent = num_draws * torch.log1p(-item_log_popularity.exp().clamp(1e-12, 1 - 1e-6))
+    if num_uniform:
+        log_absent = log_absent + num_uniform * torch.log1p(-1 / torch.as_tensor(num_items).clamp(min=2))
     return torch.log(-torch.expm1(log_absent))
 
 

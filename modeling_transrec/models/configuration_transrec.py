@@ -75,8 +75,9 @@ class TransRecConfig(PretrainedConfig):
             Size of the table of user ids, for a user encoder that reads them (DSSM).
         user_encoder_type (`str`, defaults to `"sasrec"`):
             User encoder, a row of [`USER_ENCODERS`].
-        hidden_size (`int`, defaults to 256):
-            Width `D` of item and user embeddings.
+        hidden_size (`int`, *optional*):
+            Width `D` of item and user embeddings. By default 256 or, with `item_projection="whitened"`, that of the
+            backbones' features.
         num_hidden_layers (`int`, defaults to 2):
             Layers of the user encoder.
         num_attention_heads (`int`, defaults to 2):
@@ -85,6 +86,13 @@ class TransRecConfig(PretrainedConfig):
             Dropout in the user encoder: on its input, in attention and after each sub-layer.
         item_dropout_prob (`float`, defaults to 0.0):
             Dropout on the item embeddings.
+        id_dropout_prob (`float`, defaults to 0.0):
+            Dropout on the embeddings of item ids beside content.
+        history_decay (`float`, *optional*):
+            Adds the decayed sum of the history's item embeddings to the user encoder, whose own part then starts from
+            zero: what an item weighs for each step back. Without it there is no such sum.
+        user_hidden_size (`int`, *optional*):
+            Width of the user encoder's layers beside that sum; by default `hidden_size`.
         max_seq_len (`int`, defaults to 20):
             Longest history `L` that the user encoder reads, in items; older items are cut off.
         text_pooling (`str`, *optional*):
@@ -101,14 +109,23 @@ class TransRecConfig(PretrainedConfig):
             Standard deviation by which they are normalised; by default 0.5.
         item_projection (`str`, defaults to `"gelu"`):
             How a backbone's features become item embeddings, a row of [`PROJECTIONS`]; the default is the paper's.
+            `"whitened"` starts at the features themselves, so that with `history_decay` an untrained model is content
+            kNN; ids beside it start from zero.
+        whitening_power (`float`, defaults to 0.75):
+            Of the standard deviations by which the principal axes of a catalogue's features are divided, for
+            `item_projection="whitened"`: 0 only centres them, 1 whitens them.
         fusion (`str`, defaults to `"sum"`):
             How text and image become one vector, a row of [`FUSIONS`].
+        fusion_weights (`list[float]`, *optional*):
+            What each content weighs with `fusion="weighted_concat"`, in the order of `modality`; by default the same.
         id_fusion (`str`, defaults to `"sum"`):
             How id and content become one vector.
         normalize_scores (`bool`, defaults to `False`):
             Whether a score is the cosine of user and item embedding, not their dot product.
         temperature (`float`, defaults to 1.0):
             Number that scores are divided by; with `normalize_scores`, 0.05 to 0.1 is usual.
+        learn_temperature (`bool`, defaults to `False`):
+            Whether the temperature is trained, from `temperature` on.
         objective (`str`, *optional*):
             `"next_item"`: every position predicts the item after it (the paper's S2S); `"last_item"`: the history
             predicts its last item (S2O); `"masked_item"`: masked items are predicted from both sides (BERT4Rec). By
@@ -119,7 +136,7 @@ class TransRecConfig(PretrainedConfig):
             Training loss, a row of [`LOSSES`]; `"bce"` is the paper's.
         num_negatives (`int`, defaults to 1):
             Sampled negatives, for losses that sample: of every position (`"bce"`), or of the batch, shared by all its
-            positions (`"sampled_softmax"`, `"gbce"`).
+            positions (`"sampled_softmax"`, `"gbce"`, `"mixed"`).
         negative_sampling (`str`, defaults to `"uniform"`):
             Whether negatives are sampled uniformly from the catalogue, or by their number of training interactions.
         logq_correction (`bool`, defaults to `True`):
@@ -155,21 +172,27 @@ class TransRecConfig(PretrainedConfig):
     num_items: int | None = option(None, at_least=1, at_most=2**31)
     num_users: int | None = option(None, at_least=1, at_most=2**31)
     user_encoder_type: str = option("sasrec", USER_ENCODERS)
-    hidden_size: int = option(256, at_least=1, at_most=2**16)
+    hidden_size: int | None = option(None, at_least=1, at_most=2**16)
     num_hidden_layers: int = option(2, at_least=1, at_most=2**10)
     num_attention_heads: int = option(2, at_least=1, at_most=2**10)
     hidden_dropout_prob: float | int = option(0.1, at_least=0, below=1)
     item_dropout_prob: float | int = option(0.0, at_least=0, below=1)
+    id_dropout_prob: float | int = option(0.0, at_least=0, below=1)
+    history_decay: float | int | None = option(None, above=0, at_most=1)
+    user_hidden_size: int | None = option(None, at_least=1, at_most=2**16)
     max_seq_len: int = option(20, at_least=1, at_most=2**20)
     text_pooling: str | None = option(None, TEXT_POOLINGS)
     image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
     item_projection: str = option("gelu", PROJECTIONS)
+    whitening_power: float | int = option(0.75, at_least=0, at_most=1)
     fusion: str = option("sum", FUSIONS)
+    fusion_weights: list[float] | None = None
     id_fusion: str = option("sum", ("sum", "concat"))
     normalize_scores: bool = False
     temperature: float | int = option(1.0, above=0)
+    learn_temperature: bool = False
     objective: str | None = option(None, ("next_item", "last_item", "masked_item"))
     mask_probability: float | int = option(0.2, above=0, below=1)
     loss_type: str = option("in_batch", LOSSES)
@@ -186,6 +209,8 @@ class TransRecConfig(PretrainedConfig):
                 hint = NO_VIDEO if "video" in key else did_you_mean(key, self.own_fields())
                 raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
         _check_choice("user_encoder_type", self.user_encoder_type, USER_ENCODERS)
+        if self.hidden_size is None and not self.starts_at_content:
+            self.hidden_size = 256
         if self.objective is None:
             self.objective = USER_ENCODERS[self.user_encoder_type].default_objective
         attention = {
@@ -230,12 +255,33 @@ class TransRecConfig(PretrainedConfig):
                 _check_sizes(name, getattr(self, name).to_dict())
         if self.multimodal_config is not None and (self.text_config or self.vision_config) is not None:
             raise ValueError("multimodal_config reads text and image; leave out text_config and vision_config")
-        if self.hidden_size % self.num_attention_heads:
+        if self.user_width is not None and self.user_width % self.num_attention_heads:
+            name = "hidden_size" if self.user_hidden_size is None else "user_hidden_size"
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads})"
+                f"{name} ({self.user_width}) must be a multiple of num_attention_heads ({self.num_attention_heads})"
             )
+        self._check_start()
         self._check_training()
+
+    def _check_start(self) -> None:
+        """Refuses what does not go with a start at content, or with the decayed sum of the history."""
+        fusion = FUSIONS[self.fusion]
+        if self.starts_at_content and fusion.reads_tokens and len(set((self.modality or "").split("+")) - {"id"}) > 1:
+            raise ValueError(
+                f"item_projection={self.item_projection!r} makes one vector of a content, and fusion={self.fusion!r} "
+                "reads token vectors; choose fusion='weighted_concat'"
+            )
+        if self.fusion_weights is not None and not fusion.keeps_widths:
+            raise ValueError(f"fusion_weights are for fusion='weighted_concat'; fusion={self.fusion!r} has none")
+        if self.user_hidden_size is not None and self.history_decay is None:
+            raise ValueError(
+                "user_hidden_size is the width of a user encoder beside the decayed sum of the history; give "
+                "history_decay, too"
+            )
+        if self.history_decay is not None and USER_ENCODERS[self.user_encoder_type].reads_user_ids:
+            raise ValueError(
+                f"user_encoder_type={self.user_encoder_type!r} does not read the history; leave out history_decay"
+            )
 
     def _check_training(self) -> None:
         """Refuses an objective, a loss or user ids that the user encoder or the loss cannot serve."""
@@ -262,6 +308,16 @@ class TransRecConfig(PretrainedConfig):
         if self.gather_negatives and LOSSES[self.loss_type].candidates != "batch":
             able = [name for name, loss in LOSSES.items() if loss.candidates == "batch"]
             raise ValueError(f"gather_negatives is an option of loss_type={_listed(able)}, not of {self.loss_type!r}")
+
+    @property
+    def starts_at_content(self) -> bool:
+        """Whether item embeddings start as the content's own vectors, see [`WhitenedProjection`]."""
+        return PROJECTIONS[self.item_projection].starts_at_content
+
+    @property
+    def user_width(self) -> int | None:
+        """Width of the user encoder's layers."""
+        return self.hidden_size if self.user_hidden_size is None else self.user_hidden_size
 
     @property
     def modality(self) -> str | None:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 def fuses_tokens(config: "TransRecConfig") -> bool:
     """Returns whether there are several contents, and the fusion reads their tokens."""
-    fusion: Any = FUSIONS[config.fusion]
-    return fusion.reads_tokens and len(set(config.modality.split("+")) - {"id"}) > 1
+    return FUSIONS[config.fusion].reads_tokens and len(set(config.modality.split("+")) - {"id"}) > 1
 
 
 class ContentEncoder(nn.Module):
@@ -47,6 +46,7 @@ class ContentEncoder(nn.Module):
     modality: ClassVar[str]
     inputs: tuple[str, ...]  # item inputs that must be there
     backbone: Any  # a pretrained model, whose parts only its own class knows
+    projection: Projection  # that the item encoder adds, see [`project_to`]
     gives_tokens = True
     starts_from_states: bool = False  # whether the backbone can start from states behind its frozen layers
     has_missing = True  # whether a learned embedding stands for what an item lacks
@@ -55,8 +55,11 @@ class ContentEncoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.width = width
-        self.projection = Projection(width, config, self.has_missing)
         self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
+
+    def project_to(self, hidden_size: int, config: "TransRecConfig") -> None:
+        """Adds the projection of features to a width `D`."""
+        self.projection = Projection(self.width, config, hidden_size, self.has_missing)
 
     @property
     def whole(self) -> PreTrainedModel:

@@ -3,7 +3,7 @@
 Shapes: `U` distinct items, `S` tokens (of a text, an image or a sound), `D` hidden size.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -15,18 +15,27 @@ if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
-class SumFusion(nn.Module):
-    """Adds the embeddings. To be chosen first: it has no weights, and is hard to beat.
+class Fusion(nn.Module):
+    """Base of the fusions.
 
     Args:
         config: the model's.
         count: number of embeddings, at least 2.
+
+    Attributes:
+        reads_tokens: Whether it reads the contents' tokens, not one embedding of each.
+        keeps_widths: Whether each embedding keeps a width of its own, of which the result's is the sum.
     """
 
-    reads_tokens = False
+    reads_tokens: ClassVar[bool] = False
+    keeps_widths: ClassVar[bool] = False
 
     def __init__(self, config: "TransRecConfig", count: int):
         super().__init__()
+
+
+class SumFusion(Fusion):
+    """Adds the embeddings. To be chosen first: it has no weights, and is hard to beat. Arguments as in [`Fusion`]."""
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
         """Fuses several `(U, D)` to one."""
@@ -36,13 +45,11 @@ class SumFusion(nn.Module):
         return total
 
 
-class ConcatFusion(nn.Module):
-    """Maps the embeddings, one after the other, by a linear layer. Arguments as in [`SumFusion`]."""
-
-    reads_tokens = False
+class ConcatFusion(Fusion):
+    """Maps the embeddings, one after the other, by a linear layer. Arguments as in [`Fusion`]."""
 
     def __init__(self, config: "TransRecConfig", count: int):
-        super().__init__()
+        super().__init__(config, count)
         self.linear = nn.Linear(count * config.hidden_size, config.hidden_size)
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
@@ -50,14 +57,33 @@ class ConcatFusion(nn.Module):
         return self.linear(torch.cat(embeddings, dim=-1))
 
 
-class GatedFusion(nn.Module):
-    """Mixes the embeddings with learned weights, for each dimension (Arevalo et al., "Gated Multimodal Units", ICLR
-    workshop 2017). For items whose content is of uneven worth. Arguments as in [`SumFusion`]."""
+class WeightedConcatFusion(Fusion):
+    """Lays the embeddings side by side, so that a dot product is the weighted mean of theirs.
 
-    reads_tokens = False
+    It learns nothing, and keeps what each content says of likeness; the weights are `config.fusion_weights`, equal by
+    default. Arguments as in [`Fusion`].
+    """
+
+    keeps_widths = True
 
     def __init__(self, config: "TransRecConfig", count: int):
-        super().__init__()
+        super().__init__(config, count)
+        weights = config.fusion_weights or [1.0] * count
+        if len(weights) != count or min(weights) < 0 or not sum(weights):
+            raise ValueError(f"fusion_weights must be {count} numbers from 0 on, one a content, got {weights}")
+        self.scales = [(weight / sum(weights)) ** 0.5 for weight in weights]
+
+    def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses `(U, D1)`, `(U, D2)`, … to `(U, D1 + D2 + …)`."""
+        return torch.cat([one * scale for one, scale in zip(embeddings, self.scales, strict=True)], dim=-1)
+
+
+class GatedFusion(Fusion):
+    """Mixes the embeddings with learned weights, for each dimension (Arevalo et al., "Gated Multimodal Units", ICLR
+    workshop 2017). For items whose content is of uneven worth. Arguments as in [`Fusion`]."""
+
+    def __init__(self, config: "TransRecConfig", count: int):
+        super().__init__(config, count)
         self.gate = nn.Linear(count * config.hidden_size, (count - 1) * config.hidden_size)
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
@@ -68,14 +94,12 @@ class GatedFusion(nn.Module):
         return (weights * stacked).sum(dim=0)
 
 
-class FilmFusion(nn.Module):
+class FilmFusion(Fusion):
     """Lets the first embedding, the text's, scale and shift each other one (Perez et al., "FiLM", AAAI 2018), and adds
-    those up. Arguments as in [`SumFusion`]."""
-
-    reads_tokens = False
+    those up. Arguments as in [`Fusion`]."""
 
     def __init__(self, config: "TransRecConfig", count: int):
-        super().__init__()
+        super().__init__(config, count)
         self.scale_and_shift = nn.Linear(config.hidden_size, 2 * (count - 1) * config.hidden_size)
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
@@ -86,14 +110,14 @@ class FilmFusion(nn.Module):
         return torch.stack([(1 + scale) * other + shift for other, scale, shift in parts]).sum(dim=0)
 
 
-class CoAttentionFusion(nn.Module):
+class CoAttentionFusion(Fusion):
     """Lets the tokens of each modality attend to those of all others (Lu et al., "ViLBERT", NeurIPS 2019); they are
-    averaged, and the averages added. Arguments as in [`SumFusion`]."""
+    averaged, and the averages added. Arguments as in [`Fusion`]."""
 
     reads_tokens = True
 
     def __init__(self, config: "TransRecConfig", count: int):
-        super().__init__()
+        super().__init__(config, count)
         self.layers = nn.ModuleList(AttentionLayer(config) for _ in range(count))
 
     def forward(self, tokens: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
@@ -107,14 +131,14 @@ class CoAttentionFusion(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
 
-class MergedAttentionFusion(nn.Module):
+class MergedAttentionFusion(Fusion):
     """Lets the tokens of all modalities attend to one another (Dou et al., "METER", CVPR 2022), and averages them.
-    Arguments as in [`SumFusion`]."""
+    Arguments as in [`Fusion`]."""
 
     reads_tokens = True
 
     def __init__(self, config: "TransRecConfig", count: int):
-        super().__init__()
+        super().__init__(config, count)
         self.layer = AttentionLayer(config)
 
     def forward(self, tokens: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
@@ -152,9 +176,10 @@ class AttentionLayer(nn.Module):
         return self.layer_norm(queries + self.output(attended.transpose(1, 2).flatten(2)))
 
 
-FUSIONS = {
+FUSIONS: dict[str, type[Fusion]] = {
     "sum": SumFusion,
     "concat": ConcatFusion,
+    "weighted_concat": WeightedConcatFusion,
     "gated": GatedFusion,
     "film": FilmFusion,
     "co_attention": CoAttentionFusion,

@@ -29,6 +29,7 @@ class Histories:
     Args:
         mask: `(B, L)` booleans, false at padding.
         user_ids: `(B,)` indices into the table of user ids, for user encoders that read them.
+        is_masked: `(B, L)` booleans, true at items that a mask embedding replaces; none by default.
 
     Example:
 
@@ -39,9 +40,17 @@ class Histories:
             [3.]])
     """
 
-    def __init__(self, mask: torch.Tensor, user_ids: torch.Tensor | None = None):
+    def __init__(
+        self, mask: torch.Tensor, user_ids: torch.Tensor | None = None, is_masked: torch.Tensor | None = None
+    ):
         self.mask = mask
         self.user_ids = user_ids
+        self.is_masked = is_masked
+
+    @property
+    def visible(self) -> torch.Tensor:
+        """`(B, L)` booleans, true at items that are not masked."""
+        return self.mask if self.is_masked is None else self.mask & ~self.is_masked
 
     @functools.cached_property
     def index(self) -> torch.Tensor:
@@ -55,8 +64,9 @@ class Histories:
 
     def to(self, *args, **kwargs) -> Histories:
         """Returns the same on another device."""
-        user_ids = None if self.user_ids is None else self.user_ids.to(*args, **kwargs)
-        return Histories(self.mask.to(*args, **kwargs), user_ids)
+        others = (self.user_ids, self.is_masked)
+        moved = [None if tensor is None else tensor.to(*args, **kwargs) for tensor in others]
+        return Histories(self.mask.to(*args, **kwargs), *moved)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Takes the items out of `(B, L, …)`: `(M, …)`."""

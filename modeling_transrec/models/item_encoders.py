@@ -9,16 +9,27 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.processing_utils import Unpack
 
 from .batch import ItemInputs
 from .configuration_transrec import TransRecConfig
 from .content_encoders import ContentEncoder
-from .fusions import FUSIONS
+from .fusions import FUSIONS, WeightedConcatFusion
 from .item_chunks import Chunk, plan_chunks, take_items
 from .modalities import BACKBONES, MODALITIES
 from .multimodal_encoders import MULTIMODAL_ENCODERS, DualEncoder
+from .projections import WhitenedProjection
 from .text_chunks import pad_on_the_right
+from .whitening import unit_length
+
+
+class EmbeddingFromZero(nn.Embedding):
+    """A table of embeddings that start from zero, so that they change nothing at first."""
+
+    def init_own_weights(self) -> None:
+        """Sets the weights to zero."""
+        init.zeros_(self.weight)
 
 
 class ItemEncoder(nn.Module):
@@ -56,6 +67,9 @@ class ItemEncoder(nn.Module):
                 setattr(self, name, modality.encoder_class(config, backbones.pop(name, None)) if has_own else None)
         if backbones:
             raise ValueError(f"a backbone was given for {', '.join(backbones)}, but the configuration has none")
+        sizes = self._sizes_of_parts(config)
+        for part, size in zip(self.parts, sizes, strict=True):
+            part.project_to(size, config)
         if len(self.parts) > 1:
             self.fusion = FUSIONS[config.fusion](config, len(self.parts))
             if self.fusion.reads_tokens and not all(part.gives_tokens for part in self.parts):
@@ -63,12 +77,37 @@ class ItemEncoder(nn.Module):
                     f"fusion={config.fusion!r} reads token vectors, of which a dual encoder gives none; choose sum, "
                     "concat, gated or film, or give the two towers as text_config and vision_config"
                 )
+        self.starts_at_content = config.starts_at_content and bool(self.parts)
         if config.num_items is not None:
-            self.id_embedding = nn.Embedding(config.num_items, config.hidden_size)
+            table = EmbeddingFromZero if self.starts_at_content else nn.Embedding
+            self.id_embedding = table(config.num_items, config.hidden_size)
             if self.parts:
                 self.id_fusion = FUSIONS[config.id_fusion](config, 2)
+        # Width and usual length of what lies side by side in an item embedding.
+        self.lengths: list[tuple[int, float]] = [(config.hidden_size, 1.0)]
+        if isinstance(self.fusion, WeightedConcatFusion):
+            self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
         self.dropout = nn.Dropout(config.item_dropout_prob)
+        self.id_dropout = nn.Dropout(config.id_dropout_prob)
         self.chunk_size: int | None = None
+
+    def _sizes_of_parts(self, config: TransRecConfig) -> list[int]:
+        """Returns the width of each part's embedding; sets the configuration's hidden size where it has none."""
+        widths = [part.width for part in self.parts]
+        several = len(widths) > 1
+        if config.hidden_size is None:
+            if several and not FUSIONS[config.fusion].keeps_widths and len(set(widths)) > 1:
+                raise ValueError(
+                    f"the features of {config.modality} have different widths, {widths}, of which "
+                    f"fusion={config.fusion!r} makes one; give hidden_size, or fusion='weighted_concat'"
+                )
+            config.hidden_size = sum(widths) if FUSIONS[config.fusion].keeps_widths else max(widths)
+        if not several or not FUSIONS[config.fusion].keeps_widths:
+            return [config.hidden_size] * len(widths)
+        if config.hidden_size == sum(widths):
+            return widths
+        ends = [round(config.hidden_size * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
     @property
     def owners(self) -> dict[str, Any]:
@@ -93,6 +132,12 @@ class ItemEncoder(nn.Module):
         return missing + (["item_ids"] if self.id_embedding is not None and "item_ids" not in items else [])
 
     @property
+    def whitened(self) -> dict[str, WhitenedProjection]:
+        """The projections that need a catalogue's statistics, by the names of the features that they read."""
+        layers = {f"{part.modality}_features": part.projection.layers for part in self.parts}
+        return {name: one for name, one in layers.items() if isinstance(one, WhitenedProjection)}
+
+    @property
     def takes_features(self) -> bool:
         """Whether one vector of each content can be precomputed and stand for it."""
         return bool(self.backbones) and not (self.fusion is not None and self.fusion.reads_tokens)
@@ -115,8 +160,8 @@ class ItemEncoder(nn.Module):
         embeddings = self.encode_content(**items)
         if self.id_embedding is not None:
             ids = self.id_embedding(items["item_ids"])
-            embeddings = ids if embeddings is None else self.id_fusion([embeddings, ids])
-        return self.dropout(embeddings)
+            embeddings = ids if embeddings is None else self.id_fusion([embeddings, self.id_dropout(ids)])
+        return self.dropout(unit_length(embeddings) if self.starts_at_content else embeddings)
 
     def encode_in_chunks(self, chunk_size: int, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes `chunk_size` items at a time, of like text length; activations are computed anew in the backward

@@ -90,6 +90,30 @@ def in_batch_loss(
     return F.cross_entropy(scores.masked_fill(excluded, float("-inf")), targets, reduction="sum")
 
 
+def mixed_loss(
+    states: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, candidates: Candidates
+) -> torch.Tensor:
+    """Computes the cross entropy of each target against all items of the batch and sampled ones.
+
+    Choose it where items are cheap to encode, such as ids or the features of a frozen backbone, with thousands of
+    negatives (`num_negatives`): rare items, which are seldom in a batch, are then told apart, too. It is
+    [`in_batch_loss`] with more candidates; the logQ correction is that of both sources together.
+
+    Paper: Yang et al., "Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations", WWW 2020.
+
+    Arguments as in [`in_batch_loss`].
+
+    Example:
+
+    >>> import torch
+    >>> from modeling_transrec.models.candidates import Candidates
+    >>> items, own = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]), torch.tensor([[2, 0]])
+    >>> mixed_loss(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]), Candidates(items, own))
+    tensor(0.0181)
+    """
+    return in_batch_loss(states, targets, users, candidates)
+
+
 def sampled_softmax_loss(
     states: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, candidates: Candidates
 ) -> torch.Tensor:
@@ -195,25 +219,32 @@ class Loss(NamedTuple):
     Args:
         function: takes states, targets, users, candidates and the fields in `options`.
         candidates: their source: the `"batch"`, `"position"` (negatives sampled for every position),
-            `"shared"` (negatives sampled for the whole batch) or the whole `"catalogue"`.
+            `"shared"` (negatives sampled for the whole batch), `"mixed"` (the batch and such negatives) or the whole
+            `"catalogue"`.
         inputs: keys of [`LossInputs`] that the collator provides.
         options: fields of the configuration that it reads.
     """
 
     function: Callable[..., torch.Tensor]
-    candidates: Literal["batch", "position", "shared", "catalogue"]
+    candidates: Literal["batch", "position", "shared", "mixed", "catalogue"]
     inputs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
     @property
     def samples(self) -> bool:
         """Whether it needs sampled negatives."""
-        return self.candidates in ("position", "shared")
+        return self.candidates in ("position", "shared", "mixed")
+
+    @property
+    def reads_batch(self) -> bool:
+        """Whether all items of the batch are candidates."""
+        return self.candidates in ("batch", "mixed")
 
 
 LOSSES = {
     "bce": Loss(bce_loss, "position", ("negative_index",)),
     "in_batch": Loss(in_batch_loss, "batch", ("item_log_popularity",)),
+    "mixed": Loss(mixed_loss, "mixed", ("item_log_popularity", "num_catalogue_items")),
     "sampled_softmax": Loss(sampled_softmax_loss, "shared", ("negative_index", "item_log_popularity")),
     "gbce": Loss(gbce_loss, "shared", ("negative_index", "num_catalogue_items"), ("gbce_t",)),
     "full_softmax": Loss(full_softmax_loss, "catalogue"),

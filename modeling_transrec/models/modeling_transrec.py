@@ -44,7 +44,8 @@ from .item_encoders import ItemEncoder
 from .losses import LOSSES
 from .modalities import BACKBONES
 from .sentence_folders import read_text_pooling
-from .user_encoders import USER_ENCODERS, UserEncoder
+from .user_encoders import UserEncoder, make_user_encoder
+from .whitening import unit_length
 
 
 logger = logging.getLogger(__name__)
@@ -249,7 +250,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         These are the embeddings themselves, except for `normalize_scores` and `temperature`.
         """
         if self.config.normalize_scores:
-            vectors = nn.functional.normalize(vectors, dim=-1)
+            vectors = unit_length(vectors)
+        if self.config.learn_temperature:
+            return vectors * (-self.base_model.log_temperature / 2).exp()
         return vectors if self.config.temperature == 1 else vectors / self.config.temperature**0.5
 
     def freeze_backbone(
@@ -392,7 +395,9 @@ class TransRecModel(TransRecPreTrainedModel):
     def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
         self.item_encoder = ItemEncoder(config, backbones)
-        self.user_encoder = USER_ENCODERS[config.user_encoder_type](config)
+        self.user_encoder = make_user_encoder(config, self.item_encoder.lengths)
+        start = torch.tensor(float(config.temperature)).log()
+        self.log_temperature = nn.Parameter(start) if config.learn_temperature else None
         self._no_split_modules = [self.user_encoder.layer_class.__name__]
         check_size(self)
         self.post_init()
@@ -461,7 +466,7 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(
                 f"user_encoder_type={self.config.user_encoder_type!r} needs user_ids, indices into its table of users"
             )
-        return item_embeddings, Histories(mask, user_ids)
+        return item_embeddings, Histories(mask, user_ids, is_masked)
 
     def get_user_features(
         self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None

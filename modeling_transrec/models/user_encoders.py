@@ -9,6 +9,7 @@ Shapes: `B` users, `L` history length, `M` items in all histories, `D` hidden si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,6 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import SelfAttention, attention_mask_of
 from .histories import Histories, positions_from_the_end
+from .projections import LinearFromZero
+from .whitening import decayed_histories, decayed_history, unit_length
 
 
 if TYPE_CHECKING:
@@ -59,6 +62,46 @@ class UserEncoder(nn.Module):
         A subclass may override this to skip the computation that only the other states need.
         """
         return histories.last_of(self(item_embeddings, histories))
+
+
+class ResidualUserEncoder(UserEncoder):
+    """Adds what another user encoder makes of a history, from zero on, to the decayed sum of its item embeddings.
+
+    An untrained model then predicts what is like the history, as content kNN does. The sum at a position is that of
+    the items up to it; masked ones have no part in it. Made where the configuration has a `history_decay`, around the
+    user encoder that it names; [`USER_ENCODERS`] has no row for it.
+
+    Args:
+        config: with `history_decay` and, for the width of the other user encoder, `user_hidden_size`.
+        lengths: width and usual length of the parts that lie side by side in an item embedding, and in the sum.
+    """
+
+    def __init__(self, config: TransRecConfig, lengths: Sequence[tuple[int, float]]):
+        super().__init__(config)
+        self.lengths = lengths
+        self.decay = config.history_decay
+        self.inner = USER_ENCODERS[config.user_encoder_type](config)
+        self.inner.mask_embedding = None  # this one's stands in the histories
+        self.layer_class = self.inner.layer_class  # type: ignore[misc]  # one class wraps all
+        narrows = config.user_width != config.hidden_size
+        self.down = nn.Linear(config.hidden_size, config.user_width, bias=False) if narrows else nn.Identity()
+        self.out = LinearFromZero(config.user_width, config.hidden_size)
+
+    def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        total = decayed_histories(item_embeddings, histories.visible, self.decay)
+        states = self.inner(self.down(item_embeddings), histories)
+        return (self.scaled(total) + self.out(states)) * histories.mask[:, :, None]
+
+    def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """As in [`UserEncoder`]; one sum per user."""
+        total = decayed_history(item_embeddings, histories.visible, self.decay)
+        return self.scaled(total) + self.out(self.inner.last(self.down(item_embeddings), histories))
+
+    def scaled(self, total: torch.Tensor) -> torch.Tensor:
+        """Gives each part of sums `(…, D)` the length that it has in item embeddings."""
+        parts = zip(total.split([width for width, _ in self.lengths], dim=-1), self.lengths, strict=True)
+        return torch.cat([unit_length(part) * length for part, (_, length) in parts], dim=-1)
 
 
 class TransformerUserEncoder(UserEncoder):
@@ -105,11 +148,11 @@ class SASRecLayer(GradientCheckpointingLayer):
     def __init__(self, config: TransRecConfig):
         super().__init__()
         self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
-        self.up = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-        self.down = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        self.attention_norm = nn.LayerNorm(config.user_width, eps=LAYER_NORM_EPS)
+        self.up = nn.Linear(config.user_width, 4 * config.user_width)
+        self.down = nn.Linear(4 * config.user_width, config.user_width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.layer_norm = nn.LayerNorm(config.user_width, eps=LAYER_NORM_EPS)
 
     def forward(
         self, hidden: torch.Tensor, histories: Histories, attention_mask: torch.Tensor, last: bool = False
@@ -136,8 +179,8 @@ class SASRecUserEncoder(TransformerUserEncoder):
         super().__init__(config)
         # One position more where a mask embedding is appended to a history, to predict the item after it.
         self.num_positions = config.max_seq_len + self.predicts_masked_items
-        self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.position_embedding = nn.Embedding(self.num_positions, config.user_width)
+        self.layer_norm = nn.LayerNorm(config.user_width, eps=LAYER_NORM_EPS)
         self.layers = nn.ModuleList([SASRecLayer(config) for _ in range(config.num_hidden_layers)])
 
     def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
@@ -168,7 +211,7 @@ class LiGRLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
-        width = config.hidden_size
+        width = config.user_width
         self.attention = SelfAttention(config, rotary=True)
         self.attention_norm = nn.RMSNorm(width, eps=LAYER_NORM_EPS)
         self.attention_gate = nn.Linear(width, width)
@@ -206,7 +249,7 @@ class LiGRUserEncoder(TransformerUserEncoder):
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
         self.layers = nn.ModuleList([LiGRLayer(config) for _ in range(config.num_hidden_layers)])
-        self.layer_norm = nn.RMSNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.layer_norm = nn.RMSNorm(config.user_width, eps=LAYER_NORM_EPS)
 
     def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Packs item embeddings `(B, L, D)` without padding, as `(M, D)`."""
@@ -235,7 +278,7 @@ class NextItNetLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: TransRecConfig, dilation: int, kernel_size: int = 3):
         super().__init__()
-        width = config.hidden_size
+        width = config.user_width
         self.paddings = [(kernel_size - 1) * d for d in (dilation, 2 * dilation)]
         self.convolutions = nn.ModuleList(
             [nn.Conv1d(width, width, kernel_size, dilation=d) for d in (dilation, 2 * dilation)]
@@ -274,7 +317,7 @@ class GRU4RecLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
-        self.gru = nn.GRU(config.hidden_size, config.hidden_size, bias=False, batch_first=True)
+        self.gru = nn.GRU(config.user_width, config.user_width, bias=False, batch_first=True)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         # Without biases, zeros as input keep a zero state at zero, so that padding on the left has no effect.
@@ -301,7 +344,7 @@ class MLPLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
-        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear = nn.Linear(config.user_width, config.user_width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -311,7 +354,7 @@ class MLPLayer(GradientCheckpointingLayer):
 def make_mlp(config: TransRecConfig) -> nn.Sequential:
     """Makes a multi-layer perceptron: `num_hidden_layers` layers, then a linear one."""
     layers = [MLPLayer(config) for _ in range(config.num_hidden_layers)]
-    return nn.Sequential(*layers, nn.Linear(config.hidden_size, config.hidden_size))
+    return nn.Sequential(*layers, nn.Linear(config.user_width, config.user_width))
 
 
 class DNNUserEncoder(UserEncoder):
@@ -360,13 +403,25 @@ class DSSMUserEncoder(UserEncoder):
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
         num_users: Any = config.num_users  # never None with this user encoder
-        self.user_embedding = nn.Embedding(num_users, config.hidden_size)
+        self.user_embedding = nn.Embedding(num_users, config.user_width)
         self.mlp = make_mlp(config)
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes user ids `(B,)` to states `(B, L, D)`, the same at every position."""
         user = self.mlp(self.dropout(self.user_embedding(histories.user_ids)))  # (B, D)
         return user[:, None].expand(-1, histories.mask.shape[1], -1)
+
+
+def make_user_encoder(config: TransRecConfig, lengths: Sequence[tuple[int, float]]) -> UserEncoder:
+    """Makes the user encoder that the configuration names, with a `history_decay` beside the decayed history.
+
+    Args:
+        config: the model's.
+        lengths: see [`ResidualUserEncoder`].
+    """
+    if config.history_decay is not None:
+        return ResidualUserEncoder(config, lengths)
+    return USER_ENCODERS[config.user_encoder_type](config)
 
 
 USER_ENCODERS: dict[str, type[UserEncoder]] = {

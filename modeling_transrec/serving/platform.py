@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 
 from ..data.counting import from_interactions
 from ..data.transitions import TRANSITIONS_FILE, Transitions
-from ..evaluation.content import ContentKNN, Whitening
+from ..evaluation.content import ContentKNN
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content
 from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.weighing import ScoringChoice, choose, choose_content
+from ..models.whitening import Whitening
 
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.

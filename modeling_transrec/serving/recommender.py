@@ -303,7 +303,7 @@ class Recommender:
             content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
             scorer = fit_content(content, items, sequences)
         else:
-            scorer = CatalogueScorer(self.model, self._encode(items, chunk_size))
+            scorer = CatalogueScorer(self.model, self._encode(items, chunk_size, is_catalogue=True))
         if sequences is not None:
             scorer = add_counts(scorer, items, sequences)
         checkpoint = checkpoint_hash(self.model, self.processor)
@@ -484,13 +484,14 @@ class Recommender:
             finally:
                 self._catalogue = catalogue
 
-    def _encode(self, items: datasets.Dataset, chunk_size: int) -> torch.Tensor:
-        """Encodes items to embeddings `(V, D)`."""
+    def _encode(self, items: datasets.Dataset, chunk_size: int, is_catalogue: bool = False) -> torch.Tensor:
+        """Encodes items to embeddings `(V, D)`: a whole catalogue, or items that are added to one."""
         if self.reads_features:
             content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
             knn: Any = self._indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
-        return encode_catalogue(self.model, prepare_items(items, self.processor), self.processor, chunk_size)
+        prepared = prepare_items(items, self.processor)
+        return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=is_catalogue)
 
     def _user_index(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
         if self.processor.user_ids is None:

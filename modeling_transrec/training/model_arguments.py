@@ -224,6 +224,8 @@ class ModelArguments:
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",
     "item_dropout_prob",
+    "id_dropout_prob",
+    "whitening_power",
     "loss_type",
     "num_negatives",
     "negative_sampling",

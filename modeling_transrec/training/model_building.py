@@ -217,7 +217,10 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
     reads = {
         "item_projection": set(encoder.modalities) != {"id"},
         "fusion": encoder.fusion is not None,
+        "fusion_weights": encoder.fusion is not None,
         "id_fusion": encoder.id_fusion is not None,
+        "id_dropout_prob": encoder.id_fusion is not None,
+        "whitening_power": bool(encoder.whitened),
         "text_pooling": encoder.text is not None,
         "image_pooling": encoder.image is not None,
         "image_size": has_image,

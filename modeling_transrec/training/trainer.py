@@ -22,6 +22,7 @@ from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
 from ..data.preparation import PreparedItems, prepare_items
 from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
+from ..evaluation.encoding import fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
 from ..hub.card import draw_training_curve
@@ -134,6 +135,10 @@ class TransRecTrainer(Trainer):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._compute_frozen()
+        if self._plain_items is not None and model.item_encoder.whitened:
+            self.fit_statistics()
+            if not model.has_frozen_backbone:
+                self.add_callback(_FitStatisticsCallback(self))
 
     def _prepare_training(
         self,
@@ -180,6 +185,13 @@ class TransRecTrainer(Trainer):
             )
         self.data_collator.items = self.prepared_items
         self._evaluators = {}
+
+    def fit_statistics(self) -> None:
+        """Gives a model that whitens features the statistics of the training catalogue, anew in each epoch where its
+        backbone is trained."""
+        with self.accelerator.autocast():
+            model = self.accelerator.unwrap_model(self.model)
+            fit_statistics(model, self.prepared_items, self.processing_class, self.args.item_batch_size)
 
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
         """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
@@ -395,6 +407,16 @@ class _SetEpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.set_epoch(int(state.epoch))
+
+
+class _FitStatisticsCallback(TrainerCallback):
+    """Takes the catalogue's statistics anew after each epoch; the checkpoint that follows it has them for the next."""
+
+    def __init__(self, trainer: TransRecTrainer):
+        self.trainer = trainer
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer.fit_statistics()
 
 
 def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:

@@ -66,10 +66,15 @@ def test_scores_are_the_weighted_sum_of_the_modalities_cosines():
     knn = ContentKNN.fit(parts, present, weights={"text": 3.0, "image": 1.0}, history_decay=0.6)
     scorer = CatalogueScorer(knn, knn.embed_items(parts, present))
     histories = torch.tensor([[-1, 3, 4], [5, 8, 0]])
+    vectors_of = {
+        name: Whitening.fit(parts[name], 0.75, present.get(name))(parts[name], present.get(name)) for name in parts
+    }
+    has_image = present["image"][:, None]  # an item without one is compared by its text alone
+    vectors_of["text"] = torch.where(has_image, vectors_of["text"], vectors_of["text"] / 0.75**0.5)
     expected = torch.zeros(2, 37)
     for user, history in enumerate(histories.tolist()):
         for name, weight in (("text", 0.75), ("image", 0.25)):
-            vectors = Whitening.fit(parts[name], 0.75, present.get(name))(parts[name], present.get(name))
+            vectors = vectors_of[name]
             items = [index for index in history if index >= 0]
             summed = sum(0.6**steps * vectors[index] for steps, index in enumerate(reversed(items)))
             expected[user] += weight * F.normalize(summed, dim=0) @ vectors.T

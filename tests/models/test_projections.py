@@ -36,7 +36,9 @@ def test_every_row_is_saved_and_loaded(name, tokenizer, tmp_path):
 
 def test_a_new_row_needs_no_other_change(monkeypatch, tokenizer):
     class Scaled(nn.Module):
-        def __init__(self, width: int, hidden_size: int):
+        starts_at_content = False
+
+        def __init__(self, width: int, hidden_size: int, config: TransRecConfig):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(hidden_size))
 
@@ -51,5 +53,5 @@ def test_a_new_row_needs_no_other_change(monkeypatch, tokenizer):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="'linear'"):
+    with pytest.raises(ValueError, match="did you mean 'linear'"):
         TransRecConfig(num_items=3, item_projection="linera")

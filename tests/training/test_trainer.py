@@ -217,6 +217,7 @@ def test_validation_on_some_users(make_trainer, items, validation_split, text_pr
         ("text", {"loss_type": "bce"}, 2),
         ("text", {"loss_type": "in_batch"}, 0),
         ("text+id", {"loss_type": "sampled_softmax", "num_negatives": 5, "user_encoder_type": "bert4rec"}, 0),
+        ("text+id", {"item_projection": "whitened", "hidden_size": None, "history_decay": 0.7}, 0),
         ("image", {"vision_config": VISION_CONFIGS["vit"]}, 0),
         ("image", {"vision_config": VISION_CONFIGS["swin"]}, 0),
         ("image", {"vision_config": VISION_CONFIGS["dinov2"]}, 0),
