@@ -6,9 +6,10 @@ import torch.nn.functional as F
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
 from modeling_transrec.data.collator import left_pad_lists
+from modeling_transrec.data.precomputed_items import precompute_features
 from modeling_transrec.evaluation.encoding import encode_catalogue, fit_statistics, kept_statistics
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
-from modeling_transrec.evaluation.features import read_prepared_content
+from modeling_transrec.evaluation.features import as_content
 from modeling_transrec.evaluation.scoring import CatalogueScorer
 from modeling_transrec.models.candidates import Candidates, log_inclusion_probability
 from modeling_transrec.models.losses import mixed_loss
@@ -37,18 +38,24 @@ PAIRS = [
 ]
 
 
+def content_of(model, processor, items, cache_dir):
+    return as_content(precompute_features(model, items, processor, 5, cache_dir), model, processor)
+
+
 def histories_of(histories, count=6):
     return torch.from_numpy(left_pad_lists([histories[user]["history"][-20:] for user in range(count)]))
 
 
 @pytest.mark.parametrize(("kind", "user_encoder"), PAIRS)
-def test_an_untrained_model_is_content_knn(kind, user_encoder, make_model, prepared_items, processor_of, histories):
+def test_an_untrained_model_is_content_knn(
+    kind, user_encoder, make_model, prepared_items, processor_of, histories, tmp_path
+):
     fusion = {} if kind == "vilt" else {"fusion": "weighted_concat"}
     options = {**START, "fusion": "sum", **fusion, "temperature": 0.07}
     model = make_model(kind, user_encoder_type=user_encoder, **options)
     items, processor = prepared_items[kind], processor_of[kind]
     scorer = CatalogueScorer(model, encode_catalogue(model, items, processor, chunk_size=5))
-    content = read_prepared_content(model, processor, items, chunk_size=5)
+    content = content_of(model, processor, items, tmp_path)
     knn = content.fit(power=0.75, history_decay=0.6)
     users = histories_of(histories)
     torch.testing.assert_close(scorer.scores(users) * 0.07, knn.scores(users), atol=1e-4, rtol=1e-3)
@@ -74,13 +81,13 @@ def test_gradients_at_the_start_are_finite_where_items_lack_content(make_model, 
     assert gradient.isfinite().all() and 0 < gradient.norm() < 100
 
 
-def test_statistics_are_those_of_the_catalogue_at_hand(make_model, prepared_items, processor_of):
+def test_statistics_are_those_of_the_catalogue_at_hand(make_model, prepared_items, processor_of, tmp_path):
     model, processor = make_model("text", **START), processor_of["text"]
     whole, half = prepared_items["text"], prepared_items["text"].select(range(18))
     projection = model.item_encoder.text.projection.layers
     encode_catalogue(model, whole, processor)
     of_whole = projection.matrix.clone()
-    features = read_prepared_content(model, processor, whole)
+    features = content_of(model, processor, whole, tmp_path)
     expected = Whitening.fit(features.features["text"], 0.75, features.has_content["text"])
     torch.testing.assert_close(of_whole, expected.matrix, rtol=1e-3, atol=1e-3)
     with kept_statistics(model):
@@ -93,7 +100,7 @@ def test_statistics_are_those_of_the_catalogue_at_hand(make_model, prepared_item
 
 
 def test_an_evaluation_leaves_the_statistics_as_they_were(
-    make_model, items, validation_split, prepared_items, processor_of
+    make_model, items, validation_split, prepared_items, processor_of, tmp_path
 ):
     model, processor = make_model("text", **START), processor_of["text"]
     fit_statistics(model, prepared_items["text"].select(range(18)), processor)
@@ -101,15 +108,17 @@ def test_an_evaluation_leaves_the_statistics_as_they_were(
     evaluator = FullRankingEvaluator(items, validation_split)
     metrics = evaluator(model, processor)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
-    knn = read_prepared_content(model, processor, prepared_items["text"]).fit(power=0.75, history_decay=0.6)
+    knn = content_of(model, processor, prepared_items["text"], tmp_path).fit(power=0.75, history_decay=0.6)
     assert metrics == pytest.approx(evaluator.rank(knn))
 
 
-def test_a_smaller_width_keeps_the_leading_axes_of_the_first_catalogue(make_model, prepared_items, processor_of):
+def test_a_smaller_width_keeps_the_leading_axes_of_the_first_catalogue(
+    make_model, prepared_items, processor_of, tmp_path
+):
     model = make_model("text", **START | {"hidden_size": 4})
     processor, items = processor_of["text"], prepared_items["text"]
     found = encode_catalogue(model, items, processor)
-    content = read_prepared_content(model, processor, items)
+    content = content_of(model, processor, items, tmp_path)
     known = content.features["text"][content.has_content["text"]].double()
     centred = known - known.mean(dim=0)
     _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
