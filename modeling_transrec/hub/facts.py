@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..data.cache import add_tensors
 from ..models.checkpoint_files import is_hub_id, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecPreTrainedModel
@@ -138,9 +139,7 @@ def checkpoint_hash(model: TransRecPreTrainedModel, processor: TransRecProcessor
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
-    for name, tensor in model.base_model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    add_tensors(digest, model.base_model.state_dict())
     return digest.hexdigest()
 
 
