@@ -62,7 +62,7 @@ def _with_features(model: TransRecPreTrainedModel, inputs: dict[str, torch.Tenso
     """Returns inputs of items with the backbones' features in place of what they are computed from."""
     encoder = model.item_encoder
     if not encoder.whitened.keys() <= inputs.keys():
-        inputs |= encoder.features(**inputs)  # type: ignore[arg-type]  # the processor's names are those of ItemInputs
+        inputs |= encoder.features(**inputs)
     kept = {*encoder.whitened, "has_text", "item_ids", *(f"{name}_index" for name in MODALITIES)}
     return {name: values for name, values in inputs.items() if name in kept}
 

@@ -255,8 +255,8 @@ class TransRecConfig(PretrainedConfig):
                 _check_sizes(name, getattr(self, name).to_dict())
         if self.multimodal_config is not None and (self.text_config or self.vision_config) is not None:
             raise ValueError("multimodal_config reads text and image; leave out text_config and vision_config")
-        if self.user_width is not None and self.user_width % self.num_attention_heads:
-            name = "hidden_size" if self.user_hidden_size is None else "user_hidden_size"
+        name = "hidden_size" if self.user_hidden_size is None else "user_hidden_size"
+        if getattr(self, name) is not None and self.user_width % self.num_attention_heads:
             raise ValueError(
                 f"{name} ({self.user_width}) must be a multiple of num_attention_heads ({self.num_attention_heads})"
             )
@@ -315,9 +315,16 @@ class TransRecConfig(PretrainedConfig):
         return PROJECTIONS[self.item_projection].starts_at_content
 
     @property
-    def user_width(self) -> int | None:
+    def width(self) -> int:
+        """`hidden_size`, which building the item encoder sets where it was left out."""
+        if self.hidden_size is None:
+            raise ValueError("hidden_size was left out, and follows from the backbones once the model is built")
+        return self.hidden_size
+
+    @property
+    def user_width(self) -> int:
         """Width of the user encoder's layers."""
-        return self.hidden_size if self.user_hidden_size is None else self.user_hidden_size
+        return self.width if self.user_hidden_size is None else self.user_hidden_size
 
     @property
     def modality(self) -> str | None:

@@ -50,7 +50,7 @@ class ConcatFusion(Fusion):
 
     def __init__(self, config: "TransRecConfig", count: int):
         super().__init__(config, count)
-        self.linear = nn.Linear(count * config.hidden_size, config.hidden_size)
+        self.linear = nn.Linear(count * config.width, config.width)
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
         """Fuses several `(U, D)` to one."""
@@ -84,7 +84,7 @@ class GatedFusion(Fusion):
 
     def __init__(self, config: "TransRecConfig", count: int):
         super().__init__(config, count)
-        self.gate = nn.Linear(count * config.hidden_size, (count - 1) * config.hidden_size)
+        self.gate = nn.Linear(count * config.width, (count - 1) * config.width)
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
         """Fuses several `(U, D)` to one; of two, the weights are a sigmoid and its complement."""
@@ -100,7 +100,7 @@ class FilmFusion(Fusion):
 
     def __init__(self, config: "TransRecConfig", count: int):
         super().__init__(config, count)
-        self.scale_and_shift = nn.Linear(config.hidden_size, 2 * (count - 1) * config.hidden_size)
+        self.scale_and_shift = nn.Linear(config.width, 2 * (count - 1) * config.width)
 
     def forward(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
         """Fuses several `(U, D)` to one."""
@@ -154,11 +154,11 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.hidden_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size)
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.layer_norm = nn.LayerNorm(config.width)
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
         """Maps queries `(U, T, D)`, a context `(U, S, D)` and its mask `(U, S)` to `(U, T, D)`."""

@@ -80,11 +80,11 @@ class ItemEncoder(nn.Module):
         self.starts_at_content = config.starts_at_content and bool(self.parts)
         if config.num_items is not None:
             table = EmbeddingFromZero if self.starts_at_content else nn.Embedding
-            self.id_embedding = table(config.num_items, config.hidden_size)
+            self.id_embedding = table(config.num_items, config.width)
             if self.parts:
                 self.id_fusion = FUSIONS[config.id_fusion](config, 2)
         # Width and usual length of what lies side by side in an item embedding.
-        self.lengths: list[tuple[int, float]] = [(config.hidden_size, 1.0)]
+        self.lengths: list[tuple[int, float]] = [(config.width, 1.0)]
         if isinstance(self.fusion, WeightedConcatFusion):
             self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
         self.dropout = nn.Dropout(config.item_dropout_prob)
@@ -103,10 +103,10 @@ class ItemEncoder(nn.Module):
                 )
             config.hidden_size = sum(widths) if FUSIONS[config.fusion].keeps_widths else max(widths)
         if not several or not FUSIONS[config.fusion].keeps_widths:
-            return [config.hidden_size] * len(widths)
-        if config.hidden_size == sum(widths):
+            return [config.width] * len(widths)
+        if config.width == sum(widths):
             return widths
-        ends = [round(config.hidden_size * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
+        ends = [round(config.width * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
     @property
@@ -157,7 +157,7 @@ class ItemEncoder(nn.Module):
 
     def encode(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes all items at once; arguments and result as in [`forward`]."""
-        embeddings = self.encode_content(**items)
+        embeddings: Any = self.encode_content(**items)
         if self.id_embedding is not None:
             ids = self.id_embedding(items["item_ids"])
             embeddings = ids if embeddings is None else self.id_fusion([embeddings, self.id_dropout(ids)])

@@ -252,7 +252,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if self.config.normalize_scores:
             vectors = unit_length(vectors)
         if self.config.learn_temperature:
-            return vectors * (-self.base_model.log_temperature / 2).exp()
+            temperature: Any = self.base_model.log_temperature
+            return vectors * (-temperature / 2).exp()
         return vectors if self.config.temperature == 1 else vectors / self.config.temperature**0.5
 
     def freeze_backbone(

@@ -135,7 +135,7 @@ class Projection(nn.Module):
 
     def __init__(self, width: int, config: "TransRecConfig", hidden_size: int | None = None, has_missing: bool = True):
         super().__init__()
-        hidden_size = config.hidden_size if hidden_size is None else hidden_size
+        hidden_size = config.width if hidden_size is None else hidden_size
         self.layers = PROJECTIONS[config.item_projection](width, hidden_size, config)
         self.missing = nn.Parameter(torch.zeros(hidden_size)) if has_missing else None
 

@@ -53,7 +53,7 @@ class UserEncoder(nn.Module):
     def __init__(self, config: TransRecConfig):
         super().__init__()
         self.predicts_masked_items = config.objective == "masked_item"
-        self.mask_embedding = nn.Parameter(torch.empty(config.hidden_size)) if self.predicts_masked_items else None
+        self.mask_embedding = nn.Parameter(torch.empty(config.width)) if self.predicts_masked_items else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
@@ -79,13 +79,13 @@ class ResidualUserEncoder(UserEncoder):
     def __init__(self, config: TransRecConfig, lengths: Sequence[tuple[int, float]]):
         super().__init__(config)
         self.lengths = lengths
-        self.decay = config.history_decay
+        self.decay: Any = config.history_decay  # never None with this user encoder
         self.inner = USER_ENCODERS[config.user_encoder_type](config)
         self.inner.mask_embedding = None  # this one's stands in the histories
         self.layer_class = self.inner.layer_class  # type: ignore[misc]  # one class wraps all
-        narrows = config.user_width != config.hidden_size
-        self.down = nn.Linear(config.hidden_size, config.user_width, bias=False) if narrows else nn.Identity()
-        self.out = LinearFromZero(config.user_width, config.hidden_size)
+        narrows = config.user_width != config.width
+        self.down = nn.Linear(config.width, config.user_width, bias=False) if narrows else nn.Identity()
+        self.out = LinearFromZero(config.user_width, config.width)
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
