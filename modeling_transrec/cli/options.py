@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _PRESET_HELP = (
     "Named options to start from; those on the command line override them. bili_food-bert, ku-id, qb-swin-tiny, … "
     "are the paper's for each data set and backbone; sasrec-bert-bili2m, gru4rec-swinb-bili2m, … pretrain on Bili_2M; "
-    "recommended, recommended-text and recommended-id ranked best in our own runs. Or a JSON file with options under "
+    "recommended-text, -image, -text-id and -id ranked best in our own runs. Or a JSON file with options under "
     '"options".'
 )
 _METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}

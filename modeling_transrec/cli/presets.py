@@ -12,11 +12,11 @@ Sources of the numbers:
   whose values stand for theirs.
 - `recommended-id`: width and depth of the best published SASRec on Amazon_Beauty (README of arXiv 2508.06450), with
   the batch's items as negatives (logQ-corrected) and dropout on item embeddings. Run 2026-11 on Amazon_Beauty:
-  `benchmarks/results/beauty_content.md`, as are the next two (with all-MiniLM-L6-v2).
-- `recommended-text`: the same with a frozen text backbone of a sentence encoder (mean pooling), whose features are
-  computed once. Name the backbone with `--text_model_name_or_path`. It transfers.
-- `recommended`: `recommended-text` and an id table beside it (sum), the best of what was measured for a catalogue that
-  is known and warm.
+  `benchmarks/results/beauty_content.md`.
+- `recommended-text`, `recommended-image`: a frozen backbone that is named by `--text_model_name_or_path` or
+  `--vision_model_name_or_path`, and a model that starts as content kNN; it transfers. `recommended-text-id`: an id table
+  beside the text, for a catalogue that is known and warm. Run 2026-11, with all-MiniLM-L6-v2:
+  `benchmarks/results/transfer.md`. The transitions of the platform are added to their scores.
 """
 
 import difflib
@@ -69,7 +69,7 @@ _PAPER: Options = {
     "loss_type": "bce",
     "num_negatives": 1,
 }
-_RECOMMENDED: Options = {
+_RECOMMENDED_ID: Options = {
     "modality": "id",
     "loss_type": "in_batch",
     "hidden_size": 64,
@@ -86,7 +86,31 @@ _RECOMMENDED: Options = {
     "num_train_epochs": 60,
     "early_stopping_patience": 8,
 }
-_RECOMMENDED_TEXT = {**_RECOMMENDED, "modality": "text", "text_pooling": "mean", "freeze_backbone": True}
+_RECOMMENDED_CONTENT: Options = {
+    "freeze_backbone": True,
+    "item_projection": "whitened",
+    "history_decay": 0.7,
+    "user_hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_dropout_prob": 0.5,
+    "max_seq_len": 50,
+    "normalize_scores": True,
+    "temperature": 0.07,
+    "learn_temperature": True,
+    "loss_type": "mixed",
+    "num_negatives": 4096,
+    "logq_correction": False,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "lr_scheduler_type": "constant",
+    "weight_decay": 0,
+    "per_device_train_batch_size": 128,
+    "num_train_epochs": 12,
+    "early_stopping_patience": 2,
+    "transition_weight": "auto",
+}
+_RECOMMENDED_TEXT: Options = {**_RECOMMENDED_CONTENT, "modality": "text", "max_text_length": 64}
 # User encoders of the named checkpoints, and the options of the table that each of them has no use for.
 _NAMED_ENCODERS = {
     "sasrec": (),
@@ -145,9 +169,10 @@ _PAPER_PRESETS = {name: options for row in _TABLE_12.items() for name, options i
 PRESETS: dict[str, Options] = {
     **_PAPER_PRESETS,
     **_of_named_checkpoints(_PAPER_PRESETS),
-    "recommended": {**_RECOMMENDED_TEXT, "modality": "text+id"},
     "recommended-text": _RECOMMENDED_TEXT,
-    "recommended-id": _RECOMMENDED,
+    "recommended-image": {**_RECOMMENDED_CONTENT, "modality": "image"},
+    "recommended-text-id": {**_RECOMMENDED_TEXT, "modality": "text+id", "id_dropout_prob": 0.5},
+    "recommended-id": _RECOMMENDED_ID,
 }
 
 
