@@ -1,7 +1,7 @@
 """Get NineRec from where its authors offer it, and unpack it.
 
     pip install "modeling_transrec[download]"
-    transrec download targets --data_dir FOLDER
+    python -m modeling_transrec.ninerec.download targets --data_dir FOLDER
 
 `sources` are Bili_500K and Bili_2M, `targets` the nine others. The archive and what it holds go into FOLDER only. If
 the command is interrupted, run it again: it goes on where it stopped.
@@ -181,8 +181,9 @@ def _make_folder(parent: Path, folder: Path, archive: Path) -> None:
     parent.mkdir(parents=True, exist_ok=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

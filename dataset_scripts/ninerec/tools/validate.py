@@ -1,8 +1,8 @@
 """Check the files of a data set in NineRec's layout, and list every problem with file and line.
 
-    transrec validate Bili_Food --data_dir FOLDER
-    transrec validate my_data --data_dir FOLDER --max_examples 20 --num_workers 8
-    transrec validate my_shop --data_dir FOLDER \\
+    python -m modeling_transrec.ninerec.validate Bili_Food --data_dir FOLDER
+    python -m modeling_transrec.ninerec.validate my_data --data_dir FOLDER --max_examples 20 --num_workers 8
+    python -m modeling_transrec.ninerec.validate my_shop --data_dir FOLDER \\
         --columns '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}'
 
 A problem is an error (loading fails), a warning (something is left out, counts as missing, or is probably wrong) or a
@@ -156,8 +156,9 @@ def report(name: str, problems: list[Problem]) -> str:
     return "\n".join([*lines, f"{name} {verdict} ({total})"])
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
