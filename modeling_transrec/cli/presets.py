@@ -14,8 +14,8 @@ Sources of the numbers:
   the batch's items as negatives (logQ-corrected) and dropout on item embeddings. Run 2026-11 on Amazon_Beauty:
   `benchmarks/results/beauty_content.md`.
 - `recommended-text`, `recommended-image`: a frozen backbone that is named by `--text_model_name_or_path` or
-  `--vision_model_name_or_path`, and a model that starts as content kNN; it transfers. `recommended-text-id`: an id table
-  beside the text, for a catalogue that is known and warm. Run 2026-11, with all-MiniLM-L6-v2:
+  `--vision_model_name_or_path`, and a model that starts as content kNN; it transfers. `recommended-text-id`: an id
+  table beside the text, for a catalogue that is known and warm. Run 2026-11, with all-MiniLM-L6-v2:
   `benchmarks/results/transfer.md`. The transitions of the platform are added to their scores.
 """
 
