@@ -46,7 +46,9 @@ def naive_loss(model, items, encode, collator, users, share):
     inputs, targets = collator.split(rows, numbers)
     if config.loss_type == "bce":
         negatives = collator.sample_negatives(rows, numbers)[:, -targets.shape[1] :]
-    shared = collator.sample_shared_negatives(numbers) if LOSSES[config.loss_type].candidates == "shared" else []
+    shared = (
+        collator.sample_shared_negatives(numbers) if LOSSES[config.loss_type].candidates in ("shared", "mixed") else []
+    )
     distinct = np.unique(rows[rows >= 0])
     total, count = 0.0, 0
     for line, user in enumerate(users):
@@ -80,6 +82,10 @@ def naive_loss(model, items, encode, collator, users, share):
                 if config.loss_type == "in_batch":
                     others = [row for row in distinct if row not in own]
                     log_q = [math.log(1 - (1 - share[row]) ** (rows >= 0).sum()) for row in [target, *others]]
+                elif config.loss_type == "mixed":
+                    others = [row for row in np.union1d(distinct, shared) if row not in own]
+                    absent = (1 - 1 / len(items)) ** len(shared)
+                    log_q = [math.log(1 - absent * (1 - share[row]) ** (rows >= 0).sum()) for row in [target, *others]]
                 elif config.loss_type == "sampled_softmax":
                     others = [row for row in shared if row not in own]
                     log_q = [0.0] * (len(others) + 1)
