@@ -12,6 +12,13 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from .ranking import count
+
+
+def at(scores: torch.Tensor, owner: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Returns the scores `(E,)` of users `owner` and `items`, both `(E,)`, of all scores `(B, V)`."""
+    return scores.view(-1).index_select(0, owner * scores.shape[1] + items)
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -51,7 +58,7 @@ class Entries:
 
     def of_target(self, targets: torch.Tensor) -> torch.Tensor:
         """Returns the scores of the users' targets `(S, B)`, 0 where they have none."""
-        is_target = self.items == targets[self.owner]
+        is_target = self.items == targets.index_select(0, self.owner)
         found = self.values.new_zeros(len(self.values), len(targets))
         found[:, self.owner[is_target]] = self.values[:, is_target]
         return found
@@ -113,24 +120,26 @@ class Contenders:
             added: the sparse scores.
         """
         self._ranks[:, users] = ranks.to(self._ranks)
-        own, of_target = scores.gather(1, targets[:, None]).squeeze(1), added.of_target(targets)
         owner, items, values = added.owner, added.items, added.values
-        before, is_target = scores[owner, items], items == targets[owner]
-        by_dense, by_sparse = before - own[owner], values - of_target[:, owner]
+        own, of_target = scores.gather(1, targets[:, None]).squeeze(1), added.of_target(targets)
+        before = at(scores, owner, items)
+        by_dense, by_sparse = before - own.index_select(0, owner), values - of_target.index_select(1, owner)
         is_ahead = ((by_dense > 0) & (by_sparse >= 0)) | ((by_dense == 0) & (by_sparse > 0))
         num_ahead = torch.stack([torch.bincount(owner[one], minlength=len(users)) for one in is_ahead])
         is_out = (num_ahead >= self.reach) | ((of_target == 0) & (ranks[0] >= self.reach))
         lines = (~is_out.all(dim=0)).nonzero().squeeze(1)
         number = torch.full_like(targets, -1)
         number[lines] = torch.arange(len(lines), device=lines.device)
-        of_kept = number[owner] >= 0
-        rest = scores[lines]
-        rest[number[owner[of_kept]], items[of_kept]] = float("-inf")
+        owner = number.index_select(0, owner)
+        rest, of_kept = scores.index_select(0, lines), owner >= 0
+        rest.view(-1).index_fill_(0, (owner * rest.shape[1] + items)[of_kept], float("-inf"))
         rest.scatter_(1, targets[lines, None], float("-inf"))
         best = rest.topk(min(self.reach, rest.shape[1]), dim=1).values
-        num_last = (rest == best[:, -1:]).sum(dim=1)
-        of_kept &= ((by_dense > 0) | (by_sparse >= 0).any(dim=0)) & ~is_target & before.isfinite()
-        entries = number[owner[of_kept]], before[of_kept], values[:, of_kept]
+        num_last = count(torch.eq, rest, best[:, -1:])
+        of_kept &= ((by_dense > 0) | (by_sparse >= 0).any(dim=0)) & before.isfinite()
+        place = of_kept.nonzero().squeeze(1)
+        place = place[items[place] != targets[lines][owner[place]]]
+        entries = owner[place], before[place], values[:, place]
         self._blocks.append(_Kept(users[lines.cpu()], own[lines], of_target[:, lines], best, num_last, *entries))
         vars(self).pop("_kept", None)
 
@@ -152,11 +161,11 @@ class Contenders:
             weight: of the sparse scores, at least 0.
             kind: number of the sparse scores.
         """
-        if weight == 0:
+        if weight == 0 or not self._blocks:
             return self._ranks
         kept = self._kept
         bound = torch.add(kept.own, kept.added[kind], alpha=weight)
-        after, bound_of = torch.add(kept.before, kept.values[kind], alpha=weight), bound[kept.owner]
+        after, bound_of = torch.add(kept.before, kept.values[kind], alpha=weight), bound.index_select(0, kept.owner)
         better, tied = (
             torch.bincount(kept.owner[is_one], minlength=len(bound))
             for is_one in (after > bound_of, after == bound_of)

@@ -6,7 +6,7 @@ Works on any loaded checkpoint, and on anything that scores histories, such as t
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -217,20 +217,30 @@ class FullRankingEvaluator:
         return item_embeddings
 
     @torch.no_grad()
-    def evaluate(self, score: Scorer, device: torch.device | str = "cpu") -> dict[str, float]:
+    def evaluate(
+        self,
+        score: Scorer,
+        device: torch.device | str = "cpu",
+        observe: Callable[[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor], None] | None = None,
+    ) -> dict[str, float]:
         """Returns the metrics of anything that scores histories, such as one of the baselines.
 
         Args:
             score: called with histories `(B, L)` as indices into the catalogue, -1 at padding on the left, and users
                 `(B,)` as indices into the split; returns scores `(B, V)`, which are changed in place.
             device: where the histories are put.
+            observe: called after each block with histories, users, scores, of which those of items that are no
+                candidates are -inf by then, and ranks `(2, B)`: how many items are better, and how many others tied.
         """
         parts = []
         for histories, users in self.batches(device):
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
             scores = score(histories, users)
-            found = torch.stack(rank_targets(scores, targets, seen)).T  # (B, 2)
+            ranks = torch.stack(rank_targets(scores, targets, seen))
+            if observe is not None:
+                observe(histories, users, scores, ranks)
+            found = ranks.T
             if self._needs_lists:
                 if seen is not None:
                     scores = remove_seen(scores, seen)  # a target that was seen is ranked, but never recommended

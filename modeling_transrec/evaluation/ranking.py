@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 
-_SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
+SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
 
 
 def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
@@ -58,7 +58,7 @@ def rank_targets(
         )
     if seen is not None:
         scores = remove_seen(scores, seen, keep=targets)
-    lines = max(1, _SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    lines = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
     parts = zip(scores.split(lines), target_scores.split(lines), strict=True)
     counts = [torch.stack([count(torch.gt, *part), count(torch.eq, *part)]) for part in parts]
     num_better, num_equal = torch.cat(counts, dim=1)

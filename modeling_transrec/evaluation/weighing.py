@@ -14,7 +14,7 @@ from .contenders import Contenders, Entries
 from .content import ContentKNN
 from .evaluator import FullRankingEvaluator
 from .features import Content
-from .ranking import rank_targets
+from .ranking import SCORES_IN_CACHE, rank_targets
 from .scoring import CatalogueScorer
 
 
@@ -118,18 +118,26 @@ def choose(
     contenders, spread = _find_contenders(scorer, transitions, validation, settings, user_index)
     pairs = [(number, weight) for number in range(len(settings)) for weight in transition_weights if weight]
     tried = [(0, 0.0), *pairs] if 0.0 in transition_weights else pairs
-    gains = [float(_gains(contenders.rank(weight * spread, number)).sum()) for number, weight in tried]
-    number, weight = tried[int(np.argmax(gains))]
+    number, weight = tried[best_weight(torch.stack([gains(contenders.rank(w * spread, kind)) for kind, w in tried]))]
     chosen = ScoringChoice(weight, 0.0, spread, settings[number] if settings else {})
     if len(popularity_weights) < 2:
         return replace(chosen, popularity_weight=popularity_weights[0] if popularity_weights else 0.0)
     best, popularity = chosen.apply(scorer, transitions), log_popularity(transitions.item_counts)
-    gains = [0.0] * len(popularity_weights)
+    found: list[torch.Tensor] = []
     for histories, users in _blocks(validation):
         base = _dense_scores(best, histories, users, user_index)
-        for place, factor in enumerate(popularity_weights):
-            gains[place] += _gain(base + factor * spread * popularity, histories, users, validation)
-    return replace(chosen, popularity_weight=popularity_weights[int(np.argmax(gains))])
+        sums = (base + factor * spread * popularity for factor in popularity_weights)
+        found.append(torch.stack([_gains_of(scores, histories, users, validation) for scores in sums]))
+    return replace(chosen, popularity_weight=popularity_weights[best_weight(torch.cat(found, dim=1))])
+
+
+def best_weight(gains: torch.Tensor) -> int:
+    """Returns which of several weights to take.
+
+    Args:
+        gains: `(W, B)` NDCG@10 of each user with each weight.
+    """
+    return int(gains.double().mean(dim=1).argmax())
 
 
 def _find_contenders(
@@ -146,13 +154,13 @@ def _find_contenders(
     widest = max(kinds, key=lambda one: one.settings.history_decay)  # it reads all that any of them does
     for histories, users in blocks:
         scores = _dense_scores(scorer, histories, users, user_index)
-        spread += float(_deviations(scores).sum()) / num_users
+        spread += float(deviations(scores).sum()) / num_users
         targets = torch.from_numpy(validation.targets[users]).long()
         ranks = torch.stack(rank_targets(scores, targets, histories if validation.exclude_seen else None))
         counted = widest.scores(histories.numpy())
         # A target that the transitions do not reach stays where it is, or sinks.
         is_reached = Entries.of(counted).of_target(targets)[0] > 0
-        lines = (is_reached | (_gains(ranks) > 0)).nonzero().squeeze(1)
+        lines = (is_reached | (gains(ranks) > 0)).nonzero().squeeze(1)
         some = histories[lines].numpy()
         added = Entries.of(counted[lines.numpy()], [one.scores(some) for one in kinds])
         contenders.add(first + lines, scores[lines], targets[lines], ranks[:, lines], added)
@@ -160,9 +168,11 @@ def _find_contenders(
     return contenders, spread or 1.0  # all items score the same
 
 
-def _deviations(scores: torch.Tensor) -> torch.Tensor:
+def deviations(scores: torch.Tensor) -> torch.Tensor:
     """Returns the standard deviation of each user's scores `(B, V)`: `(B,)`. Faster than `torch.std` on a CPU."""
-    return torch.linalg.vector_norm(scores - scores.mean(dim=1, keepdim=True), dim=1) / scores.shape[1] ** 0.5
+    lines = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    parts = [torch.linalg.vector_norm(part - part.mean(dim=1, keepdim=True), dim=1) for part in scores.split(lines)]
+    return torch.cat(parts) / scores.shape[1] ** 0.5
 
 
 def choose_content(content: Content, validation: FullRankingEvaluator) -> dict:
@@ -176,15 +186,20 @@ def choose_content(content: Content, validation: FullRankingEvaluator) -> dict:
     for settings in CONTENT_SETTINGS:
         scorer, gain = content.fit(**settings), 0.0
         for histories, users in _blocks(validation):
-            gain += _gain(_dense_scores(scorer, histories, users, None), histories, users, validation)
+            scores = _dense_scores(scorer, histories, users, None)
+            gain += float(_gains_of(scores, histories, users, validation).sum())
         found.append(gain)
     return CONTENT_SETTINGS[int(np.argmax(found))]
 
 
-def _blocks(evaluator: FullRankingEvaluator) -> Iterable[tuple[torch.Tensor, np.ndarray]]:
-    """Users that are chosen on, the same on every process: all, or evenly spread ones."""
+def users_to_choose_on(evaluator: FullRankingEvaluator) -> np.ndarray:
+    """Returns indices of the users that are chosen on, the same on every process: all, or evenly spread ones."""
     step = -(-len(evaluator.targets) // USERS_TO_CHOOSE_ON)
-    return evaluator.blocks_of(np.arange(0, len(evaluator.targets), step))
+    return np.arange(0, len(evaluator.targets), step)
+
+
+def _blocks(evaluator: FullRankingEvaluator) -> Iterable[tuple[torch.Tensor, np.ndarray]]:
+    return evaluator.blocks_of(users_to_choose_on(evaluator))
 
 
 def _dense_scores(
@@ -193,16 +208,16 @@ def _dense_scores(
     return scorer.scores(histories, None if user_index is None else user_index[users]).cpu()
 
 
-def _gain(scores: torch.Tensor, histories: torch.Tensor, users: np.ndarray, evaluator: FullRankingEvaluator) -> float:
-    """Sum of NDCG@10."""
+def _gains_of(
+    scores: torch.Tensor, histories: torch.Tensor, users: np.ndarray, evaluator: FullRankingEvaluator
+) -> torch.Tensor:
+    """NDCG@10 of each user `(B,)`; changes the scores `(B, V)` in place."""
     targets = torch.from_numpy(evaluator.targets[users]).long()
-    return float(
-        _gains(torch.stack(rank_targets(scores, targets, histories if evaluator.exclude_seen else None))).sum()
-    )
+    return gains(torch.stack(rank_targets(scores, targets, histories if evaluator.exclude_seen else None)))
 
 
-def _gains(ranks: torch.Tensor) -> torch.Tensor:
-    """NDCG@10 of each user `(B,)` by ranks `(2, B)`, a tied target counting as in the middle of the tie."""
+def gains(ranks: torch.Tensor) -> torch.Tensor:
+    """Returns NDCG@10 of each user `(B,)` by ranks `(2, B)`, a tied target counting as in the middle of the tie."""
     rank = ranks[0] + ranks[1] / 2
     return torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0)
 

@@ -7,11 +7,14 @@ from types import MappingProxyType
 import torch
 from transformers import TrainingArguments
 
+from ..evaluation.evaluator import FullRankingEvaluator
+from ..evaluation.sum_evaluator import WITH_TRANSITIONS
 from ..evaluation.weighing import check_transition_weight, has_transitions
 from ..models.configuration_transrec import described_fields
 
 
 MOST_WORKERS = 4  # by default
+_USUAL_METRIC = FullRankingEvaluator.primary_metric
 
 
 def _with_help(cls: type) -> type:
@@ -52,8 +55,9 @@ class TransRecTrainingArguments(TrainingArguments):
             Number of latest checkpoints that are kept beside the best one.
         load_best_model_at_end (`bool`, defaults to `True`):
             Whether to return to the best checkpoint at the end; the paper's selection.
-        metric_for_best_model (`str`, defaults to `"hr@10"`):
-            Validation metric that chooses the best checkpoint.
+        metric_for_best_model (`str`, *optional*):
+            Validation metric that chooses the best checkpoint (default: `hr@10`; with `transition_weight`
+            `hr@10_with_transitions`, that of the sum).
         greater_is_better (`bool`, defaults to `True`):
             Whether a higher value of that metric is better.
         remove_unused_columns (`bool`, defaults to `False`):
@@ -104,8 +108,10 @@ class TransRecTrainingArguments(TrainingArguments):
             Licence of the weights, for the card: `apache-2.0`, `cc-by-nc-4.0`, ….
         transition_weight (`str`, defaults to `"0"`):
             Weight of the platform's counted transitions beside the model's scores, in units of their spread, or
-            `"auto"`, which chooses it on the validation split. Training does not change; table and card show the
-            model without and with them.
+            `"auto"`, which chooses it on the validation split. The gradients do not change; but every evaluation
+            ranks the sum, too (`eval_hr@10_with_transitions`, `eval_ndcg@10_with_transitions`, …, its weight is
+            `eval_transition_weight`), and the sum chooses the best checkpoint. Table and card show the model without
+            and with them.
         do_predict (`bool`, defaults to `False`):
             Whether the test split is ranked, too, when training is over.
         card_results (`list[str]`, *optional*):
@@ -129,7 +135,7 @@ class TransRecTrainingArguments(TrainingArguments):
     save_strategy: str = "epoch"
     save_total_limit: int | None = 1
     load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = "hr@10"
+    metric_for_best_model: str | None = None
     greater_is_better: bool | None = True
     remove_unused_columns: bool = False
     logging_nan_inf_filter: bool = False
@@ -158,10 +164,11 @@ class TransRecTrainingArguments(TrainingArguments):
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = usual_workers(torch.cuda.is_available() and not self.use_cpu)
         usual = self.accelerator_config is None
+        check_transition_weight(self.transition_weight)
+        self._resolve_metric()
         super().__post_init__()
         if usual:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
-        check_transition_weight(self.transition_weight)
         if has_transitions(self.transition_weight) and self.eval_strategy == "no":
             raise ValueError(
                 "--transition_weight needs a validation split that is ranked; leave out --eval_strategy no"
@@ -184,13 +191,21 @@ class TransRecTrainingArguments(TrainingArguments):
             if "=" not in entry:
                 raise ValueError(f"--card_results {entry} must be NAME=FILE, such as IDRec=outputs/idrec.json")
 
+    def _resolve_metric(self) -> None:
+        adds = has_transitions(self.transition_weight)
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = _USUAL_METRIC + (WITH_TRANSITIONS if adds else "")
+        if self.metric_for_best_model.endswith(WITH_TRANSITIONS) and not adds:
+            raise ValueError(f"--metric_for_best_model {self.metric_for_best_model} needs --transition_weight auto")
+
     @classmethod
     def defaults(cls) -> dict:
         """Returns each argument's default."""
-        return {
+        found = {
             one.name: one.default_factory() if one.default_factory is not MISSING else one.default
             for one in fields(cls)
         }
+        return {**found, "metric_for_best_model": _USUAL_METRIC}
 
     @property
     def freezes(self) -> bool:

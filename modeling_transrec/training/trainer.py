@@ -22,9 +22,11 @@ from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
 from ..data.preparation import PreparedItems, prepare_items
 from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
-from ..evaluation.encoding import fit_statistics
+from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
+from ..evaluation.sum_evaluator import SumEvaluator
+from ..evaluation.weighing import has_transitions
 from ..hub.card import draw_training_curve
 from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
 from ..hub.names import CURVE_NAME
@@ -106,6 +108,7 @@ class TransRecTrainer(Trainer):
         self.prepared_items: PreparedItems | None = None
         self._plain_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
+        self._sums: SumEvaluator | None = None
         callbacks, collator = list(callbacks or []), None
         if train_dataset is not None:
             collator, train_dataset = self._prepare_training(
@@ -227,20 +230,37 @@ class TransRecTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`."""
+        """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`.
+
+        With `transition_weight`, those of the validation split have `eval_hr@10_with_transitions`, … beside them, see
+        [`SumEvaluator`].
+        """
         sequences = dataloader.dataset
         known, evaluator = self._evaluators.get(metric_key_prefix, (None, None))
         if known is not sequences:
             evaluator = self._make_evaluator(sequences, metric_key_prefix)
             self._evaluators[metric_key_prefix] = (sequences, evaluator)
-        model = self.accelerator.unwrap_model(self.model)
-        metrics = evaluator(model, self.processing_class, autocast=self.accelerator.autocast)
+        model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
+        rank = self._sum_evaluator(evaluator) if self._adds_transitions(sequences) else evaluator.rank
+        with evaluation_mode(model):
+            scorer = evaluator.build_scorer(model, processor, self.accelerator.autocast)
+            metrics = rank(scorer, evaluator.user_index(processor))
         return EvalLoopOutput(
             predictions=None,
             label_ids=None,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(sequences),
         )
+
+    def _adds_transitions(self, sequences: datasets.Dataset) -> bool:
+        """Whether the sum is ranked, too: on the validation split only, for its weight is chosen there."""
+        is_known = self.platform is not None and sequences is self.eval_dataset
+        return is_known and has_transitions(self.args.transition_weight)
+
+    def _sum_evaluator(self, evaluator: FullRankingEvaluator) -> SumEvaluator:
+        if self._sums is None or self._sums.evaluator is not evaluator:
+            self._sums = SumEvaluator(evaluator, self.platform.transitions, self.args.transition_weight)
+        return self._sums
 
     def _make_evaluator(self, sequences: datasets.Dataset, split: str) -> FullRankingEvaluator:
         return FullRankingEvaluator(

@@ -71,6 +71,15 @@ def test_only_what_matters_is_kept():
     assert set(kept.users.tolist()) >= set((ranks[0] < 10).nonzero().squeeze(1).tolist())
 
 
+def test_users_who_are_not_given_are_out_of_reach():
+    contenders = Contenders(num_users=3, reach=5)
+    assert contenders.rank(2.0)[0].tolist() == [5, 5, 5]
+    nothing = scipy.sparse.csr_array((0, 20))
+    none = torch.zeros(0, dtype=torch.long)
+    contenders.add(none, torch.zeros(0, 20), none, torch.zeros(2, 0, dtype=torch.long), Entries.of(nothing))
+    assert contenders.rank(2.0)[0].tolist() == [5, 5, 5]
+
+
 def choose_plainly(scorer, transitions, validation, weights, popularity_weights, settings):
     """As `choose`, from all sums of all users."""
     dense = torch.empty(len(validation.targets), len(validation.items))
@@ -129,4 +138,4 @@ def test_scores_that_are_not_numbers_are_no_choice():
     scorer = empty_scorer(2).replace(item_scores=torch.tensor([0.0, float("nan")]))
     with pytest.raises(ValueError, match="NaN or infinite"):
         choose(scorer, Transitions.from_sequences([["a", "b"]]), FullRankingEvaluator(items, users))
-    assert weighing._deviations(torch.tensor([[1.0, 3.0]])).item() == 1.0
+    assert weighing.deviations(torch.tensor([[1.0, 3.0]])).item() == 1.0

@@ -34,7 +34,7 @@ def brute_force(scores, histories, targets, k, exclude_seen):
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_metrics_equal_brute_force(items, validation_split, exclude_seen, levels, lines, monkeypatch):
     """`levels` 3: nearly everything ties; 1000: nothing does. `lines` of scores are compared at a time."""
-    monkeypatch.setattr(ranking, "_SCORES_IN_CACHE", lines * len(items) + 1)
+    monkeypatch.setattr(ranking, "SCORES_IN_CACHE", lines * len(items) + 1)
     rng = np.random.default_rng(levels)
     scores = rng.integers(levels, size=(len(validation_split), len(items))).astype(np.float64)
     row = {item_id: number for number, item_id in enumerate(items["item_id"])}

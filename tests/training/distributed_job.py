@@ -34,6 +34,7 @@ def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | 
         item_batch_size=5,
         gradient_caching_chunk_size=chunk_size,
         train_last_n_layers=1 if num_frozen else None,
+        transition_weight="auto" if loss_type == "bce" else "0",
     )
     processor = TransRecProcessor.from_pretrained(folder)
     items = datasets.load_from_disk(str(folder / "items"))

@@ -13,6 +13,9 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.data.transitions import Transitions
+from modeling_transrec.evaluation.sum_evaluator import SumEvaluator
+from modeling_transrec.evaluation.weighing import choose
 from modeling_transrec.training.arguments import usual_workers
 from modeling_transrec.training.trainer import last_whole_checkpoint
 
@@ -197,6 +200,53 @@ def test_validation_metrics_are_those_of_the_evaluator(make_trainer, items, vali
     assert {name: metrics[f"eval_{name}"] for name in expected} == expected
 
 
+def test_the_sum_with_transitions_chooses_the_checkpoint(make_trainer, items, train_split, validation_split):
+    options = {"num_train_epochs": 5, "learning_rate": 2e-2}
+    trainer = make_trainer(transition_weight="auto", **options)
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_mrr" in entry]
+    names = [f"eval_{name}@{k}_with_transitions" for name in ("hr", "ndcg") for k in (5, 10, 20)]
+    assert len(evaluations) == 5 and all(name in entry for name in names for entry in evaluations)
+    assert trainer.args.metric_for_best_model == "hr@10_with_transitions"
+    assert trainer.state.best_metric == max(entry["eval_hr@10_with_transitions"] for entry in evaluations)
+    transitions = Transitions.from_sequences(train_split, items["item_id"][:])
+    evaluator = FullRankingEvaluator(items, validation_split, split="validation")
+    scorer = evaluator.build_scorer(trainer.model, trainer.processing_class)
+    settings = [trainer._sums.settings]
+    choice = choose(scorer, transitions, evaluator, popularity_weights=(0.0,), settings=settings)
+    assert evaluator.rank(choice.apply(scorer, transitions))["hr@10"] == pytest.approx(trainer.state.best_metric)
+    predicted = trainer.predict(validation_split.select(range(5))).metrics
+    assert "test_hr@10" in predicted and not any("transition" in name for name in predicted)
+    # What is trained is the same.
+    plain = make_trainer(output="plain", load_best_model_at_end=False, **options)
+    plain.train()
+    again = make_trainer(output="again", load_best_model_at_end=False, transition_weight="2", **options)
+    again.train()
+    assert_equal_weights(weights(again.model), weights(plain.model), atol=0)
+    assert again.state.log_history[-2]["eval_transition_weight"] == 2.0
+    for one in (plain, again):
+        own = [entry["eval_hr@10"] for entry in one.state.log_history if "eval_mrr" in entry]
+        assert own == [entry["eval_hr@10"] for entry in evaluations]
+
+
+def test_early_stopping_reads_the_sum(make_trainer, monkeypatch):
+    """The model gets better, the sum does not."""
+    rank = SumEvaluator.__call__
+    numbers = iter(range(1, 100))
+
+    def call(self, *args):
+        return {**rank(self, *args), "hr@10": next(numbers) / 100, "hr@10_with_transitions": 0.5}
+
+    monkeypatch.setattr(SumEvaluator, "__call__", call)
+    options = {"num_train_epochs": 6, "early_stopping_patience": 2, "transition_weight": "auto"}
+    trainer = make_trainer(**options)
+    trainer.train()
+    assert trainer.state.epoch == 3
+    trainer = make_trainer(metric_for_best_model="hr@10", output="named", **options)
+    trainer.train()
+    assert trainer.state.epoch == 6 and trainer.args.metric_for_best_model == "hr@10"
+
+
 def test_validation_on_some_users(make_trainer, items, validation_split, text_processor):
     trainer = make_trainer(max_eval_users=5)
     chosen = trainer.eval_dataset["user_id"]
@@ -330,5 +380,7 @@ def test_wrong_arguments_say_what_to_do(make_trainer, make_model, items, train_s
         TransRecTrainingArguments(output_dir=str(tmp_path), remove_unused_columns=True)
     with pytest.raises(ValueError, match="load_best_model_at_end"):
         TransRecTrainingArguments(output_dir=str(tmp_path), early_stopping_patience=1, load_best_model_at_end=False)
+    with pytest.raises(ValueError, match="needs --transition_weight"):
+        TransRecTrainingArguments(output_dir=str(tmp_path), metric_for_best_model="eval_ndcg@10_with_transitions")
     with pytest.raises(ValueError, match="processing_class"):
         TransRecTrainer(make_model("id"), TransRecTrainingArguments(output_dir=str(tmp_path)), items, train_split)
