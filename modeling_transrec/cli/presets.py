@@ -109,6 +109,7 @@ _RECOMMENDED_CONTENT: Options = {
     "num_train_epochs": 12,
     "early_stopping_patience": 2,
     "transition_weight": "auto",
+    "keep_start": True,
 }
 _RECOMMENDED_TEXT: Options = {**_RECOMMENDED_CONTENT, "modality": "text", "max_text_length": 64}
 # User encoders of the named checkpoints, and the options of the table that each of them has no use for.

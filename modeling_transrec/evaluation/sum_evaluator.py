@@ -82,7 +82,8 @@ class SumEvaluator:
         ranks = torch.stack([contenders.rank(weight * spread)[:, mine] for weight in self.weights])
         ranks = self._of_all(mine, ranks)  # (W, 2, N)
         place = best_weight(torch.stack([gains(one)[chosen_on] for one in ranks]))
-        found = ranking_metrics(Rankings(*ranks[place]), self.evaluator.ks, ("hr", "ndcg"))
+        self.rankings = Rankings(*ranks[place])
+        found = ranking_metrics(self.rankings, self.evaluator.ks, ("hr", "ndcg"))
         sums = {f"{name}{WITH_TRANSITIONS}": value for name, value in found.items()}
         return {**metrics, **sums, "transition_weight": self.weights[place]}
 

@@ -112,6 +112,12 @@ class TransRecTrainingArguments(TrainingArguments):
             ranks the sum, too (`eval_hr@10_with_transitions`, `eval_ndcg@10_with_transitions`, …, its weight is
             `eval_transition_weight`), and the sum chooses the best checkpoint. Table and card show the model without
             and with them.
+        keep_start (`bool`, defaults to `False`):
+            Whether the model that training starts from is kept unless the best epoch gains more than one standard
+            error in NDCG@10 over the users of the validation split: with few users, an epoch is soon best by chance.
+        pull_to_start (`float`, defaults to 0.0):
+            Strength of a pull of the trained weights towards those that training starts from (L2-SP), in units of the
+            learning rate.
         do_predict (`bool`, defaults to `False`):
             Whether the test split is ranked, too, when training is over.
         card_results (`list[str]`, *optional*):
@@ -157,6 +163,8 @@ class TransRecTrainingArguments(TrainingArguments):
     hub_license: str | None = None
     card_results: list[str] | None = None
     transition_weight: str = "0"
+    keep_start: bool = False
+    pull_to_start: float = 0.0
     do_predict: bool = False
     _argument_group_name = "training"
 
@@ -185,6 +193,10 @@ class TransRecTrainingArguments(TrainingArguments):
             self.eval_ks = sorted([*self.eval_ks, 10])
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end=True")
+        if self.keep_start and not self.load_best_model_at_end:
+            raise ValueError("keep_start compares the best epoch with the start; it needs load_best_model_at_end=True")
+        if self.pull_to_start < 0:
+            raise ValueError(f"pull_to_start must be at least 0, got {self.pull_to_start}")
         if self.hub_strategy != "end":
             raise ValueError("hub_strategy must be 'end': the others publish the optimizer's pickles")
         for entry in self.card_results or ():

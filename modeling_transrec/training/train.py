@@ -131,6 +131,8 @@ def _where_to_start(args: TransRecTrainingArguments) -> str | None:
 def _best_result(trainer: TransRecTrainer) -> str:
     """The best validation result and its epoch, as the end of a sentence; empty where nothing was evaluated."""
     state = trainer.state
+    if trainer.kept_start:
+        return ": the model that training started from, since no epoch gained more than one standard error"
     if state.best_metric is None:
         return ""
     epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step)

@@ -25,6 +25,7 @@ from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
 from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
+from ..evaluation.metrics import ndcg
 from ..evaluation.sum_evaluator import SumEvaluator
 from ..evaluation.weighing import has_transitions
 from ..hub.card import draw_training_curve
@@ -39,6 +40,7 @@ from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
 from .precomputed import precompute
+from .start import PullToStart, Start
 
 
 logger = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ class TransRecTrainer(Trainer):
         self._plain_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         self._sums: SumEvaluator | None = None
+        self.kept_start = False
         callbacks, collator = list(callbacks or []), None
         if train_dataset is not None:
             collator, train_dataset = self._prepare_training(
@@ -134,6 +137,10 @@ class TransRecTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.pull_to_start:
+            self.add_callback(PullToStart(model, args.pull_to_start))
+        if (args.keep_start or args.pull_to_start) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("keep_start and pull_to_start hold whole weights; FSDP and DeepSpeed have them in pieces")
         if args.torch_compile:
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
@@ -286,7 +293,18 @@ class TransRecTrainer(Trainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        start = Start(model, self._validation_gains()) if self.args.keep_start else None
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.kept_start = start is not None and start.go_back_unless_better(model, self._validation_gains())
+        return output
+
+    def _validation_gains(self) -> torch.Tensor:
+        """Returns NDCG@10 of each validation user `(N,)`, of the sum where transitions are added."""
+        self.evaluation_loop(self.get_eval_dataloader(), "Evaluation")
+        adds = self._adds_transitions(self.eval_dataset)
+        rankings = (self._sums if adds else self._evaluators["eval"][1]).rankings
+        return ndcg(rankings.num_better, rankings.num_tied, k=10)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers, but the training arguments are kept as JSON, not as a pickle."""

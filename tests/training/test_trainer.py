@@ -104,6 +104,33 @@ def test_the_best_checkpoint_by_validation_hr_is_kept_and_usable(
     assert Recommender.from_pretrained(trainer.args.output_dir).index(items).recommend(["i001"], k=3)
 
 
+@pytest.mark.parametrize("transition_weight", ["0", "auto"])
+def test_the_start_is_kept_unless_training_gains(transition_weight, make_trainer, monkeypatch):
+    options = {"transition_weight": transition_weight, "num_train_epochs": 2}
+    plain = make_trainer(**options)
+    plain.train()
+    for gain, goes_back in ((1.0, False), (-1.0, True)):
+        trainer = make_trainer(**options, keep_start=True)
+        before = weights(trainer.model)
+        measured = iter([torch.zeros(13), torch.full((13,), gain)])
+        ranked = trainer._validation_gains()
+        assert len(ranked) == 13 and 0 <= ranked.min() <= ranked.max() <= 1
+        monkeypatch.setattr(trainer, "_validation_gains", lambda measured=measured: next(measured))
+        trainer.train()
+        assert trainer.kept_start == goes_back
+        assert_equal_weights(weights(trainer.model), before if goes_back else weights(plain.model), atol=0)
+
+
+def test_a_pull_holds_the_weights_at_their_start(make_trainer):
+    moved = []
+    for pull in (0.0, 300.0):
+        trainer = make_trainer(pull_to_start=pull, weight_decay=0.0, num_train_epochs=3, learning_rate=3e-3)
+        before = weights(trainer.model)
+        trainer.train()
+        moved.append(sum((values - before[name]).norm() for name, values in trainer.model.state_dict().items()))
+    assert 0 < moved[1] < 0.7 * moved[0]
+
+
 @pytest.mark.parametrize("model_type", ["vit", "swin", "dinov2"])
 def test_the_best_checkpoint_of_a_vision_model_is_loaded_whole(model_type, make_trainer, items, validation_split):
     fields = {"vision_config": VISION_CONFIGS[model_type]}
