@@ -90,8 +90,8 @@ ABOUT_PEERS = (
     "The other libraries learn from the same training interactions, and read the same histories when they are ranked.",
     "RecTools 0.19 scores EASE with the transpose of the paper's weights: `reading` says which of the two was better.",
     "Of more than 10,000 items fewer settings are tried: 3 regularisations of EASE in place of 5, each in both",
-    "readings. EASE of Amazon_Sports and SLIM of all but ML100K were not run: the inverse of so many items takes",
-    "minutes for a setting, and SLIM fits an elastic net for each item.",
+    "readings. EASE of Amazon_Sports and SLIM of Amazon_Beauty and Amazon_Sports were not run: the inverse of so many",
+    "items takes minutes for a setting, and SLIM fits an elastic net for each item.",
 )
 
 
