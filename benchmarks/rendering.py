@@ -27,7 +27,16 @@ def render(record: dict, name: str, sections: dict[str, Callable]) -> str:
             lines.append(f"| {' | '.join('' if row.get(name) is None else str(row[name]) for name in names)} |")
         if section == "growth":
             lines += ["", f"![time and memory of a step against sizes]({name}_growth.png)"]
+    if "earlier" in record:
+        lines += ["", *beside_earlier(**record["earlier"])]
     return "\n".join(lines) + "\n"
+
+
+def beside_earlier(commit: str, about: str, command: str, rows: list[dict]) -> list[str]:
+    """An earlier version and this one, side by side."""
+    lines = [f"## {commit} and now, one core each, side by side", "", about, "", "```bash", command, "```", ""]
+    lines += [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
+    return lines + [f"| {' | '.join(map(str, row.values()))} |" for row in rows]
 
 
 def plot(record: dict, file: Path) -> None:
