@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import torch
 from filelock import FileLock
 
+from ..models.backbone_references import add_tensors
 from ..models.modalities import BACKBONES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 
@@ -58,10 +59,3 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def precision(device: torch.device) -> list[str]:
     """Returns what outputs depend on beside weights: the kind of device, and the type that autocast computes at."""
     return [device.type, str(autocast_dtype(device))]
-
-
-def add_tensors(digest, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Adds names, types, shapes and values of tensors to a digest of `hashlib`."""
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

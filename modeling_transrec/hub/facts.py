@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..data.cache import add_tensors
+from ..models.backbone_references import add_tensors
 from ..models.checkpoint_files import is_hub_id, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecPreTrainedModel
@@ -135,7 +135,7 @@ def describe_model(
 def checkpoint_hash(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> str:
     """Returns a hash that is equal for checkpoints with the same embeddings of the same items and histories."""
     config = model.config
-    nested = (*config.sub_configs_defaults, "peft_config")
+    nested = (*config.sub_configs_defaults, "peft_config", "backbone_references")
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
@@ -156,7 +156,7 @@ def split_hyperparameters(arguments: dict, defaults: dict, config: TransRecConfi
     }
     values.update({name: getattr(config, name) for name in config.own_fields()})
     defaults = {**defaults, **{name: getattr(TransRecConfig(), name) for name in config.own_fields()}}
-    nested = (*config.sub_configs_defaults, "peft_config")
+    nested = (*config.sub_configs_defaults, "peft_config", "backbone_references")
     plain = {name: value for name, value in values.items() if name not in nested and not isinstance(value, dict)}
     changed = {}
     for name, value in plain.items():

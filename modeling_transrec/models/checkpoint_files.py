@@ -4,14 +4,16 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx, validate_repo_id
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -21,8 +23,18 @@ from .configuration_transrec import TransRecConfig
 
 # Arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_REACHING = ("token", "cache_dir", "local_files_only")  # those of them that hold for any repository
 _FEW_PARAMETERS = 100_000_000
-_weight_bytes: ContextVar[int | None] = ContextVar("weight_bytes", default=None)  # of the checkpoint being loaded
+
+
+class _Weights(NamedTuple):
+    """Size of the weights that are being loaded in bytes, and arguments of `from_pretrained`."""
+
+    size: int
+    loading: dict[str, Any]
+
+
+_weights: ContextVar[_Weights | None] = ContextVar("weights", default=None)
 
 
 def is_hub_id(name: str | os.PathLike | None) -> bool:
@@ -34,6 +46,11 @@ def is_hub_id(name: str | os.PathLike | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def reaching(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `from_pretrained` that hold for the repositories of a checkpoint's backbones, too."""
+    return {name: loading[name] for name in _REACHING if loading.get(name) is not None}
 
 
 def public_name(name: str) -> str:
@@ -82,6 +99,37 @@ def check_weight_files(name_or_path: str, loading: dict) -> int | None:
     """
     if loading.get("gguf_file") is not None:
         raise ValueError("gguf_file is not supported; only safetensors is read")
+    try:
+        file, index = _find_weights(name_or_path, loading)
+    except (HfHubHTTPError, HFValidationError):
+        return None
+    if file is not None:
+        return os.path.getsize(file)
+    if index is None:
+        raise OSError(
+            f"{name_or_path} has no weights as safetensors ({SAFE_WEIGHTS_NAME}); pickles (pytorch_model.bin), which "
+            "can run code when they are read, are refused. Ask its owner to save it again with save_pretrained"
+        )
+    content = _read_index(index)
+    for shard in set(content["weight_map"].values()):
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise ValueError(
+                f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
+            )
+    return int(content["metadata"]["total_size"])
+
+
+def weight_names(name_or_path: str, loading: dict) -> list[str]:
+    """Returns the names of the weights in a checkpoint's safetensors files; arguments as of [`check_weight_files`]."""
+    file, index = _find_weights(name_or_path, loading)
+    if file is None:
+        return [*_read_index(index)["weight_map"]]
+    with safe_open(file, framework="pt") as opened:
+        return [*opened.keys()]
+
+
+def _find_weights(name_or_path: str, loading: dict) -> tuple[str | None, Any]:
+    """Returns the paths of a checkpoint's safetensors file and, where there is none, of its index of shards."""
     where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
     where.pop("force_download", None)  # transformers will
     variant = "" if loading.get("variant") is None else f".{loading['variant']}"
@@ -105,44 +153,69 @@ def check_weight_files(name_or_path: str, loading: dict) -> int | None:
             raise OSError(f"{name} of {name_or_path} was not downloaded whole ({error}); try again") from error
         return None
 
-    try:
-        file = find(SAFE_WEIGHTS_NAME)
-        index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
-    except (HfHubHTTPError, HFValidationError):
-        return None
+    file = find(SAFE_WEIGHTS_NAME)
+    index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
     if file is None and index is None and out_of_reach:
         raise OSError(f"the weights of {name_or_path} are not in the cache, and the Hub says: {out_of_reach[0]}")
-    if file is not None:
-        return os.path.getsize(file)
-    if index is None:
-        raise OSError(
-            f"{name_or_path} has no weights as safetensors ({SAFE_WEIGHTS_NAME}); pickles (pytorch_model.bin), which "
-            "can run code when they are read, are refused. Ask its owner to save it again with save_pretrained"
-        )
+    return file, index
+
+
+def _read_index(index: str) -> dict[str, Any]:
     with open(index, encoding="utf-8") as opened:
-        content = json.load(opened)
-    for shard in set(content["weight_map"].values()):
-        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
-            raise ValueError(
-                f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
-            )
-    return int(content["metadata"]["total_size"])
+        return json.load(opened)
+
+
+def check_backbone_files(name: str, revision: str, where: dict[str, Any]) -> int:
+    """Returns the size of the weights that a checkpoint refers to, in bytes; they are downloaded if need be.
+
+    Args:
+        name: Hub id; never a folder.
+        revision: commit.
+        where: how the Hub is reached: `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        OSError: if they are not there.
+        ValueError: if a file or folder here has the name of the repository.
+    """
+    if os.path.exists(name):
+        raise ValueError(
+            f"the checkpoint refers to the Hub's {name}, and there is a local file or folder {name}, which must not "
+            "be read in its place: rename it, or change to another folder"
+        )
+    size = check_weight_files(name, {**where, "revision": revision})
+    if size is None:
+        raise OSError(
+            f"the checkpoint refers to the weights of {name} at commit {revision}, which the Hub does not give: the "
+            "repository or the commit is gone, or needs a token that may read it"
+        )
+    return size
 
 
 @contextlib.contextmanager
 def checked_weights(name_or_path: str | os.PathLike, loading: dict) -> Iterator[None]:
     """Within this context a model is built for a checkpoint's weights; see [`check_weight_files`], [`check_size`]."""
-    token = _weight_bytes.set(check_weight_files(str(name_or_path), loading))
+    size = check_weight_files(str(name_or_path), loading)
+    token = _weights.set(None if size is None else _Weights(size, loading))
     try:
         yield
     finally:
-        _weight_bytes.reset(token)
+        _weights.reset(token)
 
 
-def check_size(model: nn.Module) -> None:
-    """Raises `ValueError` for a model far larger than the weights that are loaded, before memory is allocated."""
-    size, count = _weight_bytes.get(), sum(parameter.numel() for parameter in model.parameters())
-    if size is not None and count > max(_FEW_PARAMETERS, 2 * size):
+def check_size(model: nn.Module, references: Mapping[str, Any] | None = None) -> None:
+    """Raises `ValueError` for a model far larger than the weights that are loaded, before memory is allocated.
+
+    Args:
+        model: the model, on the meta device.
+        references: of the weights that the checkpoint left out, see [`TransRecConfig`].
+    """
+    weights, count = _weights.get(), sum(parameter.numel() for parameter in model.parameters())
+    if weights is None:
+        return
+    size = weights.size
+    for reference in (references or {}).values():
+        size += check_backbone_files(reference["name"], reference["revision"], reaching(weights.loading))
+    if count > max(_FEW_PARAMETERS, 2 * size):
         raise ValueError(
             f"the configuration asks for {count:,} parameters, but the checkpoint's weights are {size:,} bytes: "
             "they do not belong together, and the model is not built"

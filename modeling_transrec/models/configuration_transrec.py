@@ -13,6 +13,8 @@ from collections.abc import Collection
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -148,6 +150,10 @@ class TransRecConfig(PretrainedConfig):
         peft_config (`dict`, *optional*):
             Adapters in the backbones, a configuration of the `peft` library; see
             [`~TransRecPreTrainedModel.add_peft_adapter`].
+        backbone_references (`dict`, *optional*):
+            Of a checkpoint without its backbones' weights, what takes their place: of each field that configures a
+            backbone, `{"name": Hub id, "revision": commit, "sha256": hash of the weights}`. Written by
+            `save_pretrained(…, save_backbone=False)`; a model in memory has none.
 
     Example:
 
@@ -202,6 +208,7 @@ class TransRecConfig(PretrainedConfig):
     gather_negatives: bool = False
     gbce_t: float | int = option(0.75, at_least=0, at_most=1)
     peft_config: dict | None = None
+    backbone_references: dict | None = None
 
     def __post_init__(self, **kwargs):
         for key in kwargs:
@@ -262,6 +269,12 @@ class TransRecConfig(PretrainedConfig):
             )
         self._check_start()
         self._check_training()
+        for field, reference in (self.backbone_references or {}).items():
+            if field not in self.sub_configs_defaults or getattr(self, field) is None:
+                raise ValueError(f"backbone_references names {field}, of which the configuration has no backbone")
+            _check_reference(f"backbone_references[{field!r}]", reference)
+        if self.backbone_references and self.peft_config is not None:
+            raise ValueError("backbone_references is for backbones without adapters, and peft_config puts some in")
 
     def _check_start(self) -> None:
         """Refuses what does not go with a start at content, or with the decayed sum of the history."""
@@ -358,6 +371,22 @@ def _check_sizes(name: str, value) -> None:
         largest = _LARGEST_BACKBONE_LAYERS if counts_layers else _LARGEST_BACKBONE_SIZE
         if value > largest:
             raise ValueError(f"{name} must be at most {largest:,}, got {value:,}")
+
+
+def _check_reference(where: str, reference: Any) -> None:
+    """Refuses a reference that is not exactly a Hub id, a commit and a hash; a path is never one."""
+    parts = ("name", "revision", "sha256")
+    if not isinstance(reference, dict) or {*reference} != {*parts}:
+        raise ValueError(f"{where} must have exactly {_listed(parts)}, got {reference!r}")
+    name, revision, sha256 = (str(reference[part]) for part in parts)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"{where}: name must be a Hub id (owner/name), never a path, got {name!r}") from error
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"{where}: revision must be the 40 hexadecimal digits of a commit, got {revision!r}")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{where}: sha256 must be 64 hexadecimal digits, got {sha256!r}")
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

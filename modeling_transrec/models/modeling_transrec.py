@@ -7,8 +7,9 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 import contextlib
 import logging
 import os
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .adapters import inject_adapters, merge_adapters
-from .backbones import layers_of, load_backbone, load_image_normalization, towers_of
+from .backbone_references import (
+    check_referable,
+    load_backbone_of_commit,
+    load_references,
+    make_references,
+    missing_patterns,
+)
+from .backbones import layers_of, load_image_normalization, towers_of
 from .batch import (
     IGNORE_INDEX,
     MASK_INDEX,
@@ -36,7 +44,15 @@ from .batch import (
     split_batch,
 )
 from .candidates import at_targets, make_candidates
-from .checkpoint_files import HUB_ARGUMENTS, check_name_or_path, check_size, checked_weights, own_weights
+from .checkpoint_files import (
+    HUB_ARGUMENTS,
+    check_name_or_path,
+    check_size,
+    checked_weights,
+    own_weights,
+    reaching,
+    weight_names,
+)
 from .configuration_transrec import TransRecConfig
 from .freezing import freeze, is_trained, keep_frozen_in_evaluation, leave_out_untrainable, trains_batch_norm
 from .histories import Histories, gather_histories
@@ -97,6 +113,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
     main_input_name = "item_index"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _saves_backbone = True
+    _backbones_cache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -118,11 +136,29 @@ class TransRecPreTrainedModel(PreTrainedModel):
             if hasattr(module, "timm_model"):  # transformers does not reach it
                 module.timm_model.set_grad_checkpointing(enable)  # type: ignore[operator]
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(
+        self,
+        save_directory,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        *args,
+        save_backbone: bool = True,
+        **kwargs,
+    ):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
 
         Without [`saved_with_code`], a configuration that came with code does not refer to it any more. The local path
         that a backbone was loaded from is not saved.
+
+        Args:
+            save_directory: the folder.
+            is_main_process, state_dict, args, kwargs: as in transformers.
+            save_backbone: whether the backbones' weights are saved. Otherwise the configuration refers to them on the
+                Hub, by id, commit and hash, and [`from_pretrained`] loads them from there.
+
+        Raises:
+            ValueError: if weights of a backbone are to be left out that are not those of a commit of the Hub: it was
+                trained, has adapters, or was loaded from a folder.
         """
         kwargs.setdefault("save_original_format", False)
         if self._auto_class is None:
@@ -131,12 +167,27 @@ class TransRecPreTrainedModel(PreTrainedModel):
             part = getattr(self.config, name)
             if part is not None and (os.path.isabs(part._name_or_path) or os.path.exists(part._name_or_path)):
                 part._name_or_path = ""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        references = None
+        if not (save_backbone and self._saves_backbone):
+            if kwargs.get("distributed_checkpoint"):
+                raise ValueError("save_backbone=False is not for distributed_checkpoint=True, which is to resume from")
+            state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+            where = reaching({"cache_dir": self._backbones_cache, **kwargs})
+            references = make_references(self, state_dict, where)
+            left_out = re.compile("|".join(missing_patterns(references)))
+            state_dict = {key: weight for key, weight in state_dict.items() if not left_out.search(key)}
+        self.config.backbone_references = references
+        try:
+            super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
+        finally:
+            self.config.backbone_references = None  # the model has all weights
 
-    def push_to_hub(self, *args, **kwargs):
-        """As in transformers, with the tags by which recommenders are found."""
+    def push_to_hub(self, *args, save_backbone: bool = True, **kwargs):
+        """As in transformers, with the tags by which recommenders are found; `save_backbone` as in
+        [`save_pretrained`]."""
         kwargs["tags"] = [*MODEL_TAGS, *(kwargs.get("tags") or [])]
-        return super().push_to_hub(*args, **kwargs)
+        with contextlib.nullcontext() if save_backbone else saved_without_backbone(self):
+            return super().push_to_hub(*args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -150,7 +201,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
     ):
         """As in transformers, but reads weights only from safetensors, and all that the model has.
 
-        Backbones that have adapters are frozen again.
+        Weights of backbones that were left out (`save_backbone=False`) are read from the Hub or its cache, at the
+        commit that the checkpoint names, and only if they have the hash that it names. Backbones that have adapters
+        are frozen again.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder.
@@ -161,7 +214,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: if there are no weights as safetensors.
             ValueError: if the weights are said to lie outside the checkpoint, are far fewer than configured, or lack a
-                part of the model.
+                part of the model; if those of a backbone that were left out are not what the checkpoint refers to.
         """
         check_name_or_path(pretrained_model_name_or_path)
         if use_safetensors is False:
@@ -179,6 +232,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 f"{missing[0]}, which would be random: they were saved for another configuration or by another "
                 "version. To start these parts anew, give allow_missing_weights=True"
             )
+        if model.config.backbone_references:
+            saved = weight_names(str(pretrained_model_name_or_path), kwargs) if reads_files else kwargs["state_dict"]
+            load_references(model, saved, reaching(kwargs))
+            model._backbones_cache = kwargs.get("cache_dir")
         own_weights(model)
         leave_out_untrainable(model.item_encoder.backbones)
         return (model, info) if output_loading_info else model
@@ -228,12 +285,14 @@ class TransRecPreTrainedModel(PreTrainedModel):
             "multimodal": multimodal_model_name_or_path,
         }
         names = {part: name for part, name in named.items() if name is not None}
+        if kwargs.get("backbone_references") is not None:
+            raise ValueError("backbone_references is for checkpoints, written by save_pretrained; leave it out")
         if not names:
             options = ", ".join(backbone.option for backbone in BACKBONES.values())
             raise ValueError(f"name a backbone with one or several of {options}")
         fields = {part: BACKBONES[part].config_field for part in names}
         loading = backbone_kwargs or {}
-        backbones = {part: load_backbone(name, fields[part], dtype, loading) for part, name in names.items()}
+        backbones = {part: load_backbone_of_commit(name, fields[part], dtype, loading) for part, name in names.items()}
         if text_model_name_or_path is not None and kwargs.get("text_pooling") is None:
             where = {name: value for name, value in loading.items() if name in HUB_ARGUMENTS}
             kwargs["text_pooling"] = read_text_pooling(text_model_name_or_path, **where)
@@ -242,7 +301,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 kwargs = {**load_image_normalization(names[part], backbone.config, loading), **kwargs}
         configs: dict[str, Any] = {fields[part]: backbone.config for part, backbone in backbones.items()}
         dtype = next(iter(backbones.values())).dtype
-        return cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
+        model = cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
+        model._backbones_cache = loading.get("cache_dir")
+        return model
 
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
         """Maps user or item embeddings `(…, D)` to vectors whose dot product is the score.
@@ -374,6 +435,21 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return {name: owner.backbone for name, owner in self.item_encoder.owners.items()}
 
 
+@contextlib.contextmanager
+def saved_without_backbone(model: TransRecPreTrainedModel) -> Iterator[None]:
+    """Within this context, a model is saved with `save_backbone=False`, whoever saves it.
+
+    Raises:
+        ValueError: at once, if [`check_referable`] does.
+    """
+    check_referable(model)
+    model._saves_backbone = False
+    try:
+        yield
+    finally:
+        del model._saves_backbone
+
+
 class TransRecModel(TransRecPreTrainedModel):
     r"""
     Item encoder and user encoder, without a loss.
@@ -400,7 +476,8 @@ class TransRecModel(TransRecPreTrainedModel):
         start = torch.tensor(float(config.temperature)).log()
         self.log_temperature = nn.Parameter(start) if config.learn_temperature else None
         self._no_split_modules = [self.user_encoder.layer_class.__name__]
-        check_size(self)
+        check_size(self, config.backbone_references)
+        self._keys_to_ignore_on_load_missing = missing_patterns(config.backbone_references)
         self.post_init()
         if config.peft_config is not None:
             inject_adapters(self.item_encoder.backbones, config.peft_config)

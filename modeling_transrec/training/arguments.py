@@ -104,6 +104,10 @@ class TransRecTrainingArguments(TrainingArguments):
         hub_with_code (`bool`, defaults to `False`):
             Whether the saved checkpoint carries the model's code, so that `AutoModel.from_pretrained(repository,
             trust_remote_code=True)` loads it where this package is not installed.
+        save_backbone (`bool`, defaults to `True`):
+            Whether the final model holds the weights of its backbones. Without them it refers to the Hub's by id,
+            commit and hash: a few MB, for backbones that are frozen whole and were loaded by their Hub id. Checkpoints
+            to resume from stay whole.
         hub_license (`str`, *optional*):
             Licence of the weights, for the card: `apache-2.0`, `cc-by-nc-4.0`, ….
         transition_weight (`str`, defaults to `"0"`):
@@ -160,6 +164,7 @@ class TransRecTrainingArguments(TrainingArguments):
     gradient_caching_chunk_size: int | None = None
     early_stopping_patience: int | None = None
     hub_with_code: bool = False
+    save_backbone: bool = True
     hub_license: str | None = None
     card_results: list[str] | None = None
     transition_weight: str = "0"

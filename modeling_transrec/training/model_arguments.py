@@ -18,6 +18,7 @@ _NO_OPTIONS = {
     "num_items",
     "num_users",
     "peft_config",
+    "backbone_references",
     "image_mean",
     "image_std",
 }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from datasets.utils import tqdm
 
-from ..data.cache import add_tensors, autocast_dtype, computed_once, features_cache, precision
+from ..data.cache import autocast_dtype, computed_once, features_cache, precision
 from ..data.precomputed_items import (
     PrecomputedItems,
     StoredArray,
@@ -27,6 +27,7 @@ from ..data.precomputed_items import (
     which_are_there,
 )
 from ..data.preparation import PreparedItems, text_lengths
+from ..models.backbone_references import add_tensors
 from ..models.backbones import layers_of
 from ..models.content_encoders import ContentEncoder
 from ..models.freezing import is_trained

@@ -35,8 +35,9 @@ from ..hub.publish import upload_checkpoint, write_model_card
 from ..hub.results import THIS_MODEL, read_result, result_row
 from ..hub.safety import public_arguments
 from ..hub.with_code import saved_with_code
+from ..models.backbone_references import check_referable
 from ..models.checkpoint_files import public_name
-from ..models.modeling_transrec import TransRecForSequentialRecommendation
+from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
 from .precomputed import precompute
@@ -125,6 +126,12 @@ class TransRecTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         if args.freezes:
             model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
+        if not args.save_backbone:
+            check_referable(model)
+            if not model.has_frozen_backbone:
+                raise ValueError(
+                    "save_backbone=False is for backbones that are not trained; give freeze_backbone=True"
+                )
         if args.gradient_caching_chunk_size is not None:
             model.enable_gradient_caching(args.gradient_caching_chunk_size)
         super().__init__(
@@ -307,11 +314,18 @@ class TransRecTrainer(Trainer):
         return ndcg(rankings.num_better, rankings.num_tied, k=10)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers, but the training arguments are kept as JSON, not as a pickle."""
+        """As in transformers, but the training arguments are kept as JSON, not as a pickle.
+
+        With `save_backbone=False`, the weights of the backbones are left out, except from checkpoints to resume from.
+        """
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         model = self.accelerator.unwrap_model(self.model)
-        with_code = self.args.hub_with_code
-        with saved_with_code(model, self.processing_class) if with_code else contextlib.nullcontext():
+        is_final = output_dir is None or not _internal_call
+        with contextlib.ExitStack() as stack:
+            if self.args.hub_with_code:
+                stack.enter_context(saved_with_code(model, self.processing_class))
+            if is_final and not self.args.save_backbone:
+                stack.enter_context(saved_without_backbone(model))
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
