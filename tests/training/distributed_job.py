@@ -42,6 +42,8 @@ def main(folder: Path, users_per_device: int, loss_type: str, chunk_size: int | 
     validation = make_sequences(items, 13, "validation")
     torch.manual_seed(0)
     fields = {"loss_type": loss_type, "gather_negatives": loss_type == "in_batch", "hidden_dropout_prob": 0.0}
+    if loss_type == "full_softmax":  # starts at content kNN: the catalogue's statistics are taken by all together
+        fields |= {"item_projection": "whitened", "hidden_size": None, "history_decay": 0.7, "normalize_scores": True}
     config = tiny_config("text", processor.tokenizer, **fields)
     config.text_config.num_hidden_layers = num_frozen + 1
     config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.0

@@ -30,7 +30,8 @@ def run(folder: Path, num_processes: int, users_per_device: int, *options: str |
 # in_batch with the negatives of both processes; the two processes with and without gradient caching; with frozen
 # layers whose outputs are computed once
 @pytest.mark.parametrize(
-    ("loss_type", "chunk_size", "num_frozen"), [("bce", 0, 0), ("in_batch", 0, 0), ("in_batch", 2, 0), ("bce", 0, 2)]
+    ("loss_type", "chunk_size", "num_frozen"),
+    [("bce", 0, 0), ("in_batch", 0, 0), ("in_batch", 2, 0), ("bce", 0, 2), ("full_softmax", 0, 0)],
 )
 def test_two_processes_equal_one(loss_type, chunk_size, num_frozen, tmp_path, items, text_processor):
     for name in ("one", "two"):
@@ -45,7 +46,8 @@ def test_two_processes_equal_one(loss_type, chunk_size, num_frozen, tmp_path, it
     assert two == one  # every metric of every evaluation
     assert one_weights.keys() == two_weights.keys()
     for name, weight in one_weights.items():
-        assert torch.allclose(two_weights[name], weight, atol=1e-5), name
+        atol = 1e-5 if not name.endswith("layers.matrix") else 1e-3 * weight.abs().max().item()  # rounding is whitened
+        assert torch.allclose(two_weights[name], weight, atol=atol), name
 
 
 def test_two_processes_publish_once(hub, tmp_path):
