@@ -81,7 +81,7 @@ class SumEvaluator:
         spread = float(self._of_all(mine, spreads[mine])[chosen_on].mean()) or 1.0
         ranks = torch.stack([contenders.rank(weight * spread)[:, mine] for weight in self.weights])
         ranks = self._of_all(mine, ranks)  # (W, 2, N)
-        place = best_weight(torch.stack([gains(one)[chosen_on] for one in ranks]))
+        place = best_weight(torch.stack([gains(one)[chosen_on] for one in ranks]), self.weights)
         self.rankings = Rankings(*ranks[place])
         found = ranking_metrics(self.rankings, self.evaluator.ks, ("hr", "ndcg"))
         sums = {f"{name}{WITH_TRANSITIONS}": value for name, value in found.items()}

@@ -82,7 +82,7 @@ def test_both_is_the_sum_of_the_parts(platform, histories):
     torch.testing.assert_close(scorer.scores(batch), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_choice_is_the_best_on_validation(platform, content):
+def test_the_choice_is_nearly_the_best_on_validation(platform, content):
     scorer = content.fit(power=0.5, history_decay=0.7)
     weights, settings = (0.0, 1.0, 8.0), ({"power": 0.3, "history_decay": 0.5}, {"power": 0.5, "history_decay": 0.7})
     chosen = choose(scorer, platform.transitions, platform.validation, weights, (0.0, 0.4), settings)
@@ -93,7 +93,7 @@ def test_the_choice_is_the_best_on_validation(platform, content):
 
     best = max(gain(weight, 0.0, setting) for weight in weights for setting in settings)
     with_transitions = gain(chosen.transition_weight, 0.0, chosen.transition_settings)
-    assert with_transitions == pytest.approx(best)
+    assert best >= with_transitions > best - 0.02  # the smallest weight within half a standard error
     found = gain(chosen.transition_weight, chosen.popularity_weight, chosen.transition_settings)
     assert found >= with_transitions
     assert chosen.transition_weight > 0  # the histories do follow the order of the items
