@@ -216,6 +216,7 @@ class TransRecConfig(PretrainedConfig):
                 hint = NO_VIDEO if "video" in key else did_you_mean(key, self.own_fields())
                 raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
         _check_choice("user_encoder_type", self.user_encoder_type, USER_ENCODERS)
+        _check_choice("item_projection", self.item_projection, PROJECTIONS)
         if self.hidden_size is None and not self.starts_at_content:
             self.hidden_size = 256
         if self.objective is None:

@@ -62,10 +62,11 @@ def test_rows_of_the_papers_table(name):
     assert load_preset(name) == ROWS[name]
 
 
-def test_no_number_has_changed():
+def test_no_number_of_the_paper_has_changed():
     """The hash of what the run files said that these presets were written down in first."""
-    found = hashlib.sha256(json.dumps(PRESETS, sort_keys=True).encode()).hexdigest()
-    assert len(PRESETS) == 73 and found == "7af696468b1570f9504f86df55c1450787a57567d8ef2aa24eb1a4eb6253aae1"
+    of_paper = {name: options for name, options in PRESETS.items() if not name.startswith("recommended")}
+    found = hashlib.sha256(json.dumps(of_paper, sort_keys=True).encode()).hexdigest()
+    assert len(of_paper) == 70 and found == "46cb46d7e451e3ea0d3e1095a2f7a55216a8b11f1bbee10926978a9054416123"
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
