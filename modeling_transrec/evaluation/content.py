@@ -21,7 +21,7 @@ class ContentKNN(nn.Module):
     Item embeddings from the features of one or more modalities, and user embeddings as decayed sums of them.
 
     Each modality is whitened by itself; its vectors lie side by side, so that a score is the weighted sum of the
-    modalities' cosines (late fusion). An item that lacks a modality is compared by the others. To a
+    modalities' cosines (late fusion). Items and users that lack a modality score nothing by it. To a
     [`~scoring.CatalogueScorer`] it is a model.
 
     Args:
@@ -96,7 +96,7 @@ class ContentKNN(nn.Module):
             whitening(features[name], present.get(name)) * self.weights[name] ** 0.5
             for name, whitening in self.whitenings.items()
         ]
-        return unit_length(torch.cat(parts, dim=1))
+        return torch.cat(parts, dim=1)
 
     def get_user_features(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""

@@ -123,7 +123,8 @@ class TransRecConfig(PretrainedConfig):
         id_fusion (`str`, defaults to `"sum"`):
             How id and content become one vector.
         normalize_scores (`bool`, defaults to `False`):
-            Whether a score is the cosine of user and item embedding, not their dot product.
+            Whether a score is the cosine of user and item embedding, not their dot product; with
+            `fusion="weighted_concat"` the weighted mean of the contents' cosines.
         temperature (`float`, defaults to 1.0):
             Number that scores are divided by; with `normalize_scores`, 0.05 to 0.1 is usual.
         learn_temperature (`bool`, defaults to `False`):

@@ -21,7 +21,7 @@ from .modalities import BACKBONES, MODALITIES
 from .multimodal_encoders import MULTIMODAL_ENCODERS, DualEncoder
 from .projections import WhitenedProjection
 from .text_chunks import pad_on_the_right
-from .whitening import unit_length
+from .whitening import unit_parts
 
 
 class EmbeddingFromZero(nn.Embedding):
@@ -161,7 +161,7 @@ class ItemEncoder(nn.Module):
         if self.id_embedding is not None:
             ids = self.id_embedding(items["item_ids"])
             embeddings = ids if embeddings is None else self.id_fusion([embeddings, self.id_dropout(ids)])
-        return self.dropout(unit_length(embeddings) if self.starts_at_content else embeddings)
+        return self.dropout(unit_parts(embeddings, self.lengths) if self.starts_at_content else embeddings)
 
     def encode_in_chunks(self, chunk_size: int, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes `chunk_size` items at a time, of like text length; activations are computed anew in the backward

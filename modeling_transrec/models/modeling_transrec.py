@@ -61,7 +61,7 @@ from .losses import LOSSES
 from .modalities import BACKBONES
 from .sentence_folders import read_text_pooling
 from .user_encoders import UserEncoder, make_user_encoder
-from .whitening import unit_length
+from .whitening import unit_parts
 
 
 logger = logging.getLogger(__name__)
@@ -311,7 +311,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         These are the embeddings themselves, except for `normalize_scores` and `temperature`.
         """
         if self.config.normalize_scores:
-            vectors = unit_length(vectors)
+            vectors = unit_parts(vectors, self.item_encoder.lengths)
         if self.config.learn_temperature:
             temperature: Any = self.base_model.log_temperature
             return vectors * (-temperature / 2).exp()

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention import SelfAttention, attention_mask_of
 from .histories import Histories, positions_from_the_end
 from .projections import LinearFromZero
-from .whitening import decayed_histories, decayed_history, unit_length
+from .whitening import decayed_histories, decayed_history, unit_parts
 
 
 if TYPE_CHECKING:
@@ -91,17 +91,13 @@ class ResidualUserEncoder(UserEncoder):
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
         total = decayed_histories(item_embeddings, histories.visible, self.decay)
         states = self.inner(self.down(item_embeddings), histories)
-        return (self.scaled(total) + self.out(states)) * histories.mask[:, :, None]
+        return (unit_parts(total, self.lengths) + self.out(states)) * histories.mask[:, :, None]
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """As in [`UserEncoder`]; one sum per user."""
         total = decayed_history(item_embeddings, histories.visible, self.decay)
-        return self.scaled(total) + self.out(self.inner.last(self.down(item_embeddings), histories))
-
-    def scaled(self, total: torch.Tensor) -> torch.Tensor:
-        """Gives each part of sums `(…, D)` the length that it has in item embeddings."""
-        parts = zip(total.split([width for width, _ in self.lengths], dim=-1), self.lengths, strict=True)
-        return torch.cat([unit_length(part) * length for part, (_, length) in parts], dim=-1)
+        states = self.inner.last(self.down(item_embeddings), histories)
+        return unit_parts(total, self.lengths) + self.out(states)
 
 
 class TransformerUserEncoder(UserEncoder):
