@@ -24,7 +24,8 @@ class Fusion(nn.Module):
 
     Attributes:
         reads_tokens: Whether it reads the contents' tokens, not one embedding of each.
-        keeps_widths: Whether each embedding keeps a width of its own, of which the result's is the sum.
+        keeps_widths: Whether each embedding keeps a width of its own, of which the result's is the sum; `scales` are
+            then the embeddings' lengths in it.
     """
 
     reads_tokens: ClassVar[bool] = False

@@ -15,7 +15,7 @@ from transformers.processing_utils import Unpack
 from .batch import ItemInputs
 from .configuration_transrec import TransRecConfig
 from .content_encoders import ContentEncoder
-from .fusions import FUSIONS, WeightedConcatFusion
+from .fusions import FUSIONS
 from .item_chunks import Chunk, plan_chunks, take_items
 from .modalities import BACKBONES, MODALITIES
 from .multimodal_encoders import MULTIMODAL_ENCODERS, DualEncoder
@@ -85,7 +85,7 @@ class ItemEncoder(nn.Module):
                 self.id_fusion = FUSIONS[config.id_fusion](config, 2)
         # Width and usual length of what lies side by side in an item embedding.
         self.lengths: list[tuple[int, float]] = [(config.width, 1.0)]
-        if isinstance(self.fusion, WeightedConcatFusion):
+        if self.fusion is not None and self.fusion.keeps_widths:
             self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.id_dropout = nn.Dropout(config.id_dropout_prob)
@@ -134,8 +134,8 @@ class ItemEncoder(nn.Module):
     @property
     def whitened(self) -> dict[str, WhitenedProjection]:
         """The projections that need a catalogue's statistics, by the names of the features that they read."""
-        layers = {f"{part.modality}_features": part.projection.layers for part in self.parts}
-        return {name: one for name, one in layers.items() if isinstance(one, WhitenedProjection)}
+        layers: dict[str, Any] = {f"{part.modality}_features": part.projection.layers for part in self.parts}
+        return {name: one for name, one in layers.items() if one.starts_at_content}
 
     @property
     def takes_features(self) -> bool:
