@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from .content_hashes import ContentHashes
 from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_folder, find_files, find_names
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
@@ -114,6 +115,7 @@ class NineRecConfig(datasets.BuilderConfig):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
         self.tables = TableOptions(self.columns, self.pair_columns, self.min_rating, self.event_weights)
         self.files: DatasetFiles | None = None
+        self.cache_dir: str | None = None  # of the builder
 
     @property
     def is_items(self) -> bool:
@@ -131,8 +133,9 @@ class NineRecConfig(datasets.BuilderConfig):
         return {**{name: getattr(self, name) for name in names + times}, **self.tables.protocol}
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Returns the cache key: the state of the files that are read, and the options."""
-        key = f"{self.files.state_hash(with_media=self.is_items)} {self.protocol} {self.tables}"
+        """Returns the cache key: the content of the files that are read, and the options."""
+        content = self.files.state_hash(with_media=self.is_items, hashes=ContentHashes(self.cache_dir))
+        key = f"{content} {self.protocol} {self.tables}"
         return super().create_config_id({"key": hashlib.sha256(key.encode()).hexdigest()[:16]}, custom_features)
 
 
@@ -148,7 +151,7 @@ class NineRec(datasets.ArrowBasedBuilder):
     ]
 
     def __init__(self, cache_dir: str | None = None, **kwargs):
-        self._sample_parent = cache_dir  # the base class has not set its own yet
+        self._cache_parent = cache_dir  # the base class has not set its own yet
         super().__init__(cache_dir=cache_dir, **kwargs)
 
     def _create_builder_config(self, config_name=None, custom_features=None, config_id=None, **config_kwargs):
@@ -165,7 +168,8 @@ class NineRec(datasets.ArrowBasedBuilder):
 
         config = NineRecConfig(name=config_name, version=VERSION, **config_kwargs)
         source, _ = DERIVED.get(config.subset, (config.subset, None))
-        config.files = find_files(source, data_folder(source, config.data_dir, self._sample_parent))
+        config.cache_dir = self._cache_parent
+        config.files = find_files(source, data_folder(source, config.data_dir, self._cache_parent))
         config.description = DESCRIPTION.format(name=config.subset)
         if config.subset in SAMPLES:
             config.description = f"{SYNTHETIC.format(name=config.subset)} {config.description}"

@@ -14,6 +14,7 @@ from typing import TypeVar
 import datasets
 import polars as pl
 
+from .content_hashes import ContentHashes
 from .sample import SAMPLES, sample_folder
 from .sequences import Sequences
 from .tables.archives import Member, list_members
@@ -77,21 +78,25 @@ class DatasetFiles:
         """The folder of each kind of file."""
         return {IMAGE: self.images, AUDIO: self.audio}
 
-    def state_hash(self, with_media: bool) -> str:
-        """Returns a hash of absolute path, size and times of what is read.
+    def state_hash(self, with_media: bool, hashes: ContentHashes | None = None) -> str:
+        """Returns a hash of what is read: paths and contents of tables, paths, sizes and times of images and audio.
 
-        The time of change, unlike that of modification, no program can set back.
+        The time of change, unlike that of modification, no program can set back. Of images a data set holds the paths
+        only; who reads them hashes their contents.
         """
-        state = []
+        state, hashes = [], hashes or ContentHashes()
         for table in (self.items, self.interactions):
-            state.append(table.state() if isinstance(table, Member) else _file_state(table.absolute(), table.stat()))
+            if isinstance(table, Member):
+                state.append(table.state())
+            else:
+                state.append(f"{table.absolute()}\t{hashes.of_files([table])}")
         for media, folder in self.media.items() if with_media else ():
             if isinstance(folder, tuple):
                 state += [one.state() for one in folder]
             elif folder is not None:
                 state.append(str(folder.absolute()))
                 with os.scandir(folder) as entries:
-                    state += sorted(_file_state(entry.name, entry.stat()) for entry in entries if media.is_file(entry))
+                    state += sorted(_file_state(entry) for entry in entries if media.is_file(entry))
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
     def tables(self, folder: Path) -> tuple[Path, Path]:
@@ -125,8 +130,9 @@ class DatasetFiles:
             raise ValueError(message.replace(str(interactions_path), str(self.interactions))) from error
 
 
-def _file_state(path: str | Path, stat: os.stat_result) -> str:
-    return f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}"
+def _file_state(entry: os.DirEntry) -> str:
+    stat = entry.stat()
+    return f"{entry.name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{stat.st_ino}"
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:

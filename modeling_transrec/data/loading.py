@@ -8,6 +8,7 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 import difflib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
 from ..models.batch import PADDING_INDEX
+from ..ninerec.content_hashes import ContentHashes
 from ..ninerec.protocol import read_protocol, split_protocol, with_protocol
 
 
@@ -48,6 +50,22 @@ def load_sequences(name: str, config_name: str, split: str, **kwargs) -> dataset
 
 
 def _load(name: str, config_name: str, **kwargs):
+    if Path(name).is_dir():
+        return _load_folder(name, config_name, **kwargs)
+    return _load_named(name, config_name, **kwargs)
+
+
+def _load_folder(name: str, config_name: str, cache_dir: str | Path | None = None, **kwargs):
+    """Loads a local folder, cached by its content: `datasets` goes by the folder's last name and its card only."""
+    content = ContentHashes(cache_dir).of_folder(name)[:16]
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "local_folders" / content
+    loaded = _load_named(name, config_name, cache_dir=str(cache), **kwargs)
+    for dataset in loaded.values() if isinstance(loaded, dict) else [loaded]:
+        dataset._fingerprint = Hasher.hash((dataset._fingerprint, content))  # by which all that is made of it is kept
+    return loaded
+
+
+def _load_named(name: str, config_name: str, **kwargs):
     try:
         return datasets.load_dataset(name, config_name, **kwargs)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from datasets.fingerprint import Hasher
 
 from ..models.modalities import MODALITIES
 from ..models.processing_transrec import TransRecProcessor
+from ..ninerec.content_hashes import ContentHashes
 from .loading import check_columns
 
 
@@ -55,6 +57,7 @@ def prepare_items(
         )
     sparse = [MODALITIES[name] for name in processor.modalities if MODALITIES[name].is_sparse]
     features, selected = stored_features(processor), items.select_columns(columns)
+    made_of = (items._fingerprint, processor.fingerprint, features)
     for column in (modality.column(processor) for modality in sparse):
         feature = selected.features[column]
         if getattr(feature, "decode", False):  # the processor reads the file itself
@@ -68,7 +71,7 @@ def prepare_items(
         desc="Preparing items",
         num_proc=num_proc,
         keep_in_memory=not items.cache_files,
-        new_fingerprint=Hasher.hash((items._fingerprint, processor.fingerprint, features)),
+        new_fingerprint=Hasher.hash((*made_of, _content_of_files(selected))),
     )
     for modality in sparse:
         missing = prepared.data[next(iter(modality.stored))].null_count
@@ -77,6 +80,18 @@ def prepare_items(
         if missing:
             logger.warning("%s of %s items have no %s", f"{missing:,}", f"{len(prepared):,}", modality.name)
     return prepared
+
+
+def _content_of_files(items: datasets.Dataset) -> str:
+    """Returns a hash of the contents of the files whose paths stand in place of images or sounds."""
+    paths: list[str] = []
+    for column, feature in items.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            for batch in items.select_columns([column]).with_format("arrow").iter(batch_size=100_000):
+                values = batch[column].combine_chunks()
+                without_bytes = pc.is_null(pc.struct_field(values, "bytes"))
+                paths += pc.drop_null(pc.filter(pc.struct_field(values, "path"), without_bytes)).to_pylist()
+    return ContentHashes().of_files(path for path in paths if os.path.isfile(path))
 
 
 def stored_features(processor: TransRecProcessor) -> datasets.Features:

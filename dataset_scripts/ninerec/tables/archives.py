@@ -39,9 +39,16 @@ class Member:
         return self.archive.parent / self.path.parent
 
     def state(self) -> str:
-        """Changes with the archive."""
+        """Changes with the archive, and with the checksums that it has of the file, or of what is in the folder."""
         stat = self.archive.stat()
-        return f"{self.archive.absolute()}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{self.name}"
+        with zipfile.ZipFile(self.archive) as opened:
+            inside = sorted(
+                (info.filename, info.file_size, info.CRC)
+                for info in opened.infolist()
+                if info.filename == self.name or (self.name.endswith("/") and info.filename.startswith(self.name))
+            )
+        times = f"{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{stat.st_ino}"
+        return f"{self.archive.absolute()}\t{times}\t{self.name}\t{inside}"
 
     def extract(self, folder: Path) -> Path:
         """Writes the file below `folder`, once, and returns where it is; folders in its name have no say in that."""
