@@ -1,6 +1,7 @@
 """Preparation: every item's model inputs, made once and kept on disk."""
 
 import dataclasses
+import inspect
 import logging
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
+from ..models import media, modalities
 from ..models.modalities import MODALITIES
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.content_hashes import ContentHashes
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _ITEMS_AT_A_TIME = 1000
 _LARGE_ITEMS_AT_A_TIME = 64  # with images or sounds
+_READERS = (media, modalities)  # the code that decides what is stored
 
 
 class PreparedItems(Protocol):
@@ -57,7 +60,7 @@ def prepare_items(
         )
     sparse = [MODALITIES[name] for name in processor.modalities if MODALITIES[name].is_sparse]
     features, selected = stored_features(processor), items.select_columns(columns)
-    made_of = (items._fingerprint, processor.fingerprint, features)
+    made_of = (items._fingerprint, processor.fingerprint, features, *map(inspect.getsource, _READERS))
     for column in (modality.column(processor) for modality in sparse):
         feature = selected.features[column]
         if getattr(feature, "decode", False):  # the processor reads the file itself

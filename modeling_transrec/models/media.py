@@ -2,29 +2,76 @@
 
 import io
 import logging
+from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 logger = logging.getLogger(__name__)
 
 
+_WHITE_IS_ZERO, _BITS = 262, 258  # tags of TIFF
+_HALF_TRANSPARENT = {"La": "LA", "RGBa": "RGBA"}  # modes that are converted to RGB by way of another
+
+
 def open_image(value) -> Image.Image | None:
-    """Opens an image; an image that cannot be read counts as missing, with a warning."""
-    if isinstance(value, dict):  # an undecoded `datasets.Image`
+    """Opens an image as RGB, upright; an image that cannot be read counts as missing, with a warning.
+
+    Args:
+        value: a `PIL.Image`, bytes, a path, or the dictionary of an undecoded `datasets.Image`.
+    """
+    name = getattr(value, "filename", None) or (value if isinstance(value, str) else "an image")
+    if isinstance(value, dict):
+        name = value["path"] or name
         value = value["path"] if value["bytes"] is None else value["bytes"]
     if value is None:
         return None
-    if not isinstance(value, Image.Image):
-        name = value if isinstance(value, str) else "an image"
-        try:
+    try:
+        if not isinstance(value, Image.Image):
             value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
-            value.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            logger.warning("%s cannot be read and counts as missing: %s", name, error)
-            return None
-    return value.convert("RGB")
+        value.load()
+        return _to_rgb(_upright(value), getattr(value, "tag_v2", {}))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow and its plug-ins raise nearly anything
+        logger.warning("%s cannot be read and counts as missing: %s", name, error or type(error).__name__)
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image as the camera that took it says; Exif data that cannot be read say nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _to_rgb(image: Image.Image, tags: Mapping) -> Image.Image:
+    """Converts any mode to RGB; values of more than 8 bits are scaled, where Pillow would clip them.
+
+    Args:
+        image: of any mode.
+        tags: of a TIFF file.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0).clip(min=0)
+        white = _white(image.mode, float(values.max(initial=0)), tags.get(_BITS, (16,))[0])
+        values = (values / white).clip(max=1)
+        if image.mode != "F" and tags.get(_WHITE_IS_ZERO) == 0:
+            values = 1 - values
+        image = Image.fromarray((values * 255).round().astype(np.uint8))
+    if image.mode in _HALF_TRANSPARENT:
+        image = image.convert(_HALF_TRANSPARENT[image.mode])
+    return image.convert("RGB")
+
+
+def _white(mode: str, largest: float, bits: int) -> float:
+    """Returns the value of white: that of the file's depth, or, where any value may be stored, of the usual depths."""
+    if mode.startswith("I;"):
+        return 2**bits - 1 if 8 < bits < 16 else 2**16 - 1
+    depths = (*([1] if mode == "F" else []), 2**8 - 1, 2**16 - 1)
+    return next((white for white in depths if largest <= white), largest)
 
 
 def read_audio(value, sampling_rate: int, max_seconds: float) -> np.ndarray | None:
