@@ -96,8 +96,9 @@ class Whitening:
         if not 0 <= power <= 1:
             raise ValueError(f"power must be between 0 and 1, got {power}")
         mean, deviations, axes = moments.axes()
-        # Axes along which the catalogue does not differ are left as they are: dividing by nothing would blow up noise.
-        varies = deviations > 1e-5 * deviations[-1]
+        # Axes along which the catalogue does not differ, or by less than float32 features resolve, are left as they
+        # are: dividing by nothing would blow up noise.
+        varies = deviations > 1e-5 * max(deviations[-1], torch.linalg.vector_norm(mean))
         divisors = torch.where(varies, deviations, deviations[-1]).clamp(min=1e-30) ** power
         return cls(mean.float(), ((axes / divisors) @ axes.T).float(), power)
 
