@@ -29,9 +29,10 @@ import datasets
 from accelerate import PartialState
 from transformers.utils import logging
 
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, SourceArguments
 from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.evaluate import EvaluationTask
+from ..evaluation.evaluator import FullRankingEvaluator
 from ..hub.results import markdown_table
 from ..ninerec.sample import SAMPLE_BACKBONE, SAMPLES
 from ..training.arguments import TransRecTrainingArguments
@@ -45,7 +46,15 @@ from .recommend import main as recommend
 class TransferArguments:
     """Says what the comparison pretrains on."""
 
-    source: str = field(default="Sample_Source", metadata={"help": "Data set to pretrain on."})
+    source: list[str] = field(
+        default_factory=lambda: ["Sample_Source"], metadata={"help": "Data sets to pretrain on, one or several."}
+    )
+    validation_dataset_config_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Data set whose validation split chooses the pretrained model's epoch, see pretrain --help."
+        },
+    )
     pretrain_epochs: float = field(default=10, metadata={"help": "Epochs on the source."})
     id_learning_rate: float = field(default=3e-3, metadata={"help": "Learning rate of IDRec, which has no backbone."})
     show_users: int = field(default=2, metadata={"help": "Users whose recommendations are shown at the end."})
@@ -99,14 +108,16 @@ class Comparison:
     ):
         self.args, self.model_args, self.training_args = args, model_args, training_args
         self.target = data_args
-        self.source = replace(data_args, dataset_config_name=args.source)
+        named: dict[str, Any] = {"dataset_config_name": args.source}
+        named["validation_dataset_config_name"] = args.validation_dataset_config_name
+        self.source = SourceArguments(**{**vars(data_args), **named})
         self.output_dir = Path(training_args.output_dir)
         self.results: dict[str, dict] = {}
 
     def train(self, name: str, model_args: ModelArguments, data_args: DataArguments, **changes) -> str:
         """Trains one model and returns its folder."""
         folder = str(self.output_dir / name)
-        say(f"{name}: training on {data_args.dataset_config_name}")
+        say(f"{name}: training on {data_args.title}")
         training_args = copy.deepcopy(self.training_args)
         if training_args.resume_from_checkpoint is None and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier comparison
@@ -147,7 +158,10 @@ class Comparison:
 
     def run(self) -> None:
         self.evaluate_baselines()
-        pretrained = self.train("pretrained", self.model_args, self.source, num_train_epochs=self.args.pretrain_epochs)
+        changes: dict[str, Any] = {"num_train_epochs": self.args.pretrain_epochs}
+        if self.source.eval_title != self.source.title:  # there transitions are of another platform
+            changes |= {"transition_weight": "0", "metric_for_best_model": FullRankingEvaluator.primary_metric}
+        pretrained = self.train("pretrained", self.model_args, self.source, **changes)
 
         of_content = ("text_pooling", "image_pooling", "item_projection", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
@@ -183,7 +197,7 @@ class Comparison:
         """Prints the table and some recommendations; writes `results.json` and `results.md`."""
         if not PartialState().is_main_process:
             return
-        table = self.table(f"{self.args.source} -> {self.target.dataset_config_name}")
+        table = self.table(f"{self.source.title} -> {self.target.title}")
         options = {"transfer": vars(self.args), "model": vars(self.model_args), "data": vars(self.target)}
         record = {"options": options, "training": self.training_args.to_dict(), "rows": self.results}
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)

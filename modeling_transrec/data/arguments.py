@@ -2,12 +2,13 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import datasets
 
 from .loading import load_items, load_sequences, warn_if_cut_shorter
+from .platforms import join_platforms
 
 
 UNCUT = 1_000_000  # items of a history
@@ -138,6 +139,20 @@ class DataArguments:
         """Loads the catalogue of a model that reads histories of up to `max_seq_len` items."""
         return load_items(self.dataset_name, self.dataset_config_name, **self.loading_kwargs(max_seq_len))
 
+    @property
+    def title(self) -> str:
+        """The data set's name, for a card."""
+        return str(self.dataset_config_name)
+
+    @property
+    def eval_title(self) -> str:
+        """The name of the data set that is validated on."""
+        return self.title
+
+    def load_eval_items(self, max_seq_len: int) -> datasets.Dataset | None:
+        """Loads the catalogue of the data set that is validated on; `None` where it is that of the training."""
+        return None
+
     def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
         """Loads the histories of one split, `"train"`, `"validation"` or `"test"`."""
         kwargs = self.loading_kwargs(max_seq_len)
@@ -151,6 +166,92 @@ class DataArguments:
         return load_sequences(
             self.dataset_name, self.dataset_config_name, "train", **self.loading_kwargs(max_seq_len=UNCUT)
         )
+
+
+@dataclass
+class SourceArguments(DataArguments):
+    """Names the data sets to pretrain on, and the one on whose validation split the best epoch is chosen.
+
+    The items and histories of several are joined, see [`join_platforms`].
+
+    Example:
+
+    >>> sources = SourceArguments(
+    ...     dataset_config_name=["Sample_Source", "Sample_Target"], validation_dataset_config_name="Sample_Target"
+    ... )
+    >>> len(sources.load_items(max_seq_len=20)), len(sources.load_eval_items(max_seq_len=20))
+    (900, 300)
+    """
+
+    dataset_config_name: list[str] | None = field(  # type: ignore[assignment]  # several, where the base has one
+        default=None,
+        metadata={
+            "help": "Names of the data sets, such as Bili_500K; several are trained on together. By default the "
+            "sample that the package brings."
+        },
+    )
+    validation_dataset_config_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Data set whose validation split chooses the best epoch: best one that is neither a source nor a "
+            "target, or one of several sources. Only its items and that split are read (default: the source)."
+        },
+    )
+    sample: ClassVar[str] = "Sample_Source"
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = self.dataset_config_name
+        self.dataset_config_name = [given] if isinstance(given, str) else list(given)
+        twice = {name for name in self.dataset_config_name if self.dataset_config_name.count(name) > 1}
+        if twice:
+            raise ValueError(f"--dataset_config_name names {', '.join(sorted(twice))} twice")
+        if len(self.dataset_config_name) > 1 and self.validation_dataset_config_name is None:
+            raise ValueError(
+                "which of the data sets is the best epoch chosen on? Give --validation_dataset_config_name NAME: best "
+                "one that is neither a source nor a target, or one of the sources"
+            )
+
+    @property
+    def title(self) -> str:
+        return " + ".join(self.dataset_config_name)
+
+    @property
+    def eval_title(self) -> str:
+        return self.validation_dataset_config_name or self.title
+
+    def _one(self, name: str) -> DataArguments:
+        own = {one.name for one in fields(DataArguments)}
+        options = {option: value for option, value in vars(self).items() if option in own}
+        return DataArguments(**{**options, "dataset_config_name": name})
+
+    def _join(self, max_seq_len: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+        sources = {name: self._one(name) for name in self.dataset_config_name}
+        items = {name: source.load_items(max_seq_len) for name, source in sources.items()}
+        histories = {name: source.load_sequences("train", max_seq_len) for name, source in sources.items()}
+        if len(sources) == 1:
+            return next(iter(items.values())), next(iter(histories.values()))
+        return join_platforms(items, histories)
+
+    def load_items(self, max_seq_len: int) -> datasets.Dataset:
+        """Loads the catalogues of all sources, one after the other."""
+        return self._join(max_seq_len)[0]
+
+    def load_eval_items(self, max_seq_len: int) -> datasets.Dataset | None:
+        """Loads the catalogue of the data set that is validated on; `None` where it is that of the only source."""
+        if self.eval_title == self.title:
+            return None
+        return self._one(self.eval_title).load_items(max_seq_len)
+
+    def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
+        """Loads the training histories of all sources, or another split of the data set that is validated on."""
+        if split == "train":
+            return self._join(max_seq_len)[1]
+        return self._one(self.eval_title).load_sequences(split, max_seq_len)
+
+    def load_training_histories(self) -> datasets.Dataset:
+        """Loads the training histories of all sources uncut."""
+        return self._join(UNCUT)[1]
 
 
 def read_json(option: str, value: str) -> dict:

@@ -15,6 +15,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.processing_transrec import TransRecProcessor
 from .loading import left_pad
+from .platforms import PlatformRanges
 
 
 class TransRecDataCollator:
@@ -33,11 +34,14 @@ class TransRecDataCollator:
         item_counts: `(V,)` number of training interactions with each item.
         user_index: `(number of users,)` each user's index into the table of user ids, for DSSM.
         seed: of negatives and masks.
+        platforms: of the items, where they are of several.
+        mixes_platforms: whether a batch has users of several platforms, so that items of all are negatives.
 
     Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`): the
     distinct items as the processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
     inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
-    `(U,)` and `num_catalogue_items`; `user_ids` `(B,)` for DSSM.
+    `(U,)` and `num_catalogue_items`; `user_ids` `(B,)` for DSSM; `platform_index` `(U,)` where there are several and
+    the model has statistics of each.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class TransRecDataCollator:
         item_counts: np.ndarray,
         user_index: np.ndarray | None = None,
         seed: int = 0,
+        platforms: PlatformRanges | None = None,
+        mixes_platforms: bool = False,
     ):
         if len(items) != len(item_counts):
             raise ValueError(f"{len(items)} items, but popularity counts of {len(item_counts)}")
@@ -56,12 +62,18 @@ class TransRecDataCollator:
         self.processor = processor
         self.user_index = user_index
         self.seed = seed
+        self.platforms = platforms
+        # Items that are drawn from together: those of a platform or, as a rule, the catalogue.
+        one_range = platforms is None or mixes_platforms
+        self._ranges = PlatformRanges([0, len(items)]) if one_range else platforms
+        totals = np.add.reduceat(item_counts, self._ranges.starts[:-1]).clip(min=1)
         with np.errstate(divide="ignore"):
-            self.item_log_popularity = np.log(item_counts / max(item_counts.sum(), 1))
+            self.item_log_popularity = np.log(item_counts / np.repeat(totals, np.diff(self._ranges.starts)))
         # Items are sampled by inverse CDF: a draw from 0 to the sum of the weights belongs to the first item whose
         # cumulative weight exceeds it.
         self._weights = np.ones_like(item_counts) if config.negative_sampling == "uniform" else item_counts
         self._ends = np.cumsum(self._weights)
+        self._bounds = np.concatenate([[0], self._ends])[self._ranges.starts]  # of the ranges' cumulative weights
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by running workers, too
 
     def set_epoch(self, epoch: int) -> None:
@@ -78,9 +90,10 @@ class TransRecDataCollator:
             negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
             parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
         elif loss.candidates in ("shared", "mixed"):
-            parts.append(self.sample_shared_negatives(users))  # (N,)
+            parts.append(self.sample_shared_negatives(rows, users))  # (N,)
+        start, end = self._ranges.starts[self._range_of(rows)[0] :][:2]
         if loss.candidates == "catalogue":
-            distinct = np.arange(len(self.items))
+            distinct = np.arange(start, end)
         else:
             distinct = np.unique(np.concatenate([part.ravel() for part in parts]))
             distinct = distinct[distinct >= 0]
@@ -94,12 +107,18 @@ class TransRecDataCollator:
         if "item_log_popularity" in loss.inputs:
             batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
         if "num_catalogue_items" in loss.inputs:
-            batch["num_catalogue_items"] = torch.tensor(len(self.items))
+            batch["num_catalogue_items"] = torch.tensor(int(end - start))
         if config.gather_negatives:
             batch["catalogue_index"] = torch.from_numpy(distinct)
         if self.user_index is not None:
             batch["user_ids"] = torch.from_numpy(self.user_index[users])
+        if self.platforms is not None and config.starts_at_content:
+            batch["platform_index"] = torch.from_numpy(self.platforms.of_items(distinct))
         return batch
+
+    def _range_of(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the index of the range `(B,)` from which each sequence's negatives are drawn."""
+        return self._ranges.of_items(rows.max(axis=1))
 
     def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Splits sequences `(B, L + 1)` into inputs and targets; -1 where there is none, -2 where masked."""
@@ -139,13 +158,15 @@ class TransRecDataCollator:
         is_own = np.arange(own.shape[1]) < num_own[:, None]
         own = np.where(is_own, own, 0)
         weights = np.where(is_own, self._weights[own], 0)
-        totals = self._ends[-1] - weights.sum(axis=1)  # (B,) weight of all items outside the user's own
+        low, high = (self._bounds[self._range_of(rows) + side] for side in (0, 1))  # (B,)
+        totals = high - low - weights.sum(axis=1)  # (B,) weight of all items outside the user's own
         if (totals == 0).any():
             user = users[np.argmax(totals == 0)]
             raise ValueError(f"user {user} has every item in the history: there is no negative to sample")
         keys = self._keys(users, rows.shape[1], self.config.num_negatives)
         draws = hash_integers(keys, seed=(self.seed, int(self._epoch)))
         draws = (draws % totals.astype(np.uint64)[:, None, None]).astype(np.int64)  # (B, L + 1, N)
+        draws += low[:, None, None]
         # These draws are from the cumulative weights without the user's own items. To look them up in those of all
         # items, each own item adds its weight to the draws at and after its start.
         starts = np.where(is_own, self._ends[own] - weights.cumsum(axis=1), self._ends[-1])  # (B, L + 1)
@@ -154,11 +175,13 @@ class TransRecDataCollator:
             moved += np.where(start[:, None, None] <= draws, weight[:, None, None], 0)
         return self._item_of(moved)
 
-    def sample_shared_negatives(self, users: np.ndarray) -> np.ndarray:
-        """Draws negatives `(N,)` from the whole catalogue for the whole batch; an item may be drawn twice."""
+    def sample_shared_negatives(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Draws negatives `(N,)` for the whole batch, from the catalogue or the batch's platform; an item may be drawn
+        twice. Arguments as in [`sample_negatives`]."""
         keys = np.arange(self.config.num_negatives)[:, None]
         draws = hash_integers(keys, seed=(self.seed, int(self._epoch), int(users.min()), int(users.sum())))
-        return self._item_of((draws % np.uint64(self._ends[-1])).astype(np.int64))
+        low, high = self._bounds[self._range_of(rows)[0] :][:2]
+        return self._item_of(low + (draws % np.uint64(high - low)).astype(np.int64))
 
     def _item_of(self, draws: np.ndarray) -> np.ndarray:
         """Looks up the items to which draws from the cumulative weights belong."""

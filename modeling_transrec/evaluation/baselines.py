@@ -28,7 +28,8 @@ class Platform:
 
     Args:
         items: the catalogue, `item_id` and its content.
-        sequences: training histories, column `item_ids` and, where interactions count differently, `weights`.
+        sequences: training histories, column `item_ids` and, where interactions count differently, `weights`; `None`
+            where no history is known, as of a platform to which a model is moved.
         whole_sequences: the training histories uncut, in which transitions are counted; by default `sequences`.
         validation: ranks the validation split, on which settings are chosen.
         content: features of the items, or `None` where there is no backbone to make them.
@@ -37,12 +38,13 @@ class Platform:
     def __init__(
         self,
         items: datasets.Dataset,
-        sequences: datasets.Dataset | Callable[[], datasets.Dataset],
+        sequences: datasets.Dataset | Callable[[], datasets.Dataset] | None,
         whole_sequences: datasets.Dataset | Callable[[], datasets.Dataset] | None = None,
         validation: FullRankingEvaluator | Callable[[], FullRankingEvaluator] | None = None,
         content: Content | Callable[[], Content | None] | None = None,
     ):
         self.items = items
+        self.has_histories = sequences is not None
         self._given = {"sequences": sequences, "validation": validation, "content": content}
         self._given["whole_sequences"] = sequences if whole_sequences is None else whole_sequences
 
@@ -176,6 +178,7 @@ BASELINES: dict[str, Callable[[Platform], tuple[CatalogueScorer, dict]]] = {
     "content-and-transitions": content_and_transitions,
 }
 CONTENT_BASELINES = ("content-knn", "content-and-transitions")
+COUNTING_BASELINES = ("popularity", "last-item-transitions", "transitions", "content-and-transitions")
 
 
 def rank(
@@ -223,11 +226,11 @@ def evaluate_baselines(
     """
     if isinstance(platform, datasets.Dataset):
         platform = Platform(evaluator.items, platform)
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = () if platform.has_histories else COUNTING_BASELINES
     if platform.content is None:
-        left_out = CONTENT_BASELINES
+        left_out += CONTENT_BASELINES
     elif platform.validation is None:
-        left_out = ("content-and-transitions",)
+        left_out += ("content-and-transitions",)
     rows = [name for name in BASELINES if name not in left_out]
     return {name: rank(evaluator, *BASELINES[name](platform), scores=name) for name in rows}
 

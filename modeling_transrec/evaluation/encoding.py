@@ -51,7 +51,7 @@ def encode_items(
     if fits_statistics and model.item_encoder.whitened:
         with evaluation_mode(model):
             chunks = [(catalogue_index, _with_features(model, inputs)) for catalogue_index, inputs in chunks]
-        _fit(model, [inputs for _, inputs in chunks], num_processes)
+        _fit(model, _moments(model, [inputs for _, inputs in chunks], num_processes))
     for catalogue_index, inputs in chunks:
         with evaluation_mode(model):
             item_embeddings = model.get_item_features(**inputs).float()
@@ -68,25 +68,45 @@ def _with_features(model: TransRecPreTrainedModel, inputs: dict[str, torch.Tenso
 
 
 def fit_statistics(
-    model: TransRecPreTrainedModel, items: PreparedItems, processor: TransRecProcessor, chunk_size: int = 256
+    model: TransRecPreTrainedModel,
+    items: PreparedItems,
+    processor: TransRecProcessor,
+    chunk_size: int = 256,
+    platforms: Sequence[np.ndarray] | None = None,
 ) -> None:
     """Gives a model that whitens features the statistics of a catalogue; nothing happens to others.
 
     All processes call it together; arguments as in [`encode_items`].
+
+    Args:
+        model, items, processor, chunk_size: as there.
+        platforms: indices of the items of each platform, where there are several, which then have statistics of their
+            own.
     """
     if not model.item_encoder.whitened:
         return
     state = PartialState()
-    with torch.no_grad(), evaluation_mode(model):
-        chunks = [
-            _with_features(model, dict(processor.pad(items[catalogue_index]).to(model.device)))
-            for catalogue_index in item_chunks(items, chunk_size)[state.process_index :: state.num_processes]
-        ]
-    _fit(model, chunks, state.num_processes)
+
+    def moments_of(chunks: Sequence[np.ndarray]) -> dict[str, Moments]:
+        with torch.no_grad(), evaluation_mode(model):
+            found = [
+                _with_features(model, dict(processor.pad(items[catalogue_index]).to(model.device)))
+                for catalogue_index in chunks[state.process_index :: state.num_processes]
+            ]
+        return _moments(model, found, state.num_processes)
+
+    if platforms is None:
+        _fit(model, moments_of(item_chunks(items, chunk_size)))
+        return
+    parts = [moments_of(np.array_split(index, max(1, round(len(index) / chunk_size)))) for index in platforms]
+    for name, projection in model.item_encoder.whitened.items():
+        projection.fit_platforms([found[name] for found in parts])
 
 
-def _fit(model: TransRecPreTrainedModel, chunks: Sequence[dict[str, torch.Tensor]], num_processes: int) -> None:
-    """Gives the model the statistics of the catalogue whose features are given, on all processes together."""
+def _moments(
+    model: TransRecPreTrainedModel, chunks: Sequence[dict[str, torch.Tensor]], num_processes: int
+) -> dict[str, Moments]:
+    """Returns the moments of the features that the model whitens, of the chunks of all processes together."""
     found: dict[str, Moments] = {}
     for inputs in chunks:
         for name in model.item_encoder.whitened:
@@ -96,9 +116,13 @@ def _fit(model: TransRecPreTrainedModel, chunks: Sequence[dict[str, torch.Tensor
             moments = Moments.of(features)
             found[name] = found[name] + moments if name in found else moments
     parts = gather_object([found]) if num_processes > 1 else [found]
+    totals = {name: [part[name] for part in parts if name in part] for name in model.item_encoder.whitened}
+    return {name: functools.reduce(operator.add, total) for name, total in totals.items()}
+
+
+def _fit(model: TransRecPreTrainedModel, moments: dict[str, Moments]) -> None:
     for name, projection in model.item_encoder.whitened.items():
-        total = [part[name] for part in parts if name in part]
-        projection.fit(functools.reduce(operator.add, total))
+        projection.fit(moments[name])
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class DataFacts:
 
     Args:
         name: `"ninerec"`, a Hub id, or the name of a local folder.
-        config_name: the configuration, such as `"Bili_Food"`.
+        config_name: the configuration, such as `"Bili_Food"`; several are joined by `" + "`.
         num_users: number of users of the training split, where it is known.
         num_items: number of items of the catalogue, where it is known.
         condition: what the data set's licence asks for; it is filled in for data sets that this package knows.
@@ -49,9 +49,10 @@ class DataFacts:
     def __post_init__(self):
         self.name = public_name(self.name)
         if self.condition is None and self.name == "ninerec":
-            if self.config_name in NINEREC_NAMES:
+            names = (self.config_name or "").split(" + ")
+            if any(name in NINEREC_NAMES for name in names):
                 self.condition = _NINEREC_CONDITION
-            elif (self.config_name or "").startswith("Sample_"):
+            elif all(name.startswith("Sample_") for name in names):
                 self.condition = "none: the sample is synthetic, from a seeded generator. It shows nothing of people."
 
     @property

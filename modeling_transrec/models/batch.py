@@ -34,6 +34,9 @@ class ItemInputs(TypedDict, total=False):
             read it.
         audio_index (`torch.LongTensor` of shape `(U,)`): index of each item's sound, as `image_index`.
         item_ids (`torch.LongTensor` of shape `(U,)`): indices into the id table.
+        platform_index (`torch.LongTensor` of shape `(U,)`):
+            Index of each item's platform, in training on several, for a model that whitens the features of each by
+            its own statistics; by default all are of the catalogue whose statistics the model has.
         text_features (`torch.FloatTensor` of shape `(U, H)`): precomputed by the backbone, in place of `input_ids`.
         image_features (`torch.FloatTensor` of shape `(P, H)`): precomputed, in place of `pixel_values`.
         audio_features (`torch.FloatTensor` of shape `(P, H)`): precomputed, in place of the sounds.
@@ -55,6 +58,7 @@ class ItemInputs(TypedDict, total=False):
     audio_mask: torch.Tensor
     audio_index: torch.Tensor
     item_ids: torch.Tensor
+    platform_index: torch.Tensor
     text_features: torch.Tensor
     image_features: torch.Tensor
     audio_features: torch.Tensor

@@ -126,7 +126,7 @@ class ContentEncoder(nn.Module):
         features = items.get(f"{self.modality}_features")
         if features is None:
             features = self.features(**items)
-        return self.projection(features, self.index(**items))
+        return self.projection(features, self.index(**items), items.get("platform_index"))
 
 
 class TextEncoder(ContentEncoder):

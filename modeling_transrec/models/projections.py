@@ -4,6 +4,9 @@ Shapes: `U` distinct items of the batch, `P` of them that have the content, `S` 
 sound), `D` hidden size, `H` width of a backbone.
 """
 
+import functools
+import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +62,8 @@ class WhitenedProjection(nn.Module):
     An untrained model then compares items as content kNN does. Mean and axes belong to a catalogue: they are computed
     whenever one is encoded, in training for its own, and saved with the model. Until a catalogue is known, features
     are taken as they are. If `D` is less than `H`, the leading principal axes of the first catalogue are kept, for all
-    later ones, too.
+    later ones, too. In training on several platforms the items of each are whitened by its own statistics; saved are
+    those of all items together.
 
     Args:
         width: `H`.
@@ -72,6 +76,8 @@ class WhitenedProjection(nn.Module):
     mean: torch.Tensor
     matrix: torch.Tensor
     basis: torch.Tensor | None
+    platform_means: torch.Tensor | None
+    platform_matrices: torch.Tensor | None
 
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
         super().__init__()
@@ -84,6 +90,8 @@ class WhitenedProjection(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("matrix", torch.eye(width, hidden_size))
         self.register_buffer("basis", None if hidden_size == width else torch.zeros(width, hidden_size))
+        self.register_buffer("platform_means", None, persistent=False)  # of several platforms, in training
+        self.register_buffer("platform_matrices", None, persistent=False)
         self.residual = LinearFromZero(hidden_size, hidden_size)
 
     def init_own_weights(self) -> None:
@@ -96,19 +104,49 @@ class WhitenedProjection(nn.Module):
     @torch.no_grad()
     def fit(self, moments: Moments) -> None:
         """Takes the statistics of a catalogue."""
-        whitening = Whitening.of(moments, self.power)
-        matrix = whitening.matrix
-        if self.basis is not None:
-            if not self.basis.any():
-                self.basis.copy_(moments.axes()[2][:, -self.basis.shape[1] :])
-            matrix = matrix @ self.basis.float().to(matrix.device)
-        self.mean.copy_(whitening.mean)
-        self.matrix.copy_(matrix)
+        if self.basis is not None and not self.basis.any():
+            self.basis.copy_(moments.axes()[2][:, -self.basis.shape[1] :])
+        for buffer, values in zip((self.mean, self.matrix), self._statistics(moments), strict=True):
+            buffer.copy_(values)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Maps `(…, H)` to `(…, D)`; the whitened features have length 1."""
+    @torch.no_grad()
+    def fit_platforms(self, moments: Sequence[Moments]) -> None:
+        """Takes the statistics of several platforms, of each for its own items, and those of all together."""
+        self.fit(functools.reduce(operator.add, moments))
+        means, matrices = zip(*map(self._statistics, moments), strict=True)
+        self.platform_means = torch.stack(means).to(self.mean)
+        self.platform_matrices = torch.stack(matrices).to(self.matrix)
+
+    def _statistics(self, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns a catalogue's mean `(H,)` and the matrix `(H, D)` that its centred features are multiplied with."""
+        whitening = Whitening.of(moments, self.power)
+        if self.basis is None:
+            return whitening.mean, whitening.matrix
+        return whitening.mean, whitening.matrix @ self.basis.float().to(whitening.matrix.device)
+
+    def whiten(self, features: torch.Tensor, platform_index: torch.Tensor | None = None) -> torch.Tensor:
+        """Maps `(…, H)` to vectors `(…, D)` of length 1, float32; arguments as in [`forward`]."""
+        if platform_index is None:
+            return unit_length((features.float() - self.mean.float()) @ self.matrix.float())
+        if self.platform_means is None or self.platform_matrices is None:
+            raise ValueError("platform_index needs the statistics of several platforms: call fit_platforms before")
+        whitened = features.new_zeros(len(features), self.matrix.shape[1], dtype=torch.float32)
+        for number, (mean, matrix) in enumerate(zip(self.platform_means, self.platform_matrices, strict=True)):
+            (rows,) = (platform_index == number).nonzero(as_tuple=True)
+            centred = features.index_select(0, rows).float() - mean.float()
+            whitened = whitened.index_copy(0, rows, unit_length(centred @ matrix.float()))
+        return whitened
+
+    def forward(self, features: torch.Tensor, platform_index: torch.Tensor | None = None) -> torch.Tensor:
+        """Maps features to embeddings that start as whitened features of length 1.
+
+        Args:
+            features: `(…, H)`, mapped to `(…, D)`; with `platform_index` `(P, H)`.
+            platform_index: `(P,)` whose statistics they are whitened by, see [`fit_platforms`]; by default those of
+                the catalogue that was fitted last.
+        """
         with torch.autocast(features.device.type, enabled=False):  # kNN is as exact as its features
-            whitened = unit_length((features.float() - self.mean.float()) @ self.matrix.float())
+            whitened = self.whiten(features, platform_index)
         whitened = whitened.to(self.residual.weight.dtype)
         return whitened + self.residual(whitened)
 
@@ -150,23 +188,34 @@ class Projection(nn.Module):
             drawn = torch.randn(len(self.missing), generator=torch.Generator().manual_seed(0))
             init.copy_(self.missing, 0.02 * drawn)
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
+    def project(self, features: torch.Tensor, platform_index: torch.Tensor | None = None) -> torch.Tensor:
         """Maps `(…, H)` of any precision, as precomputed features may have, to `(…, D)`."""
-        return self.layers(features.to(self.dtype))
+        features = features.to(self.dtype)
+        return self.layers(features) if platform_index is None else self.layers(features, platform_index)
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.parameters()).dtype
 
-    def forward(self, features: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        features: torch.Tensor,
+        index: torch.Tensor | None = None,
+        platform_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Maps features `(P, H)` to the embeddings of items `(U, D)`.
 
         Args:
             features: `(P, H)`.
             index: `(U,)` index of each item's features, -1 where it has none; by default each has its own, in order.
+            platform_index: `(U,)` the items' platforms, for a [`WhitenedProjection`] that knows several.
         """
-        embeddings = self.project(features)
+        if platform_index is not None and index is not None:
+            has_content = index >= 0
+            of_features = platform_index.new_zeros(len(features))
+            platform_index = of_features.index_copy(0, index[has_content], platform_index[has_content])
+        embeddings = self.project(features, platform_index)
         if index is None:
             return embeddings
         table = torch.cat([embeddings, self.missing.to(embeddings.dtype)[None]])

@@ -122,6 +122,12 @@ class TransRecTrainingArguments(TrainingArguments):
         pull_to_start (`float`, defaults to 0.0):
             Strength of a pull of the trained weights towards those that training starts from (L2-SP), in units of the
             learning rate.
+        platform_sampling_exponent (`float`, defaults to 0.5):
+            In training on several platforms, how often each is drawn: its number of users to this power. 1 takes them
+            as large as they are, 0 all equally often.
+        mix_platforms (`bool`, defaults to `False`):
+            Whether a batch has users of several platforms, so that the items of one are negatives for the users of
+            another. Otherwise each batch, and its negatives, are of one platform.
         do_predict (`bool`, defaults to `False`):
             Whether the test split is ranked, too, when training is over.
         card_results (`list[str]`, *optional*):
@@ -170,6 +176,8 @@ class TransRecTrainingArguments(TrainingArguments):
     transition_weight: str = "0"
     keep_start: bool = False
     pull_to_start: float = 0.0
+    platform_sampling_exponent: float = 0.5
+    mix_platforms: bool = False
     do_predict: bool = False
     _argument_group_name = "training"
 
@@ -202,6 +210,10 @@ class TransRecTrainingArguments(TrainingArguments):
             raise ValueError("keep_start compares the best epoch with the start; it needs load_best_model_at_end=True")
         if self.pull_to_start < 0:
             raise ValueError(f"pull_to_start must be at least 0, got {self.pull_to_start}")
+        if not 0 <= self.platform_sampling_exponent <= 1:
+            raise ValueError(
+                f"platform_sampling_exponent must be between 0 and 1, got {self.platform_sampling_exponent}"
+            )
         if self.hub_strategy != "end":
             raise ValueError("hub_strategy must be 'end': the others publish the optimizer's pickles")
         for entry in self.card_results or ():

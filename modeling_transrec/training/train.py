@@ -54,7 +54,8 @@ def train(
         trainer.save_metrics("test", metrics)
     card: dict[str, Any] = {
         "dataset": data_args.dataset_name,
-        "dataset_args": data_args.dataset_config_name,
+        "dataset_args": data_args.title,
+        "eval_dataset_args": data_args.eval_title,
         "finetuned_from": model_args.model_name_or_path,
         "license": training_args.hub_license,
     }
@@ -79,6 +80,7 @@ def build_trainer(
         items = data_args.load_items(max_seq_len)
         train_split = data_args.load_sequences("train", max_seq_len)
         validation = data_args.load_sequences("validation", max_seq_len)
+        eval_items = data_args.load_eval_items(max_seq_len)
     model, processor = load_model_and_processor(model_args, items, train_split["user_id"])
     trains_all = model_args.peft is None and not training_args.freeze_backbone
     if model_args.backbone_names() and trains_all and training_args.backbone_learning_rate is None:
@@ -95,6 +97,7 @@ def build_trainer(
         validation,
         processing_class=processor,
         whole_sequences=data_args.load_training_histories,
+        eval_items=eval_items,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from accelerate.utils import DynamoBackend
@@ -20,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
+from ..data.platforms import PlatformRanges, PlatformSampler
 from ..data.preparation import PreparedItems, prepare_items
 from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
 from ..evaluation.encoding import evaluation_mode, fit_statistics
@@ -64,6 +66,12 @@ class TransRecTrainer(Trainer):
         optimizers: an optimizer and a learning-rate schedule to use instead of those of the arguments.
         whole_sequences: loads the training histories uncut, in which the transitions of the card's rows are counted;
             by default they are counted in `train_dataset`.
+        eval_items (`datasets.Dataset`, *optional*):
+            The catalogue of `eval_dataset`, where that is of another platform than those that are trained on, which
+            are judged by how they generalise; by default `items`.
+
+    With a column `source_platform`, items and histories are those of several platforms, see [`join_platforms`]; they are
+    drawn as `platform_sampling_exponent` and `mix_platforms` say.
 
     A run that is interrupted and resumed ends with the weights of an uninterrupted one (but for dropout with
     `dataloader_persistent_workers`, whose random state torch does not restore). Several processes give the weights of
@@ -93,6 +101,7 @@ class TransRecTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers=(None, None),
         whole_sequences: Callable[[], datasets.Dataset] | None = None,
+        eval_items: datasets.Dataset | None = None,
     ):
         if not isinstance(args, TransRecTrainingArguments):
             raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
@@ -104,12 +113,18 @@ class TransRecTrainer(Trainer):
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
         self.items = items
+        self.eval_items = items if eval_items is None else eval_items
+        if self.eval_items is not items:
+            check_generalizes(processing_class, args)
+        self.platforms = PlatformRanges.of(items)
         self.platform: Platform | None = None
         self._starting_backbones = starting_backbones(model.config)  # saving forgets those from folders
         if not self._starting_backbones and model.name_or_path and model.item_encoder.backbones:
             self._starting_backbones = {"text_model_name_or_path": model.name_or_path}  # a checkpoint of ours
         self.prepared_items: PreparedItems | None = None
+        self.prepared_eval_items: PreparedItems | None = None
         self._plain_items: datasets.Dataset | None = None
+        self._plain_eval_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         self._sums: SumEvaluator | None = None
         self.kept_start = False
@@ -170,10 +185,18 @@ class TransRecTrainer(Trainer):
         What it needs is given: `Trainer.__init__` has not run yet.
         """
         with args.main_process_first(local=False, desc="looking up items"):
-            self.platform = Platform(self.items, sequences, whole_sequences, self._validation, self._read_content)
-            histories = self.platform.histories
+            trained_on = Platform(self.items, sequences, whole_sequences, self._validation, self._read_content)
+            histories = trained_on.histories
+        is_other = self.eval_items is not self.items
+        self.platform = (
+            Platform(self.eval_items, None, None, self._validation, self._read_content) if is_other else trained_on
+        )
         with args.main_process_first(local=False, desc="preparing items"):
-            self._plain_items = prepare_items(self.items, processor, args.preprocessing_num_workers)
+            self._plain_items = self._plain_eval_items = prepare_items(
+                self.items, processor, args.preprocessing_num_workers
+            )
+            if self.eval_items is not self.items:
+                self._plain_eval_items = prepare_items(self.eval_items, processor, args.preprocessing_num_workers)
         user_index = None
         if processor.user_ids is not None:
             user_index = np.array(processor.user_index(sequences["user_id"]))
@@ -181,40 +204,62 @@ class TransRecTrainer(Trainer):
             model.config,
             self._plain_items,
             processor,
-            self.platform.num_interactions,
+            trained_on.num_interactions,
             user_index,
             seed=args.data_seed if args.data_seed is not None else args.seed,
+            platforms=self.platforms,
+            mixes_platforms=args.mix_platforms,
         )
         return collator, keep_teaching(histories).remove_columns("target")
+
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> torch.utils.data.Sampler | None:
+        if self.platforms is None:
+            return super()._get_train_sampler(train_dataset)
+        histories = self.train_dataset if train_dataset is None else train_dataset
+        first = pc.list_element(histories.with_format("arrow")[:]["history"], 0).to_numpy()
+        return PlatformSampler(
+            self.platforms.of_items(first),
+            self.args.train_batch_size,
+            self.args.platform_sampling_exponent,
+            self.args.mix_platforms,
+            self.data_collator.seed,
+        )
 
     def _compute_frozen(self) -> None:
         """Computes once what the frozen backbone, or its frozen layers, make of the items, and trains on that."""
         if self._plain_items is None:
             return
-        model = self.accelerator.unwrap_model(self.model)
         with self.args.main_process_first(local=False, desc="computing frozen"), self.accelerator.autocast():
-            self.prepared_items = precompute(
-                model.eval(),
-                self._plain_items,
-                self.processing_class,
-                self.args.item_batch_size,
-                with_states=not (self.is_fsdp_enabled or self.is_deepspeed_enabled),
-            )
+            self.prepared_items = self.prepared_eval_items = self._precompute(self._plain_items)
+            if self._plain_eval_items is not self._plain_items:
+                self.prepared_eval_items = self._precompute(self._plain_eval_items)
         self.data_collator.items = self.prepared_items
         self._evaluators = {}
+
+    def _precompute(self, items: datasets.Dataset) -> PreparedItems:
+        return precompute(
+            self.accelerator.unwrap_model(self.model).eval(),
+            items,
+            self.processing_class,
+            self.args.item_batch_size,
+            with_states=not (self.is_fsdp_enabled or self.is_deepspeed_enabled),
+        )
 
     def fit_statistics(self) -> None:
         """Gives a model that whitens features the statistics of the training catalogue, anew in each epoch where its
         backbone is trained."""
         with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model)
-            fit_statistics(model, self.prepared_items, self.processing_class, self.args.item_batch_size)
+            platforms = None if self.platforms is None else self.platforms.indices()
+            fit_statistics(model, self.prepared_items, self.processing_class, self.args.item_batch_size, platforms)
 
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
         """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
         super()._load_from_checkpoint(*args, **kwargs)
         if not self.is_fsdp_enabled:  # there the weights lie in pieces by now
             self._compute_frozen()
+        if self.platforms is not None:  # checkpoints have the statistics of all together
+            self.fit_statistics()
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""
@@ -268,7 +313,7 @@ class TransRecTrainer(Trainer):
 
     def _adds_transitions(self, sequences: datasets.Dataset) -> bool:
         """Whether the sum is ranked, too: on the validation split only, for its weight is chosen there."""
-        is_known = self.platform is not None and sequences is self.eval_dataset
+        is_known = self.platform is not None and self.platform.has_histories and sequences is self.eval_dataset
         return is_known and has_transitions(self.args.transition_weight)
 
     def _sum_evaluator(self, evaluator: FullRankingEvaluator) -> SumEvaluator:
@@ -278,13 +323,13 @@ class TransRecTrainer(Trainer):
 
     def _make_evaluator(self, sequences: datasets.Dataset, split: str) -> FullRankingEvaluator:
         return FullRankingEvaluator(
-            self.items,
+            self.eval_items,
             sequences,
             ks=self.args.eval_ks,
             batch_size=self.args.per_device_eval_batch_size,
             item_batch_size=self.args.item_batch_size,
             split=split,
-            prepared_items=self.prepared_items,
+            prepared_items=self.prepared_eval_items,
         )
 
     def _validation(self) -> FullRankingEvaluator | None:
@@ -343,6 +388,7 @@ class TransRecTrainer(Trainer):
         dataset_args: str | None = None,
         license: str | None = None,
         tags: list[str] | None = None,
+        eval_dataset_args: str | None = None,
     ) -> None:
         """Writes the card `README.md`, `results.json` and, where matplotlib is installed, the training curve.
 
@@ -355,10 +401,11 @@ class TransRecTrainer(Trainer):
             dataset_args: its configuration, such as `"Bili_Food"`.
             license: the licence of the weights.
             tags: further tags.
+            eval_dataset_args: the configuration that was ranked; by default `dataset_args`.
         """
         users = None if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]  # a data set
         data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
-        results = self._results(data)
+        results = self._results(data if eval_dataset_args is None else replace(data, config_name=eval_dataset_args))
         if not self.is_world_process_zero():
             return
         for entry in self.args.card_results or ():
@@ -406,10 +453,11 @@ class TransRecTrainer(Trainer):
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
         names, chunk_size = self._starting_backbones, self.args.item_batch_size
         if names and model.has_frozen_backbone and model.item_encoder.takes_features:  # they are computed already
-            content = as_content(self.prepared_items, model, processor)  # type: ignore[arg-type]  # so they are these
+            content = as_content(self.prepared_eval_items, model, processor)  # type: ignore[arg-type]  # they are these
             return replace(content, source=[*map(public_name, names.values())])
         device = self.args.device
-        return content_of_start(names, self.items, language=processor.language, chunk_size=chunk_size, device=device)
+        language = processor.language
+        return content_of_start(names, self.eval_items, language=language, chunk_size=chunk_size, device=device)
 
     def push_to_hub(
         self,
@@ -469,6 +517,19 @@ class _FitStatisticsCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.trainer.fit_statistics()
+
+
+def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainingArguments) -> None:
+    """Refuses what another platform than that of the training cannot judge."""
+    if processor is not None and (processor.item_ids is not None or processor.user_ids is not None):
+        raise ValueError(
+            "a model of ids knows the ids of the platform that it is trained on; it cannot be validated on another"
+        )
+    if has_transitions(args.transition_weight):
+        raise ValueError(
+            "transitions are those of the platform that is validated on, of which no history is read; leave out "
+            "--transition_weight, or set it to 0, where the validation is on another platform"
+        )
 
 
 def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:

@@ -103,7 +103,7 @@ def test_negatives_come_by_their_weight_from_outside_the_sequence(sampling, make
 def test_shared_negatives_come_by_their_weight(make_collator, items, train_split, histories):
     taken = [item for sequence in train_split["item_ids"] for item in sequence]
     collator = make_collator(loss_type="sampled_softmax", num_negatives=30_000, negative_sampling="popularity")
-    drawn = np.bincount(collator.sample_shared_negatives(np.array([3, 5])), minlength=37)
+    drawn = np.bincount(collator.sample_shared_negatives(np.zeros((2, 1), int), np.array([3, 5])), minlength=37)
     expected = 30_000 * np.array([taken.count(item) for item in items["item_id"]]) / len(taken)
     assert (abs(drawn - expected) <= 5 * np.sqrt(expected)).all()
     few = make_collator(loss_type="sampled_softmax", num_negatives=5)

@@ -47,7 +47,9 @@ def naive_loss(model, items, encode, collator, users, share):
     if config.loss_type == "bce":
         negatives = collator.sample_negatives(rows, numbers)[:, -targets.shape[1] :]
     shared = (
-        collator.sample_shared_negatives(numbers) if LOSSES[config.loss_type].candidates in ("shared", "mixed") else []
+        collator.sample_shared_negatives(rows, numbers)
+        if LOSSES[config.loss_type].candidates in ("shared", "mixed")
+        else []
     )
     distinct = np.unique(rows[rows >= 0])
     total, count = 0.0, 0
