@@ -8,9 +8,10 @@ from .version import __version__
 
 
 if TYPE_CHECKING:
-    from .data.arguments import DataArguments
+    from .data.arguments import DataArguments, SourceArguments
     from .data.collator import TransRecDataCollator
     from .data.loading import load_items, load_sequences
+    from .data.platforms import join_platforms
     from .data.transitions import Transitions
     from .evaluation.arguments import EvaluationArguments
     from .evaluation.baselines import evaluate_baselines
@@ -45,6 +46,7 @@ _MODULES = {
     "ModelArguments": ".training.model_arguments",
     "Recommender": ".serving.recommender",
     "SequentialRecommendationPipeline": ".serving.pipeline",
+    "SourceArguments": ".data.arguments",
     "TransRecConfig": ".models.configuration_transrec",
     "TransRecDataCollator": ".data.collator",
     "TransRecForSequentialRecommendation": ".models.modeling_transrec",
@@ -58,6 +60,7 @@ _MODULES = {
     "evaluate_baselines": ".evaluation.baselines",
     "load_items": ".data.loading",
     "join_columns": ".ninerec.tables.joined_texts",
+    "join_platforms": ".data.platforms",
     "load_sequences": ".data.loading",
     "train": ".training.train",
     "train_tokenizer": ".models.processing_transrec",

@@ -20,8 +20,8 @@ def join_platforms(
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Joins the catalogues and the histories of several platforms.
 
-    Ids become `PLATFORM/ID`, so that equal ids of two platforms stay apart. Items have a column `source_platform`; those of a
-    platform lie together.
+    Ids become `PLATFORM/ID`, so that equal ids of two platforms stay apart. Items have a column `source_platform`;
+    those of a platform lie together.
 
     Args:
         items: the catalogue of each platform, by its name.

@@ -70,8 +70,8 @@ class TransRecTrainer(Trainer):
             The catalogue of `eval_dataset`, where that is of another platform than those that are trained on, which
             are judged by how they generalise; by default `items`.
 
-    With a column `source_platform`, items and histories are those of several platforms, see [`join_platforms`]; they are
-    drawn as `platform_sampling_exponent` and `mix_platforms` say.
+    With a column `source_platform`, items and histories are those of several platforms, see [`join_platforms`]; they
+    are drawn as `platform_sampling_exponent` and `mix_platforms` say.
 
     A run that is interrupted and resumed ends with the weights of an uninterrupted one (but for dropout with
     `dataloader_persistent_workers`, whose random state torch does not restore). Several processes give the weights of

@@ -1,5 +1,6 @@
 """Models that start as content kNN: whitened features, a decayed history, residuals from zero."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -244,3 +245,34 @@ def test_axes_below_what_floats_resolve_are_not_blown_up():
     torch.testing.assert_close(
         Whitening.fit(features.float())(features.float()), Whitening.fit(exact)(exact), atol=1e-2, rtol=0
     )
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "text+image", "clip"])
+@pytest.mark.parametrize("hidden_size", [None, 6])
+def test_items_of_several_platforms_are_whitened_by_their_own_statistics(
+    kind, hidden_size, make_model, prepared_items, processor_of
+):
+    processor, model = processor_of[kind], make_model(kind, **{**START, "hidden_size": hidden_size})
+    prepared, parts = prepared_items[kind], [np.arange(17), np.arange(17, 37)]
+    fit_statistics(model, prepared, processor, 5, platforms=parts)
+    batch = dict(processor.pad(prepared[np.arange(37)]))
+    platform_index = torch.tensor([0] * 17 + [1] * 20)
+    order = torch.randperm(37)  # of a batch
+    found = model.get_item_features(**batch, platform_index=platform_index)
+    for part in parts:  # the axes that are kept are those of all, and stay
+        encoded = encode_catalogue(model, prepared.select(part), processor, 5)
+        torch.testing.assert_close(found[part], encoded, atol=2e-3, rtol=0)
+    shuffled = dict(processor.pad(prepared[order.numpy()]))
+    again = model.get_item_features(**shuffled, platform_index=platform_index[order])
+    torch.testing.assert_close(again, found[order], atol=2e-3, rtol=0)
+    fit_statistics(model, prepared, processor, 5)
+    alone = make_model(kind, **{**START, "hidden_size": hidden_size})
+    fit_statistics(alone, prepared, processor, 5)
+    assert model.state_dict().keys() == alone.state_dict().keys()
+    torch.testing.assert_close(model.get_item_features(**batch), alone.get_item_features(**batch), atol=2e-3, rtol=0)
+
+
+def test_platforms_without_statistics_are_refused(make_model, prepared_items, processor_of):
+    batch = processor_of["text"].pad(prepared_items["text"][np.arange(5)])
+    with pytest.raises(ValueError, match="fit_platforms"):
+        make_model("text", **START).get_item_features(**batch, platform_index=torch.zeros(5, dtype=torch.long))

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
+from modeling_transrec.data.platforms import join_platforms
 from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation.sum_evaluator import SumEvaluator
 from modeling_transrec.evaluation.weighing import choose
@@ -337,6 +339,70 @@ def test_resume_passes_over_a_checkpoint_that_was_not_written_to_its_end(make_tr
     (last / "trainer_state.json").unlink()
     assert last_whole_checkpoint(tmp_path / "killed") == str(first)
     assert json.loads((first / "trainer_state.json").read_text())["global_step"] == 4
+
+
+@pytest.fixture
+def make_trainer_of_platforms(items, make_model, processor_of, tmp_path):
+    """A factory of trainers on two platforms, validated on a third one."""
+    parts = {"X": items.select(range(14)), "Y": items.select(range(14, 28)), "Z": items.select(range(28, 37))}
+    joined, train = join_platforms(
+        {name: parts[name] for name in "XY"}, {name: make_sequences(parts[name], 12, "train") for name in "XY"}
+    )
+
+    def make(output="out", kind="text", callbacks=None, processor=None, **options):
+        options = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 1e-2, **options}
+        args = TransRecTrainingArguments(str(tmp_path / output), use_cpu=True, disable_tqdm=True, **options)
+        return TransRecTrainer(
+            make_model(kind, item_projection="whitened", hidden_dropout_prob=0.3, normalize_scores=True),
+            args,
+            joined,
+            train,
+            make_sequences(parts["Z"], 12, "validation"),
+            processing_class=processor or processor_of[kind],
+            callbacks=callbacks,
+            eval_items=parts["Z"],
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("options", [{"freeze_backbone": True}, {}])
+def test_several_platforms_are_trained_on_and_a_third_one_is_ranked(options, make_trainer_of_platforms):
+    trainer = make_trainer_of_platforms(**options)
+    with_items = {}
+    for batch in trainer.get_train_dataloader():
+        assert len(set(batch["platform_index"].tolist())) == 1
+        with_items[int(batch["platform_index"][0])] = batch
+    assert with_items.keys() == {0, 1}
+    evaluator = FullRankingEvaluator(trainer.eval_items, trainer.eval_dataset, ks=[5, 10, 20])
+    before = trainer.evaluate()
+    assert before["eval_hr@5"] == pytest.approx(evaluator(trainer.model, trainer.processing_class)["hr@5"])
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_ndcg@10"] != before["eval_ndcg@10"]
+    trainer.create_model_card(dataset="ninerec", dataset_args="X + Y", eval_dataset_args="Z")
+    card = (trainer.args.output_dir / Path("README.md")).read_text(encoding="utf-8")
+    assert "ninerec/Z" in card and "popularity" not in card
+
+
+@pytest.mark.parametrize("options", [{"freeze_backbone": True}, {}])
+def test_resumed_equals_uninterrupted_on_several_platforms(options, make_trainer_of_platforms):
+    options = {"num_train_epochs": 3, "save_total_limit": None, "load_best_model_at_end": False, **options}
+    whole = make_trainer_of_platforms(output="whole", **options)
+    whole.train()
+    broken = make_trainer_of_platforms(output="resumed", callbacks=[Interrupt(step=8)], **options)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = make_trainer_of_platforms(output="resumed", **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert_equal_weights(weights(resumed.model), weights(whole.model), atol=0)
+
+
+def test_what_another_platform_cannot_judge_is_refused(make_trainer_of_platforms):
+    with pytest.raises(ValueError, match="--transition_weight, or set it to 0"):
+        make_trainer_of_platforms(transition_weight="auto")
+    with pytest.raises(ValueError, match="cannot be validated on another"):
+        make_trainer_of_platforms(kind="id")
 
 
 def test_accumulated_batches_equal_one_batch(make_trainer):
