@@ -19,7 +19,7 @@ from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_folder, find_fi
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
-from .tables.archives import Member, read_members
+from .tables.archives import Member, read_files
 from .tables.items import select_catalogue
 from .tables.media import AUDIO, find_media
 from .tables.options import ITEM_COLUMNS, ColumnNames, TableOptions
@@ -239,19 +239,30 @@ def _with_types(table: pa.Table, features: datasets.Features) -> pa.Table:
 def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> Iterator[tuple[int, pa.Table]]:
     """Yields items with `image` and `audio` as `datasets` stores them: the path, read when the file is used.
 
-    Files in an archive are stored as they are in it: one file, not as many as there are items.
+    Files in an archive are stored as they are in it: one file, not as many as there are items. So are those whose path
+    is no text.
     """
-    archived = {name for name, column in files.items() if any(isinstance(file, Member) for file in column)}
-    step = ARCHIVED_FILES_PER_TABLE if archived else ROWS_PER_TABLE
+    copied = {name for name, column in files.items() if any(map(_is_copied, column))}
+    step = ARCHIVED_FILES_PER_TABLE if copied else ROWS_PER_TABLE
     for number, first in enumerate(range(0, len(items), step)):
         rows = items.slice(first, step)
         for name, column in files.items():
             chosen: list = list(column[first : first + step])
-            paths = pa.array([file.name if isinstance(file, Member) else file for file in chosen], pa.string())
-            contents = pa.array(read_members(chosen) if name in archived else [None] * len(chosen), pa.binary())
+            contents = pa.array(read_files(chosen) if name in copied else [None] * len(chosen), pa.binary())
+            paths = pa.array([_stored_path(file) for file in chosen], pa.string())
             stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
             rows = rows.append_column(name, stored)
         yield number, _with_types(rows, ITEM_FEATURES)
+
+
+def _is_copied(file: str | Member | None) -> bool:
+    """Returns whether a file's bytes are stored: it is in an archive, or its path is no text."""
+    return isinstance(file, Member) or (file is not None and _stored_path(file) != file)
+
+
+def _stored_path(file: str | Member | None) -> str | None:
+    path = file.name if isinstance(file, Member) else file
+    return None if path is None else path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _missing_name(data_dir: str | Path | None) -> str:

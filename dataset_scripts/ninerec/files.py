@@ -21,7 +21,7 @@ from .tables.archives import Member, list_members
 from .tables.columns import check_columns, header_roles, is_behaviour
 from .tables.interactions import read_sequences
 from .tables.items import read_items
-from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media
+from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within
 from .tables.options import EVERYTHING, TableOptions
 from .tables.text_files import first_row
 
@@ -95,8 +95,8 @@ class DatasetFiles:
                 state += [one.state() for one in folder]
             elif folder is not None:
                 state.append(str(folder.absolute()))
-                with os.scandir(folder) as entries:
-                    state += sorted(_file_state(entry) for entry in entries if media.is_file(entry))
+                files = (file for file in entries_within(folder) if media.is_named(file[0]) and file[1].is_file())
+                state += sorted(_file_state(name, entry.stat()) for name, entry in files)
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
     def tables(self, folder: Path) -> tuple[Path, Path]:
@@ -130,9 +130,8 @@ class DatasetFiles:
             raise ValueError(message.replace(str(interactions_path), str(self.interactions))) from error
 
 
-def _file_state(entry: os.DirEntry) -> str:
-    stat = entry.stat()
-    return f"{entry.name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{stat.st_ino}"
+def _file_state(name: str, stat: os.stat_result) -> str:
+    return f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{stat.st_ino}"
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:

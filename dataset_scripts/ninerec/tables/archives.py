@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -92,31 +92,33 @@ def list_members(archive: Path) -> list[Member]:
 
 
 def members_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
-    """Returns the files that lie right in a folder of one or several archives, by name, with their sizes."""
+    """Returns the files in a folder of one or several archives, by their path from there, with their sizes."""
     found: dict[str, tuple[Member, int]] = {}
     checksums: dict[str, int] = {}
     for folder in folders:
         with zipfile.ZipFile(folder.archive) as archive:
             for info in archive.infolist():
-                path = PurePosixPath(info.filename)
-                if info.is_dir() or path.parent != folder.path:
+                if info.is_dir() or not info.filename.startswith(folder.name):
                     continue
-                if checksums.setdefault(path.name, info.CRC) != info.CRC:
+                name = info.filename.removeprefix(folder.name)
+                if any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts[:-1]):
+                    continue
+                if checksums.setdefault(name, info.CRC) != info.CRC:
                     raise ValueError(
-                        f"{found[path.name][0]} and {folder.archive}::{info.filename} differ; remove one of them"
+                        f"{found[name][0]} and {folder.archive}::{info.filename} differ; remove one of them"
                     )
-                found[path.name] = (Member(folder.archive, info.filename), info.file_size)
+                found[name] = (Member(folder.archive, info.filename), info.file_size)
     return found
 
 
-def read_members(members: list[Member | None]) -> list[bytes | None]:
-    """Returns the bytes of files of archives, `None` for `None`; damaged ones are empty, which no image is."""
-    contents: list[bytes | None] = [None] * len(members)
-    for archive in {member.archive for member in members if member is not None}:
+def read_files(files: Sequence[str | Member | None]) -> list[bytes | None]:
+    """Returns the bytes of files, `None` for `None`; damaged ones of archives are empty, which no image is."""
+    contents = [Path(file).read_bytes() if isinstance(file, str) else None for file in files]
+    for archive in {file.archive for file in files if isinstance(file, Member)}:
         with zipfile.ZipFile(archive) as opened:
-            for index, member in enumerate(members):
-                if member is not None and member.archive == archive:
-                    contents[index] = _read(opened, member.name)
+            for index, file in enumerate(files):
+                if isinstance(file, Member) and file.archive == archive:
+                    contents[index] = _read(opened, file.name)
     return contents
 
 

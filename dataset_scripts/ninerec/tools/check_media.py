@@ -10,12 +10,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..tables.archives import Member, members_of, read_members
-from ..tables.media import IMAGE, Media
+from ..tables.archives import Member, members_of, read_files
+from ..tables.media import IMAGE, ItemFiles, Media, entries_within
 from ..tables.problems import Problems
 
 
-FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",)}
+FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "AVIF", "GIF", "BMP")},
+}
 AUDIO_STARTS = {".wav": rb"RIFF....WAVE|RF64", ".flac": rb"fLaC|ID3", ".mp3": rb"ID3|\xff[\xe0-\xff]"}
 BIG = 50_000_000  # pixels
 TINY = 16  # pixels a side
@@ -34,15 +38,16 @@ def check_media(
     files: Mapping[str, tuple[Path | Member, int]]  # by name, with their bytes
     files = _files_of_folder(where, left_out, problems) if isinstance(where, Path) else members_of(where)
     check = check_image if media is IMAGE else check_audio
-    by_stem: dict[str, list[str]] = {}
+    whole = []
     for name, (_, size) in sorted(files.items()):
         if not media.is_named(name):
             problems.add("note", folder, left_out, name)
         elif size == 0:
             problems.add("warning", folder, f"{media.word}s of zero bytes: count as missing", name)
         else:
-            by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
-    names = [name for found in by_stem.values() for name in found]
+            whole.append(name)
+    items = ItemFiles(media, whole)
+    names = [name for found in items.by_stem.values() for name in found]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own about size and metadata
         with ThreadPoolExecutor(num_workers) as pool:
@@ -52,37 +57,43 @@ def check_media(
                 for name, findings in zip(chunk, pool.map(check, chunk, contents), strict=True):
                     for severity, what, details in findings:
                         problems.add(severity, folder, what, f"{name}: {details}" if details else name)
-    for found in by_stem.values():
+    for found in items.by_stem.values():
         if len(found) > 1:
             problems.add("note", folder, f"items with several {media.word}s: one is used", ", ".join(found))
-    without = [item_id for item_id in item_ids if item_id not in by_stem]
+    without, used = [], set()
+    for item_id in item_ids:
+        stem = items.stem_of(item_id)
+        if stem is None:
+            without.append(item_id)
+        else:
+            used.add(stem)
+            items.of(item_id)  # raises where two folders have one
     if without:
         examples = map(repr, without[: problems.max_examples])
         what = f"items without {media.article} {media.word}: count as missing"
         problems.add("warning", folder, what, *examples, count=len(without))
-    unused = sorted(set(by_stem) - set(item_ids))
+    unused = sorted(items.by_stem.keys() - used)
     if unused:
-        names = [by_stem[stem][0] for stem in unused[: problems.max_examples]]
+        names = [items.by_stem[stem][0] for stem in unused[: problems.max_examples]]
         problems.add("note", folder, f"{media.word}s of no item: not used", *names, count=len(unused))
 
 
 def _opened(files: list[Path | Member]) -> list[File]:
     """Returns what the checks read: the paths of files in folders, the contents of files in archives."""
-    contents = iter(read_members([file for file in files if isinstance(file, Member)]))
+    contents = iter(read_files([file for file in files if isinstance(file, Member)]))
     return [io.BytesIO(next(contents) or b"") if isinstance(file, Member) else file for file in files]
 
 
 def _files_of_folder(folder: Path, left_out: str, problems: Problems) -> dict[str, tuple[Path, int]]:
-    """Returns the files of a folder by name, with their sizes."""
+    """Returns the files of a folder by their path from there, with their sizes."""
     found = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink() and not os.path.exists(entry.path):
-                problems.add("warning", folder, "links to nothing: left out", entry.name)
-            elif not entry.is_file():
-                problems.add("note", folder, left_out, entry.name)
-            else:
-                found[entry.name] = (Path(entry.path), entry.stat().st_size)
+    for name, entry in entries_within(folder):
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            problems.add("warning", folder, "links to nothing: left out", name)
+        elif not entry.is_file():
+            problems.add("note", folder, left_out, name)
+        else:
+            found[name] = (Path(entry.path), entry.stat().st_size)
     return found
 
 

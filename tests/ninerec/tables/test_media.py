@@ -1,0 +1,92 @@
+"""The files of items: found in any folder, under any spelling of their names."""
+
+import os
+import unicodedata
+import zipfile
+
+import datasets
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+import modeling_transrec  # noqa: F401
+from modeling_transrec.ninerec.tables.media import IMAGE, ItemFiles
+
+
+COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes a data set with some item ids and files of a colour, and returns the colours of the items' images."""
+
+    def make(item_ids, files):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        items = [*item_ids, *(f"more{n}" for n in range(6 - len(item_ids)))]
+        (folder / "X_items.csv").write_text("item_id,text_en\n" + "".join(f"{one},text\n" for one in items))
+        rows = [f"u{user},{one},{time}\n" for user in range(3) for time, one in enumerate(items)]
+        (folder / "X_interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+        for name, colour in files.items():
+            path = os.path.join(os.fsencode(folder), name if isinstance(name, bytes) else name.encode())
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                Image.new("RGB", (20, 20), colour).save(file, {"jpg": "JPEG"}.get(suffix_of(path), suffix_of(path)))
+        where = {"data_dir": str(folder), "cache_dir": str(tmp_path / "hf")}
+        items = load_dataset("ninerec", "X_items", split="train", **where)
+        return [image and max(COLOURS, key=lambda name: -distance(image, name)) for image in items["image"]]
+
+    return make
+
+
+def suffix_of(path: bytes) -> str:
+    return os.path.splitext(path.decode(errors="replace"))[1][1:].lower()
+
+
+def distance(image: Image.Image, name: str) -> int:
+    return sum(abs(a - b) for a, b in zip(image.convert("RGB").getpixel((9, 9)), COLOURS[name], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("item_ids", "files", "expected"),
+    [
+        (["0108775015"], {"X_cover/010/0108775015.jpg": "red"}, ["red"]),  # as H&M is released
+        (["i1", "i2"], {"images/a/b/i1.jpg": "red", "images/i2.jpg": "blue"}, ["red", "blue"]),
+        (["i1"], {"X_images/i1.jpg": "red"}, ["red"]),
+        (["i1"], {"X_cover/small/i1.jpg": "red", "X_cover/i1.png": "blue"}, ["blue"]),
+        (["i1", "i2"], {"X_cover/i1.gif": "red", "X_cover/i2.avif": "lime"}, ["red", "lime"]),
+        (["i1", "i2"], {"X_cover/i1.BMP": "red", "X_cover/i2.tiff": "lime"}, ["red", "lime"]),
+        (["i1"], {"X_cover/i1.gif": "red", "X_cover/i1.jpg": "lime"}, ["lime"]),
+        (["café"], {unicodedata.normalize("NFD", "X_cover/café.jpg"): "red"}, ["red"]),
+        ([unicodedata.normalize("NFD", "café")], {"X_cover/café.jpg": "red"}, ["red"]),
+        (["中文"], {"X_cover/中文.jpg".encode("gbk"): "red"}, ["red"]),
+        (["中文"], {"X_cover/中文.jpg".encode("gbk").decode("cp437"): "red"}, ["red"]),
+        (["中文"], {"X_cover/中文.jpg".encode().decode("cp437"): "red"}, ["red"]),
+        (["i1"], {"X_cover/.thumbs/i1.jpg": "red"}, [None]),
+    ],
+)
+def test_covers_are_found(make, item_ids, files, expected):
+    assert make(item_ids, files) == [*expected, *[None] * (6 - len(expected))]
+
+
+def test_two_folders_with_a_cover_of_one_item_are_an_error(make):
+    message = r"X_cover: item 'i1' has a cover in two folders, a/i1\.jpg and b/i1\.jpg; keep one of them"
+    with pytest.raises(ValueError, match=message):
+        make(["i1"], {"X_cover/a/i1.jpg": "red", "X_cover/b/i1.jpg": "lime"})
+
+
+def test_a_cover_of_an_archive_whose_names_are_gbk(tmp_path, make):
+    make(["中文"], {})
+    image = tmp_path / "one.png"
+    Image.new("RGB", (20, 20), "red").save(image)
+    with zipfile.ZipFile(tmp_path / "data" / "covers.zip", "w") as archive:
+        archive.writestr("X_cover/a/中文.png".encode("gbk").decode("cp437"), image.read_bytes())
+    items = load_dataset("ninerec", "X_items", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "hf"))
+    items = items["train"].cast_column("image", datasets.Image(decode=False))
+    assert items[0]["image"]["bytes"] == image.read_bytes()
+
+
+def test_an_exact_name_comes_before_a_spelling():
+    composed, apart = "é", unicodedata.normalize("NFD", "é")
+    files = ItemFiles(IMAGE, [f"{composed}.jpg", f"{apart}.jpg"])
+    assert files.of(composed) == f"{composed}.jpg" and files.of(apart) == f"{apart}.jpg"
