@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.collator import hash_integers
-from ..data.loading import NO_TARGET, history_lengths, index_histories, read_histories
+from ..data.loading import NO_TARGET, as_ids, history_lengths, index_histories, read_histories
 from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
@@ -122,22 +122,30 @@ class FullRankingEvaluator:
             "data": split_protocol(self.sequences),
             "num_users": len(self.targets),
             "num_candidates": len(self.items),
+            **self._rules,
+            "ks": list(self.ks),
+        }
+
+    @property
+    def _rules(self) -> dict[str, str]:
+        return {
             "ranking": "full: every catalogue item is a candidate",
             "seen_items": "excluded, except the target" if self.exclude_seen else "candidates",
             "scores": "centered cosine" if self.center_scores else "the model's own",
             "ties": "expected value over a random order",
-            "ks": list(self.ks),
         }
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The same for two people who rank the same candidates for the same histories with the same targets.
+        """The same for two people who rank the same candidates for the same histories with the same targets, by the
+        same rules: whether seen items are candidates, what scores are, how ties count.
 
         The order of users and items and the users' ids do not matter.
         """
-        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in self.items["item_id"][:])
+        item_ids = as_ids(self.items["item_id"][:]).to_pylist()
+        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in item_ids)
         item_hashes = np.frombuffer(b"".join(ids), dtype=np.uint64)
-        totals = [len(self.targets), len(self.items)]
+        totals: list = [len(self.targets), len(self.items)]
         for seed in (0, 1):
             total = int(hash_integers(item_hashes[:, None], seed=[seed]).sum())
             for start in range(0, len(self.targets), 10_000):
@@ -149,6 +157,7 @@ class FullRankingEvaluator:
                 pairs = np.stack([histories, item_hashes[self.targets[users]]], axis=-1)
                 total += int(hash_integers(pairs, seed=[seed]).sum())
             totals.append(total % 2**64)
+        totals.append(sorted(self._rules.items()))
         return hashlib.sha256(repr(totals).encode()).hexdigest()[:16]
 
     @torch.no_grad()

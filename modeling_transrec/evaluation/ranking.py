@@ -8,7 +8,17 @@ from collections.abc import Callable
 import torch
 
 
+_NOT_FINITE = (
+    "the model's scores are NaN or infinite, so nothing can be ranked; training has diverged: lower the learning "
+    "rate, or look for NaN in the weights"
+)
 SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
+
+
+def check_finite(values: torch.Tensor) -> None:
+    """Raises `ValueError` for scores, or vectors that make scores, that are NaN or infinite: they mean nothing."""
+    if not torch.isfinite(values).all():
+        raise ValueError(_NOT_FINITE)
 
 
 def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
@@ -51,11 +61,9 @@ def rank_targets(
     (tensor([1]), tensor([1]))
     """
     target_scores = scores.gather(1, targets[:, None])  # (B, 1)
-    if torch.isnan(scores.sum(dim=1)).any() or not torch.isfinite(target_scores).all():
-        raise ValueError(
-            "the model's scores are NaN or infinite, so nothing can be ranked; training has diverged: lower the "
-            "learning rate, or look for NaN in the weights"
-        )
+    check_finite(target_scores)
+    if torch.isnan(scores.sum(dim=1)).any():
+        raise ValueError(_NOT_FINITE)
     if seen is not None:
         scores = remove_seen(scores, seen, keep=targets)
     lines = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)

@@ -17,7 +17,7 @@ import torch
 
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .encoding import evaluation_mode
-from .ranking import is_among, top_items
+from .ranking import check_finite, is_among, top_items
 
 
 # Maps histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
@@ -158,7 +158,10 @@ class CatalogueScorer:
     def _as_candidates(self, item_embeddings: torch.Tensor, item_scores: torch.Tensor | None) -> torch.Tensor:
         """Returns item embeddings `(V, D)` as candidates; an item's own score is one more dimension of it."""
         candidates = self._to_scoring_space(item_embeddings, self.item_mean)
-        return candidates if item_scores is None else torch.cat([candidates, item_scores[:, None]], dim=1)
+        if item_scores is not None:
+            candidates = torch.cat([candidates, item_scores[:, None]], dim=1)
+        check_finite(candidates)
+        return candidates
 
     def _to_scoring_space(self, embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
         return self.model.to_scoring_space(embeddings) if self.user_mean is None else center(embeddings, mean)
@@ -185,6 +188,7 @@ class CatalogueScorer:
     def queries(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
         """Returns vectors `(B, D)` whose dot products with the `candidates` are the scores without transitions."""
         queries = self._to_scoring_space(self.encode_users(histories, user_index), self.user_mean)
+        check_finite(queries)
         return queries if self.item_scores is None else torch.nn.functional.pad(queries, (0, 1), value=1.0)
 
     def scores(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:

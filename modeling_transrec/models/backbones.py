@@ -32,6 +32,14 @@ def build_backbone(backbone_config) -> PreTrainedModel:
     return AutoModel.from_config(backbone_config, **pooler_free_kwargs(backbone_config))
 
 
+def unused_positions(backbone_config) -> int:
+    """Returns how many positions of a text backbone no token has: RoBERTa's kin count from behind the padding id."""
+    with torch.device("meta"):
+        backbone = build_backbone(backbone_config)
+    tables = (module for name, module in backbone.named_modules() if name.endswith("position_embeddings"))
+    return max((one.padding_idx + 1 for one in tables if getattr(one, "padding_idx", None) is not None), default=0)
+
+
 def load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTrainedModel:
     """Loads a pretrained backbone; of a model with several towers, such as CLIP, the one that the field names."""
     config = AutoConfig.from_pretrained(name_or_path, **loading)

@@ -33,6 +33,7 @@ _TRANSFORMERS_KEYS = set(
     "pad_token_id quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class "
     "torch_dtype torchscript transformers_weights use_cache vocab_size".split()
 )
+_OWN_ATTRIBUTES = "own_attributes"  # in a saved configuration: names of those that its user has added
 _LIMITS = {"at_least": operator.ge, "at_most": operator.le, "above": operator.gt, "below": operator.lt}
 _LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
 
@@ -212,7 +213,8 @@ class TransRecConfig(PretrainedConfig):
     backbone_references: dict | None = None
 
     def __post_init__(self, **kwargs):
-        for key in kwargs:
+        own_attributes = kwargs.pop(_OWN_ATTRIBUTES, ())
+        for key in set(kwargs) - set(own_attributes):
             if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
                 hint = NO_VIDEO if "video" in key else did_you_mean(key, self.own_fields())
                 raise ValueError(f"TransRecConfig has no option {key!r}; {hint}")
@@ -239,6 +241,13 @@ class TransRecConfig(PretrainedConfig):
         """
         inherited = PretrainedConfig.__dataclass_fields__
         return {name: field for name, field in cls.__dataclass_fields__.items() if name not in inherited}
+
+    def to_dict(self):
+        """As in transformers, with a list of the attributes of one's own, which only then are no unknown options."""
+        found = super().to_dict()
+        declared = {*self.__dataclass_fields__, *_TRANSFORMERS_KEYS, "transformers_version"}
+        own_attributes = [name for name in found if name in vars(self) and name not in declared and name[0] != "_"]
+        return {**found, _OWN_ATTRIBUTES: own_attributes} if own_attributes else found
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

@@ -5,6 +5,7 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 """
 
 import contextlib
+import copy
 import logging
 import os
 import re
@@ -115,6 +116,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _saves_backbone = True
     _backbones_cache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(copy.deepcopy(config))  # what changes one model's must not change another's
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -471,6 +475,7 @@ class TransRecModel(TransRecPreTrainedModel):
 
     def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
+        config = self.config
         self.item_encoder = ItemEncoder(config, backbones)
         self.user_encoder = make_user_encoder(config, self.item_encoder.lengths)
         start = torch.tensor(float(config.temperature)).log()
@@ -622,6 +627,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
     def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
         self.model = TransRecModel(config, backbones)
+        self.config = self.model.config
         self.post_init()
 
     @property

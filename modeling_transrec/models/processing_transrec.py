@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from .backbones import image_normalization
+from .backbones import image_normalization, unused_positions
 from .configuration_transrec import TransRecConfig
 from .modalities import MODALITIES, NO_VIDEO, Modality, as_tensor
 from .multimodal_encoders import reads_last_position
@@ -245,7 +245,7 @@ class TransRecProcessor(ProcessorMixin):
 
     def user_index(self, user_ids: Iterable[str]) -> list[int]:
         """Returns users' indices in the table of user ids (DSSM)."""
-        known, wanted = self._user_id_index, list(user_ids)
+        known, wanted = self._user_id_index, [str(one) for one in user_ids]
         unknown = [user_id for user_id in wanted if user_id not in known]
         if unknown:
             raise ValueError(
@@ -256,6 +256,7 @@ class TransRecProcessor(ProcessorMixin):
 
     def item_id_index(self, item_id: str) -> int:
         """Returns an item's index in the id table."""
+        item_id = str(item_id)
         if item_id not in self._item_id_index:
             raise ValueError(
                 f"item {item_id!r} is not among the {len(self._item_id_index)} items that this id model was trained "
@@ -265,10 +266,10 @@ class TransRecProcessor(ProcessorMixin):
 
 
 def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, dict[str, int]]:
-    """Ids as a list, and each one's place in it."""
+    """Ids as a list of strings, and each one's place in it."""
     if ids is None:
         return None, {}
-    ids = list(ids)
+    ids = [str(one) for one in ids]
     rows = {one: row for row, one in enumerate(ids)}
     if len(rows) != len(ids):
         raise ValueError(f"{name} must be distinct")
@@ -299,9 +300,10 @@ def check_processor(processor: TransRecProcessor, config: TransRecConfig) -> Non
 def _check_texts(processor: TransRecProcessor, config: TransRecConfig) -> None:
     backbone = config.text_config or config.multimodal_config
     positions = getattr(getattr(backbone, "text_config", backbone), "max_position_embeddings", None)
-    if positions is not None and processor.max_text_length > positions:
+    if positions is not None and processor.max_text_length > positions - unused_positions(backbone):
         raise ValueError(
-            f"max_text_length {processor.max_text_length} is more than the {positions} positions of the text backbone"
+            f"max_text_length {processor.max_text_length} is more than the {positions - unused_positions(backbone)} "
+            "positions of the text backbone; give the processor a smaller max_text_length"
         )
     if reads_last_position(config.multimodal_config):
         theirs, ours = backbone.text_config.pad_token_id, processor.tokenizer.pad_token_id

@@ -49,6 +49,7 @@ from .start import PullToStart, Start
 logger = logging.getLogger(__name__)
 
 TRAINER_STATE_NAME = "trainer_state.json"
+VALIDATION = "validation"
 
 
 class TransRecTrainer(Trainer):
@@ -295,10 +296,7 @@ class TransRecTrainer(Trainer):
         [`SumEvaluator`].
         """
         sequences = dataloader.dataset
-        known, evaluator = self._evaluators.get(metric_key_prefix, (None, None))
-        if known is not sequences:
-            evaluator = self._make_evaluator(sequences, metric_key_prefix)
-            self._evaluators[metric_key_prefix] = (sequences, evaluator)
+        evaluator = self._evaluator_of(sequences, metric_key_prefix)
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
         rank = self._sum_evaluator(evaluator) if self._adds_transitions(sequences) else evaluator.rank
         with evaluation_mode(model):
@@ -311,6 +309,20 @@ class TransRecTrainer(Trainer):
             num_samples=len(sequences),
         )
 
+    def _evaluator_of(self, sequences: datasets.Dataset, metric_key_prefix: str = "eval") -> FullRankingEvaluator:
+        """Returns what ranks a split; the evaluators of splits that the card can name are kept for it.
+
+        The prefix `eval` names only `eval_dataset`: of other data it says nothing.
+        """
+        split = VALIDATION if metric_key_prefix == "eval" else metric_key_prefix.removeprefix("eval_")
+        if split == VALIDATION and sequences is not self.eval_dataset:
+            return self._make_evaluator(sequences, None)
+        known, evaluator = self._evaluators.get(split, (None, None))
+        if known is not sequences:
+            evaluator = self._make_evaluator(sequences, split)
+            self._evaluators[split] = (sequences, evaluator)
+        return evaluator
+
     def _adds_transitions(self, sequences: datasets.Dataset) -> bool:
         """Whether the sum is ranked, too: on the validation split only, for its weight is chosen there."""
         is_known = self.platform is not None and self.platform.has_histories and sequences is self.eval_dataset
@@ -321,7 +333,7 @@ class TransRecTrainer(Trainer):
             self._sums = SumEvaluator(evaluator, self.platform.transitions, self.args.transition_weight)
         return self._sums
 
-    def _make_evaluator(self, sequences: datasets.Dataset, split: str) -> FullRankingEvaluator:
+    def _make_evaluator(self, sequences: datasets.Dataset, split: str | None) -> FullRankingEvaluator:
         return FullRankingEvaluator(
             self.eval_items,
             sequences,
@@ -334,10 +346,7 @@ class TransRecTrainer(Trainer):
 
     def _validation(self) -> FullRankingEvaluator | None:
         """Ranks the validation split, for choices of what needs no training; `None` where there is none."""
-        if self.eval_dataset is None:
-            return None
-        known = self._evaluators.get("eval")
-        return self._make_evaluator(self.eval_dataset, "eval") if known is None else known[1]
+        return None if self.eval_dataset is None else self._evaluator_of(self.eval_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""
@@ -355,7 +364,7 @@ class TransRecTrainer(Trainer):
         """Returns NDCG@10 of each validation user `(N,)`, of the sum where transitions are added."""
         self.evaluation_loop(self.get_eval_dataloader(), "Evaluation")
         adds = self._adds_transitions(self.eval_dataset)
-        rankings = (self._sums if adds else self._evaluators["eval"][1]).rankings
+        rankings = (self._sums if adds else self._evaluators[VALIDATION][1]).rankings
         return ndcg(rankings.num_better, rankings.num_tied, k=10)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -411,7 +420,7 @@ class TransRecTrainer(Trainer):
         for entry in self.args.card_results or ():
             name, _, file = entry.partition("=")
             results.append(read_result(file, name))
-        folder, log = self.args.output_dir, self.state.log_history
+        folder, log = self.args.output_dir, of_training(self.state.log_history)
         model = self.accelerator.unwrap_model(self.model)
         args, metric = self.args, self.args.metric_for_best_model or FullRankingEvaluator.primary_metric
         has_curve = draw_training_curve(log, metric.removeprefix("eval_"), os.path.join(folder, CURVE_NAME))
@@ -433,6 +442,8 @@ class TransRecTrainer(Trainer):
 
     def _results(self, data: DataFacts) -> list[dict]:
         """Returns rows of the card for each split that was ranked: what needs no training, and the model."""
+        if self.eval_dataset is not None and any("eval_runtime" in entry for entry in self.state.log_history):
+            self._evaluator_of(self.eval_dataset)  # also where a finished training was only loaded
         if self.platform is None or not self._evaluators:
             return []
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
@@ -440,8 +451,8 @@ class TransRecTrainer(Trainer):
         _, evaluator = next(iter(self._evaluators.values()))
         scorer = evaluator.build_scorer(model, processor, self.accelerator.autocast)
         rows = []
-        for split, (_, evaluator) in self._evaluators.items():
-            facts["split"] = "validation" if split == "eval" else split
+        for split, (_, evaluator) in list(self._evaluators.items()):
+            facts["split"] = split
             found = [*evaluate_baselines(evaluator, self.platform).items()]
             weight = self.args.transition_weight
             found += [(THIS_MODEL, row) for row in evaluate_model(evaluator, scorer, processor, self.platform, weight)]
@@ -530,6 +541,16 @@ def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainin
             "transitions are those of the platform that is validated on, of which no history is read; leave out "
             "--transition_weight, or set it to 0, where the validation is on another platform"
         )
+
+
+def of_training(log_history: list[dict]) -> list[dict]:
+    """Returns the entries up to the end of the training; later ones may be evaluations of other splits.
+
+    >>> of_training([{"loss": 1.0}, {"train_runtime": 9.0}, {"eval_hr@10": 0.3}])
+    [{'loss': 1.0}, {'train_runtime': 9.0}]
+    """
+    ends = [place for place, entry in enumerate(log_history) if "train_runtime" in entry]
+    return log_history[: ends[-1] + 1] if ends else log_history
 
 
 def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:

@@ -144,7 +144,7 @@ def test_choices_are_those_of_a_plain_search(seed):
 def test_scores_that_are_not_numbers_are_no_choice():
     items = datasets.Dataset.from_dict({"item_id": ["a", "b"]})
     users = datasets.Dataset.from_dict({"item_ids": [["a"]], "target": ["b"]})
-    scorer = empty_scorer(2).replace(item_scores=torch.tensor([0.0, float("nan")]))
     with pytest.raises(ValueError, match="NaN or infinite"):
+        scorer = empty_scorer(2).replace(item_scores=torch.tensor([0.0, float("nan")]))
         choose(scorer, Transitions.from_sequences([["a", "b"]]), FullRankingEvaluator(items, users))
     assert weighing.deviations(torch.tensor([[1.0, 3.0]])).item() == 1.0

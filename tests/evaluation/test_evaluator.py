@@ -146,6 +146,23 @@ def test_fingerprint_tells_what_was_evaluated(items, validation_split):
     assert fingerprint(items.select([r for r in range(len(items)) if r != unused]), validation_split) != expected
 
 
+def test_fingerprint_tells_by_what_rules_was_evaluated(items, validation_split):
+    rules = ({}, {"exclude_seen": False}, {"center_scores": True}, {"exclude_seen": False, "center_scores": True})
+    found = [FullRankingEvaluator(items, validation_split, **rule).fingerprint for rule in rules]
+    assert len(set(found)) == len(rules)
+    assert FullRankingEvaluator(items, validation_split, ks=[7], split="other").fingerprint == found[0]
+
+
+def test_whole_numbers_are_ids(items, validation_split):
+    numbers = datasets.Dataset.from_dict({"item_id": [1, 2, 3]})
+    users = datasets.Dataset.from_dict({"item_ids": [[1, 2], [3]], "target": [3, 1]})
+    texts = datasets.Dataset.from_dict({"item_id": ["1", "2", "3"]})
+    same = datasets.Dataset.from_dict({"item_ids": [["1", "2"], ["3"]], "target": ["3", "1"]})
+    assert FullRankingEvaluator(numbers, users).protocol == FullRankingEvaluator(texts, same).protocol
+    processor = TransRecProcessor(item_ids=[1, 2, 3], user_ids=[7, 8])
+    assert processor(item_ids=[3, "1"])["item_ids"].tolist() == [2, 0] and processor.user_index(["8", 7]) == [1, 0]
+
+
 def test_metrics_of_groups_are_those_of_their_users(items, validation_split, train_split):
     platform = Platform(items, train_split)
     counts, (popularity, _) = platform.item_counts, BASELINES["popularity"](platform)

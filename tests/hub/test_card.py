@@ -27,6 +27,8 @@ from modeling_transrec.hub.publish import read_facts, write_model_card
 from modeling_transrec.hub.results import eval_result_files, eval_results, merge_results, result_row, results_table
 from modeling_transrec.models.checkpoint_files import public_name
 
+from ..tiny import make_sequences
+
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 PROTOCOL = {
@@ -216,6 +218,34 @@ def test_only_the_test_split_is_ranked(validation, trained, processor_of, items,
     expected = [*BASELINES, "this model"]
     assert list(rows) == [row for row in expected if validation or row != "content-and-transitions"]
     assert {row["protocol"]["split"] for row in rows.values()} == {"test"}
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_another_split_is_never_called_validation(
+    keeps_best, make_model, processor_of, items, train_split, validation_split, tmp_path
+):
+    """The test split, evaluated under the prefix of validation, changes nothing that the card says."""
+    options = {"num_train_epochs": 1, "load_best_model_at_end": keeps_best, "use_cpu": True, "disable_tqdm": True}
+    args = TransRecTrainingArguments(str(tmp_path), transition_weight="auto", **options)
+    model, processor = make_model("text"), processor_of["text"]
+    trainer = TransRecTrainer(model, args, items, train_split, validation_split, processing_class=processor)
+    trainer.train()
+    trainer.create_model_card()
+    card, results = (tmp_path / "README.md").read_text(), (tmp_path / "results.json").read_text()
+    test_split = make_sequences(items, 9, "test", seed=3)
+    metrics = trainer.evaluate(test_split)
+    evaluator = FullRankingEvaluator(items, test_split)
+    assert metrics["eval_hr@10"] == evaluator(trainer.model, processor)["hr@10"]
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").read_text() == card and (tmp_path / "results.json").read_text() == results
+    trainer.predict(test_split)
+    trainer.create_model_card()
+    protocols = [row["protocol"] for row in read_facts(tmp_path).results]
+    assert {(one["split"], one["num_users"]) for one in protocols} == {("validation", 13), ("test", 9)}
+    of_test = [one for one in protocols if one["split"] == "test"]
+    assert {one["fingerprint"] for one in of_test} == {evaluator.fingerprint}
+    of_validation = next(row for row in json.loads(results) if row["model"] == "transitions")["protocol"]["scoring"]
+    assert next(one for one in of_test if one["scores"] == "transitions")["scoring"] == of_validation
 
 
 def test_a_card_is_written_anew_from_its_facts(trained, tmp_path):

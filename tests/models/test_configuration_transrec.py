@@ -111,3 +111,16 @@ def test_every_option_is_described_as_it_is_declared():
 def test_a_model_needs_an_item_encoder():
     with pytest.raises(ValueError, match="set one of text_config"):
         TransRecModel(TransRecConfig())
+
+
+def test_attributes_of_ones_own_come_back(tmp_path):
+    config = TransRecConfig(num_items=3, hidden_size=8)
+    assert "own_attributes" not in config.to_dict()
+    config.note, config.tried = "of November", [1, 2]
+    config.save_pretrained(tmp_path)
+    for again in (TransRecConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert (again.note, again.tried) == ("of November", [1, 2])
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "hiden_size": 16}))
+    with pytest.raises(ValueError, match="no option 'hiden_size'; did you mean 'hidden_size'"):
+        TransRecConfig.from_pretrained(tmp_path)

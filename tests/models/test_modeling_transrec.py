@@ -10,8 +10,8 @@ from modeling_transrec import (
     TransRecProcessor,
 )
 
-from ..checks import perturb
-from ..tiny import make_inputs, tiny_config, tiny_text_config
+from ..checks import assert_equal_weights, perturb, weights
+from ..tiny import NUM_ITEMS, make_inputs, tiny_config, tiny_text_config
 
 
 KINDS = ["text", "id"]
@@ -180,3 +180,16 @@ def test_the_loss_is_a_mean_over_the_given_number_of_targets(make_model):
     targets = int((inputs["labels"] != -100).sum())
     mean = model(**inputs).loss
     assert torch.allclose(model(**inputs, num_items_in_batch=2 * targets).loss * 2, mean)
+
+
+def test_models_of_one_configuration_share_nothing(tokenizer, tmp_path):
+    config = tiny_config("text", tokenizer, num_items=NUM_ITEMS)
+    before = config.to_dict()
+    one, other = TransRecModel(config), TransRecForSequentialRecommendation(config)
+    one.drop_item_ids()
+    one.add_peft_adapter({"peft_type": "LORA", "r": 2, "target_modules": ["query"]})
+    assert config.to_dict() == before and other.model.config is other.config
+    other.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path)
+    assert again.item_encoder.id_embedding is not None and again.config.peft_config is None
+    assert_equal_weights(weights(again), weights(other), atol=0)

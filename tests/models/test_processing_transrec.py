@@ -6,9 +6,12 @@ import torch
 from tokenizers import processors
 from transformers import AutoProcessor, GPT2Config, PreTrainedTokenizerFast
 
-from modeling_transrec import TransRecProcessor
+from modeling_transrec import TransRecConfig, TransRecProcessor
 from modeling_transrec.data.loading import index_histories, load_items
 from modeling_transrec.data.preparation import prepare_items
+from modeling_transrec.models.processing_transrec import check_processor
+
+from ..tiny import SIZE
 
 
 @pytest.mark.parametrize("kind", ["text", "id"])
@@ -155,3 +158,13 @@ def test_fingerprint_follows_what_the_processor_does_not_how_it_was_called(proce
     second(text=["a rather long text that is cut off somewhere"] * 30)
     assert first.fingerprint == second.fingerprint
     assert len({processor.fingerprint for processor in (first, lower, shorter)}) == 3
+
+
+@pytest.mark.parametrize(("model_type", "pad", "longest"), [("roberta", 1, 32), ("roberta", 5, 28), ("bert", 1, 34)])
+def test_texts_have_only_the_positions_that_the_backbone_uses(model_type, pad, longest, tokenizer):
+    """RoBERTa counts positions from behind the padding id."""
+    text = {**SIZE, "model_type": model_type, "vocab_size": 99, "max_position_embeddings": 34, "pad_token_id": pad}
+    config = TransRecConfig(text_config=text)
+    check_processor(TransRecProcessor(tokenizer, max_text_length=longest), config)
+    with pytest.raises(ValueError, match=f"{longest + 1} is more than the {longest} positions"):
+        check_processor(TransRecProcessor(tokenizer, max_text_length=longest + 1), config)

@@ -243,6 +243,18 @@ def test_faiss_finds_what_the_whole_search_finds(recommender, items):
     assert "i004" not in {item["item_id"] for item in recommender.recommend(HISTORIES[0], k=100)}
 
 
+@pytest.mark.parametrize("in_users", [True, False])
+def test_weights_that_are_not_numbers_are_an_error_in_every_search(in_users, recommender, items):
+    """A NaN is found before FAISS, which would return no item, or any."""
+    pytest.importorskip("faiss")
+    recommender.search_with_faiss()
+    encoder = recommender.model.base_model.user_encoder if in_users else recommender.model.item_encoder
+    with torch.no_grad():
+        next(parameter for parameter in encoder.parameters() if parameter.ndim == 1).fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        recommender.recommend(["i001"]) if in_users else recommender.index(items)
+
+
 def test_faiss_indices_that_learn_from_the_items(recommender):
     pytest.importorskip("faiss")
     exact = recommender.recommend(HISTORIES, k=8)
