@@ -42,6 +42,15 @@ from .options import parse_arguments, to_options
 from .recommend import main as recommend
 
 
+# The rows in the order in which they tell it: what reads nothing of the target, its counts, what is trained on it.
+ORDER = (
+    *("random", "content-knn", "TransRec zero-shot"),
+    *("popularity", "last-item-transitions", "transitions", "content-and-transitions"),
+    "TransRec zero-shot + transitions",
+    *(f"{row}{added}" for row in ("IDRec", "TransRec NoPT", "TransRec HasPT") for added in ("", " + transitions")),
+)
+
+
 @dataclass
 class TransferArguments:
     """Says what the comparison pretrains on."""
@@ -162,6 +171,7 @@ class Comparison:
         if self.source.eval_title != self.source.title:  # there transitions are of another platform
             changes |= {"transition_weight": "0", "metric_for_best_model": FullRankingEvaluator.primary_metric}
         pretrained = self.train("pretrained", self.model_args, self.source, **changes)
+        self.evaluate("TransRec zero-shot", pretrained)
 
         of_content = ("text_pooling", "image_pooling", "item_projection", "fusion")
         fields = {name: value for name, value in self.model_args.config_fields().items() if name not in of_content}
@@ -176,17 +186,21 @@ class Comparison:
         no_pt_args = replace(self.model_args, tokenizer_name_or_path=pretrained) if scratch else self.model_args
         no_pt = self.train("no_pt", no_pt_args, self.target)
         self.evaluate("TransRec NoPT", no_pt)
-        self.evaluate("TransRec zero-shot", pretrained)
 
         has_pt_args = ModelArguments(model_name_or_path=pretrained, language=self.model_args.language)
         has_pt = self.train("has_pt", has_pt_args, self.target)
         self.evaluate("TransRec HasPT", has_pt)
         self.report(has_pt)
 
+    @property
+    def rows(self) -> dict[str, dict]:
+        """The rows so far, in order."""
+        return {row: self.results[row] for row in ORDER if row in self.results}
+
     def table(self, title: str) -> str:
         """Returns the rows so far as Markdown."""
-        protocol = next(iter(self.results.values()))["protocol"]
-        metrics = {row: result["metrics"] for row, result in self.results.items()}
+        protocol = next(iter(self.rows.values()))["protocol"]
+        metrics = {row: result["metrics"] for row, result in self.rows.items()}
         cells = [(row, f"{found['hr@10']:.4f}", f"{found['ndcg@10']:.4f}") for row, found in metrics.items()]
         return (
             f"{title}, test split: {protocol['num_users']:,} users, every one of {protocol['num_candidates']:,} items "
@@ -199,7 +213,7 @@ class Comparison:
             return
         table = self.table(f"{self.source.title} -> {self.target.title}")
         options = {"transfer": vars(self.args), "model": vars(self.model_args), "data": vars(self.target)}
-        record = {"options": options, "training": self.training_args.to_dict(), "rows": self.results}
+        record = {"options": options, "training": self.training_args.to_dict(), "rows": self.rows}
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
         (self.output_dir / "results.json").write_text(text + "\n", encoding="utf-8")
         (self.output_dir / "results.md").write_text(table + "\n", encoding="utf-8")

@@ -86,10 +86,11 @@ def test_transfer_compares_all_rows(script, capsys, tmp_path):
     epochs = ["--pretrain_epochs", "0.1", "--num_train_epochs", "0.1"]
     script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
     shown = capsys.readouterr().out
-    untrained = ["random", "popularity", "last-item-transitions", "transitions", "content-knn"]
-    models = ("IDRec", "TransRec NoPT", "TransRec zero-shot", "TransRec HasPT")
-    trained = [row for model in models for row in (model, f"{model} + transitions")]
-    rows = [*untrained, "content-and-transitions", *trained]
+    rows = ["random", "content-knn", "TransRec zero-shot"]  # nothing of the target; then its counts; then training
+    rows += ["popularity", "last-item-transitions", "transitions", "content-and-transitions"]
+    rows += ["TransRec zero-shot + transitions"]
+    models = ("IDRec", "TransRec NoPT", "TransRec HasPT")
+    rows += [row for model in models for row in (model, f"{model} + transitions")]
     assert all(f"| {row} " in shown for row in rows)
     assert shown.index("Nothing trained") < shown.index("pretrained: training")
     results = json.loads((tmp_path / "results.json").read_text())
