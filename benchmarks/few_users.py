@@ -170,26 +170,6 @@ def interval(differences: np.ndarray, times: int = 2000) -> dict[str, float]:
     return {"mean": round(float(mean), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
 
 
-PAGE = """# What pretraining is worth where few users are known
-
-NDCG@10 (and HR@10) of the users that are not known, whole catalogue ranked, items of the history left out. Of the known
-users, drawn at random, the training histories are trained on and counted, and epoch and weight are chosen on their
-validation items. All models are `recommended-text` around frozen all-MiniLM-L6-v2: *untrained* is content kNN, *NoPT* is
-trained from there, *HasPT* from a model that was pretrained on other platforms. Means over {draws} draws of users and
-{seeds} seeds, the same for all; differences with 95 % intervals, draws and users drawn again 2,000 times (bootstrap).
-
-{tables}
-
-```bash
-transrec pretrain --preset recommended-text --dataset_config_name {sources} \\
-    --validation_dataset_config_name {stop} --transition_weight 0 --keep_start false --data_dir DATA \\
-    --text_model_name_or_path MINILM --use_cpu true --output_dir outputs/pretrained {extra}
-python benchmarks/few_users.py run --pretrained outputs/pretrained --sources "{named}" --dataset {dataset} \\
-    --data_dir DATA --text_model MINILM --users {users}
-```
-"""
-
-
 def page(args: argparse.Namespace) -> None:
     """Writes the page from the record."""
     print("\n".join(table(row) for row in json.loads((RESULTS / "few_users.json").read_text())))

@@ -13,7 +13,7 @@ from .card import build_model_card
 from .facts import CardFacts, DataFacts
 from .names import CARD_NAME, CATALOGUE_FOLDER, FACTS_NAME, RESULTS_NAME
 from .results import eval_result_files, eval_results, merge_results, results_sections
-from .safety import upload_patterns
+from .safety import check_links, upload_patterns
 
 
 _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -69,6 +69,7 @@ def upload_checkpoint(
         with_code: whether the model's code is uploaded, too.
         blocking: whether to return only when everything has arrived; otherwise a future is returned.
     """
+    check_links(folder)
     api = HfApi(token=token)
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)

@@ -1,5 +1,8 @@
 """The one gate for what leaves this machine: files that are uploaded, and options that are written into them."""
 
+import os
+from pathlib import Path
+
 from .names import CARD_NAME
 
 
@@ -28,6 +31,18 @@ def upload_patterns(with_code: bool) -> dict[str, list[str]]:
     """
     code = ["*.py"] if with_code else []
     return {"allow_patterns": [*PUBLISHED_FILES, *code], "ignore_patterns": list(NOT_PUBLISHED)}
+
+
+def check_links(folder: str | os.PathLike) -> None:
+    """Refuses a folder with links to files elsewhere, which would be uploaded in their place.
+
+    Raises:
+        ValueError: naming the link.
+    """
+    inside = Path(folder).resolve()
+    for path in Path(folder).rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise ValueError(f"{path} is a link to {path.resolve()}, outside of what is published: remove or copy it")
 
 
 def public_arguments(arguments: dict) -> dict:

@@ -110,48 +110,36 @@ def check_weight_files(name_or_path: str, loading: dict) -> int | None:
             f"{name_or_path} has no weights as safetensors ({SAFE_WEIGHTS_NAME}); pickles (pytorch_model.bin), which "
             "can run code when they are read, are refused. Ask its owner to save it again with save_pretrained"
         )
-    content = _read_index(index)
-    for shard in set(content["weight_map"].values()):
+    shards = set(_read_index(index).values())
+    for shard in shards:
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
             raise ValueError(
                 f"{index} names {shard!r}: shards must be safetensors files of the same folder; nothing is read"
             )
-    return int(content["metadata"]["total_size"])
+    found = {shard: _find_file(name_or_path, shard, loading) for shard in sorted(shards)}
+    missing = [shard for shard, file in found.items() if file is None]
+    if missing:
+        raise OSError(f"{index} names {missing[0]}, and {name_or_path} has no such file: it was not saved whole")
+    return sum(os.path.getsize(file) for file in found.values() if file is not None)
 
 
 def weight_names(name_or_path: str, loading: dict) -> list[str]:
     """Returns the names of the weights in a checkpoint's safetensors files; arguments as of [`check_weight_files`]."""
     file, index = _find_weights(name_or_path, loading)
     if file is None:
-        return [*_read_index(index)["weight_map"]]
+        return [*_read_index(index)]
     with safe_open(file, framework="pt") as opened:
         return [*opened.keys()]
 
 
 def _find_weights(name_or_path: str, loading: dict) -> tuple[str | None, Any]:
     """Returns the paths of a checkpoint's safetensors file and, where there is none, of its index of shards."""
-    where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
-    where.pop("force_download", None)  # transformers will
     variant = "" if loading.get("variant") is None else f".{loading['variant']}"
-    out_of_reach = []
+    out_of_reach: list[BaseException] = []
 
     def find(name: str) -> str | None:
         stem, _, ending = name.rpartition(".")
-        name = f"{stem}{variant}.{ending}"
-        if os.path.isdir(name_or_path):
-            path = os.path.join(name_or_path, where.get("subfolder", ""), name)
-            return path if os.path.isfile(path) else None
-        try:
-            return hf_hub_download(name_or_path, name, **where)
-        except LocalEntryNotFoundError as error:  # not in the cache, and no way to the Hub
-            out_of_reach.append(error.__cause__ or error)
-        except EntryNotFoundError:
-            pass
-        except (HfHubHTTPError, HFValidationError):
-            raise
-        except (OSError, httpx.HTTPError) as error:
-            raise OSError(f"{name} of {name_or_path} was not downloaded whole ({error}); try again") from error
-        return None
+        return _find_file(name_or_path, f"{stem}{variant}.{ending}", loading, out_of_reach)
 
     file = find(SAFE_WEIGHTS_NAME)
     index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
@@ -160,9 +148,46 @@ def _find_weights(name_or_path: str, loading: dict) -> tuple[str | None, Any]:
     return file, index
 
 
-def _read_index(index: str) -> dict[str, Any]:
-    with open(index, encoding="utf-8") as opened:
-        return json.load(opened)
+def _find_file(
+    name_or_path: str, name: str, loading: dict, out_of_reach: list[BaseException] | None = None
+) -> str | None:
+    """Returns the path of a checkpoint's file, which is downloaded if need be; `None` where there is none.
+
+    Args:
+        name_or_path: Hub id or folder.
+        name: of the file.
+        loading: arguments of `from_pretrained`.
+        out_of_reach: gets the error if the file is not in the cache, and the Hub cannot be reached.
+    """
+    where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
+    where.pop("force_download", None)  # transformers will
+    if os.path.isdir(name_or_path):
+        path = os.path.join(name_or_path, where.get("subfolder", ""), name)
+        return path if os.path.isfile(path) else None
+    try:
+        return hf_hub_download(name_or_path, name, **where)
+    except LocalEntryNotFoundError as error:  # not in the cache, and no way to the Hub
+        if out_of_reach is not None:
+            out_of_reach.append(error.__cause__ or error)
+    except EntryNotFoundError:
+        pass
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except (OSError, httpx.HTTPError) as error:
+        raise OSError(f"{name} of {name_or_path} was not downloaded whole ({error}); try again") from error
+    return None
+
+
+def _read_index(index: str) -> dict[str, str]:
+    """Returns the shard of each weight, as an index of shards names them."""
+    try:
+        with open(index, encoding="utf-8") as opened:
+            shard_of = json.load(opened)["weight_map"]
+        if not all(isinstance(shard, str) for shard in shard_of.values()):
+            raise TypeError("a shard has no name")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of shards as save_pretrained writes it: {error!r}") from error
+    return shard_of
 
 
 def check_backbone_files(name: str, revision: str, where: dict[str, Any]) -> int:

@@ -13,11 +13,10 @@ from collections.abc import Collection
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .config_limits import check_part, check_peft, check_reference
 from .fusions import FUSIONS
 from .losses import LOSSES
 from .modalities import MODALITIES, NO_VIDEO
@@ -35,7 +34,6 @@ _TRANSFORMERS_KEYS = set(
 )
 _OWN_ATTRIBUTES = "own_attributes"  # in a saved configuration: names of those that its user has added
 _LIMITS = {"at_least": operator.ge, "at_most": operator.le, "above": operator.gt, "below": operator.lt}
-_LARGEST_BACKBONE_LAYERS, _LARGEST_BACKBONE_SIZE = 2**10, 2**31
 
 
 def option(default: Any, choices: Collection[str] | None = None, **limits: float) -> Any:
@@ -213,6 +211,7 @@ class TransRecConfig(PretrainedConfig):
     backbone_references: dict | None = None
 
     def __post_init__(self, **kwargs):
+        check_part("TransRecConfig", kwargs)
         own_attributes = kwargs.pop(_OWN_ATTRIBUTES, ())
         for key in set(kwargs) - set(own_attributes):
             if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
@@ -227,6 +226,9 @@ class TransRecConfig(PretrainedConfig):
         attention = {
             name: getattr(getattr(self, name), "_attn_implementation", None) for name in self.sub_configs_defaults
         }
+        for name, implementation in attention.items():
+            part = getattr(self, name)  # a dictionary, where it is read from a file
+            check_part(name, part if isinstance(part, dict) else {"attn_implementation": implementation})
         super().__post_init__(**kwargs)
         for name, implementation in attention.items():
             if implementation is not None and kwargs.get("attn_implementation") is None:
@@ -270,7 +272,9 @@ class TransRecConfig(PretrainedConfig):
                     raise ValueError(f"{name} must be {limit.replace('_', ' ')} {bound:,}, got {value:,}")
         for name in self.sub_configs_defaults:
             if isinstance(getattr(self, name), PretrainedConfig):
-                _check_sizes(name, getattr(self, name).to_dict())
+                check_part(name, getattr(self, name).to_dict())
+        if self.peft_config is not None:
+            check_peft(self.peft_config)
         if self.multimodal_config is not None and (self.text_config or self.vision_config) is not None:
             raise ValueError("multimodal_config reads text and image; leave out text_config and vision_config")
         name = "hidden_size" if self.user_hidden_size is None else "user_hidden_size"
@@ -283,7 +287,7 @@ class TransRecConfig(PretrainedConfig):
         for field, reference in (self.backbone_references or {}).items():
             if field not in self.sub_configs_defaults or getattr(self, field) is None:
                 raise ValueError(f"backbone_references names {field}, of which the configuration has no backbone")
-            _check_reference(f"backbone_references[{field!r}]", reference)
+            check_reference(f"backbone_references[{field!r}]", reference)
         if self.backbone_references and self.peft_config is not None:
             raise ValueError("backbone_references is for backbones without adapters, and peft_config puts some in")
 
@@ -366,38 +370,6 @@ def described_fields(cls: type) -> dict[str, str]:
     arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
     described = re.findall(r"^    (\w+) \(.*\):\n((?:        .*(?:\n|$))+)", arguments, flags=re.MULTILINE)
     return {name: re.sub(r"\[`~?|`]|`", "", " ".join(text.split())) for name, text in described}
-
-
-def _check_sizes(name: str, value) -> None:
-    """Refuses a backbone's sizes that nobody could build."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            _check_sizes(f"{name}.{key}", part)
-    elif isinstance(value, list):
-        for part in value:
-            _check_sizes(name, part)
-    elif isinstance(value, int):
-        key = name.rpartition(".")[2]
-        counts_layers = any(word in key for word in ("layer", "depth", "block", "stage")) and "size" not in key
-        largest = _LARGEST_BACKBONE_LAYERS if counts_layers else _LARGEST_BACKBONE_SIZE
-        if value > largest:
-            raise ValueError(f"{name} must be at most {largest:,}, got {value:,}")
-
-
-def _check_reference(where: str, reference: Any) -> None:
-    """Refuses a reference that is not exactly a Hub id, a commit and a hash; a path is never one."""
-    parts = ("name", "revision", "sha256")
-    if not isinstance(reference, dict) or {*reference} != {*parts}:
-        raise ValueError(f"{where} must have exactly {_listed(parts)}, got {reference!r}")
-    name, revision, sha256 = (str(reference[part]) for part in parts)
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise ValueError(f"{where}: name must be a Hub id (owner/name), never a path, got {name!r}") from error
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(f"{where}: revision must be the 40 hexadecimal digits of a commit, got {revision!r}")
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"{where}: sha256 must be 64 hexadecimal digits, got {sha256!r}")
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -6,6 +6,7 @@ before. So threads that read see one state or the other, and a change takes the 
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ..models.modeling_transrec import TransRecPreTrainedModel
 from .faiss_index import FaissIndex
 from .platform import explain
 
+
+logger = logging.getLogger(__name__)
 
 # Where the catalogue lies in a checkpoint: `load_dataset(CHECKPOINT, data_dir="catalogue")` reads it, too.
 CATALOGUE_FILE = f"{CATALOGUE_FOLDER}/train-00000-of-00001.parquet"
@@ -366,8 +369,31 @@ def checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> da
 
 
 def item_columns(items: datasets.Dataset) -> datasets.Dataset:
-    """Returns the columns that are saved with a catalogue: all but images, sounds and those that it adds itself."""
-    media = [name for name, one in items.features.items() if isinstance(one, datasets.Image | datasets.Audio)]
+    """Returns the columns that are saved with a catalogue: numbers, texts, times, and lists and groups of them.
+
+    Others stay here, above all images and sounds, also nested ones, which would take files of this machine along; so
+    do the columns that a catalogue adds itself. What is left out unexpectedly is named in a warning.
+    """
     contents = {name for name, modality in MODALITIES.items() if modality.is_sparse}
-    left_out = {*contents, EMBEDDING, CHECKPOINT, *media} & set(items.column_names)
-    return items.remove_columns(sorted(left_out))
+    own = {*contents, EMBEDDING, CHECKPOINT} & set(items.column_names)
+    others = sorted(name for name, feature in items.features.items() if name not in own and not _is_plain(feature))
+    media = [name for name in others if isinstance(items.features[name], datasets.Image | datasets.Audio)]
+    if unexpected := [name for name in others if name not in media]:
+        logger.warning(
+            "The catalogue is saved without the column%s %s, which %s not made of numbers, texts and times",
+            "s" if len(unexpected) > 1 else "",
+            ", ".join(unexpected),
+            "are" if len(unexpected) > 1 else "is",
+        )
+    return items.remove_columns(sorted({*own, *others}))
+
+
+def _is_plain(feature: Any) -> bool:
+    """Returns whether a column holds values only: numbers, texts, times, and lists and groups of them."""
+    if isinstance(feature, datasets.Value):
+        return "binary" not in feature.dtype
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return _is_plain(feature.feature)
+    if isinstance(feature, dict):
+        return all(map(_is_plain, feature.values()))
+    return isinstance(feature, datasets.ClassLabel)

@@ -24,8 +24,9 @@ from modeling_transrec import (
 from modeling_transrec.cli.evaluate import main as evaluate_main
 from modeling_transrec.evaluation.arguments import EvaluationArguments
 from modeling_transrec.evaluation.baselines import BASELINES
-from modeling_transrec.hub.publish import push_results
+from modeling_transrec.hub.publish import push_results, upload_checkpoint
 from modeling_transrec.hub.results import THIS_MODEL, result_row
+from modeling_transrec.hub.safety import check_links
 from modeling_transrec.training.model_arguments import ModelArguments
 from modeling_transrec.training.model_building import load_model_and_processor
 
@@ -349,3 +350,15 @@ def test_the_trainer_publishes_one_repository(
     assert b"hf_write" not in everything and str(tmp_path).encode() not in everything
     assert "hf_write" not in caplog.text
     assert_equal_weights(TransRecForSequentialRecommendation.from_pretrained("shop/recommender"), trainer.model)
+
+
+def test_links_out_of_a_checkpoint_are_not_followed(tmp_path):
+    folder, secret = tmp_path / "checkpoint", tmp_path / "secret.json"
+    folder.mkdir()
+    secret.write_text("{}")
+    (folder / "here.json").write_text("{}")
+    (folder / "link.json").symlink_to(folder / "here.json")
+    check_links(folder)
+    (folder / "config.json").symlink_to(secret)
+    with pytest.raises(ValueError, match=r"config\.json is a link to .*secret\.json, outside"):
+        upload_checkpoint(folder, "someone/model", commit_message=None)

@@ -50,6 +50,34 @@ def test_saved_and_loaded_without_encoding(recommender, items, tmp_path, monkeyp
     assert torch.equal(torch.tensor(public["vector"][:]), recommender.item_embeddings)
 
 
+def test_files_of_this_machine_do_not_travel(make_model, processor_of, items, tmp_path, caplog):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"private")
+    few = datasets.Dataset.from_dict({"item_id": items["item_id"][:3], "text_en": ["a", "b", "c"]})
+    nested = datasets.Dataset.from_dict(
+        {
+            "pictures": [[str(secret)]] * 3,
+            "deeper": [{"of": str(secret)}] * 3,
+            "bytes": [b"private"] * 3,
+            "numbers": [{"price": 1.5, "sizes": [1, 2]}] * 3,
+        },
+        features=datasets.Features(
+            {
+                "pictures": datasets.List(datasets.Image()),
+                "deeper": {"of": datasets.Image()},
+                "bytes": datasets.Value("binary"),
+                "numbers": {"price": datasets.Value("float32"), "sizes": datasets.List(datasets.Value("int8"))},
+            }
+        ),
+    )
+    with_files = datasets.concatenate_datasets([few, nested], axis=1)
+    recommender = Recommender(make_model("text"), processor_of["text"]).index(with_files)
+    assert "without the columns bytes, deeper, pictures" in caplog.text
+    assert set(recommender.items.column_names) == {"item_id", "text_en", "numbers"}
+    recommender.save_pretrained(tmp_path / "saved")
+    assert all(b"private" not in file.read_bytes() for file in (tmp_path / "saved").rglob("*") if file.is_file())
+
+
 def test_centred_scores_travel(recommender, items, tmp_path):
     own = recommender.recommend(HISTORIES, k=5)
     recommender.index(items, histories=HISTORIES)

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
+from modeling_transrec.models.checkpoint_files import check_weight_files
+from modeling_transrec.models.config_limits import check_part
+
+from ..tiny import VISION_CONFIGS, tiny_text_config
+
+
+@pytest.fixture
+def checkpoint(make_model, tmp_path):
+    make_model("text").save_pretrained(tmp_path / "good")
+    return tmp_path / "good"
+
+
+def change(folder, **changes):
+    """Changes the values of a saved configuration; `PART:KEY` is a value of a part."""
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in changes.items():
+        part, _, key = name.rpartition(":")
+        (config[part] if part else config)[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "file", ["../private/model.safetensors", "/model.safetensors", "adapter_model.bin", "x.index.json"]
+)
+@pytest.mark.parametrize("name", ["transformers_weights", "text_config:transformers_weights"])
+def test_a_configuration_names_no_files(file, name, checkpoint):
+    change(checkpoint, **{name: file})
+    with pytest.raises(ValueError, match="a configuration names no files"):
+        TransRecForSequentialRecommendation.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "name", ["attn_implementation", "text_config:attn_implementation", "text_config:_attn_implementation"]
+)
+def test_a_configuration_runs_no_code_of_the_hub(name, checkpoint):
+    change(checkpoint, **{name: "someone/kernels"})
+    with pytest.raises(ValueError, match="would run code of the Hub"):
+        TransRecForSequentialRecommendation.from_pretrained(checkpoint)
+    change(checkpoint, **{name: "eager"})
+    TransRecForSequentialRecommendation.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"architecture": "local-dir:/home/someone"},
+        {"architecture": "hf-hub:someone/model"},
+        {"model_args": {"checkpoint_path": "weights.bin"}},
+        {"model_args": {"checkpoint_path": 3}},
+        {"model_args": {"pretrained": True}},
+        {"model_args": {"pretrained_cfg": {"file": "weights.bin"}}},
+        {"model_args": {"act_layer": "os.system"}},
+        {"nested": [{"deeper": {"checkpoint_path": "weights.bin"}}]},
+        {"backbone_config": {"use_pretrained_backbone": True}},
+    ],
+)
+def test_what_timm_would_open_is_refused(part):
+    with pytest.raises(ValueError, match="is refused"):
+        check_part("vision_config", {"model_type": "timm_wrapper", **part})
+
+
+def test_what_makes_an_architecture_is_allowed():
+    sizes = {
+        "depth": 2,
+        "img_size": [32, 32],
+        "global_pool": "avg",
+        "act_layer": "gelu",
+        "qkv_bias": True,
+        "drop_rate": 0.1,
+    }
+    check_part("vision_config", {"architecture": "vit_tiny_patch16_224.augreg_in21k", "model_args": sizes})
+    for config in VISION_CONFIGS.values():
+        TransRecConfig(vision_config=config)
+
+
+@pytest.mark.parametrize("ranks", [{"r": 10**9}, {"r": 2, "rank_pattern": {"query": 10**9}}])
+def test_the_rank_of_adapters_is_bounded_before_they_are_made(ranks, tokenizer):
+    adapter = {"peft_type": "LORA", "target_modules": ["query"], **ranks}
+    with pytest.raises(ValueError, match="must be at most 4,096, got 1,000,000,000"):
+        TransRecConfig(text_config=tiny_text_config(len(tokenizer)), peft_config=adapter)
+
+
+def test_the_size_of_shards_is_that_of_the_files(checkpoint):
+    size = check_weight_files(str(checkpoint), {})
+    (checkpoint / "model.safetensors").rename(checkpoint / "a.safetensors")
+    save_file({"other": torch.zeros(3)}, checkpoint / "b.safetensors")
+    index = checkpoint / "model.safetensors.index.json"
+    shards = {"weight": "a.safetensors", "other": "b.safetensors"}
+    index.write_text(json.dumps({"metadata": {"total_size": 10**18}, "weight_map": shards}))
+    assert check_weight_files(str(checkpoint), {}) == size + (checkpoint / "b.safetensors").stat().st_size
+    (checkpoint / "b.safetensors").unlink()
+    with pytest.raises(OSError, match=r"names b\.safetensors, and .* has no such file"):
+        check_weight_files(str(checkpoint), {})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "\x00"])
+def test_a_malformed_index_is_named(content, checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
+        TransRecForSequentialRecommendation.from_pretrained(checkpoint)
