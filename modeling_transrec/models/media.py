@@ -13,6 +13,10 @@ logger = logging.getLogger(__name__)
 
 _WHITE_IS_ZERO, _BITS = 262, 258  # tags of TIFF
 _HALF_TRANSPARENT = {"La": "LA", "RGBa": "RGBA"}  # modes that are converted to RGB by way of another
+# Judged by a file's content, whatever it is called; the decoders of other formats are never run.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+_MOST_PIXELS = 2**27  # 400 MB decoded; no phone takes larger pictures
+_LONGEST_SHAPE = 100  # a longer side over a shorter one
 
 
 def open_image(value) -> Image.Image | None:
@@ -29,7 +33,8 @@ def open_image(value) -> Image.Image | None:
         return None
     try:
         if not isinstance(value, Image.Image):
-            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value, formats=IMAGE_FORMATS)
+        _check_size(*value.size)  # before memory is taken
         value.load()
         return _to_rgb(_upright(value), getattr(value, "tag_v2", {}))
     except MemoryError:
@@ -37,6 +42,14 @@ def open_image(value) -> Image.Image | None:
     except Exception as error:  # Pillow and its plug-ins raise nearly anything
         logger.warning("%s cannot be read and counts as missing: %s", name, error or type(error).__name__)
         return None
+
+
+def _check_size(width: int, height: int) -> None:
+    """Refuses images that are far larger than any picture, or so long that resizing them would make one."""
+    if width * height > _MOST_PIXELS:
+        raise ValueError(f"it has {width:,} x {height:,} pixels, and more than {_MOST_PIXELS:,} are not decoded")
+    if max(width, height) > _LONGEST_SHAPE * min(width, height):
+        raise ValueError(f"{width:,} x {height:,} pixels are the shape of no picture")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -2,13 +2,18 @@
 
 import io
 import logging
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from modeling_transrec.models import media
 from modeling_transrec.models.media import open_image
+from modeling_transrec.ninerec.tools import check_media
 
 
 RAMP = np.tile(np.linspace(0, 255, 11).round().astype(np.uint8), (3, 1))
@@ -128,3 +133,43 @@ def test_memory_that_is_short_is_no_missing_image(monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     with pytest.raises(MemoryError):
         open_image(RAMPS["8 bits"]())
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG file of this size, and a few bytes of pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [((13_300, 13_300), "more than 134,217,728 are not decoded"), ((1, 30_000), "the shape of no picture")],
+)
+def test_images_that_would_take_all_memory_count_as_missing(size, reason, caplog):
+    tracemalloc.start()
+    assert open_image(png_header(*size)) is None
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert reason in caplog.text
+
+
+def test_validate_refuses_what_is_not_decoded(tmp_path):
+    assert check_media.READ_FORMATS == media.IMAGE_FORMATS
+    assert (check_media.MOST_PIXELS, check_media.LONGEST_SHAPE) == (media._MOST_PIXELS, media._LONGEST_SHAPE)
+    for size, kind in (((13_300, 13_300), "gigantic images"), ((1, 30_000), "images of the shape of no picture")):
+        ((severity, what, details),) = check_media.check_image("i1.png", io.BytesIO(png_header(*size)))
+        assert severity == "warning" and what.startswith(kind) and "pixels" in details
+
+
+@pytest.mark.parametrize("suffix", ["PPM", "ICO", "PCX", "TGA", "JPEG2000", "EPS"])
+def test_decoders_of_other_formats_are_never_run(suffix, tmp_path, caplog):
+    path = tmp_path / "cover.jpg"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path, suffix)
+    assert open_image(str(path)) is None
+    assert "cover.jpg cannot be read and counts as missing" in caplog.text

@@ -21,6 +21,8 @@ FORMATS = {
     **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "AVIF", "GIF", "BMP")},
 }
 AUDIO_STARTS = {".wav": rb"RIFF....WAVE|RF64", ".flac": rb"fLaC|ID3", ".mp3": rb"ID3|\xff[\xe0-\xff]"}
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # those that the model's processor decodes
+MOST_PIXELS, LONGEST_SHAPE = 2**27, 100  # beyond which it decodes nothing
 BIG = 50_000_000  # pixels
 TINY = 16  # pixels a side
 READ_AT_ONCE = 256  # files of an archive
@@ -110,13 +112,18 @@ def check_audio(name: str, file: File) -> list[Finding]:
 def check_image(name: str, file: File) -> list[Finding]:
     """Returns what is wrong with one image."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=READ_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+            if max(image.size) > LONGEST_SHAPE * min(image.size):
+                what = "images of the shape of no picture: count as missing; cut them"
+                return [("warning", what, f"{name}: {image.width:,} x {image.height:,} pixels")]
             findings = _describe(name, image)
             # A small version shows as well whether all is there, and costs a quarter.
             image.draft("RGB", (image.width // 8 + 1, image.height // 8 + 1))
             image.load()
     except Image.DecompressionBombError as error:
-        what = "gigantic images, which Pillow refuses as decompression bombs: count as missing; make them smaller"
+        what = "gigantic images, which are not decoded: count as missing; make them smaller"
         return [("warning", what, _reason(error, name, file))]
     except Exception as error:  # a broken file can make Pillow raise nearly anything
         cut = re.search("truncated|broken data stream|unexpected end", str(error), re.IGNORECASE)

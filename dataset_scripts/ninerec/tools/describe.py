@@ -30,6 +30,7 @@ from ..tables.archives import UNREADABLE, Member
 from ..tables.media import IMAGE, find_media
 from ..tables.options import TableOptions
 from ..tables.problems import without_warnings
+from .check_media import READ_FORMATS
 from .options import add_table_options, table_options
 
 
@@ -134,7 +135,7 @@ def _image_sizes(covers: list[str | Member | None]) -> dict:
             try:
                 with (
                     opened[cover.archive].open(cover.name) if isinstance(cover, Member) else open(cover, "rb") as file,
-                    Image.open(file) as image,
+                    Image.open(file, formats=READ_FORMATS) as image,
                 ):
                     sizes[image.size] += 1
             except (*UNREADABLE, SyntaxError, ValueError, Image.DecompressionBombError):
