@@ -61,7 +61,8 @@ def _load_folder(name: str, config_name: str, cache_dir: str | Path | None = Non
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "local_folders" / content
     loaded = _load_named(name, config_name, cache_dir=str(cache), **kwargs)
     for dataset in loaded.values() if isinstance(loaded, dict) else [loaded]:
-        dataset._fingerprint = Hasher.hash((dataset._fingerprint, content))  # by which all that is made of it is kept
+        if isinstance(dataset, datasets.Dataset):  # nothing is kept of one that is streamed
+            dataset._fingerprint = Hasher.hash((dataset._fingerprint, content))  # by which all that is made is kept
     return loaded
 
 
