@@ -77,7 +77,7 @@ class NineRecConfig(datasets.BuilderConfig):
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
             which 80 % and 90 % of the interactions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
-        columns, pair_columns, min_rating, event_weights: see [`TableOptions`].
+        columns, pair_columns, min_rating, event_weights, separator, quoting, encoding: see [`TableOptions`].
     """
 
     max_seq_len: int = 20
@@ -91,6 +91,9 @@ class NineRecConfig(datasets.BuilderConfig):
     pair_columns: tuple[str, ...] | None = None
     min_rating: float | None = None
     event_weights: dict[str, float] | None = None
+    separator: str | None = None
+    quoting: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,7 +116,7 @@ class NineRecConfig(datasets.BuilderConfig):
             raise ValueError("give validation_start and test_start together, and with split_strategy='temporal'")
         if self.catalogue not in ("interacted", "all"):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
-        self.tables = TableOptions(self.columns, self.pair_columns, self.min_rating, self.event_weights)
+        self.tables = TableOptions(**{option.name: getattr(self, option.name) for option in fields(TableOptions)})
         self.files: DatasetFiles | None = None
         self.cache_dir: str | None = None  # of the builder
 

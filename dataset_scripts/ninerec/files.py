@@ -1,5 +1,6 @@
 """Find the files of a data set in NineRec's layout, wherever the archives put them."""
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -19,11 +20,14 @@ from .sample import SAMPLES, sample_folder
 from .sequences import Sequences
 from .tables.archives import Member, list_members
 from .tables.columns import check_columns, header_roles, is_behaviour
+from .tables.forms import FORMS, split_name
 from .tables.interactions import read_sequences
 from .tables.items import read_items
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within
 from .tables.options import EVERYTHING, TableOptions
+from .tables.problems import Problems
 from .tables.text_files import first_row
+from .tables.unpacking import plain_table
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +46,6 @@ ARCHIVES = {
 }
 SHARED_COVERS = "Source_Bili_2M_cover"
 NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 # Ends of file names, best first: NineRec's, MicroLens's and plain ones. PixelRec's tables have the bare name.
 ENDS = {
     "items": ("_item", "_items", "_item_info", "_titles", "_title_en"),
@@ -99,15 +102,18 @@ class DatasetFiles:
                 state += sorted(_file_state(name, entry.stat()) for name, entry in files)
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
-    def tables(self, folder: Path) -> tuple[Path, Path]:
-        """Items and interactions as files; those in an archive are written below `folder`."""
-        items, interactions = (
-            one.extract(folder) if isinstance(one, Member) else one for one in (self.items, self.interactions)
-        )
-        for path in (items, interactions):
+    def tables(self, folder: Path, options: TableOptions = EVERYTHING) -> tuple[Path, Path]:
+        """Items and interactions as plain files; what is in an archive or compressed is written below `folder`."""
+        found = []
+        for table in (self.items, self.interactions):
+            path = table.extract(folder) if isinstance(table, Member) else table
             if not path.is_file():
                 raise ValueError(f"{path} is neither a file nor a link to one; replace it by a file")
-        return items, interactions
+            try:
+                found.append(plain_table(path, folder, options))
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(path), str(table))) from error
+        return found[0], found[1]
 
     def read(self, folder: Path, options: TableOptions, **filters) -> tuple[pl.DataFrame, Sequences]:
         """Reads items and sequences.
@@ -120,7 +126,7 @@ class DatasetFiles:
         Raises:
             ValueError: where a table is wrong, with file and line; of an archive with the name in it.
         """
-        items_path, interactions_path = self.tables(folder)
+        items_path, interactions_path = self.tables(folder, options)
         try:
             check_columns(options, items_path, interactions_path)
             items = read_items(items_path, options)
@@ -159,11 +165,11 @@ def find_names(data_dir: str | Path) -> list[str]:
     tables: list[Path | Member] = [Path(folder, name) for folder, _, files in _walk(root) for name in files]
     tables += [member for archive in _archives(root) for member in list_members(archive)]
     for table in tables:
-        stem, suffix = os.path.splitext(_base(table).name)
-        if suffix not in TABLE_SUFFIXES or (isinstance(table, Path) and not table.is_file()):
+        stem, suffix, _ = split_name(_base(table).name)
+        if not suffix or (isinstance(table, Path) and not table.is_file()):
             continue
         named = {kind: stem.removesuffix(end) for kind, ends in ENDS.items() for end in ends if stem.endswith(end)}
-        if not named and isinstance(table, Path) and (kind := _kind_of_table(table)) is not None:
+        if not named and (kind := _kind_of_table(table)) is not None:
             named = {kind: stem}
         for kind, name in named.items():
             found[kind].add(name)
@@ -180,10 +186,14 @@ def _archives(root: Path) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() == ".zip")
 
 
-def _kind_of_table(path: Path) -> str | None:
-    """Returns `"interactions"` or `"items"` for a table whose name does not tell, by the names in its header."""
+def _kind_of_table(table: Path | Member) -> str | None:
+    """Returns `"interactions"` or `"items"` for a table whose name does not tell, by its form or the header."""
+    form = FORMS[split_name(_base(table).name).suffix]
+    if form.role is not None or not form.is_usual or isinstance(table, Member):
+        return form.role
     try:
-        roles = set(header_roles(first_row(path)[1]))
+        with _look(table) as path:
+            roles = set(header_roles(first_row(path, on_problem=Problems())[1]))
     except (ValueError, OSError):
         return None
     if {"user_id", "item_id"} <= roles:
@@ -203,18 +213,21 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir {str(root.absolute())!r} is not a folder.{_how_to_get(name)}")
 
-    wanted = {f"{name}{end}{suffix}": kind for kind, ends in ENDS.items() for end in ends for suffix in TABLE_SUFFIXES}
-    bare = [f"{name}{suffix}" for suffix in TABLE_SUFFIXES]  # whose headers tell what they are
-    found: dict[str, dict[str, dict[str, Path | Member]]] = {kind: {} for kind in ENDS}
+    wanted = {f"{name}{end}": kind for kind, ends in ENDS.items() for end in ends}
+    # Of each kind the tables there are: by stem and form, then by what a link leads to.
+    found: dict[str, dict[tuple[str, str], dict[str, Path | Member]]] = {kind: {} for kind in ENDS}
     on_disk: list[Path] = []
     for folder, folders, files in _walk(root):
         on_disk += (Path(folder, entry) for entry in folders)
-        for entry in {*wanted, *bare} & set(files):
+        for entry in files:
+            stem, suffix, _ = split_name(entry)
             path = Path(folder, entry)
+            if not suffix or stem not in (*wanted, name):
+                continue
             if not path.exists():
                 logger.warning("%s is a link to nothing and is left out", path)
-            elif (kind := wanted.get(entry) or _kind_of_table(path)) is not None:
-                found[kind].setdefault(entry, {}).setdefault(os.path.realpath(path), path)
+            elif (kind := wanted.get(stem) or _kind_of_table(path)) is not None:
+                found[kind].setdefault((stem, suffix), {}).setdefault(os.path.realpath(path), path)
 
     @functools.cache
     def packed() -> list[Member]:
@@ -223,10 +236,16 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     for kind, there in found.items():
         if not there:  # what lies on disk comes first
             for member in packed():
-                if wanted.get(member.path.name) == kind and not member.name.endswith("/"):
-                    there.setdefault(member.path.name, {})[str(member)] = member
+                stem, suffix, _ = split_name(member.path.name)
+                if suffix and not member.name.endswith("/") and stem in (*wanted, name):
+                    if (wanted.get(stem) or _kind_of_table(member)) == kind:
+                        there.setdefault((stem, suffix), {})[str(member)] = member
+    order = [*wanted, name]  # the last is a bare name, whose header tells what it is
     items, interactions = (
-        [_only(entry, root, there[entry].values()) for entry in (*wanted, *bare) if entry in there]
+        [
+            _only("".join(entry), root, there[entry].values())
+            for entry in sorted(there, key=lambda entry: order.index(entry[0]))
+        ]
         for there in found.values()
     )
     if not items or not interactions:
@@ -250,9 +269,10 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
 def _check_one_form(root: Path, tables: list[Path | Member]) -> None:
     """Refuses a table in several forms, such as `.csv` and `.parquet`; a pair file may lie beside lines a user."""
     for table in tables:
-        same = [other for other in tables if _base(other).stem == _base(table).stem]
+        stem = split_name(_base(table).name).stem
+        same = [other for other in tables if split_name(_base(other).name).stem == stem]
         if len(same) > 1 and len({_rank(other) for other in same}) < len(same):
-            _only(_base(table).stem, root, same)
+            _only(stem, root, same)
 
 
 def _only(entry: str, root: Path, candidates: Iterable[Place]) -> Place:
@@ -316,17 +336,23 @@ def _innermost(folder: Member, folders: set[Member]) -> Member:
     return folder
 
 
-def _rank(table: Path | Member) -> int:
+@contextlib.contextmanager
+def _look(table: Path | Member) -> Iterator[Path]:
+    """Gives a plain file with the first rows of a table, for a look at what it is."""
     with tempfile.TemporaryDirectory() as scratch:
-        if isinstance(table, Member):
-            path = table.copy_to(Path(scratch), None if table.path.suffix == ".parquet" else HEAD)
-        else:
-            path = table
+        name, folder = split_name(_base(table).name), Path(scratch)
+        num_bytes = None if FORMS[name.suffix].kind == "parquet" else HEAD
+        path = table.copy_to(folder, None if name.packing else num_bytes) if isinstance(table, Member) else table
+        yield plain_table(path, folder, num_bytes=num_bytes) if path.is_file() else path
+
+
+def _rank(table: Path | Member) -> int:
+    with _look(table) as path:
         if not path.is_file():
             return 3
-        if is_behaviour(path, EVERYTHING):
+        if is_behaviour(path, EVERYTHING, Problems()):
             return 1
-        return 0 if len(first_row(path)[1]) > 2 else 2
+        return 0 if len(first_row(path, on_problem=Problems())[1]) > 2 else 2
 
 
 def _how_to_get(name: str) -> str:

@@ -22,6 +22,9 @@ _BUILDER_OPTIONS = (
     "catalogue",
     "pair_columns",
     "min_rating",
+    "separator",
+    "quoting",
+    "encoding",
 )
 _JSON_OPTIONS = ("columns", "event_weights")
 
@@ -105,6 +108,19 @@ class DataArguments:
             "help": "What an interaction counts by its event type, as JSON or a file of it: "
             '{"click": 0.1, "purchase": 1}. Other types are left out; by default all count 1.'
         },
+    )
+    separator: str | None = field(
+        default=None, metadata={"help": "What separates the fields of text tables, such as ';' or '::'; else found."}
+    )
+    quoting: str | None = field(
+        default=None,
+        metadata={
+            "help": "How quotes within quotes are written: 'double' (default), 'backslash', or 'none' where quotes "
+            "are part of the text."
+        },
+    )
+    encoding: str | None = field(
+        default=None, metadata={"help": "Encoding of text tables that are not UTF-8, such as gbk or latin-1."}
     )
     sample: ClassVar[str] = "Sample_Target"
     _argument_group_name = "data"

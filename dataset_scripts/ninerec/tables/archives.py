@@ -4,13 +4,15 @@ import hashlib
 import logging
 import lzma
 import os
-import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from .unpacking import copy_within_budget
 
 
 logger = logging.getLogger(__name__)
@@ -68,10 +70,9 @@ class Member:
                 archive.open(self.name) as source,
                 open(target, "wb") as sink,
             ):
-                if num_bytes is None:
-                    shutil.copyfileobj(source, sink, 1 << 20)
-                else:
-                    sink.write(source.read(num_bytes))
+                copy_within_budget(
+                    cast(BinaryIO, source), sink, self, archive.getinfo(self.name).compress_size, num_bytes
+                )
         except UNREADABLE as error:
             raise ValueError(f"{self} cannot be read ({error}); copy the archive again, or unpack it") from error
         return target

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
+from .forms import FORMS, form_of, is_lines_a_user
 from .interaction_rows import Chunks, to_arrow
 from .options import INTERACTION_COLUMNS, ITEM_COLUMNS, ITEMS_OWN_ID, OPTION_OF, TableOptions, named_columns, text_of
 from .problems import RAISE, Problems
@@ -67,7 +68,7 @@ def check_columns(options: TableOptions, items: Path, interactions: Path) -> Non
             continue
         there = {}
         for path in own.get(text_of(role), [interactions]):
-            _, there[path] = first_row(path, literal=path.stem.endswith("_behaviour"))
+            _, there[path] = first_row(path, options)
         if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
             listed = "; ".join(f"{path} has {row}" for path, row in there.items())
             raise ValueError(f"there is no column {name!r} for {text_of(role)}: {listed}")
@@ -75,7 +76,7 @@ def check_columns(options: TableOptions, items: Path, interactions: Path) -> Non
 
 def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of an items table is, None where it is not used, and the header's line, if any."""
-    line, first = first_row(path, on_problem=on_problem)
+    line, first = first_row(path, options, on_problem=on_problem)
     roles = header_roles(first, options.of_items)
     texts = {"text_zh", "text_en", "title"} & {text_of(role) for role in roles}
     if "item_id" in roles and texts:
@@ -94,7 +95,7 @@ def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         return roles, line
     if path.stem.endswith("_title_en") and len(first) == 2:  # as MicroLens is released
         return ["item_id", "text_en"], None
-    if len(first) > 1 and (path.suffix == ".parquet" or not path.stem.endswith("_item")):
+    if len(first) > 1 and (form_of(path).has_names or not path.stem.endswith("_item")):
         names = {"item_id": first[0], "text_en": first[-1] if len(first) < 3 else first[1]}
         raise ValueError(
             f"{path}:{line}: {first} does not name an id and a text; add a header such as item_id,text_en or, if this "
@@ -119,7 +120,7 @@ def behaviour_header(path: Path, options: TableOptions, on_problem: Problems = R
             f"{path}: {OPTION_OF[role]} needs a column {role}, but the file has a line a user, which holds items "
             "only; give a table with a row an interaction"
         )
-    line, first = first_row(path, literal=True, on_problem=on_problem)
+    line, first = first_row(path, options, literal=True, on_problem=on_problem)
     return line if header_roles(first, options.of_interactions) == ["user_id", "item_id"] else None
 
 
@@ -129,9 +130,9 @@ def is_behaviour(path: Path, options: TableOptions, on_problem: Problems = RAISE
     That is a TSV file named so, or one of two columns the second of which holds several items: by its header, or,
     where there is none, by spaces.
     """
-    if path.suffix != ".tsv" or path.stem.endswith("_behaviour"):
-        return path.suffix == ".tsv"
-    _, first = first_row(path, on_problem=on_problem)
+    if form_of(path) is not FORMS[".tsv"] or is_lines_a_user(path):
+        return is_lines_a_user(path)
+    _, first = first_row(path, options, on_problem=on_problem)
     if len(first) != 2 or options.pair_columns is not None:
         return False
     columns = options.of_interactions
@@ -142,7 +143,7 @@ def is_behaviour(path: Path, options: TableOptions, on_problem: Problems = RAISE
 
 def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
-    line, first = first_row(path, on_problem=on_problem)
+    line, first = first_row(path, options, on_problem=on_problem)
     columns, wanted = options.of_interactions, (*INTERACTION_COLUMNS, *options.asked_for)
     keys = set(ROW_KEYS) - {name.strip().lower() for name in columns.values() if name is not None}
     named = [
@@ -150,7 +151,7 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         for name, role in zip(first, header_roles(first, columns), strict=True)
     ]
     header = {"user_id", "item_id"} <= set(named)
-    if not header and (path.suffix == ".parquet" or "user_id" in named or "item_id" in named):
+    if not header and (form_of(path).has_names or "user_id" in named or "item_id" in named):
         absent = [role for role in ("user_id", "item_id") if role not in named]
         free = [name for name, role in zip(first, named, strict=True) if role is None]
         names = dict(zip(absent, [name for name in free if name.lower() not in ROW_KEYS] or free, strict=False))

@@ -6,6 +6,7 @@ A file has a row an interaction, or a line a user. While problems are collected,
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,18 +14,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from .forms import LINES_A_USER, dialect_of, form_of
 from .numbers import TIMES, to_microseconds, to_numbers, wrong_number
+from .options import EVERYTHING, TableOptions
+from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown
-from .text_files import (
-    Irregular,
-    as_strings,
-    check_encoding,
-    field_chunks,
-    first_row,
-    parquet_chunks,
-    parquet_columns,
-    regular_chunks,
-)
+from .text_files import Irregular, check_encoding, field_chunks, first_row, is_quoted, regular_chunks
 
 
 PARQUET_ROWS = 1 << 21  # rows read at a time
@@ -34,37 +29,52 @@ NUMBERS = ("timestamp", "rating")
 Chunks = Callable[[], Iterator[pl.DataFrame]]
 
 
-def time_is_date(path: Path, columns: list[str | None], header_line: int | None, on_problem: Problems = RAISE) -> bool:
+def time_is_date(
+    path: Path,
+    columns: list[str | None],
+    header_line: int | None,
+    options: TableOptions = EVERYTHING,
+    on_problem: Problems = RAISE,
+) -> bool:
     """Returns whether the first time is a date, not a number; all others must be of the same form."""
     if "timestamp" not in columns:
         return False
     place = columns.index("timestamp")
-    if path.suffix == ".parquet":
+    if form_of(path).kind == "parquet":
         name = parquet_columns(path)[place]
         first = next((chunk[name].drop_nulls() for chunk in parquet_chunks(path, [name], 1000)), pl.Series([]))
         if isinstance(first.dtype, pl.Datetime | pl.Date):
             return True
         first = first.head(1).cast(pl.String) if isinstance(first.dtype, pl.Categorical | pl.Enum) else first.head(1)
     else:
-        row = first_row(path, after=header_line, on_problem=on_problem)[1]
+        row = first_row(path, options, after=header_line, on_problem=on_problem)[1]
         first = pl.Series(row[place : place + 1], dtype=pl.String)
     return first.dtype == pl.String and len(first) > 0 and to_microseconds(first).null_count() == 0
 
 
 def regular_pairs(
-    path: Path, columns: list[str | None], header_line: int | None, has_dates: bool, quoted: bool
-) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a pair file that is plain enough for a fast reader."""
-    for chunk in regular_chunks(path, columns, header_line or 0, quoted):
-        chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
-        if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
-            raise Irregular("it has empty ids")
-        for role in [name for name in NUMBERS if name in chunk.columns]:
-            numbers = to_numbers(role, chunk[role], has_dates)
-            if numbers.null_count():
-                raise Irregular(f"it has a {role} of another form")
-            chunk = chunk.with_columns(numbers.alias(role))
-        yield chunk
+    path: Path, options: TableOptions, columns: list[str | None], header_line: int | None, has_dates: bool
+) -> Chunks:
+    """Returns the rows of a pair file that is plain enough for a fast reader.
+
+    Raises:
+        Irregular: here or while rows are read, if it is not.
+    """
+    dialect = dialect_of(path, options)
+    rows = partial(regular_chunks, path, dialect.separator, columns, header_line or 0, quoted=is_quoted(path, dialect))
+    return lambda: (_regular_numbers(chunk, has_dates) for chunk in rows())
+
+
+def _regular_numbers(chunk: pl.DataFrame, has_dates: bool) -> pl.DataFrame:
+    chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
+    if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
+        raise Irregular("it has empty ids")
+    for role in [name for name in NUMBERS if name in chunk.columns]:
+        numbers = to_numbers(role, chunk[role], has_dates)
+        if numbers.null_count():
+            raise Irregular(f"it has a {role} of another form")
+        chunk = chunk.with_columns(numbers.alias(role))
+    return chunk
 
 
 def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
@@ -139,6 +149,7 @@ def pairs_line_by_line(
     columns: list[str | None],
     header_line: int | None,
     has_dates: bool = False,
+    options: TableOptions = EVERYTHING,
     literal: bool = False,
     on_problem: Problems = RAISE,
 ) -> Iterator[pl.DataFrame]:
@@ -148,7 +159,8 @@ def pairs_line_by_line(
     index = {column: number for number, column in enumerate(columns) if column is not None}
     names = ", ".join(column or "not used" for column in columns)
     found = False
-    for chunk in field_chunks(path, literal, on_problem):
+    dialect = LINES_A_USER if literal else dialect_of(path, options)
+    for chunk in field_chunks(path, dialect, on_problem):
         rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
         found = found or not rows.is_empty()
         wrong = rows.filter(pl.col("fields").list.len() != len(columns))

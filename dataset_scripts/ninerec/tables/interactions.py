@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..sequences import Sequences, filter_interactions, find_repeated, keep_last, sort_interactions
 from .coded import read_parts, write_coded
 from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
+from .forms import form_of
 from .interaction_rows import (
     Chunks,
     behaviour_chunks,
@@ -30,7 +31,7 @@ from .interaction_rows import (
 )
 from .options import EVERYTHING, TableOptions
 from .problems import RAISE, Problems, warn
-from .text_files import Irregular, is_quoted
+from .text_files import Irregular
 
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def read_sequences(
     """Reads the sequences of a file of interactions, users in order of first appearance.
 
     Args:
-        path: CSV, TSV or Parquet with a row an interaction, or TSV with a line a user (user, TAB, items).
+        path: a table of one of `FORMS` with a row an interaction, or TSV with a line a user (user, TAB, items).
         item_ids: the distinct ids of the items table; interactions with other items are dropped.
         min_actions, min_item_actions: see [`filter_interactions`].
         max_actions: the last interactions of a user that are kept; by default all.
@@ -90,7 +91,7 @@ def interaction_chunks(
     Returns:
         What makes a new iterator over the interactions, and whether their times are dates, as microseconds.
     """
-    line_by_line = partial(pairs_line_by_line, path, on_problem=on_problem)
+    line_by_line = partial(pairs_line_by_line, path, options=options, on_problem=on_problem)
     lines: Chunks
     chunks: Chunks
     if is_behaviour(path, options, on_problem):
@@ -100,16 +101,16 @@ def interaction_chunks(
             lines = kept_in_file(path, lines, folder / "rows.arrow")
         return behaviour_chunks(path, lines, on_problem), False
     roles, header_line = pair_roles(path, options, on_problem)
-    has_dates = time_is_date(path, roles, header_line, on_problem)
-    if path.suffix == ".parquet":
+    has_dates = time_is_date(path, roles, header_line, options, on_problem)
+    if form_of(path).kind == "parquet":
         return partial(parquet_pairs, path, roles, has_dates), has_dates
     if on_problem.collects:
-        without_report = partial(pairs_line_by_line, path, roles, header_line, has_dates, on_problem=Problems())
+        without_report = partial(line_by_line, roles, header_line, has_dates, on_problem=Problems())
         roles = name_roles(path, without_report, roles, item_ids)
         chunks = partial(line_by_line, roles, header_line, has_dates)
         return kept_in_file(path, chunks, folder / "rows.arrow"), has_dates
     if is_regular:
-        chunks = partial(regular_pairs, path, roles, header_line, has_dates, is_quoted(path))
+        chunks = regular_pairs(path, options, roles, header_line, has_dates)
     else:
         chunks = kept_in_file(path, partial(line_by_line, roles, header_line, has_dates), folder / "rows.arrow")
     named = name_roles(path, chunks, roles, item_ids)

@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 
 from .columns import item_roles
+from .forms import dialect_of, form_of
 from .joined_texts import join_columns
 from .options import EVERYTHING, ITEM_COLUMNS, TableOptions
+from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown, warn
-from .text_files import as_strings, check_encoding, csv_rows, parquet_chunks, parquet_columns, separator
+from .text_files import check_encoding, strip, text_rows
 
 
 ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
@@ -23,12 +25,12 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
     """Reads the items table: `item_id`, `text_zh`, `text_en`, all string, in file order, each id once.
 
     Args:
-        path: CSV, TSV or Parquet.
+        path: a table of one of `FORMS`.
         options: what its columns are called; a text of several is made by [`join_columns`].
         on_problem: what happens to a row of text that is wrong. While problems are collected, there is a column
             `line` as well.
     """
-    if path.suffix == ".parquet":
+    if form_of(path).kind == "parquet":
         found = _read_item_parquet(path, options)
     else:
         found = _read_item_text(path, options, on_problem)
@@ -94,9 +96,8 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
     roles, header_line = item_roles(path, options, on_problem)
     index = {role: number for number, role in enumerate(roles) if role is not None}
     lines: list[int] = []
-    swallowed: list[tuple[int, str]] = []  # the lines within a text that look like rows
     found: dict[str, list[str]] = {role: [] for role in index}
-    for line, row in csv_rows(path, on_problem):
+    for line, row in text_rows(path, dialect_of(path, options), on_problem):
         if line == header_line:
             continue
         if len(row) != len(roles):
@@ -109,30 +110,16 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
                 f"{len(row)} columns where {len(roles)} are expected: {row[:4]}; texts with commas or line breaks "
                 "need double quotes around them",
             )
-        elif not row[index["item_id"]].strip():
+        elif not strip(row[index["item_id"]]):
             what = "rows with an empty item_id; fill it in or remove them"
             message = "empty item_id; fill it in or remove this line"
             on_problem.error(path, what, 1, [(line, shown(",".join(row)))], message)
         else:
             lines.append(line)
-            swallowed += _rows_within(path, line, row)
             for role, number in index.items():
-                found[role].append(row[number].strip() if role == "item_id" else row[number])
-    what = 'rows that became part of a text before, if its quote should be closed earlier, or be written as ""'
-    on_problem.add_lines("warning", path, what, len(swallowed), [(line, shown(text)) for line, text in swallowed])
+                found[role].append(strip(row[number]) if role == "item_id" else row[number])
     texts = {role: pl.Series(values, dtype=pl.String) for role, values in found.items()}
     return {**texts, "line": pl.Series(lines, dtype=pl.Int64)}
-
-
-def _rows_within(path: Path, line: int, row: list[str]) -> list[tuple[int, str]]:
-    """Returns the lines within a text that have as many columns as a row, with their numbers."""
-    found = []
-    for field in row:
-        for text in field.split("\n")[1:]:
-            line += 1
-            if text.count(separator(path)) == len(row) - 1:
-                found.append((line, text))
-    return found
 
 
 def select_catalogue(items: pl.DataFrame, used: np.ndarray, catalogue: str) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """How tables are read: what their columns are called, and which of their interactions count."""
 
+import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
 # Columns of interactions that are read only where an option asks for them.
 OPTION_OF = {"rating": "min_rating", "event_type": "event_weights"}
+QUOTINGS = ("double", "backslash", "none")
 ITEMS_OWN_ID = "items.item_id"
 ColumnNames: TypeAlias = Mapping[str, str | Sequence[str] | None]  # what the columns are called; None: there is none
 ROLES = tuple(dict.fromkeys((*INTERACTION_COLUMNS, *ITEM_COLUMNS, *OPTION_OF, ITEMS_OWN_ID)))
@@ -30,12 +32,21 @@ class TableOptions:
         min_rating: interactions with a lower rating are left out; by default all count.
         event_weights: what an interaction counts by its event type, e.g. `{"click": 0.1, "purchase": 1}`; types of
             weight 0, or without one, are left out. By default all count 1.
+        separator: what separates the fields of a text, e.g. `";"` or `"::"`; found where not given.
+        quoting: `"double"`: a quote within quotes is doubled, as RFC 4180 has it; `"backslash"`: it has a backslash
+            before it; `"none"`: quotes are part of the text. By default double, and lines within a text that look
+            like rows are an error.
+        encoding: of texts that are not UTF-8, as Python calls it, e.g. `"gbk"` or `"latin-1"`; tables that are UTF-8
+            or begin with a byte order mark are read as what they are.
     """
 
     columns: ColumnNames | None = None
     pair_columns: Sequence[str] | None = None
     min_rating: float | None = None
     event_weights: Mapping[str, float] | None = None
+    separator: str | None = None
+    quoting: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self):
         if not isinstance(self.columns, Mapping | None):
@@ -53,6 +64,21 @@ class TableOptions:
                     f"in the order of the file (other names: not used); got {self.pair_columns!r}"
                 )
             object.__setattr__(self, "pair_columns", columns)
+        if self.separator is not None and not (
+            isinstance(self.separator, str) and self.separator and not set(self.separator) & set('\r\n"\\')
+        ):
+            raise ValueError(f'separator must be what separates fields, such as ";" or "::", got {self.separator!r}')
+        if self.quoting not in (None, *QUOTINGS):
+            raise ValueError(f"quoting must be {' or '.join(map(repr, QUOTINGS))}, got {self.quoting!r}")
+        if self.quoting not in (None, "none") and len(self.separator or "") > 1:
+            raise ValueError(f"between separators such as {self.separator!r} quotes mean nothing; leave quoting out")
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except (LookupError, TypeError):
+                raise ValueError(
+                    f"encoding must be one that Python knows, such as 'gbk' or 'latin-1', got {self.encoding!r}"
+                ) from None
         if self.min_rating is not None and not _is_number(self.min_rating):
             raise ValueError(f"min_rating must be a number, got {self.min_rating!r}")
         if self.event_weights is not None:

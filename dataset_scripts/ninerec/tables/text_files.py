@@ -1,24 +1,25 @@
 """Text files to rows: fields as strings, with the line on which each row starts; no types, no guessing.
 
-CSV and TSV differ only in the separator: quoting is that of RFC 4180. A behaviour file is `literal`: quotes mean
-nothing there. What is no text file, or breaks its format, is a `ValueError` that names FILE:LINE, or is collected and
-passed over.
+A [`Dialect`] says how fields are separated and quoted. What is no text file, or breaks its format, is a `ValueError`
+that names FILE:LINE, or is collected and passed over.
 """
 
 import contextlib
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
+from .forms import LINES_A_USER, Dialect, dialect_of, form_of, without_types
+from .options import EVERYTHING, TableOptions
+from .parquet_files import parquet_columns
 from .problems import RAISE, Problems, shown
 
 
@@ -26,6 +27,8 @@ BLOCK_SIZE = 1 << 24  # bytes read at a time
 LONGEST_LINE = 1 << 25  # bytes of a line that is still checked
 MAX_BROKEN_ROWS = 100  # after which a file is not checked further
 CHUNK_ROWS = 500_000  # rows of a file that needs Python's CSV reader
+# As Unicode and polars have it; Python's `strip()` takes the separators of ASCII, 0x1c to 0x1f, for white space, too.
+WHITE_SPACE = "".join(char for char in map(chr, range(0x3001)) if char.isspace() and not "\x1c" <= char <= "\x1f")
 csv.field_size_limit(1 << 30)  # a text may be long; Python's own limit is 131,072 characters
 
 
@@ -42,11 +45,20 @@ def check_encoding(path: Path, on_problem: Problems = RAISE) -> bool:
                 except UnicodeDecodeError as error:
                     is_utf8 = False
                     byte = f"byte 0x{line[error.start]:02x}"
-                    fix = "convert the file to UTF-8, or unpack it first"
+                    fix = f"say which encoding it is, such as {call_of('encoding', 'gbk')}, or convert the file"
                     text = f"{byte} in {shown(line[:60].decode(errors='replace'))}"
-                    what = f"lines that are not UTF-8; {fix}"
-                    on_problem.error(path, what, 1, [(number, text)], f"{byte} is not UTF-8; {fix}")
+                    message = f"{byte} is not UTF-8; {fix}; {_readings(line)}"
+                    on_problem.error(path, f"lines that are not UTF-8; {fix}", 1, [(number, text)], message)
     return is_utf8
+
+
+def _readings(line: bytes) -> str:
+    """Returns what a line would be in other encodings, for somebody to choose."""
+    found = []
+    for encoding in ("gbk", "big5", "shift_jis", "euc-kr", "cp1251", "latin-1"):
+        with contextlib.suppress(UnicodeDecodeError):
+            found.append(f"{encoding} {shown(line.decode(encoding))}")
+    return f"it would be in {', '.join(found)}"
 
 
 def _errors(on_problem: Problems) -> str:
@@ -54,37 +66,48 @@ def _errors(on_problem: Problems) -> str:
     return "replace" if on_problem.collects else "strict"
 
 
-def separator(path: Path) -> str:
-    """Returns what separates the fields of a file, by its suffix."""
-    return "\t" if path.suffix == ".tsv" else ","
+def strip(text: str) -> str:
+    """Returns a text without the white space around it.
 
-
-def csv_rows(path: Path, on_problem: Problems = RAISE) -> Iterator[tuple[int, list[str]]]:
-    """Yields rows of an RFC 4180 file with the line on which each starts; blank lines are left out.
-
-    After a row that breaks quoting, the next line is read.
+    >>> strip(" a\\x1f "), strip("\\u3000b")
+    ('a\\x1f', 'b')
     """
+    return text.strip(WHITE_SPACE)
+
+
+def text_rows(path: Path, dialect: Dialect, on_problem: Problems = RAISE) -> Iterator[tuple[int, list[str]]]:
+    """Yields the rows of a text file with the line on which each starts; blank lines are left out."""
+    return (_literal_rows if dialect.is_literal else _csv_rows)(path, dialect, on_problem)
+
+
+def _csv_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterator[tuple[int, list[str]]]:
+    """After a row that breaks quoting, the next line is read."""
     line, num_broken = 1, 0
     while num_broken <= MAX_BROKEN_ROWS:
         with open(path, encoding="utf-8-sig", errors=_errors(on_problem), newline="") as file:
             start = line
             deque(islice(file, start - 1), maxlen=0)
-            reader = csv.reader(file, strict=True, delimiter=separator(path))
+            reader = csv.reader(file, **dialect.csv_format)
             try:
                 for row in reader:
-                    if len(row) > 1 or row and row[0].strip():
+                    end = start + reader.line_num
+                    if end - line > 1:
+                        _report_swallowed(path, line, row, dialect, on_problem)
+                    if len(row) > 1 or row and strip(row[0]):
                         yield line, row
-                    line = start + reader.line_num
+                    line = end
                 return
             except csv.Error as error:
-                _report_broken_row(path, line, error, num_broken, on_problem)
+                _report_broken_row(path, line, error, num_broken, dialect, on_problem)
             except UnicodeDecodeError:
                 check_encoding(path)
         num_broken += 1
         line += 1
 
 
-def _report_broken_row(path: Path, line: int, error: csv.Error, num_broken: int, on_problem: Problems) -> None:
+def _report_broken_row(
+    path: Path, line: int, error: csv.Error, num_broken: int, dialect: Dialect, on_problem: Problems
+) -> None:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         text = shown(next(islice(file, line - 1, None)))
     if num_broken == MAX_BROKEN_ROWS:
@@ -92,71 +115,90 @@ def _report_broken_row(path: Path, line: int, error: csv.Error, num_broken: int,
         on_problem.add_lines("error", path, what, 1, [(line, text)])
         return
     fix = 'put fields with commas, quotes or newlines in double quotes and double the quotes inside ("")'
+    if dialect.quoting == "backslash":
+        fix = 'put a backslash before the quotes inside (\\")'
+    else:
+        other = "backslash" if '\\"' in text.replace("\\\\", "\\") else "none"
+        means = {"backslash": 'quotes inside are written as \\"', "none": "quotes are part of the text"}[other]
+        fix += f", or, where {means}, say {call_of('quoting', other)}"
     message = f"the row that starts here breaks CSV quoting ({error}); {fix}"
     on_problem.error(path, f"rows that break CSV quoting; {fix}", 1, [(line, f"{text} ({error})")], message)
 
 
-def _literal_rows(path: Path, on_problem: Problems) -> Iterator[tuple[int, list[str]]]:
+def call_of(option: str, value: str) -> str:
+    """Returns how an option is given, in Python and on the command line."""
+    return f'{option}="{value}" (in a script --{option} {value})'
+
+
+def _report_swallowed(path: Path, line: int, row: list[str], dialect: Dialect, on_problem: Problems) -> None:
+    """Reports the lines within a quoted text that have as many columns as the row, and an id of the same form.
+
+    They are probably rows, and a quote before them is none, or is not closed where it should be.
+    """
+    found, number = [], line
+    for place, field in enumerate(row):
+        _, *more = re.split(r"\r\n|\n|\r", field)
+        for left, text in zip(reversed(range(len(more))), more, strict=True):
+            number += 1
+            rest = 0 if left else len(row) - 1 - place  # of the line on which the text ends
+            if text.count(dialect.separator) + rest == len(row) - 1 and len(row) > 1:
+                found.append((number, text))
+    if not found:
+        return
+    told = [(number, shown(text)) for number, text in found]
+    what = "lines within a text that look like rows"
+    if dialect.quoting is not None or _form_of_id(row[0]) not in {
+        _form_of_id(text.split(dialect.separator)[0]) for _, text in found
+    }:
+        on_problem.add_lines("warning", path, f"{what}: kept as they are", len(told), told)
+        return
+    fix = (
+        "close the quote of the row before them, or, where quotes are part of the text, say "
+        f"{call_of('quoting', 'none')}; if they do belong to the text, {call_of('quoting', 'double')}"
+    )
+    lines = f"lines {line} to {found[-1][0]}"
+    message = f"{lines} are one row, within whose text there are lines that look like rows ({told[0][1]}); {fix}"
+    on_problem.error(path, f"{what}; {fix}", len(told), [(line, f"{lines} are one row"), *told], message)
+
+
+def _form_of_id(text: str) -> str:
+    """Returns an id with one `a` for its letters and one `9` for its digits: those of one table look alike.
+
+    >>> _form_of_id("B00x7"), _form_of_id(" n-12 ")
+    ('a9a9', 'a-9')
+    """
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", strip(text)))
+
+
+def _literal_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig", errors=_errors(on_problem)) as file:
         try:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.rstrip("\n").split("\t")
+                if strip(line):
+                    yield number, line.rstrip("\n").split(dialect.separator)
         except UnicodeDecodeError:
             check_encoding(path)
 
 
-@contextlib.contextmanager
-def _whole_parquet(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no whole Parquet file, copy it again: {error}") from None
-
-
-def parquet_columns(path: Path) -> list[str]:
-    """Names of the columns of a Parquet file."""
-    with _whole_parquet(path):
-        return pyarrow.parquet.read_schema(path).names
-
-
-def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a Parquet file, `num_rows` at a time."""
-    with _whole_parquet(path):
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=num_rows, columns=columns)
-    while True:
-        with _whole_parquet(path):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield cast(pl.DataFrame, pl.from_arrow(batch))
-
-
-def as_strings(path: Path, name: str, values: pl.Series) -> pl.Series:
-    """Returns ids or texts of a Parquet column as strings; numbers with a fraction are no ids.
-
-    A column without any value is of no type, or, as pandas writes it, of numbers that are none.
-    """
-    if values.is_null().all() or (values.dtype.is_float() and values.is_nan().fill_null(True).all()):
-        return pl.Series(values.name, [None] * len(values), dtype=pl.String)
-    if values.dtype.is_integer() or isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum):
-        return values.cast(pl.String)
-    raise ValueError(f"{path}: column {name!r} is of type {values.dtype}; ids and texts must be strings or integers")
-
-
 def first_row(
-    path: Path, after: int | None = None, literal: bool = False, on_problem: Problems = RAISE
+    path: Path,
+    options: TableOptions = EVERYTHING,
+    after: int | None = None,
+    literal: bool = False,
+    on_problem: Problems = RAISE,
 ) -> tuple[int, list[str]]:
     """Returns line number and fields of the first row, or of the first after the header's line.
 
-    Of a Parquet file it returns the names of the columns. While problems are collected, they are passed over here:
-    they are reported when the file is read.
+    Of a form that always has names, such as Parquet, it returns those of the columns, and line 0. While problems are
+    collected, they are passed over here: they are reported when the file is read.
     """
-    if path.suffix == ".parquet":
+    if form_of(path).kind == "parquet":
         return 0, parquet_columns(path)
     passed_over = Problems() if on_problem.collects else RAISE
-    for line, row in _literal_rows(path, passed_over) if literal else csv_rows(path, passed_over):
-        if after is None or line > after:
+    for line, row in text_rows(path, LINES_A_USER if literal else dialect_of(path, options), passed_over):
+        if after is None:
+            return line, without_types(row)
+        if line > after:
             return line, row
     if after is not None:
         raise ValueError(f"{path}: the file has a header but no rows")
@@ -219,34 +261,40 @@ def _with_line_feeds(block: bytes) -> bytes:
     return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
 
 
-def field_chunks(path: Path, literal: bool = False, on_problem: Problems = RAISE) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a CSV or TSV file as frames of `line` and `fields` (list of string)."""
-    if not literal and _has_quotes(path):
-        rows = csv_rows(path, on_problem)
+def field_chunks(path: Path, dialect: Dialect, on_problem: Problems = RAISE) -> Iterator[pl.DataFrame]:
+    """Yields the rows of a text file as frames of `line` and `fields` (list of string)."""
+    if not dialect.is_literal and _has_quotes(path, dialect):
+        rows = text_rows(path, dialect, on_problem)
         while chunk := list(islice(rows, CHUNK_ROWS)):
             lines, rows_of_fields = zip(*chunk, strict=True)
             fields = pl.from_arrow(pa.array(rows_of_fields, pa.large_list(pa.large_string())))  # faster than by row
             yield pl.DataFrame({"line": lines, "fields": fields}, schema_overrides={"line": pl.Int64})
         return
     for text in _line_chunks(path, on_problem):
-        yield text.select("line", pl.col("text").str.split(separator(path)).alias("fields"))
+        yield text.select("line", pl.col("text").str.split(dialect.separator).alias("fields"))
 
 
 class Irregular(Exception):
     """A file is not as regular as the fast reader needs; the careful one reads it, or finds the line at fault."""
 
 
-def is_quoted(path: Path) -> bool:
+def is_quoted(path: Path, dialect: Dialect) -> bool:
     """Returns whether a file has quotes, as [`regular_chunks`] must know.
 
     Raises:
-        Irregular: if a quoted field goes over several lines or breaks the rules, which the fast reader would not see.
+        Irregular: if a quoted field goes over several lines or breaks the rules, which the fast reader would not see,
+            or if the file is of a dialect that it does not read.
     """
-    if not _has_quotes(path):
+    if len(dialect.separator) > 1:
+        raise Irregular(f"its fields are separated by {dialect.separator!r}")
+    if dialect.is_literal or not _has_quotes(path, dialect):
         return False
-    other = f"[^{separator(path)}]"
-    field = f'(?:"(?:[^"]|"")*"|[^"{separator(path)}]{other}*|)'
-    regular = f"^{field}(?:{separator(path)}{field})*$"
+    if dialect.quoting == "backslash":
+        raise Irregular("it has quotes or backslashes")
+    separator = re.escape(dialect.separator)
+    other = f"[^{separator}]"
+    field = f'(?:"(?:[^"]|"")*"|[^"{separator}]{other}*|)'
+    regular = f"^{field}(?:{separator}{field})*$"
     for chunk in _line_chunks(path):
         quoted = chunk.filter(pl.col("text").str.contains('"', literal=True))
         wrong = quoted.filter(~pl.col("text").str.contains(regular))
@@ -255,11 +303,14 @@ def is_quoted(path: Path) -> bool:
     return True
 
 
-def regular_chunks(path: Path, columns: list[str | None], skip_lines: int, quoted: bool) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a plain CSV or TSV file, many times faster than [`field_chunks`].
+def regular_chunks(
+    path: Path, separator: str, columns: list[str | None], skip_lines: int, quoted: bool
+) -> Iterator[pl.DataFrame]:
+    """Yields the rows of a plain text file, many times faster than [`field_chunks`].
 
     Args:
         path: with each row on a line.
+        separator: of the fields, one character.
         columns: what each column is, `None` where it is not used.
         skip_lines: number of lines before the first row.
         quoted: see [`is_quoted`].
@@ -275,7 +326,7 @@ def regular_chunks(path: Path, columns: list[str | None], skip_lines: int, quote
             pyarrow.csv.open_csv(
                 path,
                 read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=skip_lines, block_size=BLOCK_SIZE),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=separator(path), quote_char='"' if quoted else False),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=separator, quote_char='"' if quoted else False),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=dict.fromkeys(used, pa.string()),
                     include_columns=used,
@@ -288,6 +339,10 @@ def regular_chunks(path: Path, columns: list[str | None], skip_lines: int, quote
         raise Irregular(str(error)) from error
 
 
-def _has_quotes(path: Path) -> bool:
+def _has_quotes(path: Path, dialect: Dialect) -> bool:
+    """Returns whether a file has anything that quoting could change."""
     with open(path, "rb") as file:
-        return any(b'"' in block for block in iter(lambda: file.read(1 << 24), b""))
+        for block in iter(lambda: file.read(1 << 24), b""):
+            if b'"' in block or (dialect.quoting == "backslash" and b"\\" in block):
+                return True
+    return False

@@ -28,8 +28,9 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from ..builder import ITEMS_SUFFIX
 from ..builder import SPLITS as SPLIT_STRATEGIES
-from ..files import DERIVED, NAME, SOURCES, TABLE_SUFFIXES, TARGETS
+from ..files import DERIVED, NAME, SOURCES, TARGETS
 from ..protocol import PROTOCOL_FILE, split_protocol, write_protocol
+from ..tables.forms import FORMS, split_name
 from .options import add_table_options, boolean, table_options
 
 
@@ -297,9 +298,10 @@ def collect(args: argparse.Namespace, folder: Path) -> dict[str, str]:
         path = Path(source)
         link = folder / f"{name}_{kind}.parquet"
         if path.is_file():
-            if path.suffix not in TABLE_SUFFIXES:
-                raise ValueError(f"--{kind} {source}: the file must end in {', '.join(TABLE_SUFFIXES)}")
-            link = link.with_suffix(path.suffix)
+            _, suffix, packing = split_name(path.name)
+            if not suffix:
+                raise ValueError(f"--{kind} {source}: the file must end in {', '.join(FORMS)}")
+            link = link.with_name(f"{name}_{kind}{suffix}{packing}")
             link.symlink_to(path.resolve())
         elif path.exists() or source.count("/") != 1:
             raise ValueError(f"--{kind} {source} is neither a file nor a Hub data set (owner/name)")
@@ -348,7 +350,7 @@ def prepare(args: argparse.Namespace) -> Path:
 
 BUILDER_OPTIONS = (
     "data_dir max_seq_len min_actions min_item_actions split_strategy validation_start test_start catalogue "
-    "columns pair_columns min_rating event_weights"
+    "columns pair_columns min_rating event_weights separator quoting encoding"
 ).split()
 
 

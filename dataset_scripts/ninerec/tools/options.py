@@ -2,9 +2,10 @@
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
-from ..tables.options import TableOptions
+from ..tables.options import QUOTINGS, TableOptions
 
 
 def json_object(text: str) -> dict:
@@ -44,6 +45,13 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         help='what an interaction counts by its event type, as JSON or a file of it: {"click": 0.1, "purchase": 1}; '
         "other types are left out",
     )
+    parser.add_argument("--separator", help="what separates the fields of texts, such as ';' or '::' (default: found)")
+    parser.add_argument(
+        "--quoting",
+        choices=QUOTINGS,
+        help="how quotes within quotes are written: doubled (default), after a backslash; or none: quotes are text",
+    )
+    parser.add_argument("--encoding", help="encoding of texts that are not UTF-8, such as gbk or latin-1")
     parser.add_argument(
         "--min_actions", type=int, help="fewest interactions of a user (default: 5; 10 for Bili_warm20, Bili_warm50)"
     )
@@ -52,6 +60,6 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 def table_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> TableOptions:
     """Returns how tables are read by these options; what is wrong with them ends the command."""
     try:
-        return TableOptions(args.columns, args.pair_columns, args.min_rating, args.event_weights)
+        return TableOptions(**{option.name: getattr(args, option.name) for option in fields(TableOptions)})
     except ValueError as error:
         parser.error(str(error))

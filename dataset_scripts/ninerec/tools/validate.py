@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ..files import DERIVED, DatasetFiles, data_folder, find_files
+from ..tables.forms import form_of
 from ..tables.items import read_items
 from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
@@ -66,12 +67,12 @@ def validate(
         return problems.found()
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            items, interactions = files.tables(Path(scratch))
+            items, interactions = files.tables(Path(scratch), tables)
         except ValueError as error:
             problems.add("error", root, str(error), count=1)
             return problems.found()
         with without_warnings():
-            if ".parquet" in (items.suffix, interactions.suffix):
+            if "parquet" in (form_of(items).kind, form_of(interactions).kind):
                 problems.add("note", root, "Parquet tables are checked as a whole, not row by row", count=1)
             else:
                 _check_rows(files, items, interactions, tables, filters["min_actions"], num_workers, problems)

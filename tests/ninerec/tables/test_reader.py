@@ -588,7 +588,8 @@ def test_only_nine_rec_tables_of_items_are_read_by_position(tmp_path, first, cal
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
-def test_rows_that_vanish_in_a_text_are_named(tmp_path, caplog, separator):
+def test_rows_that_vanish_in_a_text_are_refused(tmp_path, caplog, separator):
+    """Unless it is said that they do not: then they are only named."""
     rows = [
         "item_id,title",
         "i1,plain",
@@ -599,10 +600,61 @@ def test_rows_that_vanish_in_a_text_are_named(tmp_path, caplog, separator):
         "i6,plain",
     ]
     path = tmp_path / f"X_items{'.csv' if separator == ',' else '.tsv'}"
-    found = read_items(write(path, "\n".join(rows).replace(",", separator) + "\n"))
-    assert found["item_id"].to_list() == ["i1", "i2", "i6"]
-    assert f"{path.name}: 3 rows that became part of a text" in caplog.text
+    write(path, "\n".join(rows).replace(",", separator) + "\n")
+    with pytest.raises(ValueError, match=r":3: lines 3 to 6 are one row.*'i3.*quoting=\"none\".*quoting=\"double\""):
+        read_items(path)
+    assert read_items(path, TableOptions(quoting="none"))["text_en"].to_list()[1:3] == ['"We will win', "plain"]
+    assert read_items(path, TableOptions(quoting="double"))["item_id"].to_list() == ["i1", "i2", "i6"]
+    assert f"{path.name}: 3 lines within a text that look like rows" in caplog.text
     assert "e.g. line 4: 'i3" in caplog.text
+    caplog.clear()
+    read_items(write(path, f'item_id{separator}title\ni1{separator}"two\nlines{separator} or more"\n'))
+    assert "1 lines within a text that look like rows: kept as they are" in caplog.text
     caplog.clear()
     read_items(write(path, f'item_id{separator}title\ni1{separator}"two\nlines"\n'))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_interactions_that_vanish_in_an_id_are_refused(tmp_path, separator):
+    path = tmp_path / f"X_pairs{'.csv' if separator == ',' else '.tsv'}"
+    rows = ["user_id,item_id,timestamp", "u1,i1,1", 'u1,"i2,2', "u2,i1,3", 'u2,i2",4']
+    write(path, "\n".join(rows).replace(",", separator) + "\n")
+    with pytest.raises(ValueError, match=r":3: lines 3 to 5 are one row"):
+        interactions_in(path, IDS)
+
+
+def test_quotes_may_follow_a_backslash_or_mean_nothing(tmp_path):
+    path = write(tmp_path / "X_items.csv", 'item_id,title\ni1,"12\\" pizza, 1"\ni2,"C:\\\\"\ni3,plain\n')
+    with pytest.raises(ValueError, match=r":2: .*breaks CSV quoting.*quoting=\"backslash\""):
+        read_items(path)
+    expected = ['12" pizza, 1', "C:\\", "plain"]
+    assert read_items(path, TableOptions(quoting="backslash"))["text_en"].to_list() == expected
+    path = write(tmp_path / "X_items.tsv", 'item_id\ttitle\ni1\t"Quoted" start\ni2\tlast "word"\n')
+    with pytest.raises(ValueError, match=r":2: .*breaks CSV quoting.*quoting=\"none\""):
+        read_items(path)
+    expected = ['"Quoted" start', 'last "word"']
+    assert read_items(path, TableOptions(quoting="none"))["text_en"].to_list() == expected
+    path = write(tmp_path / "X_pairs.csv", 'user,item,time\n"a\\"b",i1,1\nc,i2,2\n')
+    assert interactions_in(path, IDS, quoting="backslash") == [('a"b', "i1", 1), ("c", "i2", 2)]
+    assert interactions_in(path, IDS, quoting="none") == [('"a\\"b"', "i1", 1), ("c", "i2", 2)]
+
+
+@pytest.mark.parametrize(
+    "option", [{"quoting": "single"}, {"separator": '"'}, {"separator": ""}, {"encoding": "gbkk"}]
+)
+def test_options_of_texts_are_checked(option):
+    with pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
+        TableOptions(**option)
+    with pytest.raises(ValueError, match="quotes mean nothing"):
+        TableOptions(separator="::", quoting="double")
+
+
+def test_separators_of_ascii_are_no_white_space(tmp_path):
+    """The same in both tables, whichever reader reads them."""
+    assert items(tmp_path, "i\x1f,a,b\n\x1f,c,d\n") == [("i\x1f", "a", "b"), ("\x1f", "c", "d")]
+    ids = pl.Series(["i\x1f", "\x1f"])
+    assert pairs(tmp_path, "u,i\x1f,1\nu,\x1f,2\n", ids) == [("u", "i\x1f", 1), ("u", "\x1f", 2)]
+    path = tmp_path / "X_behaviour.tsv"
+    with pytest.raises(ValueError, match=r"X_behaviour\.tsv:1: 1 columns where 2"):
+        interactions_in(write(path, "\x1f\n"), IDS)
