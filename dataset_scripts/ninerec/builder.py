@@ -77,7 +77,8 @@ class NineRecConfig(datasets.BuilderConfig):
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
             which 80 % and 90 % of the interactions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
-        columns, pair_columns, min_rating, event_weights, separator, quoting, encoding: see [`TableOptions`].
+        columns, pair_columns, min_rating, event_weights, separator, quoting, encoding,
+            time_format: see [`TableOptions`].
     """
 
     max_seq_len: int = 20
@@ -94,6 +95,7 @@ class NineRecConfig(datasets.BuilderConfig):
     separator: str | None = None
     quoting: str | None = None
     encoding: str | None = None
+    time_format: str | None = None
 
     def __post_init__(self):
         super().__post_init__()

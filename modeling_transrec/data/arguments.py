@@ -25,6 +25,7 @@ _BUILDER_OPTIONS = (
     "separator",
     "quoting",
     "encoding",
+    "time_format",
 )
 _JSON_OPTIONS = ("columns", "event_weights")
 
@@ -122,6 +123,10 @@ class DataArguments:
     encoding: str | None = field(
         default=None, metadata={"help": "Encoding of text tables that are not UTF-8, such as gbk or latin-1."}
     )
+    time_format: str | None = field(
+        default=None,
+        metadata={"help": "Format of dates that may be read in two ways, as of strftime: '%%d/%%m/%%Y %%H:%%M'."},
+    )
     sample: ClassVar[str] = "Sample_Target"
     _argument_group_name = "data"
 
@@ -212,6 +217,10 @@ class SourceArguments(DataArguments):
             "help": "Data set whose validation split chooses the best epoch: best one that is neither a source nor a "
             "target, or one of several sources. Only its items and that split are read (default: the source)."
         },
+    )
+    time_format: str | None = field(
+        default=None,
+        metadata={"help": "Format of dates that may be read in two ways, as of strftime: '%%d/%%m/%%Y %%H:%%M'."},
     )
     sample: ClassVar[str] = "Sample_Source"
 

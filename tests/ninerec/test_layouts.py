@@ -197,7 +197,7 @@ def test_parquet_of_integers_and_their_errors(tmp_path, load):
             interactions.with_columns(pl.when(pl.col("user_id") < 5).then("user_id").alias("user_id")),
             "row 6: empty user_id",
         ),
-        (interactions.with_columns(pl.col("timestamp") / 7), "row 1: timestamp 228571428.5.* is no whole number"),
+        (interactions.with_columns(timestamp=pl.lit("soon")), "row 1: timestamp 'soon' is no whole number"),
         (interactions.rename({"user_id": "who"}), "name no user"),
         (interactions.head(0), "has no rows"),
     ]:

@@ -5,8 +5,10 @@ Where options ask for them, there are `rating` and `event_type`, too.
 A file has a row an interaction, or a line a user. While problems are collected, chunks have a column `line` as well.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -15,11 +17,22 @@ import polars as pl
 import pyarrow as pa
 
 from .forms import LINES_A_USER, dialect_of, form_of
-from .numbers import TIMES, to_microseconds, to_numbers, wrong_number
+from .numbers import (
+    DATE,
+    SAMPLE_ROWS,
+    TIMES,
+    WHOLE,
+    TimeForm,
+    decimal_form,
+    form_of_format,
+    form_of_times,
+    to_ratings,
+    wrong_rating,
+)
 from .options import EVERYTHING, TableOptions
 from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown
-from .text_files import Irregular, check_encoding, field_chunks, first_row, is_quoted, regular_chunks
+from .text_files import Irregular, check_encoding, field_chunks, first_row, is_quoted, regular_chunks, text_rows
 
 
 PARQUET_ROWS = 1 << 21  # rows read at a time
@@ -29,31 +42,44 @@ NUMBERS = ("timestamp", "rating")
 Chunks = Callable[[], Iterator[pl.DataFrame]]
 
 
-def time_is_date(
+def find_time_form(
     path: Path,
     columns: list[str | None],
     header_line: int | None,
     options: TableOptions = EVERYTHING,
     on_problem: Problems = RAISE,
-) -> bool:
-    """Returns whether the first time is a date, not a number; all others must be of the same form."""
+) -> TimeForm:
+    """Returns how the times of a file are written, by the first of them; all others must be of the same form."""
     if "timestamp" not in columns:
-        return False
+        return WHOLE
     place = columns.index("timestamp")
     if form_of(path).kind == "parquet":
-        name = parquet_columns(path)[place]
-        first = next((chunk[name].drop_nulls() for chunk in parquet_chunks(path, [name], 1000)), pl.Series([]))
-        if isinstance(first.dtype, pl.Datetime | pl.Date):
-            return True
-        first = first.head(1).cast(pl.String) if isinstance(first.dtype, pl.Categorical | pl.Enum) else first.head(1)
-    else:
-        row = first_row(path, options, after=header_line, on_problem=on_problem)[1]
-        first = pl.Series(row[place : place + 1], dtype=pl.String)
-    return first.dtype == pl.String and len(first) > 0 and to_microseconds(first).null_count() == 0
+        return _form_of_column(path, parquet_columns(path)[place], options)
+    if options.time_format is not None:
+        return form_of_format(options.time_format)
+    first_row(path, options, after=header_line, on_problem=on_problem)
+    rows = text_rows(path, dialect_of(path, options), Problems() if on_problem.collects else RAISE)
+    fields = (row[place] for line, row in rows if line != header_line and place < len(row))
+    chunks = iter(lambda: list(islice(fields, SAMPLE_ROWS)), [])
+    return form_of_times(path, (pl.Series(chunk, dtype=pl.String) for chunk in chunks))
+
+
+def _form_of_column(path: Path, name: str, options: TableOptions) -> TimeForm:
+    chunks = (chunk[name] for chunk in parquet_chunks(path, [name], SAMPLE_ROWS))
+    first = next(chunks, pl.Series([]))
+    if isinstance(first.dtype, pl.Datetime | pl.Date):
+        return DATE
+    if first.dtype.is_float() or isinstance(first.dtype, pl.Decimal):
+        return decimal_form(path, first.cast(pl.Float64))
+    if not isinstance(first.dtype, pl.String | pl.Categorical | pl.Enum):
+        return WHOLE
+    if options.time_format is not None:
+        return form_of_format(options.time_format)
+    return form_of_times(path, (chunk.cast(pl.String) for chunk in itertools.chain([first], chunks)))
 
 
 def regular_pairs(
-    path: Path, options: TableOptions, columns: list[str | None], header_line: int | None, has_dates: bool
+    path: Path, options: TableOptions, columns: list[str | None], header_line: int | None, times: TimeForm
 ) -> Chunks:
     """Returns the rows of a pair file that is plain enough for a fast reader.
 
@@ -62,19 +88,28 @@ def regular_pairs(
     """
     dialect = dialect_of(path, options)
     rows = partial(regular_chunks, path, dialect.separator, columns, header_line or 0, quoted=is_quoted(path, dialect))
-    return lambda: (_regular_numbers(chunk, has_dates) for chunk in rows())
+    return lambda: (_regular_numbers(chunk, times) for chunk in rows())
 
 
-def _regular_numbers(chunk: pl.DataFrame, has_dates: bool) -> pl.DataFrame:
+def _regular_numbers(chunk: pl.DataFrame, times: TimeForm) -> pl.DataFrame:
     chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
     if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
         raise Irregular("it has empty ids")
     for role in [name for name in NUMBERS if name in chunk.columns]:
-        numbers = to_numbers(role, chunk[role], has_dates)
+        numbers = _to_numbers(role, chunk[role], times)
         if numbers.null_count():
             raise Irregular(f"it has a {role} of another form")
         chunk = chunk.with_columns(numbers.alias(role))
     return chunk
+
+
+def _to_numbers(role: str, values: pl.Series, times: TimeForm) -> pl.Series:
+    """Returns strings as ratings or times; null where there is none."""
+    return to_ratings(values) if role == "rating" else times.parse(values)
+
+
+def _wrong_number(role: str, value: object, times: TimeForm) -> str:
+    return wrong_rating(value) if role == "rating" else times.wrong(value)
 
 
 def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
@@ -98,7 +133,7 @@ def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
     return read
 
 
-def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Iterator[pl.DataFrame]:
+def parquet_pairs(path: Path, columns: list[str | None], times: TimeForm) -> Iterator[pl.DataFrame]:
     """Yields the rows of a Parquet file."""
     names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
     row = 1
@@ -106,7 +141,7 @@ def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Ite
         chunk = {}
         for name, role in names.items():
             if role in NUMBERS:
-                chunk[role] = _parquet_numbers(path, role, frame[name], has_dates, row)
+                chunk[role] = _parquet_numbers(path, role, frame[name], times, row)
                 missing = chunk[role].is_null()
             else:
                 chunk[role] = as_strings(path, name, frame[name]).str.strip_chars()
@@ -121,26 +156,29 @@ def parquet_pairs(path: Path, columns: list[str | None], has_dates: bool) -> Ite
         raise ValueError(f"{path}: the file has no rows")
 
 
-def _parquet_numbers(path: Path, role: str, values: pl.Series, has_dates: bool, row: int) -> pl.Series:
-    """Returns times or ratings as [`to_numbers`] has them, null where there are none; `row` is that of the first."""
+def _parquet_numbers(path: Path, role: str, values: pl.Series, times: TimeForm, row: int) -> pl.Series:
+    """Returns times or ratings as [`_to_numbers`] has them, null where there are none; `row` is that of the first."""
     if role == "timestamp" and isinstance(values.dtype, pl.Datetime | pl.Date):
         return values.dt.epoch("us")
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     if values.dtype == pl.String:
-        numbers = to_numbers(role, values, has_dates)
+        numbers = _to_numbers(role, values, times)
         wrong = numbers.is_null() & values.is_not_null()
     elif not values.dtype.is_numeric():
         form = "numbers" if role == "rating" else f"all times in one form: {TIMES}"
         raise ValueError(f"{path}: column {values.name!r} is of type {values.dtype}; write {form}")
     elif role == "rating":
         return values.cast(pl.Float64).fill_nan(None)
+    elif times.ticks > 1:
+        numbers = (values.cast(pl.Float64) * times.ticks).round().cast(pl.Int64, strict=False)
+        wrong = numbers.is_null() & values.is_not_null()
     else:
         numbers = values.cast(pl.Int64, strict=False)
         wrong = (numbers.is_null() & values.is_not_null()) | (numbers != values).fill_null(False)
     if wrong.any():
         first = wrong.arg_true()[0]
-        raise ValueError(f"{path}, row {row + first}: {wrong_number(role, values[first], has_dates)}")
+        raise ValueError(f"{path}, row {row + first}: {_wrong_number(role, values[first], times)}")
     return numbers
 
 
@@ -148,7 +186,7 @@ def pairs_line_by_line(
     path: Path,
     columns: list[str | None],
     header_line: int | None,
-    has_dates: bool = False,
+    times: TimeForm = WHOLE,
     options: TableOptions = EVERYTHING,
     literal: bool = False,
     on_problem: Problems = RAISE,
@@ -188,7 +226,7 @@ def pairs_line_by_line(
                 on_problem.error(path, what, empty.height, lines, message)
                 rows = rows.filter(pl.col(name) != "")
         for role in [name for name in NUMBERS if name in rows.columns]:
-            rows = _parse_numbers(path, role, rows, has_dates, on_problem)
+            rows = _parse_numbers(path, role, rows, times, on_problem)
         yield rows if literal or on_problem.collects else rows.drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
@@ -198,16 +236,15 @@ def _head(rows: pl.DataFrame, on_problem: Problems) -> list[tuple]:
     return rows.head(max(on_problem.max_examples, 1)).rows()
 
 
-def _parse_numbers(path: Path, role: str, rows: pl.DataFrame, has_dates: bool, on_problem: Problems) -> pl.DataFrame:
-    parsed = rows.with_columns(to_numbers(role, rows[role], has_dates).alias(role))
+def _parse_numbers(path: Path, role: str, rows: pl.DataFrame, times: TimeForm, on_problem: Problems) -> pl.DataFrame:
+    parsed = rows.with_columns(_to_numbers(role, rows[role], times).alias(role))
     wrong = rows.filter(parsed[role].is_null()).select("line", role)
     if not wrong.is_empty():
         line, text = wrong.row(0)
-        message = wrong_number(role, text, has_dates)
+        message = _wrong_number(role, text, times)
         if line == 1:
             message += " (if this line is a header: name its columns user_id,item_id,timestamp)"
-        form = "date, unlike the first" if has_dates else "whole number"
-        what = f"timestamps that are no {form}; write all times in one form: {TIMES}"
+        what = f"timestamps that are no {times.name}, unlike the first; write all times in one form: {TIMES}"
         if role == "rating":
             what = "ratings that are no numbers"
         lines = [(line, shown(text)) for line, text in _head(wrong, on_problem)]

@@ -21,14 +21,15 @@ from .forms import form_of
 from .interaction_rows import (
     Chunks,
     behaviour_chunks,
+    find_time_form,
     kept_in_file,
     pairs_line_by_line,
     parquet_pairs,
     regular_pairs,
-    time_is_date,
     to_arrow,
     values_at,
 )
+from .numbers import LARGEST_RATING, WHOLE, TimeForm
 from .options import EVERYTHING, TableOptions
 from .problems import RAISE, Problems, warn
 from .text_files import Irregular
@@ -36,7 +37,6 @@ from .text_files import Irregular
 
 logger = logging.getLogger(__name__)
 
-LARGEST_RATING = 10  # of numbers that are hardly times
 ROWS_PER_PART = 1 << 24  # interactions that are sorted at a time
 
 
@@ -79,7 +79,7 @@ def interaction_chunks(
     options: TableOptions,
     is_regular: bool = True,
     on_problem: Problems = RAISE,
-) -> tuple[Chunks, bool]:
+) -> tuple[Chunks, TimeForm]:
     """Finds out how a file is to be read.
 
     Args:
@@ -89,7 +89,7 @@ def interaction_chunks(
         on_problem: what happens to a row that is wrong. While problems are collected, all is read line by line.
 
     Returns:
-        What makes a new iterator over the interactions, and whether their times are dates, as microseconds.
+        What makes a new iterator over the interactions, and the form of their times.
     """
     line_by_line = partial(pairs_line_by_line, path, options=options, on_problem=on_problem)
     lines: Chunks
@@ -99,23 +99,23 @@ def interaction_chunks(
         lines = partial(line_by_line, ["user_id", "item_ids"], header_line, literal=True)
         if on_problem.collects:  # which are collected once
             lines = kept_in_file(path, lines, folder / "rows.arrow")
-        return behaviour_chunks(path, lines, on_problem), False
+        return behaviour_chunks(path, lines, on_problem), WHOLE
     roles, header_line = pair_roles(path, options, on_problem)
-    has_dates = time_is_date(path, roles, header_line, options, on_problem)
+    times = find_time_form(path, roles, header_line, options, on_problem)
     if form_of(path).kind == "parquet":
-        return partial(parquet_pairs, path, roles, has_dates), has_dates
+        return partial(parquet_pairs, path, roles, times), times
     if on_problem.collects:
-        without_report = partial(line_by_line, roles, header_line, has_dates, on_problem=Problems())
+        without_report = partial(line_by_line, roles, header_line, times, on_problem=Problems())
         roles = name_roles(path, without_report, roles, item_ids)
-        chunks = partial(line_by_line, roles, header_line, has_dates)
-        return kept_in_file(path, chunks, folder / "rows.arrow"), has_dates
+        chunks = partial(line_by_line, roles, header_line, times)
+        return kept_in_file(path, chunks, folder / "rows.arrow"), times
     if is_regular:
-        chunks = regular_pairs(path, options, roles, header_line, has_dates)
+        chunks = regular_pairs(path, options, roles, header_line, times)
     else:
-        chunks = kept_in_file(path, partial(line_by_line, roles, header_line, has_dates), folder / "rows.arrow")
+        chunks = kept_in_file(path, partial(line_by_line, roles, header_line, times), folder / "rows.arrow")
     named = name_roles(path, chunks, roles, item_ids)
     names = {old: new for old, new in zip(roles, named, strict=True) if old is not None}
-    return lambda: (chunk.rename(names) for chunk in chunks()), has_dates
+    return lambda: (chunk.rename(names) for chunk in chunks()), times
 
 
 def _build(
@@ -127,9 +127,9 @@ def _build(
     max_actions: int | None,
     min_item_actions: int,
     chunks: Chunks,
-    has_dates: bool = False,
+    times: TimeForm = WHOLE,
 ) -> Sequences:
-    """`folder` is for a temporary file. Dates are sorted as microseconds; in the result they are seconds."""
+    """`folder` is for a temporary file. Times are sorted by ticks; in the result they are units."""
     table = to_arrow(item_ids)
     limits = (min_actions, max_actions, min_item_actions)
     for seed in range(4):
@@ -160,14 +160,14 @@ def _build(
             f"{path}: none of {report.num_users:,} users has {min_actions} interactions with known items; "
             "lower min_actions or check the files"
         )
-    _warn_of_ratings(path, sequences.timestamps)
-    if has_dates and sequences.timestamps is not None:
-        sequences = replace(sequences, timestamps=sequences.timestamps // 10**6)
+    if sequences.timestamps is not None:
+        sequences = replace(sequences, timestamps=times.to_units(sequences.timestamps))
+        _warn_of_ratings(path, sequences.timestamps)
     named = values_at(chunks, "user_id", sequences.user_ids.to_numpy())
     if report.repeated is not None:
         row, item, timestamp = report.repeated
-        timestamp = timestamp // 10**6 if has_dates else timestamp
-        example = (values_at(chunks, "user_id", np.array([row]))[0].as_py(), table[item].as_py(), timestamp)
+        user = values_at(chunks, "user_id", np.array([row]))[0].as_py()
+        example = (user, table[item].as_py(), times.to_units(timestamp))
         what = f"rows of {path.name} repeat user, item and timestamp of an earlier row: dropped"
         warn(report.num_repeated, what, example)
     if report.num_short:
@@ -176,9 +176,9 @@ def _build(
     return replace(sequences, user_ids=named, item_ids=table.cast(pa.string()))
 
 
-def _warn_of_ratings(path: Path, timestamps: np.ndarray | None) -> None:
+def _warn_of_ratings(path: Path, timestamps: np.ndarray) -> None:
     """Warns where what is taken for times looks like ratings, or like no time at all."""
-    if timestamps is not None and len(timestamps) > LARGEST_RATING and 0 <= timestamps.min():
+    if len(timestamps) > LARGEST_RATING and 0 <= timestamps.min():
         if timestamps.max() <= LARGEST_RATING:
             logger.warning(
                 "%s: the times are numbers from %d to %d: are they ratings? Name the columns, or say that there is no "

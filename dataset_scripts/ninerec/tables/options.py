@@ -38,6 +38,8 @@ class TableOptions:
             like rows are an error.
         encoding: of texts that are not UTF-8, as Python calls it, e.g. `"gbk"` or `"latin-1"`; tables that are UTF-8
             or begin with a byte order mark are read as what they are.
+        time_format: of dates that are written in none of the usual ways, or may be read in two: that of `strftime`,
+            e.g. `"%d/%m/%Y %H:%M"`.
     """
 
     columns: ColumnNames | None = None
@@ -47,6 +49,7 @@ class TableOptions:
     separator: str | None = None
     quoting: str | None = None
     encoding: str | None = None
+    time_format: str | None = None
 
     def __post_init__(self):
         if not isinstance(self.columns, Mapping | None):
@@ -79,6 +82,10 @@ class TableOptions:
                 raise ValueError(
                     f"encoding must be one that Python knows, such as 'gbk' or 'latin-1', got {self.encoding!r}"
                 ) from None
+        if self.time_format is not None and "%" not in str(self.time_format):
+            raise ValueError(
+                f"time_format must be one of strftime, such as '%d/%m/%Y %H:%M', got {self.time_format!r}"
+            )
         if self.min_rating is not None and not _is_number(self.min_rating):
             raise ValueError(f"min_rating must be a number, got {self.min_rating!r}")
         if self.event_weights is not None:

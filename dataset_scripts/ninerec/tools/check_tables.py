@@ -14,10 +14,13 @@ from ..tables.columns import is_behaviour
 from ..tables.interaction_rows import Chunks, to_arrow
 from ..tables.interactions import interaction_chunks
 from ..tables.items import add_repeated
+from ..tables.numbers import TimeForm
 from ..tables.options import TableOptions
 from ..tables.problems import Problems, shown
 
 
+ROUNDED = r"^\d(\.\d+)?[eE]\+?\d+$"
+ROUNDED_IDS = "ids as spreadsheets round them: different ids may have become one; export the table again, ids as text"
 CONTROL = r"[\x00-\x1f\x7f]"
 ROWS_PER_PART = 1 << 21  # interactions that are sorted at a time
 LANGUAGES = ("text_zh", "text_en")
@@ -45,6 +48,7 @@ def check_items(path: Path, items: pl.DataFrame, problems: Problems) -> None:
         if reason := _odd_id(item_id):
             what = "ids that are no plain names: such an item has no cover; never make a file name of the id"
             problems.add_lines("warning", path, what, 1, [(line, f"{shown(item_id)}: {reason}")])
+    add("warning", ROUNDED_IDS, items.filter(pl.col("item_id").str.contains(ROUNDED)))
     has_text = {language: pl.col(language).str.strip_chars() != "" for language in LANGUAGES}
     what = "items with an empty text in both languages: kept without text"
     add("warning", what, items.filter(~pl.any_horizontal(has_text.values())))
@@ -101,14 +105,16 @@ def check_interactions(
     with tempfile.TemporaryDirectory(prefix="validate-") as scratch:
         folder, item_ids = Path(scratch), items["item_id"]
         by_line = is_behaviour(path, options, problems)
-        chunks, has_dates = interaction_chunks(path, folder, item_ids, options, on_problem=problems)
-        clock, used = _Clock(path, has_dates, problems), np.zeros(items.height, dtype=bool)
+        chunks, times = interaction_chunks(path, folder, item_ids, options, on_problem=problems)
+        clock, used = _Clock(path, times, problems), np.zeros(items.height, dtype=bool)
 
         def checked() -> Iterator[pl.DataFrame]:
             for chunk in chunks():
                 clock.check(chunk)
                 odd = chunk.filter(pl.col("user_id").str.contains(CONTROL))
                 problems.add_rows("note", path, "user ids with control characters", odd, "user_id")
+                rounded = chunk.filter(pl.any_horizontal(pl.col("user_id", "item_id").str.contains(ROUNDED)))
+                problems.add_rows("warning", path, ROUNDED_IDS, rounded, "user_id")
                 yield chunk
 
         coded = folder / "coded.arrow"
@@ -125,14 +131,16 @@ def check_interactions(
 class _Clock:
     """Whether timestamps are plausible, in the unit that the first chunk has; dates are microseconds."""
 
-    def __init__(self, path: Path, has_dates: bool, problems: Problems):
-        self.path, self.problems, self.has_dates = path, problems, has_dates
-        self.unit = "microseconds" if has_dates else None
+    def __init__(self, path: Path, times: TimeForm, problems: Problems):
+        self.path, self.problems, self.times = path, problems, times
+        self.unit = "microseconds" if times.is_date else None
 
     def check(self, rows: pl.DataFrame) -> None:
         """Checks the times of a chunk."""
         if "timestamp" not in rows.columns or rows.is_empty():
             return
+        if not self.times.is_date:
+            rows = rows.with_columns(self.times.to_units(pl.col("timestamp")))
         if self.unit is None:
             median = rows.select(pl.col("timestamp").median()).item()
             # Any unit reads the years from 1990 to 2100 as numbers that no other unit does.
@@ -144,9 +152,9 @@ class _Clock:
             ("timestamps before 1990", rows.filter(pl.col("timestamp") < EARLIEST * factor)),
             ("timestamps in the future", rows.filter(pl.col("timestamp") > int(tomorrow * factor))),
         ):
-            if self.has_dates:
+            if self.times.is_date:
                 wrong = wrong.with_columns(pl.from_epoch("timestamp", time_unit="us").cast(pl.String))
-            what = f"{what}{'' if self.has_dates else f' (in {self.unit})'}: kept, and sorted by"
+            what = f"{what}{'' if self.times.is_date else f' (in {self.unit})'}: kept, and sorted by"
             self.problems.add_rows("warning", self.path, what, wrong, "timestamp", str)
 
 

@@ -350,7 +350,7 @@ def prepare(args: argparse.Namespace) -> Path:
 
 BUILDER_OPTIONS = (
     "data_dir max_seq_len min_actions min_item_actions split_strategy validation_start test_start catalogue "
-    "columns pair_columns min_rating event_weights separator quoting encoding"
+    "columns pair_columns min_rating event_weights separator quoting encoding time_format"
 ).split()
 
 

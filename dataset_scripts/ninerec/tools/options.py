@@ -53,6 +53,9 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoding", help="encoding of texts that are not UTF-8, such as gbk or latin-1")
     parser.add_argument(
+        "--time_format", help="format of dates that may be read in two ways, such as '%%d/%%m/%%Y %%H:%%M'"
+    )
+    parser.add_argument(
         "--min_actions", type=int, help="fewest interactions of a user (default: 5; 10 for Bili_warm20, Bili_warm50)"
     )
 

@@ -232,11 +232,12 @@ def test_pairs_by_header(tmp_path, content, expected):
             2,
             "timestamp '2021-01-01' is no whole number; write all times in one form",
         ),
-        ("u,i1,1\nu,i2,1.5\n", 2, "timestamp '1.5' is no"),
+        ("u,i1,1\nu,i2,1e3\n", 2, "timestamp '1e3' is no whole number"),
+        ("u,i1,1600000000.5\nu,i2,2021-01-01\n", 2, "timestamp '2021-01-01' is no number"),
         ("who,what,when\nu,i1,1\n", 1, "timestamp 'when' .*header"),
         ("user_id,item_id,rating\nu,i1,1\n", 1, "does not name user, item and timestamp"),
         ("a,b,c,d\n", 1, "4 columns where 2 or 3 are expected"),
-        ("u,i1,01/05/2021\n", 1, "timestamp '01/05/2021' is no whole number; .* or a date such as"),
+        ("u,i1,01/05/21\n", 1, "timestamp '01/05/21' is no whole number; .* or a date such as"),
         ("u,i1,2021-01-05\nu,i1,7\n", 2, "timestamp '7' is no date, unlike that of the first row"),
         (
             "vid,user_id,item_id,time\n1,u,i1,1\n",
@@ -372,7 +373,7 @@ def test_times_of_parquet(tmp_path):
         (["2021-01-01", ""], "row 2: timestamp '' is no date"),
         (pl.Series([1, 2**63], dtype=pl.UInt64), "row 2: timestamp 9223372036854775808 is no whole number"),
         ([True, False], "is of type Boolean; write all times"),
-        ([0.5, 1], "row 1: timestamp 0.5 is no"),
+        ([1.6e9, None], "row 2: empty time"),
     ]:
         with pytest.raises(ValueError, match=rf"X\.parquet(, |: column 'time' ){message}"):
             read(times)
@@ -539,6 +540,81 @@ def test_paths_of_covers_are_not_shortened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     (path,) = find_media(IMAGE, Path("link", "..", "X_cover"), pl.Series(["1"]))
     assert os.path.isabs(path) and os.path.samefile(path, cover)
+
+
+# Times in other forms
+
+FORMS_OF_TIMES = {
+    "1593878903.438 1593878903.5 1593878904": [1593878903, 1593878903, 1593878904],  # KuaiRec's
+    "1593878903 1593878903.25 1593878903.5": [1593878903] * 3,
+    "1593878903438.25 1593878903438.5 1593878903439.0": [1593878903438, 1593878903438, 1593878903439],
+    "-1.5 11.25 11.5": [-2, 11, 11],
+    "11/1/2019_9:05:58_AM 11/1/2019_12:05:58_PM 11/13/2019_12:05:58_AM": [1572599158, 1572609958, 1573603558],
+    "1/2/2019 1/3/2019 1/31/2019": [1546387200, 1546473600, 1548892800],
+    "1-2-2019 13-2-2019 1-3-2019": [1548979200, 1550016000, 1551398400],
+    "31/12/2018_23:59 01/01/2019_00:00 1/1/2019_00:01": [1546300740, 1546300800, 1546300860],
+    "7.5.2021_12:30 8.5.2021_9:00 13.5.2021_00:00:01.5": [1620390600, 1620464400, 1620864001],
+    "2021/05/07 2021/5/8 2021/05/09": [1620345600, 1620432000, 1620518400],
+    "20210507 20210508 20210601": [20210507, 20210508, 20210601],
+    "May_7,_2021 Jun_1,_2021 September_2,_2021": [1620345600, 1622505600, 1630540800],
+    "7_May_2021 8_May_2021 1_Jun_2021": [1620345600, 1620432000, 1622505600],
+    "Sat_Mar_24_00:00:00_-0700_2012 Sun_Mar_24_00:00:00_+0000_2013 Sat_Mar_29_10:00:00_+0100_2014": [
+        1332572400,
+        1364083200,
+        1396083600,
+    ],
+    "2019-11-01_00:00:00_UTC 2019-11-01T00:00:01Z 2019-11-01_00:00:02": [1572566400, 1572566401, 1572566402],
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("written", FORMS_OF_TIMES)
+def test_forms_of_times(tmp_path, written, suffix):
+    """Three times in ascending order, in a file in which they stand in another one."""
+    times = [time.replace("_", " ") for time in written.split()]
+    rows = [("u", "i1", times[0]), ("u", "007", times[2]), ("u", "i2", times[1])]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row")
+    path = tmp_path / f"X{suffix}"
+    table.write_parquet(path) if suffix == ".parquet" else table.write_csv(path)
+    expected = [("u", *one) for one in zip(["i1", "i2", "007"], FORMS_OF_TIMES[written], strict=True)]
+    assert interactions_in(path, IDS) == expected
+
+
+def test_decimals_and_floats_of_parquet(tmp_path):
+    for times in (
+        pl.Series([1593878903.438, 1593878903.5, 1593878903.25]),
+        pl.Series(["1593878903.438", "1593878903.5", "1593878903.25"]).cast(pl.Decimal(20, 3)),
+    ):
+        table = pl.DataFrame({"user": "u", "item": ["i1", "i2", "007"], "time": times})
+        table.write_parquet(tmp_path / "X.parquet")
+        found = interactions_in(tmp_path / "X.parquet", IDS)
+        assert found == [("u", item, 1593878903) for item in ("007", "i1", "i2")]
+
+
+def test_month_or_day_first(tmp_path):
+    """The first rows do not tell, but a later one may; otherwise an option does."""
+    rows = [f"u,i1,{1 + n % 12}/2/2019" for n in range(1200)]
+    with pytest.raises(
+        ValueError, match=r"'1/2/2019' may be month/day/year or day/month/year.*time_format=\"%d/%m/%Y\""
+    ):
+        pairs(tmp_path, "\n".join(rows))
+    later = "\n".join([*rows, "u,i2,13/2/2019"])
+    assert pairs(tmp_path, later)[-1] == ("u", "i2", 1550016000)
+    content = "u,i1,1/2/2019 3:04 PM\nu,i2,2/1/2019 3:04 PM\n"
+    found = [pairs(tmp_path, content, time_format=f"{date} %I:%M %p") for date in ("%m/%d/%Y", "%d/%m/%Y")]
+    assert [[item for _, item, _ in rows] for rows in found] == [["i1", "i2"], ["i2", "i1"]]
+    assert found[1][0][2] == 1546441440
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_ratings_with_fractions_are_no_times(tmp_path, suffix):
+    table = pl.DataFrame({"user_id": "u", "item_id": ["i1", "i2"], "time": [4.5, 3]})
+    path = tmp_path / f"X{suffix}"
+    table.write_parquet(path) if suffix == ".parquet" else table.write_csv(path)
+    with pytest.raises(
+        ValueError, match=r'numbers such as 4\.5, none above 10: they are ratings; .*{"timestamp": None}'
+    ):
+        interactions_in(path, IDS)
 
 
 # Columns by their meaning

@@ -113,7 +113,7 @@ def check(problems, severity, what, examples, count=None):
         (PAIRS + ",i6,1500000000\n", "error", "an empty user_id", ["X_pair.csv:19: "]),
         (PAIRS + "u0, ,1500000000\n", "error", "an empty item_id", ["X_pair.csv:19: "]),
         (PAIRS + "u0,i6,soon\n", "error", "no whole number", ["X_pair.csv:19: 'soon'"]),
-        (PAIRS + "u0,i6,1500000000.5\n", "error", "no whole number", ["X_pair.csv:19: "]),
+        (PAIRS + "u0,i6,1.5e9\n", "error", "no whole number", ["X_pair.csv:19: '1.5e9'"]),
         (PAIRS + "u0,i9,1500000009\n", "warning", "not in the items table", ["X_pair.csv:19: item 'i9'"]),
         (PAIRS + "u0,i0,1500000000\n", "warning", "equal in user, item and timestamp", ["X_pair.csv:19: item 'i0'"]),
         (PAIRS + "u0,i0,1500000010\n", "note", "the same user had before", ["X_pair.csv:19: "]),
@@ -414,3 +414,12 @@ def test_audio(tmp_path):
         "entries that are no .wav, .flac, .mp3 file": ("note", ["i6.ogg"]),
         "items without an audio file": ("warning", ["'i6'"]),
     }
+
+
+def test_ids_that_a_spreadsheet_rounded(tmp_path):
+    items = ITEMS.replace("i6,", "1.23457E+12,")
+    pairs = PAIRS.replace("u2,", "2.5E+15,").replace("i6", "1.23457E+12") + "12e3x,i1,1500000000\n"
+    expected = sum("E+" in row for row in pairs.splitlines())
+    [in_items, in_pairs] = [p for p in found(make(tmp_path, items=items, pairs=pairs)) if "spreadsheets" in p[2]]
+    assert in_items[:2] == ("warning", 1) and "X_item.csv:7: '1.23457E+12'" in in_items[3]
+    assert in_pairs[:2] == ("warning", expected) and "X_pair.csv:3: '2.5E+15'" in in_pairs[3]

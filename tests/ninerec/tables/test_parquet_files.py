@@ -1,0 +1,64 @@
+"""Ids and texts of any type that a Parquet file may hold."""
+
+import datetime
+import decimal
+import uuid
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from modeling_transrec.ninerec.tables.parquet_files import as_strings, parquet_chunks
+
+
+ONE = uuid.UUID("12345678-90ab-cdef-1234-567890abcdef")
+TYPES = {
+    "integers": (pa.array([1, 2, None]), ["1", "2", None]),
+    "unsigned": (pa.array([1, 2**64 - 1], pa.uint64()), ["1", "18446744073709551615"]),
+    "decimals": (
+        pa.array([decimal.Decimal(1), decimal.Decimal(10**30), None], pa.decimal128(38, 0)),
+        ["1", f"1{'0' * 30}", None],
+    ),
+    "decimals with zeros": (
+        pa.array([decimal.Decimal("1.00"), decimal.Decimal("20.00")], pa.decimal128(10, 2)),
+        ["1", "20"],
+    ),
+    "wide decimals": (pa.array([decimal.Decimal(1), decimal.Decimal(2)], pa.decimal256(50, 0)), ["1", "2"]),
+    "categories": (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+    "large strings": (pa.array(["a", None], pa.large_string()), ["a", None]),
+    "views": (pa.array(["a", None], pa.string_view()), ["a", None]),
+    "UUIDs": (pa.array([ONE.bytes, None], pa.uuid()), [ONE.hex, None]),
+    "fixed bytes": (pa.array([ONE.bytes, bytes(16)], pa.binary(16)), [ONE.hex, "0" * 32]),
+    "bytes that are text": (pa.array(["é中".encode(), b"a b", None]), ["é中", "a b", None]),
+    "bytes that are none": (pa.array([b"\xff\x00", b"\x01", b"ok"]), ["ff00", "01", "ok"]),
+    "nothing": (pa.nulls(2), [None, None]),
+}
+
+
+def read(tmp_path, column):
+    pyarrow.parquet.write_table(pa.table({"item_id": column}), tmp_path / "X.parquet")
+    (frame,) = parquet_chunks(tmp_path / "X.parquet", ["item_id"], 10)
+    return as_strings(tmp_path / "X.parquet", "item_id", frame["item_id"])
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_ids_of_any_type(tmp_path, kind):
+    column, expected = TYPES[kind]
+    assert read(tmp_path, column).to_list() == expected
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1.0, 2.0]),
+        pa.array([decimal.Decimal("1.50")], pa.decimal128(10, 2)),
+        pa.array([True]),
+        pa.array([datetime.date(2021, 5, 7)]),
+        pa.array([["a"]]),
+        pa.array([{"a": 1}]),
+    ],
+    ids=str,
+)
+def test_what_is_no_id(tmp_path, column):
+    with pytest.raises(ValueError, match=r"X\.parquet: column 'item_id' is of type .*must be strings or integers"):
+        read(tmp_path, column)
