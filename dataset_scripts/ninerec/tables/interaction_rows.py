@@ -112,6 +112,12 @@ def _wrong_number(role: str, value: object, times: TimeForm) -> str:
     return wrong_rating(value) if role == "rating" else times.wrong(value)
 
 
+def _what_is_wrong(role: str, times: TimeForm) -> str:
+    if role == "rating":
+        return "ratings that are no numbers"
+    return f"timestamps that are no {times.name}, unlike the first; write all times in one form: {TIMES}"
+
+
 def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
     """Returns the same chunks, which are read only once and then come from a file."""
     with pa.OSFile(str(file), "wb") as sink:
@@ -133,53 +139,78 @@ def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
     return read
 
 
-def parquet_pairs(path: Path, columns: list[str | None], times: TimeForm) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a Parquet file."""
+def parquet_pairs(
+    path: Path, columns: list[str | None], times: TimeForm, on_problem: Problems = RAISE
+) -> Iterator[pl.DataFrame]:
+    """Yields the rows of a Parquet file; while problems are collected, `line` is a row's number."""
     names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
     row = 1
     for frame in parquet_chunks(path, list(names), PARQUET_ROWS):
-        chunk = {}
+        chunk: dict[str, pl.Series] = {"line": pl.int_range(row, row + frame.height, eager=True)}
+        kept = (
+            pl.Series([True]).extend_constant(True, frame.height - 1)
+            if frame.height
+            else pl.Series([], dtype=pl.Boolean)
+        )
         for name, role in names.items():
             if role in NUMBERS:
-                chunk[role] = _parquet_numbers(path, role, frame[name], times, row)
-                missing = chunk[role].is_null()
+                chunk[role] = _parquet_numbers(path, role, frame[name], times)
+                wrong = kept & chunk[role].is_null() & ~_is_missing(frame[name])
+                if wrong.any():
+                    value = frame[name].filter(wrong)[0]
+                    what, message = _what_is_wrong(role, times), _wrong_number(role, value, times)
+                    _report_rows(path, what, chunk["line"], frame[name], wrong, message, on_problem)
+                    kept &= ~wrong
             else:
                 chunk[role] = as_strings(path, name, frame[name]).str.strip_chars()
-                missing = chunk[role].is_null() | (chunk[role] == "")
+            missing = kept & (chunk[role].is_null() | (chunk[role].cast(pl.String) == "").fill_null(False))
             if missing.any():
-                raise ValueError(
-                    f"{path}, row {row + missing.arg_true()[0]}: empty {name}; fill it in or remove the row"
+                what, message = (
+                    f"rows with an empty {role}; fill it in or remove them",
+                    f"empty {name}; fill it in or remove the row",
                 )
+                _report_rows(path, what, chunk["line"], frame[name], missing, message, on_problem)
+                kept &= ~missing
         row += frame.height
-        yield pl.DataFrame(chunk)
+        yield pl.DataFrame(chunk).filter(kept).drop([] if on_problem.collects else "line")
     if row == 1:
         raise ValueError(f"{path}: the file has no rows")
 
 
-def _parquet_numbers(path: Path, role: str, values: pl.Series, times: TimeForm, row: int) -> pl.Series:
-    """Returns times or ratings as [`_to_numbers`] has them, null where there are none; `row` is that of the first."""
+def _is_missing(values: pl.Series) -> pl.Series:
+    return values.is_nan().fill_null(True) if values.dtype.is_float() else values.is_null()
+
+
+def _report_rows(
+    path: Path, what: str, lines: pl.Series, values: pl.Series, wrong: pl.Series, message: str, on_problem: Problems
+) -> None:
+    """Collects the rows of a Parquet file that are wrong, or raises an error with the number of the first."""
+    numbers, found = (
+        lines.filter(wrong),
+        values.filter(wrong).head(on_problem.max_examples if on_problem.collects else 1),
+    )
+    if not on_problem.collects:
+        raise ValueError(f"{path}, row {numbers[0]}: {message}")
+    shown_values = [shown(str(value)) for value in found]
+    on_problem.error(path, what, len(numbers), list(zip(numbers, shown_values, strict=False)), message)
+
+
+def _parquet_numbers(path: Path, role: str, values: pl.Series, times: TimeForm) -> pl.Series:
+    """Returns times or ratings as [`_to_numbers`] has them, null where there are none."""
     if role == "timestamp" and isinstance(values.dtype, pl.Datetime | pl.Date):
         return values.dt.epoch("us")
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     if values.dtype == pl.String:
-        numbers = _to_numbers(role, values, times)
-        wrong = numbers.is_null() & values.is_not_null()
-    elif not values.dtype.is_numeric():
+        return _to_numbers(role, values, times)
+    if not values.dtype.is_numeric():
         form = "numbers" if role == "rating" else f"all times in one form: {TIMES}"
         raise ValueError(f"{path}: column {values.name!r} is of type {values.dtype}; write {form}")
-    elif role == "rating":
+    if role == "rating":
         return values.cast(pl.Float64).fill_nan(None)
-    elif times.ticks > 1:
-        numbers = (values.cast(pl.Float64) * times.ticks).round().cast(pl.Int64, strict=False)
-        wrong = numbers.is_null() & values.is_not_null()
-    else:
-        numbers = values.cast(pl.Int64, strict=False)
-        wrong = (numbers.is_null() & values.is_not_null()) | (numbers != values).fill_null(False)
-    if wrong.any():
-        first = wrong.arg_true()[0]
-        raise ValueError(f"{path}, row {row + first}: {_wrong_number(role, values[first], times)}")
-    return numbers
+    if times.ticks > 1:
+        return (values.cast(pl.Float64) * times.ticks).round().cast(pl.Int64, strict=False)
+    return values.cast(pl.Int64, strict=False)
 
 
 def pairs_line_by_line(
@@ -244,11 +275,8 @@ def _parse_numbers(path: Path, role: str, rows: pl.DataFrame, times: TimeForm, o
         message = _wrong_number(role, text, times)
         if line == 1:
             message += " (if this line is a header: name its columns user_id,item_id,timestamp)"
-        what = f"timestamps that are no {times.name}, unlike the first; write all times in one form: {TIMES}"
-        if role == "rating":
-            what = "ratings that are no numbers"
         lines = [(line, shown(text)) for line, text in _head(wrong, on_problem)]
-        on_problem.error(path, what, wrong.height, lines, message)
+        on_problem.error(path, _what_is_wrong(role, times), wrong.height, lines, message)
         parsed = parsed.drop_nulls(role)
     return parsed
 

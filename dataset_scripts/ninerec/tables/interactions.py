@@ -103,7 +103,8 @@ def interaction_chunks(
     roles, header_line = pair_roles(path, options, on_problem)
     times = find_time_form(path, roles, header_line, options, on_problem)
     if form_of(path).kind == "parquet":
-        return partial(parquet_pairs, path, roles, times), times
+        chunks = partial(parquet_pairs, path, roles, times, on_problem)
+        return kept_in_file(path, chunks, folder / "rows.arrow") if on_problem.collects else chunks, times
     if on_problem.collects:
         without_report = partial(line_by_line, roles, header_line, times, on_problem=Problems())
         roles = name_roles(path, without_report, roles, item_ids)

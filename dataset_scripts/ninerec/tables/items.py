@@ -31,7 +31,7 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
             `line` as well.
     """
     if form_of(path).kind == "parquet":
-        found = _read_item_parquet(path, options)
+        found = _read_item_parquet(path, options, on_problem)
     else:
         found = _read_item_text(path, options, on_problem)
     for role, names in (options.columns or {}).items():
@@ -72,22 +72,30 @@ def language_of(titles: pl.Series) -> str:
     return "text_zh" if 2 * chinese > len(first) else "text_en"
 
 
-def _read_item_parquet(path: Path, options: TableOptions) -> dict[str, pl.Series]:
-    roles, _ = item_roles(path, options)
+def _read_item_parquet(path: Path, options: TableOptions, on_problem: Problems) -> dict[str, pl.Series]:
+    roles, _ = item_roles(path, options, on_problem)
     names = parquet_columns(path)
     used = [name for name, role in zip(names, roles, strict=True) if role]
     frames = list(parquet_chunks(path, used, ITEM_ROWS))
     frame = pl.concat(frames) if frames else pl.DataFrame({name: [] for name in used}, dict.fromkeys(used, pl.String))
-    found = {}
+    found = {"line": pl.int_range(1, frame.height + 1, eager=True)}
     for name, role in zip(names, roles, strict=True):
         if role is not None:
             found[role] = frame[name] if "/" in role else as_strings(path, name, frame[name])
-    ids = found["item_id"].str.strip_chars()
-    if ids.null_count() or (ids == "").any():
-        row = (ids.is_null() | (ids == "")).arg_true()[0]
-        raise ValueError(f"{path}, row {row + 1}: empty item_id; fill it in or remove this row")
-    texts = {role: values if "/" in role else values.fill_null("") for role, values in found.items()}
-    return {**texts, "item_id": ids, "line": pl.int_range(1, len(ids) + 1, eager=True)}
+            if role.startswith("t") and "/" not in role:
+                found[role] = found[role].fill_null("")
+    found["item_id"] = found["item_id"].str.strip_chars()
+    empty = found["item_id"].is_null() | (found["item_id"] == "").fill_null(False)
+    if not empty.any():
+        return found
+    rows = found["line"].filter(empty)
+    if not on_problem.collects:
+        raise ValueError(f"{path}, row {rows[0]}: empty item_id; fill it in or remove this row")
+    what = "rows with an empty item_id; fill it in or remove them"
+    on_problem.add_lines(
+        "error", path, what, len(rows), [(row, "no id") for row in rows.head(on_problem.max_examples)]
+    )
+    return {role: values.filter(~empty) for role, values in found.items()}
 
 
 def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> dict[str, pl.Series]:

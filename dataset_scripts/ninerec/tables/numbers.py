@@ -131,7 +131,7 @@ def form_of_times(path: Path, values: Iterable[pl.Series]) -> TimeForm:
     first = next((chunk for chunk in chunks if len(chunk)), pl.Series([], dtype=pl.String))
     numbers = first.str.strip_chars().cast(pl.Float64, strict=False)
     if len(first) == 0 or numbers[0] is not None:
-        return decimal_form(path, numbers) if first.str.contains(r"^\s*[+-]?\d+\.").any() else WHOLE
+        return decimal_form(path, numbers) if first.str.contains(r"^\s*[+-]?\d+\.\d*\s*$").any() else WHOLE
     fitting = [form for form in DATES if not form.parse(first).null_count()]
     fitting = fitting or [form for form in DATES if not form.parse(first.head(1)).null_count()]
     for chunk in chunks:

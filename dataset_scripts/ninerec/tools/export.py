@@ -28,10 +28,10 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from ..builder import ITEMS_SUFFIX
 from ..builder import SPLITS as SPLIT_STRATEGIES
-from ..files import DERIVED, NAME, SOURCES, TARGETS
+from ..files import DERIVED, SOURCES, TARGETS
 from ..protocol import PROTOCOL_FILE, split_protocol, write_protocol
-from ..tables.forms import FORMS, split_name
 from .options import add_table_options, boolean, table_options
+from .own_tables import add_own_tables, in_own_words, linked
 
 
 CONDITION = (
@@ -277,69 +277,21 @@ def _size_category(size: int) -> str:
     return next((name for bound, name in bounds if size < bound), "10M<n<100M")
 
 
-def collect(args: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """Links a user's own tables and images under the names that the reader looks for.
-
-    Args:
-        args: with `dataset_config_name`, `interactions`, `items`, `covers` and `audio`.
-        folder: where the links are made.
-
-    Returns:
-        For the path of each link what the user calls it.
-    """
-    name = args.dataset_config_name
-    if not NAME.fullmatch(name) or name.endswith(ITEMS_SUFFIX):
-        raise ValueError(
-            f"--dataset_config_name {name}: choose a name of letters, digits, '_' and '-' that does not end in "
-            f"{ITEMS_SUFFIX}; it is how the data will be loaded"
-        )
-    linked = {}
-    for source, kind in ((args.interactions, "interactions"), (args.items, "items")):
-        path = Path(source)
-        link = folder / f"{name}_{kind}.parquet"
-        if path.is_file():
-            _, suffix, packing = split_name(path.name)
-            if not suffix:
-                raise ValueError(f"--{kind} {source}: the file must end in {', '.join(FORMS)}")
-            link = link.with_name(f"{name}_{kind}{suffix}{packing}")
-            link.symlink_to(path.resolve())
-        elif path.exists() or source.count("/") != 1:
-            raise ValueError(f"--{kind} {source} is neither a file nor a Hub data set (owner/name)")
-        else:
-            load_dataset(source, split="train").to_parquet(link)
-        linked[str(link)] = source
-    for option, end, path in (("--covers", "cover", args.covers), ("--audio", "audio", args.audio)):
-        if path is not None:
-            if not Path(path).is_dir():
-                raise ValueError(f"{option} {path} is not a folder")
-            (folder / f"{name}_{end}").symlink_to(Path(path).resolve())
-    return linked
-
-
 def prepare(args: argparse.Namespace) -> Path:
     """Exports what the options of the command line say; returns the folder."""
     name, folder = args.dataset_config_name, Path(args.output_dir)
-    if (args.interactions is None) != (args.items is None):
-        raise ValueError("give --interactions and --items together")
-    if (args.covers or args.audio) and args.items is None:
-        raise ValueError("--covers and --audio go with --interactions and --items")
     if args.interactions is not None and name == SAMPLE:
         raise ValueError("give your data set a name: --dataset_config_name my_shop")
     if args.public and name in (*SOURCES, *TARGETS, *DERIVED):
         raise ValueError(f"--public: {CONDITION}")
     options = {option: getattr(args, option) for option in BUILDER_OPTIONS if getattr(args, option) is not None}
-    with tempfile.TemporaryDirectory() as staging:
-        linked = {}
-        if args.interactions is not None:
-            linked = collect(args, Path(staging))
-            options["data_dir"] = staging
+    with linked(name, args) as (staging, tables):
+        if staging is not None:
+            options["data_dir"] = str(staging)
         try:
             export(name, folder, args.max_shard_size, **options)
         except ValueError as error:
-            message = str(error)
-            for link, source in linked.items():
-                message = message.replace(link, source)
-            raise ValueError(message) from error
+            raise ValueError(in_own_words(str(error), tables)) from error
     print((folder / "README.md").read_text(encoding="utf-8"))
     print(f"Written to {folder}. Train on it: --dataset_name {folder} --dataset_config_name {name}")
     if args.push_to_hub is not None:
@@ -367,10 +319,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"data set, such as Bili_Food, or a name for yours (default: {SAMPLE})",
     )
-    add("--interactions", help="your table of interactions: CSV, TSV or Parquet, or a Hub data set (its train split)")
-    add("--items", help="your table of items, likewise")
-    add("--covers", help="folder of images named ITEM_ID.jpg (png, webp)")
-    add("--audio", help="folder of audio named ITEM_ID.wav (flac, mp3)")
+    add_own_tables(parser)
     add_table_options(parser)
     add("--max_seq_len", type=int, default=20, help="longest history; users keep three more (default: 20)")
     add("--min_item_actions", type=int, help="drop items with fewer interactions, too, until all have enough (k-core)")

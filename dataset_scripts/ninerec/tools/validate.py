@@ -2,7 +2,7 @@
 
     python -m modeling_transrec.ninerec.validate Bili_Food --data_dir FOLDER
     python -m modeling_transrec.ninerec.validate my_data --data_dir FOLDER --max_examples 20 --num_workers 8
-    python -m modeling_transrec.ninerec.validate my_shop --data_dir FOLDER \\
+    python -m modeling_transrec.ninerec.validate my_shop --interactions sales.parquet --items products.csv \\
         --columns '{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}'
 
 A problem is an error (loading fails), a warning (something is left out, counts as missing, or is probably wrong) or a
@@ -20,13 +20,13 @@ from itertools import groupby
 from pathlib import Path
 
 from ..files import DERIVED, DatasetFiles, data_folder, find_files
-from ..tables.forms import form_of
 from ..tables.items import read_items
 from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
 from .check_media import check_media
 from .check_tables import check_interactions, check_items
 from .options import add_table_options, table_options
+from .own_tables import add_own_tables, in_own_words, linked
 
 
 def validate(
@@ -72,10 +72,7 @@ def validate(
             problems.add("error", root, str(error), count=1)
             return problems.found()
         with without_warnings():
-            if "parquet" in (form_of(items).kind, form_of(interactions).kind):
-                problems.add("note", root, "Parquet tables are checked as a whole, not row by row", count=1)
-            else:
-                _check_rows(files, items, interactions, tables, filters["min_actions"], num_workers, problems)
+            _check_rows(files, items, interactions, tables, filters["min_actions"], num_workers, problems)
             _check_loading(files, Path(scratch), tables, filters, problems)
     names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
     return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
@@ -157,6 +154,13 @@ def report(name: str, problems: list[Problem]) -> str:
     return "\n".join([*lines, f"{name} {verdict} ({total})"])
 
 
+def _in_own_words(problem: Problem, tables: dict[str, str]) -> Problem:
+    path, what = (in_own_words(str(text), tables) for text in (problem.path, problem.what))
+    return replace(
+        problem, path=Path(path), what=what, examples=[in_own_words(one, tables) for one in problem.examples]
+    )
+
+
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -164,17 +168,23 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="name of the data set, such as Bili_Food")
+    add_own_tables(parser)
     add_table_options(parser)
     parser.add_argument("--max_examples", type=int, default=5, help="examples shown of each problem (default: 5)")
     parser.add_argument("--num_workers", type=int, default=1, help="threads that decode images (default: 1)")
     args = parser.parse_args(arguments)
-    data_dir = data_folder(args.name, args.data_dir)
-    if data_dir is None:
-        parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
     if args.max_examples < 0 or args.num_workers < 1:
         parser.error("--max_examples must be at least 0 and --num_workers at least 1")
     options = vars(table_options(parser, args))
-    problems = validate(args.name, data_dir, args.max_examples, args.num_workers, args.min_actions, **options)
+    try:
+        with linked(args.name, args) as (staging, tables):
+            data_dir = staging or data_folder(args.name, args.data_dir)
+            if data_dir is None:
+                parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
+            problems = validate(args.name, data_dir, args.max_examples, args.num_workers, args.min_actions, **options)
+    except ValueError as error:
+        parser.error(str(error))
+    problems = [_in_own_words(problem, tables) for problem in problems]
     # names of files need not be text
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     print(report(args.name, problems))

@@ -6,6 +6,7 @@ import time
 import zipfile
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -423,3 +424,67 @@ def test_ids_that_a_spreadsheet_rounded(tmp_path):
     [in_items, in_pairs] = [p for p in found(make(tmp_path, items=items, pairs=pairs)) if "spreadsheets" in p[2]]
     assert in_items[:2] == ("warning", 1) and "X_item.csv:7: '1.23457E+12'" in in_items[3]
     assert in_pairs[:2] == ("warning", expected) and "X_pair.csv:3: '2.5E+15'" in in_pairs[3]
+
+
+def test_tables_given_by_their_paths(tmp_path, capsys):
+    make(tmp_path / "data", pairs=PAIRS + "u0,i9,1500000009\n")
+    sales, products = tmp_path / "sales 1.csv", tmp_path / "products.tsv"
+    (tmp_path / "data" / "X_pair.csv").rename(sales)
+    products.write_text("sku\tproduct\n" + "".join(f"i{number}\ttext {number}\n" for number in range(7)))
+    paths = ["--interactions", str(sales), "--items", str(products), "--covers", str(tmp_path / "data" / "X_cover")]
+    columns = ["--columns", '{"items.item_id": "sku", "text_en": "product"}']
+    assert main(["shop", *paths, *columns]) == 0
+    shown = capsys.readouterr().out
+    assert f"{sales}\n" in shown and "sales 1.csv:19: item 'i9'" in shown and "shop can be loaded" in shown
+    assert main(["shop", *paths]) == 1
+    shown = capsys.readouterr().out
+    assert f"{products}:1: " in shown and "shop_items" not in shown
+    for wrong, message in (
+        (paths[:2], "give --interactions and --items together"),
+        ([*paths[:3], str(tmp_path / "absent.csv")], "absent.csv is neither a file"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["shop", *wrong])
+        assert message in capsys.readouterr().err
+
+
+DIRTY = {
+    "clean": (ITEMS, PAIRS),
+    "unknown items": (ITEMS, PAIRS + "u0,i9,1500000009\n"),
+    "repeated rows": (ITEMS + "i1,中,again\n", PAIRS + "u0,i0,1500000000\n"),
+    "short users": (ITEMS, PAIRS + "u7,i6,1500000000\n"),
+    "early times": (ITEMS, PAIRS + "u0,i6,7\n"),
+    "milliseconds": (ITEMS, PAIRS.replace("\n", "000\n")),
+    "empty texts": (ITEMS.replace("中 3,text 3", ","), PAIRS),
+    "unused items": (ITEMS + "i8,中,x y\n", PAIRS),
+    "empty ids": (ITEMS + ",中,x y\n", PAIRS + ",i6,1500000000\n"),
+    "empty times": (ITEMS, PAIRS + "u0,i6,\n"),
+    "other times": (ITEMS, PAIRS + "u0,i6,soon\n"),
+    "odd ids": (ITEMS.replace("i6,", "../6,"), PAIRS),
+    "rounded ids": (ITEMS, PAIRS.replace("u2,", "2.5E+15,")),
+}
+
+
+@pytest.mark.parametrize("kind", DIRTY)
+def test_parquet_is_checked_as_csv_is(tmp_path, kind):
+    items, pairs = DIRTY[kind]
+    header = "user_id,item_id,timestamp\n"
+    tables = {"X_items": "item_id,text_zh,text_en\n" + items, "X_interactions": header + pairs}
+    kinds = {}
+    for suffix in (".csv", ".parquet"):
+        folder = tmp_path / suffix[1:]
+        folder.mkdir()
+        for name, content in tables.items():
+            if suffix == ".csv":
+                (folder / f"{name}.csv").write_text(content)
+            else:
+                rows = pl.read_csv(content.encode(), infer_schema=False)
+                if name == "X_interactions" and kind not in ("empty times", "other times"):
+                    rows = rows.with_columns(pl.col("timestamp").cast(pl.Int64))
+                rows.write_parquet(folder / f"{name}.parquet")
+        kinds[suffix] = [
+            (severity, count, what.replace(".parquet", ".csv").replace(str(folder), ""))
+            for severity, count, what, _ in found(folder)
+            if "load_dataset stops at" not in what
+        ]
+    assert kinds[".csv"] == kinds[".parquet"]
