@@ -79,7 +79,8 @@ def load_config(name_or_path: str | os.PathLike, revision: str = "main") -> Tran
         ValueError: if it is another model's.
     """
     check_name_or_path(name_or_path)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    with named_errors(name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     if not isinstance(config, TransRecConfig):
         raise ValueError(
             f"{name_or_path} is a {config.model_type} model, not a TransRec checkpoint; a pretrained backbone is "
@@ -217,14 +218,33 @@ def check_backbone_files(name: str, revision: str, where: dict[str, Any]) -> int
 
 
 @contextlib.contextmanager
-def checked_weights(name_or_path: str | os.PathLike, loading: dict) -> Iterator[None]:
-    """Within this context a model is built for a checkpoint's weights; see [`check_weight_files`], [`check_size`]."""
-    size = check_weight_files(str(name_or_path), loading)
-    token = _weights.set(None if size is None else _Weights(size, loading))
+def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
+    """Within it, whatever a damaged or hostile checkpoint makes the libraries raise says which checkpoint it is.
+
+    Raises:
+        ValueError: in place of errors of other kinds, which tell about code, not about the checkpoint.
+    """
     try:
         yield
-    finally:
-        _weights.reset(token)
+    except (ValueError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{name_or_path} cannot be loaded: its files are damaged, or ask for what this version does not have: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def checked_weights(name_or_path: str | os.PathLike, loading: dict) -> Iterator[None]:
+    """Within this context a model is built for a checkpoint's weights; see [`check_weight_files`], [`check_size`]."""
+    with named_errors(name_or_path):
+        size = check_weight_files(str(name_or_path), loading)
+        token = _weights.set(None if size is None else _Weights(size, loading))
+        try:
+            yield
+        finally:
+            _weights.reset(token)
 
 
 def check_size(model: nn.Module, references: Mapping[str, Any] | None = None) -> None:

@@ -1,7 +1,10 @@
 import json
+import os
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
@@ -106,3 +109,64 @@ def test_a_malformed_index_is_named(content, checkpoint):
     (checkpoint / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
         TransRecForSequentialRecommendation.from_pretrained(checkpoint)
+
+
+ANYTHING = st.sampled_from(
+    [
+        None,
+        0,
+        -1,
+        1,
+        2,
+        10**6,
+        10**18,
+        1.5,
+        float("nan"),
+        "",
+        "x",
+        "../x",
+        "/etc/passwd",
+        [],
+        [1],
+        [None],
+        {},
+        {"a": 1},
+    ]
+    + [True, False, "eval", "bert", {"model_type": "bert"}, {"model_type": "nope"}, -(10**9)]
+)
+KEYS_OF_LIBRARIES = (
+    "architectures audio_config auto_map dtype id2label multimodal_config _name_or_path peft_config pruned_heads "
+    "quantization_config torch_dtype transformers_version vision_config zzz"
+).split()
+
+
+@st.composite
+def mutations(draw, config):
+    """A configuration of which some values, at any depth, are others, are missing, or are there in addition."""
+    config = json.loads(json.dumps(config))
+    for _ in range(draw(st.integers(1, 2))):
+        part = draw(
+            st.sampled_from([config, *(value for value in config.values() if isinstance(value, dict) and value)])
+        )
+        key = draw(st.sampled_from([*part, *KEYS_OF_LIBRARIES]))
+        if draw(st.integers(0, 6)):
+            part[key] = draw(ANYTHING)
+        else:
+            part.pop(key, None)
+    return config
+
+
+def test_a_changed_configuration_loads_or_is_refused_with_a_sentence(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+
+    # More by hand: FUZZ_EXAMPLES=10000 python -m pytest tests/models/test_config_limits.py -k changed
+    @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")), deadline=None, derandomize=True, database=None)
+    @given(mutations(config))
+    def load(changed):
+        (checkpoint / "config.json").write_text(json.dumps(changed))
+        try:
+            TransRecForSequentialRecommendation.from_pretrained(checkpoint)
+        except (ValueError, OSError, ImportError) as error:
+            assert len(str(error)) > 20
+
+    load()
