@@ -305,7 +305,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 kwargs = {**load_image_normalization(names[part], backbone.config, loading), **kwargs}
         configs: dict[str, Any] = {fields[part]: backbone.config for part, backbone in backbones.items()}
         dtype = next(iter(backbones.values())).dtype
-        model = cls(TransRecConfig(**configs, **kwargs), backbones).to(dtype)
+        model: Any = cls(TransRecConfig(**configs, **kwargs), backbones)  # type: ignore[call-arg]  # a subclass's
+        model = model.to(dtype)
         model._backbones_cache = loading.get("cache_dir")
         return model
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -105,14 +106,14 @@ def decimal_form(path: Path, values: pl.Series) -> TimeForm:
     Raises:
         ValueError: if they have fractions and are as small as ratings.
     """
-    largest = values.abs().max()
-    if largest is not None and largest <= LARGEST_RATING and (values % 1 > 0).any():  # type: ignore[operator]
+    largest = float(cast(float, values.abs().max() or 0))
+    if 0 < largest <= LARGEST_RATING and (values % 1 > 0).any():
         raise ValueError(
             f"{path}: the times are numbers such as {values.drop_nulls()[0]:g}, none above {LARGEST_RATING}: they are "
             'ratings; say what the time is called, columns={"timestamp": "…"}, or that there is none: '
             'columns={"timestamp": None}, of a file without header pair_columns=("user_id", "item_id", "rating")'
         )
-    fitting = (ticks for ticks in (MICROSECONDS, 1000) if abs(largest or 0) * ticks < 2**52)  # type: ignore[arg-type]
+    fitting = (ticks for ticks in (MICROSECONDS, 1000) if largest * ticks < 2**52)
     return TimeForm("number", next(fitting, 10))
 
 
