@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError)
 
 
+_LARGEST_FILE = 2**28  # bytes of a picture or a sound; one that is compressed says its size before it is unpacked
+
+
 @dataclass(frozen=True)
 class Member:
     """A file in an archive, or a folder, whose `name` ends with `/`."""
@@ -114,7 +117,7 @@ def members_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
 
 def read_files(files: Sequence[str | Member | None]) -> list[bytes | None]:
     """Returns the bytes of files, `None` for `None`; damaged ones of archives are empty, which no image is."""
-    contents = [Path(file).read_bytes() if isinstance(file, str) else None for file in files]
+    contents = [_read_file(file) if isinstance(file, str) else None for file in files]
     for archive in {file.archive for file in files if isinstance(file, Member)}:
         with zipfile.ZipFile(archive) as opened:
             for index, file in enumerate(files):
@@ -123,9 +126,19 @@ def read_files(files: Sequence[str | Member | None]) -> list[bytes | None]:
     return contents
 
 
+def _read_file(path: str) -> bytes:
+    return Path(path).read_bytes() if _is_no_bomb(path, os.path.getsize(path)) else b""
+
+
+def _is_no_bomb(name: str, size: int) -> bool:
+    if size > _LARGEST_FILE:
+        logger.warning("%s has %d MB, as no picture of an item has, and counts as missing", name, size // 10**6)
+    return size <= _LARGEST_FILE
+
+
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
-        return archive.read(name)
+        return archive.read(name) if _is_no_bomb(name, archive.getinfo(name).file_size) else b""
     except UNREADABLE as error:
         logger.warning("%s in %s cannot be read and counts as missing: %s", name, archive.filename, error)
         return b""

@@ -10,6 +10,7 @@ from datasets import load_dataset
 from PIL import Image
 
 import modeling_transrec  # noqa: F401
+from modeling_transrec.ninerec.tables.archives import Member, read_files
 from modeling_transrec.ninerec.tables.media import IMAGE, ItemFiles
 
 
@@ -90,3 +91,16 @@ def test_an_exact_name_comes_before_a_spelling():
     composed, apart = "é", unicodedata.normalize("NFD", "é")
     files = ItemFiles(IMAGE, [f"{composed}.jpg", f"{apart}.jpg"])
     assert files.of(composed) == f"{composed}.jpg" and files.of(apart) == f"{apart}.jpg"
+
+
+def test_files_that_would_take_all_memory_count_as_missing(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("modeling_transrec.ninerec.tables.archives._LARGEST_FILE", 10**6)
+    (tmp_path / "i1.jpg").write_bytes(bytes(10**6 + 1))
+    (tmp_path / "i2.jpg").write_bytes(bytes(10**6))
+    with zipfile.ZipFile(tmp_path / "covers.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("i3.jpg", bytes(3 * 10**6))
+        archive.writestr("i4.jpg", b"small")
+    members = [Member(tmp_path / "covers.zip", name) for name in ("i3.jpg", "i4.jpg")]
+    found = read_files([str(tmp_path / "i1.jpg"), str(tmp_path / "i2.jpg"), None, *members])
+    assert [None if one is None else len(one) for one in found] == [0, 10**6, None, 0, 5]
+    assert "i1.jpg has 1 MB, as no picture" in caplog.text and "i3.jpg has 3 MB" in caplog.text
