@@ -1,18 +1,16 @@
 """Trains a model on a data set and saves it with its card."""
 
 import logging
-import shutil
-from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.arguments import DataArguments
 from .arguments import TransRecTrainingArguments
+from .finished import describe_run, record_run, where_to_start
 from .model_arguments import ModelArguments
 from .model_building import load_model_and_processor
-from .trainer import TRAINER_STATE_NAME, TransRecTrainer, last_whole_checkpoint
+from .trainer import TransRecTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -30,6 +28,9 @@ def train(
         data_args: the data set.
         training_args: how it is trained; with `push_to_hub`, the checkpoint is published, too.
 
+    A command that is given again goes on where it stopped: of a training that is over, only what comes after it is
+    done, such as an upload that failed.
+
     Returns:
         The Trainer, with the best checkpoint's weights in its model.
 
@@ -42,12 +43,20 @@ def train(
     ```
     """
     trainer = build_trainer(model_args, data_args, training_args)
+    run = describe_run(trainer, model_args, data_args, training_args)
     with training_args.main_process_first(desc="looking for checkpoints"):
-        resume = _where_to_start(training_args)
-    result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_state()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
+        start = where_to_start(training_args, run)
+    if start.is_finished:
+        trainer.load_finished()
+    else:
+        trainer.check_before_training()
+        if trainer.is_world_process_zero():
+            record_run(training_args.output_dir, run)
+        result = trainer.train(resume_from_checkpoint=start.checkpoint)
+        trainer.save_model(_internal_call=True)
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()  # the mark of a finished training
     if training_args.do_predict:
         max_seq_len = model_args.resolved_max_seq_len()
         metrics = trainer.predict(data_args.load_sequences("test", max_seq_len)).metrics
@@ -62,11 +71,11 @@ def train(
     if training_args.push_to_hub:
         trainer.push_to_hub(**card)
     else:
-        trainer.save_model()
         trainer.create_model_card(**card)
     trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
     if trainer.is_world_process_zero():
-        print(f"Saved in {training_args.output_dir}{_best_result(trainer)}", flush=True)
+        before = " by an earlier run of this command, nothing was trained" if start.is_finished else ""
+        print(f"Saved in {training_args.output_dir}{before}{_best_result(trainer)}", flush=True)
     return trainer
 
 
@@ -99,36 +108,6 @@ def build_trainer(
         whole_sequences=data_args.load_training_histories,
         eval_items=eval_items,
     )
-
-
-def _where_to_start(args: TransRecTrainingArguments) -> str | None:
-    """The checkpoint to resume from; `None` to start anew, in place of a finished training in the same folder.
-
-    Raises:
-        FileExistsError: if the folder has an interrupted training that is not to be resumed.
-    """
-    folder, resume = args.output_dir, args.resume_from_checkpoint
-    finished = Path(folder, TRAINER_STATE_NAME)  # written at the end
-    checkpoints = sorted(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-    if resume is not None and resume.lower() not in ("true", "false"):  # to HfArgumentParser it is a path
-        return resume
-    if resume is not None and resume.lower() == "true":
-        found = last_whole_checkpoint(folder)
-        if found is None:
-            logger.warning("There is no checkpoint in %s yet: training starts from the beginning", folder)
-        finished.unlink(missing_ok=True)
-        return found
-    if checkpoints and not finished.exists():
-        raise FileExistsError(
-            f"{folder} has an interrupted training: go on with --resume_from_checkpoint true, choose another "
-            "--output_dir, or remove the folder"
-        )
-    if checkpoints:
-        logger.warning("%s has a finished training, which is replaced", folder)
-        for checkpoint in checkpoints:
-            shutil.rmtree(checkpoint)
-    finished.unlink(missing_ok=True)
-    return None
 
 
 def _best_result(trainer: TransRecTrainer) -> str:

@@ -12,12 +12,11 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from accelerate import PartialState
 from accelerate.utils import DynamoBackend
 from huggingface_hub import CommitInfo
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
@@ -42,13 +41,21 @@ from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
+from .checks import check_before_training
 from .precomputed import precompute
+from .resuming import (
+    ARGUMENTS_NAME,
+    TRAINER_STATE_NAME,
+    is_interrupted,
+    last_whole_checkpoint,
+    marked_as_running,
+    resumable,
+)
 from .start import PullToStart, Start
 
 
 logger = logging.getLogger(__name__)
 
-TRAINER_STATE_NAME = "trainer_state.json"
 VALIDATION = "validation"
 
 
@@ -128,7 +135,7 @@ class TransRecTrainer(Trainer):
         self._plain_eval_items: datasets.Dataset | None = None
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         self._sums: SumEvaluator | None = None
-        self.kept_start = False
+        self.kept_start = self._has_trained = False
         callbacks, collator = list(callbacks or []), None
         if train_dataset is not None:
             collator, train_dataset = self._prepare_training(
@@ -296,9 +303,10 @@ class TransRecTrainer(Trainer):
         [`SumEvaluator`].
         """
         sequences = dataloader.dataset
-        evaluator = self._evaluator_of(sequences, metric_key_prefix)
+        evaluator = self.evaluator_of(sequences, metric_key_prefix)
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
-        rank = self._sum_evaluator(evaluator) if self._adds_transitions(sequences) else evaluator.rank
+        adds = self.adds_transitions and sequences is self.eval_dataset
+        rank = self._sum_evaluator(evaluator) if adds else evaluator.rank
         with evaluation_mode(model):
             scorer = evaluator.build_scorer(model, processor, self.accelerator.autocast)
             metrics = rank(scorer, evaluator.user_index(processor))
@@ -309,7 +317,7 @@ class TransRecTrainer(Trainer):
             num_samples=len(sequences),
         )
 
-    def _evaluator_of(self, sequences: datasets.Dataset, metric_key_prefix: str = "eval") -> FullRankingEvaluator:
+    def evaluator_of(self, sequences: datasets.Dataset, metric_key_prefix: str = "eval") -> FullRankingEvaluator:
         """Returns what ranks a split; the evaluators of splits that the card can name are kept for it.
 
         The prefix `eval` names only `eval_dataset`: of other data it says nothing.
@@ -323,10 +331,12 @@ class TransRecTrainer(Trainer):
             self._evaluators[split] = (sequences, evaluator)
         return evaluator
 
-    def _adds_transitions(self, sequences: datasets.Dataset) -> bool:
-        """Whether the sum is ranked, too: on the validation split only, for its weight is chosen there."""
-        is_known = self.platform is not None and self.platform.has_histories and sequences is self.eval_dataset
-        return is_known and has_transitions(self.args.transition_weight)
+    @property
+    def adds_transitions(self) -> bool:
+        """Whether evaluations of the validation split rank the sum, too, whose weight is chosen there."""
+        has_histories = self.platform is not None and self.platform.has_histories
+        is_one = not isinstance(self.eval_dataset, dict)
+        return has_histories and is_one and has_transitions(self.args.transition_weight)
 
     def _sum_evaluator(self, evaluator: FullRankingEvaluator) -> SumEvaluator:
         if self._sums is None or self._sums.evaluator is not evaluator:
@@ -346,7 +356,7 @@ class TransRecTrainer(Trainer):
 
     def _validation(self) -> FullRankingEvaluator | None:
         """Ranks the validation split, for choices of what needs no training; `None` where there is none."""
-        return None if self.eval_dataset is None else self._evaluator_of(self.eval_dataset)
+        return None if self.eval_dataset is None else self.evaluator_of(self.eval_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""
@@ -354,17 +364,44 @@ class TransRecTrainer(Trainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from")
+        elif not resume_from_checkpoint and not self._has_trained and is_interrupted(self.args.output_dir):
+            raise FileExistsError(
+                f"{self.args.output_dir} has an interrupted training: go on with train(resume_from_checkpoint=True), "
+                "choose another output_dir, or remove the folder"
+            )
+        self.check_before_training()
+        self._has_trained = True
         model = self.accelerator.unwrap_model(self.model)
         start = Start(model, self._validation_gains()) if self.args.keep_start else None
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        folder, world_size, steps = self.args.output_dir, self.args.world_size, self._steps_per_epoch()
+        with (
+            marked_as_running(folder, self.args.should_save),
+            resumable(resume_from_checkpoint or None, steps, world_size) as checkpoint,
+        ):
+            output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         self.kept_start = start is not None and start.go_back_unless_better(model, self._validation_gains())
         return output
+
+    def check_before_training(self) -> None:
+        """Raises an error for what a training would only come to later, see [`~checks.check_before_training`]."""
+        check_before_training(self)
+
+    def load_finished(self) -> None:
+        """Takes the model and the state that a finished training has left in `output_dir`."""
+        folder = self.args.output_dir
+        weights = TransRecForSequentialRecommendation.from_pretrained(folder).state_dict()
+        self.accelerator.unwrap_model(self.model).load_state_dict(weights)
+        self.state = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE_NAME))
+        self._compute_frozen()
+
+    def _steps_per_epoch(self) -> int | None:
+        loader = self.get_train_dataloader()
+        return self.set_initial_training_values(self.args, loader)[1] if has_length(loader) else None
 
     def _validation_gains(self) -> torch.Tensor:
         """Returns NDCG@10 of each validation user `(N,)`, of the sum where transitions are added."""
         self.evaluation_loop(self.get_eval_dataloader(), "Evaluation")
-        adds = self._adds_transitions(self.eval_dataset)
-        rankings = (self._sums if adds else self._evaluators[VALIDATION][1]).rankings
+        rankings = (self._sums if self.adds_transitions else self._evaluators[VALIDATION][1]).rankings
         return ndcg(rankings.num_better, rankings.num_tied, k=10)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -384,8 +421,8 @@ class TransRecTrainer(Trainer):
         if self.args.should_save:
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
             folder.mkdir(parents=True, exist_ok=True)
-            arguments = json.dumps(public_arguments(self.args.to_dict()), indent=2)
-            (folder / "training_args.json").write_text(arguments, encoding="utf-8")
+            arguments = {**public_arguments(self.args.to_dict()), "world_size": self.args.world_size}
+            (folder / ARGUMENTS_NAME).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -443,7 +480,7 @@ class TransRecTrainer(Trainer):
     def _results(self, data: DataFacts) -> list[dict]:
         """Returns rows of the card for each split that was ranked: what needs no training, and the model."""
         if self.eval_dataset is not None and any("eval_runtime" in entry for entry in self.state.log_history):
-            self._evaluator_of(self.eval_dataset)  # also where a finished training was only loaded
+            self.evaluator_of(self.eval_dataset)  # also where a finished training was only loaded
         if self.platform is None or not self._evaluators:
             return []
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
@@ -573,28 +610,3 @@ def keep_teaching(histories: datasets.Dataset) -> datasets.Dataset:
     if len(histories) == 0:
         raise ValueError("no training history has 2 or more items: there is nothing to train on")
     return histories
-
-
-def last_whole_checkpoint(output_dir: str) -> str | None:
-    """The checkpoint with the highest step that was written to its end, or `None`.
-
-    The main process writes the Trainer's state last, and every process its random state; a run that was killed while
-    saving leaves some of them missing or cut off.
-    """
-    prefix, steps = f"{PREFIX_CHECKPOINT_DIR}-", {}
-    for folder in Path(output_dir).glob(f"{prefix}*"):
-        step = folder.name.removeprefix(prefix)
-        if step.isdigit():
-            steps[int(step)] = folder
-    world_size = PartialState().num_processes
-    random_states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    for _, folder in sorted(steps.items(), reverse=True):
-        try:
-            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            for name in random_states:
-                (folder / name).stat()
-        except (FileNotFoundError, json.JSONDecodeError):
-            logger.warning("%s was not written to its end and is passed over", folder)
-            continue
-        return str(folder)
-    return None

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_transrec import TransRecModel, TransRecProcessor
+from modeling_transrec import TransRecModel, TransRecProcessor, TransRecTrainer
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -175,20 +175,36 @@ def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
     assert pretrained.item_encoder.id_embedding is not None and finetuned.item_encoder.id_embedding is None
 
 
-def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, caplog, capsys):
+def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, caplog, capsys, monkeypatch):
     main, output = script("finetune").main, tmp_path / "model"
     options = ["--modality", "id", "--num_train_epochs", "1", "--output_dir", str(output), *SMALL]
     main([*options, "--resume_from_checkpoint", "true"])  # nothing is there yet
     assert "training starts from the beginning" in caplog.text
     assert re.search(r"Saved in .*model: validation hr@10 0\.\d{4} after epoch 1", capsys.readouterr().out)
+    steps, step = [], TransRecTrainer.training_step
+    monkeypatch.setattr(TransRecTrainer, "training_step", lambda *args: steps.append(1) or step(*args))
+    trained = load_file(output / "model.safetensors")
+    main(options)  # the same command: it is finished
+    main([*options, "--resume_from_checkpoint", "true", "--logging_steps", "3"])
+    assert not steps and "nothing was trained: validation hr@10 0." in capsys.readouterr().out
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in load_file(output / "model.safetensors").items())
+    assert len(json.loads((output / "results.json").read_text())) == 5
+    with pytest.raises(FileExistsError, match=r"finished training of other options .*learning_rate 0.0005, now 0.1"):
+        main([*options, "--learning_rate", "0.1"])
     (output / "checkpoint-999").mkdir()
-    main(options)
-    assert "has a finished training, which is replaced" in caplog.text
+    main([*options, "--learning_rate", "0.1", "--resume_from_checkpoint", "false"])
+    assert len(steps) == 13 and "has a finished training, which is replaced" in caplog.text
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-13"]
+    options += ["--learning_rate", "0.1"]
     (output / "trainer_state.json").unlink()  # as if it had been killed
     with pytest.raises(FileExistsError, match="go on with --resume_from_checkpoint true"):
         main(options)
     main([*options, "--resume_from_checkpoint", "true"])
+    assert len(steps) == 13
+    (output / "trainer_state.json").unlink()
+    (output / "checkpoint-13" / "trainer_state.json").write_text("{")
+    with pytest.raises(FileExistsError, match="no whole checkpoint"):
+        main([*options, "--resume_from_checkpoint", "true"])
 
 
 def test_a_model_of_user_ids_recommends(script, capsys, tmp_path):

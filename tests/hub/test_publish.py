@@ -7,11 +7,13 @@ import time
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoProcessor, ViTImageProcessorPil
 
 from modeling_transrec import (
     SAMPLE_BACKBONE,
     AutoModelForSequentialRecommendation,
+    DataArguments,
     FullRankingEvaluator,
     Recommender,
     TransRecConfig,
@@ -20,6 +22,7 @@ from modeling_transrec import (
     TransRecProcessor,
     TransRecTrainer,
     TransRecTrainingArguments,
+    train,
 )
 from modeling_transrec.cli.evaluate import main as evaluate_main
 from modeling_transrec.evaluation.arguments import EvaluationArguments
@@ -362,3 +365,35 @@ def test_links_out_of_a_checkpoint_are_not_followed(tmp_path):
     (folder / "config.json").symlink_to(secret)
     with pytest.raises(ValueError, match=r"config\.json is a link to .*secret\.json, outside"):
         upload_checkpoint(folder, "someone/model", commit_message=None)
+
+
+def test_an_upload_that_failed_is_all_that_the_same_command_repeats(hub, tmp_path, monkeypatch):
+    steps, step = [], TransRecTrainer.training_step
+    monkeypatch.setattr(TransRecTrainer, "training_step", lambda *args: steps.append(1) or step(*args))
+
+    def run():
+        args = TransRecTrainingArguments(
+            str(tmp_path), num_train_epochs=1, use_cpu=True, push_to_hub=True, hub_model_id="me/retried"
+        )
+        train(ModelArguments(modality="id", hidden_size=16), DataArguments(), args)
+
+    hub.fail("POST /api/models/me/retried/commit/*", 500, times=8)
+    with pytest.raises(HfHubHTTPError, match="500"):
+        run()
+    assert len(steps) == 13 and "model.safetensors" not in hub.files("me/retried")
+    hub.faults.clear()
+    run()
+    assert len(steps) == 13
+    rows = {row["model"]: row for row in json.loads(hub.files("me/retried")["results.json"])}
+    trained = json.loads((tmp_path / "trainer_state.json").read_text())["best_metric"]
+    assert rows["this model"]["metrics"]["hr@10"] == pytest.approx(trained) and len(rows) == 5
+
+
+def test_a_token_that_may_not_write_is_found_before_training(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(TransRecTrainer, "training_step", lambda *args: pytest.fail("it was trained"))
+    hub.add("me/others", {"README.md": b"of others"})
+    args = TransRecTrainingArguments(
+        str(tmp_path), max_steps=1, use_cpu=True, push_to_hub=True, hub_model_id="me/others", hub_token="hf_read"
+    )
+    with pytest.raises((PermissionError, HfHubHTTPError), match="write"):
+        train(ModelArguments(modality="id", hidden_size=16), DataArguments(), args)

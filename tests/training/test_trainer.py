@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation.sum_evaluator import SumEvaluator
 from modeling_transrec.evaluation.weighing import choose
 from modeling_transrec.training.arguments import usual_workers
-from modeling_transrec.training.trainer import last_whole_checkpoint
+from modeling_transrec.training.checks import check_folder
+from modeling_transrec.training.resuming import last_whole_checkpoint
 
 from ..checks import Interrupt, assert_equal_weights, weights
 from ..tiny import VISION_CONFIGS, make_sequences
@@ -325,6 +327,80 @@ def test_resumed_equals_uninterrupted(kind, fields, num_workers, make_trainer):
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == whole.state.global_step == 12
     assert_equal_weights(weights(resumed.model), weights(whole.model), atol=0)
+
+
+@pytest.mark.parametrize(("before", "now"), [(4, 2), (2, 7), (4, 4)])
+def test_resumed_with_other_batches_it_goes_on_where_it_came_to(before, now, make_trainer, tmp_path, caplog):
+    """Each user is seen as often as in an uninterrupted run; the best checkpoint stays the best."""
+    options = {"num_train_epochs": 4, "save_total_limit": 1, "output": "resumed"}
+    broken = make_trainer(
+        per_device_train_batch_size=before, callbacks=[Interrupt(step=2 * -(-13 // before) + 1)], **options
+    )
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    with pytest.raises(FileExistsError, match="interrupted training"):
+        make_trainer(**options).train()
+    (tmp_path / "resumed").rename(tmp_path / "moved")
+    resumed = make_trainer(**{**options, "output": "moved"}, per_device_train_batch_size=now)
+    users, collate = [], resumed.data_collator.__call__
+    resumed.data_collator = lambda examples: users.extend(one["user"] for one in examples) or collate(examples)
+    resumed.train(resume_from_checkpoint=True)
+    epochs_before = broken.state.epoch // 1
+    assert epochs_before == 2 and sorted(users) == sorted([*range(13)] * 2)
+    assert resumed.state.epoch == 4 and resumed.state.global_step == 4 * -(-13 // now)
+    assert ("is resumed after 2 epochs, with other batches" in caplog.text) == (before != now)
+    hits = [entry for entry in resumed.state.log_history if "eval_hr@10" in entry]
+    assert len(hits) == 4 and resumed.state.best_metric == max(entry["eval_hr@10"] for entry in hits)
+    assert resumed.evaluate()["eval_hr@10"] == pytest.approx(resumed.state.best_metric)
+
+
+def test_a_checkpoint_is_judged_by_the_processes_that_wrote_it(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(output="of_two", save_total_limit=None, load_best_model_at_end=False)
+    trainer.train()
+    folders = sorted((tmp_path / "of_two").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for folder in folders:
+        arguments = json.loads((folder / "training_args.json").read_text())
+        (folder / "training_args.json").write_text(json.dumps({**arguments, "world_size": 2}))
+        (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
+    assert last_whole_checkpoint(tmp_path / "of_two") == str(folders[-1])  # better than to begin anew
+    assert "lack the random states of some processes" in caplog.text
+    (folders[0] / "rng_state_1.pth").touch()
+    assert last_whole_checkpoint(tmp_path / "of_two") == str(folders[0])
+    make_trainer(output="of_two", num_train_epochs=3).train(resume_from_checkpoint=True)
+    assert "written by 2 processes and is resumed on 1" in caplog.text
+
+
+def test_a_checkpoint_of_the_model_alone_is_whole(make_trainer, tmp_path, caplog):
+    make_trainer(output="small", save_only_model=True, save_total_limit=None).train()
+    assert last_whole_checkpoint(tmp_path / "small").endswith("checkpoint-8")
+    trainer = make_trainer(output="small", save_only_model=True, num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 12 and "has only the model" in caplog.text
+
+
+def test_what_can_be_checked_before_the_first_step_is(make_trainer, validation_split, monkeypatch, tmp_path):
+    def refused(message, error=ValueError, **options):
+        trainer = make_trainer(output=str(len(message)), **options)
+        monkeypatch.setattr(trainer, "training_step", lambda *args: pytest.fail("it was trained"))
+        with pytest.raises(error, match=message):
+            trainer.train()
+
+    refused("metric_for_best_model='hr@11' is not measured; did you mean 'hr@10'", metric_for_best_model="hr@11")
+    refused("'loss' is not measured", metric_for_best_model="eval_loss")
+    refused("nowhere.json", FileNotFoundError, card_results=["IDRec=nowhere.json"])
+    trainer = make_trainer()
+    trainer.eval_dataset = validation_split.map(lambda user: {"target": None})
+    with pytest.raises(ValueError, match="has no target"):
+        trainer.train()
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10, 10))
+    refused("has 0.0 GB left", OSError)
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    args = make_trainer().args
+    args.output_dir = str(tmp_path / "file")
+    with pytest.raises(PermissionError, match="cannot be written to"):
+        check_folder(args, torch.nn.Linear(1, 1))
 
 
 def test_resume_passes_over_a_checkpoint_that_was_not_written_to_its_end(make_trainer, tmp_path):

@@ -1,0 +1,104 @@
+"""Checks before the first step what would otherwise fail after an epoch, or at the end of a training."""
+
+import logging
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+
+from ..evaluation.metrics import DEFAULT_METRICS, METRICS
+from ..evaluation.sum_evaluator import WITH_TRANSITIONS
+from ..hub.results import read_result
+from ..models.configuration_transrec import did_you_mean
+from .arguments import TransRecTrainingArguments
+
+
+if TYPE_CHECKING:
+    from .trainer import TransRecTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+def check_before_training(trainer: "TransRecTrainer") -> None:
+    """Raises an error for what the training would only come to later.
+
+    Histories, targets and users of the evaluation are looked up; the metric that chooses the best checkpoint must be
+    one that is measured; there must be room for checkpoints, and permission to write them and to publish.
+    """
+    args = trainer.args
+    if args.eval_strategy != "no" and trainer.eval_dataset is not None:
+        several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {None: trainer.eval_dataset}
+        for name, sequences in several.items():
+            evaluator = trainer.evaluator_of(sequences, "eval" if name is None else f"eval_{name}")
+            evaluator.user_index(trainer.processing_class)
+        check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
+    trainer.get_train_dataloader()
+    for entry in args.card_results or ():
+        read_result(entry.partition("=")[2])
+    if args.should_save:
+        check_folder(args, trainer.accelerator.unwrap_model(trainer.model))
+    if args.push_to_hub and trainer.is_world_process_zero():
+        check_may_publish(trainer.hub_model_id, args)
+
+
+def check_metric(args: TransRecTrainingArguments, splits: list[str], adds_transitions: bool) -> None:
+    """Refuses a `metric_for_best_model` that no evaluation has.
+
+    Args:
+        args: the arguments.
+        splits: names of the evaluation splits, where there are several.
+        adds_transitions: whether the sum with transitions is ranked, too.
+    """
+    chooses = args.load_best_model_at_end or args.early_stopping_patience is not None or args.save_strategy == "best"
+    if not chooses:
+        return
+    known = [f"{name}@{k}" for name in DEFAULT_METRICS if METRICS[name].has_cutoff for k in args.eval_ks]
+    if adds_transitions:
+        known += [f"{name}{WITH_TRANSITIONS}" for name in known]
+    known += [name for name in DEFAULT_METRICS if not METRICS[name].has_cutoff]
+    known = [f"{split}_{name}" for split in splits for name in known] or known
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if name not in known:
+        raise ValueError(f"metric_for_best_model={name!r} is not measured; {did_you_mean(name, known)}")
+
+
+def check_folder(args: TransRecTrainingArguments, model: nn.Module) -> None:
+    """Refuses an `output_dir` that cannot be written to, or whose disk has no room for the checkpoints."""
+    try:
+        os.makedirs(args.output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.output_dir):
+            pass
+    except OSError as error:
+        raise PermissionError(f"output_dir {args.output_dir} cannot be written to: {error}") from error
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
+    checkpoint = weights if args.save_only_model else weights + 8 * trained  # two moments in float32
+    at_once = 0 if args.save_strategy == "no" else 2  # one is written before another is removed
+    needed, free = at_once * checkpoint + weights, shutil.disk_usage(args.output_dir).free
+    if needed > free:
+        raise OSError(
+            f"the disk of output_dir {args.output_dir} has {free / 1e9:.1f} GB left, and the model and its "
+            f"checkpoints need {needed / 1e9:.1f} GB; choose another --output_dir, or --save_only_model true"
+        )
+
+
+def check_may_publish(repo_id: str, args: TransRecTrainingArguments) -> None:
+    """Refuses a repository of the Hub that the token may not write to."""
+    api, branch = HfApi(token=args.hub_token), args.hub_revision
+    try:
+        if branch is not None:
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+        api.preupload_lfs_files(repo_id, [CommitOperationAdd(".gitattributes", b"\n")], revision=branch)
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403, 404):
+            logger.warning("The Hub did not say whether %s may be written to: %s", repo_id, error)
+            return
+        raise PermissionError(
+            f"the token may not write to {repo_id} on the Hub, so that the model could not be published; log in with "
+            "`hf auth login` and a token that may write, or leave out --push_to_hub"
+        ) from error
