@@ -20,7 +20,7 @@ from .sample import SAMPLES, sample_folder
 from .sequences import Sequences
 from .tables.archives import Member, list_members
 from .tables.columns import check_columns, header_roles, is_behaviour
-from .tables.forms import FORMS, split_name
+from .tables.forms import FORMS, is_table, split_name
 from .tables.interactions import read_sequences
 from .tables.items import read_items
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within
@@ -92,7 +92,8 @@ class DatasetFiles:
             if isinstance(table, Member):
                 state.append(table.state())
             else:
-                state.append(f"{table.absolute()}\t{hashes.of_files([table])}")
+                content = hashes.of_folder(table) if table.is_dir() else hashes.of_files([table])
+                state.append(f"{table.absolute()}\t{content}")
         for media, folder in self.media.items() if with_media else ():
             if isinstance(folder, tuple):
                 state += [one.state() for one in folder]
@@ -107,7 +108,7 @@ class DatasetFiles:
         found = []
         for table in (self.items, self.interactions):
             path = table.extract(folder) if isinstance(table, Member) else table
-            if not path.is_file():
+            if not is_table(path):
                 raise ValueError(f"{path} is neither a file nor a link to one; replace it by a file")
             try:
                 found.append(plain_table(path, folder, options))
@@ -162,11 +163,13 @@ def find_names(data_dir: str | Path) -> list[str]:
     """Names X under `data_dir` that have an items table and interactions, sorted."""
     found: dict[str, set[str]] = {kind: set() for kind in ENDS}
     root = Path(os.path.expanduser(data_dir))
-    tables: list[Path | Member] = [Path(folder, name) for folder, _, files in _walk(root) for name in files]
+    tables: list[Path | Member] = [
+        Path(folder, name) for folder, inside, files in _walk(root) for name in files + inside
+    ]
     tables += [member for archive in _archives(root) for member in list_members(archive)]
     for table in tables:
         stem, suffix, _ = split_name(_base(table).name)
-        if not suffix or (isinstance(table, Path) and not table.is_file()):
+        if not suffix or (isinstance(table, Path) and not is_table(table)):
             continue
         named = {kind: stem.removesuffix(end) for kind, ends in ENDS.items() for end in ends if stem.endswith(end)}
         if not named and (kind := _kind_of_table(table)) is not None:
@@ -219,10 +222,10 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     on_disk: list[Path] = []
     for folder, folders, files in _walk(root):
         on_disk += (Path(folder, entry) for entry in folders)
-        for entry in files:
+        for entry in files + folders:
             stem, suffix, _ = split_name(entry)
             path = Path(folder, entry)
-            if not suffix or stem not in (*wanted, name):
+            if not suffix or stem not in (*wanted, name) or (path.is_dir() and not is_table(path)):
                 continue
             if not path.exists():
                 logger.warning("%s is a link to nothing and is left out", path)
@@ -348,7 +351,7 @@ def _look(table: Path | Member) -> Iterator[Path]:
 
 def _rank(table: Path | Member) -> int:
     with _look(table) as path:
-        if not path.is_file():
+        if not is_table(path):
             return 3
         if is_behaviour(path, EVERYTHING, Problems()):
             return 1

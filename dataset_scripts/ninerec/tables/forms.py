@@ -39,6 +39,10 @@ FORMS = {
     ".csv": Form(separator=",", is_usual=True),
     ".tsv": Form(separator="\t", is_usual=True),
     ".parquet": Form("parquet", is_usual=True),
+    ".pq": Form("parquet"),
+    ".jsonl": Form("json"),
+    ".ndjson": Form("json"),
+    ".json": Form("json"),
     ".txt": Form(),
     ".dat": Form(),
     ".inter": Form(separator="\t", role="interactions"),  # RecBole's atomic files
@@ -86,6 +90,11 @@ def form_of(path: Path) -> Form:
     return FORMS.get(path.suffix.lower(), Form())
 
 
+def is_table(path: Path) -> bool:
+    """Returns whether there is a table: a file or, of Parquet, a folder of parts."""
+    return path.is_file() or (form_of(path).kind == "parquet" and path.is_dir())
+
+
 class Dialect(NamedTuple):
     """How the fields of a text are separated and quoted.
 
@@ -131,9 +140,12 @@ def dialect_of(path: Path, options: TableOptions = EVERYTHING) -> Dialect:
     Raises:
         ValueError: if several separators fit, or none.
     """
-    usual = form_of(path).separator
+    form = form_of(path)
+    usual = form.separator
     if is_lines_a_user(path):
         return LINES_A_USER
+    if form.kind != "text":
+        return Dialect(",")  # which nothing asks for
     if options.separator is not None:
         return Dialect(options.separator, options.quoting)
     lines, is_whole = _first_lines(path)

@@ -17,6 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from .forms import LINES_A_USER, dialect_of, form_of
+from .json_files import as_field
+from .lists import is_list, read_list
 from .numbers import (
     DATE,
     SAMPLE_ROWS,
@@ -30,16 +32,43 @@ from .numbers import (
     wrong_rating,
 )
 from .options import EVERYTHING, TableOptions
-from .parquet_files import as_strings, parquet_chunks, parquet_columns
+from .parquet_files import as_strings, parquet_chunks, parquet_columns, parquet_lists
 from .problems import RAISE, Problems, shown
-from .text_files import Irregular, check_encoding, field_chunks, first_row, is_quoted, regular_chunks, text_rows
+from .text_files import (
+    Irregular,
+    check_encoding,
+    field_chunks,
+    first_row,
+    is_quoted,
+    regular_chunks,
+    strip,
+    text_rows,
+)
 
 
 PARQUET_ROWS = 1 << 21  # rows read at a time
+ROW = "row in the file"
+HISTORIES = 1 << 14  # rows read at a time where each has lists
 NUMBERS = ("timestamp", "rating")
 
 # Makes a new iterator over the rows of a file, in its order: `user_id`, `item_id` and, where known, `timestamp`.
 Chunks = Callable[[], Iterator[pl.DataFrame]]
+
+
+def list_columns(
+    path: Path,
+    columns: list[str | None],
+    header_line: int | None,
+    options: TableOptions = EVERYTHING,
+    on_problem: Problems = RAISE,
+) -> list[str]:
+    """Returns the columns whose first value is a list: each row then has a history, not one interaction."""
+    if form_of(path).kind == "parquet":
+        lists = parquet_lists(path)
+        return [role for name, role in zip(parquet_columns(path), columns, strict=True) if role and name in lists]
+    row = first_row(path, options, after=header_line, on_problem=on_problem)[1]
+    fields = zip(columns, map(as_field, row), strict=False)
+    return [role for role, field in fields if role is not None and is_list(strip(field))]
 
 
 def find_time_form(
@@ -59,13 +88,16 @@ def find_time_form(
         return form_of_format(options.time_format)
     first_row(path, options, after=header_line, on_problem=on_problem)
     rows = text_rows(path, dialect_of(path, options), Problems() if on_problem.collects else RAISE)
-    fields = (row[place] for line, row in rows if line != header_line and place < len(row))
+    values = (strip(as_field(row[place])) for line, row in rows if line != header_line and place < len(row))
+    fields = (one for value in values for one in ((read_list(value) or []) if is_list(value) else [value]))
     chunks = iter(lambda: list(islice(fields, SAMPLE_ROWS)), [])
     return form_of_times(path, (pl.Series(chunk, dtype=pl.String) for chunk in chunks))
 
 
 def _form_of_column(path: Path, name: str, options: TableOptions) -> TimeForm:
     chunks = (chunk[name] for chunk in parquet_chunks(path, [name], SAMPLE_ROWS))
+    if name in parquet_lists(path):
+        chunks = (chunk.explode() for chunk in chunks)
     first = next(chunks, pl.Series([]))
     if isinstance(first.dtype, pl.Datetime | pl.Date):
         return DATE
@@ -86,6 +118,8 @@ def regular_pairs(
     Raises:
         Irregular: here or while rows are read, if it is not.
     """
+    if list_columns(path, columns, header_line, options):
+        raise Irregular("its rows have lists")
     dialect = dialect_of(path, options)
     rows = partial(regular_chunks, path, dialect.separator, columns, header_line or 0, quoted=is_quoted(path, dialect))
     return lambda: (_regular_numbers(chunk, times) for chunk in rows())
@@ -145,13 +179,13 @@ def parquet_pairs(
     """Yields the rows of a Parquet file; while problems are collected, `line` is a row's number."""
     names = {name: role for name, role in zip(parquet_columns(path), columns, strict=True) if role is not None}
     row = 1
-    for frame in parquet_chunks(path, list(names), PARQUET_ROWS):
-        chunk: dict[str, pl.Series] = {"line": pl.int_range(row, row + frame.height, eager=True)}
-        kept = (
-            pl.Series([True]).extend_constant(True, frame.height - 1)
-            if frame.height
-            else pl.Series([], dtype=pl.Boolean)
-        )
+    lists = [name for name in names if name in parquet_lists(path)]
+    for read in parquet_chunks(path, list(names), HISTORIES if lists else PARQUET_ROWS):
+        frame = read.with_columns(pl.int_range(row, row + read.height).alias(ROW))
+        if lists:
+            frame = _exploded(path, frame, lists, on_problem)
+        chunk: dict[str, pl.Series] = {"line": frame[ROW]}
+        kept = pl.repeat(True, frame.height, eager=True)
         for name, role in names.items():
             if role in NUMBERS:
                 chunk[role] = _parquet_numbers(path, role, frame[name], times)
@@ -171,7 +205,7 @@ def parquet_pairs(
                 )
                 _report_rows(path, what, chunk["line"], frame[name], missing, message, on_problem)
                 kept &= ~missing
-        row += frame.height
+        row += read.height
         yield pl.DataFrame(chunk).filter(kept).drop([] if on_problem.collects else "line")
     if row == 1:
         raise ValueError(f"{path}: the file has no rows")
@@ -193,6 +227,19 @@ def _report_rows(
         raise ValueError(f"{path}, row {numbers[0]}: {message}")
     shown_values = [shown(str(value)) for value in found]
     on_problem.error(path, what, len(numbers), list(zip(numbers, shown_values, strict=False)), message)
+
+
+def _exploded(path: Path, frame: pl.DataFrame, lists: list[str], on_problem: Problems) -> pl.DataFrame:
+    """Returns a row for each element of the lists, which are equally long in a row."""
+    lengths = [pl.col(name).list.len() for name in lists]
+    wrong = frame.select(pl.any_horizontal(length.ne_missing(lengths[0]) for length in lengths)).to_series()
+    if wrong.any():
+        counts = frame.filter(wrong).select(lengths).head(1).row(0)
+        what = "rows with lists that are not equally long"
+        told = " and ".join(f"{count} in {name}" for count, name in zip(counts, lists, strict=True))
+        message = f"elements: {told}; lists of one row must be equally long"
+        _report_rows(path, what, frame[ROW], frame[lists[0]], wrong, message, on_problem)
+    return frame.filter(~wrong & (frame[lists[0]].list.len() > 0).fill_null(False)).explode(lists)
 
 
 def _parquet_numbers(path: Path, role: str, values: pl.Series, times: TimeForm) -> pl.Series:
@@ -229,6 +276,7 @@ def pairs_line_by_line(
     names = ", ".join(column or "not used" for column in columns)
     found = False
     dialect = LINES_A_USER if literal else dialect_of(path, options)
+    lists = [] if literal else list_columns(path, columns, header_line, options, on_problem)
     for chunk in field_chunks(path, dialect, on_problem):
         rows = chunk.filter(pl.col("line") != header_line) if header_line else chunk
         found = found or not rows.is_empty()
@@ -248,6 +296,8 @@ def pairs_line_by_line(
             "line",
             *(pl.col("fields").list.get(number).str.strip_chars().alias(name) for name, number in index.items()),
         )
+        if lists:
+            rows = _with_lists(path, rows, lists, on_problem)
         for name in index:
             empty = rows.filter(pl.col(name) == "")
             if not empty.is_empty():
@@ -261,6 +311,34 @@ def pairs_line_by_line(
         yield rows if literal or on_problem.collects else rows.drop("line")
     if not found:
         raise ValueError(f"{path}: the file has a header but no rows")
+
+
+def _with_lists(path: Path, rows: pl.DataFrame, lists: list[str], on_problem: Problems) -> pl.DataFrame:
+    """Returns a row for each element of the lists in some columns, which are equally long in a row."""
+    for name in lists:
+        parsed = pl.Series(name, [read_list(text) for text in rows[name]], dtype=pl.List(pl.String))
+        wrong = rows.filter(parsed.is_null())
+        if wrong.height:
+            lines = [(line, shown(text)) for line, text in _head(wrong.select("line", name), on_problem)]
+            fix = 'write it as ["a", "b"] or [1, 2]; "…" stands for elements that are lost'
+            message = f"{lines[0][1]} is no list of ids or numbers, unlike the {name} of the first row; {fix}"
+            on_problem.error(path, f"{name} that is no list, unlike the first; {fix}", wrong.height, lines, message)
+        rows = rows.with_columns(parsed).filter(parsed.is_not_null())
+    lengths = [pl.col(name).list.len() for name in lists]
+    wrong = rows.filter(pl.any_horizontal(length != lengths[0] for length in lengths))
+    if wrong.height:
+        counts = wrong.select("line", *lengths)
+        lines = [
+            (line, " and ".join(f"{n} in {name}" for n, name in zip(found, lists, strict=True)))
+            for line, *found in _head(counts, on_problem)
+        ]
+        what = "rows with lists that are not equally long"
+        on_problem.error(
+            path, what, wrong.height, lines, f"elements: {lines[0][1]}; lists of one row must be equally long"
+        )
+        rows = rows.join(wrong.select("line"), on="line", how="anti", maintain_order="left")
+    rows = rows.filter(pl.col(lists[0]).list.len() > 0).explode(lists)
+    return rows.with_columns(pl.col(name).str.strip_chars() for name in lists)
 
 
 def _head(rows: pl.DataFrame, on_problem: Problems) -> list[tuple]:
@@ -316,6 +394,11 @@ def behaviour_chunks(path: Path, lines: Chunks, on_problem: Problems = RAISE) ->
         for chunk in lines():
             kept = chunk.filter(is_first.slice(row, chunk.height))
             row += chunk.height
+            is_bracketed = kept["item_ids"].str.contains(r"^\[.*\]$")
+            if is_bracketed.any():
+                listed = _with_lists(path, kept.filter(is_bracketed), ["item_ids"], on_problem)
+                yield listed.rename({"item_ids": "item_id"}).drop(replaced, strict=False)
+                kept = kept.filter(~is_bracketed)
             yield kept.select(items.alias("item_id"), pl.exclude(replaced)).explode("item_id")
 
     return chunks

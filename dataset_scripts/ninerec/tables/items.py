@@ -5,6 +5,7 @@ count and an example. The rules are listed in this folder's README.md.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import polars as pl
 from .columns import item_roles
 from .forms import dialect_of, form_of
 from .joined_texts import join_columns
+from .json_files import as_field
 from .options import EVERYTHING, ITEM_COLUMNS, TableOptions
 from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown, warn
@@ -77,7 +79,8 @@ def _read_item_parquet(path: Path, options: TableOptions, on_problem: Problems) 
     names = parquet_columns(path)
     used = [name for name, role in zip(names, roles, strict=True) if role]
     frames = list(parquet_chunks(path, used, ITEM_ROWS))
-    frame = pl.concat(frames) if frames else pl.DataFrame({name: [] for name in used}, dict.fromkeys(used, pl.String))
+    nothing = pl.DataFrame({name: [] for name in used}, dict.fromkeys(used, pl.String))
+    frame = pl.concat(frames, how="vertical_relaxed") if frames else nothing
     found = {"line": pl.int_range(1, frame.height + 1, eager=True)}
     for name, role in zip(names, roles, strict=True):
         if role is not None:
@@ -104,7 +107,7 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
     roles, header_line = item_roles(path, options, on_problem)
     index = {role: number for number, role in enumerate(roles) if role is not None}
     lines: list[int] = []
-    found: dict[str, list[str]] = {role: [] for role in index}
+    found: dict[str, list[Any]] = {role: [] for role in index}
     for line, row in text_rows(path, dialect_of(path, options), on_problem):
         if line == header_line:
             continue
@@ -114,19 +117,24 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
                 path,
                 f"rows that have not {len(roles)} columns ({names}); texts with commas need double quotes",
                 1,
-                [(line, f"{len(row)} columns: {shown(','.join(row))}")],
+                [(line, f"{len(row)} columns: {shown(','.join(map(as_field, row)))}")],
                 f"{len(row)} columns where {len(roles)} are expected: {row[:4]}; texts with commas or line breaks "
                 "need double quotes around them",
             )
+        elif wrong := [role for role, number in index.items() if "/" not in role and isinstance(row[number], list)]:
+            what = f"rows with a list as {wrong[0]}; ids and texts are strings or numbers"
+            fix = f'columns={{"{wrong[0]}": ["NAME"]}} makes a text of the lists in column NAME'
+            on_problem.error(path, what, 1, [(line, "")], f"{wrong[0]} is a list; {fix}")
         elif not strip(row[index["item_id"]]):
             what = "rows with an empty item_id; fill it in or remove them"
             message = "empty item_id; fill it in or remove this line"
-            on_problem.error(path, what, 1, [(line, shown(",".join(row)))], message)
+            on_problem.error(path, what, 1, [(line, shown(",".join(map(as_field, row))))], message)
         else:
             lines.append(line)
             for role, number in index.items():
                 found[role].append(strip(row[number]) if role == "item_id" else row[number])
-    texts = {role: pl.Series(values, dtype=pl.String) for role, values in found.items()}
+    # A text of several columns may be made of lists, too.
+    texts = {role: pl.Series(values, dtype=pl.Object if "/" in role else pl.String) for role, values in found.items()}
     return {**texts, "line": pl.Series(lines, dtype=pl.Int64)}
 
 

@@ -1,13 +1,24 @@
-"""Parquet files to frames of their columns."""
+"""Parquet files, and folders of their parts, to frames of their columns."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
+
+
+KINDS = {
+    "integer": (pa.types.is_integer,),
+    "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    "decimal": (pa.types.is_decimal,),
+    "number": (pa.types.is_floating,),
+    "time": (pa.types.is_timestamp, pa.types.is_date),
+}
 
 
 @contextlib.contextmanager
@@ -18,22 +29,83 @@ def _whole_parquet(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is no whole Parquet file, copy it again: {error}") from None
 
 
+def _parts(path: Path) -> list[Path]:
+    """Returns the files of a table, in the order of the numbers in their names."""
+    if not path.is_dir():
+        return [path]
+    inside = [part.relative_to(path) for part in path.rglob("*") if not part.is_dir()]
+    inside = [part for part in inside if not any(name.startswith((".", "_")) for name in part.parts)]
+    for part in inside:
+        if part.suffix.lower() not in (".parquet", ".pq"):
+            raise ValueError(f"{path / part} is no Parquet file among the parts of a table; remove it")
+    if not inside:
+        raise ValueError(f"{path} is a folder without Parquet files")
+
+    def in_order(part: Path) -> list:
+        return [int(text) if text.isdecimal() else text for text in re.split(r"(\d+)", part.as_posix())]
+
+    return [path / part for part in sorted(inside, key=in_order)]
+
+
+def _folder_values(path: Path, part: Path) -> dict[str, str | None]:
+    """Returns the columns that stand in the names of folders: `day=2024-05-07/part-0.parquet`."""
+    named = [name.partition("=") for name in part.relative_to(path).parts[:-1] if "=" in name]
+    return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, _, value in named}
+
+
+def _kinds(path: Path, part: Path) -> dict[str, str]:
+    """Returns the columns of a part, and of which kind each is: parts may differ in the width of a number only."""
+    with _whole_parquet(part):
+        schema = pyarrow.parquet.read_schema(part)
+    return {field.name: _kind(field.type) for field in schema} | dict.fromkeys(_folder_values(path, part), "string")
+
+
+def _kind(of: pa.DataType) -> str:
+    if pa.types.is_dictionary(of):
+        return _kind(of.value_type)
+    if pa.types.is_list(of) or pa.types.is_large_list(of) or pa.types.is_fixed_size_list(of):
+        return f"list of {_kind(of.value_type)}"
+    return next((name for name, tests in KINDS.items() if any(test(of) for test in tests)), str(of))
+
+
 def parquet_columns(path: Path) -> list[str]:
-    """Names of the columns of a Parquet file."""
-    with _whole_parquet(path):
-        return pyarrow.parquet.read_schema(path).names
+    """Returns the names of the columns of a Parquet file, or of all parts in a folder.
+
+    Raises:
+        ValueError: if the parts are not parts of one table.
+    """
+    first, *others = _parts(path)
+    kinds = _kinds(path, first)
+    for part in others:
+        other = _kinds(path, part)
+        for name in {**kinds, **other}:
+            one, two = kinds.get(name, "absent"), other.get(name, "absent")
+            if one != two and "null" not in (one, two):
+                raise ValueError(
+                    f"{part}: column {name!r} is {two}, and {one} in {first}; these are no parts of a table"
+                )
+    return list(kinds)
+
+
+def parquet_lists(path: Path) -> list[str]:
+    """Returns the names of the columns that hold lists."""
+    return [name for name, kind in _kinds(path, _parts(path)[0]).items() if kind.startswith("list of ")]
 
 
 def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a Parquet file, `num_rows` at a time."""
-    with _whole_parquet(path):
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=num_rows, columns=columns)
-    while True:
-        with _whole_parquet(path):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield cast(pl.DataFrame, pl.from_arrow(_with_smaller_decimals(batch)))
+    """Yields the rows of a Parquet file, or of all in a folder, `num_rows` at a time."""
+    for part in _parts(path):
+        values = _folder_values(path, part)
+        inside = [name for name in columns if name not in values]
+        with _whole_parquet(part):
+            batches = pyarrow.parquet.ParquetFile(part).iter_batches(batch_size=num_rows, columns=inside)
+        while True:
+            with _whole_parquet(part):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            named = [pl.lit(values[name], pl.String).alias(name) for name in columns if name in values]
+            yield cast(pl.DataFrame, pl.from_arrow(_with_smaller_decimals(batch))).with_columns(named).select(columns)
 
 
 def _with_smaller_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:

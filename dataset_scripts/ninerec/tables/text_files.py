@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from .forms import LINES_A_USER, Dialect, dialect_of, form_of, without_types
+from .json_files import as_field, json_columns, json_rows
 from .options import EVERYTHING, TableOptions
 from .parquet_files import parquet_columns
 from .problems import RAISE, Problems, shown
@@ -75,9 +77,21 @@ def strip(text: str) -> str:
     return text.strip(WHITE_SPACE)
 
 
-def text_rows(path: Path, dialect: Dialect, on_problem: Problems = RAISE) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows of a text file with the line on which each starts; blank lines are left out."""
+def text_rows(path: Path, dialect: Dialect, on_problem: Problems = RAISE) -> Iterator[tuple[int, list[Any]]]:
+    """Yields the rows of a text file with the line on which each starts; blank lines are left out.
+
+    Fields are strings, but for the lists of JSON.
+    """
+    if form_of(path).kind == "json":
+        return _checked(path, json_rows(path, on_problem))
     return (_literal_rows if dialect.is_literal else _csv_rows)(path, dialect, on_problem)
+
+
+def _checked(path: Path, rows: Iterator[tuple[int, list[Any]]]) -> Iterator[tuple[int, list[Any]]]:
+    try:
+        yield from rows
+    except UnicodeDecodeError:
+        check_encoding(path)
 
 
 def _csv_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterator[tuple[int, list[str]]]:
@@ -192,9 +206,11 @@ def first_row(
     Of a form that always has names, such as Parquet, it returns those of the columns, and line 0. While problems are
     collected, they are passed over here: they are reported when the file is read.
     """
-    if form_of(path).kind == "parquet":
+    passed_over, kind = Problems() if on_problem.collects else RAISE, form_of(path).kind
+    if kind == "parquet":
         return 0, parquet_columns(path)
-    passed_over = Problems() if on_problem.collects else RAISE
+    if kind == "json" and after is None:
+        return 0, _json_names(path, passed_over)
     for line, row in text_rows(path, LINES_A_USER if literal else dialect_of(path, options), passed_over):
         if after is None:
             return line, without_types(row)
@@ -203,6 +219,17 @@ def first_row(
     if after is not None:
         raise ValueError(f"{path}: the file has a header but no rows")
     raise ValueError(f"{path}: the file is empty; unpack or copy it again")
+
+
+def _json_names(path: Path, on_problem: Problems) -> list[str]:
+    try:
+        names = json_columns(path, on_problem)
+    except UnicodeDecodeError:
+        check_encoding(path)
+        raise
+    if not names:
+        raise ValueError(f"{path}: no object in the file has a name and a value; unpack or copy it again")
+    return names
 
 
 def _line_chunks(path: Path, on_problem: Problems = RAISE) -> Iterator[pl.DataFrame]:
@@ -263,10 +290,13 @@ def _with_line_feeds(block: bytes) -> bytes:
 
 def field_chunks(path: Path, dialect: Dialect, on_problem: Problems = RAISE) -> Iterator[pl.DataFrame]:
     """Yields the rows of a text file as frames of `line` and `fields` (list of string)."""
-    if not dialect.is_literal and _has_quotes(path, dialect):
+    is_json = form_of(path).kind == "json"
+    if is_json or (not dialect.is_literal and _has_quotes(path, dialect)):
         rows = text_rows(path, dialect, on_problem)
         while chunk := list(islice(rows, CHUNK_ROWS)):
             lines, rows_of_fields = zip(*chunk, strict=True)
+            if is_json:
+                rows_of_fields = [[as_field(value) for value in row] for row in rows_of_fields]
             fields = pl.from_arrow(pa.array(rows_of_fields, pa.large_list(pa.large_string())))  # faster than by row
             yield pl.DataFrame({"line": lines, "fields": fields}, schema_overrides={"line": pl.Int64})
         return
@@ -285,6 +315,8 @@ def is_quoted(path: Path, dialect: Dialect) -> bool:
         Irregular: if a quoted field goes over several lines or breaks the rules, which the fast reader would not see,
             or if the file is of a dialect that it does not read.
     """
+    if form_of(path).kind != "text":
+        raise Irregular("it is no text")
     if len(dialect.separator) > 1:
         raise Irregular(f"its fields are separated by {dialect.separator!r}")
     if dialect.is_literal or not _has_quotes(path, dialect):

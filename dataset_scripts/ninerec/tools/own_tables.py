@@ -10,13 +10,16 @@ from datasets import load_dataset
 
 from ..builder import ITEMS_SUFFIX
 from ..files import NAME
-from ..tables.forms import FORMS, split_name
+from ..tables.forms import FORMS, is_table, split_name
 
 
 def add_own_tables(parser: argparse.ArgumentParser) -> None:
     """Adds the options that give tables and folders by their paths."""
     add = parser.add_argument
-    add("--interactions", help="your table of interactions: CSV, TSV, Parquet, …, or a Hub data set (its train split)")
+    add(
+        "--interactions",
+        help="your interactions: CSV, JSON lines, Parquet, …, or a Hub data set (its train split)",
+    )
     add("--items", help="your table of items, likewise")
     add("--covers", help="folder of images named ITEM_ID.jpg (png, webp, …)")
     add("--audio", help="folder of audio named ITEM_ID.wav (flac, mp3)")
@@ -66,7 +69,7 @@ def linked(name: str, args: argparse.Namespace) -> Iterator[tuple[Path | None, d
 
 def _linked_table(source: str, link: Path, kind: str) -> Path:
     path = Path(source)
-    if path.is_file():
+    if is_table(path):
         _, suffix, packing = split_name(path.name)
         if not suffix:
             raise ValueError(f"--{kind} {source}: the file must end in {', '.join(FORMS)}")

@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ..files import DERIVED, DatasetFiles, data_folder, find_files
+from ..tables.forms import is_table
 from ..tables.items import read_items
 from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
@@ -62,7 +63,7 @@ def validate(
         problems.add("error", root, str(error), count=1)
         return problems.found()
     on_disk = [table for table in (files.items, files.interactions) if isinstance(table, Path)]
-    if special := [path for path in on_disk if not path.is_file()]:
+    if special := [path for path in on_disk if not is_table(path)]:
         problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
         return problems.found()
     with tempfile.TemporaryDirectory() as scratch:
