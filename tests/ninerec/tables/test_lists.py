@@ -82,10 +82,10 @@ def test_lists_in_columns(tmp_path, suffix, times):
 @pytest.mark.parametrize(
     ("suffix", "rows", "message"),
     [
-        (".csv", 'u,"[1, 2]","[7]"', r":2: 2 in item_id and 1 in timestamp"),
+        (".csv", 'u,"[1, 2]","[7]"', r":2: elements: 2 in item_id and 1 in timestamp"),
         (".csv", 'u,"[1, 2]","[7, 8]"\nv,3,"[1]"', r":3: '3' is no list"),
         (".csv", 'u,"[1, 2]","[7, 8]"\nv,"[3 ... 9]","[1]"', r":3: '\[3 ... 9\]' is no list.*elements that are lost"),
-        (".csv", 'u,"[1, 2]","[7, 8]"\nv,"[3]","[]"', r":3: 1 in item_id and 0 in timestamp"),
+        (".csv", 'u,"[1, 2]","[7, 8]"\nv,"[3]","[]"', r":3: elements: 1 in item_id and 0 in timestamp"),
         (".csv", 'u,"[1, 2]","[7, soon]"', r":2: timestamp 'soon' is no whole number"),
         (".jsonl", '{"user_id": 1, "item_ids": ["a", null], "timestamps": [1, 2]}', r":1: .* is no list of ids"),
         (".jsonl", '{"user_id": 1, "item_ids": [["a", 1]], "timestamps": [1]}', r":1: .* is no list of ids"),
