@@ -37,7 +37,7 @@ class PreparedItems(Protocol):
 
 
 def prepare_items(
-    items: datasets.Dataset, processor: TransRecProcessor, num_proc: int | None = None
+    items: datasets.Dataset, processor: TransRecProcessor, num_proc: int | None = None, is_catalogue: bool = True
 ) -> datasets.Dataset:
     """Makes every item's model inputs, unpadded, in catalogue order; each is prepared only once.
 
@@ -47,13 +47,15 @@ def prepare_items(
         items: with columns `item_id` and those that the processor reads.
         processor: the model's.
         num_proc: processes to prepare in; the result is the same.
+        is_catalogue: whether the items are a whole catalogue, in which no modality may be missing altogether.
 
     Raises:
         ValueError: if a modality is missing in all items.
     """
     columns = processor.item_columns
     check_columns(items, columns, "the items table")
-    if "text" in processor.modalities and not any(items[MODALITIES["text"].column(processor)]):
+    has_texts = "text" in processor.modalities and is_catalogue
+    if has_texts and not any(items[MODALITIES["text"].column(processor)]):
         raise ValueError(
             f"no item has a text in {MODALITIES['text'].column(processor)}; choose another language than "
             f"{processor.language!r}"
@@ -78,7 +80,7 @@ def prepare_items(
     )
     for modality in sparse:
         missing = prepared.data[next(iter(modality.stored))].null_count
-        if missing == len(prepared):
+        if missing == len(prepared) and is_catalogue:
             raise ValueError(f"no item has {modality.content}; leave {modality.name} out, or give the folder")
         if missing:
             logger.warning("%s of %s items have no %s", f"{missing:,}", f"{len(prepared):,}", modality.name)

@@ -137,6 +137,7 @@ def read_content(
     chunk_size: int = 256,
     cache_dir: str | None = None,
     bf16: bool | None = None,
+    is_catalogue: bool = True,
 ) -> Content:
     """Encodes the catalogue with frozen backbones; the features are kept on disk, see [`precompute_features`].
 
@@ -147,8 +148,9 @@ def read_content(
         chunk_size: items encoded at a time.
         cache_dir: folder of the cache; by default that of `datasets`.
         bf16: whether the backbones compute in bfloat16; by default on CPUs that have it, see [`has_bfloat16`].
+        is_catalogue: see [`prepare_items`].
     """
-    prepared = prepare_items(items, processor)
+    prepared = prepare_items(items, processor, is_catalogue=is_catalogue)
     with _precision(model.device, bf16):
         return as_content(precompute_features(model, prepared, processor, chunk_size, cache_dir), model, processor)
 

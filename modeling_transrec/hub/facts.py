@@ -133,14 +133,25 @@ def describe_model(
     }
 
 
-def checkpoint_hash(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> str:
-    """Returns a hash that is equal for checkpoints with the same embeddings of the same items and histories."""
+def checkpoint_hash(
+    model: TransRecPreTrainedModel, processor: TransRecProcessor, dtype: torch.dtype | None = None
+) -> str:
+    """Returns a hash that is equal for checkpoints with the same embeddings of the same items and histories.
+
+    Args:
+        model: the model.
+        processor: its processor.
+        dtype: that of a checkpoint which was loaded as another; by default the model's own.
+    """
     config = model.config
     nested = (*config.sub_configs_defaults, "peft_config", "backbone_references")
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
-    add_tensors(digest, model.base_model.state_dict())
+    weights = model.base_model.state_dict()
+    if dtype is not None:
+        weights = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
+    add_tensors(digest, weights)
     return digest.hexdigest()
 
 

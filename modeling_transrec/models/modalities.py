@@ -8,6 +8,7 @@ Shapes: `U` items, `P` of them that have an image or a sound, `T` text tokens.
 """
 
 import itertools
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -96,6 +97,21 @@ class Modality:
         return batch
 
 
+def as_text(value: Any) -> str | None:
+    """Returns a title as text; numbers are titles, too, and NaN is none.
+
+    >>> as_text(1984), as_text(7.0), as_text(None)
+    ('1984', '7', None)
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, numbers.Number | np.generic):
+        raise ValueError(f"a text must be a string or a number, got {type(value).__name__}: {str(value)[:60]!r}")
+    if value != value:
+        return None
+    return str(int(value)) if isinstance(value, float | np.floating) and value == int(value) else str(value)
+
+
 class TextModality(Modality):
     """Texts, as tokens. Stored: `input_ids`, without padding, and `has_text`, false for a blank text."""
 
@@ -126,7 +142,7 @@ class TextModality(Modality):
 
     def prepare(self, processor: "TransRecProcessor", values: Sequence[str | None]) -> dict[str, list]:
         """Tokenizes texts; a text without tokens is one token, which is not read."""
-        texts = [text or "" for text in values]
+        texts = [as_text(value) or "" for value in values]
         if processor.do_lower_case:
             texts = [text.lower() for text in texts]
         prefixed = [processor.item_prefix + text if text.strip() else text for text in texts]

@@ -7,13 +7,12 @@ before. So threads that read see one state or the other, and a change takes the 
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
@@ -25,6 +24,7 @@ from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .faiss_index import FaissIndex
 from .platform import explain
+from .tables import Table, as_dataset
 
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 CATALOGUE_FILE = f"{CATALOGUE_FOLDER}/train-00000-of-00001.parquet"
 EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
 _MEANS = ("user_mean", "item_mean")  # by which scores are centred, in the metadata of the file
+_OTHER_DTYPES = b"other_dtypes"  # there, too: hashes of the checkpoint as it is when it is loaded in other dtypes
 _READ_AT_A_TIME = 100_000
 _SHARE_BEFORE_REBUILDING = 8  # where an eighth of the items has come or gone, all are copied
 
@@ -121,8 +122,8 @@ class Catalogue:
         made_by = dataset.unique(CHECKPOINT)
         if made_by != [checkpoint]:
             raise ValueError(
-                "the catalogue's vectors were made by another checkpoint, or the same one in another dtype or "
-                f"language ({', '.join(str(one)[:12] for one in made_by)} in place of {checkpoint[:12]}), and cannot "
+                "the catalogue's vectors were made by another checkpoint, or the same one in another language ("
+                f"{', '.join(str(one)[:12] for one in made_by)} in place of {checkpoint[:12]}), and cannot "
                 "be compared with this one's; encode the items again: index(items). from_pretrained(…, "
                 "load_catalogue=False) loads the model alone"
             )
@@ -149,11 +150,20 @@ class Catalogue:
             for name in _MEANS
             if name.encode() in found
         }
-        dataset = datasets.Dataset.from_parquet(file, keep_in_memory=True)
+        dataset = datasets.Dataset(pq.read_table(file))  # which needs no cache that can be written to
+        if checkpoint in found.get(_OTHER_DTYPES, b"").decode().split():
+            made_by = dataset.unique(CHECKPOINT) if CHECKPOINT in dataset.column_names else []
+            loaded = cls.from_dataset(dataset, model, made_by[0] if len(made_by) == 1 else checkpoint, **means)
+            return dataclasses.replace(loaded, checkpoint=checkpoint)
         return cls.from_dataset(dataset, model, checkpoint, **means)
 
-    def save(self, folder: Path) -> None:
-        """Writes the catalogue into a checkpoint's folder, the means by which scores are centred in the same file."""
+    def save(self, folder: Path, other_dtypes: Sequence[str] = ()) -> None:
+        """Writes the catalogue into a checkpoint's folder, the means by which scores are centred in the same file.
+
+        Args:
+            folder: the checkpoint's folder.
+            other_dtypes: hashes of the checkpoint in other dtypes, in which it may be loaded to use the catalogue.
+        """
         path = folder / CATALOGUE_FILE
         path.parent.mkdir(exist_ok=True)
         unfinished = path.with_name(f"{path.name}.unfinished")
@@ -161,6 +171,7 @@ class Catalogue:
         with pq.ParquetWriter(unfinished, dataset.features.arrow_schema, write_page_index=True) as writer:
             for batch in dataset.with_format("arrow").iter(batch_size=10_000):
                 writer.write_table(batch)
+            writer.add_key_value_metadata({_OTHER_DTYPES.decode(): " ".join(other_dtypes)})
             if self.scorer.user_mean is not None:
                 means = {name: getattr(self.scorer, name).float().cpu().numpy() for name in _MEANS}
                 writer.add_key_value_metadata({name: mean.tobytes().hex() for name, mean in means.items()})
@@ -346,16 +357,13 @@ class Catalogue:
         return self.build(self.items, scorer, self.checkpoint)
 
 
-def checked_items(items: datasets.Dataset | pd.DataFrame | Sequence[dict]) -> datasets.Dataset:
+def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
     """Returns items as a data set.
 
     Raises:
         ValueError: if there are none, or their ids are missing, not strings or not distinct.
     """
-    if isinstance(items, pd.DataFrame):
-        items = datasets.Dataset.from_pandas(items, preserve_index=False)
-    elif not isinstance(items, datasets.Dataset):
-        items = datasets.Dataset.from_list(list(items))
+    items = as_dataset(items)
     if len(items) == 0:
         raise ValueError("there are no items to index")
     if "item_id" not in items.column_names:

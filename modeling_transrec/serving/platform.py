@@ -3,12 +3,10 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeGuard, cast
 
 import datasets
-import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,6 +19,7 @@ from ..evaluation.features import Content
 from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.weighing import ScoringChoice, choose, choose_content
 from ..models.whitening import Whitening
+from .tables import Table, as_dataset, as_histories, is_table
 
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.
@@ -28,27 +27,21 @@ SCORING_FILE = "scoring.safetensors"
 
 logger = logging.getLogger(__name__)
 
-Interactions: TypeAlias = pd.DataFrame | datasets.Dataset | Mapping[str, Sequence]
 
-
-def is_table(histories) -> TypeGuard[Interactions]:
-    """Returns whether histories are given as a table of interactions, not as lists of item ids."""
-    return isinstance(histories, pd.DataFrame | datasets.Dataset | Mapping)
-
-
-def as_sequences(histories: Interactions | Sequence[Sequence[str]], known: Collection[str]) -> datasets.Dataset:
+def as_sequences(histories: Table | Sequence[Sequence[str]], known: Collection[str]) -> datasets.Dataset:
     """Returns histories as one row a user, with columns `user_id` and `item_ids`, in time order.
 
     Raises:
         ValueError: if an item is not among the known ones, those of the catalogue.
     """
     if is_table(histories):
-        names = histories.column_names if isinstance(histories, datasets.Dataset) else list(histories)
-        is_whole = isinstance(histories, datasets.Dataset) and {"user_id", "item_ids"} <= set(names)
-        sequences = histories if is_whole else from_interactions({name: list(histories[name]) for name in names})
+        table = as_dataset(histories)
+        is_whole = {"user_id", "item_ids"} <= set(table.column_names)
+        sequences = table if is_whole else from_interactions({name: table[name][:] for name in table.column_names})
     else:
-        users = [f"user {number}" for number in range(len(histories))]
-        sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": [*map(list, cast(list, histories))]})
+        lists, _ = as_histories(histories)
+        users = [f"user {number}" for number in range(len(lists))]
+        sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": lists})
     unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
     if unknown is not None:
         raise ValueError(f"item {unknown!r} of the interactions is not among the {len(known)} items; index it, too")

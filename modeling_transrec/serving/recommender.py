@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
-import pandas as pd
 import torch
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -21,7 +20,7 @@ from ..data.preparation import prepare_items
 from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.encoding import encode_catalogue
 from ..evaluation.features import load_content_model, read_content
-from ..evaluation.scoring import CatalogueScorer
+from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
@@ -29,22 +28,22 @@ from ..hub.publish import upload_checkpoint
 from ..hub.with_code import saved_with_code
 from ..models.checkpoint_files import HUB_ARGUMENTS
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
-from ..models.processing_transrec import TransRecProcessor
+from ..models.processing_transrec import TransRecProcessor, check_processor
 from .catalogue import CATALOGUE_FILE, Catalogue, checked_items, item_columns
 from .platform import (
     SCORING_FILE,
-    Interactions,
     add_counts,
     as_sequences,
     fit_content,
-    is_table,
     load_scoring,
     save_scoring,
 )
+from .tables import Table, as_histories, is_table
 
 
 logger = logging.getLogger(__name__)
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _changing = threading.RLock()  # allows one change of a catalogue at a time, over all recommenders
 
 
@@ -171,7 +170,8 @@ class Recommender:
             self.model.save_pretrained(folder, **kwargs)
             self.processor.save_pretrained(folder)
         if catalogue is not None:
-            catalogue.save(folder)
+            other = [dtype for dtype in _DTYPES if dtype != self.model.dtype]
+            catalogue.save(folder, [checkpoint_hash(self.model, self.processor, dtype) for dtype in other])
             scorer = catalogue.rebuilt().scorer
             save_scoring(scorer, folder / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
 
@@ -272,17 +272,18 @@ class Recommender:
 
     def index(
         self,
-        items: datasets.Dataset | pd.DataFrame | Sequence[dict],
+        items: Table | Sequence[dict],
         chunk_size: int = 256,
-        histories: Interactions | Sequence[Sequence[str]] | None = None,
+        histories: Table | Sequence[Sequence[str]] | None = None,
     ) -> "Recommender":
         """Encodes the catalogue to recommend from, and replaces an earlier one.
 
         A model of content and ids drops its id part if an item is new to it.
 
         Args:
-            items: data set, DataFrame or list of dicts, with `item_id` and the columns that the processor reads,
-                such as `text_en`; `join_columns` makes it of several columns.
+            items: a data set, DataFrame of pandas or polars, Arrow table, dict of columns or list of dicts, with
+                `item_id` and the columns that the processor reads, such as `text_en`; `join_columns` makes it of
+                several columns.
             chunk_size: items encoded at a time.
             histories: the platform's interactions, a table with columns `user_id`, `item_id` and, where known,
                 `timestamp` and `weight` (what an interaction counts: a click less than a purchase). Their transitions
@@ -310,7 +311,7 @@ class Recommender:
         self._use(Catalogue.build(item_columns(items), scorer, checkpoint, cast(Any, histories)))
         return self
 
-    def observe(self, interactions: Interactions) -> "Recommender":
+    def observe(self, interactions: Table) -> "Recommender":
         """Counts new interactions, in about 90 microseconds each; the next recommendations use them.
 
         A user's new interactions follow those that were given to [`index`] or to this method before. Histories are not
@@ -356,13 +357,12 @@ class Recommender:
         catalogue = self._indexed()
         self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(transitions=transitions))
 
-    def add_items(
-        self, items: datasets.Dataset | pd.DataFrame | Sequence[dict], chunk_size: int = 256
-    ) -> "Recommender":
+    def add_items(self, items: Table | Sequence[dict], chunk_size: int = 256) -> "Recommender":
         """Adds items to the catalogue, or replaces those with the same `item_id`. Only these items are encoded.
 
         Args:
-            items: as in [`index`]. Columns that the catalogue does not have are an error, missing ones are empty.
+            items: as in [`index`]. Columns that the catalogue does not have are an error, missing ones are empty: an
+                item may lack its text or its image.
             chunk_size: items encoded at a time.
 
         Returns: itself.
@@ -373,6 +373,8 @@ class Recommender:
             raise ValueError(
                 "the model has an id table that lacks some of these items; call index with all items again"
             )
+        for name in set(self.processor.item_columns) - set(items.column_names):
+            items = items.add_column(name, [None] * len(items))
         columns = item_columns(items)
         unknown = set(columns.column_names) - set(known)
         if unknown:
@@ -409,17 +411,19 @@ class Recommender:
 
     def recommend(
         self,
-        history: Sequence[str] | Sequence[Sequence[str]],
+        history: Sequence[str] | Sequence[Sequence[str]] | Any,
         k: int = 10,
         exclude_seen: bool = True,
         user_id: str | Sequence[str] | None = None,
         explain: bool = False,
         cold_users: str = "raise",
+        unknown_items: str = "raise",
     ) -> list[dict] | list[list[dict]]:
         """Returns the `k` best items for a history, best first.
 
         Args:
-            history: item ids, oldest first, or a list of such histories.
+            history: item ids, oldest first, or a list of such histories; arrays of numpy or Arrow and columns of
+                pandas or polars, too. Thousands of users are recommended to in blocks, in bounded memory.
             k: number of items.
             exclude_seen: whether items of the history are left out.
             user_id: the user's id, or one for each history; only for models of user ids (DSSM).
@@ -428,6 +432,8 @@ class Recommender:
                 popularity is the largest part.
             cold_users: what a user without a history gets: the items that were counted most often, whose score is how
                 often (`"popularity"`), no item (`"none"`), or an error (`"raise"`).
+            unknown_items: whether items of a history that are not in the catalogue are left out (`"skip"`) or an error
+                (`"raise"`). A user all of whose items are left out has no history.
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
 
@@ -440,11 +446,11 @@ class Recommender:
             raise ValueError(f"k must be at least 1, got {k}")
         if cold_users not in ("raise", "popularity", "none"):
             raise ValueError(f'cold_users must be "raise", "popularity" or "none", got {cold_users!r}')
-        if isinstance(history, str):
-            raise ValueError("history must be a list of item ids, not one id")
-        history = list(history)
-        is_single = not history or not isinstance(history[0], list | tuple)
-        several: list = [history] if is_single else history
+        if unknown_items not in ("raise", "skip"):
+            raise ValueError(f'unknown_items must be "raise" or "skip", got {unknown_items!r}')
+        several, is_single = as_histories(history)
+        if unknown_items == "skip":
+            several = [[item_id for item_id in one if item_id in catalogue.index_of] for one in several]
         user_index = self._user_index(user_id, len(several))
         popular: list[dict] = []
         if not all(several) and cold_users == "raise":
@@ -458,13 +464,14 @@ class Recommender:
                 popular = [{**one, **nothing, "popularity": one["score"]} for one in popular]
         found = [[dict(one) for one in popular] for _ in several]
         warm = [number for number, one in enumerate(several) if one]
-        if warm:
-            histories = catalogue.histories_as_indices([several[number] for number in warm])  # (B, L)
-            user_index = None if user_index is None else user_index[warm]
-            best = catalogue.top_k(histories, k, exclude_seen, user_index)
+        for block in user_blocks(len(warm), len(catalogue.all_ids)):
+            users = warm[block]
+            histories = catalogue.histories_as_indices([several[number] for number in users])  # (B, L)
+            of_block = None if user_index is None else user_index[users]
+            best = catalogue.top_k(histories, k, exclude_seen, of_block)
             if explain:
-                best = catalogue.explained(best, histories, user_index)
-            for number, recommended in zip(warm, best, strict=True):
+                best = catalogue.explained(best, histories, of_block)
+            for number, recommended in zip(users, best, strict=True):
                 found[number] = recommended
         return found[0] if is_single else found
 
@@ -486,11 +493,14 @@ class Recommender:
 
     def _encode(self, items: datasets.Dataset, chunk_size: int, is_catalogue: bool = False) -> torch.Tensor:
         """Encodes items to embeddings `(V, D)`: a whole catalogue, or items that are added to one."""
+        check_processor(self.processor, self.model.config)
         if self.reads_features:
-            content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
+            content = read_content(
+                self.model, self.processor, items, chunk_size, bf16=self.bf16, is_catalogue=is_catalogue
+            )
             knn: Any = self._indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
-        prepared = prepare_items(items, self.processor)
+        prepared = prepare_items(items, self.processor, is_catalogue=is_catalogue)
         return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=is_catalogue)
 
     def _user_index(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
