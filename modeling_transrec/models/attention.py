@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
             positions = histories.mask.cumsum(1)[:, None]  # (B, 1, L), of items, so that padding adds no distance
             query, key = rotate(query, positions[:, :, -1:] if last else positions), rotate(key, positions)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attend(
+        attended, weights = attend(
             self,
             query,
             key,
@@ -74,6 +74,7 @@ class SelfAttention(nn.Module):
             dropout=self.config.hidden_dropout_prob if self.training else 0.0,
             is_causal=False,  # attention_mask has it already
         )
+        histories.record_attention(weights)
         attended = attended.flatten(2)
         return self.output(attended.squeeze(1) if last else histories.pack(attended))
 

@@ -19,7 +19,7 @@ class ItemInputs(TypedDict, total=False):
 
     Args:
         input_ids (`torch.LongTensor` of shape `(U, T)`): tokens of the texts.
-        attention_mask (`torch.LongTensor` of shape `(U, T)`): 1 at tokens, 0 at padding.
+        attention_mask (`torch.LongTensor` of shape `(U, T)`): 1 at tokens, 0 at padding; by default all are tokens.
         has_text (`torch.BoolTensor` of shape `(U,)`): false where an item has no text; by default all have one.
         pixel_values (`torch.ByteTensor` or `torch.FloatTensor` of shape `(P, 3, height, width)`): the images.
         image_index (`torch.LongTensor` of shape `(U,)`):

@@ -222,11 +222,15 @@ def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
     """Within it, whatever a damaged or hostile checkpoint makes the libraries raise says which checkpoint it is.
 
     Raises:
-        ValueError: in place of errors of other kinds, which tell about code, not about the checkpoint.
+        ValueError: in place of errors of other kinds, which tell about code, not the checkpoint. A `RuntimeError`,
+            which may be about the use of `from_pretrained`, stays one, with a note that names the checkpoint.
     """
     try:
         yield
     except (ValueError, OSError, ImportError, MemoryError):
+        raise
+    except RuntimeError as error:
+        error.add_note(f"(while {name_or_path} was loaded)")
         raise
     except Exception as error:
         raise ValueError(

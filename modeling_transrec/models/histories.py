@@ -9,6 +9,7 @@ Shapes: `B` users, `L` history length, `M` items in all histories, `U` distinct 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import torch
@@ -23,6 +24,19 @@ def gather_histories(item_embeds: torch.Tensor, item_index: torch.Tensor) -> tup
     return F.embedding(item_index.clamp(min=0), item_embeds) * mask[:, :, None], mask
 
 
+@dataclasses.dataclass
+class Recorded:
+    """What a user encoder computes on the way, where it is asked for.
+
+    Args:
+        hidden_states: gets the input of each layer, `(B, L, width)`.
+        attentions: gets the attention weights of each layer, `(B, heads, L, L)`.
+    """
+
+    hidden_states: list[torch.Tensor] | None = None
+    attentions: list[torch.Tensor] | None = None
+
+
 class Histories:
     """Knows at which positions of padded histories there are items, and whose histories they are.
 
@@ -30,6 +44,7 @@ class Histories:
         mask: `(B, L)` booleans, false at padding.
         user_ids: `(B,)` indices into the table of user ids, for user encoders that read them.
         is_masked: `(B, L)` booleans, true at items that a mask embedding replaces; none by default.
+        recorded: gets what is computed on the way; by default nothing is kept.
 
     Example:
 
@@ -41,11 +56,16 @@ class Histories:
     """
 
     def __init__(
-        self, mask: torch.Tensor, user_ids: torch.Tensor | None = None, is_masked: torch.Tensor | None = None
+        self,
+        mask: torch.Tensor,
+        user_ids: torch.Tensor | None = None,
+        is_masked: torch.Tensor | None = None,
+        recorded: Recorded | None = None,
     ):
         self.mask = mask
         self.user_ids = user_ids
         self.is_masked = is_masked
+        self.recorded = Recorded() if recorded is None else recorded
 
     @property
     def visible(self) -> torch.Tensor:
@@ -65,8 +85,18 @@ class Histories:
     def to(self, *args, **kwargs) -> Histories:
         """Returns the same on another device."""
         others = (self.user_ids, self.is_masked)
-        moved = [None if tensor is None else tensor.to(*args, **kwargs) for tensor in others]
-        return Histories(self.mask.to(*args, **kwargs), *moved)
+        user_ids, is_masked = (None if tensor is None else tensor.to(*args, **kwargs) for tensor in others)
+        return Histories(self.mask.to(*args, **kwargs), user_ids, is_masked, self.recorded)
+
+    def record(self, hidden: torch.Tensor) -> None:
+        """Keeps the input of a layer, `(M, width)` or `(B, L, width)`, where it is asked for."""
+        if self.recorded.hidden_states is not None:
+            self.recorded.hidden_states.append(self.pad(hidden) if hidden.dim() == 2 else hidden)
+
+    def record_attention(self, weights: torch.Tensor) -> None:
+        """Keeps attention weights `(B, heads, L, L)`, where they are asked for."""
+        if self.recorded.attentions is not None:
+            self.recorded.attentions.append(weights)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Takes the items out of `(B, L, …)`: `(M, …)`."""

@@ -56,7 +56,7 @@ from .checkpoint_files import (
 )
 from .configuration_transrec import TransRecConfig
 from .freezing import freeze, is_trained, keep_frozen_in_evaluation, leave_out_untrainable, trains_batch_norm
-from .histories import Histories, gather_histories
+from .histories import Histories, Recorded, gather_histories
 from .item_encoders import ItemEncoder
 from .losses import LOSSES
 from .modalities import BACKBONES
@@ -77,11 +77,17 @@ class TransRecModelOutput(ModelOutput):
         item_embeds (`torch.FloatTensor` of shape `(U, D)`): item embeddings of the batch's distinct items.
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
         user_embeds (`torch.FloatTensor` of shape `(B, D)`): user embeddings, which predict each user's next item.
+        hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states`):
+            The input of each layer of the user encoder, `(B, L, width)`, then `user_hidden`.
+        attentions (`tuple(torch.FloatTensor)`, with `output_attentions`):
+            The attention weights of each layer of the user encoder, `(B, heads, L, L)`, where it has attention.
     """
 
     item_embeds: torch.Tensor | None = None
     user_hidden: torch.Tensor | None = None
     user_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -93,6 +99,10 @@ class TransRecOutput(ModelOutput):
         item_embeds (`torch.FloatTensor` of shape `(U, D)`): item embeddings of the batch's distinct items.
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
         user_embeds (`torch.FloatTensor` of shape `(B, D)`): user embeddings, which predict each user's next item.
+        hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states`):
+            The input of each layer of the user encoder, `(B, L, width)`, then `user_hidden`.
+        attentions (`tuple(torch.FloatTensor)`, with `output_attentions`):
+            The attention weights of each layer of the user encoder, `(B, heads, L, L)`, where it has attention.
     """
 
     loss: torch.Tensor | None = None
@@ -100,6 +110,18 @@ class TransRecOutput(ModelOutput):
     item_embeds: torch.Tensor | None = None
     user_hidden: torch.Tensor | None = None
     user_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def as_outputs(recorded: Recorded, user_hidden: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Returns what was recorded by its names in an output, with the last states `(B, L, D)` behind the others."""
+    found = {}
+    if recorded.hidden_states is not None:
+        found["hidden_states"] = (*recorded.hidden_states, user_hidden)
+    if recorded.attentions is not None:
+        found["attentions"] = tuple(recorded.attentions)
+    return found
 
 
 class TransRecPreTrainedModel(PreTrainedModel):
@@ -115,7 +137,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _saves_backbone = True
-    _backbones_cache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
+    _partscache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
 
     def __init__(self, config: TransRecConfig):
         super().__init__(copy.deepcopy(config))  # what changes one model's must not change another's
@@ -176,7 +198,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             if kwargs.get("distributed_checkpoint"):
                 raise ValueError("save_backbone=False is not for distributed_checkpoint=True, which is to resume from")
             state_dict = dict(self.state_dict() if state_dict is None else state_dict)
-            where = reaching({"cache_dir": self._backbones_cache, **kwargs})
+            where = reaching({"cache_dir": self._partscache, **kwargs})
             references = make_references(self, state_dict, where)
             left_out = re.compile("|".join(missing_patterns(references)))
             state_dict = {key: weight for key, weight in state_dict.items() if not left_out.search(key)}
@@ -239,7 +261,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if model.config.backbone_references:
             saved = weight_names(str(pretrained_model_name_or_path), kwargs) if reads_files else kwargs["state_dict"]
             load_references(model, saved, reaching(kwargs))
-            model._backbones_cache = kwargs.get("cache_dir")
+            model._partscache = kwargs.get("cache_dir")
         own_weights(model)
         leave_out_untrainable(model.item_encoder.backbones)
         return (model, info) if output_loading_info else model
@@ -307,8 +329,25 @@ class TransRecPreTrainedModel(PreTrainedModel):
         dtype = next(iter(backbones.values())).dtype
         model: Any = cls(TransRecConfig(**configs, **kwargs), backbones)  # type: ignore[call-arg]  # a subclass's
         model = model.to(dtype)
-        model._backbones_cache = loading.get("cache_dir")
+        model._partscache = loading.get("cache_dir")
         return model
+
+    def new_record(self, output_hidden_states: bool | None = None, output_attentions: bool | None = None) -> Recorded:
+        """Returns what gets the states and weights that are asked for, by arguments or by the configuration."""
+        config = self.config
+        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        weights = config.output_attentions if output_attentions is None else output_attentions
+        if weights and config._attn_implementation != "eager":
+            logger.warning_once(  # type: ignore[attr-defined]  # of transformers' loggers
+                "attn_implementation=%r computes no attention weights: attentions are None; load the model with "
+                'attn_implementation="eager"',
+                config._attn_implementation,
+            )
+        return Recorded([] if states else None, [] if weights else None)
+
+    def returns_dict(self, return_dict: bool | None) -> bool:
+        """Returns whether an output is returned, not a tuple, by an argument or by the configuration."""
+        return bool(getattr(self.config, "return_dict", True) if return_dict is None else return_dict)
 
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
         """Maps user or item embeddings `(…, D)` to vectors whose dot product is the score.
@@ -335,7 +374,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             freeze_modules: patterns of parameter names within the backbone, such as `"embeddings.*"`; those that match
                 are frozen, the others are still trained. Of two backbones, `"text.*"` and `"image.*"` choose one.
         """
-        backbones = self._backbones_to("freeze")
+        backbones = self._partsto("freeze")
         if train_last_n_layers is not None and freeze_modules is not None:
             raise ValueError("give train_last_n_layers or freeze_modules, not both")
         if self.config.peft_config is not None:
@@ -367,7 +406,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         Args:
             kwargs: those of `torch.compile`.
         """
-        backbones = self._backbones_to("compile; leave torch_compile out")
+        backbones = self._partsto("compile; leave torch_compile out")
         towers = [tower for backbone in backbones.values() for tower in towers_of(backbone)]
         layers = [layer for tower in towers for layer in layers_of(tower) or [tower] if is_trained(layer)]
         if not layers:
@@ -416,7 +455,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """
         if self.config.peft_config is not None:
             raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
-        backbones = self._backbones_to("put adapters into")
+        backbones = self._partsto("put adapters into")
         self.config.peft_config = inject_adapters(list(backbones.values()), peft_config)
         self._adapters_changed()
 
@@ -433,7 +472,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         leave_out_untrainable(self.item_encoder.backbones)
         self.train(self.training)
 
-    def _backbones_to(self, purpose: str) -> dict[str, PreTrainedModel]:
+    def _partsto(self, purpose: str) -> dict[str, PreTrainedModel]:
         """Returns the backbones by the names of their modalities; raises `ValueError` where there are none."""
         if not self.item_encoder.backbones:
             raise ValueError(f"an id model has no backbone to {purpose}")
@@ -481,7 +520,11 @@ class TransRecModel(TransRecPreTrainedModel):
         self.user_encoder = make_user_encoder(config, self.item_encoder.lengths)
         start = torch.tensor(float(config.temperature)).log()
         self.log_temperature = nn.Parameter(start) if config.learn_temperature else None
-        self._no_split_modules = [self.user_encoder.layer_class.__name__]
+        parts = self.item_encoder.backbones
+        self._no_split_modules = {self.user_encoder.layer_class.__name__}.union(
+            *(backbone._no_split_modules or () for backbone in parts)
+        )
+        self._keep_in_fp32_modules = set().union(*(backbone._keep_in_fp32_modules or () for backbone in parts))
         check_size(self, config.backbone_references)
         self._keys_to_ignore_on_load_missing = missing_patterns(config.backbone_references)
         self.post_init()
@@ -513,6 +556,8 @@ class TransRecModel(TransRecPreTrainedModel):
             items: see [`ItemInputs`].
         """
         given = given_items(items)
+        if "input_ids" in given and "attention_mask" not in given:
+            given["attention_mask"] = torch.ones_like(given["input_ids"])
         missing = self.item_encoder.missing_inputs(given)
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
@@ -524,6 +569,7 @@ class TransRecModel(TransRecPreTrainedModel):
         mask: torch.Tensor,
         user_ids: torch.Tensor | None = None,
         is_masked: torch.Tensor | None = None,
+        recorded: Recorded | None = None,
     ) -> torch.Tensor:
         """Encodes histories of item embeddings `(B, L, D)` to states at every position `(B, L, D)`.
 
@@ -532,10 +578,13 @@ class TransRecModel(TransRecPreTrainedModel):
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` indices into the table of user ids, where the user encoder has one.
             is_masked: `(B, L)` booleans, true at items that the learned mask embedding replaces.
+            recorded: gets what is computed on the way.
         """
-        return self.user_encoder(*self._histories(item_embeddings, mask, user_ids, is_masked))
+        return self.user_encoder(*self._histories(item_embeddings, mask, user_ids, is_masked, recorded))
 
-    def _histories(self, item_embeddings, mask, user_ids=None, is_masked=None) -> tuple[torch.Tensor, Histories]:
+    def _histories(
+        self, item_embeddings, mask, user_ids=None, is_masked=None, recorded=None
+    ) -> tuple[torch.Tensor, Histories]:
         """Returns the user encoder's arguments: checked, and with the mask embedding in place of masked items."""
         longest = self.config.max_seq_len + (self.config.objective == "masked_item")
         if item_embeddings.shape[1] > longest:
@@ -550,7 +599,7 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(
                 f"user_encoder_type={self.config.user_encoder_type!r} needs user_ids, indices into its table of users"
             )
-        return item_embeddings, Histories(mask, user_ids, is_masked)
+        return item_embeddings, Histories(mask, user_ids, is_masked, recorded)
 
     def get_user_features(
         self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
@@ -580,6 +629,8 @@ class TransRecModel(TransRecPreTrainedModel):
         self,
         item_index: torch.LongTensor,
         user_ids: torch.LongTensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **items: Unpack[ItemInputs],
     ) -> TransRecModelOutput | tuple:
@@ -591,16 +642,27 @@ class TransRecModel(TransRecPreTrainedModel):
                 Histories, oldest item first, as indices into the batch's distinct items; -1 is padding, on the left.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Indices into the table of user ids, where the user encoder has one.
-            return_dict (`bool`, *optional*): whether to return a [`TransRecModelOutput`] or a tuple.
+            output_hidden_states, output_attentions (`bool`, *optional*):
+                Whether to return the user encoder's `hidden_states` and `attentions`; by default as the configuration
+                says. Weights of attention are `None` except with `attn_implementation="eager"`.
+            return_dict (`bool`, *optional*):
+                Whether to return a [`TransRecModelOutput`] or a tuple; by default as the configuration says.
             items: the distinct items, see [`ItemInputs`].
         """
+        recorded = self.new_record(output_hidden_states, output_attentions)
         item_embeds = self.get_item_features(**items)
         vectors, mask = gather_histories(item_embeds, item_index)
-        vectors, histories = self._histories(*self._for_next_item(vectors, mask, user_ids))
+        vectors, mask, _, is_masked = self._for_next_item(vectors, mask, user_ids)
+        vectors, histories = self._histories(vectors, mask, user_ids, is_masked, recorded)
         user_hidden = self.user_encoder(vectors, histories)
         user_embeds = histories.last_of(user_hidden)
-        output = TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds)
-        return output if return_dict or return_dict is None else output.to_tuple()
+        output = TransRecModelOutput(
+            item_embeds=item_embeds,
+            user_hidden=user_hidden,
+            user_embeds=user_embeds,
+            **as_outputs(recorded, user_hidden),
+        )
+        return output if self.returns_dict(return_dict) else output.to_tuple()
 
 
 class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
@@ -652,6 +714,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         labels: torch.LongTensor | None = None,
         user_ids: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **inputs: Unpack[BatchInputs],
     ) -> TransRecOutput | tuple:
@@ -668,27 +732,29 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 Indices into the table of user ids, where the user encoder has one.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
-            return_dict (`bool`, *optional*): whether to return a [`TransRecOutput`] or a tuple.
+            output_hidden_states, output_attentions, return_dict (`bool`, *optional*): see [`TransRecModel`].
             inputs: the distinct items, see [`ItemInputs`], and what the loss reads, see [`LossInputs`].
 
         With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
         and `logits` are `None`. Where gradient caching divides the users (with `labels`, gradients on and more users
-        than a chunk has), these two and `user_hidden` are `None`.
+        than a chunk has), these two, `user_hidden` and what is computed on the way are `None`.
         """
         items, loss_inputs = split_batch(inputs)
         loss = logits = None
+        recorded = self.new_record(output_hidden_states, output_attentions)
         if labels is None:
-            encoded = self.model(item_index=item_index, user_ids=user_ids, **items)
+            asked = {f"output_{name}": values is not None for name, values in vars(recorded).items()}
+            encoded = self.model(item_index=item_index, user_ids=user_ids, return_dict=True, **asked, **items)
         else:
             item_embeds = self.model.get_item_features(**items)
-            encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, loss_inputs)
+            encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, loss_inputs, recorded)
             if num_items_in_batch is None:
                 num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
             loss = loss / num_items_in_batch
         if encoded.user_embeds is not None:
             logits = self.to_scoring_space(encoded.user_embeds) @ self.to_scoring_space(encoded.item_embeds).T
         output = TransRecOutput(loss=loss, logits=logits, **encoded)
-        return output if return_dict or return_dict is None else output.to_tuple()
+        return output if self.returns_dict(return_dict) else output.to_tuple()
 
     def _summed_loss(
         self,
@@ -697,6 +763,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         labels: torch.Tensor,
         user_ids: torch.Tensor | None,
         inputs: LossInputs,
+        recorded: Recorded,
     ) -> tuple[TransRecModelOutput, torch.Tensor]:
         """Encodes the histories and computes the configuration's loss, summed over the targets.
 
@@ -711,7 +778,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             vectors, mask = gather_histories(item_embeds, item_index[users])
             is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
             ids = None if user_ids is None else user_ids[users]
-            hidden = self.model.get_user_hidden(vectors, mask, ids, is_masked)
+            hidden = self.model.get_user_hidden(vectors, mask, ids, is_masked, recorded)
             states, targets, positions = at_targets(hidden, labels)
             compared = candidates.of(users, positions)
             return hidden, loss.function(self.to_scoring_space(states), targets, positions[0], compared, **options)
@@ -728,7 +795,11 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         user_hidden, total = hidden_and_loss(slice(None), labels)
         predicts_next = config.objective != "masked_item"
         user_embeds = Histories(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
-        return TransRecModelOutput(item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds), total
+        on_the_way = as_outputs(recorded, user_hidden)
+        encoded = TransRecModelOutput(
+            item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds, **on_the_way
+        )
+        return encoded, total
 
 
 class AutoModelForSequentialRecommendation(_BaseAutoModelClass):

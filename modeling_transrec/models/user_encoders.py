@@ -121,6 +121,7 @@ class TransformerUserEncoder(UserEncoder):
         if len(layers):
             attention_mask = attention_mask_of(histories.mask, hidden.dtype, causal=not self.predicts_masked_items)
         for layer in layers:
+            histories.record(hidden)
             hidden = layer(hidden, histories, attention_mask)
         return hidden
 
@@ -265,6 +266,7 @@ class StackedUserEncoder(UserEncoder):
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
         hidden = self.dropout(item_embeddings)
         for layer in self.layers:
+            histories.record(hidden)
             hidden = layer(hidden, histories.mask)
         return hidden
 

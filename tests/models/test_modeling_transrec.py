@@ -193,3 +193,56 @@ def test_models_of_one_configuration_share_nothing(tokenizer, tmp_path):
     again = TransRecForSequentialRecommendation.from_pretrained(tmp_path)
     assert again.item_encoder.id_embedding is not None and again.config.peft_config is None
     assert_equal_weights(weights(again), weights(other), atol=0)
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+@pytest.mark.parametrize("user_encoder", ["sasrec", "ligr", "bert4rec", "gru4rec", "nextitnet", "dnn"])
+def test_what_is_computed_on_the_way_is_returned_where_asked_for(user_encoder, with_labels, make_model):
+    model = make_model("text", user_encoder_type=user_encoder, logq_correction=False)
+    model.set_attn_implementation("eager")
+    inputs = make_inputs("text")
+    inputs = {name: values for name, values in inputs.items() if name != "labels" or with_labels}
+    inputs.pop("negative_index"), inputs.pop("item_log_popularity")
+    plain = model(**inputs)
+    assert plain.hidden_states is None and plain.attentions is None
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    torch.testing.assert_close(output.user_hidden, plain.user_hidden)
+    layers = getattr(model.model.user_encoder, "layers", [])
+    assert len(output.hidden_states) == len(layers) + 1
+    torch.testing.assert_close(output.hidden_states[-1], output.user_hidden)
+    length = output.user_hidden.shape[1]
+    assert all(states.shape == (3, length, 16) for states in output.hidden_states)
+    if user_encoder in ("sasrec", "ligr", "bert4rec"):
+        assert len(output.attentions) == len(layers)
+        for weights in output.attentions:
+            torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, length))
+            if user_encoder != "bert4rec":
+                assert weights.triu(1).abs().max() == 0
+    model.config.output_hidden_states = True
+    assert len(model(**inputs).hidden_states) == len(layers) + 1
+
+
+def test_the_configuration_says_whether_a_tuple_is_returned(make_model):
+    model = make_model("id", return_dict=False)
+    inputs = {name: values for name, values in make_inputs("id").items() if name in ("item_index", "item_ids")}
+    assert isinstance(model(**inputs), tuple) and isinstance(model.model(**inputs), tuple)
+    assert model(**inputs, return_dict=True).logits.shape == (3, 11)
+
+
+def test_weights_of_attention_are_none_where_they_are_not_computed(make_model, caplog):
+    model = make_model("id")
+    inputs = {name: values for name, values in make_inputs("id").items() if name in ("item_index", "item_ids")}
+    assert set(model(**inputs, output_attentions=True).attentions) == {None}
+    assert "'sdpa' computes no attention weights" in caplog.text
+
+
+def test_texts_without_a_mask_have_no_padding(make_model):
+    model, tokens = make_model("text"), torch.randint(5, 60, (4, 6))
+    expected = model.get_item_features(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    torch.testing.assert_close(model.get_item_features(input_ids=tokens), expected)
+
+
+def test_layers_that_are_never_split_are_those_of_the_user_encoder_and_of_each_backbone(make_model):
+    model = make_model("text+image")
+    assert model._no_split_modules == model.model._no_split_modules > {"SASRecLayer", "BertLayer", "ViTLayer"}
+    assert make_model("id", user_encoder_type="gru4rec")._no_split_modules == {"GRU4RecLayer"}
