@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -23,6 +23,7 @@ from .tables.columns import check_columns, header_roles, is_behaviour
 from .tables.forms import FORMS, is_table, split_name
 from .tables.interactions import read_sequences
 from .tables.items import read_items
+from .tables.layouts import layout_of, released_names
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within
 from .tables.options import EVERYTHING, TableOptions
 from .tables.problems import Problems
@@ -48,9 +49,10 @@ SHARED_COVERS = "Source_Bili_2M_cover"
 NAME = re.compile(r"[\w-]([\w. -]*[\w.-])?")
 # Ends of file names, best first: NineRec's, MicroLens's and plain ones. PixelRec's tables have the bare name.
 ENDS = {
-    "items": ("_item", "_items", "_item_info", "_titles", "_title_en"),
+    "items": ("_item", "_items", "_item_info", "_titles", "_title", "_title_en"),
     "interactions": ("_pair", "_pairs", "_behaviour", "_interactions"),
 }
+TITLES = ("_titles", "_title", "_title_en")
 OWN_FOLDERS = tuple(folder for media in MEDIA for folder in media.folders)  # of the files of the tables beside them
 MEDIA_ENDS = tuple(f"_{folder}" for folder in (*OWN_FOLDERS, "video", "videos"))
 Place = TypeVar("Place", Path, Member, Path | Member)
@@ -184,6 +186,10 @@ def _base(place: Path | Member) -> PurePath:
     return place.path if isinstance(place, Member) else place
 
 
+def _stem(table: Path | Member) -> str:
+    return split_name(_base(table).name).stem
+
+
 def _archives(root: Path) -> list[Path]:
     files = (Path(folder, name) for folder, _, names in _walk(root) for name in names)
     return sorted(file for file in files if file.suffix.lower() == ".zip")
@@ -192,13 +198,16 @@ def _archives(root: Path) -> list[Path]:
 def _kind_of_table(table: Path | Member) -> str | None:
     """Returns `"interactions"` or `"items"` for a table whose name does not tell, by its form or the header."""
     form = FORMS[split_name(_base(table).name).suffix]
-    if form.role is not None or not form.is_usual or isinstance(table, Member):
+    if form.role is not None or isinstance(table, Member) or not (form.is_usual or form.kind == "json"):
         return form.role
     try:
         with _look(table) as path:
             roles = set(header_roles(first_row(path, on_problem=Problems())[1]))
+            known = [kind for kind in ENDS if layout_of(path, kind, on_problem=Problems())[0] is not None]
     except (ValueError, OSError):
         return None
+    if known:
+        return known[0]
     if {"user_id", "item_id"} <= roles:
         return "interactions"
     return "items" if "item_id" in roles and roles & {"text_zh", "text_en", "title"} else None
@@ -216,7 +225,9 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir {str(root.absolute())!r} is not a folder.{_how_to_get(name)}")
 
-    wanted = {f"{name}{end}": kind for kind, ends in ENDS.items() for end in ends}
+    own = {f"{name}{end}": kind for kind, ends in ENDS.items() for end in ends}
+    released = {stem: kind for stem, kind in released_names(name).items() if stem != name}
+    wanted = {**released, **own}
     # Of each kind the tables there are: by stem and form, then by what a link leads to.
     found: dict[str, dict[tuple[str, str], dict[str, Path | Member]]] = {kind: {} for kind in ENDS}
     on_disk: list[Path] = []
@@ -243,7 +254,7 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
                 if suffix and not member.name.endswith("/") and stem in (*wanted, name):
                     if (wanted.get(stem) or _kind_of_table(member)) == kind:
                         there.setdefault((stem, suffix), {})[str(member)] = member
-    order = [*wanted, name]  # the last is a bare name, whose header tells what it is
+    order = [*own, name, *released]  # the header of a table of a bare name tells what it is
     items, interactions = (
         [
             _only("".join(entry), root, there[entry].values())
@@ -263,17 +274,34 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         )
     for same_role in (items, interactions):
         _check_one_form(root, same_role)
-    # The first table with a time (over two columns); else one with a line a user; else the first.
-    best = interactions[0] if len(interactions) == 1 else min(interactions, key=_rank)
-    images, audio = (_find_folder(media, name, root, on_disk, packed, items[0], best) for media in MEDIA)
-    return DatasetFiles(name, root, items[0], best, images, audio)
+    best_items, best = _only_items(root, items, released), _best_interactions(root, interactions, released)
+    images, audio = (_find_folder(media, name, root, on_disk, packed, best_items, best) for media in MEDIA)
+    return DatasetFiles(name, root, best_items, best, images, audio)
+
+
+def _only_items(root: Path, tables: list[Path | Member], released: Container[str]) -> Path | Member:
+    """Returns the table of items; several are an error, but for titles in several languages."""
+    first, *others = tables
+    rivals = [one for one in others if _stem(one) not in released and not _stem(one).endswith(TITLES)]
+    return _only("one table of items", root, (first, *rivals)) if rivals else first
+
+
+def _best_interactions(root: Path, tables: list[Path | Member], released: Container[str]) -> Path | Member:
+    """Returns the table with a time (over two columns); else the one with a line a user; else that of two columns.
+
+    Several that are equal in that are an error.
+    """
+    own = [one for one in tables if _stem(one) not in released] or tables[:1]
+    ranks = [_rank(one) for one in own] if len(own) > 1 else [0]
+    best = [one for one, rank in zip(own, ranks, strict=True) if rank == min(ranks)]
+    return _only("one table of interactions", root, best)
 
 
 def _check_one_form(root: Path, tables: list[Path | Member]) -> None:
     """Refuses a table in several forms, such as `.csv` and `.parquet`; a pair file may lie beside lines a user."""
     for table in tables:
-        stem = split_name(_base(table).name).stem
-        same = [other for other in tables if split_name(_base(other).name).stem == stem]
+        stem = _stem(table)
+        same = [other for other in tables if _stem(other) == stem]
         if len(same) > 1 and len({_rank(other) for other in same}) < len(same):
             _only(stem, root, same)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from .forms import FORMS, form_of, is_lines_a_user
 from .interaction_rows import Chunks, to_arrow
+from .layouts import with_layout
 from .options import INTERACTION_COLUMNS, ITEM_COLUMNS, ITEMS_OWN_ID, OPTION_OF, TableOptions, named_columns, text_of
 from .problems import RAISE, Problems
 from .text_files import first_row
@@ -36,6 +37,7 @@ HEADER_NAMES = {
 }
 SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
 ROW_KEYS = ("id", "index", "")  # of a table of interactions: never the item, unless an option says so
+PLACE = re.compile(r"column [1-9]\d*")
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
@@ -68,38 +70,54 @@ def check_columns(options: TableOptions, items: Path, interactions: Path) -> Non
             continue
         there = {}
         for path in own.get(text_of(role), [interactions]):
-            _, there[path] = first_row(path, options)
+            how = with_layout(path, "items" if path == items else "interactions", options)
+            columns = how.of_items if path == items else how.of_interactions
+            _, there[path], _ = column_names(path, how, columns)
         if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
             listed = "; ".join(f"{path} has {row}" for path, row in there.items())
             raise ValueError(f"there is no column {name!r} for {text_of(role)}: {listed}")
 
 
+def column_names(
+    path: Path, options: TableOptions, columns: Mapping[str, str | None], on_problem: Problems = RAISE
+) -> tuple[int, list[str], bool]:
+    """Returns what the columns of a table are called: by its first row, or by their places.
+
+    Args:
+        path: of the table.
+        options: how it is read.
+        columns: what columns are called by options; `column 1` and the like are places.
+        on_problem: see [`first_row`].
+
+    Returns:
+        The line of the first row, the names, and whether that row may be a header.
+    """
+    line, first = first_row(path, options, on_problem=on_problem)
+    if form_of(path).has_names or not any(PLACE.fullmatch(name.strip().lower()) for name in columns.values() if name):
+        return line, first, True
+    return line, [f"column {number}" for number in range(1, len(first) + 1)], False
+
+
 def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of an items table is, None where it is not used, and the header's line, if any."""
-    line, first = first_row(path, options, on_problem=on_problem)
+    line, first, may_be_header = column_names(path, options, options.of_items, on_problem)
     roles = header_roles(first, options.of_items)
     texts = {"text_zh", "text_en", "title"} & {text_of(role) for role in roles}
     if "item_id" in roles and texts:
         roles = [role if text_of(role) in (*ITEM_COLUMNS, "title") else None for role in roles]
-        used = [role for role in roles if role is not None]
-        if len(set(used)) < len(used):
-            raise ValueError(
-                f"{path}:{line}: two columns of the header mean the same: {first}; say which to use: "
-                'columns={"text_en": …}'
-            )
+        _check_distinct(path, line, first, roles)
         if "title" in roles and len(texts) > 1:
             title = "text_zh" if "text_en" in roles else "text_en"
             roles = [title if role == "title" else role for role in roles]
-            if len(set(roles) - {None}) < len(used):
+            if roles.count(title) > 1:
                 raise ValueError(f"{path}:{line}: three columns of text where there are two languages: {first}")
-        return roles, line
+        return roles, line if may_be_header else None
     if path.stem.endswith("_title_en") and len(first) == 2:  # as MicroLens is released
         return ["item_id", "text_en"], None
     if len(first) > 1 and (form_of(path).has_names or not path.stem.endswith("_item")):
-        names = {"item_id": first[0], "text_en": first[-1] if len(first) < 3 else first[1]}
         raise ValueError(
-            f"{path}:{line}: {first} does not name an id and a text; add a header such as item_id,text_en or, if this "
-            f"is one, say what the columns are called, such as columns={json.dumps(names, ensure_ascii=False)}"
+            f"{path}:{line}: {first} does not name an id and a text; say what the columns are called, such as "
+            f"{_call(_guess(('item_id', 'text_en'), first))}{_or_header(path, 'item_id,text_en')}"
         )
     if len(first) != 3:
         raise ValueError(
@@ -111,6 +129,77 @@ def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
     if texts and not on_problem.collects:
         logger.warning("%s:%d: %s is read as an item; if it is a header, name item_id in it", path, line, first)
     return list(ITEM_COLUMNS), None
+
+
+def _check_distinct(path: Path, line: int, names: list[str], roles: list[str | None]) -> None:
+    for role in [role for role in dict.fromkeys(roles) if role is not None]:
+        twice = [name for name, other in zip(names, roles, strict=True) if other == role]
+        if len(twice) > 1:
+            own = {"item_id": ITEMS_OWN_ID, "title": "text_en"}.get(role, role)
+            chosen = next((name for name in twice if name.strip().lower() not in ROW_KEYS), twice[0])
+            raise ValueError(
+                f"{path}:{line}: two columns of the header mean the same ({role}): {' and '.join(map(repr, twice))}; "
+                f"say which to use: {_call({own: chosen})}"
+            )
+
+
+# What names of columns contain that are likely to be of a role, the likeliest first; for advice only.
+LIKELY = {
+    "user_id": ("user", "customer", "member", "visitor", "reader", "account", "session", "client"),
+    "item_id": (
+        "item",
+        "product_id",
+        "asin",
+        "sku",
+        "article",
+        "isbn",
+        "movie",
+        "book",
+        "song",
+        "video",
+        "_id",
+        "id",
+        "code",
+    ),
+    "text_en": ("title", "name", "caption", "headline", "product", "text", "description", "summary"),
+    "timestamp": ("timestamp", "time", "date", "_at", "when"),
+}
+
+
+def _guess(roles: tuple[str, ...], first: list[str]) -> dict[str, str]:
+    """Returns which columns may be of some roles, by their names or, of a table without a header, their places."""
+    if not _may_be_names(first):
+        first = [f"column {number}" for number in range(1, len(first) + 1)]
+    free = list(first)
+    found = {}
+    for role in roles:
+        likely = (name for part in LIKELY[role] for name in free if part in name.lower())
+        found[role] = next(likely, None) or next((name for name in free if name.lower() not in ROW_KEYS), free[0])
+        free.remove(found[role])
+        if not free:
+            break
+    return found
+
+
+def _may_be_names(row: list[str]) -> bool:
+    """Returns whether a first row looks like a header: short, without digits, nothing twice."""
+    return len(set(row)) == len(row) and all(
+        0 < len(name.strip()) <= 40 and not re.search(r"\d", name) for name in row
+    )
+
+
+def _call(columns: Mapping[str, str | None]) -> str:
+    """Returns how `columns` is given.
+
+    >>> _call({"item_id": "sku", "timestamp": None})
+    'columns={"item_id": "sku", "timestamp": None}'
+    """
+    names = (f"{json.dumps(role)}: {json.dumps(name, ensure_ascii=False)}" for role, name in columns.items())
+    return f"columns={{{', '.join(names)}}}".replace(": null", ": None")
+
+
+def _or_header(path: Path, header: str) -> str:
+    return "" if form_of(path).has_names else f", or, where this row is no header, add one such as {header}"
 
 
 def behaviour_header(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> int | None:
@@ -143,8 +232,8 @@ def is_behaviour(path: Path, options: TableOptions, on_problem: Problems = RAISE
 
 def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
-    line, first = first_row(path, options, on_problem=on_problem)
     columns, wanted = options.of_interactions, (*INTERACTION_COLUMNS, *options.asked_for)
+    line, first, may_be_header = column_names(path, options, columns, on_problem)
     keys = set(ROW_KEYS) - {name.strip().lower() for name in columns.values() if name is not None}
     named = [
         role if role in wanted and name.strip().lower() not in keys else None
@@ -152,25 +241,25 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
     ]
     header = {"user_id", "item_id"} <= set(named)
     if not header and (form_of(path).has_names or "user_id" in named or "item_id" in named):
-        absent = [role for role in ("user_id", "item_id") if role not in named]
+        absent = tuple(role for role in ("user_id", "item_id") if role not in named)
         free = [name for name, role in zip(first, named, strict=True) if role is None]
-        names = dict(zip(absent, [name for name in free if name.lower() not in ROW_KEYS] or free, strict=False))
+        call = _call(_guess(absent, free)) if free else "columns={…}"
         raise ValueError(
             f"{path}:{line}: its columns {first} name no {' and no '.join(role[:-3] for role in absent)}; say what "
-            f"they are called, such as columns={json.dumps(names, ensure_ascii=False)}"
+            f"they are called, such as {call}"
         )
     times = [name for name in first if TIME_NAME.search(name.strip().lower())]
     if header and len(times) > 1 and "timestamp" not in columns:
         raise ValueError(
             f"{path}:{line}: {' and '.join(map(repr, times))} may both be the time; say which: "
-            f'columns={{"timestamp": {json.dumps(times[-1])}}}'
+            f"{_call({'timestamp': _likeliest_time(times)})}"
         )
     for role in wanted if header else ():
         twice = [name for name, other in zip(first, named, strict=True) if other == role]
         if len(twice) > 1:
             raise ValueError(
                 f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
-                f'columns={{"{role}": {json.dumps(twice[-1])}}}'
+                f"{_call({role: twice[-1]})}"
             )
     if header and not options.are_interactions(named):
         raise ValueError(
@@ -191,8 +280,9 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         roles = ["column 1", "column 2", "timestamp"][: len(first)]
     else:
         raise ValueError(
-            f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
-            f"commas; if there are more, name all in a header line such as: {','.join(INTERACTION_COLUMNS)},rating"
+            f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp): {first[:6]}; say "
+            f"which is which, such as {_call(_guess_places(first))}, or add a header line such as "
+            f"{','.join(INTERACTION_COLUMNS)},rating"
         )
     for role in options.asked_for:
         if role not in roles:
@@ -201,7 +291,24 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
                 f"{path}:{line}: {OPTION_OF[role]} needs a column {role}, and none of {first} is called so; say which "
                 f"it is: {how}"
             )
-    return roles, line if header else None
+    return roles, line if header and may_be_header else None
+
+
+def _likeliest_time(names: list[str]) -> str:
+    """Returns the finest of several times: a timestamp, or whatever is called by a unit, before a date."""
+    fine = [name for name in names if "date" not in name.lower()]
+    return next((name for name in fine if "timestamp" in name.lower()), (fine or names)[-1])
+
+
+def _guess_places(row: list[str]) -> dict[str, str]:
+    """Returns what the places of a row without a header may mean; for advice only."""
+    if _may_be_names(row):
+        return _guess(INTERACTION_COLUMNS, row)
+    places = [f"column {number}" for number in range(1, len(row) + 1)]
+    is_time = [bool(re.fullmatch(r"\d{8,}(\.\d*)?|\d+[-/.]\d+[-/.]\d+.*", value.strip())) for value in row]
+    time = places[is_time.index(True)] if any(is_time) else None
+    user, item, *_ = [place for place in places if place != time]
+    return {"user_id": user, "item_id": item, "timestamp": time}  # type: ignore[dict-item]
 
 
 def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:

@@ -18,6 +18,7 @@ from ..sequences import Sequences, filter_interactions, find_repeated, keep_last
 from .coded import read_parts, write_coded
 from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
 from .forms import form_of
+from .impressions import impression_chunks
 from .interaction_rows import (
     Chunks,
     behaviour_chunks,
@@ -29,6 +30,7 @@ from .interaction_rows import (
     to_arrow,
     values_at,
 )
+from .layouts import with_layout
 from .numbers import LARGEST_RATING, WHOLE, TimeForm
 from .options import EVERYTHING, TableOptions
 from .problems import RAISE, Problems, warn
@@ -91,9 +93,13 @@ def interaction_chunks(
     Returns:
         What makes a new iterator over the interactions, and the form of their times.
     """
+    options = with_layout(path, "interactions", options, on_problem)
     line_by_line = partial(pairs_line_by_line, path, options=options, on_problem=on_problem)
     lines: Chunks
     chunks: Chunks
+    if "impressions" in options.of_interactions:
+        chunks, times = impression_chunks(path, options, on_problem)
+        return kept_in_file(path, chunks, folder / "rows.arrow") if on_problem.collects else chunks, times
     if is_behaviour(path, options, on_problem):
         header_line = behaviour_header(path, options, on_problem)
         lines = partial(line_by_line, ["user_id", "item_ids"], header_line, literal=True)

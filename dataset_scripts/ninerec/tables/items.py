@@ -14,6 +14,7 @@ from .columns import item_roles
 from .forms import dialect_of, form_of
 from .joined_texts import join_columns
 from .json_files import as_field
+from .layouts import with_layout
 from .options import EVERYTHING, ITEM_COLUMNS, TableOptions
 from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown, warn
@@ -32,6 +33,7 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
         on_problem: what happens to a row of text that is wrong. While problems are collected, there is a column
             `line` as well.
     """
+    options = with_layout(path, "items", options, on_problem)
     if form_of(path).kind == "parquet":
         found = _read_item_parquet(path, options, on_problem)
     else:

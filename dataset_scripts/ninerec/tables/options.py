@@ -14,7 +14,10 @@ OPTION_OF = {"rating": "min_rating", "event_type": "event_weights"}
 QUOTINGS = ("double", "backslash", "none")
 ITEMS_OWN_ID = "items.item_id"
 ColumnNames: TypeAlias = Mapping[str, str | Sequence[str] | None]  # what the columns are called; None: there is none
-ROLES = tuple(dict.fromkeys((*INTERACTION_COLUMNS, *ITEM_COLUMNS, *OPTION_OF, ITEMS_OWN_ID)))
+# Columns of a table with a row an impression: the items that a user had clicked before, and those that were shown.
+IMPRESSION_COLUMNS = ("history", "impressions")
+_OF_ITEMS = (*ITEM_COLUMNS, ITEMS_OWN_ID)
+ROLES = tuple(dict.fromkeys((*INTERACTION_COLUMNS, *ITEM_COLUMNS, *OPTION_OF, ITEMS_OWN_ID, *IMPRESSION_COLUMNS)))
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class TableOptions:
     """The options of `load_dataset` that decide how tables are read.
 
     Args:
-        columns: what the columns of tables with a header are called, where it is not by one of the usual names, e.g.
+        columns: what the columns of tables are called (without a header: `column 1`, `column 2`, …), where it is not
+            by one of the usual names, e.g.
             `{"user_id": "customer", "item_id": "sku", "timestamp": "bought_at", "text_en": "product"}`;
             `{"items.item_id": "parent_sku"}` where the items table has another name for the item than the
             interactions; `{"timestamp": None}` where there is no time and the rows are in time order;
@@ -117,12 +121,13 @@ class TableOptions:
     @property
     def of_interactions(self) -> dict[str, str | None]:
         """Returns the names of columns of interactions."""
-        return {role: name for role, name in named_columns(self.columns).items() if role != ITEMS_OWN_ID}
+        own = (*ITEM_COLUMNS[1:], ITEMS_OWN_ID)
+        return {role: name for role, name in named_columns(self.columns).items() if text_of(role) not in own}
 
     @property
     def of_items(self) -> dict[str, str | None]:
         """Returns the names of columns of the items table."""
-        named = named_columns(self.columns)
+        named = {role: name for role, name in named_columns(self.columns).items() if text_of(role) in _OF_ITEMS}
         own = named.pop(ITEMS_OWN_ID, None)
         return named if own is None else {**named, "item_id": own}
 
