@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 MINIMUM := .venv-minimum
 TESTS ?=
 
-.PHONY: help install run test test-slow test-minimum lint types format docs dist bench bench-gpu clean
+.PHONY: help install run test test-slow test-peers test-minimum lint types format docs dist bench bench-gpu clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,12 @@ test: lint ## Lint, check types and run all tests that are fast (offline, CPU, u
 
 test-slow: $(INSTALLED) ## Run the other tests: wheel and sdist, notebooks, code blocks of the docs
 	$(BIN)/python -m pytest -m slow $(TESTS)
+
+# Their tests come from the source distributions of the installed versions; what fails for a reason has it written down.
+test-peers: $(INSTALLED) ## Run the common tests of transformers on our classes (needs the package index; minutes)
+	$(BIN)/python -m pip install --quiet parameterized
+	$(BIN)/python tests/peers/fetch.py .peers
+	PEERS=.peers PYTHONPATH=.peers $(BIN)/python -m pytest tests/peers -W ignore $(TESTS)
 
 # With old versions of what we depend on, their deprecations are not ours.
 test-minimum: $(INSTALLED) ## Run the fast tests with the lowest versions of setup.cfg, in .venv-minimum

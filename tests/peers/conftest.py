@@ -1,0 +1,65 @@
+"""Runs only where the suites of the others have been fetched: `make test-peers`. Says at the end what came of them."""
+
+import collections
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+
+collect_ignore_glob = [] if os.environ.get("PEERS") else ["test_*.py"]
+_NOT_A_CALL = (
+    "the processor prepares items as it was made to, so that caches and evaluations agree; no call changes it"
+)
+# What fails, by a pattern of its name, and why it is not ours to change.
+EXPECTED = {
+    r"can_load_ignoring_mismatched_shapes": "it sets every field that ends in _std to a number; image_std is a list",
+    r"weights_reload_no_missing_tied_weights": "a checkpoint without its weights is refused, unless it is asked for",
+    r"retain_grad_hidden_states": "its gradient is of the first output, here the item embeddings: before the states",
+    r"bert4rec.*(attention_outputs|hidden_states_output)": "a mask is appended to each history, one position more",
+    r"test_modeling.*Test_(id|image)_.*resize_(tokens_)?embeddings": "there are no tokens, which is said in an error",
+    r"test_processing.*call_arguments_(default_none|not_in)": "item_ids are an argument and an attribute, by design",
+    r"test_processing.*init_arguments_not_in_class_attributes": "parts that a processor lacks are None in the class",
+    r"test_processing.*(kwargs|kwarg|model_input_names|subprocessor_defaults)": _NOT_A_CALL,
+    r"test_processing.*nested_dict": "images are prepared by Pillow's processor, whose name is not the default's",
+}
+
+
+def pytest_configure(config):
+    """Registers the markers of the others' tests, which are strict here."""
+    folder = Path(os.environ.get("PEERS") or os.devnull)
+    files = folder.glob("*_tests/**/*.py")
+    found = {name for file in files for name in re.findall(r"\bmark\.(\w+)", file.read_text(encoding="utf-8"))}
+    for name in sorted(found):
+        config.addinivalue_line("markers", f"{name}: of another library")
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what is expected to fail, with its reason."""
+    for item in items:
+        for pattern, reason in EXPECTED.items():
+            if "tests/peers/" in item.nodeid and re.search(pattern, item.nodeid):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints how many passed, failed and were left out, and why."""
+    stats = {name: terminalreporter.stats.get(name, []) for name in ("passed", "failed", "skipped", "xfailed")}
+    reports = {name: [one for one in found if "tests/peers/" in one.nodeid] for name, found in stats.items()}
+    if not any(reports.values()):
+        return
+    suites = sorted({report.nodeid.split("::")[0] for found in reports.values() for report in found})
+    terminalreporter.write_line(f"| suite | {' | '.join(reports)} |")
+    for suite in suites:
+        counts = [sum(report.nodeid.startswith(suite) for report in found) for found in reports.values()]
+        terminalreporter.write_line(f"| {Path(suite).stem} | {' | '.join(map(str, counts))} |")
+    reasons = collections.Counter(report.wasxfail for report in reports["xfailed"])
+    reasons.update(_reason(report) for report in reports["skipped"])
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:6d}  {reason}")
+
+
+def _reason(report) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return f"skipped: {reason.removeprefix('Skipped: ').splitlines()[0][:100]}"
