@@ -44,7 +44,8 @@ def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
     killed while saving leaves some of them missing or cut off. Where every checkpoint lacks random states, the latest
     is taken all the same: its weights are whole, and a training is not begun anew beside them.
     """
-    found, incomplete = [], []
+    found: list[tuple[float, int, str]] = []
+    incomplete: list[tuple[float, int, str]] = []
     for folder in checkpoints_in(output_dir):
         state = read_json(folder / TRAINER_STATE_NAME)
         if state is None:
