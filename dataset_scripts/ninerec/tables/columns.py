@@ -308,7 +308,7 @@ def _guess_places(row: list[str]) -> dict[str, str]:
     is_time = [bool(re.fullmatch(r"\d{8,}(\.\d*)?|\d+[-/.]\d+[-/.]\d+.*", value.strip())) for value in row]
     time = places[is_time.index(True)] if any(is_time) else None
     user, item, *_ = [place for place in places if place != time]
-    return {"user_id": user, "item_id": item, "timestamp": time}  # type: ignore[dict-item]
+    return {"user_id": user, "item_id": item, "timestamp": time}
 
 
 def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:

@@ -6,6 +6,7 @@ times; it is taken from the user's first row, and stands before all that the tab
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -66,7 +67,8 @@ def impression_chunks(path: Path, options: TableOptions, on_problem: Problems = 
             yield rows.filter(pl.col("timestamp").is_not_null() & (pl.col("user_id") != "")).drop("fields")
 
     quiet = Problems() if on_problem.collects else RAISE
-    earliest = min((time for chunk in rows(quiet) if (time := chunk["timestamp"].min()) is not None), default=0)
+    times_of_chunks = (chunk["timestamp"].min() for chunk in rows(quiet))
+    earliest = min((cast(int, time) for time in times_of_chunks if time is not None), default=0)
 
     def chunks() -> Iterator[pl.DataFrame]:
         seen: set[str] = set()

@@ -178,7 +178,7 @@ def released_names(name: str) -> dict[str, str]:
     >>> released_names("KuaiRec")["big_matrix"], released_names("All_Beauty")["meta_All_Beauty"]
     ('interactions', 'items')
     """
-    found = {}
+    found: dict[str, str] = {}
     for release in RELEASES:
         if match := re.fullmatch(release.name, name, re.IGNORECASE):
             parts = {"rest": "", **{key: value.lower() for key, value in match.groupdict().items()}, "name": name}
