@@ -15,6 +15,7 @@ import argparse
 import bz2
 import collections
 import datetime
+import decimal
 import gzip
 import io
 import json
@@ -166,19 +167,20 @@ def plain_cases() -> Iterator[Case]:
         def meant(one: str, make=make) -> str:
             return str(make(ids[one])).removesuffix(".0")
 
-        rows = [(make(user), make(item), time) for user, item, time in numbered]
-        texts = [(make(item), title) for item, title in titled]
         for form, write, suffix in (
             ("CSV", delimited, ".csv"),
             ("Parquet", parquet, ".parquet"),
             ("JSON lines", json_lines, ".jsonl"),
         ):
+            convert = decimal.Decimal if make is float and form == "Parquet" else make  # as databases write them
+            rows = [(convert(user), convert(item), time) for user, item, time in numbered]
+            texts = [(convert(item), title) for item, title in titled]
             tables = write(["user_id", "item_id", "timestamp"], rows), write(["item_id", "title"], texts)
             files = {
                 f"{stem}{suffix}": table if isinstance(table, bytes) else table.encode()
                 for stem, table in zip(("X_interactions", "X_items"), tables, strict=True)
             }
-            kept = (lambda one, make=make: str(make(ids[one]))) if form == "CSV" else meant  # there ids are texts
+            kept = meant if form == "Parquet" else (lambda one, make=make: str(make(ids[one])))  # where ids are texts
             yield Case(name, form, files, ids=kept)
 
 
@@ -468,7 +470,10 @@ def column_cases() -> Iterator[Case]:
             ("Parquet", parquet(names, rows), ".parquet"),
         ):
             yield Case(
-                "items with more columns", f"{form}: {', '.join(names)}", {**interactions, f"X_items{suffix}": content}
+                "items with more columns",
+                f"{form}: {', '.join(names)}",
+                {**interactions, f"X_items{suffix}": content},
+                may_be_refused="id" in names,  # two columns may be the id
             )
 
 
@@ -564,7 +569,7 @@ def page() -> None:
     lines = ["# Other people's files", ""]
     lines += [*(__doc__ or "").split("\n\n")[2].splitlines(), ""]
     lines += [f"Each cell: {' / '.join(kinds)}.", ""]
-    lines += [f"| layout | files | {' | '.join(labels)} |", "|---|---:|" + "---|" * len(labels)]
+    lines += [f"| layout | data sets | {' | '.join(labels)} |", "|---|---:|" + "---|" * len(labels)]
 
     def cell(label: str, layout: str | None) -> str:
         found = collections.Counter(one["kind"] for one in everything[label] if layout in (None, one["layout"]))
