@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from .content_hashes import ContentHashes
-from .files import DERIVED, SOURCES, TARGETS, DatasetFiles, data_folder, find_files, find_names
+from .files import DERIVED, SOURCES, TARGETS, UNPACKED, DatasetFiles, data_folder, find_files, find_names
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
@@ -206,7 +206,7 @@ class NineRec(datasets.ArrowBasedBuilder):
         """Reads and checks everything here: an error in a later step would be hidden behind a general one."""
         config = self.config
         items, sequences = config.files.read(
-            Path(self._cache_dir_root, "ninerec_archives"),
+            Path(self._cache_dir_root, UNPACKED),
             config.tables,
             min_actions=config.min_actions,
             max_actions=config.max_seq_len + 3 if config.split_strategy == "leave_one_out" else None,

@@ -56,6 +56,7 @@ TITLES = ("_titles", "_title", "_title_en")
 OWN_FOLDERS = tuple(folder for media in MEDIA for folder in media.folders)  # of the files of the tables beside them
 MEDIA_ENDS = tuple(f"_{folder}" for folder in (*OWN_FOLDERS, "video", "videos"))
 Place = TypeVar("Place", Path, Member, Path | Member)
+UNPACKED = "ninerec_archives"  # folder of the cache for tables that were in archives or compressed
 PACKED = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 HEAD = 1 << 20  # bytes of a table in an archive that tell what it is
 
@@ -156,7 +157,7 @@ def _walk(data_dir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             folders.clear()
             continue
         seen.add(real)
-        found = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        found = sorted(name for name in folders if not name.startswith(".") and name not in ("__MACOSX", UNPACKED))
         folders[:] = [name for name in found if not name.endswith(MEDIA_ENDS) and name not in OWN_FOLDERS]
         yield folder, found, files
 

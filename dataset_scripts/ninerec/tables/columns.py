@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
-from .forms import FORMS, form_of, is_lines_a_user
+from .forms import FORMS, dialect_of, form_of, is_lines_a_user
 from .interaction_rows import Chunks, to_arrow
 from .layouts import with_layout
 from .options import INTERACTION_COLUMNS, ITEM_COLUMNS, ITEMS_OWN_ID, OPTION_OF, TableOptions, named_columns, text_of
@@ -121,8 +121,8 @@ def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         )
     if len(first) != 3:
         raise ValueError(
-            f"{path}:{line}: {len(first)} columns where 3 are expected (id, Chinese text, English text), separated "
-            "by commas; if the columns are others, add a header line such as: item_id,text_en"
+            f"{path}:{line}: {len(first)} columns where 3 are expected (id, Chinese text, English text), separated by "
+            f"{_separated(path, options)}; if the columns are others, add a header line such as: item_id,text_en"
         )
     if roles[0] == "item_id":
         raise ValueError(f"{path}:{line}: the header {first} names no text; name a column text_zh or text_en")
@@ -200,6 +200,12 @@ def _call(columns: Mapping[str, str | None]) -> str:
 
 def _or_header(path: Path, header: str) -> str:
     return "" if form_of(path).has_names else f", or, where this row is no header, add one such as {header}"
+
+
+def _separated(path: Path, options: TableOptions) -> str:
+    """Returns what is taken for the separator of a text, and how to say that it is another one."""
+    name = {",": "commas", "\t": "tabs", " ": "spaces"}.get(found := dialect_of(path, options).separator, repr(found))
+    return f'{name} (if it is something else, say what: separator="…")'
 
 
 def behaviour_header(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> int | None:
@@ -280,8 +286,9 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         roles = ["column 1", "column 2", "timestamp"][: len(first)]
     else:
         raise ValueError(
-            f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp): {first[:6]}; say "
-            f"which is which, such as {_call(_guess_places(first))}, or add a header line such as "
+            f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
+            f"{_separated(path, options)}: {first[:6]}; say which is which, such as {_call(_guess_places(first))}, or "
+            "add a header line such as "
             f"{','.join(INTERACTION_COLUMNS)},rating"
         )
     for role in options.asked_for:

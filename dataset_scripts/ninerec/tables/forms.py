@@ -135,7 +135,7 @@ def is_lines_a_user(path: Path) -> bool:
 def dialect_of(path: Path, options: TableOptions = EVERYTHING) -> Dialect:
     """Returns how the fields of a text file are separated: as options or its suffix say, else as its first rows do.
 
-    The separator of the suffix counts where it gives rows of one length, or where no other one does.
+    The separator of the suffix counts where it gives rows of one length, or is in the first and no other gives such.
 
     Raises:
         ValueError: if several separators fit, or none.
@@ -149,6 +149,10 @@ def dialect_of(path: Path, options: TableOptions = EVERYTHING) -> Dialect:
     if options.separator is not None:
         return Dialect(options.separator, options.quoting)
     lines, is_whole = _first_lines(path)
+    if lines and re.fullmatch(r'"?sep=.*', lines[0].strip()):
+        raise ValueError(f"{path}:1: {lines[0].strip()!r} is a note for spreadsheets; remove this line")
+    if lines and usual and lines[0].lstrip().startswith('{"'):
+        raise ValueError(f"{path}:1: the rows are JSON objects; let the name of the file end in .jsonl")
     shares = {one: _share(Dialect(one, options.quoting), lines, is_whole) for one in SEPARATORS}
     if not lines or (usual and shares[usual] == 1):
         return Dialect(usual or ",", options.quoting)
@@ -156,10 +160,10 @@ def dialect_of(path: Path, options: TableOptions = EVERYTHING) -> Dialect:
         del shares[" "]
     best = max(shares.values())
     found = [one for one, share in shares.items() if share == best]
-    if usual and (best < 1 or len(found) > 1):
+    if usual and shares[usual] > 0 and (best < 1 or len(found) > 1):
         return Dialect(usual, options.quoting)
     if best == 0:
-        return Dialect(",", options.quoting)  # one column
+        return Dialect(usual or ",", options.quoting)  # one column
     if len(found) > 1 and found[0] not in ("\t", "::"):  # which no text has by chance
         raise ValueError(
             f"{path}:1: cannot tell what separates the fields of {lines[0][:80].rstrip()!r}: "

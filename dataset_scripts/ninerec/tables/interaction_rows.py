@@ -36,6 +36,7 @@ from .parquet_files import as_strings, parquet_chunks, parquet_columns, parquet_
 from .problems import RAISE, Problems, shown
 from .text_files import (
     Irregular,
+    advice_on_quotes,
     check_encoding,
     field_chunks,
     first_row,
@@ -286,7 +287,7 @@ def pairs_line_by_line(
             lines = [(line, f"{len(row)} columns: {shown(','.join(row))}") for line, row in _head(wrong, on_problem)]
             message = (
                 f"{len(first)} columns where {len(columns)} are expected ({names}): {first[:4]}; "
-                "correct or remove this line"
+                f"correct or remove this line{advice_on_quotes(path, dialect, on_problem)}"
             )
             on_problem.error(
                 path, f"rows that have not {len(columns)} columns ({names})", wrong.height, lines, message

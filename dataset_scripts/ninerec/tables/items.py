@@ -18,7 +18,7 @@ from .layouts import with_layout
 from .options import EVERYTHING, ITEM_COLUMNS, TableOptions
 from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown, warn
-from .text_files import check_encoding, strip, text_rows
+from .text_files import advice_on_quotes, check_encoding, strip, text_rows
 
 
 ITEM_ROWS = 1 << 20  # of a Parquet file that are read at a time
@@ -110,7 +110,8 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
     index = {role: number for number, role in enumerate(roles) if role is not None}
     lines: list[int] = []
     found: dict[str, list[Any]] = {role: [] for role in index}
-    for line, row in text_rows(path, dialect_of(path, options), on_problem):
+    dialect = dialect_of(path, options)
+    for line, row in text_rows(path, dialect, on_problem):
         if line == header_line:
             continue
         if len(row) != len(roles):
@@ -121,7 +122,7 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
                 1,
                 [(line, f"{len(row)} columns: {shown(','.join(map(as_field, row)))}")],
                 f"{len(row)} columns where {len(roles)} are expected: {row[:4]}; texts with commas or line breaks "
-                "need double quotes around them",
+                f"need double quotes around them{advice_on_quotes(path, dialect, on_problem)}",
             )
         elif wrong := [role for role, number in index.items() if "/" not in role and isinstance(row[number], list)]:
             what = f"rows with a list as {wrong[0]}; ids and texts are strings or numbers"

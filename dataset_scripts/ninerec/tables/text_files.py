@@ -57,7 +57,7 @@ def check_encoding(path: Path, on_problem: Problems = RAISE) -> bool:
 def _readings(line: bytes) -> str:
     """Returns what a line would be in other encodings, for somebody to choose."""
     found = []
-    for encoding in ("gbk", "big5", "shift_jis", "euc-kr", "cp1251", "latin-1"):
+    for encoding in ("gbk", "big5", "shift_jis", "euc-kr", "cp1251", "cp1252", "latin-1"):
         with contextlib.suppress(UnicodeDecodeError):
             found.append(f"{encoding} {shown(line.decode(encoding))}")
     return f"it would be in {', '.join(found)}"
@@ -142,6 +142,13 @@ def _report_broken_row(
 def call_of(option: str, value: str) -> str:
     """Returns how an option is given, in Python and on the command line."""
     return f'{option}="{value}" (in a script --{option} {value})'
+
+
+def advice_on_quotes(path: Path, dialect: Dialect, on_problem: Problems) -> str:
+    """Returns what to add to the error at which loading stops at a row of too few or too many fields."""
+    if on_problem.collects or dialect.is_literal or dialect.quoting is not None or not _has_quotes(path, dialect):
+        return ""
+    return f"; where quotes are part of the text, say {call_of('quoting', 'none')}"
 
 
 def _report_swallowed(path: Path, line: int, row: list[str], dialect: Dialect, on_problem: Problems) -> None:

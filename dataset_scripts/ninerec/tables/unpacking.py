@@ -41,6 +41,20 @@ OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".xz": _open_xz,
     ".zst": lambda path: cast(BinaryIO, pa.input_stream(path, compression="zstd")),
 }
+# How files begin that are no texts, whatever their names say, and what to do.
+NO_TEXTS = {
+    b"\x1f\x8b": "it is compressed: let its name end in .gz",
+    b"BZh": "it is compressed: let its name end in .bz2",
+    b"\xfd7zXZ\0": "it is compressed: let its name end in .xz",
+    b"\x28\xb5\x2f\xfd": "it is compressed: let its name end in .zst",
+    b"PK\x03\x04": "it is a zip archive or a spreadsheet: let its name end in .zip, or export it as CSV",
+    b"\xd0\xcf\x11\xe0": "it is a spreadsheet: export it as CSV",
+    b"PAR1": "it is a Parquet file: let its name end in .parquet",
+    b"ARROW1": "it is an Arrow file: write it as Parquet",
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file: run git lfs pull",
+    b"<!DOCTYPE": "it is a web page: download the file again",
+    b"<html": "it is a web page: download the file again",
+}
 MARKS = {  # the longer first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -128,6 +142,9 @@ def _encoding_of(path: Path, options: TableOptions, is_look: bool) -> str | None
     """Returns the encoding of a text that is not UTF-8 by its mark or, if it is not valid UTF-8, by the options."""
     with open(path, "rb") as file:
         start = file.read(1 << 12)
+    for begin, fix in NO_TEXTS.items():
+        if start.startswith(begin):
+            raise ValueError(f"{path} is no text table; {fix}")
     for mark, encoding in MARKS.items():
         if start.startswith(mark):
             return encoding

@@ -59,3 +59,30 @@ def test_headers_of_recbole(tmp_path):
     path = tmp_path / "X.item"
     path.write_text("item_id:token\ttitle:token_seq\tyear:float\n1\tToy Story\t1995\n", encoding="utf-8")
     assert read_items(path).rows() == [("1", "", "Toy Story")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sep=;\nid;title\n1;a\n", r":1: 'sep=;' is a note for spreadsheets; remove this line"),
+        ('{"id": 1, "title": "a"}\n', r":1: the rows are JSON objects; let the name of the file end in \.jsonl"),
+        ("id^title\n1^a\n", r':1: 1 columns .* separated by commas \(.*separator="…"\)'),
+    ],
+)
+def test_what_is_no_plain_table(tmp_path, content, message):
+    path = tmp_path / "X_item.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"X_item\.csv" + message):
+        read_items(path)
+    if "^" in content:
+        assert read_items(path, TableOptions(separator="^"))["text_en"].to_list() == ["a"]
+
+
+@pytest.mark.parametrize("name", ["X_items.csv", "X_items.TSV", "X_items.txt"])
+def test_a_separator_is_found_also_where_quotes_are_wrong(tmp_path, name):
+    """So that the error is about the quotes."""
+    path = tmp_path / name
+    path.write_text('item_id|title\n1|"a" b\n2|c "d"\n3|"e\n4|f\n')
+    with pytest.raises(ValueError, match=rf"{name}:2: .*quoting=\"none\""):
+        read_items(path)
+    assert read_items(path, TableOptions(quoting="none"))["text_en"].to_list() == ['"a" b', 'c "d"', '"e', "f"]

@@ -135,3 +135,21 @@ def test_a_table_that_is_utf8_is_read_as_what_it_is(folder):
     """Also where an encoding is given, for the other table: its bytes would be text in that one, too."""
     expected = read(folder)
     assert read(folder, encoding="gbk") == read(folder, encoding="latin-1") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(ITEMS.encode()), "let its name end in .gz"),
+        (zstd(ITEMS.encode()), "let its name end in .zst"),
+        (b"PK\x03\x04 and more", "let its name end in .zip, or export it as CSV"),
+        (b"PAR1 and more", "let its name end in .parquet"),
+        (b"<!DOCTYPE html><html>Too many requests</html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_what_is_no_text_is_called_by_its_name(folder, content, message, packing):
+    replace(folder, "X_items.csv", PACKERS.get(packing, bytes)(content), packing)
+    with pytest.raises(ValueError, match=rf"data/X_items\.csv{packing} is no text table; .*{message}"):
+        read(folder)
