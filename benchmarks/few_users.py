@@ -8,7 +8,8 @@
 weights are chosen on their validation items. All other users are tested. The models are the preset `recommended-text`
 as it is (untrained, which is content kNN), trained from there (NoPT), and trained from a checkpoint of the same model
 that was pretrained on other platforms (HasPT); each without and with the transitions of the drawn users. A run that is
-interrupted goes on where it stopped. `page` writes `benchmarks/results/few_users.md`.
+interrupted goes on where it stopped. Results are added to `benchmarks/results/few_users.json`, and `page` prints them
+as tables.
 """
 
 import argparse
@@ -171,7 +172,7 @@ def interval(differences: np.ndarray, times: int = 2000) -> dict[str, float]:
 
 
 def page(args: argparse.Namespace) -> None:
-    """Writes the page from the record."""
+    """Prints the record as tables."""
     print("\n".join(table(row) for row in json.loads((RESULTS / "few_users.json").read_text())))
 
 

@@ -117,6 +117,10 @@ class Comparison:
     ):
         self.args, self.model_args, self.training_args = args, model_args, training_args
         self.target = data_args
+        if data_args.dataset_config_name in args.source:
+            raise ValueError(
+                f"--source names the target {data_args.dataset_config_name}, too: zero-shot would have seen its users"
+            )
         named: dict[str, Any] = {"dataset_config_name": args.source}
         named["validation_dataset_config_name"] = args.validation_dataset_config_name
         self.source = SourceArguments(**{**vars(data_args), **named})

@@ -99,6 +99,12 @@ def test_transfer_compares_all_rows(script, capsys, tmp_path):
     assert "user tu" in shown
 
 
+def test_the_target_is_no_source(script, tmp_path):
+    options = ["--source", "Sample_Source", "Sample_Target", "--validation_dataset_config_name", "Sample_Source"]
+    with pytest.raises(ValueError, match="--source names the target Sample_Target"):
+        script("transfer").main([*options, "--output_dir", str(tmp_path)])
+
+
 def test_wrong_options_say_what_to_do(script, tmp_path):
     finetune = script("finetune")
     for options, message in [
