@@ -49,12 +49,12 @@ SWIN = {
 class WhitePictureModel(TransRecModel):
     """The mask of the public code: a white picture, encoded like any item."""
 
-    def get_user_hidden(self, item_embeddings, mask, user_ids=None, is_masked=None):
+    def get_user_hidden(self, item_embeddings, mask, user_ids=None, is_masked=None, recorded=None):
         if is_masked is not None:
             white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_embeddings.device)  # after normalisation
             mask_embedding = self.get_item_features(pixel_values=white)[0]
             item_embeddings = torch.where(is_masked[:, :, None], mask_embedding, item_embeddings)
-        return super().get_user_hidden(item_embeddings, mask, user_ids)
+        return super().get_user_hidden(item_embeddings, mask, user_ids, recorded=recorded)
 
 
 class RecordCosine(TrainerCallback):
