@@ -21,7 +21,7 @@ from .text_files import first_row
 logger = logging.getLogger(__name__)
 
 HEADER_NAMES = {
-    "user_id": "user_id user uid userid user_ids users customer_id visitor_id reviewer_id".split(),
+    "user_id": "user_id user uid userid user_ids users customer_id visitor_id visitorid reviewer_id".split(),
     "item_id": (
         "item_id item iid itemid id video_id video vid item_ids items video_ids movie_id movieid product_id asin "
         "article_id news_id"
@@ -50,13 +50,14 @@ def header_roles(row: list[str], columns: Mapping[str, str | None] | None = None
         columns: what the columns are called, where it is not by one of the usual names: `{"user_id": "customer"}`.
     """
     names = [field.strip().lower() for field in row]
+    spelled = [re.sub(r"[\s-]+", "_", name) for name in names]  # "User ID" is user_id
     named = {role: name and name.strip().lower() for role, name in (columns or {}).items()}
     given = {name: role for role, name in named.items() if name in names}
     absent = {role for role, name in named.items() if name is None}
     found = {text_of(role) for role in given.values()}
     taken = absent | found | ({"title"} if {"text_zh", "text_en"} & found else set())
     usual = {name: role for role, known in HEADER_NAMES.items() for name in known if role not in taken}
-    return [given.get(name, usual.get(name)) for name in names]
+    return [given.get(name, usual.get(other)) for name, other in zip(names, spelled, strict=True)]
 
 
 def check_columns(options: TableOptions, items: Path, interactions: Path) -> None:
@@ -70,37 +71,38 @@ def check_columns(options: TableOptions, items: Path, interactions: Path) -> Non
             continue
         there = {}
         for path in own.get(text_of(role), [interactions]):
-            how = with_layout(path, "items" if path == items else "interactions", options)
-            columns = how.of_items if path == items else how.of_interactions
-            _, there[path], _ = column_names(path, how, columns)
+            kind = "items" if path == items else "interactions"
+            _, there[path], _ = column_names(path, with_layout(path, kind, options), kind)
         if not any(name.strip().lower() == field.strip().lower() for row in there.values() for field in row):
             listed = "; ".join(f"{path} has {row}" for path, row in there.items())
             raise ValueError(f"there is no column {name!r} for {text_of(role)}: {listed}")
 
 
 def column_names(
-    path: Path, options: TableOptions, columns: Mapping[str, str | None], on_problem: Problems = RAISE
+    path: Path, options: TableOptions, role: str, on_problem: Problems = RAISE
 ) -> tuple[int, list[str], bool]:
     """Returns what the columns of a table are called: by its first row, or by their places.
 
     Args:
         path: of the table.
-        options: how it is read.
-        columns: what columns are called by options; `column 1` and the like are places.
+        options: how it is read, and what columns are called; `column 1` and the like are places.
+        role: `"items"` or `"interactions"`. The other table may have a header, and `item_id` may be meant for it.
         on_problem: see [`first_row`].
 
     Returns:
         The line of the first row, the names, and whether that row may be a header.
     """
     line, first = first_row(path, options, on_problem=on_problem)
-    if form_of(path).has_names or not any(PLACE.fullmatch(name.strip().lower()) for name in columns.values() if name):
+    columns = {text_of(name): column or "" for name, column in named_columns(options.columns).items()}
+    own = ("text_zh", "text_en", ITEMS_OWN_ID) if role == "items" else (*INTERACTION_COLUMNS[::2], "impressions")
+    if form_of(path).has_names or not any(PLACE.fullmatch(columns.get(name, "").strip().lower()) for name in own):
         return line, first, True
     return line, [f"column {number}" for number in range(1, len(first) + 1)], False
 
 
 def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of an items table is, None where it is not used, and the header's line, if any."""
-    line, first, may_be_header = column_names(path, options, options.of_items, on_problem)
+    line, first, may_be_header = column_names(path, options, "items", on_problem)
     roles = header_roles(first, options.of_items)
     texts = {"text_zh", "text_en", "title"} & {text_of(role) for role in roles}
     if "item_id" in roles and texts:
@@ -239,7 +241,7 @@ def is_behaviour(path: Path, options: TableOptions, on_problem: Problems = RAISE
 def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> tuple[list[str | None], int | None]:
     """Returns what each column of a pair file is, None where it is not used, and the line of the header, if any."""
     columns, wanted = options.of_interactions, (*INTERACTION_COLUMNS, *options.asked_for)
-    line, first, may_be_header = column_names(path, options, columns, on_problem)
+    line, first, may_be_header = column_names(path, options, "interactions", on_problem)
     keys = set(ROW_KEYS) - {name.strip().lower() for name in columns.values() if name is not None}
     named = [
         role if role in wanted and name.strip().lower() not in keys else None
@@ -265,13 +267,13 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         if len(twice) > 1:
             raise ValueError(
                 f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
-                f"{_call({role: twice[-1]})}"
+                f"{_call({role: _usual(role, twice)})}"
             )
     if header and not options.are_interactions(named):
         raise ValueError(
             f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
             f"{','.join(INTERACTION_COLUMNS)} in the order of the file, or say what the time is called: "
-            'columns={"timestamp": "…"}, or columns={"timestamp": None} where there is none'
+            f"{_call({'timestamp': times[0] if times else '…'})}, or {_call({'timestamp': None})} where there is none"
         )
     roles: list[str | None]
     if options.pair_columns is not None:
@@ -282,6 +284,11 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
             )
     elif header:
         roles = named
+    elif len(first) == 3 and may_be_header and _may_be_names(first):
+        raise ValueError(
+            f"{path}:{line}: timestamp {first[2]!r} is no time; if {first} is the header, say what its columns are "
+            f"called, such as {_call(_guess(INTERACTION_COLUMNS, first))}"
+        )
     elif len(first) in (2, 3):
         roles = ["column 1", "column 2", "timestamp"][: len(first)]
     else:
@@ -299,6 +306,12 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
                 f"it is: {how}"
             )
     return roles, line if header and may_be_header else None
+
+
+def _usual(role: str, names: list[str]) -> str:
+    """Returns the name that is the most usual one for a role."""
+    known = HEADER_NAMES.get(role, [])
+    return min(names, key=lambda name: known.index(name.lower()) if name.lower() in known else len(known))
 
 
 def _likeliest_time(names: list[str]) -> str:

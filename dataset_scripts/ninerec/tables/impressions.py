@@ -35,7 +35,7 @@ def impression_chunks(path: Path, options: TableOptions, on_problem: Problems = 
     """
     for role in options.asked_for:
         raise ValueError(f"{path}: {OPTION_OF[role]} needs a column {role}, which a table of impressions has not")
-    line, names, may_be_header = column_names(path, options, options.of_interactions, on_problem)
+    line, names, may_be_header = column_names(path, options, "interactions", on_problem)
     roles = header_roles(names, options.of_interactions)
     for role in ROLES:
         if roles.count(role) != 1:

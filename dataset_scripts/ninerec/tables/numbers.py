@@ -48,7 +48,7 @@ class TimeForm:
         text = values.str.strip_chars()
         if not self.is_date:
             return _whole_numbers(text) if self.ticks == 1 else _decimal_numbers(text, self.ticks)
-        formats = self.formats
+        formats, text = self.formats, text.str.replace(r" GMT$", " +0000")
         if self.date is not None:
             there = text.str.contains(self.date[0])
             text = text.str.replace(*self.date).str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"^(.{6,10})T", "$1 ")
@@ -90,6 +90,9 @@ IN_WORDS = TimeForm(
         "%d %b %Y",
         "%d %B %Y %H:%M:%S",
         "%d %b %Y %H:%M:%S",
+        "%d-%b-%Y",
+        "%d-%b-%Y %H:%M:%S",
+        "%d/%b/%Y:%H:%M:%S %z",
     ),
 )
 DATES = (DATE, MONTH_FIRST, DAY_FIRST, IN_WORDS)
