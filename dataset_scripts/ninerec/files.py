@@ -236,10 +236,12 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         on_disk += (Path(folder, entry) for entry in folders)
         for entry in files + folders:
             stem, suffix, _ = split_name(entry)
-            path = Path(folder, entry)
-            if not suffix or stem not in (*wanted, name) or (path.is_dir() and not is_table(path)):
+            if not suffix or stem not in (*wanted, name):
                 continue
-            if not path.exists():
+            path = Path(folder, entry)
+            if path.is_dir() and not is_table(path):
+                logger.warning("%s is a folder and is left out: only Parquet files are parts of a table", path)
+            elif not path.exists():
                 logger.warning("%s is a link to nothing and is left out", path)
             elif (kind := wanted.get(stem) or _kind_of_table(path)) is not None:
                 found[kind].setdefault((stem, suffix), {}).setdefault(os.path.realpath(path), path)

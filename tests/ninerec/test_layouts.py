@@ -13,7 +13,9 @@ from datasets import load_dataset
 from PIL import Image
 
 import modeling_transrec  # noqa: F401
+from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.ninerec.files import find_names
+from modeling_transrec.ninerec.tools.validate import main as validate_main
 
 
 ITEMS = [(f"i{n}", f"title, {n}", f"标题 {n}") for n in range(8)]
@@ -364,3 +366,26 @@ def test_misspelt_columns_are_refused(tmp_path, load):
     write_tables(tmp_path / "data")
     with pytest.raises(ValueError, match="there is no column 'parent_asn' for item_id: .*X_item.csv has"):
         load("X", columns={"item_id": "parent_asn"})
+
+
+def test_options_of_texts(tmp_path, load):
+    """By `load_dataset`, by a command and by the arguments of all commands."""
+    items = "\n".join(["item_id^title", *(f'{item}^"{title}é' for item, title, _ in ITEMS)])
+    write(tmp_path / "data" / "X_items.csv", items.encode("latin-1"))
+    write(tmp_path / "data" / "X_interactions.csv", rows_of(("user_id", "item_id", "timestamp"), INTERACTIONS, "^"))
+    options = {"separator": "^", "quoting": "none", "encoding": "latin-1"}
+    expected = [f'"{title}é' for _, title, _ in ITEMS]
+    assert load("X_items", **options)["train"]["text_en"] == expected
+    data = DataArguments(dataset_config_name="X", data_dir=str(tmp_path / "data"), **options)
+    assert data.loading_kwargs(20).items() >= options.items()
+    assert list(data.load_items(20)["text_en"]) == expected
+    arguments = ["X", "--data_dir", str(tmp_path / "data")]
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    assert validate_main(arguments) == 1 and validate_main([*arguments, *given]) == 0
+
+
+def test_folders_are_no_tables_of_text(tmp_path, load, caplog):
+    write_tables(tmp_path / "data")
+    write(tmp_path / "data" / "X_pairs.csv" / "part-0.csv", "u1,i1,1\n")
+    load("X")
+    assert "X_pairs.csv is a folder and is left out: only Parquet files are parts of a table" in caplog.text

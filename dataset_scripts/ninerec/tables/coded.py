@@ -1,5 +1,7 @@
 """Interactions as numbers in a file, of which a part of the users is read at a time."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -111,7 +113,7 @@ def write_coded(
     if num_known == 0 and example is not None:
         raise ValueError(
             f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "
-            f"(e.g. {table[0].as_py()!r}); are these files of the same data set?"
+            f"(e.g. {table[0].as_py()!r}); {_advice(example[1], table)}"
         )
     if num_known == 0:
         raise ValueError(f"{path}: no row can be read from this file")
@@ -122,6 +124,13 @@ def write_coded(
         )
         warn(num_unknown, what, example[0])
     return num_known
+
+
+def _advice(item_id: str, table: pa.Array) -> str:
+    parts = re.split(r"[ ,;|]+", item_id)
+    if len(parts) > 1 and pc.index_in(pa.array(parts, table.type), value_set=table).null_count == 0:
+        return f"it is several that are: write a row of several items as a list, such as {json.dumps(parts[:3])}"
+    return "are these files of the same data set?"
 
 
 def read_parts(file: Path, num_interactions: int, rows_per_part: int) -> Iterator[pl.DataFrame]:

@@ -317,7 +317,8 @@ def pairs_line_by_line(
 def _with_lists(path: Path, rows: pl.DataFrame, lists: list[str], on_problem: Problems) -> pl.DataFrame:
     """Returns a row for each element of the lists in some columns, which are equally long in a row."""
     for name in lists:
-        parsed = pl.Series(name, [read_list(text) for text in rows[name]], dtype=pl.List(pl.String))
+        # An empty field is a history of nothing.
+        parsed = pl.Series(name, [read_list(text or "[]") for text in rows[name]], dtype=pl.List(pl.String))
         wrong = rows.filter(parsed.is_null())
         if wrong.height:
             lines = [(line, shown(text)) for line, text in _head(wrong.select("line", name), on_problem)]

@@ -101,6 +101,27 @@ def test_wrong_lists_name_the_line(tmp_path, suffix, rows, message):
     assert any(problem.severity == "error" for problem in validate("X", tmp_path))
 
 
+def test_a_user_of_no_interactions(tmp_path):
+    for suffix, rows in (
+        (".csv", 'user_id,item_ids\nu,"[i1, i2]"\nv,\nw,[]\n'),
+        (
+            ".jsonl",
+            '{"user_id": "u", "item_ids": ["i1", "i2"]}\n{"user_id": "v", "item_ids": null}\n{"user_id": "w"}\n',
+        ),
+    ):
+        path = tmp_path / f"X_interactions{suffix}"
+        path.write_text(rows)
+        assert by_user(path) == {"u": [("i1", None), ("i2", None)]}
+
+
+@pytest.mark.parametrize("separator", [" ", "|", ";"])
+def test_items_in_a_row_without_a_list(tmp_path, separator):
+    path = tmp_path / "X_interactions.csv"
+    path.write_text(f"user_id,item_ids\nu,{separator.join(['i1', 'i2', 'i3'])}\n")
+    with pytest.raises(ValueError, match=r"it is several that are: .* as a list, such as \[\"i1\", \"i2\", \"i3\"\]"):
+        by_user(path)
+
+
 def test_parquet_lists_of_unequal_length(tmp_path):
     frame = pl.DataFrame({"user_id": ["u", "v"], "items": [["i1"], ["i1", "i2"]], "time": [[1], [2]]})
     frame.write_parquet(tmp_path / "X_pairs.parquet")
