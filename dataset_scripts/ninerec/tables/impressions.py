@@ -11,7 +11,7 @@ from typing import cast
 import polars as pl
 
 from .columns import column_names, header_roles
-from .forms import dialect_of
+from .forms import dialect_of, form_of
 from .interaction_rows import Chunks, find_time_form
 from .numbers import TimeForm
 from .options import OPTION_OF, TableOptions
@@ -33,6 +33,8 @@ def impression_chunks(path: Path, options: TableOptions, on_problem: Problems = 
     Raises:
         ValueError: if one of the columns is not there, or options ask for a rating or a type of event.
     """
+    if form_of(path).kind != "text":
+        raise ValueError(f"{path}: a table with a row an impression must be a text; write it as .tsv")
     for role in options.asked_for:
         raise ValueError(f"{path}: {OPTION_OF[role]} needs a column {role}, which a table of impressions has not")
     line, names, may_be_header = column_names(path, options, "interactions", on_problem)
