@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ..models.backbone_references import add_tensors
 from ..models.checkpoint_files import is_hub_id, public_name
@@ -148,10 +149,13 @@ def checkpoint_hash(
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
-    weights = model.base_model.state_dict()
-    if dtype is not None:
-        weights = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
-    add_tensors(digest, weights)
+    for name, value in model.base_model.state_dict().items():
+        for one in tree_leaves(value):  # of a quantised layer there are several, not all of them tensors
+            if not isinstance(one, torch.Tensor):
+                digest.update(f"{name} {one}".encode())
+                continue
+            one = one.dequantize() if one.is_quantized else one
+            add_tensors(digest, {name: one.to(dtype) if dtype is not None and one.is_floating_point() else one})
     return digest.hexdigest()
 
 

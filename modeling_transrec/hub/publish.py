@@ -88,6 +88,8 @@ def upload_checkpoint(
 def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, create_pr: bool = False) -> str:
     """Adds results to a published card: to its table, its metadata and `.eval_results`, in one commit.
 
+    Rows of the metadata that others have put there stay.
+
     Args:
         repo_id: the checkpoint's repository.
         rows: what was measured, see [`result_row`].
@@ -100,12 +102,16 @@ def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, c
     Raises:
         ValueError: if the card has no part for results, since another program made it.
     """
-    api = HfApi(token=token)
-    card = ModelCard.load(repo_id, token=token)
-    results = list(rows)
-    if api.file_exists(repo_id, RESULTS_NAME):
-        old = json.loads(Path(api.hf_hub_download(repo_id, RESULTS_NAME)).read_text(encoding="utf-8"))
-        results = merge_results(old, results)
+    api, old = HfApi(token=token), list[dict]()
+    commit = api.model_info(repo_id).sha  # all is read from it, and what somebody pushes meanwhile is an error
+
+    def read(name: str) -> str:
+        return Path(api.hf_hub_download(repo_id, name, revision=commit)).read_text(encoding="utf-8")
+
+    card = ModelCard(read(CARD_NAME))
+    if api.file_exists(repo_id, RESULTS_NAME, revision=commit):
+        old = json.loads(read(RESULTS_NAME))
+    results = merge_results(old, rows)
     before, begin, rest = card.text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not end:
@@ -113,10 +119,17 @@ def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, c
             f"the card of {repo_id} has no part for results; put the lines {_BEGIN} and {_END} where they belong"
         )
     card.text = f"{before}{begin}\n{results_sections(results)}\n{end}{after}"
-    card.data.eval_results = eval_results(results)
+    ours = [*eval_results(old), *eval_results(results)]
+    others = [
+        row for row in card.data.eval_results or () if not any(row.is_equal_except_value(other) for other in ours)
+    ]
+    card.data.eval_results = [*others, *eval_results(results)]
     card.data.model_name = card.data.model_name or repo_id
     operations = [CommitOperationAdd(name, content.encode()) for name, content in _files(str(card), results).items()]
-    return api.create_commit(repo_id, operations, commit_message="Add results", create_pr=create_pr).commit_url
+    made = api.create_commit(
+        repo_id, operations, commit_message="Add results", create_pr=create_pr, parent_commit=commit
+    )
+    return made.commit_url
 
 
 def _files(card: str, results: Sequence[dict]) -> dict[str, str]:

@@ -44,6 +44,11 @@ def load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTra
     """Loads a pretrained backbone; of a model with several towers, such as CLIP, the one that the field names."""
     config = AutoConfig.from_pretrained(name_or_path, **loading)
     config = getattr(config, field, config)  # the vision part of a CLIP
+    if loading.get("trust_remote_code") and "AutoModel" in (getattr(config, "auto_map", None) or {}):
+        raise ValueError(
+            f"{name_or_path} has code of its own, which a checkpoint of this package does not carry, so that nothing "
+            "could load it again; leave out trust_remote_code, if transformers knows the model, or choose another"
+        )
     return AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **pooler_free_kwargs(config), **loading)
 
 
@@ -97,6 +102,13 @@ def adopt(backbone: PreTrainedModel | None, config: "TransRecConfig", name: str)
     """
     backbone = build_backbone(getattr(config, name)) if backbone is None else backbone
     setattr(config, name, backbone.config)
+    if type(backbone).__module__.startswith("transformers_modules"):
+        raise ValueError(
+            f"{type(backbone).__name__} is code that came with a checkpoint, which a checkpoint of this package does "
+            "not carry, so that nothing could load it again; choose a model that transformers knows"
+        )
+    if getattr(backbone, "is_quantized", False):  # it computes in the type that it was loaded with
+        return backbone
     return backbone.to(torch.get_default_dtype())  # type: ignore[arg-type]  # its wrapper hides its signature
 
 

@@ -115,7 +115,7 @@ class ContentEncoder(nn.Module):
         """Returns the batch's device if none of its items has the content: backbones refuse empty batches."""
         given = cast(dict[str, torch.Tensor], items)
         contents = given.get(f"{self.modality}_states", given.get(self.inputs[0]))
-        return contents.device if contents is not None and len(contents) == 0 else None
+        return contents.device if contents is not None and contents.shape[0] == 0 else None
 
     def tokens(self, **items: Unpack[ItemInputs]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encodes items to projected token vectors `(U, S, D)` and their mask `(U, S)`."""
@@ -158,7 +158,9 @@ class TextEncoder(ContentEncoder):
     def index(self, **items: Unpack[ItemInputs]) -> torch.Tensor | None:
         """Returns the index `(U,)` of each item's text, -1 where it has none; `None` if all have one."""
         has_text = items.get("has_text")
-        return None if has_text is None else torch.arange(len(has_text), device=has_text.device).where(has_text, -1)
+        if has_text is None:
+            return None
+        return torch.arange(has_text.shape[0], device=has_text.device).where(has_text, -1)
 
     def token_vectors(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, states: torch.Tensor | None = None

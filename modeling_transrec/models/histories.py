@@ -99,17 +99,24 @@ class Histories:
             self.recorded.attentions.append(weights)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """Takes the items out of `(B, L, …)`: `(M, …)`."""
+        """Takes the items out of `(B, L, …)`: `(M, …)`.
+
+        In `torch.export` all positions are taken out, since the number of items is no size of the inputs.
+        """
+        if torch.compiler.is_exporting():
+            return padded.flatten(0, 1)
         return padded.flatten(0, 1).index_select(0, self.index)
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """Puts items `(M, D)` back into `(B, L, D)`, zero at padding."""
+        if torch.compiler.is_exporting():
+            return packed.view(*self.mask.shape, -1).masked_fill(~self.mask[:, :, None], 0)
         padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
         return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
 
     def last_of(self, padded: torch.Tensor) -> torch.Tensor:
         """Takes each user's last item out of `(B, L, D)`: `(B, D)`."""
-        return padded[torch.arange(len(padded), device=padded.device), self.last]
+        return padded[torch.arange(padded.shape[0], device=padded.device), self.last]
 
 
 def positions_from_the_end(mask: torch.Tensor, num_positions: int) -> torch.Tensor:

@@ -137,7 +137,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _saves_backbone = True
-    _partscache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
+    _backbones_cache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
 
     def __init__(self, config: TransRecConfig):
         super().__init__(copy.deepcopy(config))  # what changes one model's must not change another's
@@ -155,6 +155,12 @@ class TransRecPreTrainedModel(PreTrainedModel):
             init.normal_(module.mask_embedding, std=0.02)
         if hasattr(module, "init_own_weights"):
             module.init_own_weights()
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As in transformers, for the text backbone's tokens."""
+        if "text" not in self.item_encoder.modalities:
+            raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
+        return super().resize_token_embeddings(*args, **kwargs)
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         super()._set_gradient_checkpointing(enable, **kwargs)
@@ -198,7 +204,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             if kwargs.get("distributed_checkpoint"):
                 raise ValueError("save_backbone=False is not for distributed_checkpoint=True, which is to resume from")
             state_dict = dict(self.state_dict() if state_dict is None else state_dict)
-            where = reaching({"cache_dir": self._partscache, **kwargs})
+            where = reaching({"cache_dir": self._backbones_cache, **kwargs})
             references = make_references(self, state_dict, where)
             left_out = re.compile("|".join(missing_patterns(references)))
             state_dict = {key: weight for key, weight in state_dict.items() if not left_out.search(key)}
@@ -261,7 +267,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if model.config.backbone_references:
             saved = weight_names(str(pretrained_model_name_or_path), kwargs) if reads_files else kwargs["state_dict"]
             load_references(model, saved, reaching(kwargs))
-            model._partscache = kwargs.get("cache_dir")
+            model._backbones_cache = kwargs.get("cache_dir")
         own_weights(model)
         leave_out_untrainable(model.item_encoder.backbones)
         return (model, info) if output_loading_info else model
@@ -328,8 +334,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         configs: dict[str, Any] = {fields[part]: backbone.config for part, backbone in backbones.items()}
         dtype = next(iter(backbones.values())).dtype
         model: Any = cls(TransRecConfig(**configs, **kwargs), backbones)  # type: ignore[call-arg]  # a subclass's
-        model = model.to(dtype)
-        model._partscache = loading.get("cache_dir")
+        if not any(getattr(backbone, "is_quantized", False) for backbone in backbones.values()):
+            model = model.to(dtype)  # beside quantised ones, the other parts stay in the default type
+        model._backbones_cache = loading.get("cache_dir")
         return model
 
     def new_record(self, output_hidden_states: bool | None = None, output_attentions: bool | None = None) -> Recorded:
@@ -542,12 +549,6 @@ class TransRecModel(TransRecPreTrainedModel):
             backbones[0].set_input_embeddings(value)
         else:
             self.item_encoder.id_embedding = value
-
-    def resize_token_embeddings(self, *args, **kwargs):
-        """As in transformers, for the text backbone's tokens."""
-        if "text" not in self.item_encoder.modalities:
-            raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
-        return super().resize_token_embeddings(*args, **kwargs)
 
     def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes items, as the processor gives them, to item embeddings `(U, D)`.

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Returns the vector of the first real token `(U, H)`, with left or right padding."""
     first = attention_mask.long().argmax(dim=1)  # (U,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), first]
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -25,7 +25,7 @@ def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
 def last_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Returns the vector of the last real token `(U, H)`, with left or right padding."""
     last = attention_mask.cumsum(dim=1).argmax(dim=1)  # (U,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
 class TextPooling(NamedTuple):

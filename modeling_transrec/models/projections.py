@@ -147,7 +147,7 @@ class WhitenedProjection(nn.Module):
         """
         with torch.autocast(features.device.type, enabled=False):  # kNN is as exact as its features
             whitened = self.whiten(features, platform_index)
-        whitened = whitened.to(self.residual.weight.dtype)
+        whitened = whitened.to(floating_dtype(self.residual))
         return whitened + self.residual(whitened)
 
 
@@ -157,6 +157,11 @@ PROJECTIONS: dict[str, type[LinearGelu] | type[LinearProjection] | type[Whitened
     "linear": LinearProjection,
     "whitened": WhitenedProjection,
 }
+
+
+def floating_dtype(module: nn.Module) -> torch.dtype:
+    """Returns the type of a module's weights that are no integers; float32 where all are quantised."""
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
 
 
 class Projection(nn.Module):
@@ -195,8 +200,8 @@ class Projection(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return next(self.parameters()).dtype
+        """Type of the weights; of those that are quantised, that in which they compute."""
+        return floating_dtype(self)
 
     def forward(
         self,
@@ -219,7 +224,7 @@ class Projection(nn.Module):
         if index is None:
             return embeddings
         table = torch.cat([embeddings, self.missing.to(embeddings.dtype)[None]])
-        return F.embedding(index % len(table), table)  # -1 is the last: the missing one
+        return F.embedding(index % table.shape[0], table)  # -1 is the last: the missing one
 
     def tokens(
         self, hidden: torch.Tensor, mask: torch.Tensor, index: torch.Tensor | None = None
@@ -233,5 +238,5 @@ class Projection(nn.Module):
             return tokens, mask
         absent = F.pad(self.missing.to(tokens.dtype)[None, None], (0, 0, 0, tokens.shape[1] - 1))
         absent_mask = torch.arange(tokens.shape[1], device=mask.device)[None] == 0
-        index = index % (len(tokens) + 1)
+        index = index % (tokens.shape[0] + 1)
         return torch.cat([tokens, absent]).index_select(0, index), torch.cat([mask, absent_mask])[index]

@@ -79,6 +79,8 @@ def encode_by_length(
         input_ids, attention_mask: `(U, T)`, padding on the right.
         text_states: `(number of tokens, H)` outputs of frozen layers, one text's tokens after the other's.
     """
+    if torch.compiler.is_exporting():  # chunks depend on the values, and a graph only on the sizes
+        return encode(None, input_ids, attention_mask, None)
     at_a_time = TOKENS_AT_A_TIME_ON_CPU if attention_mask.device.type == "cpu" else TOKENS_AT_A_TIME
     positions, chunks, parts = token_positions(attention_mask), chunks_by_length(attention_mask, at_a_time), []
     for index, length in chunks:

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import torch
 
 from ..data.collator import left_pad_lists
+from ..data.tables import Table, as_dataset
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
 from ..models.modalities import MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .faiss_index import FaissIndex
 from .platform import explain
-from .tables import Table, as_dataset
 
 
 logger = logging.getLogger(__name__)

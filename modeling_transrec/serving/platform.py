@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..data.counting import from_interactions
+from ..data.tables import Table, as_dataset, as_histories, is_table
 from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.content import ContentKNN
 from ..evaluation.evaluator import FullRankingEvaluator
@@ -19,7 +20,6 @@ from ..evaluation.features import Content
 from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.weighing import ScoringChoice, choose, choose_content
 from ..models.whitening import Whitening
-from .tables import Table, as_dataset, as_histories, is_table
 
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.

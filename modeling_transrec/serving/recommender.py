@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.preparation import prepare_items
+from ..data.tables import Table, as_histories, is_table
 from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.encoding import encode_catalogue
 from ..evaluation.features import load_content_model, read_content
@@ -38,7 +39,6 @@ from .platform import (
     load_scoring,
     save_scoring,
 )
-from .tables import Table, as_histories, is_table
 
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """Training arguments."""
 
+import logging
 import os
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType
@@ -12,6 +13,8 @@ from ..evaluation.sum_evaluator import WITH_TRANSITIONS
 from ..evaluation.weighing import check_transition_weight, has_transitions
 from ..models.configuration_transrec import described_fields
 
+
+logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 4  # by default
 _USUAL_METRIC = FullRankingEvaluator.primary_metric
@@ -190,6 +193,9 @@ class TransRecTrainingArguments(TrainingArguments):
         super().__post_init__()
         if usual:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
+        if self.accelerator_config.dispatch_batches:
+            logger.warning("dispatch_batches has no effect: a batch of distinct items is made by its own process")
+        self.accelerator_config.dispatch_batches = False
         if has_transitions(self.transition_weight) and self.eval_strategy == "no":
             raise ValueError(
                 "--transition_weight needs a validation split that is ranked; leave out --eval_strategy no"

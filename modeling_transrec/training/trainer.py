@@ -1,6 +1,7 @@
 """The Trainer: transformers' own, with the item-once collator, two learning rates and full-ranking validation."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from ..data.collator import TransRecDataCollator
 from ..data.loading import history_lengths
 from ..data.platforms import PlatformRanges, PlatformSampler
 from ..data.preparation import PreparedItems, prepare_items
+from ..data.tables import Table, as_dataset, is_columns
 from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
 from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
@@ -64,11 +66,14 @@ class TransRecTrainer(Trainer):
     Trains a TransRec model on histories.
 
     Args:
-        model ([`TransRecForSequentialRecommendation`]): the model.
+        model ([`TransRecForSequentialRecommendation`]): the model, or `None` with `model_init`.
         args ([`TransRecTrainingArguments`]): the arguments.
         items (`datasets.Dataset`): the catalogue: `item_id` and what the processor reads (`text_en`, …).
-        train_dataset (`datasets.Dataset`): training histories, column `item_ids`.
-        eval_dataset (`datasets.Dataset`, *optional*): histories `item_ids` with their `target`.
+        train_dataset (`datasets.Dataset`):
+            Training histories, column `item_ids`. A stream, a data set of torch or a table is read once.
+        eval_dataset (`datasets.Dataset`, *optional*):
+            Histories `item_ids` with their `target`; or several such splits by name, whose metrics are then
+            `eval_NAME_hr@10`, ….
         processing_class ([`TransRecProcessor`]): the model's processor; saved with every checkpoint.
         callbacks: further callbacks.
         optimizers: an optimizer and a learning-rate schedule to use instead of those of the arguments.
@@ -100,16 +105,17 @@ class TransRecTrainer(Trainer):
 
     def __init__(
         self,
-        model: TransRecForSequentialRecommendation,
+        model: TransRecForSequentialRecommendation | None,
         args: TransRecTrainingArguments,
         items: datasets.Dataset,
-        train_dataset: datasets.Dataset | None = None,
-        eval_dataset: datasets.Dataset | None = None,
+        train_dataset: Table | None = None,
+        eval_dataset: Table | dict[str, Table] | None = None,
         processing_class: TransRecProcessor | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers=(None, None),
         whole_sequences: Callable[[], datasets.Dataset] | None = None,
         eval_items: datasets.Dataset | None = None,
+        model_init: Callable[..., TransRecForSequentialRecommendation] | None = None,
     ):
         if not isinstance(args, TransRecTrainingArguments):
             raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
@@ -120,6 +126,16 @@ class TransRecTrainer(Trainer):
             )
         if processing_class is None:
             raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
+        if (model is None) == (model_init is None):
+            raise ValueError("give either a model or model_init, a function that makes one")
+        if model_init is not None:
+            self.model_init = model_init
+            model = super().call_model_init()
+        train_dataset = None if train_dataset is None else as_dataset(train_dataset)
+        if isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
+            eval_dataset = {name: as_dataset(one) for name, one in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = as_dataset(eval_dataset)
         self.items = items
         self.eval_items = items if eval_items is None else eval_items
         if self.eval_items is not items:
@@ -143,20 +159,21 @@ class TransRecTrainer(Trainer):
             )
             callbacks.append(_SetEpochCallback(collator))
         if args.max_eval_users is not None and eval_dataset is not None:
-            eval_dataset = choose_users(eval_dataset, args.max_eval_users)
+            eval_dataset = (
+                {name: choose_users(one, args.max_eval_users) for name, one in eval_dataset.items()}
+                if isinstance(eval_dataset, dict)
+                else choose_users(eval_dataset, args.max_eval_users)
+            )
         check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        if args.freezes:
-            model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
+        _prepare_model(model, args)
         if not args.save_backbone:
             check_referable(model)
             if not model.has_frozen_backbone:
                 raise ValueError(
                     "save_backbone=False is for backbones that are not trained; give freeze_backbone=True"
                 )
-        if args.gradient_caching_chunk_size is not None:
-            model.enable_gradient_caching(args.gradient_caching_chunk_size)
         super().__init__(
             model=model,
             args=args,
@@ -167,8 +184,13 @@ class TransRecTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.model_init = model_init  # transformers takes only one of both
         if args.pull_to_start:
             self.add_callback(PullToStart(model, args.pull_to_start))
+        if args.keep_start and isinstance(eval_dataset, dict):
+            raise ValueError("keep_start compares on one evaluation split; give one as eval_dataset, not several")
+        if (args.keep_start or args.pull_to_start) and model_init is not None:
+            raise ValueError("keep_start and pull_to_start know one start; give a model in place of model_init")
         if (args.keep_start or args.pull_to_start) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("keep_start and pull_to_start hold whole weights; FSDP and DeepSpeed have them in pieces")
         if args.torch_compile:
@@ -269,6 +291,25 @@ class TransRecTrainer(Trainer):
         if self.platforms is not None:  # checkpoints have the statistics of all together
             self.fit_statistics()
 
+    def call_model_init(self, trial=None) -> TransRecForSequentialRecommendation:
+        """As in transformers; frozen parts of the new model are computed once again."""
+        self.model = model = super().call_model_init(trial)
+        _prepare_model(model, self.args)
+        self._move_model_to_device(model, self.args.device)
+        self._compute_frozen()
+        if self._plain_items is not None and model.item_encoder.whitened:
+            self.fit_statistics()
+        return model
+
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        """The users in order: they are ranked as they are, whatever sampler the training has."""
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self.get_test_dataloader(self.eval_dataset[given] if isinstance(given, str) else given)
+
+    def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
+        """The users in order, see [`get_eval_dataloader`]."""
+        return torch.utils.data.DataLoader(as_dataset(test_dataset), batch_size=self.args.eval_batch_size)
+
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""
         model = self.model if model is None else model
@@ -308,7 +349,7 @@ class TransRecTrainer(Trainer):
         adds = self.adds_transitions and sequences is self.eval_dataset
         rank = self._sum_evaluator(evaluator) if adds else evaluator.rank
         with evaluation_mode(model):
-            scorer = evaluator.build_scorer(model, processor, self.accelerator.autocast)
+            scorer = evaluator.build_scorer(model, processor, self._evaluation_autocast(model))
             metrics = rank(scorer, evaluator.user_index(processor))
         return EvalLoopOutput(
             predictions=None,
@@ -316,6 +357,16 @@ class TransRecTrainer(Trainer):
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(sequences),
         )
+
+    def _evaluation_autocast(self, model: TransRecForSequentialRecommendation) -> Callable:
+        """Makes the context in which an evaluation encodes; with `bf16_full_eval` in that type, though no weight is
+        changed."""
+        args = self.args
+        if not (args.bf16_full_eval or args.fp16_full_eval):
+            return self.accelerator.autocast
+        self._move_model_to_device(model, args.device)  # which the Trainer leaves to the evaluation
+        dtype = torch.bfloat16 if args.bf16_full_eval else torch.float16
+        return functools.partial(torch.autocast, args.device.type, dtype)
 
     def evaluator_of(self, sequences: datasets.Dataset, metric_key_prefix: str = "eval") -> FullRankingEvaluator:
         """Returns what ranks a split; the evaluators of splits that the card can name are kept for it.
@@ -356,7 +407,9 @@ class TransRecTrainer(Trainer):
 
     def _validation(self) -> FullRankingEvaluator | None:
         """Ranks the validation split, for choices of what needs no training; `None` where there is none."""
-        return None if self.eval_dataset is None else self.evaluator_of(self.eval_dataset)
+        if self.eval_dataset is None or isinstance(self.eval_dataset, dict):
+            return None
+        return self.evaluator_of(self.eval_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""
@@ -479,8 +532,8 @@ class TransRecTrainer(Trainer):
 
     def _results(self, data: DataFacts) -> list[dict]:
         """Returns rows of the card for each split that was ranked: what needs no training, and the model."""
-        if self.eval_dataset is not None and any("eval_runtime" in entry for entry in self.state.log_history):
-            self.evaluator_of(self.eval_dataset)  # also where a finished training was only loaded
+        if any("eval_runtime" in entry for entry in self.state.log_history):
+            self._validation()  # also where a finished training was only loaded
         if self.platform is None or not self._evaluators:
             return []
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
@@ -545,6 +598,14 @@ class TransRecTrainer(Trainer):
             with_code=self.args.hub_with_code,
             blocking=blocking,
         )
+
+
+def _prepare_model(model: TransRecForSequentialRecommendation, args: TransRecTrainingArguments) -> None:
+    """Freezes and divides a new model as the arguments say."""
+    if args.freezes:
+        model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
+    if args.gradient_caching_chunk_size is not None:
+        model.enable_gradient_caching(args.gradient_caching_chunk_size)
 
 
 class _SetEpochCallback(TrainerCallback):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import EvalResult, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoProcessor, ViTImageProcessorPil
 
@@ -122,6 +122,22 @@ class TestRoundTrip:
         assert_equal_weights(TransRecModel.from_pretrained(NAME, cache_dir=tmp_path), model.model)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert_equal_weights(TransRecModel.from_pretrained(NAME, cache_dir=tmp_path), model.model)
+
+    def test_results_of_others_stay_on_the_card(self, hub, pushed, text_processor, items, validation_split):
+        Recommender(pushed, text_processor).push_to_hub("someone/model")
+        evaluator = FullRankingEvaluator(items, validation_split, split="test")
+        protocol = {"dataset": "shop/reviews/Shoes", "max_seq_len": 20, **evaluator.protocol}
+        push_results("someone/model", [result_row(THIS_MODEL, {"hr@10": 0.25}, protocol)])
+        card = ModelCard(hub.files("someone/model")["README.md"].decode())
+        other = EvalResult(
+            "ranking", "their/data", "theirs", "recall@7", 0.5, dataset_config="X", dataset_split="test"
+        )
+        card.data.eval_results = [other, *card.data.eval_results]
+        repository = hub.repositories["models", "someone/model"]
+        repository.commit("main", {**repository.files, "README.md": str(card).encode()})
+        push_results("someone/model", [result_row(THIS_MODEL, {"hr@10": 0.75}, protocol)])
+        rows = ModelCard(hub.files("someone/model")["README.md"].decode()).data.eval_results
+        assert {(row.metric_type, row.metric_value) for row in rows} == {("recall@7", 0.5), ("hr@10", 0.75)}
 
     def test_results_as_a_pull_request(self, hub, pushed, text_processor, items, validation_split):
         Recommender(pushed, text_processor).push_to_hub("someone/model")

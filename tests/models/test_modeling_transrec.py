@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel
@@ -246,3 +248,18 @@ def test_layers_that_are_never_split_are_those_of_the_user_encoder_and_of_each_b
     model = make_model("text+image")
     assert model._no_split_modules == model.model._no_split_modules > {"SASRecLayer", "BertLayer", "ViTLayer"}
     assert make_model("id", user_encoder_type="gru4rec")._no_split_modules == {"GRU4RecLayer"}
+
+
+@pytest.mark.parametrize("saved", [TransRecModel, TransRecForSequentialRecommendation])
+def test_both_classes_refuse_tokens_where_there_are_none(saved):
+    with pytest.raises(ValueError, match="no tokens to resize"):
+        saved(TransRecConfig(num_items=4, hidden_size=8)).resize_token_embeddings(9)
+
+
+def test_code_of_others_is_refused_before_its_weights_are_read(tmp_path):
+    """Nothing could load a checkpoint of ours with a backbone whose code it does not carry."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "modeling_other.OtherModel"}})
+    )
+    with pytest.raises(ValueError, match="has code of its own"):
+        TransRecModel.from_encoder_pretrained(str(tmp_path), backbone_kwargs={"trust_remote_code": True})

@@ -1,8 +1,10 @@
+import functools
 import json
 import os
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -30,7 +32,15 @@ from ..tiny import VISION_CONFIGS, make_sequences
 @pytest.fixture
 def make_trainer(items, train_split, validation_split, make_model, processor_of, tmp_path):
     def make(
-        kind="text", model_fields=None, callbacks=None, output="out", train=train_split, processor=None, **options
+        kind="text",
+        model_fields=None,
+        callbacks=None,
+        output="out",
+        train=train_split,
+        validation=validation_split,
+        processor=None,
+        model_init=None,
+        **options,
     ):
         options = {
             "per_device_train_batch_size": 4,
@@ -41,15 +51,16 @@ def make_trainer(items, train_split, validation_split, make_model, processor_of,
             **options,
         }
         args = TransRecTrainingArguments(output_dir=str(tmp_path / output), **options)
-        model = make_model(kind, **(model_fields or {}))
+        model = make_model(kind, **(model_fields or {})) if model_init is None else None
         return TransRecTrainer(
             model,
             args,
             items,
             train,
-            validation_split,
+            validation,
             processing_class=processor or processor_of[kind],
             callbacks=callbacks,
+            model_init=model_init,
         )
 
     return make
@@ -513,6 +524,83 @@ def test_batches_of_histories_of_like_length(make_trainer, items):
         return sum(int((batch["item_index"] == -1).sum()) for batch in loader)
 
     assert padding(train_sampling_strategy="group_by_length") < 0.3 * padding()
+    trainer = make_trainer(train_sampling_strategy="group_by_length", num_train_epochs=1)
+    trainer.train()
+    assert trainer.state.best_metric is not None
+
+
+class Rows(torch.utils.data.Dataset):
+    """A data set of torch."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("convert", [datasets.Dataset.to_iterable_dataset, Rows, datasets.Dataset.to_pandas])
+def test_histories_in_what_people_have(convert, make_trainer, train_split, validation_split):
+    expected = make_trainer(output="whole", num_train_epochs=1)
+    expected.train()
+    trainer = make_trainer(train=convert(train_split), validation=convert(validation_split), num_train_epochs=1)
+    trainer.train()
+    assert_equal_weights(weights(trainer.model), weights(expected.model), atol=0)
+    assert trainer.evaluate(convert(validation_split))["eval_mrr"] == expected.evaluate()["eval_mrr"]
+
+
+def test_several_evaluation_splits(make_trainer, items, validation_split, processor_of):
+    few = validation_split.select(range(4))
+    several = {"all": validation_split, "few": few}
+    trainer = make_trainer(validation=several, metric_for_best_model="few_hr@10", max_eval_users=9)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_few_mrr"] == FullRankingEvaluator(items, few)(trainer.model, processor_of["text"])["mrr"]
+    trainer.create_model_card(dataset="someone/shop")
+    rows = json.loads(Path(trainer.args.output_dir, "results.json").read_text())
+    users = {(row["protocol"]["split"], row["protocol"]["num_users"]) for row in rows}
+    assert users == {("all", 9), ("few", 4)}
+    with pytest.raises(ValueError, match="'hr@10' is not measured; did you mean 'few_hr@10'|'all_hr@10'"):
+        make_trainer(validation=several, output="other").train()
+
+
+def test_a_model_is_made_anew_for_each_training(make_trainer, make_model):
+    """As a search of hyper-parameters needs it; what is frozen is frozen and computed each time."""
+    made = []
+    trainer = make_trainer(
+        model_init=lambda trial=None: made.append(trial) or make_model("text"),
+        freeze_backbone=True,
+        num_train_epochs=1,
+    )
+    trained = []
+    for _ in range(2):
+        trainer.train()
+        assert trainer.model.has_frozen_backbone
+        trained.append(weights(trainer.model))
+    assert len(made) == 3
+    assert_equal_weights(trained[0], trained[1], atol=0)
+    with pytest.raises(ValueError, match="either a model or model_init"):
+        TransRecTrainer(None, trainer.args, trainer.items, processing_class=trainer.processing_class)
+
+
+def test_an_evaluation_in_bfloat16_changes_no_weight(make_trainer, items, validation_split):
+    trainer = make_trainer(bf16_full_eval=True)
+    before, exact = weights(trainer.model), make_trainer().evaluate()
+    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    expected = FullRankingEvaluator(items, validation_split)(trainer.model, trainer.processing_class, autocast)
+    assert exact["eval_mrr"] != trainer.evaluate()["eval_mrr"] == expected["mrr"]
+    assert_equal_weights(weights(trainer.model), before, atol=0)
+    trainer.train()
+
+
+def test_batches_are_never_cut_among_processes(tmp_path, caplog):
+    for given in (None, {"dispatch_batches": True}, {"dispatch_batches": None}):
+        args = TransRecTrainingArguments(str(tmp_path), accelerator_config=given, use_cpu=True)
+        assert args.accelerator_config.dispatch_batches is False
+    assert caplog.text.count("dispatch_batches has no effect") == 1
 
 
 def test_histories_without_a_target_are_left_out(make_trainer, train_split, caplog):

@@ -21,6 +21,11 @@ def is_table(given: Any) -> bool:
     return isinstance(given, known) or (hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns"))
 
 
+def is_columns(given: Mapping) -> bool:
+    """Returns whether a dictionary has the columns of one table, as opposed to several tables by name."""
+    return not any(is_table(value) or isinstance(value, Mapping) for value in given.values())
+
+
 def as_dataset(table: Table | Iterable[Mapping]) -> datasets.Dataset:
     """Returns a table, or a list of rows, as a data set.
 
@@ -28,7 +33,7 @@ def as_dataset(table: Table | Iterable[Mapping]) -> datasets.Dataset:
 
     Args:
         table: a data set, one of several splits if it is the only one, a DataFrame of pandas or polars, a table of
-            Arrow, a dictionary of columns, or dictionaries, one a row.
+            Arrow, a dictionary of columns, or dictionaries, one a row: in a list, a data set of torch or a stream.
 
     Raises:
         ValueError: if there are several splits, or rows are no dictionaries.
@@ -49,7 +54,8 @@ def as_dataset(table: Table | Iterable[Mapping]) -> datasets.Dataset:
         return _of_columns(table)
     if is_table(table) and not isinstance(table, datasets.IterableDataset):
         return datasets.Dataset(pa.table(table))
-    rows = list(table)
+    is_indexed = hasattr(table, "__getitem__") and hasattr(table, "__len__")  # as a data set of torch
+    rows: list = [table[index] for index in range(len(table))] if is_indexed else list(table)
     if not all(isinstance(row, Mapping) for row in rows):
         raise ValueError('give items as a table, or as dictionaries, one an item: [{"item_id": "a", "text_en": "…"}]')
     names = dict.fromkeys(name for row in rows for name in row)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from modeling_transrec import Recommender
+from modeling_transrec.data.tables import as_dataset, as_histories
 from modeling_transrec.evaluation import scoring
-from modeling_transrec.serving.tables import as_dataset, as_histories
 
 from ..tiny import tiny_image
 
