@@ -282,9 +282,14 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     return DatasetFiles(name, root, best_items, best, images, audio)
 
 
+def _distinct(tables: Iterable[Place]) -> list[Place]:
+    """Returns tables without further names of one file."""
+    return list({str(one) if isinstance(one, Member) else os.path.realpath(one): one for one in tables}.values())
+
+
 def _only_items(root: Path, tables: list[Path | Member], released: Container[str]) -> Path | Member:
     """Returns the table of items; several are an error, but for titles in several languages."""
-    first, *others = tables
+    first, *others = _distinct(tables)
     rivals = [one for one in others if _stem(one) not in released and not _stem(one).endswith(TITLES)]
     return _only("one table of items", root, (first, *rivals)) if rivals else first
 
@@ -294,7 +299,7 @@ def _best_interactions(root: Path, tables: list[Path | Member], released: Contai
 
     Several that are equal in that are an error.
     """
-    own = [one for one in tables if _stem(one) not in released] or tables[:1]
+    own = _distinct([one for one in tables if _stem(one) not in released] or tables[:1])
     ranks = [_rank(one) for one in own] if len(own) > 1 else [0]
     best = [one for one, rank in zip(own, ranks, strict=True) if rank == min(ranks)]
     return _only("one table of interactions", root, best)

@@ -357,6 +357,13 @@ def test_another_name_does_not_mean_a_release(tmp_path):
         find_files("Shop", tmp_path)
 
 
+def test_two_names_of_one_table_are_no_doubt(tmp_path):
+    write(tmp_path, {"X_items.csv": "item_id,title\ni1,x\n", "X_pair.csv": "user_id,item_id,time\nu,i1,1\n"})
+    (tmp_path / "X_item.csv").symlink_to(tmp_path / "X_items.csv")
+    (tmp_path / "X_interactions.csv").symlink_to(tmp_path / "X_pair.csv")
+    assert find_files("X", tmp_path).items.read_text() == "item_id,title\ni1,x\n"
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
