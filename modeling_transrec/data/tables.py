@@ -54,8 +54,9 @@ def as_dataset(table: Table | Iterable[Mapping]) -> datasets.Dataset:
         return _of_columns(table)
     if is_table(table) and not isinstance(table, datasets.IterableDataset):
         return datasets.Dataset(pa.table(table))
-    is_indexed = hasattr(table, "__getitem__") and hasattr(table, "__len__")  # as a data set of torch
-    rows: list = [table[index] for index in range(len(table))] if is_indexed else list(table)
+    given: Any = table
+    is_indexed = hasattr(given, "__getitem__") and hasattr(given, "__len__")  # as a data set of torch
+    rows: list = [given[index] for index in range(len(given))] if is_indexed else list(given)
     if not all(isinstance(row, Mapping) for row in rows):
         raise ValueError('give items as a table, or as dictionaries, one an item: [{"item_id": "a", "text_en": "…"}]')
     names = dict.fromkeys(name for row in rows for name in row)

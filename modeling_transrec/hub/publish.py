@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
 
 from .card import build_model_card
 from .facts import CardFacts, DataFacts
@@ -119,12 +119,10 @@ def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, c
             f"the card of {repo_id} has no part for results; put the lines {_BEGIN} and {_END} where they belong"
         )
     card.text = f"{before}{begin}\n{results_sections(results)}\n{end}{after}"
-    ours = [*eval_results(old), *eval_results(results)]
-    others = [
-        row for row in card.data.eval_results or () if not any(row.is_equal_except_value(other) for other in ours)
-    ]
-    card.data.eval_results = [*others, *eval_results(results)]
-    card.data.model_name = card.data.model_name or repo_id
+    ours, data = [*eval_results(old), *eval_results(results)], cast(ModelCardData, card.data)
+    others = [row for row in data.eval_results or () if not any(row.is_equal_except_value(other) for other in ours)]
+    data.eval_results = [*others, *eval_results(results)]
+    data.model_name = data.model_name or repo_id
     operations = [CommitOperationAdd(name, content.encode()) for name, content in _files(str(card), results).items()]
     made = api.create_commit(
         repo_id, operations, commit_message="Add results", create_pr=create_pr, parent_commit=commit

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import datasets
 import numpy as np
@@ -130,7 +131,7 @@ class TransRecTrainer(Trainer):
             raise ValueError("give either a model or model_init, a function that makes one")
         if model_init is not None:
             self.model_init = model_init
-            model = super().call_model_init()
+            model = cast(TransRecForSequentialRecommendation, super().call_model_init())
         train_dataset = None if train_dataset is None else as_dataset(train_dataset)
         if isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
             eval_dataset = {name: as_dataset(one) for name, one in eval_dataset.items()}
@@ -293,7 +294,8 @@ class TransRecTrainer(Trainer):
 
     def call_model_init(self, trial=None) -> TransRecForSequentialRecommendation:
         """As in transformers; frozen parts of the new model are computed once again."""
-        self.model = model = super().call_model_init(trial)
+        model = cast(TransRecForSequentialRecommendation, super().call_model_init(trial))
+        self.model = model
         _prepare_model(model, self.args)
         self._move_model_to_device(model, self.args.device)
         self._compute_frozen()
