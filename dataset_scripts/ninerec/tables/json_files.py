@@ -12,6 +12,8 @@ from .problems import RAISE, Problems, shown
 
 NAMED_BY = 1_000  # first rows that tell the names of the columns
 LARGEST_ARRAY = 1 << 30  # bytes of a file that is read as a whole
+# Numbers stay as they are written; what is none is missing.
+DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
 EACH_LINE = "write an object a line; pandas does so with to_json(…, orient='records', lines=True)"
 
 
@@ -32,7 +34,7 @@ def json_rows(path: Path, on_problem: Problems = RAISE) -> Iterator[tuple[int, l
             known.add(name)
             what = f"names that none of the first {NAMED_BY:,} rows has: not read"
             on_problem.add_lines("warning", path, what, 1, [(line, shown(name))])
-        yield line, [_value(row.get(name)) for name in names]
+        yield line, [value if type(value := row.get(name)) is str else _value(value) for name in names]
 
 
 def _value(value: Any) -> Any:
@@ -69,7 +71,7 @@ def _objects(path: Path, on_problem: Problems) -> Iterator[tuple[int, dict[str, 
 def _parse(text: str) -> Any:
     """Returns what a line says, in JSON or as Python prints it; `None` where it says nothing."""
     try:
-        return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+        return DECODER.decode(text)
     except ValueError:
         pass
     try:
@@ -80,12 +82,10 @@ def _parse(text: str) -> Any:
 
 def _is_of_columns(found: dict) -> bool:
     """Returns whether an object has a table's columns, as pandas writes it, not the fields of a row."""
-    values = list(found.values())
-    return (
-        len(values) > 1
-        and all(isinstance(value, dict) and value for value in values)
-        and (len({tuple(value) for value in values}) == 1)
-    )
+    if not isinstance(next(iter(found.values()), None), dict) or len(found) < 2:
+        return False
+    keys = {tuple(value) if isinstance(value, dict) else None for value in found.values()}
+    return len(keys) == 1 and None not in keys and keys != {()}
 
 
 def _array(path: Path) -> list[dict[str, Any]]:

@@ -145,6 +145,8 @@ def _encoding_of(path: Path, options: TableOptions, is_look: bool) -> str | None
     for begin, fix in NO_TEXTS.items():
         if start.startswith(begin):
             raise ValueError(f"{path} is no text table; {fix}")
+    if start[257:262] == b"ustar":
+        raise ValueError(f"{path} is no text table; it is a tar archive: unpack it")
     for mark, encoding in MARKS.items():
         if start.startswith(mark):
             return encoding

@@ -143,6 +143,7 @@ def test_a_table_that_is_utf8_is_read_as_what_it_is(folder):
         (gzip.compress(ITEMS.encode()), "let its name end in .gz"),
         (zstd(ITEMS.encode()), "let its name end in .zst"),
         (b"PK\x03\x04 and more", "let its name end in .zip, or export it as CSV"),
+        (b"X_items.csv".ljust(257, b"\0") + b"ustar\x0000", "it is a tar archive: unpack it"),
         (b"PAR1 and more", "let its name end in .parquet"),
         (b"<!DOCTYPE html><html>Too many requests</html>", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
