@@ -86,7 +86,8 @@ def _read_item_parquet(path: Path, options: TableOptions, on_problem: Problems) 
     found = {"line": pl.int_range(1, frame.height + 1, eager=True)}
     for name, role in zip(names, roles, strict=True):
         if role is not None:
-            found[role] = frame[name] if "/" in role else as_strings(path, name, frame[name])
+            as_it_is = "/" in role and frame[name].dtype != pl.Binary
+            found[role] = frame[name] if as_it_is else as_strings(path, name, frame[name])
             if role.startswith("t") and "/" not in role:
                 found[role] = found[role].fill_null("")
     found["item_id"] = found["item_id"].str.strip_chars()

@@ -133,7 +133,9 @@ def as_strings(path: Path, name: str, values: pl.Series) -> pl.Series:
             return text
     if values.dtype == pl.Binary:
         return _text_or_hex(values)
-    raise ValueError(f"{path}: column {name!r} is of type {values.dtype}; ids and texts must be strings or integers")
+    fix = f'; columns={{"text_en": ["{name}"]}} makes a text of lists' if isinstance(values.dtype, pl.List) else ""
+    what = f"column {name!r} is of type {values.dtype}"
+    raise ValueError(f"{path}: {what}; ids and texts must be strings or integers{fix}")
 
 
 def _text_or_hex(values: pl.Series) -> pl.Series:

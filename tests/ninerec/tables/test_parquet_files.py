@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from modeling_transrec.ninerec.tables.items import read_items
+from modeling_transrec.ninerec.tables.options import TableOptions
 from modeling_transrec.ninerec.tables.parquet_files import as_strings, parquet_chunks
 
 
@@ -62,3 +64,23 @@ def test_ids_of_any_type(tmp_path, kind):
 def test_what_is_no_id(tmp_path, column):
     with pytest.raises(ValueError, match=r"X\.parquet: column 'item_id' is of type .*must be strings or integers"):
         read(tmp_path, column)
+
+
+def test_a_text_of_columns_of_any_type(tmp_path):
+    path = tmp_path / "X_items.parquet"
+    columns = {
+        "item_id": ["i1"],
+        "title": [b"Rope"],
+        "tags": [["a", "b"]],
+        "price": pa.array([decimal.Decimal("1.50")]),
+        "sizes": [[1, 2]],
+        "used": [True],
+        "brand": pa.nulls(1, pa.string()),
+    }
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    names = [name for name in columns if name != "item_id"]
+    options = TableOptions(columns={"text_en": names})
+    text = "Title: Rope; Tags: a, b; Price: 1.50; Sizes: 1, 2; Used: True"
+    assert read_items(path, options).rows() == [("i1", "", text)]
+    with pytest.raises(ValueError, match=r'columns={"text_en": \["tags"\]} makes a text of lists'):
+        read_items(path, TableOptions(columns={"text_en": "tags"}))
