@@ -342,6 +342,9 @@ class TransRecTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`.
 
+        Predictions are the rank of each user's target, 1 for the best, and the mean one of those that tie; labels are
+        the targets as indices into the catalogue.
+
         With `transition_weight`, those of the validation split have `eval_hr@10_with_transitions`, … beside them, see
         [`SumEvaluator`].
         """
@@ -353,9 +356,10 @@ class TransRecTrainer(Trainer):
         with evaluation_mode(model):
             scorer = evaluator.build_scorer(model, processor, self._evaluation_autocast(model))
             metrics = rank(scorer, evaluator.user_index(processor))
+        rankings = (self._sums if adds else evaluator).rankings
         return EvalLoopOutput(
-            predictions=None,
-            label_ids=None,
+            predictions=(1 + rankings.num_better + rankings.num_tied / 2).numpy(),
+            label_ids=evaluator.targets,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(sequences),
         )

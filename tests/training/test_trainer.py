@@ -240,6 +240,9 @@ def test_validation_metrics_are_those_of_the_evaluator(make_trainer, items, vali
     metrics = trainer.evaluate()
     expected = FullRankingEvaluator(items, validation_split, ks=[3, 10])(trainer.model, text_processor)
     assert {name: metrics[f"eval_{name}"] for name in expected} == expected
+    predicted = trainer.predict(validation_split)
+    assert (1 / predicted.predictions).mean() == pytest.approx(predicted.metrics["test_mrr"], abs=1e-3)
+    assert [items["item_id"][index] for index in predicted.label_ids] == validation_split["target"][:]
 
 
 def test_the_sum_with_transitions_chooses_the_checkpoint(make_trainer, items, train_split, validation_split):

@@ -94,6 +94,10 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; remove it or choose another folder")
+    if set("*?[]") & set(str(folder)):
+        raise ValueError(
+            f"{folder} has one of * ? [ ] in its name, which load_dataset takes for a pattern; choose another folder"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished, _each_warning_once():
         made, folders = Path(unfinished, "made"), {}

@@ -117,6 +117,12 @@ def test_nothing_half_written_is_left(tables):
         prepare_shop(tables)
 
 
+def test_a_folder_that_would_be_a_pattern_is_refused_before_any_work(tables):
+    with pytest.raises(ValueError, match=r"g\[1\]/out has one of .* takes for a pattern"):
+        prepare_shop(tables, "--output_dir", str(tables / "g[1]" / "out"))
+    assert not (tables / "g[1]").exists()
+
+
 def test_wrong_options(tables):
     with pytest.raises(ValueError, match="neither a file nor a Hub data set"):
         prepare_shop(tables, interactions="absent.csv")
