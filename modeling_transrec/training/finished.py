@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import datasets
 
 from ..data.arguments import DataArguments
+from ..models.backbone_references import add_tensors
 from .arguments import TransRecTrainingArguments
 from .model_arguments import ModelArguments
 from .resuming import TRAINER_STATE_NAME, checkpoints_in, last_whole_checkpoint, read_json
@@ -57,7 +58,10 @@ def describe_run(
 
 
 def _digest(trainer: "TransRecTrainer") -> str:
-    """Returns a hash of the items' ids and texts and of the histories; images count by their items only."""
+    """Returns a hash of the weights that training starts from, of the items' ids and texts and of the histories.
+
+    Images count by their items only.
+    """
     digest = hashlib.sha256(trainer.data_collator.item_log_popularity.tobytes())
     if trainer.eval_dataset is not None:
         digest.update(trainer.evaluator_of(trainer.eval_dataset).fingerprint.encode())
@@ -65,6 +69,7 @@ def _digest(trainer: "TransRecTrainer") -> str:
         if isinstance(trainer.items.features[name], datasets.Value):
             for value in trainer.items[name][:]:
                 digest.update(f"{value}\0".encode())
+    add_tensors(digest, dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters()))
     return digest.hexdigest()
 
 

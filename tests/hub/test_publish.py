@@ -400,6 +400,9 @@ def test_an_upload_that_failed_is_all_that_the_same_command_repeats(hub, tmp_pat
     hub.faults.clear()
     run()
     assert len(steps) == 13
+    monkeypatch.setattr(ModelArguments, "config_fields", lambda self: {"hidden_size": 16, "num_hidden_layers": 1})
+    with pytest.raises(FileExistsError, match=r"finished training of other options or data \(data\)"):
+        run()  # it would start from other weights
     rows = {row["model"]: row for row in json.loads(hub.files("me/retried")["results.json"])}
     trained = json.loads((tmp_path / "trainer_state.json").read_text())["best_metric"]
     assert rows["this model"]["metrics"]["hr@10"] == pytest.approx(trained) and len(rows) == 5
