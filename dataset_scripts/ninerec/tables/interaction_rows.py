@@ -287,7 +287,7 @@ def pairs_line_by_line(
             lines = [(line, f"{len(row)} columns: {shown(','.join(row))}") for line, row in _head(wrong, on_problem)]
             message = (
                 f"{len(first)} columns where {len(columns)} are expected ({names}): {first[:4]}; "
-                f"correct or remove this line{advice_on_quotes(path, dialect, on_problem)}"
+                f"correct or remove this line{advice_on_quotes(first, dialect)}"
             )
             on_problem.error(
                 path, f"rows that have not {len(columns)} columns ({names})", wrong.height, lines, message

@@ -123,7 +123,7 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
                 1,
                 [(line, f"{len(row)} columns: {shown(','.join(map(as_field, row)))}")],
                 f"{len(row)} columns where {len(roles)} are expected: {row[:4]}; texts with commas or line breaks "
-                f"need double quotes around them{advice_on_quotes(path, dialect, on_problem)}",
+                f"need double quotes around them{advice_on_quotes(row, dialect)}",
             )
         elif wrong := [role for role, number in index.items() if "/" not in role and isinstance(row[number], list)]:
             what = f"rows with a list as {wrong[0]}; ids and texts are strings or numbers"

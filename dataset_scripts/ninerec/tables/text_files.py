@@ -144,9 +144,11 @@ def call_of(option: str, value: str) -> str:
     return f'{option}="{value}" (in a script --{option} {value})'
 
 
-def advice_on_quotes(path: Path, dialect: Dialect, on_problem: Problems) -> str:
-    """Returns what to add to the error at which loading stops at a row of too few or too many fields."""
-    if on_problem.collects or dialect.is_literal or dialect.quoting is not None or not _has_quotes(path, dialect):
+def advice_on_quotes(row: list[Any], dialect: Dialect) -> str:
+    """Returns what to add to the error of a row of too few or too many fields, if quotes may be the cause."""
+    marks = ('"', "\n", "\r", dialect.separator)
+    is_sign = any(mark in as_field(field) for field in row for mark in marks)
+    if dialect.is_literal or dialect.quoting is not None or not is_sign:
         return ""
     return f"; where quotes are part of the text, say {call_of('quoting', 'none')}"
 
