@@ -1,6 +1,5 @@
 """What the columns of a table are: by its header, by options or, without a header, by their values."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -10,7 +9,18 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
-from .forms import FORMS, dialect_of, form_of, is_lines_a_user
+from .advice import (
+    ROW_KEYS,
+    call_of,
+    guess,
+    guess_places,
+    likeliest_time,
+    may_be_names,
+    most_usual,
+    or_header,
+    separated_by,
+)
+from .forms import FORMS, form_of, is_lines_a_user
 from .interaction_rows import Chunks, to_arrow
 from .layouts import with_layout
 from .options import INTERACTION_COLUMNS, ITEM_COLUMNS, ITEMS_OWN_ID, OPTION_OF, TableOptions, named_columns, text_of
@@ -36,7 +46,6 @@ HEADER_NAMES = {
     ).split(),
 }
 SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
-ROW_KEYS = ("id", "index", "")  # of a table of interactions: never the item, unless an option says so
 PLACE = re.compile(r"column [1-9]\d*")
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
@@ -119,12 +128,12 @@ def item_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
     if len(first) > 1 and (form_of(path).has_names or not path.stem.endswith("_item")):
         raise ValueError(
             f"{path}:{line}: {first} does not name an id and a text; say what the columns are called, such as "
-            f"{_call(_guess(('item_id', 'text_en'), first))}{_or_header(path, 'item_id,text_en')}"
+            f"{call_of(guess(('item_id', 'text_en'), first))}{or_header(path, 'item_id,text_en')}"
         )
     if len(first) != 3:
         raise ValueError(
             f"{path}:{line}: {len(first)} columns where 3 are expected (id, Chinese text, English text), separated by "
-            f"{_separated(path, options)}; if the columns are others, add a header line such as: item_id,text_en"
+            f"{separated_by(path, options)}; if the columns are others, add a header line such as: item_id,text_en"
         )
     if roles[0] == "item_id":
         raise ValueError(f"{path}:{line}: the header {first} names no text; name a column text_zh or text_en")
@@ -141,73 +150,8 @@ def _check_distinct(path: Path, line: int, names: list[str], roles: list[str | N
             chosen = next((name for name in twice if name.strip().lower() not in ROW_KEYS), twice[0])
             raise ValueError(
                 f"{path}:{line}: two columns of the header mean the same ({role}): {' and '.join(map(repr, twice))}; "
-                f"say which to use: {_call({own: chosen})}"
+                f"say which to use: {call_of({own: chosen})}"
             )
-
-
-# What names of columns contain that are likely to be of a role, the likeliest first; for advice only.
-LIKELY = {
-    "user_id": ("user", "customer", "member", "visitor", "reader", "account", "session", "client"),
-    "item_id": (
-        "item",
-        "product_id",
-        "asin",
-        "sku",
-        "article",
-        "isbn",
-        "movie",
-        "book",
-        "song",
-        "video",
-        "_id",
-        "id",
-        "code",
-    ),
-    "text_en": ("title", "name", "caption", "headline", "product", "text", "description", "summary"),
-    "timestamp": ("timestamp", "time", "date", "_at", "when"),
-}
-
-
-def _guess(roles: tuple[str, ...], first: list[str]) -> dict[str, str]:
-    """Returns which columns may be of some roles, by their names or, of a table without a header, their places."""
-    if not _may_be_names(first):
-        first = [f"column {number}" for number in range(1, len(first) + 1)]
-    free = list(first)
-    found = {}
-    for role in roles:
-        likely = (name for part in LIKELY[role] for name in free if part in name.lower())
-        found[role] = next(likely, None) or next((name for name in free if name.lower() not in ROW_KEYS), free[0])
-        free.remove(found[role])
-        if not free:
-            break
-    return found
-
-
-def _may_be_names(row: list[str]) -> bool:
-    """Returns whether a first row looks like a header: short, without digits, nothing twice."""
-    return len(set(row)) == len(row) and all(
-        0 < len(name.strip()) <= 40 and not re.search(r"\d", name) for name in row
-    )
-
-
-def _call(columns: Mapping[str, str | None]) -> str:
-    """Returns how `columns` is given.
-
-    >>> _call({"item_id": "sku", "timestamp": None})
-    'columns={"item_id": "sku", "timestamp": None}'
-    """
-    names = (f"{json.dumps(role)}: {json.dumps(name, ensure_ascii=False)}" for role, name in columns.items())
-    return f"columns={{{', '.join(names)}}}".replace(": null", ": None")
-
-
-def _or_header(path: Path, header: str) -> str:
-    return "" if form_of(path).has_names else f", or, where this row is no header, add one such as {header}"
-
-
-def _separated(path: Path, options: TableOptions) -> str:
-    """Returns what is taken for the separator of a text, and how to say that it is another one."""
-    name = {",": "commas", "\t": "tabs", " ": "spaces"}.get(found := dialect_of(path, options).separator, repr(found))
-    return f'{name} (if it is something else, say what: separator="…")'
 
 
 def behaviour_header(path: Path, options: TableOptions, on_problem: Problems = RAISE) -> int | None:
@@ -251,7 +195,7 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
     if not header and (form_of(path).has_names or "user_id" in named or "item_id" in named):
         absent = tuple(role for role in ("user_id", "item_id") if role not in named)
         free = [name for name, role in zip(first, named, strict=True) if role is None]
-        call = _call(_guess(absent, free)) if free else "columns={…}"
+        call = call_of(guess(absent, free)) if free else "columns={…}"
         raise ValueError(
             f"{path}:{line}: its columns {first} name no {' and no '.join(role[:-3] for role in absent)}; say what "
             f"they are called, such as {call}"
@@ -260,20 +204,21 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
     if header and len(times) > 1 and "timestamp" not in columns:
         raise ValueError(
             f"{path}:{line}: {' and '.join(map(repr, times))} may both be the time; say which: "
-            f"{_call({'timestamp': _likeliest_time(times)})}"
+            f"{call_of({'timestamp': likeliest_time(times)})}"
         )
     for role in wanted if header else ():
         twice = [name for name, other in zip(first, named, strict=True) if other == role]
         if len(twice) > 1:
             raise ValueError(
                 f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
-                f"{_call({role: _usual(role, twice)})}"
+                f"{call_of({role: most_usual(HEADER_NAMES.get(role, []), twice)})}"
             )
     if header and not options.are_interactions(named):
         raise ValueError(
             f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
             f"{','.join(INTERACTION_COLUMNS)} in the order of the file, or say what the time is called: "
-            f"{_call({'timestamp': times[0] if times else '…'})}, or {_call({'timestamp': None})} where there is none"
+            f"{call_of({'timestamp': times[0] if times else '…'})}, or {call_of({'timestamp': None})} where there is "
+            "none"
         )
     roles: list[str | None]
     if options.pair_columns is not None:
@@ -284,18 +229,18 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
             )
     elif header:
         roles = named
-    elif len(first) == 3 and may_be_header and _may_be_names(first):
+    elif len(first) == 3 and may_be_header and may_be_names(first):
         raise ValueError(
             f"{path}:{line}: timestamp {first[2]!r} is no time; if {first} is the header, say what its columns are "
-            f"called, such as {_call(_guess(INTERACTION_COLUMNS, first))}"
+            f"called, such as {call_of(guess(INTERACTION_COLUMNS, first))}"
         )
     elif len(first) in (2, 3):
         roles = ["column 1", "column 2", "timestamp"][: len(first)]
     else:
         raise ValueError(
             f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
-            f"{_separated(path, options)}: {first[:6]}; say which is which, such as {_call(_guess_places(first))}, or "
-            "add a header line such as "
+            f"{separated_by(path, options)}: {first[:6]}; say which is which, such as {call_of(guess_places(first))}, "
+            "or add a header line such as "
             f"{','.join(INTERACTION_COLUMNS)},rating"
         )
     for role in options.asked_for:
@@ -306,29 +251,6 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
                 f"it is: {how}"
             )
     return roles, line if header and may_be_header else None
-
-
-def _usual(role: str, names: list[str]) -> str:
-    """Returns the name that is the most usual one for a role."""
-    known = HEADER_NAMES.get(role, [])
-    return min(names, key=lambda name: known.index(name.lower()) if name.lower() in known else len(known))
-
-
-def _likeliest_time(names: list[str]) -> str:
-    """Returns the finest of several times: a timestamp, or whatever is called by a unit, before a date."""
-    fine = [name for name in names if "date" not in name.lower()]
-    return next((name for name in fine if "timestamp" in name.lower()), (fine or names)[-1])
-
-
-def _guess_places(row: list[str]) -> dict[str, str]:
-    """Returns what the places of a row without a header may mean; for advice only."""
-    if _may_be_names(row):
-        return _guess(INTERACTION_COLUMNS, row)
-    places = [f"column {number}" for number in range(1, len(row) + 1)]
-    is_time = [bool(re.fullmatch(r"\d{8,}(\.\d*)?|\d+[-/.]\d+[-/.]\d+.*", value.strip())) for value in row]
-    time = places[is_time.index(True)] if any(is_time) else None
-    user, item, *_ = [place for place in places if place != time]
-    return {"user_id": user, "item_id": item, "timestamp": time}
 
 
 def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:
