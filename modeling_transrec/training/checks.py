@@ -4,12 +4,13 @@ import logging
 import os
 import shutil
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
+from ..data.tables import is_columns
 from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..evaluation.sum_evaluator import WITH_TRANSITIONS
 from ..hub.results import read_result
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+
+def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval_dataset: Any) -> None:
+    """Refuses arguments of a [`TransRecTrainer`] that are missing, or contradict each other."""
+    if not isinstance(args, TransRecTrainingArguments):
+        raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
+            "with `accelerate launch --multi_gpu`, or set CUDA_VISIBLE_DEVICES"
+        )
+    if processor is None:
+        raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
+    if (model is None) == (model_init is None):
+        raise ValueError("give either a model or model_init, a function that makes one")
+    if args.keep_start and isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
+        raise ValueError("keep_start compares on one evaluation split; give one as eval_dataset, not several")
+    if (args.keep_start or args.pull_to_start) and model_init is not None:
+        raise ValueError("keep_start and pull_to_start know one start; give a model in place of model_init")
 
 
 def check_before_training(trainer: "TransRecTrainer") -> None:

@@ -44,7 +44,7 @@ from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
-from .checks import check_before_training
+from .checks import check_arguments, check_before_training
 from .precomputed import precompute
 from .resuming import (
     ARGUMENTS_NAME,
@@ -118,25 +118,12 @@ class TransRecTrainer(Trainer):
         eval_items: datasets.Dataset | None = None,
         model_init: Callable[..., TransRecForSequentialRecommendation] | None = None,
     ):
-        if not isinstance(args, TransRecTrainingArguments):
-            raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
-                "with `accelerate launch --multi_gpu`, or set CUDA_VISIBLE_DEVICES"
-            )
-        if processing_class is None:
-            raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
-        if (model is None) == (model_init is None):
-            raise ValueError("give either a model or model_init, a function that makes one")
+        check_arguments(args, processing_class, model, model_init, eval_dataset)
         if model_init is not None:
             self.model_init = model_init
             model = cast(TransRecForSequentialRecommendation, super().call_model_init())
         train_dataset = None if train_dataset is None else as_dataset(train_dataset)
-        if isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
-            eval_dataset = {name: as_dataset(one) for name, one in eval_dataset.items()}
-        elif eval_dataset is not None:
-            eval_dataset = as_dataset(eval_dataset)
+        eval_dataset = None if eval_dataset is None else as_splits(eval_dataset, args.max_eval_users)
         self.items = items
         self.eval_items = items if eval_items is None else eval_items
         if self.eval_items is not items:
@@ -159,12 +146,6 @@ class TransRecTrainer(Trainer):
                 model, args, train_dataset, processing_class, whole_sequences
             )
             callbacks.append(_SetEpochCallback(collator))
-        if args.max_eval_users is not None and eval_dataset is not None:
-            eval_dataset = (
-                {name: choose_users(one, args.max_eval_users) for name, one in eval_dataset.items()}
-                if isinstance(eval_dataset, dict)
-                else choose_users(eval_dataset, args.max_eval_users)
-            )
         check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -188,10 +169,6 @@ class TransRecTrainer(Trainer):
         self.model_init = model_init  # transformers takes only one of both
         if args.pull_to_start:
             self.add_callback(PullToStart(model, args.pull_to_start))
-        if args.keep_start and isinstance(eval_dataset, dict):
-            raise ValueError("keep_start compares on one evaluation split; give one as eval_dataset, not several")
-        if (args.keep_start or args.pull_to_start) and model_init is not None:
-            raise ValueError("keep_start and pull_to_start know one start; give a model in place of model_init")
         if (args.keep_start or args.pull_to_start) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("keep_start and pull_to_start hold whole weights; FSDP and DeepSpeed have them in pieces")
         if args.torch_compile:
@@ -655,6 +632,16 @@ def of_training(log_history: list[dict]) -> list[dict]:
     """
     ends = [place for place, entry in enumerate(log_history) if "train_runtime" in entry]
     return log_history[: ends[-1] + 1] if ends else log_history
+
+
+def as_splits(
+    eval_dataset: Table | dict[str, Table], max_users: int | None = None
+) -> datasets.Dataset | dict[str, datasets.Dataset]:
+    """Returns an evaluation split, or several by name, as data sets of at most so many users each."""
+    if isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
+        return {name: cast(datasets.Dataset, as_splits(one, max_users)) for name, one in eval_dataset.items()}
+    sequences = as_dataset(eval_dataset)
+    return sequences if max_users is None else choose_users(sequences, max_users)
 
 
 def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
