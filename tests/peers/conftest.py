@@ -16,8 +16,12 @@ _NOT_A_CALL = (
 EXPECTED = {
     r"can_load_ignoring_mismatched_shapes": "it sets every field that ends in _std to a number; image_std is a list",
     r"weights_reload_no_missing_tied_weights": "a checkpoint without its weights is refused, unless it is asked for",
+    r"can_capture_specific_layers": "output_hidden_states returns all layers, and takes no choice of them",
     r"retain_grad_hidden_states": "its gradient is of the first output, here the item embeddings: before the states",
     r"bert4rec.*(attention_outputs|hidden_states_output)": "a mask is appended to each history, one position more",
+    r"_(dnn|dssm|nextitnet)::test_hidden_states_output": "the number of layers is not num_hidden_layers",
+    r"Test_image_.*model_get_set_embeddings": "the input embeddings of an image backbone are no table",
+    r"Test_clip_.*(get_set|resize_tokens)_embeddings": "transformers' CLIPModel has no input embeddings of its own",
     r"test_modeling.*Test_(id|image)_.*resize_(tokens_)?embeddings": "there are no tokens, which is said in an error",
     r"test_processing.*call_arguments_(default_none|not_in)": "item_ids are an argument and an attribute, by design",
     r"test_processing.*init_arguments_not_in_class_attributes": "parts that a processor lacks are None in the class",

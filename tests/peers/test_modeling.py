@@ -8,7 +8,7 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecModel
-from modeling_transrec.models.user_encoders import USER_ENCODERS
+from modeling_transrec.models.user_encoders import USER_ENCODERS, TransformerUserEncoder
 
 from .tester import ITEMS, TransRecModelTester
 
@@ -46,5 +46,6 @@ class CommonTests(ModelTesterMixin):
 for kind in ITEMS:
     for encoder in USER_ENCODERS if kind in ("text", "id") else ("sasrec",):
         name = f"Test_{kind.replace('+', '_')}_{encoder}"
-        fields = {"items": kind, "user_encoder": encoder, "__module__": __name__}
+        attends = issubclass(USER_ENCODERS[encoder], TransformerUserEncoder)
+        fields = {"items": kind, "user_encoder": encoder, "has_attentions": attends, "__module__": __name__}
         globals()[name] = type(name, (CommonTests, unittest.TestCase), fields)
