@@ -16,6 +16,7 @@ _NOT_A_CALL = (
 EXPECTED = {
     r"can_load_ignoring_mismatched_shapes": "it sets every field that ends in _std to a number; image_std is a list",
     r"weights_reload_no_missing_tied_weights": "a checkpoint without its weights is refused, unless it is asked for",
+    r"reverse_loading_mapping": "saved weights keep the names that they have in memory, which resuming needs",
     r"can_capture_specific_layers": "output_hidden_states returns all layers, and takes no choice of them",
     r"retain_grad_hidden_states": "its gradient is of the first output, here the item embeddings: before the states",
     r"bert4rec.*(attention_outputs|hidden_states_output)": "a mask is appended to each history, one position more",
