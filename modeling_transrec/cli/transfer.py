@@ -134,6 +134,10 @@ class Comparison:
         training_args = copy.deepcopy(self.training_args)
         if training_args.resume_from_checkpoint is None and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier comparison
+        if data_args is not self.source:  # the target is one platform
+            defaults = TransRecTrainingArguments.defaults()
+            of_platforms = ("mix_platforms", "platform_sampling_exponent")
+            changes = {**{option: defaults[option] for option in of_platforms}, **changes}
         for option, value in {"output_dir": folder, **changes}.items():
             setattr(training_args, option, value)
         train(model_args, data_args, training_args)

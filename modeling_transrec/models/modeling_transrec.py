@@ -342,8 +342,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def new_record(self, output_hidden_states: bool | None = None, output_attentions: bool | None = None) -> Recorded:
         """Returns what gets the states and weights that are asked for, by arguments or by the configuration."""
         config = self.config
-        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states = (config.output_hidden_states or False) if output_hidden_states is None else output_hidden_states
         weights = config.output_attentions if output_attentions is None else output_attentions
+        if not isinstance(states, bool):
+            raise ValueError(f"output_hidden_states must be true or false, for all layers or none, got {states!r}")
         if weights and config._attn_implementation != "eager":
             logger.warning_once(  # type: ignore[attr-defined]  # of transformers' loggers
                 "attn_implementation=%r computes no attention weights: attentions are None; load the model with "

@@ -44,6 +44,19 @@ def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval
         raise ValueError("keep_start and pull_to_start know one start; give a model in place of model_init")
 
 
+def check_platform_options(args: TransRecTrainingArguments, has_several: bool) -> None:
+    """Refuses options that the training data have no use for: of several platforms, or of one."""
+    if has_several and args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} is for one platform; several are drawn by "
+            "platform_sampling_exponent"
+        )
+    defaults = TransRecTrainingArguments.defaults()
+    for name in () if has_several else ("mix_platforms", "platform_sampling_exponent"):
+        if getattr(args, name) != defaults[name]:
+            raise ValueError(f"{name} is for training on several platforms, see join_platforms; there is one here")
+
+
 def check_before_training(trainer: "TransRecTrainer") -> None:
     """Raises an error for what the training would only come to later.
 

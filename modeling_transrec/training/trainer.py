@@ -44,7 +44,7 @@ from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
-from .checks import check_arguments, check_before_training
+from .checks import check_arguments, check_before_training, check_platform_options
 from .precomputed import precompute
 from .resuming import (
     ARGUMENTS_NAME,
@@ -129,6 +129,7 @@ class TransRecTrainer(Trainer):
         if self.eval_items is not items:
             check_generalizes(processing_class, args)
         self.platforms = PlatformRanges.of(items)
+        check_platform_options(args, has_several=self.platforms is not None)
         self.platform: Platform | None = None
         self._starting_backbones = starting_backbones(model.config)  # saving forgets those from folders
         if not self._starting_backbones and model.name_or_path and model.item_encoder.backbones:

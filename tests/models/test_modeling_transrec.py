@@ -235,6 +235,8 @@ def test_weights_of_attention_are_none_where_they_are_not_computed(make_model, c
     model = make_model("id")
     inputs = {name: values for name, values in make_inputs("id").items() if name in ("item_index", "item_ids")}
     assert set(model(**inputs, output_attentions=True).attentions) == {None}
+    with pytest.raises(ValueError, match=r"true or false, for all layers or none, got \[0\]"):
+        model(**inputs, output_hidden_states=[0])
     assert "'sdpa' computes no attention weights" in caplog.text
 
 

@@ -488,6 +488,15 @@ def test_resumed_equals_uninterrupted_on_several_platforms(options, make_trainer
     assert_equal_weights(weights(resumed.model), weights(whole.model), atol=0)
 
 
+def test_options_that_the_data_have_no_use_for_are_refused(make_trainer, make_trainer_of_platforms):
+    for option in ({"mix_platforms": True}, {"platform_sampling_exponent": 0.0}):
+        with pytest.raises(ValueError, match="is for training on several platforms"):
+            make_trainer(**option)
+        make_trainer_of_platforms(**option)
+    with pytest.raises(ValueError, match="'sequential' is for one platform"):
+        make_trainer_of_platforms(train_sampling_strategy="sequential")
+
+
 def test_what_another_platform_cannot_judge_is_refused(make_trainer_of_platforms):
     with pytest.raises(ValueError, match="--transition_weight, or set it to 0"):
         make_trainer_of_platforms(transition_weight="auto")
