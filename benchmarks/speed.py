@@ -61,7 +61,7 @@ from modeling_transrec.models.backbones import layers_of
 from modeling_transrec.models.content_encoders import PixelNormalization
 from modeling_transrec.training.arguments import usual_workers
 from modeling_transrec.training.precomputed import precompute
-from modeling_transrec.training.trainer import choose_users
+from modeling_transrec.training.splits import choose_users
 
 
 RESULTS = Path(__file__).parent / "results"

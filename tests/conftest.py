@@ -21,7 +21,7 @@ from modeling_transrec import (
 from modeling_transrec.data.loading import count_interactions, index_histories
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.models.user_encoders import USER_ENCODERS
-from modeling_transrec.training.trainer import keep_teaching
+from modeling_transrec.training.splits import keep_teaching
 
 from . import HUB_PORT
 from .hub_server import HubServer

@@ -13,8 +13,10 @@ from torch import nn
 from ..data.tables import is_columns
 from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..evaluation.sum_evaluator import WITH_TRANSITIONS
+from ..evaluation.weighing import has_transitions
 from ..hub.results import read_result
 from ..models.configuration_transrec import did_you_mean
+from ..models.processing_transrec import TransRecProcessor
 from .arguments import TransRecTrainingArguments
 
 
@@ -55,6 +57,19 @@ def check_platform_options(args: TransRecTrainingArguments, has_several: bool) -
     for name in () if has_several else ("mix_platforms", "platform_sampling_exponent"):
         if getattr(args, name) != defaults[name]:
             raise ValueError(f"{name} is for training on several platforms, see join_platforms; there is one here")
+
+
+def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainingArguments) -> None:
+    """Refuses what another platform than that of the training cannot judge."""
+    if processor is not None and (processor.item_ids is not None or processor.user_ids is not None):
+        raise ValueError(
+            "a model of ids knows the ids of the platform that it is trained on; it cannot be validated on another"
+        )
+    if has_transitions(args.transition_weight):
+        raise ValueError(
+            "transitions are those of the platform that is validated on, of which no history is read; leave out "
+            "--transition_weight, or set it to 0, where the validation is on another platform"
+        )
 
 
 def check_before_training(trainer: "TransRecTrainer") -> None:

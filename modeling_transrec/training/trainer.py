@@ -21,22 +21,17 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from ..data.collator import TransRecDataCollator
-from ..data.loading import history_lengths
 from ..data.platforms import PlatformRanges, PlatformSampler
 from ..data.preparation import PreparedItems, prepare_items
-from ..data.tables import Table, as_dataset, is_columns
-from ..evaluation.baselines import Platform, evaluate_baselines, evaluate_model
+from ..data.tables import Table, as_dataset
+from ..evaluation.baselines import Platform
 from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
 from ..evaluation.metrics import ndcg
 from ..evaluation.sum_evaluator import SumEvaluator
 from ..evaluation.weighing import has_transitions
-from ..hub.card import draw_training_curve
-from ..hub.facts import CardFacts, DataFacts, describe_model, describe_training, split_hyperparameters
-from ..hub.names import CURVE_NAME
-from ..hub.publish import upload_checkpoint, write_model_card
-from ..hub.results import THIS_MODEL, read_result, result_row
+from ..hub.publish import upload_checkpoint
 from ..hub.safety import public_arguments
 from ..hub.with_code import saved_with_code
 from ..models.backbone_references import check_referable
@@ -44,7 +39,8 @@ from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import TransRecTrainingArguments
-from .checks import check_arguments, check_before_training, check_platform_options
+from .card import write_card
+from .checks import check_arguments, check_before_training, check_generalizes, check_platform_options
 from .precomputed import precompute
 from .resuming import (
     ARGUMENTS_NAME,
@@ -54,6 +50,7 @@ from .resuming import (
     marked_as_running,
     resumable,
 )
+from .splits import as_splits, keep_teaching
 from .start import PullToStart, Start
 
 
@@ -366,6 +363,12 @@ class TransRecTrainer(Trainer):
             self._evaluators[split] = (sequences, evaluator)
         return evaluator
 
+    def ranked_splits(self) -> dict[str, FullRankingEvaluator]:
+        """Returns the evaluators of the splits that were ranked and that the card can name."""
+        if any("eval_runtime" in entry for entry in self.state.log_history):
+            self._validation()  # also where a finished training was only loaded
+        return {split: evaluator for split, (_, evaluator) in self._evaluators.items()}
+
     @property
     def adds_transitions(self) -> bool:
         """Whether evaluations of the validation split rank the sum, too, whose weight is chosen there."""
@@ -486,52 +489,16 @@ class TransRecTrainer(Trainer):
             tags: further tags.
             eval_dataset_args: the configuration that was ranked; by default `dataset_args`.
         """
-        users = None if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]  # a data set
-        data = DataFacts(dataset or "unnamed", dataset_args, users, len(self.items))
-        results = self._results(data if eval_dataset_args is None else replace(data, config_name=eval_dataset_args))
-        if not self.is_world_process_zero():
-            return
-        for entry in self.args.card_results or ():
-            name, _, file = entry.partition("=")
-            results.append(read_result(file, name))
-        folder, log = self.args.output_dir, of_training(self.state.log_history)
-        model = self.accelerator.unwrap_model(self.model)
-        args, metric = self.args, self.args.metric_for_best_model or FullRankingEvaluator.primary_metric
-        has_curve = draw_training_curve(log, metric.removeprefix("eval_"), os.path.join(folder, CURVE_NAME))
-        repository = self.hub_model_id or self.args.hub_model_id
-        started_from = finetuned_from or model.name_or_path
-        facts = CardFacts(
-            name=model_name or repository or os.path.basename(os.path.abspath(folder)),
-            data=data,
-            results=results,
-            training=describe_training(log, args.metric_for_best_model, args.world_size, args.device, started_from),
-            hyperparameters=split_hyperparameters(args.to_dict(), TransRecTrainingArguments.defaults(), model.config),
-            curve=CURVE_NAME if has_curve else None,
+        write_card(
+            self,
+            model_name=model_name,
+            finetuned_from=finetuned_from,
+            dataset=dataset,
+            dataset_args=dataset_args,
             license=license,
-            with_code=self.args.hub_with_code,
-            tags=tags or [],
-            **describe_model(model, self.processing_class, [started_from]),
+            tags=tags,
+            eval_dataset_args=eval_dataset_args,
         )
-        write_model_card(folder, facts)
-
-    def _results(self, data: DataFacts) -> list[dict]:
-        """Returns rows of the card for each split that was ranked: what needs no training, and the model."""
-        if any("eval_runtime" in entry for entry in self.state.log_history):
-            self._validation()  # also where a finished training was only loaded
-        if self.platform is None or not self._evaluators:
-            return []
-        model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
-        facts = {"dataset": data.title, "max_seq_len": model.config.max_seq_len}
-        _, evaluator = next(iter(self._evaluators.values()))
-        scorer = evaluator.build_scorer(model, processor, self.accelerator.autocast)
-        rows = []
-        for split, (_, evaluator) in list(self._evaluators.items()):
-            facts["split"] = split
-            found = [*evaluate_baselines(evaluator, self.platform).items()]
-            weight = self.args.transition_weight
-            found += [(THIS_MODEL, row) for row in evaluate_model(evaluator, scorer, processor, self.platform, weight)]
-            rows += [result_row(name, row["metrics"], {**row["protocol"], **facts}) for name, row in found]
-        return rows
 
     def _read_content(self) -> Content | None:
         """Returns the features of the backbones that training started from, for content kNN."""
@@ -610,58 +577,3 @@ class _FitStatisticsCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.trainer.fit_statistics()
-
-
-def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainingArguments) -> None:
-    """Refuses what another platform than that of the training cannot judge."""
-    if processor is not None and (processor.item_ids is not None or processor.user_ids is not None):
-        raise ValueError(
-            "a model of ids knows the ids of the platform that it is trained on; it cannot be validated on another"
-        )
-    if has_transitions(args.transition_weight):
-        raise ValueError(
-            "transitions are those of the platform that is validated on, of which no history is read; leave out "
-            "--transition_weight, or set it to 0, where the validation is on another platform"
-        )
-
-
-def of_training(log_history: list[dict]) -> list[dict]:
-    """Returns the entries up to the end of the training; later ones may be evaluations of other splits.
-
-    >>> of_training([{"loss": 1.0}, {"train_runtime": 9.0}, {"eval_hr@10": 0.3}])
-    [{'loss': 1.0}, {'train_runtime': 9.0}]
-    """
-    ends = [place for place, entry in enumerate(log_history) if "train_runtime" in entry]
-    return log_history[: ends[-1] + 1] if ends else log_history
-
-
-def as_splits(
-    eval_dataset: Table | dict[str, Table], max_users: int | None = None
-) -> datasets.Dataset | dict[str, datasets.Dataset]:
-    """Returns an evaluation split, or several by name, as data sets of at most so many users each."""
-    if isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
-        return {name: cast(datasets.Dataset, as_splits(one, max_users)) for name, one in eval_dataset.items()}
-    sequences = as_dataset(eval_dataset)
-    return sequences if max_users is None else choose_users(sequences, max_users)
-
-
-def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
-    """So many of the users, in order, the same ones every time; all where there are no more."""
-    if len(sequences) <= count:
-        return sequences
-    return sequences.select(np.sort(np.random.default_rng(0).choice(len(sequences), count, replace=False)))
-
-
-def keep_teaching(histories: datasets.Dataset) -> datasets.Dataset:
-    """Leaves out histories of a single item: there is nothing to predict in them."""
-    long_enough = np.flatnonzero(history_lengths(histories) >= 2)
-    if len(long_enough) < len(histories):
-        logger.warning(
-            "%d of %d training histories have fewer than 2 items and are left out",
-            len(histories) - len(long_enough),
-            len(histories),
-        )
-        histories = histories.select(long_enough)
-    if len(histories) == 0:
-        raise ValueError("no training history has 2 or more items: there is nothing to train on")
-    return histories

@@ -10,7 +10,7 @@ from modeling_transrec.data.loading import count_interactions, index_histories
 from modeling_transrec.data.platforms import PLATFORM_COLUMN, PlatformRanges, PlatformSampler, join_platforms
 from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.processing_transrec import TransRecProcessor
-from modeling_transrec.training.trainer import keep_teaching
+from modeling_transrec.training.splits import keep_teaching
 
 from ..tiny import make_sequences
 
