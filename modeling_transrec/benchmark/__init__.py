@@ -1,0 +1,1 @@
+"""Benchmarks: suites, runs and their statistics, published numbers, the leaderboard."""
