@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BatchFeature, PreTrainedTokenizerFast
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessorMixin, Unpack
 
 from .backbones import image_normalization, unused_positions
 from .configuration_transrec import TransRecConfig
-from .modalities import MODALITIES, NO_VIDEO, Modality, as_tensor
+from .modalities import MODALITIES, Modality, as_tensor
 from .multimodal_encoders import reads_last_position
+from .processor_options import CallOptions, TransRecProcessorKwargs
 
 
 LANGUAGES = ("en", "zh")
@@ -57,6 +58,7 @@ class TransRecProcessor(ProcessorMixin):
     tensor([1, 0, 1])
     """
 
+    valid_processor_kwargs: Any = TransRecProcessorKwargs
     tokenizer: Any = _NoTokenizer()
     image_processor: Any = None
     feature_extractor: Any = None
@@ -184,8 +186,7 @@ class TransRecProcessor(ProcessorMixin):
         images=None,
         audio=None,
         item_ids: str | Sequence[str] | None = None,
-        return_tensors: str = "pt",
-        videos: None = None,
+        **kwargs: Unpack[TransRecProcessorKwargs],
     ) -> BatchFeature:
         """Turns items into model inputs.
 
@@ -195,15 +196,21 @@ class TransRecProcessor(ProcessorMixin):
             audio: samples at the feature extractor's sampling rate, `{"array": …, "sampling_rate": …}` or an audio
                 file as bytes, one an item; `None` where an item has none.
             item_ids: item ids.
-            return_tensors: `"pt"`, the only form that the model takes.
-            videos: must stay `None`; transformers' name for what is not read.
+            kwargs: options of this call, such as `max_length=12` or `images_kwargs={"size": …}`, see
+                [`TransRecProcessorKwargs`]. Training, evaluation and catalogues prepare items by what is saved with
+                the processor, so that they agree.
 
         Returns: the model's item inputs, see [`ItemInputs`]; images stay bytes, which the model normalises.
+
+        Raises:
+            TypeError: for an option that there is not.
+            ValueError: if an argument is missing, or the arguments are of different numbers of items.
+
+        >>> processor = TransRecProcessor(train_tokenizer(["red rope", "a small blue lamp"]))
+        >>> processor(text=["red rope", "a small blue lamp"], max_length=4)["input_ids"].shape
+        torch.Size([2, 4])
         """
-        if videos is not None:
-            raise ValueError(NO_VIDEO)
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
+        options = CallOptions(self, kwargs)
         given = {"text": text, "images": images, "audio": audio, "item_ids": item_ids}
         arguments = [modality.argument for modality in self.read]
         missing = [name for name in arguments if given[name] is None]
@@ -216,7 +223,8 @@ class TransRecProcessor(ProcessorMixin):
         if len({len(values) for values in columns.values()}) > 1:
             lengths = ", ".join(f"{len(values)} of {name}" for name, values in columns.items())
             raise ValueError(f"{', '.join(arguments)} must be of as many items: {lengths}")
-        return self.pad(self.prepare(columns))
+        prepared = options.processor.prepare(options.with_sampling_rate(columns))
+        return options.finish(options.processor.pad(prepared))
 
     def prepare(self, items: Mapping[str, Sequence]) -> dict[str, list]:
         """Turns columns of the items table into stored, unpadded inputs; see `stored` of each of [`MODALITIES`].
