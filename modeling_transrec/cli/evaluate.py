@@ -17,7 +17,7 @@ What needs no training, by its name in place of a checkpoint's, and the transiti
         --text_model_name_or_path sentence-transformers/all-MiniLM-L6-v2
     transrec evaluate --model_name_or_path outputs/has_pt --transition_weight auto
 
-Metrics of the lists beyond their hits: --metrics hr ndcg mrr coverage novelty popularity_bias.
+Metrics of the lists beyond their hits: --metrics hr ndcg mrr coverage novelty popularity_bias diversity calibration.
 On several GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.evaluate --model_name_or_path outputs/has_pt
 """
 

@@ -30,8 +30,8 @@ class EvaluationArguments:
         default=None,
         metadata={
             "help": "Text backbone of content-knn and content-and-transitions: a Hub id or folder, such as one of "
-            "sentence-transformers; or a TransRec checkpoint, of which all backbones are read. With --push_to_hub, by "
-            "default those that the checkpoint started from."
+            "sentence-transformers; or a TransRec checkpoint, of which all backbones are read. By default, "
+            "with --push_to_hub and for the metric diversity, those that the checkpoint started from."
         },
     )
     vision_model_name_or_path: str | None = field(default=None, metadata={"help": "Vision backbone of the same."})
@@ -118,11 +118,17 @@ class EvaluationArguments:
         is_baseline = name in BASELINES
         if self.max_seq_len is not None and not is_baseline:
             raise ValueError(f"--max_seq_len is an option of {', '.join(BASELINES)}; a model has its own")
+        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        if unknown:
+            raise ValueError(f"--metrics: there is no {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        compares = [metric for metric in self.metrics if "item_features" in METRICS[metric].needs]
         given = [option for option in CONTENT_OPTIONS if getattr(self, option) is not None]
         if name in CONTENT_BASELINES and not given:
             raise ValueError(f"{name} needs a backbone: give --{CONTENT_OPTIONS[0]}")
-        if given and name not in CONTENT_BASELINES and not self.push_to_hub:
-            raise ValueError(f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}")
+        if given and name not in CONTENT_BASELINES and not self.push_to_hub and not compares:
+            raise ValueError(
+                f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}, and of --metrics diversity"
+            )
         unread = [option for option in TEXT_OPTIONS if getattr(self, option) is not None]
         if unread and not given:
             raise ValueError(f"--{unread[0]} says how --{CONTENT_OPTIONS[0]} is read; give that, too")

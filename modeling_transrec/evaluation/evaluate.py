@@ -69,7 +69,7 @@ class EvaluationTask:
             self._load_validation,
             self._read_content,
         )
-        needs_counts = any(METRICS[metric].needs_lists for metric in args.metrics)
+        needed = {field for metric in args.metrics for field in METRICS[metric].needs}
         self.evaluator = FullRankingEvaluator(
             items,
             sequences,
@@ -80,7 +80,8 @@ class EvaluationTask:
             split=args.split,
             center_scores=args.center_scores,
             metrics=args.metrics,
-            item_counts=self.platform.item_counts if needs_counts else None,
+            item_counts=self.platform.item_counts if "item_counts" in needed else None,
+            item_features=self._read_features() if "item_features" in needed else None,
         )
 
     def evaluate(self) -> list[dict]:
@@ -113,6 +114,9 @@ class EvaluationTask:
         dtype = result["protocol"].get("scoring", {}).get("content", {}).get("dtype")
         bf16 = bool(self.args.bf16) if dtype is None else dtype == "bfloat16"
         facts = {"dataset": dataset, "model": name, "max_seq_len": self.max_seq_len, "bf16": bf16}
+        if self.evaluator.item_features is not None:
+            content = self.platform.content
+            facts["item_features"] = {"source": content.source, **content.made}
         return {**result, "protocol": {**facts, **result["protocol"]}}
 
     @functools.cached_property
@@ -124,6 +128,15 @@ class EvaluationTask:
         processor = drop_foreign_ids(model, processor, self.platform.items["item_id"][:])
         processor.language = self.args.language or processor.language
         return model, processor
+
+    def _read_features(self) -> torch.Tensor:
+        """Returns vectors of the items' content `(V, H)`, by which lists are compared."""
+        if self.platform.content is None:
+            raise ValueError(
+                f"diversity compares items by their content, and {self.args.model_name_or_path} has no backbone to "
+                f"read it; give --{CONTENT_OPTIONS[0]}"
+            )
+        return self.platform.content.vectors()
 
     def _read_content(self) -> Content | None:
         """Encodes the items with the backbones that the options name, else with those that the model started from."""

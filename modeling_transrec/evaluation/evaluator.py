@@ -50,7 +50,11 @@ class FullRankingEvaluator:
             the model's own scores: for zero-shot, see [`~scoring.center`].
         metrics (`Sequence[str]`, defaults to `("hr", "ndcg", "mrr")`): keys of [`~metrics.METRICS`].
         item_counts (`np.ndarray` of shape `(V,)`, *optional*):
-            Training interactions with each item, which `coverage`, `novelty` and `popularity_bias` need.
+            Training interactions with each item, which `coverage`, `novelty`, `popularity_bias` and `calibration`
+            need.
+        item_features (`torch.Tensor` of shape `(V, H)`, *optional*):
+            Vectors of the items' content, zeros where an item has none, which `diversity` needs, see
+            [`~features.Content`].
 
     Example:
 
@@ -80,6 +84,7 @@ class FullRankingEvaluator:
         center_scores: bool = False,
         metrics: Sequence[str] = DEFAULT_METRICS,
         item_counts: np.ndarray | None = None,
+        item_features: torch.Tensor | None = None,
     ):
         self.items = items
         self.sequences = sequences
@@ -106,12 +111,16 @@ class FullRankingEvaluator:
             raise ValueError(f"unknown metrics {', '.join(unknown)}; there are {', '.join(METRICS)}")
         self.metrics = tuple(metrics)
         self.item_counts = item_counts
+        self.item_features = item_features
         self._needs_lists = any(METRICS[name].needs_lists for name in metrics)
-        if self._needs_lists and np.shape(item_counts) != (len(items),):
-            raise ValueError(
-                f"{', '.join(name for name in metrics if METRICS[name].needs_lists)} need item_counts, the training "
-                f"interactions with each of the {len(items)} items"
-            )
+        self._check_needs("item_counts", f"the training interactions with each of the {len(items)} items")
+        self._check_needs("item_features", f"a vector of the content of each of the {len(items)} items")
+
+    def _check_needs(self, field: str, what: str) -> None:
+        """Raises `ValueError` if a metric reads what is not given, or not given of each item."""
+        names = [name for name in self.metrics if field in METRICS[name].needs]
+        if names and np.shape(getattr(self, field))[:1] != (len(self.items),):
+            raise ValueError(f"{', '.join(names)}: give {field}, {what}")
 
     @property
     def protocol(self) -> dict:
@@ -263,7 +272,8 @@ class FullRankingEvaluator:
             ranks[users] = found
         # In the order of the split, whoever ranked them: sums are equal to the last bit.
         top_items = ranks[:, 2:] if self._needs_lists else None
-        self.rankings = Rankings(ranks[:, 0], ranks[:, 1], top_items, self.item_counts)
+        histories = self.histories.with_format("arrow")[:]["history"]  # on disk, where the histories are
+        self.rankings = Rankings(ranks[:, 0], ranks[:, 1], top_items, self.item_counts, self.item_features, histories)
         return ranking_metrics(self.rankings, self.ks, self.metrics)
 
     def metrics_of_groups(self, item_counts: np.ndarray) -> dict[str, dict[str, float]]:

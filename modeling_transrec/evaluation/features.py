@@ -45,6 +45,17 @@ class Content:
     source: list[str]
     made: dict[str, str] = field(default_factory=dict)
 
+    def vectors(self) -> torch.Tensor:
+        """Returns one vector of each item `(V, H)`, zeros where it has no content; modalities count the same.
+
+        The cosine of two items with all modalities is the mean of their modalities' cosines.
+        """
+        parts = [
+            torch.nn.functional.normalize(values.float(), dim=1) * self.has_content[name][:, None]
+            for name, values in self.features.items()
+        ]
+        return torch.cat(parts, dim=1)
+
     def fit(self, weights: Mapping[str, float] | None = None, max_seq_len: int = 50, **settings) -> CatalogueScorer:
         """Returns content kNN with these `power` and `history_decay` as a scorer."""
         knn = ContentKNN.fit(self.features, self.has_content, weights=weights, max_seq_len=max_seq_len, **settings)

@@ -1,4 +1,5 @@
-"""Metrics of rankings: hit rate, NDCG and MRR of the one relevant item; coverage, novelty and popularity of lists.
+"""Metrics of rankings: hit rate, NDCG and MRR of the one relevant item; coverage, novelty, popularity, diversity and
+calibration of lists.
 
 A target's position is given by two counts per user: how many candidates score strictly better than the target and how
 many others score the same. Where candidates tie with the target, a metric is its expected value over a random order of
@@ -13,7 +14,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from scipy.spatial.distance import jensenshannon
+
+
+_VALUES_AT_A_TIME = 2**24  # of items' features: 64 MB
+HEAD, TAIL = 0.2, 0.2  # shares of the interactions that the most and the least popular items have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +35,27 @@ class Rankings:
         top_items: `(N, K)` indices into the catalogue of each user's best items, best first, -1 where fewer are left;
             items that tie stand in random order.
         item_counts: `(V,)` training interactions with each item of the catalogue.
+        item_features: `(V, H)` vectors of the items' content, zeros where an item has none.
+        histories: `(N,)` lists of indices into the catalogue, what each user has interacted with.
     """
 
     num_better: torch.Tensor
     num_tied: torch.Tensor
     top_items: torch.Tensor | None = None
     item_counts: np.ndarray | None = None
+    item_features: torch.Tensor | None = None
+    histories: pa.ListArray | pa.ChunkedArray | None = None
 
     def of_users(self, chosen: torch.Tensor) -> "Rankings":
         """Returns the rankings of some users, by `(N,)` booleans or by indices."""
-        top_items = None if self.top_items is None else self.top_items[chosen]
-        return Rankings(self.num_better[chosen], self.num_tied[chosen], top_items, self.item_counts)
+        users = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen
+        return dataclasses.replace(
+            self,
+            num_better=self.num_better[users],
+            num_tied=self.num_tied[users],
+            top_items=None if self.top_items is None else self.top_items[users],
+            histories=None if self.histories is None else self.histories.take(pa.array(users.numpy())),
+        )
 
     def recommended(self, k: int) -> np.ndarray:
         """Returns the items of all users' lists of length `k`, one after the other."""
@@ -165,6 +183,98 @@ def popularity_bias(rankings: Rankings, k: int) -> float:
     return float(counts[rankings.recommended(k)].mean() / taken)
 
 
+def diversity(rankings: Rankings, k: int) -> float:
+    """How unlike the first `k` items of a list are: the mean of 1 - cosine of their content, over pairs and users.
+
+    Items without content are left out, and so are lists that have fewer than two others (Smyth and McClave, ICCBR
+    2001; Ziegler et al., "Improving Recommendation Lists Through Topic Diversification", WWW 2005).
+
+    Raises:
+        ValueError: if no list has two items with content.
+
+    Example:
+
+    >>> none = torch.tensor([0, 0])
+    >>> features = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> rankings = Rankings(none, none, top_items=torch.tensor([[0, 1], [0, 2]]), item_features=features)
+    >>> diversity(rankings, k=2)
+    0.5
+    """
+    features = torch.nn.functional.normalize(rankings.item_features.float(), dim=1)
+    has_content = (features != 0).any(dim=1)
+    lists = rankings.top_items[:, :k]
+    users_at_a_time = max(1, _VALUES_AT_A_TIME // max(1, lists.shape[1] * features.shape[1]))
+    total, num_lists = 0.0, 0
+    for block in lists.split(users_at_a_time):
+        is_listed = (block >= 0) & has_content[block.clamp(min=0)]  # (B, K)
+        vectors = (features[block.clamp(min=0)] * is_listed[:, :, None]).double()  # (B, K, H)
+        number = is_listed.sum(dim=1).double()
+        is_pair = number >= 2
+        # The square of a sum has each pair's product twice, and each item's with itself, which is 1.
+        products = vectors.sum(dim=1).square().sum(dim=1) - vectors.square().sum(dim=(1, 2))
+        distances = 1 - products / (number * (number - 1))
+        total += distances[is_pair].sum().item()
+        num_lists += int(is_pair.sum())
+    if num_lists == 0:
+        raise ValueError(f"diversity@{k} compares the items of a list, and no list has two items with content")
+    return total / num_lists
+
+
+def popularity_groups(item_counts: np.ndarray) -> np.ndarray:
+    """Returns the group of each item `(V,)`: 0 for popular, 1 for middle, 2 for rare ones.
+
+    The popular items have the first 20 % of the interactions, the rare ones the last 20 %; items that were taken
+    equally often are in one group.
+
+    >>> popularity_groups(np.array([10, 4, 3, 2, 1, 0]))
+    array([0, 1, 1, 2, 2, 2])
+    """
+    counts = np.asarray(item_counts, dtype=np.float64)
+    values, of_value, number = np.unique(counts, return_inverse=True, return_counts=True)
+    if not counts.sum() > 0:
+        raise ValueError("no item has training interactions, so none is popular; count those of the training split")
+    taken = values * number
+    more_popular = (taken.sum() - taken.cumsum()) / taken.sum()  # share of interactions with items above this value
+    groups = np.where(more_popular < HEAD, 0, np.where(more_popular >= 1 - TAIL, 2, 1))
+    return groups[of_value]
+
+
+def calibration(rankings: Rankings, k: int) -> float:
+    """How far the first `k` items are from a user's history in their popularity: 0 is calibrated, 1 as far as can be.
+
+    It is the mean over users of the Jensen-Shannon divergence, in bits, between the shares of popular, middle and rare
+    items in the list and in the history, see [`popularity_groups`] (the user popularity deviation of Abdollahpouri et
+    al., "User-centered Evaluation of Popularity Bias in Recommender Systems", UMAP 2021). Users whose list is empty
+    are left out.
+
+    Example:
+
+    >>> none, counts = torch.tensor([0, 0]), np.array([6, 4, 2, 1])
+    >>> lists = torch.tensor([[0, -1], [0, 3]])
+    >>> calibration(Rankings(none, none, lists, counts, histories=pa.array([[0, 0], [3, 0]])), k=2)
+    0.0
+    >>> calibration(Rankings(none, none, lists, counts, histories=pa.array([[3], [2, 3]])), k=2)
+    0.75
+    """
+    groups = popularity_groups(rankings.item_counts)
+    listed = rankings.top_items[:, :k].numpy()
+    owner, place = np.nonzero(listed >= 0)
+    in_list = _group_shares(owner, groups[listed[owner, place]], len(listed))
+    lengths = pc.list_value_length(rankings.histories).to_numpy(zero_copy_only=False)
+    items = pc.list_flatten(rankings.histories).to_numpy(zero_copy_only=False)
+    in_history = _group_shares(np.repeat(np.arange(len(lengths)), lengths), groups[items], len(lengths))
+    has_both = (in_list.sum(axis=1) > 0) & (in_history.sum(axis=1) > 0)
+    if not has_both.any():
+        raise ValueError(f"calibration@{k} compares lists with histories, and no user has both")
+    return float((jensenshannon(in_list[has_both], in_history[has_both], base=2, axis=1) ** 2).mean())
+
+
+def _group_shares(owner: np.ndarray, groups: np.ndarray, num_users: int) -> np.ndarray:
+    """Returns the share of each group among a user's items, `(N, 3)`; zeros for users without any."""
+    counts = np.bincount(owner * 3 + groups, minlength=num_users * 3).reshape(num_users, 3)
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """
@@ -173,12 +283,17 @@ class Metric:
     Args:
         function: called with [`Rankings`], and with the cut-off where there is one; returns a number.
         has_cutoff: whether it has a value for each cut-off.
-        needs_lists: whether it reads `top_items` and `item_counts`.
+        needs: the optional fields of [`Rankings`] that it reads.
     """
 
     function: Callable[..., float]
     has_cutoff: bool = True
-    needs_lists: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def needs_lists(self) -> bool:
+        """Whether it reads the users' lists of items."""
+        return "top_items" in self.needs
 
 
 METRICS = {
@@ -187,9 +302,11 @@ METRICS = {
     "mrr": Metric(
         lambda rankings: reciprocal_rank(rankings.num_better, rankings.num_tied).mean().item(), has_cutoff=False
     ),
-    "coverage": Metric(coverage, needs_lists=True),
-    "novelty": Metric(novelty, needs_lists=True),
-    "popularity_bias": Metric(popularity_bias, needs_lists=True),
+    "coverage": Metric(coverage, needs=("top_items", "item_counts")),
+    "novelty": Metric(novelty, needs=("top_items", "item_counts")),
+    "popularity_bias": Metric(popularity_bias, needs=("top_items", "item_counts")),
+    "diversity": Metric(diversity, needs=("top_items", "item_features")),
+    "calibration": Metric(calibration, needs=("top_items", "item_counts", "histories")),
 }
 DEFAULT_METRICS = ("hr", "ndcg", "mrr")
 
@@ -198,6 +315,9 @@ def ranking_metrics(
     rankings: Rankings, ks: Sequence[int] = (5, 10, 20), metrics: Sequence[str] = DEFAULT_METRICS
 ) -> dict[str, float]:
     """Returns metrics over all users: `{"hr@5": …, "ndcg@5": …, …, "mrr": …}`.
+
+    Raises:
+        ValueError: if there are no users, or a metric reads a field of the rankings that is not given.
 
     Example:
 
@@ -208,5 +328,9 @@ def ranking_metrics(
     if len(rankings.num_better) == 0:
         raise ValueError("there are no users to evaluate: the split is empty")
     rows = {name: METRICS[name] for name in metrics}
+    for name, row in rows.items():
+        missing = [field for field in row.needs if getattr(rankings, field) is None]
+        if missing:
+            raise ValueError(f"{name} reads {', '.join(missing)} of the rankings, and there are none")
     found = {f"{name}@{k}": row.function(rankings, k) for k in ks for name, row in rows.items() if row.has_cutoff}
     return found | {name: row.function(rankings) for name, row in rows.items() if not row.has_cutoff}

@@ -1,5 +1,6 @@
 """Full ranking against a brute force that sorts for every user, and what random and broken models are worth."""
 
+import itertools
 import math
 
 import datasets
@@ -10,7 +11,7 @@ import torch
 from modeling_transrec import FullRankingEvaluator, Recommender, TransRecModel, TransRecProcessor
 from modeling_transrec.evaluation import ranking
 from modeling_transrec.evaluation.baselines import BASELINES, Platform
-from modeling_transrec.evaluation.metrics import METRICS, Metric
+from modeling_transrec.evaluation.metrics import METRICS, Metric, Rankings, popularity_groups, ranking_metrics
 
 from ..checks import perturb
 
@@ -202,10 +203,62 @@ def test_lists_are_those_that_the_recommender_shows(items, validation_split, tra
         taken = np.repeat(np.arange(37), counts)
         bias = np.mean(counts[shown]) / np.mean(counts[taken])
         assert metrics[f"popularity_bias@{k}"] == pytest.approx(bias)
-    with pytest.raises(ValueError, match="coverage, novelty need item_counts"):
+    with pytest.raises(ValueError, match="coverage, novelty: give item_counts"):
         FullRankingEvaluator(items, validation_split, metrics=["mrr", "coverage", "novelty"])
     with pytest.raises(ValueError, match="unknown metrics recall; there are hr, ndcg"):
         FullRankingEvaluator(items, validation_split, metrics=["recall"])
+
+
+def test_lists_are_compared_by_content_and_with_histories(items, validation_split, train_split):
+    """Diversity and calibration, over pairs and users one by one."""
+    counts = Platform(items, train_split).item_counts
+    features = torch.from_numpy(np.random.default_rng(3).normal(size=(37, 5)))
+    features[[2, 30]] = 0.0  # two items have no content
+    names = {"metrics": ["diversity", "calibration"], "item_counts": counts, "item_features": features}
+    evaluator = FullRankingEvaluator(items, validation_split, ks=[2, 6], batch_size=4, **names)
+    found = evaluator.evaluate(lambda histories, users: torch.sin(histories[:, -1:] * torch.arange(37.0)))
+    index = {item_id: place for place, item_id in enumerate(items["item_id"])}
+    histories = [[index[one] for one in user] for user in validation_split["item_ids"]]
+    more_popular = [counts[counts > count].sum() / counts.sum() for count in counts]
+    group = ["popular" if share < 0.2 else "rare" if share >= 0.8 else "middle" for share in more_popular]
+    assert len(set(group)) == 3
+
+    def divergence(one, other):
+        p, q = (
+            [[group[item] for item in list_].count(name) / len(list_) for name in set(group)] for list_ in (one, other)
+        )
+        middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        return sum(a / 2 * math.log2(a / m) for side in (p, q) for a, m in zip(side, middle, strict=True) if a > 0)
+
+    for k in (2, 6):
+        lists = [user[user >= 0].tolist() for user in evaluator.rankings.top_items[:, :k]]
+        distances = []
+        for one in lists:
+            known = [features[item].numpy() for item in one if features[item].any()]
+            pairs = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in itertools.combinations(known, 2)]
+            distances += [1 - np.mean(pairs)] if pairs else []
+        assert found[f"diversity@{k}"] == pytest.approx(np.mean(distances))
+        expected = np.mean([divergence(*pair) for pair in zip(lists, histories, strict=True)])
+        assert found[f"calibration@{k}"] == pytest.approx(expected)
+    some = evaluator.rankings.of_users(torch.arange(13) < 4)
+    apart = FullRankingEvaluator(items, validation_split.select(range(4)), ks=[6], **names)
+    assert apart.evaluate(lambda histories, users: torch.sin(histories[:, -1:] * torch.arange(37.0))) == {
+        name: METRICS[name.split("@")[0]].function(some, 6) for name in ("diversity@6", "calibration@6")
+    }
+
+
+def test_what_a_metric_needs_and_is_not_there_is_named(items, validation_split):
+    with pytest.raises(ValueError, match="diversity: give item_features, a vector of the content of each of the 37"):
+        FullRankingEvaluator(items, validation_split, metrics=["hr", "diversity"])
+    two = torch.tensor([0, 0])
+    rankings = Rankings(two, two, torch.tensor([[0, 1], [1, -1]]), item_features=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="calibration reads item_counts, histories of the rankings"):
+        ranking_metrics(rankings, metrics=["calibration"])
+    for k in (1, 2):
+        with pytest.raises(ValueError, match=f"diversity@{k} compares .* no list has two items with content"):
+            ranking_metrics(rankings, ks=[k], metrics=["diversity"])
+    with pytest.raises(ValueError, match="no item has training interactions"):
+        popularity_groups(np.zeros(3))
 
 
 def test_a_metric_is_any_function_of_the_rankings(items, validation_split, train_split, monkeypatch):
@@ -215,7 +268,7 @@ def test_a_metric_is_any_function_of_the_rankings(items, validation_split, train
         lists = [set(row[row >= 0].tolist()) for row in rankings.top_items[:, :k]]
         return float(np.mean([len(one & other) for one in lists for other in lists if one is not other]))
 
-    monkeypatch.setitem(METRICS, "shared", Metric(shared, needs_lists=True))
+    monkeypatch.setitem(METRICS, "shared", Metric(shared, needs=("top_items", "item_counts")))
     platform = Platform(items, train_split)
     evaluator = FullRankingEvaluator(
         items, validation_split, ks=[5], exclude_seen=False, metrics=["shared"], item_counts=platform.item_counts

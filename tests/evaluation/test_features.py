@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, TimmWrapperConfig, TimmWrapperModel
 
-from modeling_transrec import DataArguments, EvaluationArguments, Recommender, evaluate
+from modeling_transrec import SAMPLE_BACKBONE, DataArguments, EvaluationArguments, Recommender, evaluate
 from modeling_transrec.evaluation.features import (
+    Content,
     as_content,
     content_of_start,
     load_content_model,
@@ -196,3 +197,27 @@ def test_the_type_is_in_the_protocol_and_its_fingerprint(sentence_folder):
     assert found[3]["scoring"]["content"]["text_pooling"] == "cls"
     with pytest.raises(ValueError, match="--item_prefix says how --text_model_name_or_path is read"):
         EvaluationArguments("popularity", item_prefix="x")
+
+
+def test_diversity_is_by_the_backbone_that_is_named():
+    """One sweep of the catalogue is as diverse as its items; what has no backbone says which option names one."""
+    options = {"metrics": ["diversity", "calibration"], "eval_ks": [10], "use_cpu": True}
+    args = EvaluationArguments("popularity", text_model_name_or_path=SAMPLE_BACKBONE, **options)
+    found = evaluate(args, DataArguments())
+    assert 0 < found["metrics"]["diversity@10"] < 1 and 0 < found["metrics"]["calibration@10"] < 1
+    assert found["protocol"]["item_features"]["text_pooling"] == "mean"
+    with pytest.raises(ValueError, match="popularity has no backbone to read it; give --text_model_name_or_path"):
+        evaluate(EvaluationArguments("popularity", **options), DataArguments())
+    with pytest.raises(ValueError, match="--metrics: there is no divers; there are hr, ndcg"):
+        EvaluationArguments("popularity", metrics=["divers"])
+
+
+def test_the_cosine_of_items_is_the_mean_of_their_modalities():
+    features = {
+        name: torch.randn(4, width, generator=torch.manual_seed(width)) for name, width in (("a", 3), ("b", 5))
+    }
+    has_content = {"a": torch.ones(4, dtype=torch.bool), "b": torch.tensor([True, True, True, False])}
+    vectors = Content(features, has_content, []).vectors()
+    by_modality = [torch.cosine_similarity(values[0], values[1], dim=0) for values in features.values()]
+    assert torch.cosine_similarity(vectors[0], vectors[1], dim=0).item() == pytest.approx(sum(by_modality).item() / 2)
+    assert not vectors[3, 3:].any()
