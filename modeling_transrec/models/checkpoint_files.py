@@ -19,6 +19,7 @@ from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .configuration_transrec import TransRecConfig
+from .whole_saves import check_whole
 
 
 # Arguments of `from_pretrained` that say where files come from.
@@ -79,6 +80,7 @@ def load_config(name_or_path: str | os.PathLike, revision: str = "main") -> Tran
         ValueError: if it is another model's.
     """
     check_name_or_path(name_or_path)
+    check_whole(name_or_path, "model")
     with named_errors(name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     if not isinstance(config, TransRecConfig):

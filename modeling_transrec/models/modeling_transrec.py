@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ from .modalities import BACKBONES
 from .sentence_folders import read_text_pooling
 from .user_encoders import UserEncoder, make_user_encoder
 from .whitening import unit_parts
+from .whole_saves import check_whole, whole_save
 
 
 logger = logging.getLogger(__name__)
@@ -179,6 +181,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
     ):
         """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
 
+        The save is whole or, if it fails or the process is killed, not there: see [`whole_save`]. Over an older save
+        of model and processor, the processor has to be saved, too, before it can be loaded again.
+
         Without [`saved_with_code`], a configuration that came with code does not refer to it any more. The local path
         that a backbone was loaded from is not saved.
 
@@ -209,8 +214,16 @@ class TransRecPreTrainedModel(PreTrainedModel):
             left_out = re.compile("|".join(missing_patterns(references)))
             state_dict = {key: weight for key, weight in state_dict.items() if not left_out.search(key)}
         self.config.backbone_references = references
+        written_by_one = is_main_process and not kwargs.get("distributed_checkpoint")
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", Path(save_directory).name)
         try:
-            super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
+            with (
+                whole_save(save_directory, "model", loaded_from=self.name_or_path)
+                if written_by_one
+                else contextlib.nullcontext(save_directory)
+            ) as folder:
+                super().save_pretrained(str(folder), is_main_process, state_dict, *args, **kwargs)
         finally:
             self.config.backbone_references = None  # the model has all weights
 
@@ -249,6 +262,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 part of the model; if those of a backbone that were left out are not what the checkpoint refers to.
         """
         check_name_or_path(pretrained_model_name_or_path)
+        if check_whole(pretrained_model_name_or_path, "model", kwargs.get("subfolder")) and kwargs.get("config"):
+            raise ValueError(
+                f"a save in {pretrained_model_name_or_path} was interrupted, and has been ended only now, after its "
+                "configuration was read: load it again"
+            )
         if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         reads_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None

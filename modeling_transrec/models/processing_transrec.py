@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +19,7 @@ from .configuration_transrec import TransRecConfig
 from .modalities import MODALITIES, Modality, as_tensor
 from .multimodal_encoders import reads_last_position
 from .processor_options import CallOptions, TransRecProcessorKwargs
+from .whole_saves import check_whole, whole_save
 
 
 LANGUAGES = ("en", "zh")
@@ -62,6 +65,7 @@ class TransRecProcessor(ProcessorMixin):
     tokenizer: Any = _NoTokenizer()
     image_processor: Any = None
     feature_extractor: Any = None
+    _loaded_from: str | os.PathLike | None = None
 
     def __init__(
         self,
@@ -130,14 +134,33 @@ class TransRecProcessor(ProcessorMixin):
             )
         return arguments
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers.
+
+        Raises:
+            ValueError: if the model beside it was saved over an older save, and the processor was not.
+        """
+        check_whole(pretrained_model_name_or_path, "processor", kwargs.get("subfolder"))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._loaded_from = pretrained_model_name_or_path
+        return loaded
+
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers; without code, what came with code does not refer to it any more."""
+        """As in transformers; without code, what came with code does not refer to it any more.
+
+        The save is whole or not there, as a model's is.
+        """
         if self._auto_class is None:
             parts = [getattr(self, name) for name in self.get_attributes()]
             for one in (self, *parts):
                 vars(one).pop("auto_map", None)
                 getattr(one, "init_kwargs", {}).pop("auto_map", None)
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        with whole_save(save_directory, "processor", loaded_from=self._loaded_from) as folder:
+            saved = super().save_pretrained(str(folder), *args, **kwargs)
+        return [str(Path(save_directory, Path(name).relative_to(folder))) for name in saved]
 
     @property
     def modalities(self) -> list[str]:

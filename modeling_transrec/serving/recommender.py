@@ -30,6 +30,7 @@ from ..hub.with_code import saved_with_code
 from ..models.checkpoint_files import HUB_ARGUMENTS
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
+from ..models.whole_saves import whole_save
 from .catalogue import CATALOGUE_FILE, Catalogue, checked_items, item_columns
 from .platform import (
     SCORING_FILE,
@@ -150,6 +151,9 @@ class Recommender:
     ) -> None:
         """Saves model, processor and catalogue into one folder.
 
+        All of it is there in the end or, if it fails or the process is killed, what was there before; a catalogue that
+        an older save left there is replaced or removed.
+
         Args:
             save_directory: the folder.
             with_code: whether the model's code is put beside them, for `trust_remote_code`.
@@ -160,20 +164,21 @@ class Recommender:
         Raises:
             ValueError: if the model has changed since it encoded the catalogue.
         """
-        folder, catalogue = Path(save_directory), self._catalogue
+        catalogue = self._catalogue
         if catalogue is not None and catalogue.checkpoint != checkpoint_hash(self.model, self.processor):
             raise ValueError(
                 "the model or its processor has changed since it encoded the catalogue: encode it again with "
                 "index(items) before saving"
             )
-        with saved_with_code(self.model, self.processor) if with_code else contextlib.nullcontext():
-            self.model.save_pretrained(folder, **kwargs)
-            self.processor.save_pretrained(folder)
-        if catalogue is not None:
-            other = [dtype for dtype in _DTYPES if dtype != self.model.dtype]
-            catalogue.save(folder, [checkpoint_hash(self.model, self.processor, dtype) for dtype in other])
-            scorer = catalogue.rebuilt().scorer
-            save_scoring(scorer, folder / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
+        with whole_save(save_directory, replaced=[CATALOGUE_FOLDER]) as folder:
+            with saved_with_code(self.model, self.processor) if with_code else contextlib.nullcontext():
+                self.model.save_pretrained(folder, **kwargs)
+                self.processor.save_pretrained(folder)
+            if catalogue is not None:
+                other = [dtype for dtype in _DTYPES if dtype != self.model.dtype]
+                catalogue.save(folder, [checkpoint_hash(self.model, self.processor, dtype) for dtype in other])
+                scorer = catalogue.rebuilt().scorer
+                save_scoring(scorer, folder / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
 
     def push_to_hub(
         self,

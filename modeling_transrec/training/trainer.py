@@ -38,6 +38,7 @@ from ..models.backbone_references import check_referable
 from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
+from ..models.whole_saves import whole_save
 from .arguments import TransRecTrainingArguments
 from .card import write_card
 from .checks import check_arguments, check_before_training, check_generalizes, check_platform_options
@@ -457,12 +458,13 @@ class TransRecTrainer(Trainer):
                 stack.enter_context(saved_with_code(model, self.processing_class))
             if is_final and not self.args.save_backbone:
                 stack.enter_context(saved_without_backbone(model))
-            super().save_model(output_dir, _internal_call=True)
-        if self.args.should_save:
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
-            folder.mkdir(parents=True, exist_ok=True)
-            arguments = {**public_arguments(self.args.to_dict()), "world_size": self.args.world_size}
-            (folder / ARGUMENTS_NAME).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
+            if self.args.should_save and not self.is_deepspeed_enabled:  # of which every process writes a part
+                folder = stack.enter_context(whole_save(folder))
+            super().save_model(str(folder), _internal_call=True)
+            if self.args.should_save:
+                (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
+                arguments = {**public_arguments(self.args.to_dict()), "world_size": self.args.world_size}
+                (folder / ARGUMENTS_NAME).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 

@@ -218,6 +218,7 @@ def test_another_checkpoints_catalogue_is_refused(recommender, make_model, proce
         recommender.use_catalogue(mixed)
     recommender.save_pretrained(tmp_path)
     changed.save_pretrained(tmp_path)
+    processor_of["text"].save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="load_catalogue=False"):
         Recommender.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks checkpoint, vector"):
