@@ -163,7 +163,7 @@ def check_whole(name_or_path: str | os.PathLike | None, part: Part, subfolder: s
     if (folder / _awaits(part)).exists():
         other = _PARTNER[part]
         raise ValueError(
-            f"the {part} in {folder} is of an older save than the {other} beside it, which was saved there alone: save "
+            f"the {part} in {folder} is of an older save than the {other} beside it, which was saved alone: save "
             f"the {part} there, too, with save_pretrained; or, if they do belong together, remove "
             f"{folder / _awaits(part)}"
         )
