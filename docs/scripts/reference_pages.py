@@ -15,6 +15,7 @@ SECTIONS = {
     "training": "Training",
     "serving": "Serving",
     "hub": "Hub",
+    "benchmark": "Benchmarks",
     "cli": "Command line",
 }
 

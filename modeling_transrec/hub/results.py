@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from ..evaluation.baselines import BASELINES, CONTENT_BASELINES
 from ..models.checkpoint_files import public_name
+from .benchmark_files import task_id
 from .names import EVAL_RESULTS_FOLDER
 
 
@@ -174,7 +175,7 @@ def eval_result_files(results: Sequence[dict]) -> dict[str, str]:
         entries = [
             EvalResultEntry(
                 dataset_id=dataset,
-                task_id=f"{config_name}_{split}_{name}",
+                task_id=task_id(config_name, split, name),
                 value=round(value, 6),
                 notes=f"{protocol['ranking']}; seen items: {protocol['seen_items']}; scores: {protocol['scores']}",
             )
