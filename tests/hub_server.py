@@ -1,4 +1,4 @@
-"""A server that speaks the Hub's HTTP API: repositories of models and data sets, commits, LFS, tokens, and faults."""
+"""A server that speaks the Hub's HTTP API: models, data sets and Spaces, commits, LFS, tokens, and faults."""
 
 import base64
 import fnmatch
@@ -147,9 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.json({"name": "tester", "type": "user", "orgs": []}) if self.right else self.error(401)
         if parts[0] == "lfs":
             return self.receive_lfs(parts[1])
-        if parts[0] == "api" and len(parts) > 3 and parts[1] in ("models", "datasets"):
+        if parts[0] == "api" and len(parts) > 3 and parts[1] in ("models", "datasets", "spaces"):
             return self.api(parts[1], "/".join(parts[2:4]), parts[4:])
-        kind, rest = ("datasets", parts[1:]) if parts[0] == "datasets" else ("models", parts)
+        kind, rest = (parts[0], parts[1:]) if parts[0] in ("datasets", "spaces") else ("models", parts)
         if len(rest) > 2 and rest[1].endswith(".git"):
             return self.batch(kind, f"{rest[0]}/{rest[1].removesuffix('.git')}")
         if len(rest) > 4 and rest[2] == "resolve":
@@ -171,9 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.right != "write":
             return self.error(403 if self.right else 401, None, "You don't have the rights to create a repository")
         asked = json.loads(self.body)
-        kind = {"dataset": "datasets"}.get(asked.get("type") or "model", "models")
+        kind = f"{asked.get('type') or 'model'}s"
         name = f"{asked.get('organization') or 'tester'}/{asked['name']}"
-        answer = {"url": f"{self.hub.url}/{'datasets/' if kind == 'datasets' else ''}{name}", "name": name}
+        answer = {"url": f"{self.hub.url}/{'' if kind == 'models' else f'{kind}/'}{name}", "name": name}
         if (kind, name) in self.hub.repositories:
             return self.json({**answer, "error": "You already created this repo"}, 409)
         private = asked.get("visibility") == "private" or bool(asked.get("private"))

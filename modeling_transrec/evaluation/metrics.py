@@ -120,8 +120,8 @@ def ndcg(num_better: torch.Tensor, num_tied: torch.Tensor, k: int) -> torch.Tens
     return _mean_gain(1 / torch.log2(ranks + 1), num_better, num_tied)
 
 
-def reciprocal_rank(num_better: torch.Tensor, num_tied: torch.Tensor) -> torch.Tensor:
-    """Reciprocal rank per user `(B,)`, without a cut-off; its mean is the MRR.
+def reciprocal_rank(num_better: torch.Tensor, num_tied: torch.Tensor, k: int | None = None) -> torch.Tensor:
+    """Reciprocal rank per user `(B,)`, by default without a cut-off; its mean is the MRR.
 
     Example:
 
@@ -131,6 +131,7 @@ def reciprocal_rank(num_better: torch.Tensor, num_tied: torch.Tensor) -> torch.T
     """
     _check(num_better, num_tied)
     size = int((num_better + num_tied).max()) + 1 if len(num_better) else 0
+    size = size if k is None else min(size, k)
     ranks = torch.arange(1, size + 1, dtype=torch.float64, device=num_better.device)
     return _mean_gain(1 / ranks, num_better, num_tied)
 
