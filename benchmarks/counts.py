@@ -15,6 +15,7 @@ one without, one user at a time. `searching` compares indexes of FAISS with the 
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import tempfile
@@ -153,16 +154,12 @@ def make_catalogue(num_items: int) -> tuple[Catalogue, Catalogue, np.ndarray]:
     item_ids = [str(number) for number in range(num_items)]
     knn = ContentKNN({})
     scorer = CatalogueScorer(knn, embeddings)  # type: ignore[arg-type]  # content kNN has what it asks of a model
-    without = Catalogue(
-        datasets.Dataset.from_dict({"item_id": item_ids}),
-        item_ids,
-        {item_id: index for index, item_id in enumerate(item_ids)},
-        scorer,
-        "",
-        num_items,
-    )
+    catalogue = datasets.Dataset.from_dict({"item_id": item_ids})
+    without = Catalogue.build(catalogue, scorer, checkpoint="")
     transitions = Transitions.from_sequences(make_sequences(2_000_000, num_items), item_ids)
-    counted = Catalogue(**{**vars(without), "scorer": scorer.replace(transitions=transitions, transition_weight=2.0)})
+    counted = dataclasses.replace(
+        without, scorer=without.scorer.replace(transitions=transitions, transition_weight=2.0)
+    )
     items, _ = make_interactions(3_000, num_items)
     return without, counted, items[: len(items) // 10 * 10].reshape(-1, 10)
 

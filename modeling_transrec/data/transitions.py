@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
 from .counting import Event, TransitionSettings, UserInteractions, count_pairs, square_matrix
-from .layers import Layers
+from .growing import GrowingList, Layers
 from .loading import as_ids
 
 
@@ -61,12 +61,13 @@ class Transitions:
     """
 
     def __init__(self, item_ids: Sequence[str], settings: TransitionSettings | None = None):
-        self.item_ids = as_ids(item_ids).to_pylist() if len(item_ids) else []
+        self.item_ids: GrowingList[str] = GrowingList(as_ids(item_ids).to_pylist() if len(item_ids) else [])
         self.settings = settings or TransitionSettings()
         self.stamp: dict = {}  # of the data: fingerprint and numbers of users and interactions
-        self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
-        if len(self._index) != len(self.item_ids):
+        index = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        if len(index) != len(self.item_ids):
             raise ValueError("an item id is given twice; ids must be distinct")
+        self._index: Layers[str, int] = Layers(index)
         self._counts = csr_array((len(self.item_ids),) * 2, dtype=np.float32)
         self._counted = np.zeros(len(self.item_ids))  # item counts that belong to the counts
         self._changes: Layers[int, dict[int, float]] = Layers()  # to be added to the counts, by row
@@ -131,13 +132,22 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def __contains__(self, item_id: str) -> bool:
+        return self._index.get(item_id, -1) >= 0
+
     def __repr__(self) -> str:
         return f"Transitions({len(self):,} items, {self.num_pairs:,} pairs, {self.settings})"
 
     def __getitem__(self, item_id: str) -> dict[str, float]:
         """The raw counts from one item to others, by item id."""
-        row = self._settled._counts[[self._index[item_id]]]
+        if item_id not in self:
+            raise KeyError(item_id)
+        row = self._settled._counts[self.index_of([item_id])]
         return {self.item_ids[column]: count for column, count in zip(row.indices, row.data.tolist(), strict=True)}
+
+    def index_of(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Returns the indices `(N,)` of items, -1 for those that are not known."""
+        return np.array([self._index.get(item_id, -1) for item_id in item_ids], dtype=np.int64)
 
     @property
     def num_pairs(self) -> int:
@@ -247,9 +257,10 @@ class Transitions:
         times = [None] * len(new_items) if timestamps is None else timestamps
         weights = [1.0] * len(new_items) if weights is None else weights
         for item_id, time, weight in zip(new_items, times, weights, strict=True):
-            if item_id not in self._index:
-                raise ValueError(f"item {item_id!r} is not among the {len(self)} items; aligned([…]) adds it")
-            event = self._index[item_id], time
+            index = self._index.get(item_id, -1)
+            if index < 0:
+                raise ValueError(f"item {item_id!r} is not among the {len(self)} items; with_items([…]) adds it")
+            event = index, time
             if time is None or event not in seen:
                 events.append((*event, weight))
                 seen.add(event)
@@ -350,6 +361,32 @@ class Transitions:
             _base=None,
         )
 
+    def with_items(self, item_ids: Sequence[str]) -> "Transitions":
+        """Returns these transitions with more items, which get the next indices and have no counts yet.
+
+        >>> Transitions.from_sequences([["a", "b"]]).with_items(["c"]).item_counts
+        array([1., 1., 0.])
+        """
+        if len(item_ids) == 0:
+            return self
+        known = next((item_id for item_id in item_ids if item_id in self), None)
+        if known is not None or len(set(item_ids)) < len(item_ids):
+            raise ValueError(f"ids must be distinct, and {'one' if known is None else known!r} is there already")
+        old, more = len(self), len(item_ids)
+        arrays = {
+            name: np.append(vars(self)[name], np.zeros(more, vars(self)[name].dtype))
+            for name in ("_counted", "item_counts", "_scales")
+            if name in vars(self)  # the last two are derived where they are asked for
+        }
+        row_starts = np.append(self._counts.indptr, np.full(more, self._counts.indptr[-1]))
+        return self._replace(
+            item_ids=self.item_ids.grown(item_ids),
+            _index=self._index.changed(dict(zip(item_ids, range(old, old + more), strict=True))),
+            _counts=square_matrix(self._counts.data, self._counts.indices, row_starts),
+            _base=None if self._base is None else self._base.with_items(item_ids),
+            **arrays,
+        )
+
     # Whole matrices
 
     def aligned(self, item_ids: Sequence[str]) -> "Transitions":
@@ -358,10 +395,10 @@ class Transitions:
         Args:
             item_ids: the catalogue's ids, in its order.
         """
-        if list(item_ids) == self.item_ids:
+        if self.item_ids == list(item_ids):
             return self
         settled, other = self._settled, Transitions(item_ids, self.settings)
-        old_index = np.array([self._index.get(item_id, -1) for item_id in other.item_ids], dtype=np.int64)
+        old_index = self.index_of(other.item_ids)
         new_index = np.full(len(self) + 1, -1)  # the last is that of unknown items
         stay = np.flatnonzero(old_index >= 0)
         new_index[old_index[stay]] = stay
@@ -452,7 +489,7 @@ class Transitions:
         Returns: the file.
         """
         saved = self._settled if max_per_item is None and not min_count else self.pruned(max_per_item, min_count)
-        ids = pa.array(saved.item_ids, pa.large_string())
+        ids = pa.array(list(saved.item_ids), pa.large_string())
         tensors = {
             "offsets": saved._counts.indptr.astype(np.int64),
             "columns": saved._counts.indices.astype(np.int32),

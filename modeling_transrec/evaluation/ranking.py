@@ -83,21 +83,54 @@ def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) 
     return compare(scores, target_scores, out=marks).sum(dim=1, dtype=torch.float32).long()
 
 
-def top_items(scores: torch.Tensor, k: int, seen: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def top_items(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `k` best candidates of each user, best first: scores and indices into the catalogue, both `(B, K)`.
 
-    Where fewer than `k` candidates are left, the rest has score -inf.
+    Of items with the same score the first in the catalogue is better. Where fewer than `k` candidates are left, the
+    rest has score -inf.
 
     Args:
-        scores: `(B, V)`; changed in place where `seen` is given.
+        scores: `(B, V)`, -inf at items that are no candidates.
         k: how many.
-        seen: `(B, S)` indices of items that are no candidates, -1 at padding.
+
+    Raises:
+        ValueError: if a score is NaN.
+
+    >>> top_items(torch.tensor([[0.5, 0.9, 0.5, 0.5]]), k=2)
+    (tensor([[0.9000, 0.5000]]), tensor([[1, 0]]))
     """
-    if torch.isnan(scores.amax(dim=1)).any():
+    best, index = scores.topk(min(k + 1, scores.shape[1]), dim=1)  # one more, to see whether the last one ties with it
+    if torch.isnan(best[:, 0]).any():  # a NaN comes first
         raise ValueError("the model's scores are NaN: nothing can be recommended")
-    if seen is not None:
-        scores = remove_seen(scores, seen)
-    return scores.topk(min(k, scores.shape[1]), dim=1)
+    if k < scores.shape[1]:
+        last = best[:, k - 1]
+        tied = ((best[:, k] == last) & (last > float("-inf"))).nonzero()[:, 0]
+        best, index = best[:, :k], index[:, :k]
+        if len(tied):
+            index[tied] = _first_of_tied(scores[tied], last[tied, None], k)
+            best = scores.gather(1, index)
+    return best_of(best, index, k)
+
+
+def _first_of_tied(scores: torch.Tensor, last: torch.Tensor, k: int) -> torch.Tensor:
+    """Returns indices `(B, K)` of scores `(B, V)` above that of the last place `(B, 1)`, and the first equal ones."""
+    is_above, is_equal = scores > last, scores == last
+    places = k - is_above.sum(dim=1, keepdim=True)
+    is_best = is_above | (is_equal & (is_equal.cumsum(dim=1) <= places))
+    return is_best.nonzero()[:, 1].view(-1, k)
+
+
+def best_of(scores: torch.Tensor, index: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the `k` best of some items `(B, C)` of each user, as [`top_items`] does.
+
+    Args:
+        scores: `(B, C)`.
+        index: `(B, C)` of the items into the catalogue.
+        k: how many.
+    """
+    index, by_index = index.sort(dim=1)
+    scores, by_score = scores.gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    return scores[:, :k], index.gather(1, by_score)[:, :k]
 
 
 def list_items(scores: torch.Tensor, k: int, generator: torch.Generator | None = None) -> torch.Tensor:

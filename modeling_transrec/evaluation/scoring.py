@@ -9,15 +9,16 @@ Shapes: `B` users, `L` history length, `V` catalogue items, `S` seen items, `D` 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse
 import torch
 
+from ..data.growing import GrowingRows
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .encoding import evaluation_mode
-from .ranking import check_finite, is_among, top_items
+from .ranking import best_of, check_finite, is_among, top_items
 
 
 # Maps histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
@@ -26,6 +27,7 @@ Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 USERS_AT_A_TIME = 256
 MAX_SCORES = 2**26  # of one block of users and the whole catalogue: 256 MB in float32
+SCORES_AT_A_TIME = 2**22  # of one block of users and a part of the catalogue, where only the best are kept
 
 
 class SparseScores(Protocol):
@@ -44,7 +46,12 @@ class SparseScores(Protocol):
 
 
 class NearestItems(Protocol):
-    """Finds the candidates of highest dot product without looking at all of them, such as an index of FAISS."""
+    """Finds the candidates of highest dot product without looking at all of them, such as an index of FAISS.
+
+    It has the first `len` items of the catalogue; all of those that are added later are looked at.
+    """
+
+    def __len__(self) -> int: ...
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns scores and indices into the catalogue, `(B, K)`; -1 where it has found fewer than `k`."""
@@ -68,6 +75,7 @@ class CatalogueScorer:
         item_mean: `(D,)` mean item embedding to centre by; that of `item_embeddings` by default.
         item_scores: `(V,)` added for every user, such as weighted log popularity; items added later get 0.
         transitions: [`SparseScores`] of the catalogue's items.
+        transition_index: `(V,)` index of each item in the transitions; by default that in the catalogue.
         transition_weight: factor of the transitions' scores.
         nearest: [`NearestItems`] among the `candidates`, with which `top_k` searches; exact if its search is exact.
         autocast: makes the context under which users are encoded, such as `accelerator.autocast`; scores are float32.
@@ -99,6 +107,7 @@ class CatalogueScorer:
         item_mean: torch.Tensor | None = None,
         item_scores: torch.Tensor | None = None,
         transitions: SparseScores | None = None,
+        transition_index: np.ndarray | None = None,
         transition_weight: float = 1.0,
         nearest: NearestItems | None = None,
         autocast: Callable = contextlib.nullcontext,
@@ -109,6 +118,7 @@ class CatalogueScorer:
         self.item_mean = item_embeddings.mean(dim=0) if item_mean is None and user_mean is not None else item_mean
         self.item_scores = item_scores
         self.transitions: Any = transitions  # callers may use methods of Transitions
+        self.transition_index = transition_index
         self.transition_weight = transition_weight
         self.nearest = nearest
         self.autocast = autocast
@@ -128,12 +138,13 @@ class CatalogueScorer:
 
     def replace(self, **changes) -> "CatalogueScorer":
         """Returns a scorer with other arguments; the catalogue is prepared anew only if they affect it."""
-        if set(changes) <= {"transitions", "transition_weight", "nearest", "autocast"}:
+        if set(changes) <= {"transitions", "transition_index", "transition_weight", "nearest", "autocast"}:
             other = copy.copy(self)
             vars(other).update(changes)
             return other
-        names = ("model", "item_embeddings", "user_mean", "item_mean", "item_scores", "transitions")
-        arguments = {name: getattr(self, name) for name in (*names, "transition_weight", "autocast", "room")}
+        names = ("model", "item_embeddings", "user_mean", "item_mean", "item_scores", "autocast", "room")
+        counts = ("transitions", "transition_index", "transition_weight")
+        arguments = {name: getattr(self, name) for name in (*names, *counts)}
         return CatalogueScorer(**{**arguments, **changes})
 
     def with_items(self, item_embeddings: torch.Tensor) -> "CatalogueScorer":
@@ -142,7 +153,6 @@ class CatalogueScorer:
         Only the new items are prepared, and centred by the mean that the scorer has.
         """
         other = copy.copy(self)
-        other.nearest = None  # it has only the old items
         item_scores = None
         if self.item_scores is not None:
             item_scores = self.item_scores.new_zeros(len(item_embeddings))
@@ -194,18 +204,28 @@ class CatalogueScorer:
     def scores(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the scores of all items `(B, V)`, which the caller may change in place; arguments as above."""
         scores = self.queries(histories, user_index) @ self.candidates.T
-        if self.transitions is not None:
-            users, catalogue_index, values = self._transition_scores(histories)
-            scores.index_put_((users, catalogue_index), values, accumulate=True)
+        self._transition_scores(histories).add_to(scores)
         return scores
 
-    def _transition_scores(self, histories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the weighted scores of the transitions that are not zero: users, items and values, each `(E,)`."""
-        known = torch.where(histories < len(self.transitions), histories, -1)
-        added, device = self.transitions.scores(known.cpu().numpy()), self.item_embeddings.device
-        users = np.repeat(np.arange(len(histories)), np.diff(added.indptr))
-        user_index, items = torch.from_numpy(users).to(device), torch.from_numpy(added.indices).long().to(device)
-        return user_index, items, (self.transition_weight * torch.from_numpy(added.data)).float().to(device)
+    def in_transitions(self, catalogue_index: np.ndarray) -> np.ndarray:
+        """Returns the indices of items in the transitions, -1 where they lack one or there is none."""
+        if self.transition_index is None:
+            return np.where(catalogue_index < len(self.transitions), catalogue_index, -1)
+        return np.where(catalogue_index >= 0, self.transition_index[catalogue_index], -1)
+
+    def _transition_scores(self, histories: torch.Tensor) -> "FewScores":
+        """Returns the weighted scores of the transitions that are not zero."""
+        if self.transitions is None:
+            return FewScores.leaving_out(histories[:, :0])
+        added = self.transitions.scores(self.in_transitions(histories.cpu().numpy()))
+        users, items = np.repeat(np.arange(len(histories)), np.diff(added.indptr)), added.indices
+        if self.transition_index is not None:
+            catalogue_index = np.zeros(len(self.transitions), np.int64)
+            catalogue_index[self.transition_index] = np.arange(len(self.transition_index))  # of an item its last index
+            items = catalogue_index[items]
+        values = (self.transition_weight * torch.from_numpy(added.data)).float()
+        parts = (torch.from_numpy(users), torch.from_numpy(items).long(), values)
+        return FewScores(*(part.to(self.item_embeddings.device) for part in parts))
 
     def top_k(
         self,
@@ -215,7 +235,9 @@ class CatalogueScorer:
         is_candidate: torch.Tensor | None = None,
         user_index: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds the `k` best items of each user, best first, a block of users at a time.
+        """Finds the `k` best items of each user, best first; of items with the same score the first in the catalogue.
+
+        A block of users and a part of the catalogue are scored at a time, in bounded memory.
 
         Args:
             histories: `(B, L)` indices into the catalogue, -1 at padding on the left.
@@ -229,90 +251,119 @@ class CatalogueScorer:
         """
         k = min(k, len(self.item_embeddings))
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for block in user_blocks(len(histories), len(self.item_embeddings)):
+        for block in user_blocks(len(histories)):
             users = histories[block].to(self.item_embeddings.device)
-            seen, index = users if exclude_seen else None, None if user_index is None else user_index[block]
-            if self.nearest is not None and is_candidate is None:
-                found.append(self._search(users, k, seen, index))
-                continue
-            scores = self.scores(users, index)
-            if is_candidate is not None:
-                scores.masked_fill_(~is_candidate, float("-inf"))
-            found.append(top_items(scores, k, seen))
+            queries = self.queries(users, None if user_index is None else user_index[block])
+            wanted = _Wanted(queries, k, users if exclude_seen else users[:, :0], self._transition_scores(users))
+            if self.nearest is None:
+                found.append(self._search_whole(wanted, is_candidate))
+            elif len(self.nearest) == len(self.candidates):
+                found.append(self._search_nearest(wanted, is_candidate))
+            else:  # items were added since
+                parts = [self._search_nearest(wanted, is_candidate)]
+                parts.append(self._search_whole(wanted, is_candidate, first=len(self.nearest)))
+                found.append(_best_of_parts(parts, k))
         return torch.cat([scores for scores, _ in found]), torch.cat([index for _, index in found])
 
-    def _search(
-        self, histories: torch.Tensor, k: int, seen: torch.Tensor | None, user_index: torch.Tensor | None
+    def _search_whole(
+        self, wanted: "_Wanted", is_candidate: torch.Tensor | None, first: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds the best of all items from the index `first` on."""
+        queries, k, seen, added = wanted
+        changes, num_items = added.and_others(FewScores.leaving_out(seen)), len(self.candidates)
+        best: list[tuple[torch.Tensor, torch.Tensor]] = []
+        size = max(1, SCORES_AT_A_TIME // len(queries))
+        for start in range(first, num_items, size):
+            stop = min(start + size, num_items)
+            scores = queries @ self.candidates[start:stop].T
+            changes.between(start, stop).add_to(scores)
+            if is_candidate is not None:
+                scores.index_fill_(1, (~is_candidate[start:stop]).nonzero()[:, 0], float("-inf"))
+            found, column = top_items(scores, k)
+            best = [_best_of_parts([*best, (found, column + start)], k)]
+        return best[0]
+
+    def _search_nearest(
+        self, wanted: "_Wanted", is_candidate: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Finds the best items among the nearest ones and those that have transitions.
 
         This is exact for transitions that are not negative: an item without them is among the best of the sum only if
-        it is among the nearest `k` that are neither seen nor have transitions.
+        it is among the nearest `k` that are left without those that are seen, have transitions or are no candidates.
         """
-        num_items, num_users = len(self.item_embeddings), len(histories)
-        queries = self.queries(histories, user_index)
-        known = histories.new_full((num_users, 0), -1)  # (B, M) items with transitions, -1 at padding
-        if self.transitions is not None:
-            users, catalogue_index, values = self._transition_scores(histories)
-            counts = torch.bincount(users, minlength=num_users)
-            column = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
-            known = histories.new_full((num_users, int(counts.max())), -1)
-            known[users, column] = catalogue_index
-            added = queries.new_zeros(known.shape)
-            added[users, column] = values
-        wanted = min(k + (0 if seen is None else seen.shape[1]) + known.shape[1], num_items)
-        scores, candidates = self.nearest.search(queries, wanted)  # (B, C)
-        left_out = candidates < 0
-        if self.transitions is not None:
-            left_out |= is_among(candidates, known)  # they are added below, with their transitions
-            items = self.candidates[known.clamp(min=0)]  # (B, M, D)
-            known_scores = torch.einsum("bd,bmd->bm", queries, items) + added
-            scores, candidates = torch.cat([scores, known_scores], dim=1), torch.cat([candidates, known], dim=1)
-            left_out = torch.cat([left_out, known < 0], dim=1)
-        if seen is not None:
-            left_out |= is_among(candidates, seen)
-        best, column = scores.masked_fill(left_out, float("-inf")).topk(min(k, scores.shape[1]), dim=1)
-        return best, candidates.gather(1, column)
+        nearest: Any = self.nearest
+        queries, k, seen, added = wanted
+        known, known_scores = added.between(0, len(nearest)).by_user(len(queries))  # (B, M)
+        known_scores += torch.einsum("bd,bmd->bm", queries, self.candidates[known.clamp(min=0)])
+        count = min(k + seen.shape[1] + known.shape[1], len(nearest))
+        while True:
+            scores, items = nearest.search(queries, count)  # (B, C)
+            left_out = (items < 0) | is_among(items, seen) | is_among(items, known)
+            if is_candidate is not None:
+                left_out |= ~is_candidate[items]
+            is_enough = ((~left_out).sum(dim=1) >= k) | (items < 0).any(dim=1)
+            if is_candidate is None or count == len(nearest) or is_enough.all():
+                break
+            count = min(2 * count, len(nearest))  # too many of them are no candidates
+        known_left_out = (known < 0) | is_among(known, seen)
+        if is_candidate is not None:
+            known_left_out |= ~is_candidate[known]
+        parts = [(scores, left_out, items), (known_scores, known_left_out, known)]
+        return _best_of_parts([(part.masked_fill(out, float("-inf")), index) for part, out, index in parts], k)
 
 
-class GrowingRows:
-    """A tensor to which rows can be added without copying the present ones; earlier versions of it never change.
+class FewScores(NamedTuple):
+    """Scores of a few items for each user, which are added to those of all: users, items and values, each `(E,)`."""
 
-    Its rows are the first rows of a buffer, which it shares with the longer tensors that it has grown into.
+    users: torch.Tensor
+    items: torch.Tensor
+    values: torch.Tensor
 
-    Args:
-        rows: `(V, D)`.
-        room: number of rows that can be added before all are copied; if 0, `rows` are not copied at first, either.
+    @classmethod
+    def leaving_out(cls, items: torch.Tensor) -> "FewScores":
+        """Returns -inf for each user's items `(B, S)`, -1 at padding."""
+        users, column = (items >= 0).nonzero(as_tuple=True)
+        return cls(users, items[users, column], torch.full(users.shape, float("-inf"), device=items.device))
 
-    >>> first = GrowingRows(torch.zeros(2, 1), room=4)
-    >>> second = first.grown(torch.ones(1, 1))
-    >>> first.rows.flatten(), second.rows.flatten()
-    (tensor([0., 0.]), tensor([0., 0., 1.]))
-    """
+    def and_others(self, others: "FewScores") -> "FewScores":
+        return FewScores(*(torch.cat(parts) for parts in zip(self, others, strict=True)))
 
-    def __init__(self, rows: torch.Tensor, room: int = 0):
-        self.room = room
-        self.rows = rows
-        self._buffer = rows
-        if room:
-            self._buffer = rows.new_empty(len(rows) + room, *rows.shape[1:])
-            self.rows = self._buffer[: len(rows)].copy_(rows)
-        self._used = [len(rows)]  # rows of the buffer that are in use, common to all that share it
+    def between(self, start: int, stop: int) -> "FewScores":
+        """Returns the scores of the items from `start` to before `stop`, which are counted from 0."""
+        chosen = (self.items >= start) & (self.items < stop)
+        return FewScores(self.users[chosen], self.items[chosen] - start, self.values[chosen])
 
-    def grown(self, more: torch.Tensor) -> "GrowingRows":
-        """Returns these rows followed by `more` `(N, D)`."""
-        old, new = len(self.rows), len(self.rows) + len(more)
-        if self._used[0] != old or new > len(self._buffer):  # the next rows are taken, or there is no room
-            return GrowingRows(torch.cat([self.rows, more]), self.room)
-        other = copy.copy(self)
-        self._buffer[old:new] = more
-        self._used[0] = new
-        other.rows = self._buffer[:new]
-        return other
+    def add_to(self, scores: torch.Tensor) -> None:
+        """Adds them to the scores `(B, V)` in place."""
+        scores.index_put_((self.users, self.items), self.values, accumulate=True)
+
+    def by_user(self, num_users: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns each user's items and values `(B, M)`; users must come in order. The rest is -1 and 0."""
+        counts = torch.bincount(self.users, minlength=num_users)
+        column = torch.arange(len(self.users), device=counts.device) - (counts.cumsum(0) - counts)[self.users]
+        items = counts.new_full((num_users, int(counts.max())), -1)
+        values = self.values.new_zeros(items.shape)
+        items[self.users, column], values[self.users, column] = self.items, self.values
+        return items, values
 
 
-def user_blocks(num_users: int, num_items: int, size: int = USERS_AT_A_TIME) -> Iterator[slice]:
-    """Divides users into blocks of `size`, or of fewer where their scores of all items would be too many for memory.
+class _Wanted(NamedTuple):
+    """What is searched for a block of users: vectors `(B, D)`, how many items, seen items `(B, S)`, other scores."""
+
+    queries: torch.Tensor
+    k: int
+    seen: torch.Tensor
+    added: FewScores
+
+
+def _best_of_parts(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the best of what was found in parts: scores and indices into the catalogue."""
+    scores, index = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
+    return best_of(scores, index, k)
+
+
+def user_blocks(num_users: int, num_items: int = 1, size: int = USERS_AT_A_TIME) -> Iterator[slice]:
+    """Divides users into blocks of `size`, or of fewer where their scores of `num_items` would be too many for memory.
 
     >>> [(block.start, block.stop) for block in user_blocks(5, num_items=10, size=2)]
     [(0, 2), (2, 4), (4, 6)]

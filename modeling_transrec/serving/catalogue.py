@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import torch
 
 from ..data.collator import left_pad_lists
+from ..data.growing import GrowingList, Layers
 from ..data.tables import Table, as_dataset
+from ..evaluation.ranking import top_items
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
 from ..models.modalities import MODALITIES
@@ -44,21 +46,23 @@ class Catalogue:
     Items to recommend from. An item keeps its index while others come and go, until the catalogue is rebuilt.
 
     Args:
-        all_items: columns of the items at every index, also of those that have been removed.
+        parts: columns of the items at every index, also of those that have been removed, one part after another.
         all_ids: their ids.
-        index_of: catalogue index of each id, of the items that have not been removed.
+        index_of: catalogue index of each id, -1 of those that have been removed.
         scorer: scores every index.
         checkpoint: hash of the model and processor that made the embeddings.
         num_built: number of items when it was built.
+        num_removed: number of items that have been removed since.
         is_candidate: `(V,)` booleans, false where an item has been removed; `None` where none has.
     """
 
-    all_items: datasets.Dataset
-    all_ids: list[str]
-    index_of: dict[str, int]
+    parts: GrowingList[datasets.Dataset]
+    all_ids: GrowingList[str]
+    index_of: Layers[str, int]
     scorer: CatalogueScorer
     checkpoint: str
     num_built: int
+    num_removed: int = 0
     is_candidate: torch.Tensor | None = None
 
     @classmethod
@@ -80,17 +84,17 @@ class Catalogue:
         Raises:
             ValueError: if an id is there twice, or a history is empty or has an item that is not there.
         """
-        item_ids = items["item_id"][:]
-        index_of = {item_id: index for index, item_id in enumerate(item_ids)}
-        if len(index_of) != len(item_ids):
+        all_ids = GrowingList(items["item_id"][:])
+        index_of = {item_id: index for index, item_id in enumerate(all_ids)}
+        if len(index_of) != len(all_ids):
             raise ValueError("the catalogue has an item_id twice; ids must be distinct")
-        catalogue = cls(items, item_ids, index_of, scorer, checkpoint, num_built=len(items))
+        catalogue = cls(GrowingList([items]), all_ids, Layers(index_of), scorer, checkpoint, num_built=len(items))
         room = len(items) // _SHARE_BEFORE_REBUILDING + 1024
         if histories is None:
             return dataclasses.replace(catalogue, scorer=scorer.replace(room=room))
         users = [
             scorer.encode_users(catalogue.histories_as_indices(histories[block]))
-            for block in user_blocks(len(histories), len(items))
+            for block in user_blocks(len(histories))
         ]
         user_mean = torch.cat(users).mean(dim=0)
         return dataclasses.replace(catalogue, scorer=scorer.replace(user_mean=user_mean, item_mean=None, room=room))
@@ -189,7 +193,15 @@ class Catalogue:
         return datasets.concatenate_datasets([self.items, added], axis=1)
 
     def __len__(self) -> int:
-        return len(self.index_of)
+        return len(self.all_ids) - self.num_removed
+
+    def __contains__(self, item_id: Any) -> bool:
+        return self.index_of.get(item_id, -1) >= 0
+
+    @property
+    def features(self) -> datasets.Features:
+        """Columns of the items."""
+        return self.parts[0].features
 
     @functools.cached_property
     def catalogue_index(self) -> np.ndarray:
@@ -201,12 +213,13 @@ class Catalogue:
     @functools.cached_property
     def items(self) -> datasets.Dataset:
         """Columns of the items that have not been removed."""
-        return self.all_items if self.is_candidate is None else self.all_items.select(self.catalogue_index)
+        items = datasets.concatenate_datasets([*self.parts])
+        return items if self.is_candidate is None else items.select(self.catalogue_index)
 
     @functools.cached_property
     def item_ids(self) -> list[str]:
         """Ids of the items that have not been removed."""
-        return self.all_ids if self.is_candidate is None else [self.all_ids[index] for index in self.catalogue_index]
+        return [self.all_ids[index] for index in self.catalogue_index.tolist()]
 
     @functools.cached_property
     def item_embeddings(self) -> torch.Tensor:
@@ -226,10 +239,11 @@ class Catalogue:
         return torch.from_numpy(left_pad_lists(indices))
 
     def _indices_of(self, item_ids: Sequence[str]) -> list[int]:
-        try:
-            return [self.index_of[item_id] for item_id in item_ids]
-        except KeyError as error:
-            raise ValueError(f"item {error} is not in the indexed catalogue of {len(self)} items") from None
+        indices = [self.index_of.get(item_id, -1) for item_id in item_ids]
+        if -1 in indices:
+            unknown = item_ids[indices.index(-1)]
+            raise ValueError(f"item {unknown!r} is not in the indexed catalogue of {len(self)} items")
+        return indices
 
     def top_k(
         self, histories: torch.Tensor, k: int, exclude_seen: bool = True, user_index: torch.Tensor | None = None
@@ -252,7 +266,7 @@ class Catalogue:
         several = []
         for number, recommended in enumerate(found):
             history = histories[number][histories[number] >= 0]
-            index = torch.tensor([self.index_of[one["item_id"]] for one in recommended], dtype=torch.long)
+            index = torch.tensor(self._indices_of([one["item_id"] for one in recommended]), dtype=torch.long)
             parts = explain(
                 self.scorer, history, index, None if user_index is None else user_index[number : number + 1]
             )
@@ -272,34 +286,45 @@ class Catalogue:
                 "which items are popular is unknown: give the platform's interactions to "
                 "index(items, histories=interactions)"
             )
-        counts = self.scorer.transitions.item_counts[self.catalogue_index]
-        best = np.argsort(-counts, kind="stable")[:k]
-        return [{"item_id": self.item_ids[one], "score": float(counts[one])} for one in best if counts[one] > 0]
+        index = self.scorer.in_transitions(self.catalogue_index)
+        counts = np.where(index >= 0, self.scorer.transitions.item_counts[index], 0)
+        best, found = top_items(torch.from_numpy(counts)[None], min(k, len(self)))
+        index = self.catalogue_index[found[0]]
+        return [
+            {"item_id": self.all_ids[one], "score": count}
+            for one, count in zip(index.tolist(), best[0].tolist(), strict=True)
+            if count > 0
+        ]
 
     def with_items(self, items: datasets.Dataset, item_embeddings: torch.Tensor) -> "Catalogue":
         """Returns the catalogue with more items; one whose id is there already replaces it, and keeps its counts."""
-        item_ids, old, transitions = items["item_id"][:], len(self.all_ids), self.scorer.transitions
-        is_candidate = self._without([self.index_of[item_id] for item_id in item_ids if item_id in self.index_of])
+        item_ids, old = items["item_id"][:], len(self.all_ids)
+        replaced = [index for item_id in item_ids if (index := self.index_of.get(item_id, -1)) >= 0]
+        is_candidate = self._without(replaced)
         if is_candidate is not None:
             is_candidate = torch.cat([is_candidate, is_candidate.new_ones(len(item_ids))])
-        index_of = self.index_of.copy()
-        for number, item_id in enumerate(item_ids):
-            index_of.pop(item_id, None)  # it comes last from now on
-            index_of[item_id] = old + number
         changed = dataclasses.replace(
             self,
-            all_items=datasets.concatenate_datasets([self.all_items, items]),
-            all_ids=[*self.all_ids, *item_ids],
-            index_of=index_of,
-            scorer=self.scorer.with_items(item_embeddings),
+            parts=self.parts.grown([items]),
+            all_ids=self.all_ids.grown(item_ids),
+            index_of=self.index_of.changed(dict(zip(item_ids, range(old, old + len(item_ids)), strict=True))),
+            scorer=self._with_counts_of(item_ids).with_items(item_embeddings),
+            num_removed=self.num_removed + len(replaced),
             is_candidate=is_candidate,
         )
-        if transitions is None:
-            return changed._rebuilt_if_due()
-        if not set(item_ids).isdisjoint(self.all_ids):  # transitions know an id once
-            return changed.rebuilt()
-        scorer = changed.scorer.replace(transitions=transitions.aligned(changed.all_ids))
-        return dataclasses.replace(changed, scorer=scorer)._rebuilt_if_due()
+        return changed._rebuilt_if_due()
+
+    def _with_counts_of(self, item_ids: list[str]) -> CatalogueScorer:
+        """Returns the scorer, in whose transitions more items of the catalogue are found, old ones and new ones."""
+        scorer, old = self.scorer, len(self.all_ids)
+        if scorer.transitions is None:
+            return scorer
+        transitions = scorer.transitions.with_items([one for one in item_ids if one not in scorer.transitions])
+        index, before = transitions.index_of(item_ids), scorer.transition_index
+        if before is None and np.array_equal(index, np.arange(old, old + len(item_ids))):
+            return scorer.replace(transitions=transitions)
+        before = scorer.in_transitions(np.arange(old)) if before is None else before
+        return scorer.replace(transitions=transitions, transition_index=np.append(before, index))
 
     def without_items(self, item_ids: Sequence[str]) -> "Catalogue":
         """Returns the catalogue without these items.
@@ -307,23 +332,22 @@ class Catalogue:
         Raises:
             ValueError: if one of them is not in the catalogue, or none would be left.
         """
-        is_candidate, index_of = self._without(self._indices_of(item_ids)), self.index_of.copy()
-        for item_id in set(item_ids):
-            del index_of[item_id]
-        if not index_of:
+        removed = sorted(set(self._indices_of(item_ids)))
+        if len(removed) == len(self):
             raise ValueError("no item would be left to recommend")
-        changed = dataclasses.replace(self.without_faiss(), index_of=index_of, is_candidate=is_candidate)
+        changed = dataclasses.replace(
+            self,
+            index_of=self.index_of.changed(dict.fromkeys(item_ids, -1)),
+            num_removed=self.num_removed + len(removed),
+            is_candidate=self._without(removed),
+        )
         return changed._rebuilt_if_due()
 
     def with_faiss(self, string_factory: str) -> "Catalogue":
-        """Returns the catalogue searched by a [`FaissIndex`]."""
+        """Returns the catalogue searched by a [`FaissIndex`] of the items that it has now."""
         rebuilt = self.rebuilt()
         nearest = FaissIndex(rebuilt.scorer.candidates, string_factory)
         return dataclasses.replace(rebuilt, scorer=rebuilt.scorer.replace(nearest=nearest))
-
-    def without_faiss(self) -> "Catalogue":
-        """Returns the catalogue searched as a whole."""
-        return dataclasses.replace(self, scorer=self.scorer.replace(nearest=None))
 
     def _without(self, removed: Sequence[int]) -> torch.Tensor | None:
         """Returns `is_candidate` with some more items removed."""
@@ -338,8 +362,8 @@ class Catalogue:
         return is_candidate
 
     def _rebuilt_if_due(self) -> "Catalogue":
-        num_added, num_removed = len(self.all_ids) - self.num_built, len(self.all_ids) - len(self)
-        is_due = max(num_added, num_removed) > self.num_built // _SHARE_BEFORE_REBUILDING + 1024
+        changed = max(len(self.all_ids) - self.num_built, self.num_removed)
+        is_due = changed > self.num_built // _SHARE_BEFORE_REBUILDING + 1024
         return self.rebuilt() if is_due else self
 
     def rebuilt(self) -> "Catalogue":
@@ -351,7 +375,9 @@ class Catalogue:
             item_embeddings=self.item_embeddings,
             item_mean=None,
             item_scores=None if old.item_scores is None else old.item_scores[torch.from_numpy(kept)],
-            transitions=old.transitions and old.transitions.aligned(self.item_ids),
+            transitions=None if old.transitions is None else old.transitions.aligned(self.item_ids),
+            transition_index=None,
+            nearest=None,
             room=0,
         )
         return self.build(self.items, scorer, self.checkpoint)

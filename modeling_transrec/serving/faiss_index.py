@@ -32,6 +32,9 @@ class FaissIndex:
                 'more items ("IVF4096,Flat" at least 4,096); "Flat" takes any number'
             ) from error
 
+    def __len__(self) -> int:
+        return self.index.ntotal
+
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns scores and indices into the catalogue `(B, K)`, best first; -1 where it finds fewer than `k`."""
         scores, catalogue_index = self.index.search(queries.float().cpu().numpy(), k)

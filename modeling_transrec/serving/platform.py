@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -28,7 +29,7 @@ SCORING_FILE = "scoring.safetensors"
 logger = logging.getLogger(__name__)
 
 
-def as_sequences(histories: Table | Sequence[Sequence[str]], known: Collection[str]) -> datasets.Dataset:
+def as_sequences(histories: Table | Sequence[Sequence[str]], known: Container[str]) -> datasets.Dataset:
     """Returns histories as one row a user, with columns `user_id` and `item_ids`, in time order.
 
     Raises:
@@ -44,7 +45,7 @@ def as_sequences(histories: Table | Sequence[Sequence[str]], known: Collection[s
         sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": lists})
     unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
     if unknown is not None:
-        raise ValueError(f"item {unknown!r} of the interactions is not among the {len(known)} items; index it, too")
+        raise ValueError(f"item {unknown!r} of the interactions is not in the catalogue; index it, too")
     return sequences
 
 
@@ -128,7 +129,8 @@ def explain(
     without_counts = scorer.candidates[catalogue_index] @ scorer.queries(history[None], user_index)[0]
     counted = torch.zeros_like(likeness)
     if scorer.transitions is not None:
-        shares = scorer.transitions.contributions(history.cpu().numpy(), catalogue_index.cpu().numpy())
+        from_items, to_items = (scorer.in_transitions(index.cpu().numpy()) for index in (history, catalogue_index))
+        shares = np.where(to_items >= 0, scorer.transitions.contributions(from_items, to_items), 0)
         counted = torch.from_numpy(scorer.transition_weight * shares).to(likeness)
     reasons = torch.where(counted.any(dim=0), counted, likeness).argmax(dim=0)
     parts = {"model": without_counts - popularity, "transitions": counted.sum(dim=0), "popularity": popularity}

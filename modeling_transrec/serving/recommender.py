@@ -137,7 +137,7 @@ class Recommender:
         if "item_scores" in scoring:
             scoring["item_scores"] = scoring["item_scores"].to(self.model.device)
         if "transitions" in scoring:
-            scoring["transitions"] = scoring["transitions"].aligned(catalogue.all_ids)
+            scoring["transitions"] = scoring["transitions"].aligned(catalogue.item_ids)
         self._use(replace(catalogue, scorer=catalogue.scorer.replace(**scoring)) if scoring else catalogue)
         return True
 
@@ -327,7 +327,7 @@ class Recommender:
 
         Returns: itself.
         """
-        sequences = as_sequences(interactions, self._indexed().index_of)
+        sequences = as_sequences(interactions, self._indexed())
         columns = [
             sequences[name][:] if name in sequences.column_names else [None] * len(sequences)
             for name in ("user_id", "item_ids", "timestamps", "weights")
@@ -372,7 +372,7 @@ class Recommender:
 
         Returns: itself.
         """
-        known = self._indexed().all_items.features
+        known = self._indexed().features
         items = checked_items(items)
         if self.processor.item_ids is not None and not set(items["item_id"][:]) <= set(self.processor.item_ids):
             raise ValueError(
@@ -400,7 +400,10 @@ class Recommender:
         return self
 
     def search_with_faiss(self, string_factory: str = "Flat") -> "Recommender":
-        """Searches the catalogue with a FAISS index from now on, for millions of items; it follows later changes.
+        """Searches the catalogue with a FAISS index from now on, for millions of items.
+
+        Items that are added later are looked at one by one until they are an eighth of the catalogue; then, and when
+        as many have been removed, or the catalogue is encoded anew, the index is built again.
 
         Args:
             string_factory: the kind of index, for FAISS's `index_factory`: `"Flat"` is exact, `"IVF4096,Flat"` and
@@ -409,9 +412,8 @@ class Recommender:
         Returns: itself.
         """
         with _changing:
-            catalogue = self._indexed().without_faiss()
-            self._faiss_factory = string_factory
-            self._use(catalogue)
+            catalogue, self._faiss_factory = self._indexed(), string_factory
+            self._use(replace(catalogue, scorer=catalogue.scorer.replace(nearest=None)))
         return self
 
     def recommend(
@@ -455,7 +457,7 @@ class Recommender:
             raise ValueError(f'unknown_items must be "raise" or "skip", got {unknown_items!r}')
         several, is_single = as_histories(history)
         if unknown_items == "skip":
-            several = [[item_id for item_id in one if item_id in catalogue.index_of] for one in several]
+            several = [[item_id for item_id in one if item_id in catalogue] for one in several]
         user_index = self._user_index(user_id, len(several))
         popular: list[dict] = []
         if not all(several) and cold_users == "raise":
@@ -469,7 +471,7 @@ class Recommender:
                 popular = [{**one, **nothing, "popularity": one["score"]} for one in popular]
         found = [[dict(one) for one in popular] for _ in several]
         warm = [number for number, one in enumerate(several) if one]
-        for block in user_blocks(len(warm), len(catalogue.all_ids)):
+        for block in user_blocks(len(warm)):
             users = warm[block]
             histories = catalogue.histories_as_indices([several[number] for number in users])  # (B, L)
             of_block = None if user_index is None else user_index[users]
@@ -486,13 +488,13 @@ class Recommender:
         return self._catalogue
 
     def _use(self, catalogue: Catalogue) -> None:
-        """Recommends from this catalogue from now on; without FAISS if the index cannot be built."""
+        """Recommends from this catalogue from now on; without FAISS if an index is needed and cannot be built."""
         with _changing:
             factory, self._faiss_factory = self._faiss_factory, None
             try:
-                if factory is not None:
+                if factory is not None and catalogue.scorer.nearest is None:
                     catalogue = catalogue.with_faiss(factory)
-                    self._faiss_factory = factory
+                self._faiss_factory = factory
             finally:
                 self._catalogue = catalogue
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_transrec.evaluation.ranking import list_items, rank_targets, top_items
+from modeling_transrec.evaluation.ranking import list_items, rank_targets, remove_seen, top_items
 
 
 def test_seen_items_with_index_zero_and_padding():
@@ -11,7 +11,7 @@ def test_seen_items_with_index_zero_and_padding():
     seen = torch.tensor([[-1, 1], [0, -1]])
     better, tied = rank_targets(scores.clone(), torch.tensor([2, 2]), seen)
     assert better.tolist() == [1, 1] and tied.tolist() == [0, 0]
-    best, found = top_items(scores.clone(), 4, seen)
+    best, found = top_items(remove_seen(scores.clone(), seen), 4)
     assert found[:, :3].tolist() == [[0, 2, 3], [1, 2, 3]]
     assert best[:, 3].tolist() == [float("-inf")] * 2
 

@@ -1,5 +1,7 @@
 """Users meet the catalogue: scores, ranks and best items against users taken one by one."""
 
+import functools
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -10,7 +12,7 @@ from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.evaluation import scoring
 from modeling_transrec.evaluation.encoding import encode_catalogue
 from modeling_transrec.evaluation.ranking import top_items
-from modeling_transrec.evaluation.scoring import CatalogueScorer, GrowingRows
+from modeling_transrec.evaluation.scoring import CatalogueScorer
 
 
 HISTORIES = torch.tensor([[-1, -1, 3, 10], [0, 4, 4, 36], [-1, -1, -1, 20], [1, 2, 3, 0]])
@@ -45,6 +47,9 @@ class Exhaustive:
 
     def __init__(self, candidates):
         self.candidates, self.asked = candidates, []
+
+    def __len__(self):
+        return len(self.candidates)
 
     def search(self, queries, k):
         self.asked.append(k)
@@ -93,10 +98,10 @@ def test_scores_and_best_items_equal_one_user_at_a_time(kind, added, make_scorer
     scorer = make_scorer(kind, **parts, transition_weight=0.7)
     expected = expected_scores(scorer, kind, **parts)
     assert torch.allclose(scorer.scores(HISTORIES), expected, atol=1e-5)
-    for users in (1, 2, 100):  # however many are scored at a time
-        monkeypatch.setattr(scoring, "MAX_SCORES", users * 37)
+    for number in (1, 30, 1000):  # however many are scored at a time
+        monkeypatch.setattr(scoring, "SCORES_AT_A_TIME", number)
         for exclude_seen in (True, False):
-            for nearest in (None, Exhaustive(scorer.candidates)):
+            for nearest in (None, Exhaustive(scorer.candidates), Exhaustive(scorer.candidates[:20])):
                 scores, found = scorer.replace(nearest=nearest).top_k(HISTORIES, 9, exclude_seen)
                 for user, history in enumerate(HISTORIES.tolist()):
                     candidates = [item for item in range(37) if not exclude_seen or item not in history]
@@ -125,12 +130,20 @@ def test_a_search_finds_what_only_the_transitions_put_first(make_scorer):
 def test_items_can_be_left_out_for_everybody(make_scorer):
     scorer = make_scorer("plain")
     is_candidate = torch.ones(37, dtype=torch.bool)
-    is_candidate[scorer.top_k(HISTORIES, 1)[1].flatten()] = False
-    for nearest in (None, Exhaustive(scorer.candidates)):
-        scores, found = scorer.replace(nearest=nearest).top_k(HISTORIES, 37, is_candidate=is_candidate)
-        for user, history in enumerate(HISTORIES.tolist()):
-            left = set(torch.arange(37)[is_candidate].tolist()) - set(history)
-            assert set(found[user, scores[user] > float("-inf")].tolist()) == left
+    is_candidate[scorer.top_k(HISTORIES, 15)[1][2]] = False  # all that a search finds first
+    is_candidate[[1, 30]] = False
+    transitions, expected = Transitions(37), scorer.scores(HISTORIES)
+    for added in (None, transitions):
+        if added is not None:
+            expected += torch.from_numpy(added.dense(HISTORIES.numpy())).float()
+        for nearest in (None, Exhaustive(scorer.candidates), Exhaustive(scorer.candidates[:20])):
+            both = scorer.replace(nearest=nearest, transitions=added)
+            for k in (3, 37):
+                scores, found = both.top_k(HISTORIES, k, is_candidate=is_candidate)
+                for user, history in enumerate(HISTORIES.tolist()):
+                    left = set(torch.arange(37)[is_candidate].tolist()) - set(history)
+                    best = sorted(left, key=lambda item: -expected[user, item])[:k]
+                    assert found[user, scores[user] > float("-inf")].tolist() == best
 
 
 def test_the_catalogue_is_prepared_once(make_scorer, monkeypatch):
@@ -173,25 +186,48 @@ def test_items_are_added_without_preparing_the_others(kind, make_scorer, monkeyp
     assert torch.equal(scorer.candidates, candidates) and torch.equal(scorer.scores(HISTORIES), before)
 
 
-def test_rows_grow_without_being_copied_until_there_is_no_room():
-    first = GrowingRows(torch.arange(6.0).reshape(3, 2), room=2)
-    grown = first
-    for number in range(5):
-        grown = grown.grown(torch.full((1, 2), float(number)))
-    assert grown.rows[:, 0].tolist() == [0, 2, 4, 0, 1, 2, 3, 4]
-    assert first.rows.tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert first.grown(torch.zeros(1, 2)).rows[3].tolist() == [0, 0] and grown.rows[3].tolist() == [0, 0]
+@pytest.mark.parametrize("nearest", [False, True])
+def test_memory_does_not_grow_with_the_users_or_the_items(nearest, make_scorer, monkeypatch):
+    """At most two users and as many scores as there is room for are at hand, and the same is found."""
+    scorer, shapes = make_scorer("plain", transitions=Transitions(37)), []
+    users = HISTORIES[:1].repeat(7, 1)
+    expected = scorer.top_k(users, 3)
+    if nearest:
+        scorer = scorer.replace(nearest=Exhaustive(scorer.candidates[:17]))
+    monkeypatch.setattr(scoring, "user_blocks", functools.partial(scoring.user_blocks, size=2))
+    monkeypatch.setattr(scoring, "SCORES_AT_A_TIME", 20)
+    monkeypatch.setattr(scoring, "top_items", lambda scores, k: shapes.append(scores.shape) or top_items(scores, k))
+    scores, found = scorer.top_k(users, 3)
+    assert torch.equal(found, expected[1]) and torch.allclose(scores, expected[0])
+    assert {users for users, _ in shapes} == {1, 2} and all(users * items <= 20 for users, items in shapes)
+    assert sum(users * items for users, items in shapes) == 7 * (20 if nearest else 37)
 
 
-def test_memory_does_not_grow_with_the_users(make_scorer, monkeypatch):
-    scorer, seen = make_scorer("plain"), []
-    monkeypatch.setattr(scoring, "MAX_SCORES", 37 * 2)
-    monkeypatch.setattr(
-        scoring, "top_items", lambda scores, *rest: seen.append(len(scores)) or top_items(scores, *rest)
-    )
-    expected = scorer.top_k(HISTORIES[:1], 3)[1]
-    _, found = scorer.top_k(HISTORIES[:1].repeat(7, 1), 3)
-    assert seen == [1, 2, 2, 2, 1] and torch.equal(found, expected.repeat(7, 1))
+def test_of_equal_scores_the_first_in_the_catalogue_is_best(make_scorer, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    users, vectors = (torch.randint(-1, 2, (rows, 16), generator=generator).float() for rows in (4, 37))
+    scorer = make_scorer("plain", item_embeddings=vectors)  # whole numbers, of which sums are exact
+    monkeypatch.setattr(scorer.model, "get_user_features", lambda embeddings, mask: users)
+    expected = scorer.scores(HISTORIES)
+    for size in (4 * 100, 4 * 11, 4):
+        monkeypatch.setattr(scoring, "SCORES_AT_A_TIME", size)
+        for k in (1, 7, 12, 37):
+            scores, found = scorer.top_k(HISTORIES, k)
+            for user, history in enumerate(HISTORIES.tolist()):
+                rest = set(range(37)) - set(history)
+                best = sorted(rest, key=lambda item: (-expected[user, item].item(), item))[:k]
+                assert found[user, : len(best)].tolist() == best and scores[user, len(best) :].isinf().all()
+
+
+def test_the_transitions_may_have_the_items_in_another_order(make_scorer):
+    transitions, order = Transitions(37), np.random.default_rng(1).permutation(37)
+    other = Transitions(37)
+    other.weights[np.ix_(order, order)] = transitions.weights  # item 0 is there at order[0]
+    scorer = make_scorer("plain", transitions=transitions)
+    same = scorer.replace(transitions=other, transition_index=order)
+    assert torch.allclose(same.scores(HISTORIES), scorer.scores(HISTORIES), atol=1e-6)
+    assert torch.equal(same.top_k(HISTORIES, 9)[1], scorer.top_k(HISTORIES, 9)[1])
+    assert scorer.in_transitions(np.array([-1, 3])).tolist() == [-1, 3]
 
 
 def test_a_model_in_training_mode_scores_without_dropout(make_model, processor_of, items):

@@ -11,6 +11,7 @@ from transformers import pipeline
 
 from modeling_transrec import Recommender, SequentialRecommendationPipeline, TransRecProcessor
 from modeling_transrec.serving import catalogue
+from modeling_transrec.serving.faiss_index import FaissIndex
 
 
 NAME = "shop/recommender"
@@ -268,8 +269,25 @@ def test_faiss_finds_what_the_whole_search_finds(recommender, items):
             assert [item["score"] for item in ours] == pytest.approx([item["score"] for item in theirs], abs=1e-5)
         assert len(recommender.recommend(HISTORIES[0], k=100)) == 35
         assert len(recommender.recommend(HISTORIES[0], k=100, exclude_seen=False)) == 37
-    recommender.remove_items(["i004"])  # the index follows
-    assert "i004" not in {item["item_id"] for item in recommender.recommend(HISTORIES[0], k=100)}
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+def test_faiss_follows_changes_and_is_rarely_built(is_rebuilt, recommender, items, monkeypatch):
+    pytest.importorskip("faiss")
+    if is_rebuilt:
+        monkeypatch.setattr(catalogue.Catalogue, "_rebuilt_if_due", catalogue.Catalogue.rebuilt)
+    built = []
+    monkeypatch.setattr(catalogue, "FaissIndex", lambda *args: built.append(1) or FaissIndex(*args))
+    recommender.index(items).search_with_faiss()
+    first = {item["item_id"] for item in recommender.recommend(HISTORIES[0], k=12)}
+    removed = sorted(first - {"i020", "i001", "i002", "i030"})
+    recommender.remove_items(removed)
+    recommender.add_items([{"item_id": f"n{number}", "text_en": f"red lamp {number}"} for number in range(4)])
+    found = recommender.recommend([*HISTORIES, ["n0", "n3"]], k=10)
+    afresh = Recommender(recommender.model, recommender.processor).index([dict(row) for row in recommender.items])
+    for ours, theirs in zip(found, afresh.recommend([*HISTORIES, ["n0", "n3"]], k=10), strict=True):
+        assert [item["item_id"] for item in ours] == [item["item_id"] for item in theirs]
+    assert len(built) == (3 if is_rebuilt else 1)
 
 
 @pytest.mark.parametrize("in_users", [True, False])
@@ -284,7 +302,7 @@ def test_weights_that_are_not_numbers_are_an_error_in_every_search(in_users, rec
         recommender.recommend(["i001"]) if in_users else recommender.index(items)
 
 
-def test_faiss_indices_that_learn_from_the_items(recommender):
+def test_faiss_indices_that_learn_from_the_items(recommender, monkeypatch):
     pytest.importorskip("faiss")
     exact = recommender.recommend(HISTORIES, k=8)
     every = {entry["item_id"]: entry["score"] for entry in recommender.recommend(HISTORIES[1], k=36)}
@@ -297,6 +315,7 @@ def test_faiss_indices_that_learn_from_the_items(recommender):
             recommender.search_with_faiss(factory)
         assert recommender.recommend(HISTORIES, k=8) == exact
     recommender.search_with_faiss("IVF37,Flat")
+    monkeypatch.setattr(catalogue.Catalogue, "_rebuilt_if_due", catalogue.Catalogue.rebuilt)
     with pytest.raises(ValueError, match="'IVF37,Flat' of 36 items"):
         recommender.remove_items(["i004"])
     assert len(recommender.item_ids) == 36 and "i004" not in str(recommender.recommend(HISTORIES[1], k=36))

@@ -100,7 +100,7 @@ def test_new_clicks_count_at_once(recommender, items):
     for user in range(3):
         recommender.observe({"user_id": [f"new {user}"] * 2, "item_id": [item_ids[0], item_ids[30]]})
     assert part([item_ids[0]], item_ids[30]) > 0
-    with pytest.raises(ValueError, match="not among the 37 items"):
+    with pytest.raises(ValueError, match="not in the catalogue"):
         recommender.observe({"user_id": ["x"], "item_id": ["unknown"]})
 
 
@@ -219,6 +219,34 @@ def test_new_items_come_in_by_content_until_they_have_counts(recommender, items)
     assert recommender.item_ids[-1] == item_ids[2] and len(recommender.recommend([item_ids[0]], k=40)) == 37
     recommender.add_items([{"item_id": item_id, "text_en": item_id, "text_zh": None} for item_id in item_ids])
     assert len(recommender.item_ids) == 38 and recommender.recommend([item_ids[2]], k=3)
+
+
+def test_many_changes_keep_the_counts(recommender, backbone, items, interactions, tmp_path):
+    """Items come, go, come back and are replaced, and a user clicks between: as if all was counted at once."""
+    item_ids, rng = items["item_id"][:], np.random.default_rng(0)
+    texts = {row["item_id"]: {name: row[name] for name in ("item_id", "text_en", "text_zh")} for row in items}
+    for number in range(6):
+        gone = rng.choice(item_ids, 3, replace=False).tolist()
+        recommender.remove_items(gone[:2]).add_items([texts[item_id] for item_id in gone])
+        new = {"item_id": f"new {number}", "text_en": "red rope", "text_zh": "红"}
+        recommender.add_items([new]).observe({"user_id": ["a", "a"], "item_id": [item_ids[0], new["item_id"]]})
+    expected, histories = recommender.scorer.transitions.to_dense(), [[item_ids[0]], item_ids[5:8], ["new 2"]]
+    assert expected[:37, :37].sum() > 0 and expected[0, 37:].all()
+    found = recommender.recommend(histories, k=50, explain=True)
+    popular = recommender.recommend([], k=50, cold_users="popularity")
+    aligned = recommender.scorer.transitions.aligned(recommender.item_ids)
+    assert recommender.scorer.transition_index is not None
+    recommender.save_pretrained(tmp_path)  # which numbers all items anew
+    loaded = Recommender.from_pretrained(tmp_path)
+    np.testing.assert_allclose(loaded.scorer.transitions.to_dense(), aligned.to_dense(), rtol=1e-6)
+    assert [one["item_id"] for one in popular] == [
+        one["item_id"] for one in loaded.recommend([], k=50, cold_users="popularity")
+    ]
+    for ours, theirs in zip(found, loaded.recommend(histories, k=50, explain=True), strict=True):
+        assert [one["item_id"] for one in ours] == [one["item_id"] for one in theirs]
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["transitions"] == pytest.approx(other["transitions"], rel=1e-5, abs=1e-9)
+            assert one["because_of"] == other["because_of"]
 
 
 @pytest.mark.parametrize("with_counts", [True, False])
