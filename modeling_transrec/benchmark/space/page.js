@@ -49,9 +49,11 @@ tables.sort((a, b) => places.indexOf(a.dataset) - places.indexOf(b.dataset) || a
 for (const table of tables) table.rows.forEach((row, index) => { row.key = `${table.index}-${index}`; row.table = table; });
 const allRows = tables.flatMap((table) => table.rows);
 
+const seeds = (row) => row.runs.filter((run) => run.seed !== null).length;
+
 function valueOf(row, column) {
   if (column === "model") return row.model.toLowerCase();
-  if (column === "seeds") return row.runs ? row.runs.length : undefined;
+  if (column === "seeds") return row.runs ? seeds(row) : undefined;
   if (column === "seconds" || column === "num_trials") return row[column] ?? undefined;
   return row.metrics[column]?.mean;
 }
@@ -130,7 +132,7 @@ function bodyRow(row, rank, columns, bests, scale, mark) {
   const last = row.table.published
     ? [el("td", { class: "left" }, row.run_by), el("td", { class: "left" }, link(row.url, row.source.replace(/.*arXiv (\S+);.*/, "arXiv $1"))),
       el("td", { class: "differs" }, `${row.differences.join(". ")}.`)]
-    : [el("td", {}, String(row.runs.length)), el("td", {}, row.num_trials ? String(row.num_trials) : "–"), el("td", {}, duration(row.seconds))];
+    : [el("td", {}, seeds(row) ? String(seeds(row)) : "–"), el("td", {}, row.num_trials ? String(row.num_trials) : "–"), el("td", {}, duration(row.seconds))];
   return el("tr", { class: "row", id: `row-${row.key}` }, el("td", { class: "rank" }, String(rank)),
     el("th", { class: "model left", scope: "row" }, button, el("span", { class: "sub" }, sub.filter(Boolean).join(" · ") || KINDS[row.kind])),
     bar(row, scale, mark), ...cells, ...last);
@@ -143,7 +145,7 @@ function detail(row, span) {
     "To know": row.remarks,
   } : {
     Kind: KINDS[row.kind], Suite: row.suite, Scores: row.scores, "Pretrained on": row.sources.join(", "),
-    Tuning: row.num_trials ? `${row.num_trials} trials on validation` : "none", "Longest history": `${row.max_seq_len} items`,
+    Tuning: row.num_trials ? `${row.num_trials} trials on validation` : "none", Histories: `up to ${row.max_seq_len} items`,
     Parameters: row.num_parameters ? `${count(row.num_parameters)}, ${count(row.num_trained_parameters ?? 0)} trained` : "",
   };
   const list = el("dl", {}, ...Object.entries(facts).filter(([, value]) => value)
@@ -153,6 +155,9 @@ function detail(row, span) {
   else inside.append(...runsOf(row));
   return el("tr", { class: "detail", id: `detail-${row.key}` }, el("td", { colspan: span }, inside));
 }
+
+// A run's id may be that of several models which ran together.
+const address = (row, run) => `run-${run.id}/${row.model}/${row.scores}`;
 
 function runsOf(row) {
   const shown = Object.keys(row.metrics).filter((name) => ["hr@10", "ndcg@10"].includes(name));
@@ -165,7 +170,7 @@ function runsOf(row) {
     energy: (run) => run.energy_joules === null ? "" : `${(run.energy_joules / 3.6e6).toFixed(3)} kWh`,
     commit: (run) => run.git_commit ? run.git_commit.slice(0, 9) : "",
     card: (run) => run.card ? link(run.card, "model card") : "",
-    run: (run) => el("a", { href: `#run-${run.id}` }, run.id.slice(0, 8)),
+    run: (run) => el("a", { href: `#${encodeURI(address(row, run))}` }, run.id.slice(0, 8)),
   };
   const used = Object.entries(columns).filter(([, show]) => row.runs.some((run) => show(run)));
   const runs = el("table", { class: "runs" }, el("caption", {}, `Runs of ${row.model}`),
@@ -175,7 +180,7 @@ function runsOf(row) {
     .filter(([, value]) => value !== null).map(([key, value]) => `${key} ${value}`).join(", ")))].filter(Boolean);
   const facts = el("dl", {},
     ...distinct("hardware").map((text) => el("div", {}, el("dt", {}, "Hardware"), el("dd", {}, text))),
-    ...distinct("versions").map((text) => el("div", {}, el("dt", {}, "Versions"), el("dd", {}, text))));
+    ...distinct("versions").map((text) => el("div", { class: "wide" }, el("dt", {}, "Versions"), el("dd", {}, text))));
   const options = Object.entries(row.options ?? {});
   return [el("div", { class: "scroll" }, runs), facts,
     options.length ? el("details", {}, el("summary", {}, "Options"), el("pre", {}, JSON.stringify(row.options, null, 1))) : null,
@@ -246,8 +251,8 @@ function fill(id, first, options) {
 }
 
 function openAddressed() {
-  const id = location.hash.startsWith("#run-") ? location.hash.slice(5) : null;
-  const row = id && allRows.find((one) => one.runs?.some((run) => run.id === id));
+  const named = location.hash.slice(1);
+  const row = allRows.find((one) => one.runs?.some((run) => encodeURI(address(one, run)) === named));
   if (!row) return;
   state.open.add(row.key);
   render();
