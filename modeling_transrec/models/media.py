@@ -2,7 +2,9 @@
 
 import io
 import logging
+import os
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,6 +19,17 @@ _HALF_TRANSPARENT = {"La": "LA", "RGBa": "RGBA"}  # modes that are converted to 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 _MOST_PIXELS = 2**27  # 400 MB decoded; no phone takes larger pictures
 _LONGEST_SHAPE = 100  # a longer side over a shorter one
+# By libsndfile's name of the container; how the samples in it may be stored.
+_PCM = ("PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+AUDIO_FORMATS = {
+    "WAV": _PCM,
+    "WAVEX": _PCM,
+    "FLAC": _PCM,
+    "OGG": ("VORBIS", "OPUS"),
+    "MP3": ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
+}
+_MOST_SAMPLES = 2**26  # 256 MB decoded: half a minute of eight channels at 192 kHz
+_SAMPLING_RATES = range(100, 768_001)
 
 
 def open_image(value) -> Image.Image | None:
@@ -33,7 +46,7 @@ def open_image(value) -> Image.Image | None:
         return None
     try:
         if not isinstance(value, Image.Image):
-            value = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value, formats=IMAGE_FORMATS)
+            value = Image.open(_checked(value), formats=IMAGE_FORMATS)
         _check_size(*value.size)  # before memory is taken
         value.load()
         return _to_rgb(_upright(value), getattr(value, "tag_v2", {}))
@@ -42,6 +55,15 @@ def open_image(value) -> Image.Image | None:
     except Exception as error:  # Pillow and its plug-ins raise nearly anything
         logger.warning("%s cannot be read and counts as missing: %s", name, error or type(error).__name__)
         return None
+
+
+def _checked(value: bytes | str) -> BinaryIO | str:
+    """Returns the contents of a file, to read, or its path; a pipe or a device, which could wait for ever, is none."""
+    if isinstance(value, bytes):
+        return io.BytesIO(value)
+    if os.path.exists(value) and not os.path.isfile(value):
+        raise OSError("it is no file, but a folder, pipe or device")
+    return value
 
 
 def _check_size(width: int, height: int) -> None:
@@ -96,44 +118,85 @@ def read_audio(value, sampling_rate: int, max_seconds: float) -> np.ndarray | No
         value: an array at this sampling rate, `{"array": …, "sampling_rate": …}`, an audio file as bytes or path, the
             dictionary of an undecoded `datasets.Audio`, or what it decodes to.
         sampling_rate: the feature extractor's.
-        max_seconds: longer sounds are cut.
+        max_seconds: longer sounds are cut; no more of them is decoded.
     """
-    rate, name = sampling_rate, value if isinstance(value, str) else "a sound"
-    if hasattr(value, "get_all_samples"):  # decoded by `datasets.Audio`
-        decoded = value.get_all_samples()
-        value = {"array": decoded.data.numpy(), "sampling_rate": decoded.sample_rate}
-    if isinstance(value, dict) and "array" in value:
-        value, rate = value["array"], value["sampling_rate"]
-    elif isinstance(value, dict):
+    name = value if isinstance(value, str) else "a sound"
+    value = getattr(value, "_hf_encoded", value)  # of `datasets.Audio`: the file, which its decoder has not read yet
+    if isinstance(value, dict) and "array" not in value:
+        name = value["path"] or name
         value = value["path"] if value["bytes"] is None else value["bytes"]
     if value is None:
         return None
     if isinstance(value, bytes | str):
-        try:
-            value, rate = _decode(value, max_seconds)
-        except (OSError, RuntimeError) as error:
-            logger.warning("%s cannot be read and counts as missing: %s", name, error)
-            return None
-    samples = np.asarray(value, dtype=np.float32)
-    samples = samples.mean(axis=0) if samples.ndim == 2 else samples  # (channels, samples)
-    samples = samples[: int(max_seconds * rate)]
-    if rate != sampling_rate:
-        samples = _audio_libraries()[1].resample(samples, rate, sampling_rate)
+        _audio_libraries()
+    try:
+        samples, rate = _samples_of(value, sampling_rate, max_seconds)
+        samples = samples.mean(axis=0) if samples.ndim == 2 else samples  # (channels, samples)
+        samples = samples[: int(max_seconds * rate)]
+        if rate != sampling_rate:
+            samples = _audio_libraries()[1].resample(samples, rate, sampling_rate)
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # decoders raise nearly anything
+        logger.warning("%s cannot be read and counts as missing: %s", name, error or type(error).__name__)
+        return None
     if len(samples) == 0:
         logger.warning("%s has no samples and counts as missing", name)
         return None
     return samples[: int(max_seconds * sampling_rate)]
 
 
-def _decode(file: bytes | str, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Returns samples `(channels, samples)` of an audio file, and their sampling rate."""
-    with _audio_libraries()[0].SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        samples = opened.read(int(max_seconds * opened.samplerate) + 1, dtype="float32", always_2d=True)
-        return samples.T, opened.samplerate
+def _samples_of(value, sampling_rate: int, max_seconds: float) -> tuple[np.ndarray, int]:
+    """Returns samples, float32, of one channel or `(channels, samples)`, and their sampling rate."""
+    rate = sampling_rate
+    if isinstance(value, bytes | str):
+        file = _checked(value)
+        with open(file, "rb") if isinstance(file, str) else file as opened:
+            return _decode(opened, max_seconds)
+    if hasattr(value, "get_samples_played_in_range"):  # a decoder of torchcodec that somebody made
+        decoded = value.get_samples_played_in_range(0, max_seconds)
+        value, rate = decoded.data.numpy(), decoded.sample_rate
+    elif isinstance(value, dict):
+        value, rate = value["array"], value["sampling_rate"]
+    _check_rate(rate)
+    return np.asarray(value, dtype=np.float32), rate
+
+
+def _decode(file: BinaryIO, max_seconds: float) -> tuple[np.ndarray, int]:
+    """Returns the first samples `(channels, samples)` of an audio file, and their sampling rate.
+
+    Its first bytes, then its header, are checked before a decoder runs, and before memory is taken.
+    """
+    _check_beginning(file)
+    with _audio_libraries()[0].SoundFile(file) as opened:
+        if opened.subtype not in AUDIO_FORMATS.get(opened.format, ()):
+            raise ValueError(f"{opened.format_info}, {opened.subtype_info}, is not decoded")
+        _check_rate(opened.samplerate)
+        number = min(opened.frames, int(max_seconds * opened.samplerate) + 1)
+        if number * opened.channels > _MOST_SAMPLES:
+            raise ValueError(f"{number:,} samples of {opened.channels} channels are more than are decoded")
+        return opened.read(number, dtype="float32", always_2d=True).T, opened.samplerate
+
+
+def _check_beginning(file: BinaryIO) -> None:
+    """Raises `ValueError` for a file that does not begin as one of the formats; goes back to its beginning."""
+    start = file.read(12)
+    if start[:3] == b"ID3":  # a tag before the sound; its size has 7 bits a byte
+        file.seek(10 + sum((byte & 127) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=False)))
+        start = file.read(12)
+    file.seek(0)
+    is_mpeg = len(start) > 1 and start[0] == 0xFF and start[1] >= 0xE0
+    if not (is_mpeg or start[:4] in (b"fLaC", b"OggS") or (start[:4] == b"RIFF" and start[8:] == b"WAVE")):
+        raise ValueError(f"it is no WAV, FLAC, OGG or MP3 file, but begins with {start!r}")
+
+
+def _check_rate(rate: int) -> None:
+    if rate not in _SAMPLING_RATES:
+        raise ValueError(f"its sampling rate is {rate}, and must be {_SAMPLING_RATES[0]} to {_SAMPLING_RATES[-1]:,}")
 
 
 def _audio_libraries():
-    """Returns `soundfile`, which reads WAV, FLAC, MP3 and OGG, and `soxr`, which resamples."""
+    """Returns `soundfile`, which decodes, and `soxr`, which resamples."""
     try:
         import soundfile
         import soxr

@@ -1,7 +1,12 @@
 """Audio: how sounds are read, and any audio backbone behind them."""
 
+import io
 import logging
+import os
+import struct
 import sys
+import tracemalloc
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -20,7 +25,7 @@ from modeling_transrec import (
 from modeling_transrec.data.precomputed_items import PrecomputedItems
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.models.fusions import FUSIONS
-from modeling_transrec.models.media import read_audio
+from modeling_transrec.models.media import open_image, read_audio
 from modeling_transrec.training.precomputed import precompute
 
 from ..checks import perturb
@@ -147,12 +152,12 @@ class TestReading:
     def read(self, value, rate=SAMPLING_RATE, seconds=10.0):
         return read_audio(value, rate, seconds)
 
-    @pytest.mark.parametrize("format", ["WAV", "FLAC", "MP3"])
+    @pytest.mark.parametrize("format", ["WAV", "FLAC", "MP3", "OGG VORBIS", "OGG OPUS", "WAVEX FLOAT"])
     def test_files(self, format, tmp_path):
-        rate = 16000
+        rate, (container, *subtype) = 16000, format.split()
         tone = np.sin(np.arange(rate) * 2 * np.pi * 440 / rate).astype(np.float32) / 2
-        path = tmp_path / f"a.{format.lower()}"
-        soundfile.write(path, tone, rate, format=format)
+        path = tmp_path / "a.mp3"  # what it is called says nothing
+        soundfile.write(path, tone, rate, *subtype, format=container)
         for value in (
             str(path),
             path.read_bytes(),
@@ -175,6 +180,66 @@ class TestReading:
         assert self.read(b"no sound") is None and self.read("nowhere.wav") is None
         assert self.read(np.zeros(0)) is None and self.read(None) is None
         assert "nowhere.wav cannot be read and counts as missing" in caplog.text and "has no samples" in caplog.text
+
+    @pytest.mark.parametrize(
+        "written", ["AIFF", "AU", "CAF", "W64", "RF64", "VOC", "NIST", "WAV GSM610", "WAV IMA_ADPCM"]
+    )
+    def test_decoders_of_other_formats_are_never_run(self, written, tmp_path, caplog):
+        path, (container, *subtype) = tmp_path / "a.wav", written.split()
+        soundfile.write(path, np.zeros(4000, np.float32), 8000, *subtype, format=container)
+        behind_a_tag = b"ID3\x04\0\0\0\0\0\x05tag: " + path.read_bytes()
+        assert self.read(str(path)) is None and self.read({"bytes": behind_a_tag, "path": "b.mp3"}) is None
+        assert "a.wav cannot be read and counts as missing" in caplog.text
+        assert "b.mp3 cannot be read and counts as missing" in caplog.text
+
+    def test_a_pipe_is_no_sound_and_no_image(self, tmp_path, caplog):
+        os.mkfifo(tmp_path / "a.wav")  # opening it would wait for ever
+        assert self.read(str(tmp_path / "a.wav")) is None and open_image(str(tmp_path / "a.wav")) is None
+        assert caplog.text.count("a.wav cannot be read and counts as missing: it is no file") == 2
+
+    def test_a_tag_before_the_sound(self):
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros(8000, np.float32), 8000, format="MP3")
+        assert len(self.read(b"ID3\x04\0\0\0\0\0\x05tag: " + file.getvalue(), 8000)) > 5000
+
+    def test_sounds_that_would_take_all_memory_count_as_missing(self, caplog):
+        """A header that asks for a thousand channels or a rate of a gigahertz, with a few samples behind it."""
+        for rate, channels in ((48_000, 1000), (1_000_000_000, 1), (1, 1)):
+            whole = sound_file(np.zeros((3, 1)), rate)
+            header = (
+                whole[:22] + struct.pack("<H", channels) + whole[24:32] + struct.pack("<H", 2 * channels) + whole[34:]
+            )
+            tracemalloc.start()
+            assert self.read(header + bytes(2 * 1000 * 100) * (channels > 1), seconds=3000.0) is None
+            assert tracemalloc.get_traced_memory()[1] < 2**20
+            tracemalloc.stop()
+        assert caplog.text.count("counts as missing") == 3 and "its sampling rate is 1," in caplog.text
+
+    def test_a_long_sound_is_decoded_up_to_its_cut(self, monkeypatch):
+        asked, read = [], soundfile.SoundFile.read
+        monkeypatch.setattr(
+            soundfile.SoundFile,
+            "read",
+            lambda self, frames, **kwargs: asked.append(frames) or read(self, frames, **kwargs),
+        )
+        assert len(self.read(sound_file(np.zeros(60_000), 1000), seconds=2.0)) == 2000 and asked == [2001]
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyError, AssertionError, AttributeError])
+    def test_whatever_a_decoder_raises_counts_as_missing_and_is_named(self, error, monkeypatch, caplog):
+        def fail(*args, **kwargs):
+            raise error("of a decoder")
+
+        monkeypatch.setattr(soundfile.SoundFile, "read", fail)
+        assert self.read({"bytes": sound_file(tiny_sound(0)), "path": "a.wav"}) is None
+        assert "a.wav cannot be read and counts as missing" in caplog.text and "of a decoder" in caplog.text
+        monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            self.read(sound_file(tiny_sound(0)))
+
+    def test_a_decoder_of_datasets_is_not_asked(self):
+        """Which would run FFmpeg on a file of any format."""
+        decoder = SimpleNamespace(_hf_encoded={"bytes": sound_file(tiny_sound(0)), "path": None})
+        assert np.array_equal(self.read(decoder), self.read(decoder._hf_encoded))
 
     def test_without_the_libraries(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "soundfile", None)
