@@ -2,10 +2,12 @@
 
     python -m modeling_transrec.ninerec.describe --data_dir FOLDER
     python -m modeling_transrec.ninerec.describe Bili_Food KU --data_dir FOLDER --json
+    python -m modeling_transrec.ninerec.describe ML100K --data_dir FOLDER --leakage
 
 Users and items are those with an interaction; an interaction counts if its item is in the items table. The length of
 Chinese texts is in characters, as the paper does not say how it finds their words. `top 1 %` is the share of the
-interactions with the most popular 1 % of the items. `≠` marks what differs from the paper.
+interactions with the most popular 1 % of the items. `≠` marks what differs from the paper. `--leakage` adds what
+leave-one-out and a random split let a model see of the time after its targets.
 """
 
 import argparse
@@ -25,7 +27,8 @@ import polars as pl
 from PIL import Image
 
 from ..files import DERIVED, data_folder, find_files, find_names
-from ..sequences import Sequences
+from ..leakage import leakage
+from ..sequences import Sequences, filter_interactions
 from ..tables.archives import UNREADABLE, Member
 from ..tables.media import IMAGE, find_media
 from ..tables.options import TableOptions
@@ -63,6 +66,7 @@ def statistics(
     name: str,
     data_dir: str | Path | None = None,
     min_actions: int | None = None,
+    with_leakage: bool = False,
     **options,
 ) -> dict:
     """Returns what is known of a data set: numbers, strings, and `None` where there is nothing to count.
@@ -71,6 +75,8 @@ def statistics(
         name: of the data set.
         data_dir: the folder, as for `load_dataset`.
         min_actions: fewest interactions of a user that counts.
+        with_leakage: whether to add `leakage`, see [`~leakage.leakage`], of users with at least `min_actions`
+            interactions, by default those of `load_dataset`; `None` where there are no timestamps.
         options: those of [`TableOptions`], as for `load_dataset`.
 
     Returns:
@@ -98,6 +104,9 @@ def statistics(
         "items_in_table": table.height,
         "paper": PAPER.get(name),
     }
+    if with_leakage:
+        trained_on = filter_interactions(sequences, min_actions or own.get("min_actions", 5))
+        found["leakage"] = None if sequences.timestamps is None else leakage(trained_on)
     found["differs"] = [figure for figure in found["paper"] or () if not _agrees(name, figure, found[figure])]
     return found
 
@@ -202,12 +211,27 @@ def as_table(found: list[dict]) -> str:
         )
         for row in rows
     ]
-    notes = [note for one in found for note in _notes(one)]
+    notes = [note for one in found for note in [*_notes(one), *_leaks(one)]]
     return "\n".join([line.rstrip() for line in lines] + ([""] if notes else []) + notes)
 
 
 def _shown(value: float | str | None, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def _leaks(one: dict) -> list[str]:
+    """Returns what splits let a model see of the future, a line a split, where that was asked for."""
+    if "leakage" not in one:
+        return []
+    if one["leakage"] is None:
+        return [f"{one['name']}: leakage is not known, as the interactions have no timestamps"]
+    return [
+        f"{one['name']}, {split.replace('_', '-')}: {100 * row['before_training']:.1f} % of {row['targets']:,} "
+        f"targets are earlier than training interactions of other users, on average than "
+        f"{100 * row['later_training']:.1f} % of these; {100 * row['before_history']:.1f} % are earlier than the last item of their own history, and "
+        f"{100 * row['with_history']:.1f} % have its time"
+        for split, row in one["leakage"].items()
+    ]
 
 
 def _notes(one: dict) -> list[str]:
@@ -240,6 +264,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets; default: all in the folder")
     add_table_options(parser)
+    parser.add_argument(
+        "--leakage", action="store_true", help="say what splits let a model see of the time after its targets"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list, for machines")
     args = parser.parse_args(arguments)
     folder = data_folder(None, args.data_dir)
@@ -252,7 +279,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     try:
         with without_warnings():  # `validate` is for what is left out
             options = vars(table_options(parser, args))
-            found = [statistics(name, args.data_dir, args.min_actions, **options) for name in names]
+            found = [statistics(name, args.data_dir, args.min_actions, args.leakage, **options) for name in names]
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -118,3 +118,25 @@ def test_without_timestamps_texts_and_covers(tmp_path):
     assert found["text_en_length"] is found["resolution"] is None
     assert found["interactions"] == 3
     assert describe.as_table([found]).splitlines()[1].split()[:4] == ["X", "1", "2", "3"]
+
+
+def test_leakage_is_said_where_there_are_times(folder, tmp_path, capsys):
+    rows = [
+        f"{user},{item},{100 * number + place}"
+        for number, user in enumerate("vw")
+        for place, item in enumerate("abcde")
+    ]
+    write(folder / "KU_pair.csv", "\n".join([*rows, "u,a,1"]) + "\n")  # of too few interactions
+    found = statistics("KU", folder, with_leakage=True)["leakage"]
+    assert found["leave_one_out"]["targets"] == 2 and found["leave_one_out"]["later_training"] == 0.5
+    assert main(["KU", "--data_dir", str(folder), "--leakage"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "KU, leave-one-out: 50.0 % of 2 targets are earlier than training interactions of other users" in lines[-2]
+    assert lines[-1].startswith("KU, random: ") and "80.0 % are earlier than the last item of their own" in lines[-1]
+    write(folder / "KU_pair.csv", "\n".join([*rows[:5], "w,a,1"]) + "\n")
+    assert main(["KU", "--data_dir", str(folder), "--leakage"]) == 1
+    assert "there are 1 users; lower min_actions" in capsys.readouterr().err
+    write(tmp_path / "X_item.csv", "a,,\n")
+    write(tmp_path / "X_behaviour.tsv", "u\ta a a a a\n")
+    assert main(["X", "--data_dir", str(tmp_path), "--leakage"]) == 0
+    assert "X: leakage is not known, as the interactions have no timestamps" in capsys.readouterr().out
