@@ -225,13 +225,16 @@ def _leaks(one: dict) -> list[str]:
         return []
     if one["leakage"] is None:
         return [f"{one['name']}: leakage is not known, as the interactions have no timestamps"]
-    return [
-        f"{one['name']}, {split.replace('_', '-')}: {100 * row['before_training']:.1f} % of {row['targets']:,} "
-        f"targets are earlier than training interactions of other users, on average than "
-        f"{100 * row['later_training']:.1f} % of these; {100 * row['before_history']:.1f} % are earlier than the last item of their own history, and "
-        f"{100 * row['with_history']:.1f} % have its time"
-        for split, row in one["leakage"].items()
-    ]
+    lines = []
+    for split, row in one["leakage"].items():
+        of = {name: f"{100 * share:.1f} %" for name, share in row.items()}
+        lines.append(
+            f"{one['name']}, {split.replace('_', '-')}: {of['before_training']} of {row['targets']:,} targets are earlier "
+            f"than training interactions of other users, on average than {of['later_training']} of these; "
+            f"{of['before_history']} are earlier than the last item of their own history, and {of['with_history']} have "
+            "its time"
+        )
+    return lines
 
 
 def _notes(one: dict) -> list[str]:
