@@ -229,10 +229,10 @@ def _leaks(one: dict) -> list[str]:
     for split, row in one["leakage"].items():
         of = {name: f"{100 * share:.1f} %" for name, share in row.items()}
         lines.append(
-            f"{one['name']}, {split.replace('_', '-')}: {of['before_training']} of {row['targets']:,} targets are earlier "
-            f"than training interactions of other users, on average than {of['later_training']} of these; "
-            f"{of['before_history']} are earlier than the last item of their own history, and {of['with_history']} have "
-            "its time"
+            f"{one['name']}, {split.replace('_', '-')}: {of['before_training']} of {row['targets']:,} targets are "
+            f"earlier than training interactions of other users, on average than {of['later_training']} of these; "
+            f"{of['before_history']} are earlier than the last item of their own history, and {of['with_history']} "
+            "have its time"
         )
     return lines
 
