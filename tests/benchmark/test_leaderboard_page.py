@@ -41,6 +41,7 @@ def page(tmp_path_factory):
         result_line("zero", 0.02, kind="zero-shot", modality="text", fingerprint=OTHER, sources=["Amazon_Sports"]),
         result_line(HOSTILE, 0.01, kind="external", fingerprint=OTHER),
         result_line("at KU", 0.3, dataset="KU", fingerprint="a" * 16),
+        result_line("few", 0.3, known_users=50, fingerprint="b" * 16),
     ]
     return write_leaderboard(lines, tmp_path_factory.mktemp("space")).as_uri()
 
@@ -87,7 +88,8 @@ def test_it_opens_without_errors_and_without_asking_anybody(board, page):
 
 def test_two_protocols_are_two_tables(board):
     sections = find_all(board, "section[data-fingerprint]")
-    assert [one.get_attribute("data-fingerprint") for one in sections] == ["0123456789abcdef", OTHER, "a" * 16]
+    found = [one.get_attribute("data-fingerprint") for one in sections]
+    assert found == ["0123456789abcdef", OTHER, "a" * 16, "b" * 16]
     assert models(board) == ["IDRec", "text", "popularity"]
     assert models(board, OTHER) == ["zero", HOSTILE]  # as text
     assert not find_all(board, "main img")
@@ -166,10 +168,19 @@ def test_a_row_opens_with_its_runs(board, page):
     assert [one.text for one in find_all(board, '.open[aria-expanded="true"] strong')] == ["text"]
 
 
+def test_tables_of_fewer_users_are_folded_away(board):
+    table = find(board, f'section[data-fingerprint="{"b" * 16}"]')
+    assert not table.is_displayed()
+    find(board, ".curves summary").click()
+    assert table.is_displayed() and "50 known users" in table.text
+    find(board, "#all").click()  # which makes the tables anew
+    assert find(board, f'section[data-fingerprint="{"b" * 16}"]').is_displayed()
+
+
 def test_all_metrics_are_shown_on_request(board):
-    before = len(find_all(board, "section:first-of-type thead th"))
+    before = len(find_all(board, "main > section:first-of-type thead th"))
     find(board, "#all").click()
-    assert len(find_all(board, "section:first-of-type thead th")) == before + 2  # hr@5 and ndcg@5
+    assert len(find_all(board, "main > section:first-of-type thead th")) == before + 2  # hr@5 and ndcg@5
 
 
 @pytest.mark.parametrize("width", [390, 1200])

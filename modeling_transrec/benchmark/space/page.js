@@ -6,8 +6,9 @@ const KINDS = {
   external: "other systems", published: "published",
 };
 const MAIN = ["hr@10", "ndcg@10", "mrr"];
+const HIGHER_IS_BETTER = /^(hr|ndcg|mrr|recall|precision|map)(@|$)/; // of coverage, novelty and others nobody can say
 const NAMES = { seconds: "time", num_trials: "trials", model: "model", seeds: "seeds" };
-const state = { sort: "ndcg@10", descending: true, kinds: new Set(Object.keys(KINDS)), open: new Set() };
+const state = { sort: "ndcg@10", descending: true, kinds: new Set(Object.keys(KINDS)), open: new Set(), curves: false };
 
 function el(tag, options = {}, ...children) {
   const node = document.createElement(tag);
@@ -213,7 +214,7 @@ function section(table, rows) {
   const metric = document.getElementById("metric").value;
   const tops = table.rows.map((row) => row.metrics[metric]).filter(Boolean).map((one) => one.mean + (one.spread ?? 0));
   const scale = Math.max(0, published?.value ?? 0, ...tops) * 1.04;
-  const bests = Object.fromEntries(columns.map((name) => [name, Math.max(...table.rows.map((row) => row.metrics[name]?.mean ?? -Infinity))]));
+  const bests = Object.fromEntries(columns.filter((name) => HIGHER_IS_BETTER.test(name)).map((name) => [name, Math.max(...table.rows.map((row) => row.metrics[name]?.mean ?? -Infinity))]));
   const body = el("tbody", {});
   rows.forEach((row, index) => {
     body.append(bodyRow(row, index + 1, columns, bests, scale, published?.value));
@@ -239,7 +240,13 @@ function render() {
   const focused = document.activeElement?.dataset.focus; // the same button is made anew
   const shown = tables.map((table) => [table, table.rows.filter(fits).sort(compare)]).filter(([, rows]) => rows.length);
   const main = document.getElementById("tables");
-  main.replaceChildren(...shown.map(([table, rows]) => section(table, rows)));
+  const [whole, parts] = [false, true].map((known) => shown.filter(([table]) => Boolean(table.known_users) === known));
+  main.replaceChildren(...whole.map(([table, rows]) => section(table, rows)));
+  if (parts.length) {
+    const curves = el("details", { class: "curves", open: state.curves, on: { toggle: () => { state.curves = curves.open; } } },
+      el("summary", {}, `Fewer known users: ${parts.length} tables, each of other users`), ...parts.map(([table, rows]) => section(table, rows)));
+    main.append(curves);
+  }
   if (!shown.length) main.append(el("p", { class: "none" }, "No row fits these filters."));
   document.getElementById("count").textContent = `${shown.reduce((sum, [, rows]) => sum + rows.length, 0)} of ${allRows.length} rows`;
   if (focused) [...main.querySelectorAll("[data-focus]")].find((one) => one.dataset.focus === focused)?.focus();
@@ -255,6 +262,7 @@ function openAddressed() {
   const row = allRows.find((one) => one.runs?.some((run) => encodeURI(address(one, run)) === named));
   if (!row) return;
   state.open.add(row.key);
+  state.curves ||= Boolean(row.table.known_users);
   render();
   document.getElementById(`row-${row.key}`)?.scrollIntoView({ block: "center" });
 }
