@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import datasets
@@ -39,6 +39,16 @@ def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
             yield folder, Path(unfinished)
             Path(unfinished).rename(folder)
+
+
+def items_digest(items: datasets.Dataset, columns: Iterable[str]) -> str:
+    """Changes with the values of columns of items; images and sounds, which are no plain values, are left out."""
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        if isinstance(items.features[name], datasets.Value):
+            for value in items[name][:]:
+                digest.update(f"{value}\0".encode())
+    return digest.hexdigest()
 
 
 def features_digest(model: TransRecPreTrainedModel, items: datasets.Dataset) -> str:

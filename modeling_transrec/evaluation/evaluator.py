@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..data.cache import items_digest
 from ..data.collator import hash_integers
 from ..data.loading import NO_TARGET, as_ids, history_lengths, index_histories, read_histories
 from ..data.preparation import PreparedItems, prepare_items
@@ -23,6 +24,7 @@ from ..ninerec.protocol import split_protocol
 from .encoding import encode_items, evaluation_mode, kept_statistics
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
 from .ranking import list_items, rank_targets, remove_seen
+from .ranks import check_same_on_all
 from .scoring import CatalogueScorer, Scorer, user_blocks
 
 
@@ -105,6 +107,7 @@ class FullRankingEvaluator:
         if (self.lengths == 0).any():
             raise ValueError("a user to evaluate has an empty history; leave such users out")
         self.prepared_items = prepared_items
+        self._is_compared = False  # with the other processes
         self.center_scores = center_scores
         unknown = [name for name in metrics if name not in METRICS]
         if unknown:
@@ -169,6 +172,16 @@ class FullRankingEvaluator:
         totals.append(sorted(self._rules.items()))
         return hashlib.sha256(repr(totals).encode()).hexdigest()[:16]
 
+    def check_same_on_ranks(self) -> None:
+        """Raises `ValueError` on every process unless all of them rank the same items for the same users."""
+        if self._is_compared or PartialState().num_processes == 1:
+            return
+        plain = [name for name, feature in self.items.features.items() if isinstance(feature, datasets.Value)]
+        users = hashlib.sha256(self.targets.tobytes()).hexdigest()  # in their order, by which they are divided
+        facts = {"users": users, "histories": self.fingerprint, "items": items_digest(self.items, plain)}
+        check_same_on_all({**facts, "options": [self.batch_size, self.item_batch_size, *self.ks]}, "evaluation")
+        self._is_compared = True
+
     @torch.no_grad()
     def __call__(
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
@@ -218,6 +231,7 @@ class FullRankingEvaluator:
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
     ) -> torch.Tensor:
         """Returns the catalogue's item embeddings `(V, D)`, encoded by all processes together."""
+        self.check_same_on_ranks()
         prepared = self.prepared_items
         if prepared is None:
             prepared = prepare_items(self.items, processor)
@@ -250,6 +264,7 @@ class FullRankingEvaluator:
             observe: called after each block with histories, users, scores, of which those of items that are no
                 candidates are -inf by then, and ranks `(2, B)`: how many items are better, and how many others tied.
         """
+        self.check_same_on_ranks()
         parts = []
         for histories, users in self.batches(device):
             targets = torch.from_numpy(self.targets[users]).long().to(device)

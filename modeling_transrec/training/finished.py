@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import datasets
-
 from ..data.arguments import DataArguments
 from ..models.backbone_references import add_tensors
+from ..models.whole_saves import write_whole
 from .arguments import TransRecTrainingArguments
 from .model_arguments import ModelArguments
 from .resuming import TRAINER_STATE_NAME, checkpoints_in, last_whole_checkpoint, read_json
+from .same_training import name_differences
 
 
 if TYPE_CHECKING:
@@ -50,27 +50,13 @@ def describe_run(
     data_args: DataArguments,
     training_args: TransRecTrainingArguments,
 ) -> dict[str, Any]:
-    """Returns the options that decide what is trained, and a hash of the data, as JSON has them."""
+    """Returns the options that decide what is trained, and hashes of the data and of the weights at the start."""
     training = training_args.to_dict()
     kept = {name: value for name, value in training.items() if not name.startswith(tuple(_MAY_CHANGE))}
-    found = {**vars(model_args), **vars(data_args), **kept, "data": _digest(trainer)}
-    return json.loads(json.dumps(found, default=str))
-
-
-def _digest(trainer: "TransRecTrainer") -> str:
-    """Returns a hash of the weights that training starts from, of the items' ids and texts and of the histories.
-
-    Images count by their items only.
-    """
-    digest = hashlib.sha256(trainer.data_collator.item_log_popularity.tobytes())
-    if trainer.eval_dataset is not None:
-        digest.update(trainer.evaluator_of(trainer.eval_dataset).fingerprint.encode())
-    for name in sorted({"item_id", *trainer.processing_class.item_columns} & set(trainer.items.column_names)):
-        if isinstance(trainer.items.features[name], datasets.Value):
-            for value in trainer.items[name][:]:
-                digest.update(f"{value}\0".encode())
-    add_tensors(digest, dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters()))
-    return digest.hexdigest()
+    start = hashlib.sha256()
+    add_tensors(start, dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters()))
+    hashes = {**trainer.data_hashes, "start": start.hexdigest()}
+    return json.loads(json.dumps({**vars(model_args), **vars(data_args), **kept, **hashes}, default=str))
 
 
 def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> Start:
@@ -89,12 +75,13 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
     if resume is not None and resume.lower() not in ("true", "false"):  # to HfArgumentParser it is a path
         return Start(resume)
     resume = None if resume is None else resume.lower()
-    others = _differences(read_json(folder / OPTIONS_NAME) or {}, run)
-    if finished.exists() and resume != "false" and not others:
+    before, is_finished = read_json(folder / OPTIONS_NAME), read_json(finished) is not None
+    others = "what it was run with is not recorded" if before is None else name_differences(before, run)
+    if is_finished and resume != "false" and not others:
         return Start(is_finished=True)
     if resume == "true":
         found = last_whole_checkpoint(folder)
-        if found is None and (checkpoints or finished.exists()):
+        if found is None and (checkpoints or is_finished):
             raise FileExistsError(
                 f"there is no whole checkpoint in {folder} to go on from; remove the folder to start from the "
                 "beginning"
@@ -103,16 +90,16 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
             logger.warning("There is no checkpoint in %s yet: training starts from the beginning", folder)
         finished.unlink(missing_ok=True)
         return Start(found)
-    if checkpoints and not finished.exists():
+    if checkpoints and not is_finished:
         raise FileExistsError(
             f"{folder} has an interrupted training: go on with --resume_from_checkpoint true, choose another "
             "--output_dir, or remove the folder"
         )
-    if finished.exists() and resume is None:
+    if is_finished and resume is None:
         raise FileExistsError(
             f"{folder} has a finished training of other options or data ({others}): choose another --output_dir, go "
-            "on from its last checkpoint with --resume_from_checkpoint true, or replace it with "
-            "--resume_from_checkpoint false"
+            "on from its last checkpoint with --resume_from_checkpoint true, where it is to be longer, or replace it "
+            "with --resume_from_checkpoint false"
         )
     if checkpoints:
         logger.warning("%s has a finished training, which is replaced", folder)
@@ -122,17 +109,6 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
     return Start()
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Names the options that differ; nothing where none does."""
-    if not before:
-        return "what it was run with is not recorded"
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    changes = {name: f" {before.get(name)!r}, now {now.get(name)!r}" for name in names if name != "data"}
-    return ", ".join(f"{name}{changes.get(name, '')}" for name in names)
-
-
 def record_run(output_dir: str | os.PathLike, run: Mapping[str, Any]) -> None:
     """Writes down what a training is run with."""
-    path = Path(output_dir) / OPTIONS_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(Path(output_dir, OPTIONS_NAME), json.dumps(run, indent=2, ensure_ascii=False) + "\n")

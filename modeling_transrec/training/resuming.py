@@ -6,21 +6,31 @@ import logging
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from ..evaluation.ranks import of_main_process
+from ..models.folder_locks import locked
+from ..models.whole_saves import finish_save
 
 
 logger = logging.getLogger(__name__)
 
 TRAINER_STATE_NAME = "trainer_state.json"
 ARGUMENTS_NAME = "training_args.json"
-_SCHEDULER_NAME = "scheduler.pt"
-_RUNNING_NAME = "_running"  # names that start with "_" are never published
+_OPTIMIZER_NAME, _SCHEDULER_NAME = "optimizer.pt", "scheduler.pt"
+# Names that start with "_" are never published.
+_RUNNING_NAME = "_running"
+_RESUMED, _COPIED = "_resumed-", "_copied-"
+_LEFT_OVERS = (f"{_RESUMED}*", f"{_COPIED}*", "_*.unfinished", "_unfinished", "checkpoint-*/_unfinished")
 
 
 def checkpoints_in(output_dir: str | os.PathLike) -> list[Path]:
@@ -47,9 +57,11 @@ def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
     found: list[tuple[float, int, str]] = []
     incomplete: list[tuple[float, int, str]] = []
     for folder in checkpoints_in(output_dir):
-        state = read_json(folder / TRAINER_STATE_NAME)
-        if state is None:
-            logger.warning("%s was not written to its end and is passed over", folder)
+        state, damaged = read_json(folder / TRAINER_STATE_NAME), damaged_file(folder)
+        if state is None or damaged is not None:
+            logger.warning(
+                "%s was not written to its end (%s) and is passed over", folder, damaged or TRAINER_STATE_NAME
+            )
             continue
         missing = _missing_random_states(folder)
         (incomplete if missing else found).append((state.get("epoch") or 0, folder.stat().st_mtime_ns, str(folder)))
@@ -58,6 +70,33 @@ def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
         names = ", ".join(folder for _, _, folder in incomplete)
         logger.warning("%s lack the random states of some processes; %s", names, what)
     return max(found or incomplete, default=(0, 0, None))[2]
+
+
+def damaged_file(folder: Path) -> str | None:
+    """Returns the name of a file of a checkpoint that is cut off or missing; `None` where all are whole.
+
+    What a file says about its own length is compared; its content is not read.
+    """
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):
+                    pass
+            elif path.suffix in (".pt", ".pth"):
+                zipfile.ZipFile(path).close()
+            elif path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, SafetensorError, zipfile.BadZipFile):
+            return path.name
+    if any(path.is_dir() for path in folder.iterdir()):
+        return None  # FSDP and DeepSpeed have files of their own
+    arguments = read_json(folder / ARGUMENTS_NAME) or {}
+    needed = [] if arguments.get("save_only_model") else [_OPTIMIZER_NAME, _SCHEDULER_NAME]
+    if not (folder / SAFE_WEIGHTS_INDEX_NAME).exists():
+        needed.append(SAFE_WEIGHTS_NAME)
+    else:
+        needed += set((read_json(folder / SAFE_WEIGHTS_INDEX_NAME) or {}).get("weight_map", {}).values())
+    return next((name for name in needed if not (folder / name).exists()), None)
 
 
 def _missing_random_states(folder: Path) -> list[str]:
@@ -76,6 +115,28 @@ def is_interrupted(output_dir: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
+def one_training(output_dir: str | os.PathLike) -> Iterator[None]:
+    """Within it, no other run trains in a folder; what killed runs have left there half-written is removed.
+
+    The main process has the lock, see [`locked`].
+
+    Raises:
+        BlockingIOError: on every process, if another one has it.
+    """
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(locked(output_dir))
+            finish_save(output_dir)
+            for pattern in _LEFT_OVERS:
+                for path in Path(output_dir).glob(pattern):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+        of_main_process(begin)
+        yield
+
+
+@contextlib.contextmanager
 def marked_as_running(output_dir: str | os.PathLike, is_main_process: bool) -> Iterator[None]:
     """Marks a folder while a training runs; where it is interrupted, the mark stays."""
     mark = Path(output_dir) / _RUNNING_NAME
@@ -88,7 +149,9 @@ def marked_as_running(output_dir: str | os.PathLike, is_main_process: bool) -> I
 
 
 @contextlib.contextmanager
-def resumable(checkpoint: str | None, steps_per_epoch: int | None, world_size: int) -> Iterator[str | None]:
+def resumable(
+    checkpoint: str | None, output_dir: str | os.PathLike, steps_per_epoch: int | None, world_size: int
+) -> Iterator[str | None]:
     """Yields a checkpoint as it is resumed: where it came to in the data, whatever the batches were.
 
     transformers tells the epoch from the number of steps. Another batch size or number of processes has another
@@ -97,6 +160,7 @@ def resumable(checkpoint: str | None, steps_per_epoch: int | None, world_size: i
 
     Args:
         checkpoint: the folder, or `None` where training starts from the beginning.
+        output_dir: where the copy is put.
         steps_per_epoch: optimizer steps of an epoch from now on; `None` where they are not known.
         world_size: number of processes from now on.
     """
@@ -105,8 +169,9 @@ def resumable(checkpoint: str | None, steps_per_epoch: int | None, world_size: i
         return
     folder = Path(checkpoint)
     state, arguments = read_json(folder / TRAINER_STATE_NAME), read_json(folder / ARGUMENTS_NAME) or {}
-    if state is None:
-        raise ValueError(f"{checkpoint} was not written to its end: it has no readable {TRAINER_STATE_NAME}")
+    damaged = TRAINER_STATE_NAME if state is None else damaged_file(folder)
+    if state is None or damaged is not None:
+        raise ValueError(f"{checkpoint} was not written to its end: {damaged} is missing or cut off")
     before = arguments.get("world_size", world_size)
     if before != world_size:
         logger.warning(
@@ -122,7 +187,7 @@ def resumable(checkpoint: str | None, steps_per_epoch: int | None, world_size: i
             "anew",
             checkpoint,
         )
-    with tempfile.TemporaryDirectory() as copy:
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=_RESUMED) as copy:
         changed = _in_steps_of(_with_best_found(state, folder), steps_per_epoch, folder)
         if changed == state:
             yield checkpoint
@@ -142,6 +207,13 @@ def resumable(checkpoint: str | None, steps_per_epoch: int | None, world_size: i
 def _with_best_found(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Returns a Trainer's state with the best checkpoint beside this one, where the folder has been moved."""
     best = state.get("best_model_checkpoint")
+    if best and os.path.isdir(best) and (damaged := damaged_file(Path(best))):
+        logger.warning(
+            "The best checkpoint so far, %s, is damaged (%s): the best of the epochs from now on will be kept",
+            best,
+            damaged,
+        )
+        return {**state, "best_model_checkpoint": None, "best_metric": None, "best_global_step": None}
     if best and not os.path.isdir(best) and (folder.parent / Path(best).name).is_dir():
         return {**state, "best_model_checkpoint": str(folder.parent / Path(best).name)}
     return state
@@ -175,10 +247,9 @@ def _in_steps_of(state: dict[str, Any], steps_per_epoch: int | None, folder: Pat
 
 def _copy_best(best: Path, place: Path) -> None:
     """Puts the best checkpoint at the place of its new number, in place of an older one that had the number."""
-    unfinished = place.with_name(f"_{place.name}")
+    unfinished = place.with_name(f"{_COPIED}{place.name}")
     if place == best or not best.is_dir() or not PartialState().is_main_process:
         return
-    shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(best, unfinished)
     shutil.rmtree(place, ignore_errors=True)
     unfinished.replace(place)

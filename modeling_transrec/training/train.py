@@ -6,10 +6,12 @@ from typing import Any
 from transformers import set_seed
 
 from ..data.arguments import DataArguments
+from ..evaluation.ranks import of_main_process
 from .arguments import TransRecTrainingArguments
 from .finished import describe_run, record_run, where_to_start
 from .model_arguments import ModelArguments
 from .model_building import load_model_and_processor
+from .resuming import one_training
 from .trainer import TransRecTrainer
 
 
@@ -42,10 +44,18 @@ def train(
     train(ModelArguments(modality="text"), DataArguments(), TransRecTrainingArguments(output_dir="outputs/model"))
     ```
     """
+    training_args.device  # noqa: B018  # the processes find each other
+    with one_training(training_args.output_dir):
+        return _train_alone(model_args, data_args, training_args)
+
+
+def _train_alone(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
+) -> TransRecTrainer:
+    """Trains as [`train`] does, in a folder that no other process trains in."""
     trainer = build_trainer(model_args, data_args, training_args)
     run = describe_run(trainer, model_args, data_args, training_args)
-    with training_args.main_process_first(desc="looking for checkpoints"):
-        start = where_to_start(training_args, run)
+    start = of_main_process(lambda: where_to_start(training_args, run))
     if start.is_finished:
         trainer.load_finished()
     else:

@@ -18,7 +18,7 @@ from accelerate.utils import DynamoBackend
 from huggingface_hub import CommitInfo
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
 from ..data.collator import TransRecDataCollator
 from ..data.platforms import PlatformRanges, PlatformSampler
@@ -38,7 +38,7 @@ from ..models.backbone_references import check_referable
 from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
-from ..models.whole_saves import whole_save
+from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
 from .card import write_card
 from .checks import check_arguments, check_before_training, check_generalizes, check_platform_options
@@ -49,8 +49,10 @@ from .resuming import (
     is_interrupted,
     last_whole_checkpoint,
     marked_as_running,
+    one_training,
     resumable,
 )
+from .same_training import RUN_NAME, check_same_on_ranks, check_same_training, describe_training, hashes_of_data
 from .splits import as_splits, keep_teaching
 from .start import PullToStart, Start
 
@@ -139,6 +141,7 @@ class TransRecTrainer(Trainer):
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         self._sums: SumEvaluator | None = None
         self.kept_start = self._has_trained = False
+        self._run: dict = {}  # what must stay where it is resumed
         callbacks, collator = list(callbacks or []), None
         if train_dataset is not None:
             collator, train_dataset = self._prepare_training(
@@ -193,7 +196,7 @@ class TransRecTrainer(Trainer):
         """
         with args.main_process_first(local=False, desc="looking up items"):
             trained_on = Platform(self.items, sequences, whole_sequences, self._validation, self._read_content)
-            histories = trained_on.histories
+            histories, self.num_interactions = trained_on.histories, trained_on.num_interactions
         is_other = self.eval_items is not self.items
         self.platform = (
             Platform(self.eval_items, None, None, self._validation, self._read_content) if is_other else trained_on
@@ -211,7 +214,7 @@ class TransRecTrainer(Trainer):
             model.config,
             self._plain_items,
             processor,
-            trained_on.num_interactions,
+            self.num_interactions,
             user_index,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             platforms=self.platforms,
@@ -400,7 +403,21 @@ class TransRecTrainer(Trainer):
         return self.evaluator_of(self.eval_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole."""
+        """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
+
+        Raises:
+            BlockingIOError: if another process trains in `output_dir`.
+            FileExistsError: if there is an interrupted training, and it is not resumed.
+            ValueError: if the checkpoint was trained with other data or options, or processes were given different
+                ones.
+        """
+        with one_training(self.args.output_dir):
+            return self._train_alone(resume_from_checkpoint, **kwargs)
+
+    def _train_alone(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Trains as [`train`] does, in a folder that no other process trains in."""
+        if self.train_dataset is None:
+            raise ValueError("there is nothing to train on: give a train_dataset")
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -410,6 +427,10 @@ class TransRecTrainer(Trainer):
                 f"{self.args.output_dir} has an interrupted training: go on with train(resume_from_checkpoint=True), "
                 "choose another output_dir, or remove the folder"
             )
+        self._run = describe_training(self)
+        check_same_on_ranks(self, self._run)
+        if resume_from_checkpoint:
+            check_same_training(resume_from_checkpoint, self._run)
         self.check_before_training()
         self._has_trained = True
         model = self.accelerator.unwrap_model(self.model)
@@ -417,7 +438,7 @@ class TransRecTrainer(Trainer):
         folder, world_size, steps = self.args.output_dir, self.args.world_size, self._steps_per_epoch()
         with (
             marked_as_running(folder, self.args.should_save),
-            resumable(resume_from_checkpoint or None, steps, world_size) as checkpoint,
+            resumable(resume_from_checkpoint or None, folder, steps, world_size) as checkpoint,
         ):
             output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         self.kept_start = start is not None and start.go_back_unless_better(model, self._validation_gains())
@@ -465,8 +486,34 @@ class TransRecTrainer(Trainer):
                 (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
                 arguments = {**public_arguments(self.args.to_dict()), "world_size": self.args.world_size}
                 (folder / ARGUMENTS_NAME).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
+                if not is_final:
+                    (folder / RUN_NAME).write_text(json.dumps(self._run), encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
+
+    def _run_epoch(self, **kwargs) -> None:
+        """As in transformers, but from a checkpoint of the last step no step more is taken."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            at_last = [entry for entry in self.state.log_history if entry["step"] == self.state.global_step]
+            evaluated = any(name.startswith("eval_") for entry in at_last for name in entry)
+            if evaluated or self.args.eval_strategy == "no":
+                return
+            kwargs["num_update_steps_per_epoch"] = 0
+        super()._run_epoch(**kwargs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As in transformers; an older one of the same name is none any more before the first file is written."""
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        with named_disk_errors(folder, "the checkpoints before it are as they were, and can be resumed"):
+            super()._save_checkpoint(model, trial)
+
+    @functools.cached_property
+    def data_hashes(self) -> dict[str, str]:
+        """Hashes of what the training reads, see [`hashes_of_data`]."""
+        return hashes_of_data(self)
 
     def create_model_card(
         self,

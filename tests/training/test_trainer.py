@@ -29,43 +29,6 @@ from ..checks import Interrupt, assert_equal_weights, weights
 from ..tiny import VISION_CONFIGS, make_sequences
 
 
-@pytest.fixture
-def make_trainer(items, train_split, validation_split, make_model, processor_of, tmp_path):
-    def make(
-        kind="text",
-        model_fields=None,
-        callbacks=None,
-        output="out",
-        train=train_split,
-        validation=validation_split,
-        processor=None,
-        model_init=None,
-        **options,
-    ):
-        options = {
-            "per_device_train_batch_size": 4,
-            "num_train_epochs": 2,
-            "learning_rate": 1e-3,
-            "use_cpu": True,
-            "disable_tqdm": True,
-            **options,
-        }
-        args = TransRecTrainingArguments(output_dir=str(tmp_path / output), **options)
-        model = make_model(kind, **(model_fields or {})) if model_init is None else None
-        return TransRecTrainer(
-            model,
-            args,
-            items,
-            train,
-            validation,
-            processing_class=processor or processor_of[kind],
-            callbacks=callbacks,
-            model_init=model_init,
-        )
-
-    return make
-
-
 @pytest.mark.parametrize("loss_type", ["bce", "in_batch"])
 def test_training_learns(loss_type, make_trainer):
     trainer = make_trainer(model_fields={"loss_type": loss_type}, num_train_epochs=12, learning_rate=5e-3)
@@ -378,7 +341,7 @@ def test_a_checkpoint_is_judged_by_the_processes_that_wrote_it(make_trainer, tmp
         (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
     assert last_whole_checkpoint(tmp_path / "of_two") == str(folders[-1])  # better than to begin anew
     assert "lack the random states of some processes" in caplog.text
-    (folders[0] / "rng_state_1.pth").touch()
+    shutil.copy(folders[0] / "rng_state_0.pth", folders[0] / "rng_state_1.pth")
     assert last_whole_checkpoint(tmp_path / "of_two") == str(folders[0])
     make_trainer(output="of_two", num_train_epochs=3).train(resume_from_checkpoint=True)
     assert "written by 2 processes and is resumed on 1" in caplog.text
