@@ -333,4 +333,4 @@ def check_files(files: Sequence[str | os.PathLike], say: Callable[[str], None] =
         say(problem)
     if len(problems) > MAX_SAID:
         say(f"… and {len(problems) - MAX_SAID:,} more")
-    raise ValueError(f"{len(problems):,} problems in {len(files)} files of results")
+    raise ValueError(f"problems found in files of results: {len(problems):,}")

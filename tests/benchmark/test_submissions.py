@@ -146,7 +146,7 @@ def test_the_command_checks_and_says_every_problem(tmp_path, capsys):
     assert "2 results, no problem found" in capsys.readouterr().out
     assert main(["leaderboard", str(good), str(bad), "--check"]) == 1
     shown = capsys.readouterr()
-    assert shown.out.count(f"{bad}:2: ") == 2 and "2 problems in 2 files" in shown.err
+    assert shown.out.count(f"{bad}:2: ") == 2 and "problems found in files of results: 2" in shown.err
     assert main(["leaderboard", str(good)]) == 2
     assert "--output_dir" in capsys.readouterr().err
 
@@ -154,6 +154,6 @@ def test_the_command_checks_and_says_every_problem(tmp_path, capsys):
 def test_of_many_problems_the_first_are_said(tmp_path):
     said = []
     file = write_lines(tmp_path / "bad.jsonl", [{"schema": 1}] * 40)
-    with pytest.raises(ValueError, match="1,040 problems"):
+    with pytest.raises(ValueError, match="files of results: 1,040"):
         check_files([file], said.append)
     assert len(said) == 51 and said[-1] == "… and 990 more"

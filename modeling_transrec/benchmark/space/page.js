@@ -168,7 +168,7 @@ function runsOf(row) {
     started: (run) => run.started.slice(0, 16).replace("T", " "),
     time: (run) => Object.entries(run.seconds).filter(([, value]) => value).map(([name, value]) => `${name} ${duration(value)}`).join(", "),
     memory: (run) => size(run.peak_memory_bytes),
-    energy: (run) => run.energy_joules === null ? "" : `${(run.energy_joules / 3.6e6).toFixed(3)} kWh`,
+    energy: (run) => run.energy_joules === null ? "" : `${(run.energy_joules / 1000).toFixed(1)} kJ`,
     commit: (run) => run.git_commit ? run.git_commit.slice(0, 9) : "",
     card: (run) => run.card ? link(run.card, "model card") : "",
     run: (run) => el("a", { href: `#${encodeURI(address(row, run))}` }, run.id.slice(0, 8)),
