@@ -13,7 +13,7 @@ from transformers.hf_argparser import string_to_bool
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
 from . import OptionError
-from .presets import load_preset
+from ..training.presets import load_preset
 
 
 logger = logging.getLogger(__name__)

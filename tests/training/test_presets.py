@@ -7,7 +7,7 @@ import pytest
 
 from modeling_transrec import DataArguments, ModelArguments, TransRecConfig, TransRecTrainingArguments
 from modeling_transrec.cli.options import parse_arguments
-from modeling_transrec.cli.presets import PRESETS, load_preset
+from modeling_transrec.training.presets import PRESETS, load_preset
 
 
 TYPES = (ModelArguments, DataArguments, TransRecTrainingArguments)

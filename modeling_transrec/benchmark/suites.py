@@ -1,0 +1,307 @@
+"""Suites: data sets × models × seeds, as a YAML file says, and the tasks that they are made of.
+
+A suite says what is compared; everything in it is an option of the commands `transrec pretrain`, `finetune` and
+`evaluate`, under the name that it has there:
+
+```yaml
+title: What pretraining gives
+datasets: [Amazon_Beauty]                  # --dataset_config_name
+seeds: [42, 43, 44]
+backbones:                                 # of content kNN, and of the models that read them
+  text_model_name_or_path: sentence-transformers/all-MiniLM-L6-v2
+pretraining:
+  on Sports: {dataset_config_name: [Amazon_Sports], preset: recommended-text, reads: text}
+models:
+  IDRec: {preset: recommended-id}
+  zero-shot: {pretrained: on Sports, train: false}
+  HasPT: {pretrained: on Sports, num_train_epochs: 5}
+tune:                                      # where --tune N is given
+  learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
+```
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..data.arguments import DataArguments
+from ..evaluation.arguments import CONTENT_OPTIONS
+from ..evaluation.baselines import BASELINES, CONTENT_BASELINES
+from ..evaluation.metrics import DEFAULT_METRICS, METRICS
+from ..training.model_arguments import ModelArguments
+from ..training.presets import load_preset
+
+
+SUITES = Path(__file__).parent / "suites"  # those that ship
+MAX_BYTES = 1_000_000  # of a suite
+_READERS = {option.removesuffix("_model_name_or_path"): option for option in CONTENT_OPTIONS}
+_READERS["image"] = _READERS.pop("vision")
+_ORDER = ("pretrain", "tune", "baselines", "model")
+_KEYS_OF_ROWS = ("preset", "reads", "pretrained", "train", "tune")  # all others are options of the training
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    One process of a benchmark.
+
+    Args:
+        kind: `"pretrain"`, `"tune"`, `"baselines"` or `"model"`.
+        title: what it is, for people.
+        spec: all that its result depends on, as plain values.
+        after: ids of the tasks that must be done before.
+    """
+
+    kind: str
+    title: str
+    spec: Mapping[str, Any]
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The same for the same kind and `spec`, 16 hexadecimal digits."""
+        text = json.dumps([self.kind, self.spec], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """
+    What a YAML file of a suite holds.
+
+    Args:
+        title: one line.
+        models: of each model its options of `transrec finetune`, and `preset`, `reads` (modalities whose backbones of
+            the suite it gets), `pretrained` (a name in `pretraining`), `train` (false: it is used as it was
+            pretrained), `tune` (a space of its own).
+        datasets: names of data sets, each with all models.
+        name: by default the file's.
+        about: what to know before one reads the results.
+        data: options of all data sets, such as `split_strategy`.
+        seeds: of every trained model.
+        eval_ks: cut-offs of the metrics.
+        metrics: metrics of every row.
+        backbones: pretrained backbones by option, such as `text_model_name_or_path`.
+        baselines: rows that need no training; by default all whose ingredients are known.
+        pretraining: of each pretraining its options of `transrec pretrain`, and `preset` and `reads` as of a model.
+        train: options of every training, pretraining included.
+        known_users: numbers of users that are known, for a learning curve: the others are tested; `all` (default)
+            stands for the whole data set.
+        tune: space of hyper-parameters, see [`tune`].
+        reference: row with which the others are compared.
+    """
+
+    title: str
+    models: Mapping[str, Mapping[str, Any]]
+    datasets: Sequence[str]
+    name: str = ""
+    about: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = (42, 43, 44)
+    eval_ks: Sequence[int] = (10,)
+    metrics: Sequence[str] = DEFAULT_METRICS
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    baselines: Sequence[str] | None = None
+    pretraining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    known_users: Sequence[int | str] = ("all",)
+    tune: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: str = "content-and-transitions"
+
+    def __post_init__(self):
+        for name in ("models", "data", "backbones", "pretraining", "train", "tune"):
+            _check(isinstance(getattr(self, name), Mapping), f"{name} must be a table of names and values")
+        for name in ("datasets", "seeds", "eval_ks", "metrics", "known_users"):
+            values = getattr(self, name)
+            is_list = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+            _check(is_list, f"{name} must be a list, such as {name}: [{_example(name)}]")
+            _check(len(set(map(str, values))) == len(values), f"{name} names one of its values twice")
+        for name in ("seeds", "eval_ks"):
+            whole = all(isinstance(one, int) and not isinstance(one, bool) for one in getattr(self, name))
+            _check(whole and min(getattr(self, name)) >= 0, f"{name} must be whole numbers")
+        _check(10 in self.eval_ks, "eval_ks must have 10 among them, which chooses epochs and weights")
+        for one in self.known_users:
+            _check(one == "all" or (isinstance(one, int) and one > 0), f"known_users: {one!r} is no number of users")
+        _check_names("metrics", self.metrics, METRICS)
+        _check_names("baselines", self.baselines or (), BASELINES)
+        _check_names("backbones", self.backbones, CONTENT_OPTIONS)
+        _check_names("data", self.data, {one.name for one in fields(DataArguments)} - {"dataset_config_name"})
+        for name, row in {**self.pretraining, **self.models}.items():
+            self._check_row(name, row)
+
+    def _check_row(self, name: str, row: Mapping[str, Any]) -> None:
+        _check(isinstance(row, Mapping), f"{name} must be a table of options")
+        for part in _listed(row.get("reads", [])):
+            _check_names(f"{name}: reads", [part], _READERS)
+            option = _READERS[part]
+            _check(option in self.backbones, f"{name} reads {part}; name its backbone under backbones: {option}")
+        if "pretrained" in row:
+            _check_names(f"{name}: pretrained", [row["pretrained"]], self.pretraining)
+        _check(row.get("train", True) or "pretrained" in row, f"{name} is neither trained nor pretrained")
+        if row.get("train", True) is False:
+            given = sorted(row.keys() - {"pretrained", "train"})
+            _check(not given, f"{name} is not trained: {', '.join(given)} would have no effect")
+        self._options(row)  # a preset that there is
+
+    def _options(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options of a training: of the preset, then of the whole suite, then the row's own."""
+        options = dict(load_preset(row["preset"])) if "preset" in row else {}
+        options |= self.train
+        options |= {_READERS[part]: self.backbones[_READERS[part]] for part in _listed(row.get("reads", []))}
+        options |= {name: value for name, value in row.items() if name not in _KEYS_OF_ROWS}
+        if "pretrained" in row:  # the checkpoint brings them
+            options = {name: value for name, value in options.items() if name not in ModelArguments.making_options()}
+        return options
+
+    def tasks(self, data_dir: str | None = None, num_trials: int = 0) -> list[Task]:
+        """Returns all tasks, those that others need before them.
+
+        Args:
+            data_dir: folder of the raw files.
+            num_trials: settings of hyper-parameters that are tried for each model on each data set.
+        """
+        if num_trials and not (self.tune or any("tune" in row for row in self.models.values())):
+            raise ValueError(f"--tune {num_trials}: the suite says no space of hyper-parameters; add one as tune:")
+        data = {**self.data, **({} if data_dir is None else {"data_dir": data_dir})}
+        first, last = [], []
+        for dataset, known in itertools.product(self.datasets, self.known_users):
+            platform = {"dataset": dataset, "data": data, "known_users": None if known == "all" else known}
+            platform["evaluation"] = {"eval_ks": [*self.eval_ks], "metrics": [*self.metrics]}
+            last += self._baselines(platform)
+            for seed, (name, row) in itertools.product(self.seeds, self.models.items()):
+                before = list(self._before(name, row, seed, platform, num_trials))
+                spec = {**platform, **self._spec(name, row, seed), **{task.kind: task.id for task in before}}
+                title = f"{_title(platform)}, {name}, seed {seed}"
+                last.append(Task("model", title, spec, tuple(task.id for task in before)))
+                first += before
+        unique = {task.id: task for task in [*first, *last]}  # models share what comes before them
+        return sorted(unique.values(), key=lambda task: _ORDER.index(task.kind))
+
+    def _baselines(self, platform: dict) -> Iterator[Task]:
+        rows = [*(BASELINES if self.baselines is None else self.baselines)]
+        if not self.backbones:
+            rows = [name for name in rows if name not in CONTENT_BASELINES]
+        seeds = self.seeds if platform["known_users"] is not None else [None]  # a seed draws other users
+        for seed in seeds if rows else ():
+            spec = {**platform, "models": rows, "seed": seed, "backbones": dict(self.backbones)}
+            title = f"{_title(platform)}, what needs no training"
+            yield Task("baselines", title if seed is None else f"{title}, seed {seed}", spec)
+
+    def _spec(self, name: str, row: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        trains = row.get("train", True)
+        return {"model": name, "seed": seed, "trains": trains, "options": self._options(row) if trains else {}}
+
+    def _before(
+        self, name: str, row: Mapping[str, Any], seed: int, platform: dict, num_trials: int
+    ) -> Iterator[Task]:
+        after: tuple[str, ...] = ()
+        spec: dict[str, Any] = {}
+        if "pretrained" in row:
+            sources = self.pretraining[row["pretrained"]]
+            task = Task(
+                "pretrain",
+                f"{row['pretrained']}, seed {seed}",
+                {"data": platform["data"], "seed": seed, "options": self._options(sources)},
+            )
+            yield task
+            spec, after = {"pretrain": task.id}, (task.id,)
+        space = row.get("tune", self.tune)
+        if num_trials and space and row.get("train", True):
+            first = self.seeds[0]
+            if seed != first:  # all seeds take what was chosen with the first one
+                yield next(one for one in self._before(name, row, first, platform, num_trials) if one.kind == "tune")
+                return
+            spec |= {**platform, **self._spec(name, row, seed), "space": dict(space), "num_trials": num_trials}
+            yield Task("tune", f"{_title(platform)}, {name}: {num_trials} settings", spec, after)
+
+    def only(self, **chosen: Sequence | None) -> "Suite":
+        """Returns the suite with some of its `datasets`, `models` or `seeds` only.
+
+        Raises:
+            ValueError: for one that it does not have.
+        """
+        changes: dict[str, Any] = {}
+        for name, values in chosen.items():
+            if values is None:
+                continue
+            there = getattr(self, name)
+            if name != "seeds":
+                _check_names(name, values, there)
+            is_table = isinstance(there, Mapping)
+            changes[name] = {one: there[one] for one in values} if is_table else [*values]
+        return replace(self, **changes)
+
+
+def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
+    """Reads a suite: a YAML file, or the name of one that ships.
+
+    Args:
+        name: file or name.
+        backbones: to take in place of the suite's own, by option.
+
+    Raises:
+        ValueError: if there is no such suite, or for what it cannot mean; the file is named.
+
+    Example:
+
+    >>> suite = read_suite("sample")
+    >>> [*suite.datasets], len(suite.tasks()) > 10
+    (['Sample_Target'], True)
+    """
+    shipped = {path.stem: path for path in SUITES.glob("*.yaml")}
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        close = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"those that ship are {', '.join(sorted(shipped))}"
+        raise ValueError(f"there is no suite {name}, neither a YAML file nor one that ships; {hint}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: a suite of {path.stat().st_size:,} bytes is refused, the limit is {MAX_BYTES:,}")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    try:
+        _check(isinstance(found, Mapping), "a suite is a table of names and values")
+        names = {one.name for one in fields(Suite)}
+        _check_names("the suite", found, names)
+        missing = [one for one in ("title", "datasets", "models") if one not in found]
+        _check(not missing, f"{' and '.join(missing)} must be there")
+        of_suite = {**(found.get("backbones") or {}), **(backbones or {})}
+        return Suite(**{"name": path.stem, **found, "backbones": of_suite})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _title(platform: Mapping[str, Any]) -> str:
+    known = platform["known_users"]
+    return platform["dataset"] if known is None else f"{platform['dataset']} with {known:,} users known"
+
+
+def _listed(value: Any) -> list:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _example(name: str) -> str:
+    return {"datasets": "Amazon_Beauty", "seeds": "42, 43, 44", "eval_ks": "10, 20", "metrics": "hr, ndcg"}.get(
+        name, "200, 1000, all"
+    )
+
+
+def _check(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)
+
+
+def _check_names(where: str, names: Any, known: Any) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), list(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(map(str, known)) or 'none'}"
+            raise ValueError(f"{where}: {name} is unknown; {hint}")
