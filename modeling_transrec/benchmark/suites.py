@@ -24,6 +24,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from ..data.arguments import DataArguments
 from ..evaluation.arguments import CONTENT_OPTIONS
 from ..evaluation.baselines import BASELINES, CONTENT_BASELINES
 from ..evaluation.metrics import DEFAULT_METRICS, METRICS
+from ..ninerec.sample import SAMPLE_BACKBONE
 from ..training.model_arguments import ModelArguments
 from ..training.presets import load_preset
 
@@ -43,6 +45,7 @@ SUITES = Path(__file__).parent / "suites"  # those that ship
 MAX_BYTES = 1_000_000  # of a suite
 _READERS = {option.removesuffix("_model_name_or_path"): option for option in CONTENT_OPTIONS}
 _READERS["image"] = _READERS.pop("vision")
+_EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")
 _ORDER = ("pretrain", "tune", "baselines", "model")
 _KEYS_OF_ROWS = ("preset", "reads", "pretrained", "train", "tune")  # all others are options of the training
 
@@ -86,15 +89,19 @@ class Suite:
         about: what to know before one reads the results.
         data: options of all data sets, such as `split_strategy`.
         seeds: of every trained model.
+        max_seq_len: longest history in items, of what needs no training and of new models, so that all rank with the
+            same histories.
         eval_ks: cut-offs of the metrics.
         metrics: metrics of every row.
-        backbones: pretrained backbones by option, such as `text_model_name_or_path`.
-        baselines: rows that need no training; by default all whose ingredients are known.
+        backbones: pretrained backbones by option, such as `text_model_name_or_path`; `sample` stands for the small one
+            that the package brings.
+        baselines: rows that need no training; by default those for which all is known, and which take little time.
         pretraining: of each pretraining its options of `transrec pretrain`, and `preset` and `reads` as of a model.
         train: options of every training, pretraining included.
         known_users: numbers of users that are known, for a learning curve: the others are tested; `all` (default)
             stands for the whole data set.
-        tune: space of hyper-parameters, see [`tune`].
+        tune: space of hyper-parameters that `--tune N` searches: of each option a list of choices, or `low`, `high`
+            and, for values that are tried by their order of magnitude, `log: true`.
         reference: row with which the others are compared.
     """
 
@@ -105,6 +112,7 @@ class Suite:
     about: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = (42, 43, 44)
+    max_seq_len: int = 50
     eval_ks: Sequence[int] = (10,)
     metrics: Sequence[str] = DEFAULT_METRICS
     backbones: Mapping[str, str] = field(default_factory=dict)
@@ -131,8 +139,11 @@ class Suite:
             _check(one == "all" or (isinstance(one, int) and one > 0), f"known_users: {one!r} is no number of users")
         _check_names("metrics", self.metrics, METRICS)
         _check_names("baselines", self.baselines or (), BASELINES)
+        of_content = [name for name in self.baselines or () if name in CONTENT_BASELINES]
+        _check(not of_content or bool(self.backbones), f"baselines: {', '.join(of_content)}: there are no backbones")
         _check_names("backbones", self.backbones, CONTENT_OPTIONS)
         _check_names("data", self.data, {one.name for one in fields(DataArguments)} - {"dataset_config_name"})
+        check_space(self.tune)
         for name, row in {**self.pretraining, **self.models}.items():
             self._check_row(name, row)
 
@@ -148,12 +159,13 @@ class Suite:
         if row.get("train", True) is False:
             given = sorted(row.keys() - {"pretrained", "train"})
             _check(not given, f"{name} is not trained: {', '.join(given)} would have no effect")
+        check_space(row.get("tune", {}))
         self._options(row)  # a preset that there is
 
     def _options(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options of a training: of the preset, then of the whole suite, then the row's own."""
         options = dict(load_preset(row["preset"])) if "preset" in row else {}
-        options |= self.train
+        options |= {"max_seq_len": self.max_seq_len, **self.train}
         options |= {_READERS[part]: self.backbones[_READERS[part]] for part in _listed(row.get("reads", []))}
         options |= {name: value for name, value in row.items() if name not in _KEYS_OF_ROWS}
         if "pretrained" in row:  # the checkpoint brings them
@@ -185,12 +197,10 @@ class Suite:
         return sorted(unique.values(), key=lambda task: _ORDER.index(task.kind))
 
     def _baselines(self, platform: dict) -> Iterator[Task]:
-        rows = [*(BASELINES if self.baselines is None else self.baselines)]
-        if not self.backbones:
-            rows = [name for name in rows if name not in CONTENT_BASELINES]
         seeds = self.seeds if platform["known_users"] is not None else [None]  # a seed draws other users
-        for seed in seeds if rows else ():
-            spec = {**platform, "models": rows, "seed": seed, "backbones": dict(self.backbones)}
+        for seed in seeds if self.baselines != [] else ():
+            spec = {**platform, "models": self.baselines, "seed": seed, "backbones": dict(self.backbones)}
+            spec["max_seq_len"] = self.max_seq_len
             title = f"{_title(platform)}, what needs no training"
             yield Task("baselines", title if seed is None else f"{title}, seed {seed}", spec)
 
@@ -198,9 +208,7 @@ class Suite:
         trains = row.get("train", True)
         return {"model": name, "seed": seed, "trains": trains, "options": self._options(row) if trains else {}}
 
-    def _before(
-        self, name: str, row: Mapping[str, Any], seed: int, platform: dict, num_trials: int
-    ) -> Iterator[Task]:
+    def _before(self, name: str, row: Mapping[str, Any], seed: int, platform: dict, num_trials: int) -> Iterator[Task]:
         after: tuple[str, ...] = ()
         spec: dict[str, Any] = {}
         if "pretrained" in row:
@@ -264,7 +272,7 @@ def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: a suite of {path.stat().st_size:,} bytes is refused, the limit is {MAX_BYTES:,}")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     try:
@@ -274,9 +282,33 @@ def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
         missing = [one for one in ("title", "datasets", "models") if one not in found]
         _check(not missing, f"{' and '.join(missing)} must be there")
         of_suite = {**(found.get("backbones") or {}), **(backbones or {})}
+        of_suite = {option: SAMPLE_BACKBONE if name == "sample" else name for option, name in of_suite.items()}
         return Suite(**{"name": path.stem, **found, "backbones": of_suite})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def check_space(space: Any) -> None:
+    """Raises `ValueError` for what is no space of hyper-parameters, see [`tune`]."""
+    _check(isinstance(space, Mapping), "tune must be a table of options")
+    for name, values in space.items():
+        if isinstance(values, list) and values:
+            continue
+        is_range = isinstance(values, Mapping) and {"low", "high"} <= values.keys() <= {"low", "high", "log"}
+        _check(is_range, f"tune: {name} must be a list of choices, or {{low: …, high: …, log: true}}")
+        low, high = values["low"], values["high"]
+        _check(all(isinstance(end, int | float) for end in (low, high)), f"tune: {name}: low and high must be numbers")
+        _check(low < high, f"tune: {name}: low must be below high")
+        _check(low > 0 or not values.get("log"), f"tune: {name}: low must be above 0 with log")
+
+
+def _numbers(value: Any) -> Any:
+    """Returns what YAML has read, with 1e-3 as a number, which YAML 1.1 takes for text."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _title(platform: Mapping[str, Any]) -> str:

@@ -17,10 +17,8 @@ COMMANDS = {
     "evaluate": ("modeling_transrec.cli.evaluate", "Rank the whole catalogue for held-out items: HR@K, NDCG@K, MRR."),
     "recommend": ("modeling_transrec.cli.recommend", "Recommend items to some users, or to all of them."),
     "transfer": ("modeling_transrec.cli.transfer", "Compare what pretraining on one data set gives on another."),
-    "leaderboard": (
-        "modeling_transrec.cli.leaderboard",
-        "Make a static page from results, or check what others sent.",
-    ),
+    "benchmark": ("modeling_transrec.cli.benchmark", "Run a suite: data sets, models and seeds, with statistics."),
+    "leaderboard": ("modeling_transrec.cli.leaderboard", "Make a page of results, or check what others sent."),
     "prepare-data": ("modeling_transrec.ninerec.tools.export", "Convert your tables to Parquet files with a card."),
     "validate": ("modeling_transrec.ninerec.tools.validate", "List every problem of raw files, with file and line."),
     "describe": ("modeling_transrec.ninerec.tools.describe", "Print the statistics of data sets."),

@@ -12,8 +12,8 @@ from transformers.hf_argparser import string_to_bool
 
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
+from ..training.presets import load_preset, to_options
 from . import OptionError
-from ..training.presets import load_preset
 
 
 logger = logging.getLogger(__name__)
@@ -78,19 +78,6 @@ def _with_preset(args: list[str]) -> list[str]:
         logger.warning("The checkpoint decides on %s, not the preset", ", ".join(brought))
         options = {option: value for option, value in options.items() if option not in brought}
     return [*to_options(options), *args]
-
-
-def to_options(values: dict) -> list[str]:
-    """Returns values as options of the command line.
-
-    >>> to_options({"bf16": True, "eval_ks": [5, 10]})
-    ['--bf16', 'true', '--eval_ks', '5', '10']
-    """
-    listed = []
-    for name, value in values.items():
-        several = value if isinstance(value, list) else [value]
-        listed += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in several)]
-    return listed
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, dataclass_types: Sequence[type], args: list[str]) -> None:

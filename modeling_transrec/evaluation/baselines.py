@@ -4,11 +4,12 @@ A model is worth what it adds to them. Only training interactions are counted.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import datasets
 import numpy as np
+import scipy.sparse
 import torch
 
 from ..data.loading import count_interactions, index_histories, values_of_interactions
@@ -17,7 +18,15 @@ from ..models.processing_transrec import TransRecProcessor
 from .evaluator import FullRankingEvaluator
 from .features import Content
 from .scoring import CatalogueScorer
-from .weighing import ScoringChoice, choose, choose_content, describe_scoring, empty_scorer, has_transitions
+from .weighing import (
+    ScoringChoice,
+    best_scorer,
+    choose,
+    choose_content,
+    describe_scoring,
+    empty_scorer,
+    has_transitions,
+)
 
 
 class Platform:
@@ -76,6 +85,19 @@ class Platform:
         return count_interactions(self.histories, len(self.items), weights)
 
     @functools.cached_property
+    def times(self) -> np.ndarray | None:
+        """When each of the training interactions happened `(N,)`; `None` where that is not known."""
+        return values_of_interactions(self.sequences, "timestamps")
+
+    @functools.cached_property
+    def taken(self) -> scipy.sparse.csr_array:
+        """Which user took which item in the training histories, zeros and ones `(N, V)`."""
+        from .neighbours import interactions  # scikit-learn takes a second
+
+        histories = index_histories(self._get("whole_sequences"), self.items["item_id"][:])
+        return interactions(histories, len(self.items))
+
+    @functools.cached_property
     def transitions(self) -> Transitions:
         """How often one item of the catalogue follows another in the training histories."""
         return Transitions.from_sequences(self._get("whole_sequences"), self.items["item_id"])
@@ -107,6 +129,38 @@ def popularity(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores items by what their training interactions count, the same for everybody."""
     counts = torch.from_numpy(platform.item_counts).float()
     return empty_scorer(len(counts)).replace(item_scores=counts), {}
+
+
+def recent_popularity(platform: Platform) -> tuple[CatalogueScorer, dict]:
+    """Scores items by their latest training interactions only; how late is chosen on the validation split.
+
+    Raises:
+        ValueError: if the interactions have no times.
+    """
+    times = platform.times
+    if times is None:
+        raise ValueError("recent-popularity counts the latest interactions, and this data set has no times")
+    nothing, counts = empty_scorer(len(platform.items)), []
+    for share in LATEST_SHARES:
+        is_late = times >= np.quantile(times, 1 - share)
+        counts.append(count_interactions(platform.histories, len(platform.items), is_late.astype(np.float64)))
+    scorers = [nothing.replace(item_scores=torch.from_numpy(one).float()) for one in counts]
+    chosen = 0 if platform.validation is None else best_scorer(scorers, platform.validation)
+    return scorers[chosen], {"latest_share": LATEST_SHARES[chosen]}
+
+
+def _sets(name: str, platform: Platform) -> tuple[CatalogueScorer, dict]:
+    """Returns what is learnt from the training histories as sets; the validation split chooses its setting."""
+    from .neighbours import MAKERS, SETTINGS  # scikit-learn takes a second
+
+    nothing, settings, chosen = empty_scorer(len(platform.items)), SETTINGS[name], 0
+
+    def make(setting: dict) -> CatalogueScorer:
+        return nothing.replace(transitions=MAKERS[name](platform.taken, **setting))
+
+    if platform.validation is not None:
+        chosen = best_scorer(map(make, settings), platform.validation)
+    return make(settings[chosen]), settings[chosen]
 
 
 def last_item_transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:
@@ -172,13 +226,22 @@ def add_transitions(
 BASELINES: dict[str, Callable[[Platform], tuple[CatalogueScorer, dict]]] = {
     "random": random,
     "popularity": popularity,
+    "recent-popularity": recent_popularity,
     "last-item-transitions": last_item_transitions,
     "transitions": transitions,
+    "item-knn": functools.partial(_sets, "item-knn"),
+    "session-knn": functools.partial(_sets, "session-knn"),
+    "ease": functools.partial(_sets, "ease"),
+    "slim": functools.partial(_sets, "slim"),
     "content-knn": content_knn,
     "content-and-transitions": content_and_transitions,
 }
 CONTENT_BASELINES = ("content-knn", "content-and-transitions")
-COUNTING_BASELINES = ("popularity", "last-item-transitions", "transitions", "content-and-transitions")
+# Minutes or more where users or items are many: up to so many they stand in tables that do not name them.
+SLOW_BASELINES = {"item-knn": 5_000, "session-knn": 5_000, "ease": 5_000, "slim": 1_000}
+COUNTING_BASELINES = ("popularity", "recent-popularity", "last-item-transitions", "transitions", *SLOW_BASELINES)
+COUNTING_BASELINES += ("content-and-transitions",)
+LATEST_SHARES = (0.1, 0.03, 0.3)  # of all interactions
 
 
 def rank(
@@ -187,8 +250,8 @@ def rank(
     description: dict,
     scores: str,
     user_index: torch.Tensor | None = None,
-) -> dict[str, dict]:
-    """Returns the metrics of a scorer, and the protocol that belongs to them.
+) -> dict[str, Any]:
+    """Returns the metrics of a scorer, the protocol that belongs to them, and the users' rankings.
 
     Args:
         evaluator: ranks a split.
@@ -200,19 +263,22 @@ def rank(
     protocol = {**evaluator.protocol, "scores": scores}
     if description:
         protocol["scoring"] = describe_scoring(description)
-    return {"metrics": evaluator.rank(scorer, user_index), "protocol": protocol}
+    metrics = evaluator.rank(scorer, user_index)
+    return {"metrics": metrics, "protocol": protocol, "rankings": evaluator.rankings}
 
 
 def evaluate_baselines(
-    evaluator: FullRankingEvaluator, platform: Platform | datasets.Dataset
-) -> dict[str, dict[str, dict]]:
-    """Returns metrics and protocol of each baseline whose ingredients are known.
+    evaluator: FullRankingEvaluator, platform: Platform | datasets.Dataset, rows: Iterable[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns metrics, protocol and rankings of each baseline whose ingredients are known, see [`rank`].
 
-    Those by content need a backbone, and the sum needs a validation split, too, on which its weight is chosen.
+    Those of [`SLOW_BASELINES`] are left out where users or items are many, unless they are named. Those by content
+    need a backbone, and the sum needs a validation split, too, on which its weight is chosen.
 
     Args:
         evaluator: ranks a split.
         platform: what is known of the platform, or only its training histories, column `item_ids`.
+        rows: names of the baselines, which are all evaluated; by default those that are not left out.
 
     Example:
 
@@ -226,13 +292,26 @@ def evaluate_baselines(
     """
     if isinstance(platform, datasets.Dataset):
         platform = Platform(evaluator.items, platform)
-    left_out: tuple[str, ...] = () if platform.has_histories else COUNTING_BASELINES
+    if rows is None:
+        rows = known_baselines(platform)
+    return {name: rank(evaluator, *BASELINES[name](platform), scores=name) for name in rows}
+
+
+def known_baselines(platform: Platform) -> list[str]:
+    """Returns the names of the baselines for which all is known of a platform, and which take little time on it."""
+    left_out: list[str] = []
+    if not platform.has_histories:
+        left_out += COUNTING_BASELINES
+    elif platform.times is None:
+        left_out += ["recent-popularity"]
+    if platform.has_histories:
+        size = max(len(platform.items), len(platform.sequences))
+        left_out += [name for name, limit in SLOW_BASELINES.items() if size > limit]
     if platform.content is None:
         left_out += CONTENT_BASELINES
     elif platform.validation is None:
-        left_out += ("content-and-transitions",)
-    rows = [name for name in BASELINES if name not in left_out]
-    return {name: rank(evaluator, *BASELINES[name](platform), scores=name) for name in rows}
+        left_out += ["content-and-transitions"]
+    return [name for name in BASELINES if name not in left_out]
 
 
 def evaluate_model(
@@ -241,8 +320,8 @@ def evaluate_model(
     processor: TransRecProcessor,
     platform: Platform,
     transition_weight: str = "0",
-) -> list[dict[str, dict]]:
-    """Returns metrics and protocol of a model: by its own scores and, with a weight, with transitions added to them.
+) -> list[dict[str, Any]]:
+    """Returns metrics, protocol and rankings of a model: by its own scores and, with a weight, with transitions added.
 
     Args:
         evaluator: ranks a split.

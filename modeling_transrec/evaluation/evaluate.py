@@ -1,6 +1,7 @@
 """Evaluates a checkpoint, or what needs no training, on a data set."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -84,8 +85,12 @@ class EvaluationTask:
             item_features=self._read_features() if "item_features" in needed else None,
         )
 
-    def evaluate(self) -> list[dict]:
-        """Returns what [`evaluate`] does; with a transition weight first without transitions, then with them."""
+    def evaluate(self, with_rankings: bool = False) -> list[dict]:
+        """Returns what [`evaluate`] does; with a transition weight first without transitions, then with them.
+
+        Args:
+            with_rankings: adds `"rankings"`, the [`Rankings`] of the users.
+        """
         name = self.args.model_name_or_path
         if self.is_baseline:
             found = [rank(self.evaluator, *BASELINES[name](self.platform), scores=name)]
@@ -99,17 +104,19 @@ class EvaluationTask:
             )
             scorer = self.evaluator.build_scorer(model, processor, autocast)
             found = evaluate_model(self.evaluator, scorer, processor, self.platform, self.args.transition_weight)
+        return [self._complete(result, name, with_rankings) for result in found]
+
+    def evaluate_baselines(self, rows: Iterable[str] | None = None, with_rankings: bool = False) -> dict[str, dict]:
+        """Returns the same of what needs no training, by name."""
+        found = evaluate_baselines(self.evaluator, self.platform, rows)
+        return {name: self._complete(result, name, with_rankings) for name, result in found.items()}
+
+    def _complete(self, result: dict, name: str, with_rankings: bool) -> dict:
+        """Adds to the protocol what the evaluator does not know, and the groups where they are wanted."""
+        rankings = result["rankings"]
+        found = {name: value for name, value in result.items() if name != "rankings" or with_rankings}
         if self.args.by_group:
-            found[-1]["groups"] = self.evaluator.metrics_of_groups(self.platform.num_interactions)
-        return [self._complete(result, name) for result in found]
-
-    def evaluate_baselines(self) -> dict[str, dict]:
-        """Returns the same of all that needs no training, by name."""
-        found = evaluate_baselines(self.evaluator, self.platform)
-        return {name: self._complete(result, name) for name, result in found.items()}
-
-    def _complete(self, result: dict, name: str) -> dict:
-        """Adds to the protocol what the evaluator does not know."""
+            found["groups"] = self.evaluator.metrics_of_groups(self.platform.num_interactions, rankings)
         dataset = f"{self.data_args.dataset_name}/{self.data_args.dataset_config_name}"
         dtype = result["protocol"].get("scoring", {}).get("content", {}).get("dtype")
         bf16 = bool(self.args.bf16) if dtype is None else dtype == "bfloat16"
@@ -117,7 +124,7 @@ class EvaluationTask:
         if self.evaluator.item_features is not None:
             content = self.platform.content
             facts["item_features"] = {"source": content.source, **content.made}
-        return {**result, "protocol": {**facts, **result["protocol"]}}
+        return {**found, "protocol": {**facts, **result["protocol"]}}
 
     @functools.cached_property
     def checkpoint(self) -> tuple[TransRecModel, TransRecProcessor]:

@@ -291,21 +291,24 @@ class FullRankingEvaluator:
         self.rankings = Rankings(ranks[:, 0], ranks[:, 1], top_items, self.item_counts, self.item_features, histories)
         return ranking_metrics(self.rankings, self.ks, self.metrics)
 
-    def metrics_of_groups(self, item_counts: np.ndarray) -> dict[str, dict[str, float]]:
-        """Returns the last evaluation's metrics for targets of like popularity, and for users of like history.
+    def metrics_of_groups(
+        self, item_counts: np.ndarray, rankings: Rankings | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Returns metrics for targets of like popularity, and for users of like history.
 
         Args:
             item_counts: `(V,)` training interactions with each item; cold items have none.
+            rankings: of all users of the split; by default those of the last evaluation.
 
         Returns: `{"target 0": {"num_users": …, "hr@10": …}, …, "history 1-5": …}`; groups without users are left out.
         """
-        found = {}
+        rankings, found = self.rankings if rankings is None else rankings, {}
         for name, values in (("target", np.asarray(item_counts)[self.targets]), ("history", self.lengths)):
             for low, high in zip(GROUP_BOUNDS, [*GROUP_BOUNDS[1:], None], strict=True):
                 chosen = torch.from_numpy((values >= low) & ((values < high) if high is not None else True))
                 if chosen.any():
                     label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
-                    metrics = ranking_metrics(self.rankings.of_users(chosen), self.ks, self.metrics)
+                    metrics = ranking_metrics(rankings.of_users(chosen), self.ks, self.metrics)
                     found[f"{name} {label}"] = {"num_users": int(chosen.sum()), **metrics}
         return found
 

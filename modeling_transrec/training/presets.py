@@ -198,3 +198,16 @@ def load_preset(name: str) -> Options:
     if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
         raise ValueError(f'--preset {name}: the file must be a JSON object with its options under "options"')
     return content["options"]
+
+
+def to_options(values: dict) -> list[str]:
+    """Returns values as options of the command line.
+
+    >>> to_options({"bf16": True, "eval_ks": [5, 10]})
+    ['--bf16', 'true', '--eval_ks', '5', '10']
+    """
+    listed = []
+    for name, value in values.items():
+        several = value if isinstance(value, list) else [value]
+        listed += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in several)]
+    return listed

@@ -1,0 +1,259 @@
+"""Does one task of a benchmark, in a process of its own."""
+
+import datetime
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import HfArgumentParser
+
+from ..data.arguments import DataArguments, SourceArguments
+from ..evaluation.arguments import EvaluationArguments
+from ..evaluation.baselines import known_baselines
+from ..evaluation.evaluate import EvaluationTask
+from ..evaluation.metrics import Rankings
+from ..models.checkpoint_files import public_name
+from ..models.modeling_transrec import TransRecModel
+from ..training.arguments import TransRecTrainingArguments
+from ..training.model_arguments import ModelArguments
+from ..training.presets import to_options
+from ..training.train import train
+from .known_users import KnownUsersArguments
+from .machine import git_commit, hardware, measure_energy, peak_memory, versions
+from .suites import Task
+
+
+SCHEMA = 1  # of a line of results
+_OWN, _SUM = "own", "own + transitions"  # scores
+_QUIET = {"disable_tqdm": True, "report_to": "none"}
+
+
+class OptionsParser(HfArgumentParser):
+    """Parses options, and raises `ValueError` where the base class would end the process."""
+
+    def error(self, message: str):
+        raise ValueError(message)
+
+
+def parse_options(options: Mapping[str, Any], data_type: type[DataArguments] = DataArguments) -> tuple[Any, Any, Any]:
+    """Returns model, data and training arguments as the command line would have them.
+
+    Raises:
+        ValueError: for an option that there is not, or one that does not fit the others.
+    """
+    parser = OptionsParser((ModelArguments, data_type, TransRecTrainingArguments), allow_abbrev=False)  # type: ignore[arg-type]
+    given = {name: value for name, value in options.items() if value is not None}
+    *found, unknown = parser.parse_args_into_dataclasses(to_options(given), return_remaining_strings=True)
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]} of a training; `transrec finetune --help` lists all")
+    return found[0], found[1], found[2]
+
+
+class Worker:
+    """
+    Does tasks in a folder, which holds what they need of each other.
+
+    Args:
+        folder: of the benchmark.
+        use_cpu: whether to compute on the CPU even if there is an accelerator.
+        keep_models: whether trained models are kept, under `models/ID`.
+    """
+
+    def __init__(self, folder: Path, use_cpu: bool = False, keep_models: bool = False):
+        self.folder, self.use_cpu, self.keep_models = folder, use_cpu, keep_models
+
+    def run(self, task: Task) -> list[dict]:
+        """Does a task; returns the lines of results that it adds, and leaves the rest in the folder."""
+        does = {"pretrain": self._pretrain, "tune": self._tune, "baselines": self._baselines, "model": self._model}
+        with measure_energy() as energy:
+            lines = does[task.kind](task)
+        return [{**line, "energy_joules": energy.joules if len(lines) < 3 else None} for line in lines]
+
+    def pretrained(self, task_id: str) -> Path:
+        """Returns the folder of a pretraining."""
+        return self.folder / "pretrained" / task_id
+
+    def tuned(self, task_id: str) -> Path:
+        """Returns the file of what a search for hyper-parameters has found."""
+        return self.folder / "tuned" / f"{task_id}.json"
+
+    def platform(self, spec: Mapping[str, Any]) -> DataArguments:
+        """Returns the data set of a task."""
+        named = {"dataset_config_name": spec["dataset"], **spec["data"]}
+        if spec["known_users"] is None:
+            return DataArguments(**named)
+        return KnownUsersArguments(**named, num_known_users=spec["known_users"], draw=spec["seed"])
+
+    def train(self, spec: Mapping[str, Any], options: Mapping[str, Any], folder: Path):
+        """Trains the model of a task with options into a folder; returns its Trainer."""
+        named = {"model_name_or_path": str(self.pretrained(spec["pretrain"]))} if "pretrain" in spec else {}
+        model_args, _, training_args = parse_options({**options, **named, **self._fixed(spec, folder)})
+        return train(model_args, self.platform(spec), training_args)
+
+    def _fixed(self, spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        return {"seed": spec["seed"], "output_dir": str(folder), "use_cpu": self.use_cpu, **_QUIET}
+
+    def _pretrain(self, task: Task) -> list[dict]:
+        folder, started = self.pretrained(task.id), time.perf_counter()
+        options = {**task.spec["data"], **task.spec["options"], **self._fixed(task.spec, folder)}
+        train(*parse_options(options, SourceArguments))
+        facts = {"seconds": round(time.perf_counter() - started, 1), "options": task.spec["options"]}
+        (folder / "benchmark.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        return []
+
+    def _tune(self, task: Task) -> list[dict]:
+        from .tuning import tune  # Optuna is imported only where it is needed
+
+        tune(self, task)
+        return []
+
+    def _baselines(self, task: Task) -> list[dict]:
+        spec, lines = task.spec, []
+        names = dict(spec["backbones"])
+        evaluation = self._evaluation(
+            spec, "content-knn" if names else "transitions", max_seq_len=spec["max_seq_len"], **names
+        )
+        for name in spec["models"] or known_baselines(evaluation.platform):
+            start = _Start()
+            found = evaluation.evaluate_baselines([name], with_rankings=True)
+            for result in found.values():
+                facts = {"model": name, "kind": "baseline", "modality": None, "seed": spec["seed"], "sources": []}
+                command = ["transrec", "evaluate", *to_options({"model_name_or_path": name})]
+                lines.append(self._line(task, result, _OWN, facts, start.seconds("evaluation"), command))
+        return lines
+
+    def _evaluation(self, spec: Mapping[str, Any], model: str, **options: Any) -> EvaluationTask:
+        arguments = EvaluationArguments(
+            model, by_group=True, use_cpu=self.use_cpu, **{**spec["evaluation"], **options}
+        )
+        return EvaluationTask(arguments, self.platform(spec))
+
+    def _model(self, task: Task) -> list[dict]:
+        spec, start = task.spec, _Start()
+        folder = self.folder / "models" / task.id
+        options, num_trials = dict(spec["options"]), 0
+        if "tune" in spec:
+            found = json.loads(self.tuned(spec["tune"]).read_text(encoding="utf-8"))
+            options, num_trials = {**options, **found["options"]}, found["num_trials"]
+        seconds, facts = {}, {"sources": [], "num_trained_parameters": 0}
+        if "pretrain" in spec:
+            before = json.loads((self.pretrained(spec["pretrain"]) / "benchmark.json").read_text(encoding="utf-8"))
+            seconds["pretraining"] = before["seconds"]
+            facts["sources"] = before["options"].get("dataset_config_name") or [SourceArguments.sample]
+        if spec["trains"]:
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not end
+            trainer = self.train(spec, options, folder)
+            model = trainer.model
+            facts["num_trained_parameters"] = sum(one.numel() for one in model.parameters() if one.requires_grad)
+            seconds |= start.seconds("training")
+        checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
+        evaluation = self._evaluation(spec, str(checkpoint), transition_weight="auto")
+        results = evaluation.evaluate(with_rankings=True)
+        seconds |= start.seconds("evaluation")
+        facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}
+        command = self._command(spec, options)
+        lines = [
+            self._line(task, result, scores, facts, seconds, command, start)
+            for result, scores in zip(results, (_OWN, _SUM), strict=True)
+        ]
+        if not self.keep_models:
+            shutil.rmtree(folder, ignore_errors=True)
+        return lines
+
+    def _facts(self, spec: Mapping[str, Any], model: TransRecModel) -> dict[str, Any]:
+        kind = "trained" if "pretrain" not in spec else "pretrained" if spec["trains"] else "zero-shot"
+        return {
+            "model": spec["model"],
+            "kind": kind,
+            "modality": model.config.modality,
+            "seed": spec["seed"],
+            "num_parameters": model.num_parameters(),
+        }
+
+    def _command(self, spec: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+        named = {"model_name_or_path": "PRETRAINED"} if "pretrain" in spec else {}
+        if not spec["trains"]:
+            return ["transrec", "evaluate", *to_options({**named, "transition_weight": "auto"})]
+        return ["transrec", "finetune", *to_options({**options, **named, "seed": spec["seed"]})]
+
+    def _line(
+        self,
+        task: Task,
+        result: dict,
+        scores: str,
+        facts: Mapping[str, Any],
+        seconds: Mapping[str, float],
+        command: list[str],
+        start: "_Start | None" = None,
+    ) -> dict:
+        """Returns a line of results, and keeps the users' rankings beside it."""
+        spec = task.spec
+        name = f"{task.id}-{facts['model'] if facts['kind'] == 'baseline' else scores.replace(' ', '')}"
+        on_platform = ["--dataset_config_name", spec["dataset"], "--data_dir", "DATA"]
+        save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"])
+        return {
+            "schema": SCHEMA,
+            "id": task.id,
+            "dataset_name": spec["data"].get("dataset_name", "ninerec"),
+            "dataset": spec["dataset"],
+            "split": "test",
+            "known_users": spec["known_users"],
+            "scores": scores,
+            "options": {},
+            "num_trials": 0,
+            "num_parameters": 0,
+            "num_trained_parameters": 0,
+            **_without_folders(facts),
+            "metrics": {metric: round(value, 6) for metric, value in result["metrics"].items()},
+            "groups": result["groups"],
+            "protocol": result["protocol"],
+            "rankings": f"rankings/{name}.npz",
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "hardware": hardware(),
+            "started": (start or _Start()).time,
+            "seconds": dict(seconds),
+            "peak_memory_bytes": peak_memory(),
+            "command": " ".join([*_without_folders(command), *on_platform]),
+            "card": None,
+        }
+
+
+class _Start:
+    """When something began."""
+
+    def __init__(self):
+        self.time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._last = time.perf_counter()
+
+    def seconds(self, what: str) -> dict[str, float]:
+        """Returns the seconds since it was asked last, or since the beginning, by name."""
+        last, self._last = self._last, time.perf_counter()
+        return {what: round(self._last - last, 2)}
+
+
+def save_rankings(path: Path, rankings: Rankings) -> None:
+    """Keeps the ranks of the users' targets, for statistics over users."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(
+            file, num_better=rankings.num_better.int().numpy(), num_tied=rankings.num_tied.int().numpy()
+        )
+    unfinished.replace(path)
+
+
+def _without_folders(value: Any) -> Any:
+    """Returns plain values in which local folders are named by their last part only."""
+    if isinstance(value, Mapping):
+        return {name: _without_folders(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(one) for one in value]
+    if isinstance(value, str) and os.path.isabs(value):
+        return public_name(value)
+    return value
