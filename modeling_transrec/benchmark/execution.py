@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .suites import Suite, Task
 
@@ -33,6 +34,7 @@ class Execution:
 
     Args:
         folder: where all that is written goes.
+        data_dir: folder of the raw files.
         launcher: command in front of each task, such as `accelerate launch --num_processes 2`; by default each is a
             process that is forked from one which has imported everything already.
         num_processes: tasks at a time.
@@ -41,6 +43,7 @@ class Execution:
     """
 
     folder: Path
+    data_dir: str | None = None
     launcher: str | None = None
     num_processes: int = 1
     use_cpu: bool = False
@@ -103,8 +106,9 @@ class Execution:
         spec, lines = self.folder / _LINES / f"{task.id}.task", self.folder / _LINES / f"{task.id}.jsonl"
         log = self.folder / "logs" / f"{task.id}.log"
         lines.unlink(missing_ok=True)
-        options = {"folder": str(self.folder), "use_cpu": self.use_cpu, "keep_models": self.keep_models}
-        spec.write_text(json.dumps({**options, "task": asdict(task)}, default=str) + "\n", encoding="utf-8")
+        options: dict[str, Any] = {"folder": str(self.folder), "data_dir": self.data_dir}
+        options |= {"use_cpu": self.use_cpu, "keep_models": self.keep_models}
+        spec.write_text(json.dumps({"options": options, "task": asdict(task)}) + "\n", encoding="utf-8")
         start = time.perf_counter()
         status = self._fork(spec, log) if self.launcher is None else self._launch(spec, log)
         seconds = time.perf_counter() - start
@@ -155,8 +159,8 @@ def run_spec(spec: str) -> None:
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     given = json.loads(Path(spec).read_text(encoding="utf-8"))
-    worker = Worker(Path(given["folder"]), given["use_cpu"], given["keep_models"])
-    lines = worker.run(Task(**given["task"]))
+    options = given["options"]
+    lines = Worker(**{**options, "folder": Path(options["folder"])}).run(Task(**given["task"]))
     if PartialState().is_main_process:
         path = Path(spec).with_suffix(".jsonl")
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")

@@ -117,9 +117,6 @@ def _sections(suite: Suite, title: str, rows: Sequence[Row]) -> list[str]:
     protocol = rows[0].lines[0]["protocol"]
     size = f"{protocol['num_users']:,} users, {protocol['num_candidates']:,} items"
     about = f"{size}, fingerprint `{protocol['fingerprint']}`."
-    others = {row.lines[0]["protocol"]["fingerprint"] for row in rows} - {protocol["fingerprint"]}
-    if others and all(line["known_users"] is None for row in rows for line in row.lines):
-        about += " Rows with another fingerprint read other histories, and are not compared with the reference."
     parts = [f"## {title}", about, results_table(rows, suite.reference)]
     beyond = [name for name in METRICS if METRICS[name].needs_lists and name in suite.metrics]
     if beyond:
@@ -131,7 +128,7 @@ def _sections(suite: Suite, title: str, rows: Sequence[Row]) -> list[str]:
 def results_table(rows: Sequence[Row], reference: str) -> str:
     """Returns the main table: metrics with intervals, and what each row is worth beside the reference."""
     base = next((row for row in rows if row.name == reference), None)
-    compared = [] if base is None else [row for row in rows if row is not base and _same_users(row, base)]
+    compared = [] if base is None else [row for row in rows if row is not base and _has_same_users(row, base)]
     found = compare([row.values["ndcg"] for row in compared], base.values["ndcg"]) if base is not None else []
     shown = {row.name: _difference(one) for row, one in zip(compared, found, strict=True)}
     cells = [
@@ -139,7 +136,7 @@ def results_table(rows: Sequence[Row], reference: str) -> str:
             row.name,
             _estimate(estimate(row.values["hr"])),
             _estimate(estimate(row.values["ndcg"])),
-            shown.get(row.name, "reference" if row is base else ""),
+            shown.get(row.name, "reference" if row is base else "other histories" if base is not None else ""),
             f"{row.seconds():,.0f}",
             f"{max(line['peak_memory_bytes'] for line in row.lines) / 2**30:.1f}",
         )
@@ -149,10 +146,12 @@ def results_table(rows: Sequence[Row], reference: str) -> str:
     return markdown_table(header, cells, aligned=True)
 
 
-def _same_users(row: Row, base: Row) -> bool:
-    return row.values["ndcg"].shape[1] == base.values["ndcg"].shape[1] and (
-        row.lines[0]["known_users"] is None or len(row.lines) == len(base.lines)
-    )
+def _has_same_users(row: Row, base: Row) -> bool:
+    """Whether two rows rank the same targets after the same histories, seed by seed."""
+    users = [{(line["seed"], line["protocol"]["fingerprint"]) for line in one.lines} for one in (row, base)]
+    if row.lines[0]["known_users"] is None:
+        users = [{fingerprint for _, fingerprint in one} for one in users]
+    return users[0] == users[1]
 
 
 def _estimate(found: Estimate) -> str:

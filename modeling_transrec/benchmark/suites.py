@@ -47,7 +47,14 @@ _READERS = {option.removesuffix("_model_name_or_path"): option for option in CON
 _READERS["image"] = _READERS.pop("vision")
 _EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")
 _ORDER = ("pretrain", "tune", "baselines", "model")
-_KEYS_OF_ROWS = ("preset", "reads", "pretrained", "train", "tune")  # all others are options of the training
+_KEYS_OF_ROWS = (
+    "preset",
+    "reads",
+    "pretrained",
+    "train",
+    "tune",
+    "datasets",
+)  # all others are options of the training
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Suite:
         title: one line.
         models: of each model its options of `transrec finetune`, and `preset`, `reads` (modalities whose backbones of
             the suite it gets), `pretrained` (a name in `pretraining`), `train` (false: it is used as it was
-            pretrained), `tune` (a space of its own).
+            pretrained), `tune` (a space of its own), `datasets` (those that it is for, by default all).
         datasets: names of data sets, each with all models.
         name: by default the file's.
         about: what to know before one reads the results.
@@ -155,16 +162,21 @@ class Suite:
             _check(option in self.backbones, f"{name} reads {part}; name its backbone under backbones: {option}")
         if "pretrained" in row:
             _check_names(f"{name}: pretrained", [row["pretrained"]], self.pretraining)
+        _check_names(f"{name}: datasets", row.get("datasets", []), self.datasets)
         _check(row.get("train", True) or "pretrained" in row, f"{name} is neither trained nor pretrained")
         if row.get("train", True) is False:
-            given = sorted(row.keys() - {"pretrained", "train"})
+            given = sorted(row.keys() - {"pretrained", "train", "datasets"})
             _check(not given, f"{name} is not trained: {', '.join(given)} would have no effect")
         check_space(row.get("tune", {}))
-        self._options(row)  # a preset that there is
+        for dataset in row.get("datasets", self.datasets):
+            self._options(row, dataset)  # a preset that there is
 
-    def _options(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _options(self, row: Mapping[str, Any], dataset: str) -> dict[str, Any]:
         """Returns the options of a training: of the preset, then of the whole suite, then the row's own."""
-        options = dict(load_preset(row["preset"])) if "preset" in row else {}
+        options: dict[str, Any] = {}
+        if "preset" in row:
+            options = dict(load_preset(row["preset"].replace("{dataset}", dataset.lower())))
+            options.pop("dataset_config_name", None)
         options |= {"max_seq_len": self.max_seq_len, **self.train}
         options |= {_READERS[part]: self.backbones[_READERS[part]] for part in _listed(row.get("reads", []))}
         options |= {name: value for name, value in row.items() if name not in _KEYS_OF_ROWS}
@@ -172,24 +184,25 @@ class Suite:
             options = {name: value for name, value in options.items() if name not in ModelArguments.making_options()}
         return options
 
-    def tasks(self, data_dir: str | None = None, num_trials: int = 0) -> list[Task]:
+    def tasks(self, num_trials: int = 0) -> list[Task]:
         """Returns all tasks, those that others need before them.
 
         Args:
-            data_dir: folder of the raw files.
             num_trials: settings of hyper-parameters that are tried for each model on each data set.
         """
         if num_trials and not (self.tune or any("tune" in row for row in self.models.values())):
             raise ValueError(f"--tune {num_trials}: the suite says no space of hyper-parameters; add one as tune:")
-        data = {**self.data, **({} if data_dir is None else {"data_dir": data_dir})}
-        first, last = [], []
+        first: list[Task] = []
+        last: list[Task] = []
         for dataset, known in itertools.product(self.datasets, self.known_users):
-            platform = {"dataset": dataset, "data": data, "known_users": None if known == "all" else known}
+            platform = {"dataset": dataset, "data": dict(self.data), "known_users": None if known == "all" else known}
+            platform["backbones"] = dict(self.backbones)
             platform["evaluation"] = {"eval_ks": [*self.eval_ks], "metrics": [*self.metrics]}
             last += self._baselines(platform)
-            for seed, (name, row) in itertools.product(self.seeds, self.models.items()):
+            models = {name: row for name, row in self.models.items() if dataset in row.get("datasets", self.datasets)}
+            for seed, (name, row) in itertools.product(self.seeds, models.items()):
                 before = list(self._before(name, row, seed, platform, num_trials))
-                spec = {**platform, **self._spec(name, row, seed), **{task.kind: task.id for task in before}}
+                spec = {**platform, **self._spec(name, row, seed, dataset), **{task.kind: task.id for task in before}}
                 title = f"{_title(platform)}, {name}, seed {seed}"
                 last.append(Task("model", title, spec, tuple(task.id for task in before)))
                 first += before
@@ -199,14 +212,14 @@ class Suite:
     def _baselines(self, platform: dict) -> Iterator[Task]:
         seeds = self.seeds if platform["known_users"] is not None else [None]  # a seed draws other users
         for seed in seeds if self.baselines != [] else ():
-            spec = {**platform, "models": self.baselines, "seed": seed, "backbones": dict(self.backbones)}
-            spec["max_seq_len"] = self.max_seq_len
+            spec = {**platform, "models": self.baselines, "seed": seed, "max_seq_len": self.max_seq_len}
             title = f"{_title(platform)}, what needs no training"
             yield Task("baselines", title if seed is None else f"{title}, seed {seed}", spec)
 
-    def _spec(self, name: str, row: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    def _spec(self, name: str, row: Mapping[str, Any], seed: int, dataset: str) -> dict[str, Any]:
         trains = row.get("train", True)
-        return {"model": name, "seed": seed, "trains": trains, "options": self._options(row) if trains else {}}
+        options = self._options(row, dataset) if trains else {}
+        return {"model": name, "seed": seed, "trains": trains, "options": options}
 
     def _before(self, name: str, row: Mapping[str, Any], seed: int, platform: dict, num_trials: int) -> Iterator[Task]:
         after: tuple[str, ...] = ()
@@ -216,7 +229,7 @@ class Suite:
             task = Task(
                 "pretrain",
                 f"{row['pretrained']}, seed {seed}",
-                {"data": platform["data"], "seed": seed, "options": self._options(sources)},
+                {"data": platform["data"], "seed": seed, "options": self._options(sources, platform["dataset"])},
             )
             yield task
             spec, after = {"pretrain": task.id}, (task.id,)
@@ -226,7 +239,12 @@ class Suite:
             if seed != first:  # all seeds take what was chosen with the first one
                 yield next(one for one in self._before(name, row, first, platform, num_trials) if one.kind == "tune")
                 return
-            spec |= {**platform, **self._spec(name, row, seed), "space": dict(space), "num_trials": num_trials}
+            spec |= {
+                **platform,
+                **self._spec(name, row, seed, platform["dataset"]),
+                "space": dict(space),
+                "num_trials": num_trials,
+            }
             yield Task("tune", f"{_title(platform)}, {name}: {num_trials} settings", spec, after)
 
     def only(self, **chosen: Sequence | None) -> "Suite":
@@ -244,6 +262,13 @@ class Suite:
                 _check_names(name, values, there)
             is_table = isinstance(there, Mapping)
             changes[name] = {one: there[one] for one in values} if is_table else [*values]
+        if "datasets" in changes:
+            rows = changes.get("models", self.models).items()
+            kept = {
+                name: [one for one in row.get("datasets", changes["datasets"]) if one in changes["datasets"]]
+                for name, row in rows
+            }
+            changes["models"] = {name: {**row, "datasets": kept[name]} for name, row in rows if kept[name]}
         return replace(self, **changes)
 
 

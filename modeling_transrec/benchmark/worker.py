@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..data.arguments import DataArguments, SourceArguments
 from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.baselines import known_baselines
 from ..evaluation.evaluate import EvaluationTask
-from ..evaluation.metrics import Rankings
+from ..evaluation.metrics import METRICS, Rankings
 from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecModel
 from ..training.arguments import TransRecTrainingArguments
@@ -54,18 +54,37 @@ def parse_options(options: Mapping[str, Any], data_type: type[DataArguments] = D
     return found[0], found[1], found[2]
 
 
+def check_tasks(tasks: Iterable[Task]) -> None:
+    """Raises `ValueError`, with the task's name, for options that a training would refuse."""
+    checked = set()
+    for task in tasks:
+        if task.kind == "baselines":
+            continue
+        options = {**task.spec["options"], **({"model_name_or_path": "PRETRAINED"} if "pretrain" in task.spec else {})}
+        data_type = SourceArguments if task.kind == "pretrain" else DataArguments
+        text = json.dumps([data_type.__name__, options])  # the same for all seeds
+        if text in checked:
+            continue
+        checked.add(text)
+        try:
+            parse_options({**options, **_QUIET}, data_type)
+        except ValueError as error:
+            raise ValueError(f"{task.title}: {error}") from error
+
+
 class Worker:
     """
     Does tasks in a folder, which holds what they need of each other.
 
     Args:
         folder: of the benchmark.
+        data_dir: folder of the raw files.
         use_cpu: whether to compute on the CPU even if there is an accelerator.
         keep_models: whether trained models are kept, under `models/ID`.
     """
 
-    def __init__(self, folder: Path, use_cpu: bool = False, keep_models: bool = False):
-        self.folder, self.use_cpu, self.keep_models = folder, use_cpu, keep_models
+    def __init__(self, folder: Path, data_dir: str | None = None, use_cpu: bool = False, keep_models: bool = False):
+        self.folder, self.data_dir, self.use_cpu, self.keep_models = folder, data_dir, use_cpu, keep_models
 
     def run(self, task: Task) -> list[dict]:
         """Does a task; returns the lines of results that it adds, and leaves the rest in the folder."""
@@ -84,7 +103,7 @@ class Worker:
 
     def platform(self, spec: Mapping[str, Any]) -> DataArguments:
         """Returns the data set of a task."""
-        named = {"dataset_config_name": spec["dataset"], **spec["data"]}
+        named = {"dataset_config_name": spec["dataset"], "data_dir": self.data_dir, **spec["data"]}
         if spec["known_users"] is None:
             return DataArguments(**named)
         return KnownUsersArguments(**named, num_known_users=spec["known_users"], draw=spec["seed"])
@@ -100,7 +119,8 @@ class Worker:
 
     def _pretrain(self, task: Task) -> list[dict]:
         folder, started = self.pretrained(task.id), time.perf_counter()
-        options = {**task.spec["data"], **task.spec["options"], **self._fixed(task.spec, folder)}
+        options = {"data_dir": self.data_dir, **task.spec["data"], **task.spec["options"]}
+        options |= self._fixed(task.spec, folder)
         train(*parse_options(options, SourceArguments))
         facts = {"seconds": round(time.perf_counter() - started, 1), "options": task.spec["options"]}
         (folder / "benchmark.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
@@ -152,7 +172,9 @@ class Worker:
             facts["num_trained_parameters"] = sum(one.numel() for one in model.parameters() if one.requires_grad)
             seconds |= start.seconds("training")
         checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
-        evaluation = self._evaluation(spec, str(checkpoint), transition_weight="auto")
+        needs_features = any("item_features" in METRICS[name].needs for name in spec["evaluation"]["metrics"])
+        named = spec["backbones"] if needs_features else {}
+        evaluation = self._evaluation(spec, str(checkpoint), transition_weight="auto", **named)
         results = evaluation.evaluate(with_rankings=True)
         seconds |= start.seconds("evaluation")
         facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}

@@ -25,6 +25,7 @@ from pathlib import Path
 from ..benchmark.execution import Execution
 from ..benchmark.report import write_report
 from ..benchmark.suites import SUITES, Suite, Task, read_suite
+from ..benchmark.worker import check_tasks
 from ..evaluation.arguments import CONTENT_OPTIONS
 from .options import parse_arguments
 
@@ -78,9 +79,10 @@ class BenchmarkArguments:
 def run_benchmark(args: BenchmarkArguments) -> Path:
     """Runs a suite, and returns the file of its tables."""
     suite = args.read_suite()
-    tasks = suite.tasks(args.data_dir, args.tune)
+    tasks = suite.tasks(args.tune)
+    check_tasks(tasks)
     folder = Path(args.output_dir or Path("outputs", "benchmark", suite.name))
-    execution = Execution(folder, args.launcher, args.num_processes, args.use_cpu, args.keep_models)
+    execution = Execution(folder, args.data_dir, args.launcher, args.num_processes, args.use_cpu, args.keep_models)
     lines = execution.run(suite, tasks, lambda sentence: print(sentence, flush=True))
     return write_report(suite, lines, folder, _read_tuned(tasks, folder))
 

@@ -45,7 +45,8 @@ from .recommend import main as recommend
 # The rows in the order in which they tell it: what reads nothing of the target, its counts, what is trained on it.
 ORDER = (
     *("random", "content-knn", "TransRec zero-shot"),
-    *("popularity", "last-item-transitions", "transitions", "content-and-transitions"),
+    *("popularity", "recent-popularity", "item-knn", "session-knn", "ease", "slim"),
+    *("last-item-transitions", "transitions", "content-and-transitions"),
     "TransRec zero-shot + transitions",
     *(f"{row}{added}" for row in ("IDRec", "TransRec NoPT", "TransRec HasPT") for added in ("", " + transitions")),
 )

@@ -6,7 +6,7 @@ Shapes: `N` users of the training split, `V` items, `B` users to score, `L` hist
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -167,7 +167,12 @@ def slim(taken: scipy.sparse.csr_array, alpha: float, l1_ratio: float = 0.1, num
     return ItemWeights(scipy.sparse.csr_array(weights.T))
 
 
-MAKERS = {"item-knn": item_knn, "session-knn": SessionNeighbours, "ease": ease, "slim": slim}
+MAKERS: dict[str, Callable[..., Any]] = {
+    "item-knn": item_knn,
+    "session-knn": SessionNeighbours,
+    "ease": ease,
+    "slim": slim,
+}
 # What is tried of each on the validation split; the first is taken where there is none.
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "item-knn": tuple({"num_neighbours": k, "tf_idf": tf_idf} for k in (100, 20, 500) for tf_idf in (True, False)),

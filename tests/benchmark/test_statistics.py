@@ -1,0 +1,59 @@
+"""Intervals and comparisons, against what is known of the distributions."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from modeling_transrec.benchmark.statistics import compare, estimate, values_of_users
+
+
+def test_metrics_of_users():
+    better, tied = np.array([0, 2, 10]), np.array([0, 0, 0])
+    np.testing.assert_allclose(values_of_users(better, tied, "ndcg"), [1, 0.5, 0])
+    np.testing.assert_allclose(values_of_users(better, tied, "hr", k=2), [1, 0, 0])
+
+
+def test_intervals_are_those_of_the_normal_distribution_for_many_users():
+    values = np.random.default_rng(1).normal(0.3, 0.2, size=(3, 4000))
+    found, of_users = estimate(values), values.mean(axis=0)
+    low, high = scipy.stats.norm.interval(0.95, of_users.mean(), scipy.stats.sem(of_users))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
+    assert found.spread == pytest.approx(values.mean(axis=1).std(ddof=1)) and found.num_seeds == 3
+    assert estimate(values) == found  # users are drawn alike each time
+    assert estimate(values[:1]).spread is None
+
+
+def test_pairing_finds_what_unpaired_intervals_hide():
+    generator = np.random.default_rng(2)
+    reference = generator.random((1, 1000))
+    better = reference + 0.01 + 0.01 * generator.normal(size=(3, 1000))
+    (found,) = compare([better], reference)
+    assert estimate(better).low < estimate(reference).high  # the intervals overlap
+    assert found.in_words == "better" and found.low < 0.01 < found.high
+    (found,) = compare([reference], better)
+    assert found.in_words == "worse"
+
+
+def test_of_many_rows_without_a_difference_none_is_shown():
+    generator = np.random.default_rng(3)
+    reference = generator.random((3, 300))
+    rows = [reference + 0.3 * generator.normal(size=(3, 300)) for _ in range(40)]
+    found = compare(rows, reference)
+    assert min(one.p_users for one in found) < 0.05  # one alone would be taken for a difference
+    assert {one.in_words for one in found} == {"no difference shown"}
+
+
+def test_seeds_that_disagree_show_nothing():
+    """All users are better off with two seeds and worse off with the third: over users alone it looks certain."""
+    reference = np.random.default_rng(4).random((1, 2000))
+    rows = np.concatenate([reference + change for change in (0.05, 0.06, -0.04)])
+    rows += 0.1 * np.random.default_rng(5).normal(size=rows.shape)
+    (found,) = compare([rows], reference)
+    assert found.p_users < 1e-6 < 0.05 < found.p_seeds and found.in_words == "no difference shown"
+
+
+def test_the_same_ranking_is_no_difference():
+    reference = np.random.default_rng(6).random((1, 50))
+    (found,) = compare([np.repeat(reference, 3, axis=0)], reference)
+    assert (found.mean, found.low, found.high, found.p_users) == (0, 0, 0, 1)
+    assert compare([], reference) == []
