@@ -233,7 +233,7 @@ class Worker:
             **_without_folders(facts),
             "metrics": {metric: round(value, 6) for metric, value in result["metrics"].items()},
             "groups": result["groups"],
-            "protocol": result["protocol"],
+            "protocol": _without_folders(result["protocol"]),
             "rankings": f"rankings/{name}.npz",
             "versions": versions(),
             "git_commit": git_commit(),
