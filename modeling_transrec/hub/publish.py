@@ -16,6 +16,8 @@ from .results import eval_result_files, eval_results, merge_results, results_sec
 from .safety import check_links, upload_patterns
 
 
+# What `save_pretrained` calls weights, in one file or in several: those of another save must not stay beside new ones.
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -57,7 +59,8 @@ def upload_checkpoint(
 ) -> CommitInfo:
     """Uploads a checkpoint's folder in one commit, only the files that may leave; see [`upload_patterns`].
 
-    A catalogue replaces the published one whole: what it no longer has, such as counts of interactions, is deleted.
+    Weights replace the published ones whole, and so does a catalogue: shards of before, or counts of interactions that
+    it no longer has, are deleted.
 
     Args:
         folder: the checkpoint's folder.
@@ -80,7 +83,7 @@ def upload_checkpoint(
         revision=revision,
         create_pr=create_pr,
         run_as_future=not blocking,
-        delete_patterns=f"{CATALOGUE_FOLDER}/*" if Path(folder, CATALOGUE_FOLDER).is_dir() else None,
+        delete_patterns=[*_WEIGHTS, *([f"{CATALOGUE_FOLDER}/*"] if Path(folder, CATALOGUE_FOLDER).is_dir() else [])],
         **upload_patterns(with_code),
     )
 
