@@ -165,8 +165,7 @@ def _find_file(
     where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
     where.pop("force_download", None)  # transformers will
     if os.path.isdir(name_or_path):
-        path = os.path.join(name_or_path, where.get("subfolder", ""), name)
-        return path if os.path.isfile(path) else None
+        return local_file(os.path.join(name_or_path, where.get("subfolder", ""), name))
     try:
         return hf_hub_download(name_or_path, name, **where)
     except LocalEntryNotFoundError as error:  # not in the cache, and no way to the Hub
@@ -181,6 +180,17 @@ def _find_file(
     return None
 
 
+def local_file(path: str) -> str | None:
+    """Returns a path if a file lies there, `None` if nothing does.
+
+    Raises:
+        ValueError: if something else lies there, such as a pipe or a link to nothing, of which a checkpoint has none.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no file, but a folder, a pipe, a device or a link to nothing; it is not read")
+    return path if os.path.isfile(path) else None
+
+
 def _read_index(index: str) -> dict[str, str]:
     """Returns the shard of each weight, as an index of shards names them."""
     try:
@@ -188,7 +198,7 @@ def _read_index(index: str) -> dict[str, str]:
             shard_of = json.load(opened)["weight_map"]
         if not all(isinstance(shard, str) for shard in shard_of.values()):
             raise TypeError("a shard has no name")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} is no index of shards as save_pretrained writes it: {error!r}") from error
     return shard_of
 
@@ -225,16 +235,19 @@ def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
 
     Raises:
         ValueError: in place of errors of other kinds, which tell about code, not the checkpoint. A `RuntimeError`,
-            which may be about the use of `from_pretrained`, stays one, with a note that names the checkpoint.
+            which may be about the use of `from_pretrained`, stays one, and an error in words stays as it is; a note
+            names the checkpoint where these do not.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError, MemoryError):
-        raise
-    except RuntimeError as error:
-        error.add_note(f"(while {name_or_path} was loaded)")
+    except MemoryError:
         raise
     except Exception as error:
+        in_words = isinstance(error, OSError | ImportError) or type(error) is ValueError
+        if in_words or (isinstance(error, RuntimeError) and not isinstance(error, RecursionError)):
+            if str(name_or_path) not in str(error):
+                error.add_note(f"(while {name_or_path} was loaded)")
+            raise
         raise ValueError(
             f"{name_or_path} cannot be loaded: its files are damaged, or ask for what this version does not have: "
             f"{type(error).__name__}: {error}"

@@ -13,6 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 
 _MOST_LAYERS, _LARGEST_SIZE = 2**10, 2**31
 _LARGEST_RANK = 2**12
+# Ends of names of counts: none is negative.
+_COUNTS = ("max_position_embeddings", "hidden_size", "vocab_size", "intermediate_size", "hidden_layers", "heads")
 _REFERENCE = ("name", "revision", "sha256")
 
 
@@ -44,6 +46,8 @@ def _check_size(where: str, value: int) -> None:
     largest = _MOST_LAYERS if counts_layers else _LARGEST_SIZE
     if value > largest:
         raise ValueError(f"{where} must be at most {largest:,}, got {value:,}")
+    if value < 0 and key.endswith(_COUNTS):
+        raise ValueError(f"{where} must not be negative, got {value:,}")
 
 
 def _files(value: Any) -> str | None:

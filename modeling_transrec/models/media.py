@@ -45,11 +45,12 @@ def open_image(value) -> Image.Image | None:
     if value is None:
         return None
     try:
-        if not isinstance(value, Image.Image):
+        is_ours = not isinstance(value, Image.Image)
+        if is_ours:
             value = Image.open(_checked(value), formats=IMAGE_FORMATS)
         _check_size(*value.size)  # before memory is taken
         value.load()
-        return _to_rgb(_upright(value), getattr(value, "tag_v2", {}))
+        return _to_rgb(_upright(value, in_place=is_ours), getattr(value, "tag_v2", {}))
     except MemoryError:
         raise
     except Exception as error:  # Pillow and its plug-ins raise nearly anything
@@ -74,10 +75,15 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width:,} x {height:,} pixels are the shape of no picture")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turns an image as the camera that took it says; Exif data that cannot be read say nothing."""
+def _upright(image: Image.Image, in_place: bool) -> Image.Image:
+    """Turns an image as the camera that took it says; Exif data that cannot be read say nothing.
+
+    Args:
+        image: is copied otherwise, which takes the memory of a large one twice.
+        in_place: whether it may be changed.
+    """
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image, in_place=in_place) or image
     except Exception:
         return image
 
@@ -98,7 +104,7 @@ def _to_rgb(image: Image.Image, tags: Mapping) -> Image.Image:
         image = Image.fromarray((values * 255).round().astype(np.uint8))
     if image.mode in _HALF_TRANSPARENT:
         image = image.convert(_HALF_TRANSPARENT[image.mode])
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _white(mode: str, largest: float, bits: int) -> float:

@@ -241,6 +241,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         *args,
         use_safetensors: bool | None = True,
         allow_missing_weights: bool = False,
+        ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         **kwargs,
     ):
@@ -254,12 +255,14 @@ class TransRecPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: Hub id or folder.
             use_safetensors: must not be `False`.
             allow_missing_weights: whether parts that the checkpoint lacks may start from random weights.
+            ignore_mismatched_sizes: whether parts that have another shape in the checkpoint may.
             output_loading_info: whether to return a dictionary of missing and unexpected keys beside the model.
 
         Raises:
             OSError: if there are no weights as safetensors.
-            ValueError: if the weights are said to lie outside the checkpoint, are far fewer than configured, or lack a
-                part of the model; if those of a backbone that were left out are not what the checkpoint refers to.
+            ValueError: if the weights are said to lie outside the checkpoint, are far fewer than configured, have
+                other shapes, or lack a part of the model; if those of a backbone that were left out are not what the
+                checkpoint refers to.
         """
         check_name_or_path(pretrained_model_name_or_path)
         if check_whole(pretrained_model_name_or_path, "model", kwargs.get("subfolder")) and kwargs.get("config"):
@@ -272,9 +275,20 @@ class TransRecPreTrainedModel(PreTrainedModel):
         reads_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
         with checked_weights(pretrained_model_name_or_path, kwargs) if reads_files else contextlib.nullcontext():
             loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *args, use_safetensors=True, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path,
+                *args,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # or the error would not say which
+                output_loading_info=True,
+                **kwargs,
             )
         model, info = loaded
+        if info["mismatched_keys"] and not ignore_mismatched_sizes:
+            name, saved_shape, shape = min(info["mismatched_keys"])
+            raise ValueError(
+                f"the weights of {pretrained_model_name_or_path} do not fit its configuration: {name} has the shape "
+                f"{tuple(saved_shape)}, not {tuple(shape)}. To start such parts anew, give ignore_mismatched_sizes=True"
+            )
         if info["missing_keys"] and not allow_missing_weights:
             missing = sorted(info["missing_keys"])
             raise ValueError(
