@@ -193,7 +193,7 @@ def _stem(table: Path | Member) -> str:
 
 def _archives(root: Path) -> list[Path]:
     files = (Path(folder, name) for folder, _, names in _walk(root) for name in names)
-    return sorted(file for file in files if file.suffix.lower() == ".zip")
+    return sorted(file for file in files if file.suffix.lower() == ".zip" and file.is_file())
 
 
 def _kind_of_table(table: Path | Member) -> str | None:
@@ -243,6 +243,8 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
                 logger.warning("%s is a folder and is left out: only Parquet files are parts of a table", path)
             elif not path.exists():
                 logger.warning("%s is a link to nothing and is left out", path)
+            elif not path.is_dir() and not path.is_file():
+                logger.warning("%s is a pipe or a device and is left out", path)
             elif (kind := wanted.get(stem) or _kind_of_table(path)) is not None:
                 found[kind].setdefault((stem, suffix), {}).setdefault(os.path.realpath(path), path)
 

@@ -72,7 +72,7 @@ def _parse(text: str) -> Any:
     """Returns what a line says, in JSON or as Python prints it; `None` where it says nothing."""
     try:
         return DECODER.decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text.strip())

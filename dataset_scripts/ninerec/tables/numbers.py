@@ -7,6 +7,8 @@ from typing import cast
 
 import polars as pl
 
+from .problems import shown
+
 
 TIMES = "a whole number such as 1620390600, or a date such as 2021-05-07 12:30:00 or 2021-05-07T12:30:00+08:00"
 MICROSECONDS = 10**6
@@ -68,7 +70,8 @@ class TimeForm:
 
     def wrong(self, value: object) -> str:
         """Returns what to say of a time of another form."""
-        what = f"timestamp {value!r} is no {self.name}{', unlike that of the first row' if self.is_date else ''}"
+        found = shown(value) if isinstance(value, str) else repr(value)
+        what = f"timestamp {found} is no {self.name}{', unlike that of the first row' if self.is_date else ''}"
         return f"{what}; write all times in one form: {TIMES}"
 
 
