@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from chaos_case import Case, Workplace
@@ -20,7 +19,6 @@ from chaos_inputs import (
     cut_files,
     edit,
     edit_json,
-    in_place,
     judge,
     no_files,
     pickled,
@@ -41,10 +39,10 @@ TABLE = "catalogue/train-00000-of-00001.parquet"
 COUNTS, SCORING = "catalogue/transitions.safetensors", "catalogue/scoring.safetensors"
 VALUES: list[Any] = [-1, 0, 10**18, 10**30, "x", None, [], {}, float("nan"), True, "../outside/secret", [[1]], 0.5]
 FIELDS = [
-    "hidden_size num_hidden_layers num_attention_heads max_seq_len model_type architectures dtype user_encoder_type",
-    "loss_type temperature text_config text_config.vocab_size text_config.hidden_size text_config.model_type",
-    "text_config.num_hidden_layers text_config.max_position_embeddings text_config.hidden_act vision_config peft_config",
-    "backbone_references text_pooling num_items quantization_config text_config.intermediate_size image_mean",
+    "hidden_size num_hidden_layers num_attention_heads max_seq_len model_type architectures dtype",
+    "user_encoder_type loss_type temperature text_config text_config.vocab_size text_config.hidden_size text_config.model_type",
+    "text_config.num_hidden_layers text_config.max_position_embeddings text_config.hidden_act vision_config",
+    "peft_config backbone_references text_pooling num_items quantization_config text_config.intermediate_size image_mean",
 ]
 # Names under which libraries look for weights or state, or once did.
 PICKLES = (
@@ -373,16 +371,17 @@ def of_catalogues(place: Workplace) -> Iterator[Attack]:
     }.items():
         text = features if isinstance(features, str) else json.dumps(features)
         yield Attack(f"features of datasets: {what}", with_metadata(huggingface=text))
-    bomb = pa.table({"item_id": pa.array([f"i{n}" for n in range(100)]), "text_en": pa.array(["x" * 2**24] * 100)})
-    yield Attack(
-        "a table that unpacks to 1.7 GB",
-        lambda folder: pq.write_table(bomb, folder / TABLE, compression="zstd", use_dictionary=False),
-        True,
-    )
-    many = pa.table({"vector": pa.array(np.zeros(400_000_000, "int8"))})
-    yield Attack(
-        "400 million rows of zeros", lambda folder: pq.write_table(many, folder / TABLE, compression="zstd"), True
-    )
+
+    def of_texts(folder: Path) -> None:
+        bomb = pa.table({"item_id": [f"i{n}" for n in range(100)], "text_en": ["x" * 2**24] * 100})
+        pq.write_table(bomb, folder / TABLE, compression="zstd", use_dictionary=False)
+
+    def of_zeros(folder: Path) -> None:
+        many = pa.table({"vector": pa.array(np.zeros(400_000_000, "int8"))})
+        pq.write_table(many, folder / TABLE, compression="zstd")
+
+    yield Attack("a table that unpacks to 1.7 GB", of_texts, True)
+    yield Attack("400 million rows of zeros", of_zeros, True)
     for number in range(12):
         yield Attack(f"table: other bytes, {number}", edit(TABLE, partial(with_other_bytes, seed=number)))
     for name in (COUNTS, SCORING):

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from chaos_case import HARMFUL, HELD, REFUSED, TRACEBACK, Case, Found, Workplace
-from chaos_children import is_sentence, run_child
 from chaos_checkpoints import with_other_bytes
+from chaos_children import is_sentence, run_child
 from chaos_inputs import (
     SECRET,
     Attack,
@@ -34,11 +34,11 @@ from chaos_inputs import (
     remove,
     several,
     write,
+    zip_bomb,
 )
-from tests.tiny import tiny_image
 
 from modeling_transrec import Recommender, load_items, load_sequences
-from modeling_transrec.data.preparation import prepare_items
+from tests.tiny import tiny_image
 
 
 TABLE, TITLES = "shop_interactions.csv", "shop_items.csv"
@@ -67,11 +67,6 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
     return buffer.getvalue()
 
 
-def zeros(megabytes: int) -> bytes:
-    """Returns a zip archive of a cover of zeros."""
-    return zipped({"shop_cover/i000.jpg": bytes(megabytes * 2**20)})
-
-
 def tarred(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -82,12 +77,14 @@ def tarred(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def in_parquet(name: str, columns: dict[str, Any], **options: Any) -> Callable[[Path], Any]:
-    """Returns what writes a table as Parquet in place of the one as CSV."""
+def in_parquet(name: str, columns: Any, **options: Any) -> Callable[[Path], Any]:
+    """Returns what writes a table as Parquet in place of the one as CSV; a large one is made only then."""
 
     def change(folder: Path) -> None:
         remove(name)(folder)
-        pq.write_table(pa.table(columns), (folder / name).with_suffix(".parquet"), **options)
+        pq.write_table(
+            pa.table(columns() if callable(columns) else columns), (folder / name).with_suffix(".parquet"), **options
+        )
 
     return change
 
@@ -197,11 +194,13 @@ def of_parquet(place: Workplace) -> Iterator[Attack]:
     for what, table in columns.items():
         made = {name: list(values) if isinstance(values, range) else values for name, values in table.items()}
         yield Attack(f"Parquet: {what}", in_parquet(TABLE, made))
-    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(60_000_000, "int8")), pa.array(["x" * 1000]))
-    yield Attack(
-        "Parquet: 60 GB of one text",
-        in_parquet(TABLE, {"user_id": same, "item_id": same, "timestamp": pa.array(np.zeros(60_000_000, "int8"))}),
-    )
+
+    def one_text() -> dict[str, Any]:
+        zeros = pa.array(np.zeros(60_000_000, "int8"))
+        same = pa.DictionaryArray.from_arrays(zeros, pa.array(["x" * 1000]))
+        return {"user_id": same, "item_id": same, "timestamp": zeros}
+
+    yield Attack("Parquet: 60 GB of one text", in_parquet(TABLE, one_text))
     whole = {"user_id": users, "item_id": items, "timestamp": list(range(80))}
     target = "shop_interactions.parquet"
     for number in range(6):
@@ -224,7 +223,7 @@ def of_media(place: Workplace) -> Iterator[Attack]:
     """Covers and archives."""
     buffer = io.BytesIO()
     tiny_image(0).save(buffer, "JPEG")
-    cover = buffer.getvalue()
+    cover, cover_name = buffer.getvalue(), "shop_cover/i000.jpg"
     made = {f"shop_cover/i{n:03d}.jpg": cover for n in range(5)}
     yield Attack("covers in an archive", write("shop_cover.zip", zipped(made)))
     yield Attack("an archive that is cut", write("shop_cover.zip", zipped(made)[:-30]))
@@ -241,20 +240,25 @@ def of_media(place: Workplace) -> Iterator[Attack]:
         "an archive whose table leads out",
         several(remove(TITLES), write("shop.zip", zipped({"../../shop_items.csv": b"item_id,text_en\ni000,x\n"}))),
     )
-    yield Attack("a cover of 3 GB of zeros in an archive", write("shop_cover.zip", zeros(3000)))
     yield Attack(
-        "covers of 20 times 250 MB of zeros",
-        write("shop_cover.zip", zipped({f"shop_cover/i{n:03d}.jpg": bytes(250 * 2**20) for n in range(20)})),
+        "a cover of 3 GB of zeros in an archive",
+        write("shop_cover.zip", partial(zip_bomb, cover_name, megabytes=3000)),
+    )
+    yield Attack(
+        "covers of 12 times 250 MB of zeros",
+        write("shop_cover.zip", partial(zip_bomb, *(f"shop_cover/i{n:03d}.jpg" for n in range(12)), megabytes=250)),
     )
     yield Attack(
         "a table of 3 GB of zeros in an archive",
-        several(remove(TITLES), write("shop.zip", zipped({TITLES: b"item_id,text_en\n" + b"i000,x\n" * 200_000_000}))),
+        several(
+            remove(TITLES), write("shop.zip", partial(zip_bomb, TITLES, megabytes=3000, line=b"item_id,text_en\n"))
+        ),
         True,
     )
     yield Attack("an archive in an archive", write("shop_cover.zip", zipped({"shop_cover.zip": zipped(made)})))
     yield Attack(
         "an archive of 60,000 files",
-        write("shop_cover.zip", zipped({f"shop_cover/x{n}.jpg": b"" for n in range(60_000)})),
+        write("shop_cover.zip", lambda: zipped({f"shop_cover/x{n}.jpg": b"" for n in range(60_000)})),
     )
     yield Attack("an encrypted archive", edit_zip_flags(zipped(made)))
     yield Attack(
@@ -262,7 +266,7 @@ def of_media(place: Workplace) -> Iterator[Attack]:
     )
     yield Attack(
         "an archive that says it is small",
-        write("shop_cover.zip", _lying(zipped({"shop_cover/i000.jpg": bytes(2**28)}))),
+        write("shop_cover.zip", lambda: _lying(zip_bomb(cover_name, megabytes=256))),
     )
     for what, put in {
         "a pipe": lambda path: os.mkfifo(path),
@@ -334,7 +338,7 @@ def of_prepared(place: Workplace) -> Iterator[Attack]:
     outside = place.outside / "secret.csv"
     card = "---\nconfigs:\n{}---\n"
     for what, found in {
-        "outside": f"../../outside/*.csv",
+        "outside": "../../outside/*.csv",
         "absolute": str(outside),
         "an address": "https://evil.example/x.parquet",
         "a chain": f"zip://x::{outside}",

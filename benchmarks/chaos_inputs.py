@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,9 @@ def judge(place: Workplace, base: str, attack: Attack, load: Callable[[Path], An
     """Copies a whole input, makes an attack of it, and judges what loading it does."""
     folder, canary = place.fresh(), place.root / "canary"
     shutil.copytree(place.root / base, folder / "it")
-    attack.make(folder / "it")
+    made = run_child(lambda: [attack.make(folder / "it")] and None, folder, limits=Limits(megabytes=8000))
+    if made.error is not None or made.died_of is not None:
+        raise RuntimeError(f"{attack.name} cannot be made: {made}")
     limits = Limits(seconds=SECONDS, megabytes=MEGABYTES)
     ended = run_child(lambda: load(folder / "it"), folder, limits=limits, outside=place.outside)
     names = ["/it", "--", *(path.name for path in (folder / "it").rglob("*"))]
@@ -77,14 +80,14 @@ def judge(place: Workplace, base: str, attack: Attack, load: Callable[[Path], An
 # What stands in place of any file.
 
 
-def write(name: str, content: bytes | str) -> Callable[[Path], Any]:
-    """Returns what writes a file of an input anew."""
-    content = content.encode() if isinstance(content, str) else content
+def write(name: str, content: bytes | str | Callable[[], bytes]) -> Callable[[Path], Any]:
+    """Returns what writes a file of an input anew; a large content is made only then."""
 
     def change(folder: Path) -> None:
         remove(name)(folder)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        made = content() if callable(content) else content
+        (folder / name).write_bytes(made.encode() if isinstance(made, str) else made)
 
     return change
 
@@ -198,9 +201,16 @@ def safetensors_file(header: Any, data: bytes = b"", length: int | None = None) 
 
 
 def gzip_bomb(megabytes: int, line: bytes = b"u0,i000,1\n") -> bytes:
-    buffer = io.BytesIO()
-    block = line * (2**20 // len(line))
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=9) as file:
-        for _ in range(megabytes):
-            file.write(block)
+    """Returns a table of one line again and again; members of the format, one after the other, are one file."""
+    return gzip.compress(line * (2**20 // len(line)), compresslevel=9) * megabytes
+
+
+def zip_bomb(*names: str, megabytes: int, line: bytes = b"\0") -> bytes:
+    """Returns an archive of files that are one line again and again."""
+    buffer, block = io.BytesIO(), line * (2**20 // len(line))
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in names:
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
+                for _ in range(megabytes):
+                    file.write(block)
     return buffer.getvalue()
