@@ -8,8 +8,8 @@
 the midst of a file, at any time. What lies under the final names must load, and be the state before or after; the
 same command must then give what it gives where nobody kills it, and leave nothing else behind. `checkpoints` and
 `data` load hostile checkpoints, catalogues and data folders, and publish what must not leave. `media` reads changed
-images and sounds. `resources` takes away disk, rights, open files, network and time. Each case runs in a child that is
-forked from one warmed-up process, in a temporary folder, against a Hub on this machine; no other process is touched.
+images and sounds. `resources` takes away disk, rights, open files, network and time. Each case runs in a child that
+is forked from one warmed-up process, in a temporary folder, with a Hub of its own; no other process is ended.
 
 A run that is interrupted goes on where it stopped. Results are added to `benchmarks/results/chaos.json`, and a table of
 them is written beside it.
@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -65,6 +66,12 @@ class Record:
         if time.monotonic() - self.written > WRITE_EVERY:
             self.write()
 
+    def forget_bad(self, part: str) -> None:
+        """Takes out what did not hold."""
+        for cases in self.part(part)["cases"].values():
+            for name in [name for name, (outcome, *_) in cases.items() if is_bad(outcome)]:
+                del cases[name]
+
     def write(self) -> None:
         """Writes the file and the table beside it."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +80,12 @@ class Record:
         unfinished.replace(self.file)
         self.file.with_suffix(".md").write_text(page(self.content))
         self.written = time.monotonic()
+
+
+def is_bad(outcome: str | dict[str, int]) -> bool:
+    """Returns whether an outcome, or one of several, is that something did not hold."""
+    counts = outcome if isinstance(outcome, dict) else {outcome: 1}
+    return any(counts.get(one) for one in ("lost", "traceback", "harmful"))
 
 
 def page(content: dict[str, Any]) -> str:
@@ -86,7 +99,7 @@ def page(content: dict[str, Any]) -> str:
                 several = outcome if isinstance(outcome, dict) else {outcome: 1}
                 for one in COLUMNS:
                     counts[one] += several.get(one, 0)
-                if any(several.get(one) for one in ("lost", "traceback", "harmful")):
+                if is_bad(outcome):
                     bad.append(f"- {kind}, {name}: {' '.join(' '.join(note).split())}")
             row = {"tried": sum(counts.values()), **counts}
             totals = {name: totals[name] + row[name] for name in totals}
@@ -142,8 +155,11 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     """Tries all that has not been tried; returns how many cases did not hold."""
     port = set_up(folder)
     record = Record(args.output_file)
-    for part in args.parts if args.restart else ():
-        record.content["parts"].pop(part, None)
+    for part in args.parts:
+        if args.restart:
+            record.content["parts"].pop(part, None)
+        elif args.retry:
+            record.forget_bad(part)
     import torch
     from chaos_case import Workplace
     from chaos_children import serve
@@ -171,11 +187,10 @@ def run(args: argparse.Namespace, folder: Path) -> int:
                 took = time.monotonic() - started
                 note = found.note.replace(str(place.root), "")
                 record.add(part, case.kind, case.name, found.counts or found.outcome, note, took)
-                several = found.counts or {found.outcome: 1}
-                is_bad = any(several.get(one) for one in ("lost", "traceback", "harmful"))
-                number_bad += is_bad
-                if is_bad or number % 25 == 0 or number == len(all_cases):
-                    told = f"{found.outcome}: {note[:300]}" if is_bad else ""
+                did_not_hold = is_bad(found.counts or found.outcome)
+                number_bad += did_not_hold
+                if did_not_hold or number % 25 == 0 or number == len(all_cases):
+                    told = f"{found.outcome}: {note[:300]}" if did_not_hold else ""
                     print(f"{part} {number}/{len(all_cases)}: {case.kind}, {case.name} {told}", flush=True)
         return number_bad
     finally:
@@ -198,10 +213,13 @@ def main() -> None:
     parser.add_argument("--num_sounds", type=int, default=500)
     parser.add_argument("--every", type=int, default=1, help="Try only every so manyth case.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--restart", action="store_true", help="Try again what has been tried.")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--restart", action="store_true", help="Try again what has been tried.")
+    again.add_argument("--retry", action="store_true", help="Try again what has been tried and did not hold.")
     parser.add_argument("--output_file", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.output_file = args.output_file.absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was found is written, and the folder removed
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         number_bad = run(args, folder)

@@ -39,10 +39,11 @@ TABLE = "catalogue/train-00000-of-00001.parquet"
 COUNTS, SCORING = "catalogue/transitions.safetensors", "catalogue/scoring.safetensors"
 VALUES: list[Any] = [-1, 0, 10**18, 10**30, "x", None, [], {}, float("nan"), True, "../outside/secret", [[1]], 0.5]
 FIELDS = [
-    "hidden_size num_hidden_layers num_attention_heads max_seq_len model_type architectures dtype",
-    "user_encoder_type loss_type temperature text_config text_config.vocab_size text_config.hidden_size text_config.model_type",
+    "hidden_size num_hidden_layers num_attention_heads max_seq_len model_type architectures dtype user_encoder_type",
+    "loss_type temperature text_config text_config.vocab_size text_config.hidden_size text_config.model_type",
     "text_config.num_hidden_layers text_config.max_position_embeddings text_config.hidden_act vision_config",
-    "peft_config backbone_references text_pooling num_items quantization_config text_config.intermediate_size image_mean",
+    "peft_config backbone_references text_pooling num_items quantization_config text_config.intermediate_size",
+    "image_mean",
 ]
 # Names under which libraries look for weights or state, or once did.
 PICKLES = (

@@ -126,7 +126,7 @@ def run_child(
     answer = _read_all(reading, started + until)
     ended = Ended(timed_out=answer is None)
     if answer is None:
-        os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     _end_group(child)
     ended.seconds = time.monotonic() - started

@@ -50,6 +50,9 @@ def read_protocol(name: str, revision: str | None = None, token: str | bool | No
 
     Returns:
         The protocol, `None` where the data set comes without one.
+
+    Raises:
+        ValueError: if the file is no protocol.
     """
     if Path(name).is_dir():
         path = Path(name, PROTOCOL_FILE)
@@ -63,4 +66,12 @@ def read_protocol(name: str, revision: str | None = None, token: str | bool | No
             return None
         except EntryNotFoundError:
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no protocol of a prepared data set: {error}") from error
+    return found

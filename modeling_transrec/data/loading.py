@@ -19,6 +19,7 @@ from datasets.fingerprint import Hasher
 from ..models.batch import PADDING_INDEX
 from ..ninerec.content_hashes import ContentHashes
 from ..ninerec.protocol import read_protocol, split_protocol, with_protocol
+from .foreign_data import check_card, named_data_errors
 
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ def _load_folder(name: str, config_name: str, cache_dir: str | Path | None = Non
 
 def _load_named(name: str, config_name: str, **kwargs):
     try:
-        return datasets.load_dataset(name, config_name, **kwargs)
+        with named_data_errors(name):
+            check_card(name, **{option: kwargs[option] for option in ("revision", "token") if option in kwargs})
+            return datasets.load_dataset(name, config_name, **kwargs)
     except ValueError as error:
         if not str(error).startswith("BuilderConfig"):
             raise

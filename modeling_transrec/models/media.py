@@ -83,7 +83,10 @@ def _upright(image: Image.Image, in_place: bool) -> Image.Image:
         in_place: whether it may be changed.
     """
     try:
-        return ImageOps.exif_transpose(image, in_place=in_place) or image
+        if not in_place:
+            return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
     except Exception:
         return image
 

@@ -287,7 +287,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
             name, saved_shape, shape = min(info["mismatched_keys"])
             raise ValueError(
                 f"the weights of {pretrained_model_name_or_path} do not fit its configuration: {name} has the shape "
-                f"{tuple(saved_shape)}, not {tuple(shape)}. To start such parts anew, give ignore_mismatched_sizes=True"
+                f"{tuple(saved_shape)}, not {tuple(shape)}. To start such parts anew, give "
+                "ignore_mismatched_sizes=True"
             )
         if info["missing_keys"] and not allow_missing_weights:
             missing = sorted(info["missing_keys"])

@@ -15,6 +15,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin, Unpack
 
 from .backbones import image_normalization, unused_positions
+from .checkpoint_files import named_errors
 from .configuration_transrec import TransRecConfig
 from .modalities import MODALITIES, Modality, as_tensor
 from .multimodal_encoders import reads_last_position
@@ -139,10 +140,12 @@ class TransRecProcessor(ProcessorMixin):
         """As in transformers.
 
         Raises:
-            ValueError: if the model beside it was saved over an older save, and the processor was not.
+            ValueError: if its files are damaged, or the model beside it was saved over an older save, and the
+                processor was not.
         """
         check_whole(pretrained_model_name_or_path, "processor", kwargs.get("subfolder"))
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with named_errors(pretrained_model_name_or_path):
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._loaded_from = pretrained_model_name_or_path
         return loaded
 

@@ -123,6 +123,16 @@ class TestRoundTrip:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert_equal_weights(TransRecModel.from_pretrained(NAME, cache_dir=tmp_path), model.model)
 
+    def test_weights_of_before_do_not_stay_beside_new_ones(self, hub, make_model, text_processor, tmp_path):
+        """A single file would win over the index of shards, in silence."""
+        before, now = make_model("text"), make_model("text")
+        with torch.no_grad():
+            next(now.parameters()).add_(1)
+        for number, (model, size) in enumerate([(before, "1GB"), (now, "20KB"), (before, "60KB"), (now, "1GB")]):
+            Recommender(model, text_processor).push_to_hub(NAME, max_shard_size=size)
+            loaded = type(model).from_pretrained(NAME, cache_dir=tmp_path / str(number))
+            assert_equal_weights(loaded, model)
+
     def test_results_of_others_stay_on_the_card(self, hub, pushed, text_processor, items, validation_split):
         Recommender(pushed, text_processor).push_to_hub("someone/model")
         evaluator = FullRankingEvaluator(items, validation_split, split="test")

@@ -90,6 +90,13 @@ def test_the_rank_of_adapters_is_bounded_before_they_are_made(ranks, tokenizer):
         TransRecConfig(text_config=tiny_text_config(len(tokenizer)), peft_config=adapter)
 
 
+def test_counts_are_not_negative():
+    for key in ("max_position_embeddings", "text_config.vocab_size", "num_hidden_layers", "num_attention_heads"):
+        with pytest.raises(ValueError, match=f"{key} must not be negative, got -1"):
+            check_part(key, -1)
+    check_part("multimodal_config", {"pad_token_id": -1, "num_images": -1})
+
+
 def test_the_size_of_shards_is_that_of_the_files(checkpoint):
     size = check_weight_files(str(checkpoint), {})
     (checkpoint / "model.safetensors").rename(checkpoint / "a.safetensors")
@@ -103,7 +110,9 @@ def test_the_size_of_shards_is_that_of_the_files(checkpoint):
         check_weight_files(str(checkpoint), {})
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "\x00", "[" * 100_000]
+)
 def test_a_malformed_index_is_named(content, checkpoint):
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "model.safetensors.index.json").write_text(content)

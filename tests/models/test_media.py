@@ -102,6 +102,13 @@ def test_images_are_upright(suffix, orientation):
     assert np.abs(np.asarray(image).astype(int) - upright).mean() < 12
 
 
+def test_a_given_image_stays_as_it_is():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = Image.open(io.BytesIO(stored(Image.fromarray(np.zeros((8, 20, 3), np.uint8)), "PNG", exif=exif)))
+    assert open_image(lying).size == (8, 20) and lying.size == (20, 8)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_exif_data_that_cannot_be_read_say_nothing():
     data = stored(Image.fromarray(RAMP), "PNG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01")

@@ -62,6 +62,17 @@ def test_a_part_that_the_checkpoint_lacks_is_never_random_unasked(load, make_mod
     assert all(torch.equal(again[name], weights[name]) for name in weights if name not in lost)
 
 
+def test_weights_of_other_shapes_are_named(make_model, tmp_path):
+    make_model("text").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"do not fit its configuration: .*intermediate.* has the shape .*30.*32"):
+        TransRecModel.from_pretrained(tmp_path)
+    loaded = TransRecModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
+    assert loaded.config.text_config.intermediate_size == 32
+
+
 def test_auto_classes_find_everything(tokenizer, text_processor, tmp_path):
     TransRecModel(tiny_config("text", tokenizer)).save_pretrained(tmp_path)
     text_processor.save_pretrained(tmp_path)

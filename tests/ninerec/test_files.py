@@ -52,6 +52,16 @@ def test_links_to_nothing_are_left_out(tmp_path, caplog):
     assert "X_item.csv is a link to nothing" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["X_item.csv", "X_pair.csv.gz", "X_cover.zip", "X_item.parquet"])
+def test_pipes_and_devices_are_never_read(tmp_path, name, caplog):
+    """Opening a pipe that nobody writes into waits forever; a device never ends."""
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "X_behaviour.tsv").symlink_to("/dev/zero")
+    with pytest.raises(FileNotFoundError, match="found there: none"):
+        find_files("X", tmp_path)
+    assert "X_behaviour.tsv is a pipe or a device and is left out" in caplog.text
+
+
 def test_any_path_and_name(tmp_path):
     """What `polars`, a shell or a URL would read as a pattern; bytes that are no UTF-8 in names of covers."""
     folder = tmp_path / "a b [x] * ? {数据} ~%20#"

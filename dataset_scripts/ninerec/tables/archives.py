@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from .unpacking import copy_within_budget
+from .unpacking import LARGEST_RATIO, check_growth, copy_within_budget
 
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError)
 
 
+_ALWAYS_UNPACKED = 2**20  # bytes, however well they were packed
 _LARGEST_FILE = 2**28  # bytes of a picture or a sound; one that is compressed says its size before it is unpacked
 
 
@@ -73,9 +74,9 @@ class Member:
                 archive.open(self.name) as source,
                 open(target, "wb") as sink,
             ):
-                copy_within_budget(
-                    cast(BinaryIO, source), sink, self, archive.getinfo(self.name).compress_size, num_bytes
-                )
+                info = archive.getinfo(self.name)
+                check_growth(self, info.compress_size, info.file_size if num_bytes is None else num_bytes)
+                copy_within_budget(cast(BinaryIO, source), sink, self, info.compress_size, num_bytes)
         except UNREADABLE as error:
             raise ValueError(f"{self} cannot be read ({error}); copy the archive again, or unpack it") from error
         return target
@@ -130,15 +131,20 @@ def _read_file(path: str) -> bytes:
     return Path(path).read_bytes() if _is_no_bomb(path, os.path.getsize(path)) else b""
 
 
-def _is_no_bomb(name: str, size: int) -> bool:
+def _is_no_bomb(name: str, size: int, packed: int | None = None) -> bool:
     if size > _LARGEST_FILE:
         logger.warning("%s has %d MB, as no picture of an item has, and counts as missing", name, size // 10**6)
-    return size <= _LARGEST_FILE
+        return False
+    if packed is not None and size > max(_ALWAYS_UNPACKED, LARGEST_RATIO * packed):
+        logger.warning("%s has %d bytes for %d packed ones, as no picture has: it is missing", name, size, packed)
+        return False
+    return True
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
-        return archive.read(name) if _is_no_bomb(name, archive.getinfo(name).file_size) else b""
+        info = archive.getinfo(name)
+        return archive.read(name) if _is_no_bomb(name, info.file_size, info.compress_size) else b""
     except UNREADABLE as error:
         logger.warning("%s in %s cannot be read and counts as missing: %s", name, archive.filename, error)
         return b""

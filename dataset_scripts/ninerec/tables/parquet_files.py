@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1 << 16, 1 << 28  # a text that is stored once may stand in every row
 KINDS = {
     "integer": (pa.types.is_integer,),
     "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -93,28 +94,50 @@ def parquet_lists(path: Path) -> list[str]:
 
 
 def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a Parquet file, or of all in a folder, `num_rows` at a time."""
+    """Yields the rows of a Parquet file, or of all in a folder, `num_rows` at a time, fewer where they are wide."""
     for part in _parts(path):
         values = _folder_values(path, part)
         inside = [name for name in columns if name not in values]
         with _whole_parquet(part):
-            batches = pyarrow.parquet.ParquetFile(part).iter_batches(batch_size=num_rows, columns=inside)
+            file = pyarrow.parquet.ParquetFile(part)
+            tables = _joined(file.iter_batches(batch_size=min(num_rows, ROWS_AT_ONCE), columns=inside), num_rows)
         while True:
             with _whole_parquet(part):
-                batch = next(batches, None)
-            if batch is None:
+                table = next(tables, None)
+            if table is None:
                 break
             named = [pl.lit(values[name], pl.String).alias(name) for name in columns if name in values]
-            yield cast(pl.DataFrame, pl.from_arrow(_with_smaller_decimals(batch))).with_columns(named).select(columns)
+            yield cast(pl.DataFrame, pl.from_arrow(_with_smaller_decimals(table))).with_columns(named).select(columns)
 
 
-def _with_smaller_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _joined(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
+    """Yields batches together: at least so many rows, or as many as take some memory."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= num_rows or sum(map(_decoded_size, held)) >= BYTES_AT_ONCE:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _decoded_size(batch: pa.RecordBatch) -> float:
+    """Returns the bytes of a batch with the texts of its categories in every row."""
+    size = 0.0
+    for column in batch.columns:
+        texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+        size += texts.nbytes * len(batch) / max(1, len(texts))
+    return size
+
+
+def _with_smaller_decimals(table: pa.Table) -> pa.Table:
     """Returns decimals of up to 76 digits as those of 38, which polars knows."""
-    for place, field in enumerate(batch.schema):
+    for place, field in enumerate(table.schema):
         if pa.types.is_decimal256(field.type):
-            column = batch.column(place).cast(pa.decimal128(38, field.type.scale))
-            batch = batch.set_column(place, field.name, column)
-    return batch
+            column = table.column(place).cast(pa.decimal128(38, field.type.scale))
+            table = table.set_column(place, field.name, column)
+    return table
 
 
 def as_strings(path: Path, name: str, values: pl.Series) -> pl.Series:

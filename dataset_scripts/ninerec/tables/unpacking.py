@@ -109,6 +109,22 @@ def _unpack(path: Path, packing: str, sink: BinaryIO, num_bytes: int | None) -> 
         raise ValueError(f"{path} is no whole {packing} file, copy it again: {error}") from error
 
 
+def check_growth(path: object, size: int, unpacked: int) -> None:
+    """Refuses what becomes far larger than any table does.
+
+    Args:
+        path: how the compressed file is called in errors.
+        size: of the compressed file.
+        unpacked: how much has been unpacked, or will be.
+    """
+    limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * size)
+    if unpacked > limit:
+        raise ValueError(
+            f"{path} becomes more than {LARGEST_RATIO} times as large ({limit:,} bytes) when it is unpacked, "
+            "which no table does; if it is right, unpack it yourself"
+        )
+
+
 def copy_within_budget(
     source: BinaryIO, sink: BinaryIO, path: object, size: int, num_bytes: int | None = None
 ) -> None:
@@ -121,18 +137,13 @@ def copy_within_budget(
         size: of the compressed file.
         num_bytes: how much suffices.
     """
-    limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * size)
     done, free = 0, shutil.disk_usage(sink.name).free - SPARE
     while num_bytes is None or done < num_bytes:
         block = source.read(BLOCK_SIZE if num_bytes is None else min(BLOCK_SIZE, num_bytes - done))
         if not block:
             return
         done += len(block)
-        if done > limit:
-            raise ValueError(
-                f"{path} becomes more than {LARGEST_RATIO} times as large ({limit:,} bytes) when it is unpacked, "
-                "which no table does; if it is right, unpack it yourself"
-            )
+        check_growth(path, size, done)
         if done > free:
             raise ValueError(f"{path} does not fit on the disk of {Path(sink.name).parent} when it is unpacked")
         sink.write(block)

@@ -77,6 +77,7 @@ How interactions were filtered and split:
 ```
 {citation}"""
 PLOT = "statistics.png"
+PUBLISHED = ("*/ninerec-*.parquet", "README.md", PROTOCOL_FILE, PLOT)
 SAMPLE = "Sample_Target"
 SPLITS = ("train", "validation", "test")
 
@@ -171,18 +172,24 @@ def _each_warning_once() -> Iterator[None]:
 
 
 def push(folder: Path, repo_id: str, private: bool = True, token: str | None = None) -> str:
-    """Uploads an exported folder as a data set repository; its address.
+    """Uploads what [`export`] wrote into a folder as a data set repository; its address.
 
     Raises:
-        ValueError: if it is to be private, but exists already and is public.
+        ValueError: if it is to be private, but exists already and is public, or if the folder has links, of which
+            files elsewhere would be uploaded.
     """
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link to {path.resolve()}, which is not published: remove or copy it")
     api = HfApi(token=token)
     repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     if private and not api.repo_info(repo.repo_id, repo_type="dataset").private:
         raise ValueError(
             f"{repo.repo_id} exists already and is public: make it private, choose another, or say --public"
         )
-    api.upload_folder(folder_path=str(folder), repo_id=repo.repo_id, repo_type="dataset")
+    api.upload_folder(
+        folder_path=str(folder), repo_id=repo.repo_id, repo_type="dataset", allow_patterns=list(PUBLISHED)
+    )
     return str(repo)
 
 

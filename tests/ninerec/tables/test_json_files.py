@@ -73,6 +73,8 @@ def test_interactions(tmp_path, form):
         ),
         ("X_items.json", '[{"asin": 1, "title": "a"}, 2]', "json is no JSON array of objects"),
         ("X_items.json", '[{"asin": 1, "title": "a"}', "json is no JSON array of objects"),
+        ("X_items.json", "[" * 100_000, "json is no JSON array of objects"),
+        ("X_items.jsonl", '{"asin":' * 100_000, r"jsonl:1: .* is no JSON object"),
         ("X_items.jsonl", "{}\n", "jsonl: no object in the file has a name"),
         ("X_items.jsonl", "\n", "jsonl: no object in the file has a name"),
         ("X_items.jsonl", '{"asin": "", "title": "a"}\n', r"jsonl:1: empty item_id"),

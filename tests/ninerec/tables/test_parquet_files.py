@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from modeling_transrec.ninerec.tables import parquet_files
 from modeling_transrec.ninerec.tables.items import read_items
 from modeling_transrec.ninerec.tables.options import TableOptions
 from modeling_transrec.ninerec.tables.parquet_files import as_strings, parquet_chunks
@@ -84,3 +85,15 @@ def test_a_text_of_columns_of_any_type(tmp_path):
     assert read_items(path, options).rows() == [("i1", "", text)]
     with pytest.raises(ValueError, match=r'columns={"text_en": \["tags"\]} makes a text of lists'):
         read_items(path, TableOptions(columns={"text_en": "tags"}))
+
+
+def test_wide_rows_are_read_few_at_a_time(tmp_path, monkeypatch):
+    """A text that is stored once may stand in every row; what is read at a time is bounded in bytes, too."""
+    texts = [f"{'x' * 100}{row // 10}" for row in range(100)]
+    pyarrow.parquet.write_table(pa.table({"item_id": texts}), tmp_path / "X.parquet")
+    monkeypatch.setattr(parquet_files, "ROWS_AT_ONCE", 10)
+    for most, expected in ((1 << 28, [50, 50]), (1000, [10] * 10)):
+        monkeypatch.setattr(parquet_files, "BYTES_AT_ONCE", most)
+        frames = list(parquet_chunks(tmp_path / "X.parquet", ["item_id"], 45))
+        assert [len(frame) for frame in frames] == expected
+        assert [text for frame in frames for text in frame["item_id"]] == texts
