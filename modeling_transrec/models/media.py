@@ -18,6 +18,7 @@ _HALF_TRANSPARENT = {"La": "LA", "RGBa": "RGBA"}  # modes that are converted to 
 # Judged by a file's content, whatever it is called; the decoders of other formats are never run.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 _MOST_PIXELS = 2**27  # 400 MB decoded; no phone takes larger pictures
+_VALUES_AT_ONCE = 2**22
 _LONGEST_SHAPE = 100  # a longer side over a shorter one
 # By libsndfile's name of the container; how the samples in it may be stored.
 _PCM = ("PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
@@ -99,15 +100,28 @@ def _to_rgb(image: Image.Image, tags: Mapping) -> Image.Image:
         tags: of a TIFF file.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0).clip(min=0)
-        white = _white(image.mode, float(values.max(initial=0)), tags.get(_BITS, (16,))[0])
-        values = (values / white).clip(max=1)
-        if image.mode != "F" and tags.get(_WHITE_IS_ZERO) == 0:
-            values = 1 - values
-        image = Image.fromarray((values * 255).round().astype(np.uint8))
+        image = Image.fromarray(_as_bytes(np.asarray(image), image.mode, tags))
     if image.mode in _HALF_TRANSPARENT:
         image = image.convert(_HALF_TRANSPARENT[image.mode])
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _as_bytes(values: np.ndarray, mode: str, tags: Mapping) -> np.ndarray:
+    """Returns the values of one channel from black, 0, to white, 255; a few rows at a time, to keep memory small."""
+    rows = max(1, _VALUES_AT_ONCE // max(1, values.shape[1]))
+    blocks = [slice(start, start + rows) for start in range(0, len(values), rows)]
+
+    def finite(block: slice) -> np.ndarray:
+        return np.nan_to_num(values[block].astype(np.float64), posinf=0, neginf=0).clip(min=0)
+
+    white = _white(mode, max(float(finite(block).max(initial=0)) for block in blocks), tags.get(_BITS, (16,))[0])
+    found = np.empty(values.shape, np.uint8)
+    for block in blocks:
+        shares = (finite(block) / white).clip(max=1)
+        if mode != "F" and tags.get(_WHITE_IS_ZERO) == 0:
+            shares = 1 - shares
+        found[block] = (shares * 255).round()
+    return found
 
 
 def _white(mode: str, largest: float, bits: int) -> float:
