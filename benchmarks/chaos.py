@@ -11,8 +11,8 @@ same command must then give what it gives where nobody kills it, and leave nothi
 images and sounds. `resources` takes away disk, rights, open files, network and time. Each case runs in a child that
 is forked from one warmed-up process, in a temporary folder, with a Hub of its own; no other process is ended.
 
-A run that is interrupted goes on where it stopped. Results are added to `benchmarks/results/chaos.json`, and a table of
-them is written beside it.
+A run that is interrupted goes on where it stopped. Results are added to `benchmarks/results/chaos.json`, and a table
+of them is written beside it.
 """
 
 import argparse
