@@ -97,8 +97,7 @@ def of_tables(place: Workplace) -> Iterator[Attack]:
     """Text tables."""
     for name in (TABLE, TITLES):
         yield Attack(f"{name}: missing", remove(name))
-        for attack in (*cut_files(name, must_refuse=False), *no_files(name)):
-            yield attack
+        yield from (*cut_files(name, must_refuse=False), *no_files(name))
         yield Attack(f"{name}: a pickle", write(name, plain_pickle(place)), True)
         yield Attack(f"{name}: an executable", write(name, b"\x7fELF" + bytes(range(256)) * 40), True)
         yield Attack(f"{name}: zero bytes in it", edit(name, lambda old: old.replace(b"i00", b"i\0\0")))
