@@ -27,6 +27,7 @@ from ..benchmark.report import write_report
 from ..benchmark.suites import SUITES, Suite, Task, read_suite
 from ..benchmark.worker import check_tasks
 from ..evaluation.arguments import CONTENT_OPTIONS
+from . import OptionError
 from .options import parse_arguments
 
 
@@ -77,10 +78,17 @@ class BenchmarkArguments:
 
 
 def run_benchmark(args: BenchmarkArguments) -> Path:
-    """Runs a suite, and returns the file of its tables."""
-    suite = args.read_suite()
-    tasks = suite.tasks(args.tune)
-    check_tasks(tasks)
+    """Runs a suite, and returns the file of its tables.
+
+    Raises:
+        OptionError: for a suite that cannot be meant, before anything runs.
+    """
+    try:
+        suite = args.read_suite()
+        tasks = suite.tasks(args.tune)
+        check_tasks(tasks)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
     folder = Path(args.output_dir or Path("outputs", "benchmark", suite.name))
     execution = Execution(folder, args.data_dir, args.launcher, args.num_processes, args.use_cpu, args.keep_models)
     lines = execution.run(suite, tasks, lambda sentence: print(sentence, flush=True))
