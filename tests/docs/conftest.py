@@ -46,6 +46,7 @@ def workplace(template, tmp_path, monkeypatch):
     """A fresh copy of the folder, and the scripts beside it, as the current one."""
     folder = tmp_path / "workplace"
     shutil.copytree(template, folder)
-    (folder / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "metrics"):
+        (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
     return folder
