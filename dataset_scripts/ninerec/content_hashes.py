@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
+
+from .whole_folders import scratch_folder
 
 
 # A file that is written twice within a tick of the file system's clock may have one time for two contents.
@@ -74,9 +75,8 @@ def _state(path: str) -> list[int]:
 
 def _write(record: Path, kept: dict) -> None:
     try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=record.parent, suffix=".part", delete=False) as file:
-            json.dump(kept, file)
-        os.replace(file.name, record)
+        with scratch_folder(record.parent) as unfinished:
+            (unfinished / record.name).write_text(json.dumps(kept), encoding="utf-8")
+            (unfinished / record.name).replace(record)
     except OSError:  # the cache may be read-only
         return

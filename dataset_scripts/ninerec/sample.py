@@ -9,14 +9,13 @@ import functools
 import hashlib
 import logging
 import math
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from .whole_folders import made_once
 
 
 logger = logging.getLogger(__name__)
@@ -117,15 +116,9 @@ def sample_folder(cache_dir: str | Path) -> Path:
     """
     folder = Path(cache_dir).expanduser() / "ninerec_sample" / source_hash()
     if not folder.is_dir():
-        unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-        try:
-            write_sample(unfinished)
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first; its content is the same
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with made_once(folder) as unfinished:
+            if unfinished is not None:
+                write_sample(unfinished)
         logger.warning("Sample_Source and Sample_Target are SYNTHETIC data, written to %s", folder)
     return folder
 

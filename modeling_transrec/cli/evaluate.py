@@ -30,6 +30,7 @@ from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.evaluate import EvaluationTask
 from ..hub.publish import push_results
 from ..hub.results import THIS_MODEL, result_row, show_results
+from ..models.whole_saves import write_whole
 from .options import parse_arguments
 
 
@@ -61,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> dict:
         print(text)
         if evaluation_args.output_file is not None:
             Path(evaluation_args.output_file).parent.mkdir(parents=True, exist_ok=True)
-            Path(evaluation_args.output_file).write_text(text + "\n", encoding="utf-8")
+            write_whole(evaluation_args.output_file, text + "\n")
     if evaluation_args.push_to_hub:
         push_evaluation(task, results)
     return results[-1]

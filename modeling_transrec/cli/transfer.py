@@ -34,9 +34,11 @@ from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.evaluate import EvaluationTask
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..hub.results import markdown_table
+from ..models.whole_saves import write_whole
 from ..ninerec.sample import SAMPLE_BACKBONE, SAMPLES
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
+from ..training.resuming import one_training
 from ..training.train import train
 from .options import parse_arguments, to_options
 from .recommend import main as recommend
@@ -224,8 +226,8 @@ class Comparison:
         options = {"transfer": vars(self.args), "model": vars(self.model_args), "data": vars(self.target)}
         record = {"options": options, "training": self.training_args.to_dict(), "rows": self.rows}
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
-        (self.output_dir / "results.json").write_text(text + "\n", encoding="utf-8")
-        (self.output_dir / "results.md").write_text(table + "\n", encoding="utf-8")
+        write_whole(self.output_dir / "results.json", text + "\n")
+        write_whole(self.output_dir / "results.md", table + "\n")
         print(f"\n{table}\n")
         if self.args.show_users:
             shown = {
@@ -252,7 +254,9 @@ def main(args: Sequence[str] | None = None) -> None:
     datasets.disable_progress_bars()  # the bars that stay are those of training
     logging.disable_progress_bar()
     types = (TransferArguments, TransferModelArguments, DataArguments, TransferTrainingArguments)
-    Comparison(*parse_arguments(types, args, __doc__, has_presets=True)).run()
+    comparison = Comparison(*parse_arguments(types, args, __doc__, has_presets=True))
+    with one_training(comparison.output_dir):
+        comparison.run()
 
 
 if __name__ == "__main__":

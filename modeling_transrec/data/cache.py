@@ -1,14 +1,11 @@
-"""What is computed once and kept on disk: where it lies, what it depends on, and that it is there whole."""
+"""What is computed once and kept on disk: where it lies, what it depends on."""
 
-import contextlib
 import hashlib
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
 import torch
-from filelock import FileLock
 
 from ..models.backbone_references import add_tensors
 from ..models.modalities import BACKBONES
@@ -23,22 +20,6 @@ _MAKING_FEATURES += ["text_pooling", "image_pooling", "image_mean", "image_std"]
 def features_cache(cache_dir: str | Path | None = None) -> Path:
     """Returns the folder of what frozen backbones make of items; by default in the cache of `datasets`."""
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transrec_features"
-
-
-@contextlib.contextmanager
-def computed_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yields a folder of the cache, and where to write what will be in it; `None` if it is there already.
-
-    Of two runs the second waits for the first. What was not written to its end is never taken for the whole.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if folder.is_dir():
-            yield folder, None
-            return
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
-            yield folder, Path(unfinished)
-            Path(unfinished).rename(folder)
 
 
 def items_digest(items: datasets.Dataset, columns: Iterable[str]) -> str:

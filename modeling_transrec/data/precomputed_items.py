@@ -16,7 +16,8 @@ from datasets.utils import tqdm
 from ..models.modalities import BACKBONES, MODALITIES
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
-from .cache import computed_once, features_cache, features_digest
+from ..ninerec.whole_folders import made_once
+from .cache import features_cache, features_digest
 from .preparation import item_chunks
 
 
@@ -126,7 +127,8 @@ def precompute_features(
         cache_dir: folder of the cache; by default that of `datasets`.
     """
     arrays: dict[str, np.memmap] = {}
-    with computed_once(features_cache(cache_dir) / features_digest(model, items)) as (folder, unfinished):
+    folder = features_cache(cache_dir) / features_digest(model, items)
+    with made_once(folder) as unfinished:
         if unfinished is not None:
             logger.info("The backbone is frozen: its features of %d items are computed once", len(items))
             there = which_are_there(items)

@@ -29,6 +29,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
+from ..models.whole_saves import whole_save
 from .counting import Event, TransitionSettings, UserInteractions, count_pairs, square_matrix
 from .growing import GrowingList, Layers
 from .loading import as_ids
@@ -501,12 +502,11 @@ class Transitions:
         pruning = {"max_per_item": max_per_item, "min_count": min_count}
         facts: dict[str, Any] = {"settings": asdict(saved.settings), "stamp": saved.stamp, "pruning": pruning}
         facts["times"] = [saved._reference, saved._latest]
-        file = Path(save_directory) / TRANSITIONS_FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        save_file(tensors, unfinished, metadata={name: json.dumps(value) for name, value in facts.items()})
-        unfinished.replace(file)
-        return file
+        with whole_save(save_directory) as folder:
+            save_file(
+                tensors, folder / TRANSITIONS_FILE, metadata={name: json.dumps(value) for name, value in facts.items()}
+            )
+        return Path(save_directory) / TRANSITIONS_FILE
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike) -> "Transitions":

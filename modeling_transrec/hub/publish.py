@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
 
+from ..models.whole_saves import check_whole, write_whole
 from .card import build_model_card
 from .facts import CardFacts, DataFacts
 from .names import CARD_NAME, CATALOGUE_FOLDER, FACTS_NAME, RESULTS_NAME
@@ -28,7 +29,7 @@ def write_model_card(folder: str | os.PathLike, facts: CardFacts) -> None:
     for name, content in files.items():
         path = Path(folder, name)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        write_whole(path, content)
 
 
 def read_facts(folder: str | os.PathLike) -> CardFacts:
@@ -73,6 +74,8 @@ def upload_checkpoint(
         blocking: whether to return only when everything has arrived; otherwise a future is returned.
     """
     check_links(folder)
+    check_whole(folder, "model")
+    check_whole(folder, "processor")
     api = HfApi(token=token)
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)

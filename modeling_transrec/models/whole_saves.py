@@ -181,7 +181,7 @@ def _is_same(folder: Path, other: str | os.PathLike | None) -> bool:
 def write_whole(path: str | os.PathLike, text: str) -> None:
     """Writes a text file that is whole or, after a kill or an error, as it was."""
     path = Path(path)
-    unfinished = path.with_name(f"_{path.name}.unfinished")
+    unfinished = path.with_name(f"_{path.name}-{os.getpid()}.unfinished")
     with named_disk_errors(path.parent, f"{path.name} is as it was"):
         try:
             unfinished.write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from datasets.utils import tqdm
 
-from ..data.cache import autocast_dtype, computed_once, features_cache, precision
+from ..data.cache import autocast_dtype, features_cache, precision
 from ..data.precomputed_items import (
     PrecomputedItems,
     StoredArray,
@@ -34,6 +34,7 @@ from ..models.freezing import is_trained
 from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
+from ..ninerec.whole_folders import made_once
 
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ class _States:
             self.check_constant(states)
             self.compare(inputs, states.detach())
             tried.append((inputs, states.detach()))
-        with computed_once(features_cache(cache_dir) / self.digest()) as (folder, unfinished):
+        folder = features_cache(cache_dir) / self.digest()
+        with made_once(folder) as unfinished:
             if unfinished is not None:
                 self.compute(unfinished / self.name, chunk_size, tried[0][1])
         folder = folder / self.name

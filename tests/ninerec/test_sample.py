@@ -149,7 +149,6 @@ def test_concurrent_writers_and_a_failed_one(tmp_path, monkeypatch, caplog):
 
     def write(folder):
         written.append(folder)
-        folder.mkdir(parents=True)
         (folder / "README.txt").write_text("x")
 
     def fail(folder):

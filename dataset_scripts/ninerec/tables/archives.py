@@ -4,7 +4,6 @@ import hashlib
 import logging
 import lzma
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from ..whole_folders import scratch_folder
 from .unpacking import LARGEST_RATIO, check_growth, copy_within_budget
 
 
@@ -60,9 +60,8 @@ class Member:
         """Writes the file below `folder`, once, and returns where it is; folders in its name have no say in that."""
         target = folder / hashlib.sha256(self.state().encode()).hexdigest()[:16] / self.path.name
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as unfinished:
-                os.replace(self.copy_to(Path(unfinished)), target)
+            with scratch_folder(target.parent) as unfinished:
+                self.copy_to(unfinished).replace(target)
         return target
 
     def copy_to(self, folder: Path, num_bytes: int | None = None) -> Path:

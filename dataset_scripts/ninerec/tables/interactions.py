@@ -5,7 +5,6 @@ go to a file on disk; sequences are then made of a part of the users at a time.
 """
 
 import logging
-import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from ..sequences import Sequences, filter_interactions, find_repeated, keep_last, sort_interactions
+from ..whole_folders import scratch_folder
 from .coded import read_parts, write_coded
 from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
 from .forms import form_of
@@ -62,10 +62,7 @@ def read_sequences(
         scratch_dir: folder for a temporary file of 32 bytes an interaction, and for the columns of a file that is
             hard to parse.
     """
-    if scratch_dir is not None:
-        Path(scratch_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="interactions-") as name:
-        folder = Path(name)
+    with scratch_folder(scratch_dir, "interactions-") as folder:
         build = partial(_build, path, folder, item_ids, options, min_actions, max_actions, min_item_actions)
         try:
             return build(*interaction_chunks(path, folder, item_ids, options))

@@ -4,9 +4,7 @@ import codecs
 import gzip
 import hashlib
 import lzma
-import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +13,7 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
+from ..whole_folders import scratch_folder
 from .forms import form_of, split_name
 from .options import EVERYTHING, TableOptions
 
@@ -92,12 +91,10 @@ def _written(path: Path, folder: Path, name: str, write: Callable[[BinaryIO], No
     state = f"{path.absolute()}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{stat.st_ino}\t{how}"
     target = folder / hashlib.sha256(state.encode(errors="surrogateescape")).hexdigest()[:16] / name
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as unfinished:
-            part = Path(unfinished, name)
-            with open(part, "wb") as sink:
+        with scratch_folder(target.parent) as unfinished:
+            with open(unfinished / name, "wb") as sink:
                 write(sink)
-            os.replace(part, target)
+            (unfinished / name).replace(target)
     return target
 
 

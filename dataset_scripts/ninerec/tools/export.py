@@ -17,7 +17,6 @@ import json
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from ..builder import ITEMS_SUFFIX
 from ..builder import SPLITS as SPLIT_STRATEGIES
 from ..files import DERIVED, SOURCES, TARGETS
 from ..protocol import PROTOCOL_FILE, split_protocol, write_protocol
+from ..whole_folders import made_once
 from .options import add_table_options, boolean, table_options
 from .own_tables import add_own_tables, in_own_words, linked
 
@@ -99,9 +99,10 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         raise ValueError(
             f"{folder} has one of * ? [ ] in its name, which load_dataset takes for a pattern; choose another folder"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished, _each_warning_once():
-        made, folders = Path(unfinished, "made"), {}
+    with made_once(folder, wait=False) as made, _each_warning_once():
+        if made is None:
+            raise FileExistsError(f"{folder} has just been made by another process")
+        folders = {}
         for config in (name, name + ITEMS_SUFFIX):
             builder = load_dataset_builder("ninerec", config, **options)
             builder.download_and_prepare(str(made / config), file_format="parquet", max_shard_size=max_shard_size)
@@ -110,7 +111,7 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
             folders[config] = _named_by_content(made / config)
         for lock in made.glob("*.lock"):
             lock.unlink()
-        cache = Path(unfinished, "cache")
+        cache = made / ".cache"
         sequences, items = (
             load_dataset("parquet", data_files=data_files(made / folder, splits), cache_dir=cache)
             for folder, splits in zip(folders.values(), (SPLITS, ["train"]), strict=True)
@@ -122,7 +123,7 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         protocol = split_protocol(builder)
         write_protocol(made, protocol)
         write_card(name, made, folders, sequences, items, protocol)
-        shutil.move(made, folder)
+        shutil.rmtree(cache)
     return folder
 
 
