@@ -117,10 +117,11 @@ def jobs(place: Workplace) -> list[Job]:
         recommender.index(place.items(), histories=place.interactions()).save_pretrained(folder / "out")
 
     def observe(folder: Path) -> None:
-        recommender = Recommender.from_pretrained(folder / "out").remove_items(["i001"])
+        recommender = Recommender.from_pretrained(folder / "out")
         new = {"user_id": ["new"] * 3, "item_id": ["i003", "i004", "i005"], "timestamp": [9, 10, 11]}
-        if "i001" in Recommender.from_pretrained(folder / "out").item_ids:  # the second time there is nothing to do
-            recommender.observe(new).save_pretrained(folder / "out")
+        if "i001" in recommender.item_ids:  # it has not been done yet
+            recommender.remove_items(["i001"]).observe(new)
+        recommender.save_pretrained(folder / "out")
 
     def index_content(folder: Path) -> None:
         datasets.config.HF_DATASETS_CACHE = folder / "cache"

@@ -20,7 +20,7 @@ from modeling_transrec.models.media import open_image, read_audio
 from modeling_transrec.ninerec.tools.check_media import check_image
 
 
-SECONDS, MEGABYTES = 10, 1500  # of one file
+SECONDS, MEGABYTES = 10, 1500  # of one file; seconds of a core
 BLOCK = 250  # files of one child
 # What is read (the first) and what is refused.
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "PCX", "TGA", "SGI", "DDS", "PDF", "EPS"]
@@ -152,8 +152,10 @@ def read_images(number: int, count: int, seed: int, made: list[tuple[str, bytes]
     notes: list[str] = []
     for index in range(count):
         name, content = made[int(rng.integers(len(made)))]
-        attacked = extra[index] if index < len(extra) else changed(content, contents, rng)
-        before, started = _peak(), time.monotonic()
+        attacked = changed(content, contents, rng)
+        if index < len(extra):
+            name, attacked = "a large one", extra[index]
+        before, started = _peak(), time.process_time()
         try:
             image = open_image(attacked)
             counts["decoded" if image is not None else "missing"] += 1
@@ -166,7 +168,7 @@ def read_images(number: int, count: int, seed: int, made: list[tuple[str, bytes]
             told = described(error)
             outcome, note = TRACEBACK, f"{name}: {told['type']}: {told['text'][:200]} {told['trace'][-2:]}"
             notes.append(note)
-        took, grown = time.monotonic() - started, _peak() - before
+        took, grown = time.process_time() - started, _peak() - before
         if took > SECONDS or grown > MEGABYTES:
             outcome = HARMFUL
             notes.append(f"{name}: an image of {len(attacked)} bytes took {took:.1f} s and {grown} MB")
@@ -236,8 +238,10 @@ def read_sounds(number: int, count: int, seed: int, made: list[tuple[str, bytes]
     notes: list[str] = []
     for index in range(count):
         name, content = made[int(rng.integers(len(made)))]
-        attacked = extra[index] if index < len(extra) else changed(content, contents, rng)
-        before, started = _peak(), time.monotonic()
+        attacked = changed(content, contents, rng)
+        if index < len(extra):
+            name, attacked = "a large one", extra[index]
+        before, started = _peak(), time.process_time()
         try:
             samples = read_audio(attacked, sampling_rate=16_000, max_seconds=10)
             counts["decoded" if samples is not None else "missing"] += 1
@@ -247,7 +251,7 @@ def read_sounds(number: int, count: int, seed: int, made: list[tuple[str, bytes]
             told = described(error)
             outcome = TRACEBACK
             notes.append(f"{name}: {told['type']}: {told['text'][:200]} {told['trace'][-2:]}")
-        took, grown = time.monotonic() - started, _peak() - before
+        took, grown = time.process_time() - started, _peak() - before
         if took > SECONDS or grown > MEGABYTES:
             outcome = HARMFUL
             notes.append(f"{name}: a sound of {len(attacked)} bytes took {took:.1f} s and {grown} MB")

@@ -19,7 +19,7 @@ from .files import DERIVED, SOURCES, TARGETS, UNPACKED, DatasetFiles, data_folde
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
-from .tables.archives import Member, read_files
+from .tables.archives import Member, file_sizes, read_files
 from .tables.items import select_catalogue
 from .tables.media import AUDIO, find_media
 from .tables.options import ITEM_COLUMNS, ColumnNames, TableOptions
@@ -28,7 +28,7 @@ from .tables.options import ITEM_COLUMNS, ColumnNames, TableOptions
 VERSION = datasets.Version("1.0.0")
 ITEMS_SUFFIX = "_items"
 ROWS_PER_TABLE = 10_000
-ARCHIVED_FILES_PER_TABLE = 200
+ARCHIVED_FILES_PER_TABLE, BYTES_PER_TABLE = 200, 1 << 28
 DESCRIPTION = (
     "{name} in the layout of NineRec (https://github.com/westlake-repl/NineRec, arXiv 2309.07705): histories of users "
     "in three splits, and an items table with Chinese and English texts, images and, where there is any, audio."
@@ -248,16 +248,24 @@ def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> I
     is no text.
     """
     copied = {name for name, column in files.items() if any(map(_is_copied, column))}
-    step = ARCHIVED_FILES_PER_TABLE if copied else ROWS_PER_TABLE
-    for number, first in enumerate(range(0, len(items), step)):
-        rows = items.slice(first, step)
+    sizes = sum((file_sizes(files[name]) for name in copied), start=np.zeros(len(items)))
+    for number, (first, end) in enumerate(_pieces(sizes, ARCHIVED_FILES_PER_TABLE if copied else ROWS_PER_TABLE)):
+        rows = items.slice(first, end - first)
         for name, column in files.items():
-            chosen: list = list(column[first : first + step])
+            chosen: list = list(column[first:end])
             contents = pa.array(read_files(chosen) if name in copied else [None] * len(chosen), pa.binary())
             paths = pa.array([_stored_path(file) for file in chosen], pa.string())
             stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
             rows = rows.append_column(name, stored)
         yield number, _with_types(rows, ITEM_FEATURES)
+
+
+def _pieces(sizes: np.ndarray, most_rows: int) -> Iterator[tuple[int, int]]:
+    """Yields the first row and the one after the last of each table: so many rows, or fewer where they are large."""
+    first = 0
+    while first < len(sizes):
+        taken = np.searchsorted(sizes[first : first + most_rows].cumsum(), BYTES_PER_TABLE, side="right")
+        yield first, (first := first + max(1, int(taken)))
 
 
 def _is_copied(file: str | Member | None) -> bool:

@@ -81,13 +81,16 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
         return Start(is_finished=True)
     if resume == "true":
         found = last_whole_checkpoint(folder)
-        if found is None and (checkpoints or is_finished):
+        ended = [one for one in checkpoints if (one / TRAINER_STATE_NAME).exists()]  # which is written last
+        if found is None and (ended or is_finished):
             raise FileExistsError(
                 f"there is no whole checkpoint in {folder} to go on from; remove the folder to start from the "
                 "beginning"
             )
         if found is None:
             logger.warning("There is no checkpoint in %s yet: training starts from the beginning", folder)
+            for checkpoint in checkpoints:  # of a run that was killed before any was written to its end
+                shutil.rmtree(checkpoint)
         finished.unlink(missing_ok=True)
         return Start(found)
     if checkpoints and not is_finished:

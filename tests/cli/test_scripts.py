@@ -211,6 +211,9 @@ def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, c
     (output / "checkpoint-13" / "trainer_state.json").write_text("{")
     with pytest.raises(FileExistsError, match="no whole checkpoint"):
         main([*options, "--resume_from_checkpoint", "true"])
+    (output / "checkpoint-13" / "trainer_state.json").unlink()  # killed before the first one was written to its end
+    main([*options, "--resume_from_checkpoint", "true"])
+    assert len(steps) == 26 and (output / "checkpoint-13" / "trainer_state.json").exists()
 
 
 def test_a_model_of_user_ids_recommends(script, capsys, tmp_path):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+import numpy as np
+
 from ..whole_folders import scratch_folder
 from .unpacking import LARGEST_RATIO, check_growth, copy_within_budget
 
@@ -124,6 +126,17 @@ def read_files(files: Sequence[str | Member | None]) -> list[bytes | None]:
                 if isinstance(file, Member) and file.archive == archive:
                     contents[index] = _read(opened, file.name)
     return contents
+
+
+def file_sizes(files: Sequence[str | Member | None]) -> np.ndarray:
+    """Returns the bytes of files, those of archives unpacked; 0 for `None`."""
+    sizes = np.array([os.path.getsize(file) if isinstance(file, str) else 0 for file in files], dtype=np.int64)
+    for archive in {file.archive for file in files if isinstance(file, Member)}:
+        with zipfile.ZipFile(archive) as opened:
+            for index, file in enumerate(files):
+                if isinstance(file, Member) and file.archive == archive:
+                    sizes[index] = opened.getinfo(file.name).file_size
+    return sizes
 
 
 def _read_file(path: str) -> bytes:

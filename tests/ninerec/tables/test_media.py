@@ -10,6 +10,7 @@ from datasets import load_dataset
 from PIL import Image
 
 import modeling_transrec  # noqa: F401
+from modeling_transrec.ninerec import builder
 from modeling_transrec.ninerec.tables.archives import Member, read_files
 from modeling_transrec.ninerec.tables.media import IMAGE, ItemFiles
 
@@ -104,3 +105,21 @@ def test_files_that_would_take_all_memory_count_as_missing(tmp_path, caplog, mon
     found = read_files([str(tmp_path / "i1.jpg"), str(tmp_path / "i2.jpg"), None, *members])
     assert [None if one is None else len(one) for one in found] == [0, 10**6, None, 0, 5]
     assert "i1.jpg has 1 MB, as no picture" in caplog.text and "i3.jpg has 3 MB" in caplog.text
+
+
+def test_large_files_of_an_archive_are_copied_a_few_at_a_time(tmp_path, monkeypatch):
+    """Two hundred files of an archive may be as large as its author likes."""
+    sizes = [10, 700, 400, 2000, 5]
+    with zipfile.ZipFile(tmp_path / "X_cover.zip", "w") as archive:
+        for number, size in enumerate(sizes):
+            archive.writestr(f"X_cover/i{number}.jpg", bytes(range(256)) * (size // 256) + bytes(size % 256))
+    (tmp_path / "X_items.csv").write_text("item_id,title\n" + "".join(f"i{number},t\n" for number in range(5)))
+    (tmp_path / "X_interactions.csv").write_text(
+        "user_id,item_id,timestamp\n" + "".join(f"u{n % 4},i{n % 5},{n}\n" for n in range(40))
+    )
+    monkeypatch.setattr(builder, "BYTES_PER_TABLE", 1000)
+    read, read_files = [], builder.read_files
+    monkeypatch.setattr(builder, "read_files", lambda files: read.append(len(files)) or read_files(files))
+    items = load_dataset("ninerec", "X_items", data_dir=str(tmp_path), cache_dir=tmp_path / "cache")["train"]
+    items = items.cast_column("image", datasets.Image(decode=False))
+    assert [len(image["bytes"]) for image in items["image"]] == sizes and read == [2, 1, 1, 1]
