@@ -231,10 +231,10 @@ class _Counter:
 def described(error: BaseException) -> dict[str, Any]:
     """Returns what is known of an error: whether our code raised it, and in which words."""
     frames = traceback.extract_tb(error.__traceback__)
-    text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    text = "\n".join([str(error)[:600], *getattr(error, "__notes__", ())])
     return {
         "type": type(error).__name__,
-        "text": text[:600],
+        "text": text,
         "ours": bool(frames) and any(part in frames[-1].filename for part in OURS),
         "specific": isinstance(error, ValueError | OSError | ImportError | NotImplementedError),
         "trace": [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-4:]],

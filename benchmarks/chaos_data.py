@@ -393,8 +393,8 @@ def leaks(place: Workplace) -> Iterator[tuple[str, Callable[[Path, str], Any]]]:
         "a list of images": ([[secret]] * 37, datasets.List(image)),
         "a group with an image": ([{"a": secret}] * 37, {"a": image}),
         "a group with a list of images": ([{"a": [secret]}] * 37, {"a": datasets.List(image)}),
-        "audio": ([secret] * 37, datasets.Audio(decode=False)),
-        "a list of audio": ([[secret]] * 37, datasets.List(datasets.Audio(decode=False))),
+        "audio": ([{"bytes": None, "path": secret}] * 37, datasets.Audio(decode=False)),
+        "a list of audio": ([[{"bytes": None, "path": secret}]] * 37, datasets.List(datasets.Audio(decode=False))),
         "a video": ([secret] * 37, datasets.Video(decode=False)),
     }
     for what, (values, feature) in columns.items():

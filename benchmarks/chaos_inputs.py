@@ -17,7 +17,7 @@ from chaos_case import HARMFUL, HELD, LOST, REFUSED, TRACEBACK, Found, Workplace
 from chaos_children import Limits, is_sentence, run_child
 
 
-SECONDS, MEGABYTES = 40, 1200
+SECONDS, MEGABYTES = 120, 1200
 SECRET = "never to be read"
 
 
