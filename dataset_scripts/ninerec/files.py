@@ -24,7 +24,7 @@ from .tables.forms import FORMS, is_table, split_name
 from .tables.interactions import read_sequences
 from .tables.items import read_items
 from .tables.layouts import layout_of, released_names
-from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within
+from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within, is_file
 from .tables.options import EVERYTHING, TableOptions
 from .tables.problems import Problems
 from .tables.text_files import first_row
@@ -102,7 +102,7 @@ class DatasetFiles:
                 state += [one.state() for one in folder]
             elif folder is not None:
                 state.append(str(folder.absolute()))
-                files = (file for file in entries_within(folder) if media.is_named(file[0]) and file[1].is_file())
+                files = (file for file in entries_within(folder) if media.is_named(file[0]) and is_file(file[1]))
                 state += sorted(_file_state(name, entry.stat()) for name, entry in files)
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 

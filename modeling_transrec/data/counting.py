@@ -21,6 +21,7 @@ from .loading import as_ids, values_of_interactions
 
 _PAIRS_AT_A_TIME = 2**23  # that are counted by one thread
 _EXACT = 2.0**30  # weights are multiples of 1 / _EXACT, so that a count is the same in whatever order it is summed up
+_LONGEST_WINDOW = 100_000
 
 Event = tuple[int, float | None, float]  # item, time and weight of an interaction
 
@@ -47,15 +48,15 @@ class TransitionSettings:
     history_decay: float = 0.6
 
     def __post_init__(self):
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
+        if not isinstance(self.window, int) or not 1 <= self.window <= _LONGEST_WINDOW:
+            raise ValueError(f"window must be at least 1, a whole number up to {_LONGEST_WINDOW:,}, got {self.window}")
         for name in ("decay", "history_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         for name in ("backward", "power"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.half_life is not None and self.half_life <= 0:
+        if self.half_life is not None and not 0 < self.half_life < np.inf:
             raise ValueError(f"half_life must be above 0, got {self.half_life}")
 
     def pair_weights(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
+from ..models.checkpoint_files import named_file
 from ..models.whole_saves import whole_save
 from .counting import Event, TransitionSettings, UserInteractions, count_pairs, square_matrix
 from .growing import GrowingList, Layers
@@ -510,23 +512,47 @@ class Transitions:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike) -> "Transitions":
-        """Loads what [`save_pretrained`] saved, from the folder or the file."""
+        """Loads what [`save_pretrained`] saved, from the folder or the file.
+
+        Raises:
+            ValueError: if the file is damaged; it names the file.
+        """
         file = Path(name_or_path)
         file = file / TRANSITIONS_FILE if file.is_dir() else file
-        with safe_open(file, "numpy") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-            facts = {name: json.loads(value) for name, value in opened.metadata().items()}
-        ends = np.cumsum(tensors["item_id_lengths"]).tolist()
-        names = tensors["item_id_bytes"].tobytes()
-        item_ids = [names[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-        try:
-            counts = square_matrix(tensors["counts"], tensors["columns"], tensors["offsets"])
-            counts.check_format(full_check=True)
-            if len(tensors["offsets"]) != len(item_ids) + 1 or not np.isfinite(counts.data).all():
-                raise ValueError("counts are not finite, or not of these items")
-        except ValueError as error:
-            raise ValueError(f"{file} is no whole file of transitions; count them again") from error
-        reference, latest = facts["times"]
-        return cls(item_ids, TransitionSettings(**facts["settings"]))._replace(
-            _counts=counts, _counted=tensors["item_counts"], stamp=facts["stamp"], _reference=reference, _latest=latest
-        )
+        with named_file(file):
+            with safe_open(file, "numpy") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+                facts = {name: json.loads(value) for name, value in opened.metadata().items()}
+            counts, item_counts, item_ids = _checked(tensors)
+            (reference, latest), stamp = facts["times"], facts["stamp"]
+            numbers = [stamp.get(name, 0) for name in ("num_users", "num_interactions", "num_changes")]
+            if not all(isinstance(one, int) for one in numbers):
+                raise ValueError("the stamp must have whole numbers of users and interactions")
+            if not all(time is None or math.isfinite(time) for time in (reference, latest)):
+                raise ValueError("times must be numbers")
+            return cls(item_ids, TransitionSettings(**facts["settings"]))._replace(
+                _counts=counts, _counted=item_counts, stamp=stamp, _reference=reference, _latest=latest
+            )
+
+
+def _checked(tensors: dict[str, np.ndarray]) -> tuple[csr_array, np.ndarray, list[str]]:
+    """Returns counts `(V, V)`, item counts `(V,)` and item ids, from the tensors of a file."""
+    lengths, names = tensors["item_id_lengths"], tensors["item_id_bytes"].tobytes()
+    ends = np.cumsum(lengths).tolist()
+    if (lengths < 0).any() or sum(ends[-1:]) != len(names):
+        raise ValueError("the lengths of the item ids are not those of their names")
+    item_ids = [names[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    if len(tensors["offsets"]) != len(item_ids) + 1 or tensors["item_counts"].shape != (len(item_ids),):
+        raise ValueError(f"it has {len(item_ids)} item ids, and counts of another number of items")
+    if not all(np.isfinite(tensors[name]).all() for name in ("counts", "item_counts")):
+        raise ValueError("counts must be finite")
+    if not all(np.issubdtype(tensors[name].dtype, np.integer) for name in ("columns", "offsets")):
+        raise ValueError("columns and offsets must be whole numbers")
+    try:
+        counts = square_matrix(tensors["counts"], tensors["columns"], tensors["offsets"])
+        counts.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(
+            f"its counts are no whole matrix of {len(item_ids)} items ({error}); count them anew"
+        ) from error
+    return counts, tensors["item_counts"], item_ids

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .configuration_transrec import TransRecConfig
-from .whole_saves import check_whole
+from .whole_saves import check_whole, local_file
 
 
 # Arguments of `from_pretrained` that say where files come from.
@@ -180,15 +180,17 @@ def _find_file(
     return None
 
 
-def local_file(path: str) -> str | None:
-    """Returns a path if a file lies there, `None` if nothing does.
-
-    Raises:
-        ValueError: if something else lies there, such as a pipe or a link to nothing, of which a checkpoint has none.
-    """
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is no file, but a folder, a pipe, a device or a link to nothing; it is not read")
-    return path if os.path.isfile(path) else None
+@contextlib.contextmanager
+def named_file(file: str | os.PathLike | None) -> Iterator[None]:
+    """Within it, whatever a damaged or hostile file makes a library raise is a `ValueError` that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        is_ours = type(error) is ValueError
+        reason = error if is_ours else f"it is damaged, or not what its name says ({type(error).__name__}: {error})"
+        raise ValueError(f"{file}: {reason}") from error
 
 
 def _read_index(index: str) -> dict[str, str]:

@@ -154,12 +154,16 @@ def check_whole(name_or_path: str | os.PathLike | None, part: Part, subfolder: s
         Whether there was a save to end.
 
     Raises:
-        ValueError: if the other part was saved over an older save, and this one was not.
+        ValueError: if something in the folder is neither a file nor a folder, or the other part was saved over an
+            older save, and this one was not.
     """
     if name_or_path is None or not os.path.isdir(name_or_path):
         return False
     folder = Path(name_or_path, subfolder or "")
     was_finished = finish_save(folder)
+    for path in folder.glob("[!.]*"):
+        if not path.is_dir():
+            local_file(path)
     if (folder / _awaits(part)).exists():
         other = _PARTNER[part]
         raise ValueError(
@@ -168,6 +172,17 @@ def check_whole(name_or_path: str | os.PathLike | None, part: Part, subfolder: s
             f"{folder / _awaits(part)}"
         )
     return was_finished
+
+
+def local_file(path: str | os.PathLike) -> str | None:
+    """Returns a path if a file lies there, `None` if nothing does.
+
+    Raises:
+        ValueError: if something else lies there, such as a pipe or a link to nothing, of which a checkpoint has none.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no file, but a folder, a pipe, a device or a link to nothing; it is not read")
+    return os.fspath(path) if os.path.isfile(path) else None
 
 
 def _awaits(part: Part) -> str:

@@ -6,37 +6,35 @@ before. So threads that read see one state or the other, and a change takes the 
 
 import dataclasses
 import functools
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from ..data.collator import left_pad_lists
 from ..data.growing import GrowingList, Layers
-from ..data.tables import Table, as_dataset
 from ..evaluation.ranking import top_items
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
-from ..models.modalities import MODALITIES
+from ..models.checkpoint_files import named_file
 from ..models.modeling_transrec import TransRecPreTrainedModel
+from .columns import CHECKPOINT, EMBEDDING, checked_catalogue, embeddings_of, item_columns
 from .faiss_index import FaissIndex
 from .platform import explain
 
 
-logger = logging.getLogger(__name__)
-
 # Where the catalogue lies in a checkpoint: `load_dataset(CHECKPOINT, data_dir="catalogue")` reads it, too.
 CATALOGUE_FILE = f"{CATALOGUE_FOLDER}/train-00000-of-00001.parquet"
-EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
 _MEANS = ("user_mean", "item_mean")  # by which scores are centred, in the metadata of the file
-_OTHER_DTYPES = b"other_dtypes"  # there, too: hashes of the checkpoint as it is when it is loaded in other dtypes
-_READ_AT_A_TIME = 100_000
+_OTHER_DTYPES = "other_dtypes"  # there, too: hashes of the checkpoint as it is when it is loaded in other dtypes
+_READ_AT_A_TIME = 2_000
+_MOST_BYTES = 2**30  # in memory, or a hundred times the file's size
 _SHARE_BEFORE_REBUILDING = 8  # where an eighth of the items has come or gone, all are copied
 
 
@@ -106,6 +104,7 @@ class Catalogue:
         model: TransRecPreTrainedModel,
         checkpoint: str,
         histories: Sequence[Sequence[str]] | None = None,
+        same_checkpoint: Sequence[str] = (),
         **means: torch.Tensor,
     ) -> "Catalogue":
         """Makes a catalogue of the data set that [`to_dataset`] gave, whole or in part.
@@ -115,51 +114,42 @@ class Catalogue:
             model: the model that made the embeddings.
             checkpoint: hash of this model and its processor.
             histories: as in [`build`].
+            same_checkpoint: other hashes of the model and its processor, as in another dtype.
             means: `user_mean` and `item_mean`, for centred scores.
 
         Raises:
-            ValueError: if columns are missing, or another checkpoint made the embeddings.
+            ValueError: if columns are missing or not as they should be, or another checkpoint made the embeddings.
         """
-        missing = {"item_id", EMBEDDING, CHECKPOINT} - set(dataset.column_names)
-        if missing:
-            raise ValueError(f"this is no catalogue of a Recommender: it lacks {', '.join(sorted(missing))}")
-        made_by = dataset.unique(CHECKPOINT)
-        if made_by != [checkpoint]:
+        items, made_by = checked_catalogue(dataset)
+        if made_by not in (checkpoint, *same_checkpoint):
             raise ValueError(
                 "the catalogue's vectors were made by another checkpoint, or the same one in another language ("
-                f"{', '.join(str(one)[:12] for one in made_by)} in place of {checkpoint[:12]}), and cannot "
-                "be compared with this one's; encode the items again: index(items). from_pretrained(…, "
-                "load_catalogue=False) loads the model alone"
+                f"{made_by[:12]} in place of {checkpoint[:12]}), and cannot be compared with this one's; encode the "
+                "items again: index(items). from_pretrained(…, load_catalogue=False) loads the model alone"
             )
         width = model.config.hidden_size
-        embeddings = np.empty((len(dataset), width), dtype=np.float32)
-        for start in range(0, len(dataset), _READ_AT_A_TIME):
-            block = dataset.with_format("arrow")[start : start + _READ_AT_A_TIME][EMBEDDING]
-            values = pc.list_flatten(block).to_numpy()
-            if not pc.all(pc.equal(pc.list_value_length(block), width)).as_py() or not np.isfinite(values).all():
-                raise ValueError(f"the catalogue's vectors must be finite and of width {width}")
-            embeddings[start : start + _READ_AT_A_TIME] = values.reshape(-1, width)
+        embeddings = torch.from_numpy(embeddings_of(dataset, width)).to(model.device)
+        if means and set(means) != set(_MEANS):
+            raise ValueError(f"a centred catalogue has {' and '.join(_MEANS)}; this one only has {', '.join(means)}")
         if any(mean.shape != (width,) or not mean.isfinite().all() for mean in means.values()):
             raise ValueError(f"the means by which a catalogue is centred must be finite and of width {width}")
         on_device: dict[str, Any] = {name: mean.to(model.device) for name, mean in means.items()}
-        scorer = CatalogueScorer(model, torch.from_numpy(embeddings).to(model.device), **on_device)
-        return cls.build(item_columns(dataset), scorer, checkpoint, histories)
+        scorer = CatalogueScorer(model, embeddings, **on_device)
+        return cls.build(item_columns(items), scorer, checkpoint, histories)
 
     @classmethod
     def load(cls, file: str, model: TransRecPreTrainedModel, checkpoint: str) -> "Catalogue":
-        """Reads the file that [`save`] wrote; arguments and errors as in [`from_dataset`]."""
-        found = pq.read_metadata(file).metadata
-        means: dict[str, Any] = {
-            name: torch.from_numpy(np.frombuffer(bytes.fromhex(found[name.encode()].decode()), np.float32).copy())
-            for name in _MEANS
-            if name.encode() in found
-        }
-        dataset = datasets.Dataset(pq.read_table(file))  # which needs no cache that can be written to
-        if checkpoint in found.get(_OTHER_DTYPES, b"").decode().split():
+        """Reads the file that [`save`] wrote; arguments and errors as in [`from_dataset`], which name the file."""
+        with named_file(file):
+            dataset, found = _read(file)
+            means: dict[str, Any] = {
+                name: torch.from_numpy(np.frombuffer(bytes.fromhex(found[name]), np.float32).copy())
+                for name in _MEANS
+                if name in found
+            }
             made_by = dataset.unique(CHECKPOINT) if CHECKPOINT in dataset.column_names else []
-            loaded = cls.from_dataset(dataset, model, made_by[0] if len(made_by) == 1 else checkpoint, **means)
-            return dataclasses.replace(loaded, checkpoint=checkpoint)
-        return cls.from_dataset(dataset, model, checkpoint, **means)
+            is_same = checkpoint in found.get(_OTHER_DTYPES, "").split()
+            return cls.from_dataset(dataset, model, checkpoint, same_checkpoint=made_by if is_same else (), **means)
 
     def save(self, folder: Path, other_dtypes: Sequence[str] = ()) -> None:
         """Writes the catalogue into a checkpoint's folder, the means by which scores are centred in the same file.
@@ -175,7 +165,7 @@ class Catalogue:
         with pq.ParquetWriter(unfinished, dataset.features.arrow_schema, write_page_index=True) as writer:
             for batch in dataset.with_format("arrow").iter(batch_size=10_000):
                 writer.write_table(batch)
-            writer.add_key_value_metadata({_OTHER_DTYPES.decode(): " ".join(other_dtypes)})
+            writer.add_key_value_metadata({_OTHER_DTYPES: " ".join(other_dtypes)})
             if self.scorer.user_mean is not None:
                 means = {name: getattr(self.scorer, name).float().cpu().numpy() for name in _MEANS}
                 writer.add_key_value_metadata({name: mean.tobytes().hex() for name, mean in means.items()})
@@ -383,51 +373,19 @@ class Catalogue:
         return self.build(self.items, scorer, self.checkpoint)
 
 
-def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
-    """Returns items as a data set.
+def _read(file: str) -> tuple[datasets.Dataset, dict[str, str]]:
+    """Returns the rows of a Parquet file, which need no cache that can be written to, and its metadata.
 
     Raises:
-        ValueError: if there are none, or their ids are missing, not strings or not distinct.
+        ValueError: if they would take far more memory than the file's size tells.
     """
-    items = as_dataset(items)
-    if len(items) == 0:
-        raise ValueError("there are no items to index")
-    if "item_id" not in items.column_names:
-        raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
-    item_ids = items["item_id"][:]
-    if not all(isinstance(item_id, str) for item_id in item_ids):
-        raise ValueError("item_id must be a string in every item; ids are never numbers")
-    if len(set(item_ids)) != len(items):
-        raise ValueError("items have an item_id twice; ids must be distinct")
-    return items
-
-
-def item_columns(items: datasets.Dataset) -> datasets.Dataset:
-    """Returns the columns that are saved with a catalogue: numbers, texts, times, and lists and groups of them.
-
-    Others stay here, above all images and sounds, also nested ones, which would take files of this machine along; so
-    do the columns that a catalogue adds itself. What is left out unexpectedly is named in a warning.
-    """
-    contents = {name for name, modality in MODALITIES.items() if modality.is_sparse}
-    own = {*contents, EMBEDDING, CHECKPOINT} & set(items.column_names)
-    others = sorted(name for name, feature in items.features.items() if name not in own and not _is_plain(feature))
-    media = [name for name in others if isinstance(items.features[name], datasets.Image | datasets.Audio)]
-    if unexpected := [name for name in others if name not in media]:
-        logger.warning(
-            "The catalogue is saved without the column%s %s, which %s not made of numbers, texts and times",
-            "s" if len(unexpected) > 1 else "",
-            ", ".join(unexpected),
-            "are" if len(unexpected) > 1 else "is",
-        )
-    return items.remove_columns(sorted({*own, *others}))
-
-
-def _is_plain(feature: Any) -> bool:
-    """Returns whether a column holds values only: numbers, texts, times, and lists and groups of them."""
-    if isinstance(feature, datasets.Value):
-        return "binary" not in feature.dtype
-    if isinstance(feature, datasets.List | datasets.LargeList):
-        return _is_plain(feature.feature)
-    if isinstance(feature, dict):
-        return all(map(_is_plain, feature.values()))
-    return isinstance(feature, datasets.ClassLabel)
+    opened, num_bytes, batches = pq.ParquetFile(file), 0, []
+    most = max(_MOST_BYTES, 100 * os.path.getsize(file))
+    for batch in opened.iter_batches(_READ_AT_A_TIME):
+        num_bytes += batch.nbytes
+        if num_bytes > most:
+            raise ValueError(f"its rows take more than {most:,} bytes, far more than the file, and are not read")
+        batches.append(batch)
+    table = pa.Table.from_batches(batches, opened.schema_arrow)
+    found = {name.decode(): value.decode() for name, value in (opened.metadata.metadata or {}).items()}
+    return datasets.Dataset(table), found

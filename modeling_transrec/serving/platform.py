@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Container, Sequence
+import reprlib
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,11 +22,13 @@ from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content
 from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.weighing import ScoringChoice, choose, choose_content
+from ..models.checkpoint_files import named_file
 from ..models.whitening import Whitening
 
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.
 SCORING_FILE = "scoring.safetensors"
+_LARGEST_WEIGHT, _LONGEST_HISTORY = 1e30, 2**20  # in such a file
 
 logger = logging.getLogger(__name__)
 
@@ -170,21 +174,57 @@ def save_scoring(scorer: CatalogueScorer, folder: Path, **pruning) -> None:
 
 
 def load_scoring(file: str | None, transitions_file: str | None) -> tuple[ContentKNN | None, dict]:
-    """Reads the files of [`save_scoring`]: returns content kNN, where it is used, and arguments of the scorer."""
+    """Reads the files of [`save_scoring`]: returns content kNN, where it is used, and arguments of the scorer.
+
+    Raises:
+        ValueError: if a file is damaged, or has not what the other needs; it names the file.
+    """
+    if file is None and transitions_file is not None:
+        raise ValueError(f"{transitions_file}: {SCORING_FILE} is missing beside it, which says what the counts weigh")
     if file is None:
         return None, {}
-    with safe_open(file, "pt") as opened:
-        facts = json.loads(opened.metadata()["facts"])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-    changes = {name: tensors[name] for name in ("item_scores",) if name in tensors}
+    with named_file(file):
+        with safe_open(file, "pt") as opened:
+            facts = json.loads((opened.metadata() or {}).get("facts", "null"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        weight = _number(facts, "transition_weight", -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
+        knn = _read_content(facts["content"], tensors) if "content" in facts else None
+    changes: dict = {name: tensors[name] for name in ("item_scores",) if name in tensors}
     if transitions_file is not None:
-        changes["transitions"] = Transitions.from_pretrained(transitions_file)
-        changes["transition_weight"] = facts["transition_weight"]
-    if "content" not in facts:
-        return None, changes
-    saved = facts["content"]
-    whitenings = {
-        name: Whitening(tensors[f"{name}.mean"], tensors[f"{name}.matrix"], power)
-        for name, power in saved["powers"].items()
-    }
-    return ContentKNN(whitenings, saved["weights"], saved["history_decay"], saved["max_seq_len"]), changes
+        changes |= {"transitions": Transitions.from_pretrained(transitions_file), "transition_weight": weight}
+    return knn, changes
+
+
+def _read_content(saved: dict, tensors: dict[str, torch.Tensor]) -> ContentKNN:
+    powers, whitenings = saved["powers"], {}
+    for name in powers:
+        width = len(checked_tensor(tensors, f"{name}.mean", None))
+        matrix = checked_tensor(tensors, f"{name}.matrix", width, width)
+        whitenings[name] = Whitening(tensors[f"{name}.mean"], matrix, _number(powers, name, 0, 1))
+    weights = {name: _number(saved["weights"], name, 0, _LARGEST_WEIGHT) for name in saved["weights"]}
+    max_seq_len = int(_number(saved, "max_seq_len", 1, _LONGEST_HISTORY))
+    return ContentKNN(whitenings, weights, _number(saved, "history_decay", 0, 1), max_seq_len)
+
+
+def checked_tensor(tensors: Mapping[str, torch.Tensor], name: str, *shape: int | None) -> torch.Tensor:
+    """Returns a tensor that was read from a file.
+
+    Raises:
+        ValueError: if it is not there, not of this shape (`None` stands for any length), or not of finite numbers.
+    """
+    tensor = tensors.get(name)
+    if tensor is None or not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise ValueError(f"it must have {name}, of finite numbers")
+    if tensor.ndim != len(shape) or any(
+        one not in (None, size) for one, size in zip(shape, tensor.shape, strict=True)
+    ):
+        raise ValueError(f"{name} has the shape {tuple(tensor.shape)} in place of {shape}")
+    return tensor
+
+
+def _number(facts: Any, name: str, low: float, high: float) -> float:
+    """Returns a number that was read from a file; raises `ValueError` for anything else."""
+    value = facts.get(name) if isinstance(facts, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low} to {high}, and is {reprlib.repr(value)}")
+    return value

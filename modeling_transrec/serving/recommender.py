@@ -27,15 +27,17 @@ from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
 from ..hub.publish import upload_checkpoint
 from ..hub.with_code import saved_with_code
-from ..models.checkpoint_files import HUB_ARGUMENTS
+from ..models.checkpoint_files import HUB_ARGUMENTS, named_file
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
-from ..models.whole_saves import whole_save
-from .catalogue import CATALOGUE_FILE, Catalogue, checked_items, item_columns
+from ..models.whole_saves import local_file, whole_save
+from .catalogue import CATALOGUE_FILE, Catalogue
+from .columns import checked_items, item_columns
 from .platform import (
     SCORING_FILE,
     add_counts,
     as_sequences,
+    checked_tensor,
     fit_content,
     load_scoring,
     save_scoring,
@@ -130,14 +132,16 @@ class Recommender:
         if file is None:
             return False
         beside = (f"{CATALOGUE_FOLDER}/{name}" for name in (SCORING_FILE, TRANSITIONS_FILE))
-        knn, scoring = load_scoring(*(_find_file(pretrained_model_name_or_path, name, where) for name in beside))
-        self.reads_features = knn is not None
+        scoring_file, counts_file = (_find_file(pretrained_model_name_or_path, name, where) for name in beside)
+        knn, scoring = load_scoring(scoring_file, counts_file)
         model: Any = self.model if knn is None else knn
         catalogue = Catalogue.load(file, model, checkpoint_hash(self.model, self.processor))
         if "item_scores" in scoring:
-            scoring["item_scores"] = scoring["item_scores"].to(self.model.device)
+            with named_file(scoring_file):
+                scoring["item_scores"] = checked_tensor(scoring, "item_scores", len(catalogue)).to(self.model.device)
         if "transitions" in scoring:
             scoring["transitions"] = scoring["transitions"].aligned(catalogue.item_ids)
+        self.reads_features = knn is not None
         self._use(replace(catalogue, scorer=catalogue.scorer.replace(**scoring)) if scoring else catalogue)
         return True
 
@@ -524,8 +528,7 @@ class Recommender:
 def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:
     """Returns the local path of a checkpoint's file, or `None` if the checkpoint has no such file."""
     if os.path.isdir(name_or_path):
-        path = os.path.join(name_or_path, where.get("subfolder", ""), name)
-        return path if os.path.isfile(path) else None
+        return local_file(os.path.join(name_or_path, where.get("subfolder", ""), name))
     try:
         return hf_hub_download(str(name_or_path), name, **where)
     except LocalEntryNotFoundError:

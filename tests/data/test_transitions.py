@@ -264,7 +264,7 @@ def test_saved_and_loaded(histories, tmp_path):
 def test_a_broken_file_is_refused(histories, tmp_path):
     transitions = Transitions.from_sequences(histories, ITEM_IDS, **SETTINGS)
     transitions._counts.indices[3] = 1000
-    with pytest.raises(ValueError, match="no whole file"):
+    with pytest.raises(ValueError, match="no whole matrix"):
         Transitions.from_pretrained(transitions.save_pretrained(tmp_path))
 
 

@@ -8,6 +8,7 @@ import pytest
 from modeling_transrec.ninerec import files
 from modeling_transrec.ninerec.files import find_files, find_names
 from modeling_transrec.ninerec.tables.interactions import read_sequences
+from modeling_transrec.ninerec.tables.media import IMAGE, find_media
 
 
 def write(path, content):
@@ -60,6 +61,16 @@ def test_pipes_and_devices_are_never_read(tmp_path, name, caplog):
     with pytest.raises(FileNotFoundError, match="found there: none"):
         find_files("X", tmp_path)
     assert "X_behaviour.tsv is a pipe or a device and is left out" in caplog.text
+
+
+def test_a_cover_that_is_a_pipe_or_a_link_to_itself_is_missing(tmp_path):
+    make_dataset(tmp_path)
+    covers = tmp_path / "X_cover"
+    covers.mkdir()
+    os.mkfifo(covers / "i1.jpg")
+    (covers / "i2.jpg").symlink_to(covers / "i2.jpg")
+    assert find_media(IMAGE, covers, ["i1", "i2"]) == [None, None]
+    assert find_files("X", tmp_path).state_hash(with_media=True)
 
 
 def test_any_path_and_name(tmp_path):

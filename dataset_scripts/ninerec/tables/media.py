@@ -59,10 +59,15 @@ def entries_within(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
         seen.add(real)
         with os.scandir(where) as entries:
             for entry in entries:
-                if not entry.is_dir():
+                if not (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()):
                     yield f"{prefix}{entry.name}", entry
                 elif not entry.name.startswith(".") and entry.name != "__MACOSX":
                     left.append((f"{prefix}{entry.name}/", entry.path))
+
+
+def is_file(entry: os.DirEntry) -> bool:
+    """Returns whether an entry is a file or leads to one; a link to itself does not."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
 
 
 class ItemFiles:
@@ -127,7 +132,7 @@ def find_media(media: Media, folder: Folder, item_ids: Iterable[str]) -> list[st
         where = f"in {', '.join(map(str, folder))}"
     elif folder is not None:
         files = ((name, entry) for name, entry in entries_within(folder) if media.is_named(name))
-        found = {name: entry.path for name, entry in files if entry.is_file() and entry.stat().st_size > 0}
+        found = {name: entry.path for name, entry in files if is_file(entry) and entry.stat().st_size > 0}
         where = f"in {folder.name}"
     else:
         where = f"there is no {media.folders[0]} folder"

@@ -1,0 +1,111 @@
+"""Columns of a catalogue: which are taken along, and what is checked of them."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..data.tables import Table, as_dataset
+from ..models.modalities import MODALITIES
+
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
+_READ_AT_A_TIME = 100_000
+
+
+def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
+    """Returns items as a data set.
+
+    Raises:
+        ValueError: if there are none, or their ids are missing, not strings or not distinct.
+    """
+    items = as_dataset(items)
+    if len(items) == 0:
+        raise ValueError("there are no items to index")
+    if "item_id" not in items.column_names:
+        raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
+    item_ids = items["item_id"][:]
+    if not all(isinstance(item_id, str) for item_id in item_ids):
+        raise ValueError("item_id must be a string in every item; ids are never numbers")
+    if len(set(item_ids)) != len(items):
+        raise ValueError("items have an item_id twice; ids must be distinct")
+    return items
+
+
+def checked_catalogue(dataset: datasets.Dataset) -> tuple[datasets.Dataset, str]:
+    """Returns the items of a catalogue, and the hash of the checkpoint that made their embeddings.
+
+    Raises:
+        ValueError: if a column is missing, ids are not as [`checked_items`] wants them, or several checkpoints are
+            named.
+    """
+    missing = {"item_id", EMBEDDING, CHECKPOINT} - set(dataset.column_names)
+    if missing:
+        raise ValueError(f"this is no catalogue of a Recommender: it lacks {', '.join(sorted(missing))}")
+    made_by = dataset.unique(CHECKPOINT)
+    if not all(isinstance(one, str) for one in made_by) or len(made_by) > 1:
+        raise ValueError(
+            "the rows of a catalogue must name one checkpoint; some of these vectors were made by another checkpoint "
+            "than others, or by one that is not named"
+        )
+    return checked_items(dataset), *made_by
+
+
+def embeddings_of(catalogue: datasets.Dataset, width: int) -> np.ndarray:
+    """Returns the item embeddings `(V, D)` of a catalogue, float32.
+
+    Raises:
+        ValueError: if they are not finite, or not of this width.
+    """
+    wrong = ValueError(f"the catalogue's vectors must be finite numbers and of width {width}")
+    kind = catalogue.with_format("arrow")[:1][EMBEDDING].type
+    lists = pa.ListType | pa.LargeListType | pa.FixedSizeListType
+    if not isinstance(kind, lists) or not pa.types.is_floating(kind.value_type):
+        raise wrong
+    embeddings = np.empty((len(catalogue), width), dtype=np.float32)
+    for start in range(0, len(catalogue), _READ_AT_A_TIME):
+        block = catalogue.with_format("arrow")[start : start + _READ_AT_A_TIME][EMBEDDING]
+        has_width = block.null_count == 0 and pc.all(pc.equal(pc.list_value_length(block), width)).as_py()
+        with np.errstate(over="ignore"):  # what is too large for float32 is not finite then
+            values = pc.list_flatten(block).to_numpy().astype(np.float32)
+        if not has_width or not np.isfinite(values).all():
+            raise wrong
+        embeddings[start : start + _READ_AT_A_TIME] = values.reshape(-1, width)
+    return embeddings
+
+
+def item_columns(items: datasets.Dataset) -> datasets.Dataset:
+    """Returns the columns that are saved with a catalogue: numbers, texts, times, and lists and groups of them.
+
+    Others stay here, above all images and sounds, also nested ones, which would take files of this machine along; so
+    do the columns that a catalogue adds itself. What is left out unexpectedly is named in a warning.
+    """
+    contents = {name for name, modality in MODALITIES.items() if modality.is_sparse}
+    own = {*contents, EMBEDDING, CHECKPOINT} & set(items.column_names)
+    others = sorted(name for name, feature in items.features.items() if name not in own and not _is_plain(feature))
+    media = [name for name in others if isinstance(items.features[name], datasets.Image | datasets.Audio)]
+    if unexpected := [name for name in others if name not in media]:
+        logger.warning(
+            "The catalogue is saved without the column%s %s, which %s not made of numbers, texts and times",
+            "s" if len(unexpected) > 1 else "",
+            ", ".join(unexpected),
+            "are" if len(unexpected) > 1 else "is",
+        )
+    return items.remove_columns(sorted({*own, *others}))
+
+
+def _is_plain(feature: Any) -> bool:
+    """Returns whether a column holds values only: numbers, texts, times, and lists and groups of them."""
+    if isinstance(feature, datasets.Value):
+        return "binary" not in feature.dtype
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return _is_plain(feature.feature)
+    if isinstance(feature, dict):
+        return all(map(_is_plain, feature.values()))
+    return isinstance(feature, datasets.ClassLabel)
