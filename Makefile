@@ -39,7 +39,7 @@ test-peers: $(INSTALLED) ## Run the common tests of transformers on our classes 
 test-minimum: $(INSTALLED) ## Run the fast tests with the lowest versions of setup.cfg, in .venv-minimum
 	$(BIN)/uv venv --allow-existing --no-python-downloads --python $(PYTHON) $(MINIMUM)
 	$(BIN)/uv pip install --python $(MINIMUM)/bin/python --resolution lowest-direct \
-		--editable ".[vision,audio,peft,card,download,tune,faiss,test]"
+		--editable ".[vision,audio,peft,card,download,tune,serve,faiss,test]"
 	$(MINIMUM)/bin/python -m pytest -m "not slow" -W default $(TESTS)
 
 lint: $(INSTALLED) types ## Check style, format and types

@@ -104,7 +104,7 @@ def id_processor(items):
     return TransRecProcessor(item_ids=list(items["item_id"]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tokenizer):
     """A factory of tiny random models in evaluation mode: `make_model("text", loss_type="bce")`."""
 

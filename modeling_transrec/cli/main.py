@@ -16,6 +16,7 @@ COMMANDS = {
     "finetune": ("modeling_transrec.cli.finetune", "Train a recommender on your data set, from a checkpoint or new."),
     "evaluate": ("modeling_transrec.cli.evaluate", "Rank the whole catalogue for held-out items: HR@K, NDCG@K, MRR."),
     "recommend": ("modeling_transrec.cli.recommend", "Recommend items to some users, or to all of them."),
+    "serve": ("modeling_transrec.cli.serve", "Serve recommendations over HTTP."),
     "transfer": ("modeling_transrec.cli.transfer", "Compare what pretraining on one data set gives on another."),
     "benchmark": ("modeling_transrec.cli.benchmark", "Run a suite: data sets, models and seeds, with statistics."),
     "leaderboard": ("modeling_transrec.cli.leaderboard", "Make a page of results, or check what others sent."),

@@ -265,6 +265,30 @@ class Catalogue:
             several.append([one | part for one, part in zip(recommended, parts, strict=True)])
         return several
 
+    def similar(self, item_id: str, k: int) -> list[dict]:
+        """Returns the items whose embeddings have the highest cosine with an item's, without itself."""
+        (index,) = self._indices_of([item_id])
+        embeddings = self.scorer.item_embeddings
+        likeness = embeddings @ embeddings[index] / (self._lengths * self._lengths[index]).clamp(min=1e-12)
+        if self.is_candidate is not None:
+            likeness = likeness.masked_fill(~self.is_candidate, float("-inf"))
+        likeness[index] = float("-inf")
+        scores, found = likeness.topk(min(k, len(self) - 1))
+        return [
+            {"item_id": self.all_ids[one], "score": score}
+            for one, score in zip(found.tolist(), scores.tolist(), strict=True)
+        ]
+
+    @functools.cached_property
+    def _lengths(self) -> torch.Tensor:
+        """Lengths of the item embeddings `(V,)`."""
+        return torch.linalg.vector_norm(self.scorer.item_embeddings, dim=1)
+
+    def scores_of(self, history: Sequence[str], item_ids: Sequence[str]) -> list[float]:
+        """Returns the scores of some items for one history."""
+        scores = self.scorer.scores(self.histories_as_indices([history]))[0]
+        return scores[self._indices_of(item_ids)].tolist()
+
     def most_popular(self, k: int) -> list[dict]:
         """Returns the items that occur most often, at most `k`; their `"score"` is how often.
 

@@ -237,6 +237,16 @@ class Recommender:
         return self._indexed().scorer
 
     @property
+    def snapshot(self) -> Catalogue | None:
+        """The catalogue as it is now, with its counts; it never changes. `None` if there is none yet."""
+        return self._catalogue
+
+    def restore(self, snapshot: Catalogue | None) -> None:
+        """Recommends from an earlier [`snapshot`] again."""
+        with _changing:
+            self._catalogue = snapshot
+
+    @property
     def items(self) -> datasets.Dataset | None:
         """Items of the catalogue, with `item_id` and metadata; `None` if there is no catalogue yet."""
         return None if self._catalogue is None else self._catalogue.items
@@ -485,6 +495,36 @@ class Recommender:
             for number, recommended in zip(users, best, strict=True):
                 found[number] = recommended
         return found[0] if is_single else found
+
+    def similar_items(self, item_id: str, k: int = 10) -> list[dict]:
+        """Returns the `k` items most like one, by the cosine of their embeddings, best first.
+
+        Args:
+            item_id: of the catalogue.
+            k: number of items.
+
+        Returns: a list of `{"item_id", "score"}`.
+
+        Raises:
+            ValueError: if there is no catalogue yet, or it does not have the item.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        return self._indexed().similar(item_id, k)
+
+    def score(self, history: Sequence[str], item_ids: Sequence[str]) -> list[float]:
+        """Returns the scores that [`recommend`] gives to some items, those of the history included.
+
+        Args:
+            history: item ids, oldest first.
+            item_ids: items to score.
+
+        Raises:
+            ValueError: if there is no catalogue yet, an item is not in it, or the history is empty.
+        """
+        if self.processor.user_ids is not None:
+            raise ValueError("this model knows users by id; only recommend reads them")
+        return self._indexed().scores_of(history, item_ids)
 
     def _indexed(self) -> Catalogue:
         if self._catalogue is None:

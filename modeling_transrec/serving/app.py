@@ -1,0 +1,353 @@
+"""The HTTP interface of a service, for `transrec serve`: FastAPI, its page at `/docs`, metrics for Prometheus."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from limits import parse as parse_rate
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..version import __version__
+from .batching import Batcher, BusyError
+from .service import Service
+
+
+logger = logging.getLogger(__name__)
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What a request may ask for.
+
+    Args:
+        max_k: items in an answer.
+        max_history: items of a history; older ones than the model reads add nothing but counts.
+        max_items: items or interactions of one change.
+        max_body: bytes of a request.
+        rate: requests of a client, such as `100/second` or `6000/minute`; `None` for any number. A client is a token,
+            where there are tokens, else an address.
+        max_waiting: requests that wait for an answer; more get 503.
+    """
+
+    max_k: int = 1000
+    max_history: int = 10_000
+    max_items: int = 1000
+    max_body: int = 2_000_000
+    rate: str | None = None
+    max_waiting: int = 4096
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RecommendRequest(_Strict):
+    """A user's history, and what is wanted for it."""
+
+    history: list[Id] = Field(description="Item ids, oldest first.", examples=[["t0001", "t0002"]])
+    k: int = Field(default=10, ge=1, description="Number of items.")
+    exclude_seen: bool = Field(default=True, description="Whether items of the history are left out.")
+    explain: bool = Field(default=False, description="Whether to say what each score is made of.")
+    cold_users: str = Field(
+        default="raise",
+        pattern="^(raise|popularity|none)$",
+        description="What an empty history gets: popular items, nothing, or an error.",
+    )
+    unknown_items: str = Field(
+        default="raise",
+        pattern="^(raise|skip)$",
+        description="Whether items of the history that are not in the catalogue are left out, or an error.",
+    )
+
+
+class SimilarItemsRequest(_Strict):
+    item_id: Id
+    k: int = Field(default=10, ge=1, description="Number of items.")
+
+
+class ScoreRequest(_Strict):
+    history: list[Id] = Field(min_length=1, description="Item ids, oldest first.")
+    item_ids: list[Id] = Field(min_length=1, description="Items to score.")
+
+
+class ItemsRequest(_Strict):
+    items: list[dict[str, Any]] = Field(
+        min_length=1,
+        description="Items with `item_id` and the columns of the catalogue.",
+        examples=[[{"item_id": "new", "text_en": "a red kettle"}]],
+    )
+
+
+class ItemIdsRequest(_Strict):
+    item_ids: list[Id] = Field(min_length=1)
+
+
+class Interaction(_Strict):
+    user_id: Id
+    item_id: Id
+    timestamp: int | None = Field(default=None, description="Seconds since 1970.")
+    weight: float | None = Field(default=None, gt=0, description="What it counts; a click less than a purchase.")
+
+
+class InteractionsRequest(_Strict):
+    interactions: list[Interaction] = Field(min_length=1)
+
+
+class _Refused(Exception):
+    """A request that gets a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None):
+        self.status, self.sentence, self.headers = status, sentence, headers
+
+
+class _Metrics:
+    """What Prometheus reads; each application counts for itself."""
+
+    def __init__(self, service: Service):
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "transrec_requests", "Requests that were answered.", ["route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "transrec_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self.batches = Histogram(
+            "transrec_batch_size", "Histories computed together.", buckets=_BATCHES, registry=self.registry
+        )
+        items = Gauge("transrec_catalogue_items", "Items of the catalogue.", registry=self.registry)
+        items.set_function(lambda: len(service.recommender.snapshot or ()))
+
+
+def create_app(service: Service, token: str | None = None, limits: Limits | None = None) -> FastAPI:
+    """Returns the application of a service, for any ASGI server.
+
+    Args:
+        service: answers.
+        token: that requests must bring as `Authorization: Bearer TOKEN`; `/health` and `/ready` need none.
+        limits: what a request may ask for.
+
+    Example:
+
+    ```python
+    app = create_app(Service(lambda: Recommender.from_pretrained("my-shop")))
+    uvicorn.run(app, host="127.0.0.1", port=8000)
+    ```
+    """
+    limits = limits or Limits()
+    metrics = _Metrics(service)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        def compute(options: tuple, histories: list) -> list:
+            return service.recommend(histories, **dict(options))
+
+        async with Batcher(compute, max_waiting=limits.max_waiting, observe=metrics.batches.observe) as batcher:
+            app.state.batcher = batcher
+            yield
+        service.close()
+
+    app = FastAPI(title="transrec", version=__version__, lifespan=lifespan, description=_ABOUT)
+    app.state.service = service
+    _answer_errors(app)
+    _add_routes(app, service, limits, metrics, _guard(token, limits))
+    app.add_middleware(_Observed, metrics=metrics, max_body=limits.max_body)
+    return app
+
+
+_ABOUT = (
+    "Recommends items of a catalogue for a history of item ids. Changes are on the disk when they are answered. An "
+    'error is `{"error": "…"}`.'
+)
+
+
+def _guard(token: str | None, limits: Limits):
+    """Returns a dependency that lets a request pass: by its token and its client's rate."""
+    rate = None if limits.rate is None else parse_rate(limits.rate)
+    limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def passes(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if token is not None and not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise _Refused(401, "give the token as Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        client = "token" if token is not None else request.client.host if request.client is not None else ""
+        if rate is not None and not await limiter.hit(rate, client):
+            raise _Refused(429, f"more than {limits.rate} requests", {"Retry-After": "1"})
+
+    return passes
+
+
+def _check(value: int, most: int, what: str) -> None:
+    if value > most:
+        raise _Refused(422, f"{what} is {value:,}, and at most {most:,} are allowed")
+
+
+def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metrics, guard) -> None:
+    guarded = [Depends(guard)]
+
+    @app.post("/recommend", dependencies=guarded)
+    async def recommend(request: RecommendRequest) -> dict[str, list[dict[str, Any]]]:
+        """Recommends the best items for a history."""
+        _check(request.k, limits.max_k, "k")
+        _check(len(request.history), limits.max_history, "the number of items in history")
+        options = request.model_dump(exclude={"history"})
+        found = await app.state.batcher.submit(tuple(sorted(options.items())), request.history)
+        return {"items": found}
+
+    @app.post("/similar-items", dependencies=guarded)
+    async def similar_items(request: SimilarItemsRequest) -> dict[str, list[dict[str, Any]]]:
+        """Finds the items most like one."""
+        _check(request.k, limits.max_k, "k")
+        return {"items": await asyncio.to_thread(service.similar_items, request.item_id, request.k)}
+
+    @app.post("/score", dependencies=guarded)
+    async def score(request: ScoreRequest) -> dict[str, list[float]]:
+        """Scores some items for a history."""
+        _check(len(request.history), limits.max_history, "the number of items in history")
+        _check(len(request.item_ids), limits.max_items, "the number of item_ids")
+        return {"scores": await asyncio.to_thread(service.score, request.history, request.item_ids)}
+
+    @app.put("/items", dependencies=guarded)
+    async def put_items(request: ItemsRequest) -> dict[str, int]:
+        """Adds items to the catalogue, or replaces those with the same id."""
+        _check(len(request.items), limits.max_items, "the number of items")
+        await asyncio.to_thread(service.put_items, request.items)
+        return {"items": len(request.items)}
+
+    @app.delete("/items", dependencies=guarded)
+    async def delete_items(request: ItemIdsRequest) -> dict[str, int]:
+        """Takes items out of the catalogue."""
+        _check(len(request.item_ids), limits.max_items, "the number of item_ids")
+        await asyncio.to_thread(service.delete_items, request.item_ids)
+        return {"items": len(request.item_ids)}
+
+    @app.post("/interactions", dependencies=guarded)
+    async def interactions(request: InteractionsRequest) -> dict[str, int]:
+        """Counts interactions; the next recommendations use them."""
+        _check(len(request.interactions), limits.max_items, "the number of interactions")
+        rows = [one.model_dump(exclude_none=True) for one in request.interactions]
+        await asyncio.to_thread(service.add_interactions, rows)
+        return {"interactions": len(rows)}
+
+    @app.post("/reload", dependencies=guarded)
+    async def reload() -> dict[str, int]:
+        """Loads the checkpoint again; until it is there, the old one answers."""
+        await asyncio.to_thread(service.reload)
+        return {"catalogue": len(service.recommender.snapshot or ())}
+
+    @app.get("/metrics", dependencies=guarded, response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """What Prometheus reads."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Answers while the process lives."""
+        return {"status": "alive"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, Any]:
+        """Answers when there is a catalogue to recommend from."""
+        return {"status": "ready", "catalogue": len(service.recommender.snapshot or ()), "version": __version__}
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Gives every error a status and a sentence; what a user sent stands in no log."""
+
+    def answer(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": sentence}, status, headers)
+
+    @app.exception_handler(_Refused)
+    async def refused(request: Request, error: _Refused) -> JSONResponse:
+        return answer(error.status, error.sentence, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        return answer(422, f"{place or 'the body'}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, _Refused):  # while the body was read
+            return answer(error.__cause__.status, error.__cause__.sentence)
+        return answer(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(ValueError)
+    async def wrong(request: Request, error: ValueError) -> JSONResponse:
+        return answer(422, str(error))
+
+    @app.exception_handler(BusyError)
+    async def busy(request: Request, error: BusyError) -> JSONResponse:
+        return answer(503, str(error), {"Retry-After": "1"})
+
+    @app.exception_handler(OSError)
+    async def not_kept(request: Request, error: OSError) -> JSONResponse:
+        logger.error("A change could not be kept: %s", error)
+        return answer(507, "the change could not be kept, and was not made")
+
+
+class _Observed:
+    """Counts and times requests, logs them as JSON without what they say, and refuses bodies that are too large."""
+
+    def __init__(self, app: ASGIApp, metrics: _Metrics, max_body: int):
+        self.app, self.metrics, self.max_body = app, metrics, max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status, size = time.perf_counter(), 500, 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                raise _Refused(413, f"the request has more than {self.max_body:,} bytes")
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, limited, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            seconds = time.perf_counter() - start
+            self.metrics.requests.labels(route, status).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            facts = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 5)}
+            logger.info("answered", extra={"request": facts})
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each record of a log as a line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": self.formatTime(record), "level": record.levelname, "message": record.getMessage()}
+        line |= getattr(record, "request", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

@@ -1,0 +1,297 @@
+"""The service: what it answers, refuses, and keeps."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+
+import pytest
+
+
+fastapi = pytest.importorskip("fastapi", reason='needs pip install ".[serve]"')
+
+from fastapi.testclient import TestClient  # noqa: E402
+
+from modeling_transrec import Recommender  # noqa: E402
+from modeling_transrec.serving.app import JsonFormatter, Limits, create_app  # noqa: E402
+from modeling_transrec.serving.batching import Batcher, BusyError  # noqa: E402
+from modeling_transrec.serving.event_log import EventLog  # noqa: E402
+from modeling_transrec.serving.service import Service  # noqa: E402
+
+
+HISTORIES = {
+    "user_id": ["u1"] * 3 + ["u2"] * 3,
+    "item_id": ["i001", "i002", "i003", "i001", "i002", "i004"],
+    "timestamp": [1, 2, 3, 4, 5, 6],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_model, text_processor, items, tmp_path_factory):
+    """A recommender with a catalogue and counts."""
+    folder = tmp_path_factory.mktemp("shop")
+    recommender = Recommender(make_model("text"), text_processor).index(items, histories=HISTORIES)
+    recommender.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def load(checkpoint):
+    return lambda: Recommender.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def client(load, tmp_path):
+    with TestClient(create_app(Service(load, tmp_path / "events.jsonl"))) as client:
+        yield client
+
+
+def test_it_answers_what_the_recommender_does(client, load):
+    recommender, history = load(), ["i003", "i010"]
+    found = client.post("/recommend", json={"history": history, "k": 5, "explain": True})
+    assert found.status_code == 200 and found.json()["items"] == recommender.recommend(history, k=5, explain=True)
+    found = client.post("/similar-items", json={"item_id": "i003", "k": 4}).json()["items"]
+    assert found == recommender.similar_items("i003", k=4)
+    ids = ["i003", "i020"]
+    assert client.post("/score", json={"history": history, "item_ids": ids}).json()["scores"] == pytest.approx(
+        recommender.score(history, ids)
+    )
+    assert client.get("/health").json() == {"status": "alive"}
+    assert client.get("/ready").json()["catalogue"] == 37
+
+
+def test_similar_items_are_the_highest_cosines(load):
+    recommender = load()
+    embeddings = recommender.item_embeddings / recommender.item_embeddings.norm(dim=1, keepdim=True)
+    likeness = (embeddings @ embeddings[3]).tolist()
+    best = sorted((likeness[n] for n in range(37) if n != 3), reverse=True)
+    found = recommender.similar_items("i003", k=6)
+    assert [one["score"] for one in found] == pytest.approx(best[:6], abs=1e-5)
+    of = dict(zip(recommender.item_ids, likeness, strict=True))
+    assert [of[one["item_id"]] for one in found] == pytest.approx(best[:6], abs=1e-5)  # an untrained model's are close
+    removed = found[0]["item_id"]
+    recommender.remove_items([removed])
+    left = recommender.similar_items("i003", k=36)
+    assert len(left) == 35 and removed not in [one["item_id"] for one in left]
+    with pytest.raises(ValueError, match="'none' is not in the indexed catalogue"):
+        recommender.similar_items("none")
+
+
+def test_scores_are_those_of_the_recommendations(load):
+    recommender, history = load(), ["i001", "i002"]
+    found = recommender.recommend(history, k=37, exclude_seen=False)
+    ids = [one["item_id"] for one in found]
+    assert recommender.score(history, ids) == pytest.approx([one["score"] for one in found], abs=1e-5)
+
+
+def test_changes_are_used_at_once_and_made_again_after_a_restart(load, tmp_path):
+    new, question = {"item_id": "new", "text_en": "red rope"}, {"history": ["i001"], "k": 40}
+    clicks = [{"user_id": "u9", "item_id": one, "timestamp": time} for time, one in enumerate(["i001", "new"])]
+    with TestClient(create_app(Service(load, tmp_path / "events.jsonl"))) as client:
+        assert client.put("/items", json={"items": [new]}).json() == {"items": 1}
+        assert client.request("DELETE", "/items", json={"item_ids": ["i004"]}).json() == {"items": 1}
+        assert client.post("/interactions", json={"interactions": clicks}).json() == {"interactions": 2}
+        answer = client.post("/recommend", json=question).json()["items"]
+    ids = [one["item_id"] for one in answer]
+    assert "new" in ids and "i004" not in ids
+
+    again = Service(load, tmp_path / "events.jsonl")
+    found = again.recommend([["i001"]], k=40)[0]
+    assert [one["item_id"] for one in found] == ids
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in answer], abs=1e-5)
+    assert again.recommender.scorer.transitions["i001"]["new"] > 0
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "sentence"),
+    [
+        ("POST", "/recommend", {"history": ["nope"]}, "'nope' is not in the indexed catalogue"),
+        ("POST", "/recommend", {"history": []}, "empty history"),
+        ("POST", "/recommend", {"history": ["i001"], "k": 0}, "k: Input should be greater"),
+        ("POST", "/recommend", {"history": ["i001"], "k": 1001}, "k is 1,001, and at most 1,000"),
+        ("POST", "/recommend", {"history": ["i001"] * 10_001}, "at most 10,000 are allowed"),
+        ("POST", "/recommend", {"history": ["i001"], "kk": 3}, "kk: Extra inputs"),
+        ("POST", "/recommend", {"history": [3]}, "history.0: Input should be a valid string"),
+        ("POST", "/recommend", {"history": ["i001"], "cold_users": "x"}, "cold_users: String should match"),
+        ("POST", "/similar-items", {"item_id": "nope"}, "'nope' is not in"),
+        ("POST", "/score", {"history": ["i001"], "item_ids": []}, "item_ids: List should have at least 1"),
+        ("PUT", "/items", {"items": [{"text_en": "x"}]}, "item_id"),
+        ("PUT", "/items", {"items": [{"item_id": "a", "colour": "red"}]}, "no column colour"),
+        ("DELETE", "/items", {"item_ids": ["nope"]}, "'nope' is not in the catalogue"),
+        ("POST", "/interactions", {"interactions": [{"user_id": "u", "item_id": "nope"}]}, "'nope' of the inter"),
+        ("POST", "/interactions", {"interactions": [{"user_id": "", "item_id": "i001"}]}, "user_id: String"),
+    ],
+)
+def test_what_is_wrong_gets_a_sentence(client, method, path, body, sentence, tmp_path):
+    found = client.request(method, path, json=body)
+    assert found.status_code == 422 and sentence in found.json()["error"], found.text
+    assert (tmp_path / "events.jsonl").read_text() == ""  # nothing of it is kept
+    assert client.get("/ready").json()["catalogue"] == 37
+
+
+def test_bodies_are_limited(load):
+    with TestClient(create_app(Service(load), limits=Limits(max_body=2000))) as client:
+        found = client.post("/recommend", json={"history": ["x" * 500] * 10})
+        assert found.status_code == 413 and "more than 2,000 bytes" in found.json()["error"]
+        found = client.post("/recommend", content=iter([b"x" * 1500] * 3))  # of a length that is not told before
+        assert found.status_code == 413
+        assert client.post("/recommend", content=b"{").status_code == 422
+        assert client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+def test_a_token_is_asked_for(load):
+    with TestClient(create_app(Service(load), token="secret")) as client:
+        question = {"history": ["i001"]}
+        for header in ({}, {"Authorization": "Bearer other"}, {"Authorization": "secret"}):
+            found = client.post("/recommend", json=question, headers=header)
+            assert found.status_code == 401 and "Bearer TOKEN" in found.json()["error"]
+        assert client.get("/metrics").status_code == 401 and client.get("/health").status_code == 200
+        found = client.post("/recommend", json=question, headers={"Authorization": "Bearer secret"})
+        assert found.status_code == 200
+
+
+def test_clients_have_a_rate(load):
+    with TestClient(create_app(Service(load), limits=Limits(rate="3/minute"))) as client:
+        statuses = [client.post("/recommend", json={"history": ["i001"]}).status_code for _ in range(4)]
+    assert statuses == [200] * 3 + [429]
+
+
+def test_metrics_and_logs_have_no_personal_data(client, caplog):
+    caplog.set_level(logging.INFO, logger="modeling_transrec.serving.app")
+    client.post("/recommend", json={"history": ["i007"], "k": 3})
+    client.post("/interactions", json={"interactions": [{"user_id": "somebody", "item_id": "i007"}]})
+    metrics = client.get("/metrics").text
+    assert 'transrec_requests_total{route="/recommend",status="200"} 1.0' in metrics
+    assert "transrec_catalogue_items 37.0" in metrics and "transrec_batch_size_count 1.0" in metrics
+    lines = [JsonFormatter().format(record) for record in caplog.records]
+    parsed = [json.loads(line) for line in lines]
+    assert [one["route"] for one in parsed if "route" in one][:2] == ["/recommend", "/interactions"]
+    assert not any("somebody" in line or "i007" in line for line in lines)
+
+
+def test_a_change_that_cannot_be_kept_is_not_made(client, monkeypatch, tmp_path):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    found = client.put("/items", json={"items": [{"item_id": "new", "text_en": "red rope"}]})
+    assert found.status_code == 507 and "was not made" in found.json()["error"]
+    assert client.get("/ready").json()["catalogue"] == 37 and (tmp_path / "events.jsonl").read_text() == ""
+    monkeypatch.undo()
+    assert client.put("/items", json={"items": [{"item_id": "new", "text_en": "red rope"}]}).status_code == 200
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_new_checkpoint_is_swapped_in_without_a_failed_request(checkpoint, items):
+    sizes = iter([37, 20])
+
+    def load():
+        recommender = Recommender.from_pretrained(checkpoint)
+        return recommender.index(items.select(range(next(sizes))))
+
+    with TestClient(create_app(Service(load))) as client:
+        statuses, stop = [], threading.Event()
+
+        def ask():
+            while not stop.is_set():
+                statuses.append(client.post("/recommend", json={"history": ["i001"], "k": 3}).status_code)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert client.post("/reload").json() == {"catalogue": 20}
+        stop.set()
+        thread.join()
+        assert statuses and set(statuses) == {200}
+        assert client.get("/ready").json()["catalogue"] == 20
+
+
+def test_a_checkpoint_without_a_catalogue_is_refused(make_model, text_processor):
+    with pytest.raises(ValueError, match="has no catalogue: save it with one"):
+        Service(lambda: Recommender(make_model("text"), text_processor))
+
+
+def test_one_wrong_history_does_not_fail_the_others(load):
+    service = Service(load)
+    good, bad, other = service.recommend([["i001"], ["nope"], ["i002"]], k=3)
+    assert isinstance(bad, ValueError) and "'nope'" in str(bad)
+    assert good == load().recommend(["i001"], k=3) and other == load().recommend(["i002"], k=3)
+
+
+class TestBatcher:
+    def test_what_comes_meanwhile_goes_together(self):
+        sizes, may_go = [], threading.Event()
+
+        def compute(key, values):
+            may_go.wait(10)
+            return [(key, value) for value in values]
+
+        async def main():
+            async with Batcher(compute, max_size=4, observe=sizes.append) as batcher:
+                first = asyncio.create_task(batcher.submit("a", 0))
+                await asyncio.sleep(0.05)  # it is being computed
+                rest = [asyncio.create_task(batcher.submit(key, n)) for n in range(1, 6) for key in "ab"]
+                await asyncio.sleep(0)
+                may_go.set()
+                return await asyncio.gather(first, *rest)
+
+        found = asyncio.run(main())
+        assert found == [("a", 0), *((key, n) for n in range(1, 6) for key in "ab")]
+        assert sizes == [1, 4, 4, 1, 1]
+
+    def test_an_error_is_that_of_its_value(self):
+        async def main():
+            def compute(key, values):
+                if key == "all":
+                    raise RuntimeError("broken")
+                return [ValueError("bad") if value == 1 else value for value in values]
+
+            async with Batcher(compute) as batcher:
+                found = await asyncio.gather(*(batcher.submit("", n) for n in range(3)), return_exceptions=True)
+                with pytest.raises(RuntimeError, match="broken"):
+                    await batcher.submit("all", 0)
+                assert await batcher.submit("", 7) == 7  # it goes on
+                return found
+
+        first, second, third = asyncio.run(main())
+        assert (first, third) == (0, 2) and isinstance(second, ValueError)
+
+    def test_too_many_that_wait_are_refused(self):
+        may_go = threading.Event()
+
+        async def main():
+            async with Batcher(lambda key, values: may_go.wait(10) and values, max_waiting=2) as batcher:
+                tasks = [asyncio.create_task(batcher.submit("", n)) for n in range(5)]
+                await asyncio.sleep(0.05)
+                may_go.set()
+                return await asyncio.gather(*tasks, return_exceptions=True)
+
+        found = asyncio.run(main())
+        assert sum(isinstance(one, BusyError) for one in found) == 3
+
+
+class TestEventLog:
+    def test_what_a_kill_has_cut_is_cut_off(self, tmp_path):
+        path = tmp_path / "events.jsonl"
+        with EventLog(path) as log:
+            log.append({"kind": "remove", "item_ids": ["ü"]})
+        path.write_bytes(path.read_bytes() + b'{"kind": "rem')
+        with EventLog(path) as log:
+            log.append({"kind": "remove", "item_ids": ["b"]})
+            assert [event["item_ids"] for event in log.events()] == [["ü"], ["b"]]
+
+    def test_a_damaged_line_is_named(self, tmp_path):
+        path = tmp_path / "events.jsonl"
+        path.write_text('{"kind": "remove", "item_ids": []}\nnothing\n[]\n')
+        with EventLog(path) as log, pytest.raises(ValueError, match="events.jsonl:2: the line is damaged"):
+            list(log.events())
+        path.write_text("[]\n")
+        with EventLog(path) as log, pytest.raises(ValueError, match="events.jsonl:1: this is no event"):
+            list(log.events())
+
+    def test_it_belongs_to_one_process(self, tmp_path):
+        path = tmp_path / "events.jsonl"
+        with EventLog(path), pytest.raises(RuntimeError, match="another process writes"):
+            EventLog(path)
+        EventLog(path).close()
