@@ -51,7 +51,9 @@ def judge(job: Job, reference: Reference, folder: Path, ended: Ended, mend: Call
     if ended.error is not None:
         told = ended.error
         # errors of the operating system say what is wrong and name the file
-        is_told = is_sentence(told, [str(folder), *CODES, "o space", "o many", "oo large", "ermission"])
+        is_told = is_sentence(
+            told, [str(folder), *CODES, "o space", "o many", "oo large", "ermission", "nput/output", "uota"]
+        )
         text = f"{told['type']}: {told['text'][:200]} {told['trace'][-2:]}"
         outcome = Found(REFUSED if is_told else TRACEBACK, text)
     found = look(job, folder)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
@@ -56,3 +57,25 @@ def test_the_white_picture_is_the_mask(monkeypatch):
     with torch.no_grad():
         model.model.user_encoder.mask_embedding.add_(1)
     assert white != learned and model(**batch).loss == white
+
+
+@pytest.mark.slow
+def test_chaos(tmp_path):
+    """A few cases of every part hold; a run that is given again has nothing left to do, and leaves nothing behind."""
+    file = tmp_path / "results" / "chaos.json"
+    sizes = "--num_kills 22 --num_images 60 --num_sounds 20 --every 40".split()
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "benchmarks/chaos.py", *sizes, "--output_file", str(file)],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and "all held" in done.stdout, done.stdout + done.stderr[-3000:]
+    parts = json.loads(file.read_text())["parts"]
+    assert parts.keys() == {"kills", "checkpoints", "data", "media", "resources"}
+    assert all(part["cases"] for part in parts.values())
+    assert str(tmp_path) not in file.read_text()
+    assert "| **all** |" in file.with_suffix(".md").read_text()
+    assert not list(tmp_path.glob("chaos-*"))

@@ -238,7 +238,10 @@ def _is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        if any(sign in str(error) for sign in ("os error 28", "os error 122", "No space left", "unexpected pos")):
+        if any(
+            sign in str(error)
+            for sign in ("os error 27", "os error 28", "os error 122", "No space left", "unexpected pos")
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
