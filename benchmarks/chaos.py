@@ -105,12 +105,16 @@ def page(content: dict[str, Any]) -> str:
             totals = {name: totals[name] + row[name] for name in totals}
             lines.append(f"| {kind} | " + " | ".join(f"{row[name]:,}" for name in totals) + " |")
     lines.append("| **all** | " + " | ".join(f"**{number:,}**" for number in totals.values()) + " |")
-    took = ", ".join(f"{name} {entry['seconds'] / 60:.0f}" for name, entry in content["parts"].items())
+    took = "\n".join(
+        f"| `--parts {' '.join([name, entry.get('options', '')]).strip()}` | {entry['seconds'] / 60:.0f} |"
+        for name, entry in content["parts"].items()
+    )
     versions = ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items())
     intro = __doc__.split("\n\n")[2].replace("\n", " ")
     return (
         "# What a kill, a full disk or a stranger's files can do\n\n"
-        f"`python benchmarks/chaos.py`, on one core; minutes: {took}. {versions}.\n\n{intro}\n\n"
+        f"{intro}\n\nWhat did not hold at first was put right and tried again (`--retry`). {versions}.\n\n"
+        f"| `python benchmarks/chaos.py` … | minutes, on a busy core |\n|---|---:|\n{took}\n\n"
         f"| kind | tried | {' | '.join(COLUMNS.values())} |\n|---|{'---:|' * (len(COLUMNS) + 1)}\n"
         + "\n".join(lines)
         + "\n\n*Held*: whole, and right; a hostile input was loaded without harm; an image was decoded or counted as "
@@ -178,6 +182,7 @@ def run(args: argparse.Namespace, folder: Path) -> int:
             if part == "resources":
                 end()  # it has servers of its own
                 end = serve(lambda: HubServer(port=port))
+            record.part(part)["options"] = " ".join(options_of(part, args))
             known, all_cases = record.part(part)["cases"], [*cases()][:: args.every]
             for number, case in enumerate(all_cases, start=1):
                 if case.name in known.get(case.kind, ()):
@@ -196,6 +201,12 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     finally:
         record.write()
         end()
+
+
+def options_of(part: str, args: argparse.Namespace) -> list[str]:
+    """Returns the options that decide what a part tries."""
+    names = {"kills": ["num_kills", "seed"], "media": ["num_images", "num_sounds", "seed"]}.get(part, [])
+    return [f"--{name} {getattr(args, name)}" for name in [*names, *(["every"] if args.every > 1 else [])]]
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:

@@ -70,6 +70,7 @@ class Reference:
     changes: int
     seconds: float
     largest_file: int
+    kilobytes: int
 
 
 def describe_recommender(name: str | Path, **where) -> str:
@@ -260,6 +261,11 @@ def files_of(folder: Path) -> dict[str, int]:
     }
 
 
+def blocks_of(files: dict[str, int]) -> int:
+    """Returns the kilobytes that files take on a disk."""
+    return sum(4 * -(-size // 4096) for size in files.values())
+
+
 def reference_of(job: Job, place: Workplace) -> Reference:
     """Runs a job to its end, and keeps what it makes."""
     folder = place.fresh(is_pushed=job.is_pushed)
@@ -277,6 +283,7 @@ def reference_of(job: Job, place: Workplace) -> Reference:
         ended.changes,
         ended.seconds,
         max(files.values(), default=1000),
+        blocks_of(files),
     )
 
 

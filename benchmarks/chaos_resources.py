@@ -17,7 +17,9 @@ from chaos_kills import (
     NOTHING,
     Job,
     Reference,
+    blocks_of,
     describe_recommender,
+    files_of,
     jobs,
     left_over,
     look,
@@ -101,14 +103,16 @@ def meet(
     return found
 
 
-def on_small_disk(job: Job, reference: Callable[[], Reference], place: Workplace, kilobytes: int) -> Found:
-    """Runs a job on a disk of its own that is too small for it, then on one that is large enough."""
+def on_small_disk(job: Job, reference: Callable[[], Reference], place: Workplace, share: float) -> Found:
+    """Runs a job on a disk with room for a share of what it writes, then on one that is large enough."""
     known, folder = reference(), place.fresh()
     mount = ["mount", "-t", "tmpfs", "-o"]
-    subprocess.run([*mount, f"size={kilobytes}k,mode=777", "tmpfs", folder], check=True)
+    subprocess.run([*mount, "size=200m,mode=777", "tmpfs", folder], check=True)
     try:
         if job.before is not None:
             must(run_child(lambda: job.before(folder), folder))
+        kilobytes = blocks_of(files_of(folder)) + max(16, round(share * known.kilobytes))
+        subprocess.run([*mount, f"remount,size={kilobytes}k", "tmpfs", folder], check=True)
         ended = run_child(lambda: job.run(folder), folder, limits=Limits(seconds=120))
         enlarge = [*mount, "remount,size=200m", "tmpfs", folder]
         return judge(job, known, folder, ended, lambda: subprocess.run(enlarge, check=True))
@@ -270,9 +274,9 @@ def cases(place: Workplace, port: int) -> Iterator[Case]:
             yield Case("resources: largest file", f"{job.name}, {size} bytes", run)
         if job.is_pushed:
             continue
-        for kilobytes in (280, 340, 500) if os.geteuid() == 0 else ():
-            run = partial(on_small_disk, job, reference, place, kilobytes)
-            yield Case("resources: small disk", f"{job.name}, {kilobytes} kB", run)
+        for share in (0.1, 0.5, 0.9) if os.geteuid() == 0 else ():
+            run = partial(on_small_disk, job, reference, place, share)
+            yield Case("resources: small disk", f"{job.name}, room for {share:.0%} of what it writes", run)
         if os.geteuid() == 0:
             yield Case("resources: read-only folder", job.name, partial(read_only, job, reference, place))
         for jump in (-86_400.0, 1.5e9):
