@@ -48,8 +48,10 @@ def load_tables(folder: Path) -> Any:
     """Reads a folder of tables as training would, images included; returns what may show a secret."""
     where: dict[str, Any] = {"data_dir": str(folder), "cache_dir": str(folder.parent / "cache")}
     items, train = load_items("ninerec", "shop", **where), load_sequences("ninerec", "shop", "train", **where)
-    media = [row["bytes"] or b"" for row in items.cast_column("image", datasets.Image(decode=False))["image"] if row]
-    return [items["text_en"][:3], train["item_ids"][:1], [SECRET for one in media if SECRET.encode() in one]]
+    images = items.cast_column("image", datasets.Image(decode=False)).select_columns(["image"])
+    contents = (row["image"]["bytes"] or b"" if row["image"] else b"" for row in images)  # one at a time
+    found = any(SECRET.encode() in content for content in contents)
+    return [items["text_en"][:3], train["item_ids"][:1], SECRET if found else ""]
 
 
 def load_prepared(folder: Path) -> Any:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
 from ..models.batch import PADDING_INDEX
+from ..models.whole_saves import named_disk_errors
 from ..ninerec.content_hashes import ContentHashes
 from ..ninerec.protocol import read_protocol, split_protocol, with_protocol
 from .foreign_data import check_card, named_data_errors
@@ -59,7 +60,7 @@ def _load(name: str, config_name: str, **kwargs):
 def _load_folder(name: str, config_name: str, cache_dir: str | Path | None = None, **kwargs):
     """Loads a local folder, cached by its content: `datasets` goes by the folder's last name and its card only."""
     content = ContentHashes(cache_dir).of_folder(name)[:16]
-    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "local_folders" / content
+    cache = _cache(cache_dir) / "local_folders" / content
     loaded = _load_named(name, config_name, cache_dir=str(cache), **kwargs)
     for dataset in loaded.values() if isinstance(loaded, dict) else [loaded]:
         if isinstance(dataset, datasets.Dataset):  # nothing is kept of one that is streamed
@@ -67,9 +68,13 @@ def _load_folder(name: str, config_name: str, cache_dir: str | Path | None = Non
     return loaded
 
 
+def _cache(cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+
+
 def _load_named(name: str, config_name: str, **kwargs):
     try:
-        with named_data_errors(name):
+        with named_data_errors(name), named_disk_errors(_cache(kwargs.get("cache_dir")), "nothing half-read is used"):
             check_card(name, **{option: kwargs[option] for option in ("revision", "token") if option in kwargs})
             return datasets.load_dataset(name, config_name, **kwargs)
     except ValueError as error:

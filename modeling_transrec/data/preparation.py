@@ -15,6 +15,7 @@ from datasets.fingerprint import Hasher
 from ..models import media, modalities
 from ..models.modalities import MODALITIES
 from ..models.processing_transrec import TransRecProcessor
+from ..models.whole_saves import named_disk_errors
 from ..ninerec.content_hashes import ContentHashes
 from .loading import check_columns
 
@@ -67,17 +68,19 @@ def prepare_items(
         feature = selected.features[column]
         if getattr(feature, "decode", False):  # the processor reads the file itself
             selected = selected.cast_column(column, dataclasses.replace(feature, decode=False))
-    prepared = selected.map(
-        processor.prepare,
-        batched=True,
-        batch_size=_LARGE_ITEMS_AT_A_TIME if sparse else _ITEMS_AT_A_TIME,
-        remove_columns=columns,
-        features=features,
-        desc="Preparing items",
-        num_proc=num_proc,
-        keep_in_memory=not items.cache_files,
-        new_fingerprint=Hasher.hash((*made_of, _content_of_files(selected))),
-    )
+    place = os.path.dirname(items.cache_files[0]["filename"]) if items.cache_files else "memory"
+    with named_disk_errors(place, "nothing half-made is used"):
+        prepared = selected.map(
+            processor.prepare,
+            batched=True,
+            batch_size=_LARGE_ITEMS_AT_A_TIME if sparse else _ITEMS_AT_A_TIME,
+            remove_columns=columns,
+            features=features,
+            desc="Preparing items",
+            num_proc=num_proc,
+            keep_in_memory=not items.cache_files,
+            new_fingerprint=Hasher.hash((*made_of, _content_of_files(selected))),
+        )
     for modality in sparse:
         missing = prepared.data[next(iter(modality.stored))].null_count
         if missing == len(prepared) and is_catalogue:

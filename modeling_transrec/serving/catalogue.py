@@ -24,7 +24,7 @@ from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
 from ..models.checkpoint_files import named_file
 from ..models.modeling_transrec import TransRecPreTrainedModel
-from .columns import CHECKPOINT, EMBEDDING, checked_catalogue, embeddings_of, item_columns
+from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
 from .faiss_index import FaissIndex
 from .platform import explain
 
@@ -401,14 +401,21 @@ def _read(file: str) -> tuple[datasets.Dataset, dict[str, str]]:
     """Returns the rows of a Parquet file, which need no cache that can be written to, and its metadata.
 
     Raises:
-        ValueError: if they would take far more memory than the file's size tells.
+        ValueError: if they are no catalogue's, or would take far more memory than the file's size tells.
     """
     opened, num_bytes, batches = pq.ParquetFile(file), 0, []
     most = max(_MOST_BYTES, 100 * os.path.getsize(file))
+    check_names(opened.schema_arrow.names)
+
+    def check(found: int) -> None:
+        if found > most:
+            raise ValueError(f"its rows take more than {most:,} bytes, far more than the file, and are not read")
+
+    groups = (opened.metadata.row_group(number) for number in range(opened.num_row_groups))
+    check(sum(group.total_byte_size for group in groups))  # as it says itself; texts of categories grow further
     for batch in opened.iter_batches(_READ_AT_A_TIME):
         num_bytes += batch.nbytes
-        if num_bytes > most:
-            raise ValueError(f"its rows take more than {most:,} bytes, far more than the file, and are not read")
+        check(num_bytes)
         batches.append(batch)
     table = pa.Table.from_batches(batches, opened.schema_arrow)
     found = {name.decode(): value.decode() for name, value in (opened.metadata.metadata or {}).items()}

@@ -38,6 +38,13 @@ def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
     return items
 
 
+def check_names(columns: Iterable[str]) -> None:
+    """Refuses columns that are not those of a catalogue."""
+    missing = {"item_id", EMBEDDING, CHECKPOINT} - set(columns)
+    if missing:
+        raise ValueError(f"this is no catalogue of a Recommender: it lacks {', '.join(sorted(missing))}")
+
+
 def checked_catalogue(dataset: datasets.Dataset) -> tuple[datasets.Dataset, str]:
     """Returns the items of a catalogue, and the hash of the checkpoint that made their embeddings.
 
@@ -45,9 +52,7 @@ def checked_catalogue(dataset: datasets.Dataset) -> tuple[datasets.Dataset, str]
         ValueError: if a column is missing, ids are not as [`checked_items`] wants them, or several checkpoints are
             named.
     """
-    missing = {"item_id", EMBEDDING, CHECKPOINT} - set(dataset.column_names)
-    if missing:
-        raise ValueError(f"this is no catalogue of a Recommender: it lacks {', '.join(sorted(missing))}")
+    check_names(dataset.column_names)
     made_by = dataset.unique(CHECKPOINT)
     if not all(isinstance(one, str) for one in made_by) or len(made_by) > 1:
         raise ValueError(

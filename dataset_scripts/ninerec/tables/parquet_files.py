@@ -11,6 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
+from .unpacking import check_growth
+
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1 << 16, 1 << 28  # a text that is stored once may stand in every row
 KINDS = {
@@ -100,7 +102,7 @@ def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl
         inside = [name for name in columns if name not in values]
         with _whole_parquet(part):
             file = pyarrow.parquet.ParquetFile(part)
-            tables = _joined(file.iter_batches(batch_size=min(num_rows, ROWS_AT_ONCE), columns=inside), num_rows)
+            tables = _joined(part, file.iter_batches(min(num_rows, ROWS_AT_ONCE), columns=inside), num_rows)
         while True:
             with _whole_parquet(part):
                 table = next(tables, None)
@@ -110,14 +112,17 @@ def parquet_chunks(path: Path, columns: list[str], num_rows: int) -> Iterator[pl
             yield cast(pl.DataFrame, pl.from_arrow(_with_smaller_decimals(table))).with_columns(named).select(columns)
 
 
-def _joined(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
+def _joined(part: Path, batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
     """Yields batches together: at least so many rows, or as many as take some memory."""
-    held: list[pa.RecordBatch] = []
+    held, size, total = list[pa.RecordBatch](), 0.0, 0.0
     for batch in batches:
         held.append(batch)
-        if sum(map(len, held)) >= num_rows or sum(map(_decoded_size, held)) >= BYTES_AT_ONCE:
+        size += _decoded_size(batch)
+        if sum(map(len, held)) >= num_rows or size >= BYTES_AT_ONCE:
+            total += size
+            check_growth(part, part.stat().st_size, int(total))
             yield pa.Table.from_batches(held)
-            held = []
+            held, size = [], 0.0
     if held:
         yield pa.Table.from_batches(held)
 

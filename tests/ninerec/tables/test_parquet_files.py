@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from modeling_transrec.ninerec.tables import parquet_files
+from modeling_transrec.ninerec.tables import parquet_files, unpacking
 from modeling_transrec.ninerec.tables.items import read_items
 from modeling_transrec.ninerec.tables.options import TableOptions
 from modeling_transrec.ninerec.tables.parquet_files import as_strings, parquet_chunks
@@ -97,3 +97,13 @@ def test_wide_rows_are_read_few_at_a_time(tmp_path, monkeypatch):
         frames = list(parquet_chunks(tmp_path / "X.parquet", ["item_id"], 45))
         assert [len(frame) for frame in frames] == expected
         assert [text for frame in frames for text in frame["item_id"]] == texts
+
+
+def test_rows_that_are_far_larger_than_the_file_are_refused(tmp_path, monkeypatch):
+    """One text of many bytes, stored once, in every row."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000, pa.int8()), pa.array(["x" * 10_000]))
+    pyarrow.parquet.write_table(pa.table({"item_id": texts}), tmp_path / "X.parquet")
+    monkeypatch.setattr(unpacking, "ALWAYS_ALLOWED", 1 << 20)
+    monkeypatch.setattr(parquet_files, "ROWS_AT_ONCE", 100)
+    with pytest.raises(ValueError, match=r"X\.parquet becomes more than 200 times as large"):
+        list(parquet_chunks(tmp_path / "X.parquet", ["item_id"], 1000))
