@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..models.folder_locks import without_secrets
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
 from ..training.presets import load_preset, to_options
@@ -47,7 +48,7 @@ def parse_arguments(
     try:
         return _parse(dataclass_types, list(sys.argv[1:] if args is None else args), description, has_presets)
     except ValueError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(without_secrets(str(error))) from error
 
 
 def _parse(dataclass_types: Sequence[type], args: list[str], description: str | None, has_presets: bool) -> tuple:
@@ -61,6 +62,11 @@ def _parse(dataclass_types: Sequence[type], args: list[str], description: str | 
     if has_presets:
         parser.add_argument("--preset", metavar="NAME", help=_PRESET_HELP)
         args = _with_preset(args)
+    if any(arg.split("=")[0].replace("-", "_") == "__hub_token" for arg in args):
+        logger.warning(
+            "--hub_token on a command line can be read by other users of this machine, and a launcher prints it if a "
+            "process fails: log in with `hf auth login`, or set HF_TOKEN, and leave the option out"
+        )
     _refuse_unknown(parser, dataclass_types, args)
     return parser.parse_args_into_dataclasses(args, look_for_args_file=False)[: len(dataclass_types)]
 

@@ -94,3 +94,14 @@ def test_help_answers_at_once(command):
 
     run = f"from modeling_transrec.cli.main import main; main({command})"
     assert seconds(run) < 1.5 * seconds("import polars, datasets")
+
+
+def test_a_token_on_the_command_line_is_warned_of_and_not_repeated(tmp_path, caplog):
+    options = ["--output_dir", str(tmp_path), "--use_cpu", "true"]
+    parse_arguments(TYPES, options, None)
+    assert "hf auth login" not in caplog.text
+    parse_arguments(TYPES, [*options, "--hub_token", "hf_ABCDEF"], None)
+    assert "log in with `hf auth login`" in caplog.text and "hf_ABCDEF" not in caplog.text
+    with pytest.raises(ValueError) as error:
+        parse_arguments(TYPES, [*options, "hf_ABCDEF"], None)
+    assert "hf_ABCDEF" not in str(error.value) and "***" in str(error.value)
