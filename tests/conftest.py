@@ -1,6 +1,7 @@
 """Fixtures of all tests: tiny data and models, the scripts, the tests' own Hub."""
 
 import importlib
+import socket
 import sys
 from pathlib import Path
 
@@ -188,3 +189,15 @@ def script(monkeypatch):
     for name in names:
         sys.modules.pop(name, None)
     sys.modules.update(before)
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Finds a port that nothing listens on."""
+
+    def find() -> int:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            return one.getsockname()[1]
+
+    return find

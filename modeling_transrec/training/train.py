@@ -9,6 +9,7 @@ from ..data.arguments import DataArguments
 from ..evaluation.ranks import of_main_process
 from .arguments import TransRecTrainingArguments
 from .finished import describe_run, record_run, where_to_start
+from .heartbeat import watched
 from .model_arguments import ModelArguments
 from .model_building import load_model_and_processor
 from .resuming import one_training
@@ -45,7 +46,7 @@ def train(
     ```
     """
     training_args.device  # noqa: B018  # the processes find each other
-    with one_training(training_args.output_dir):
+    with one_training(training_args.output_dir), watched(training_args.ddp_timeout):
         return _train_alone(model_args, data_args, training_args)
 
 

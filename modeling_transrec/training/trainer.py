@@ -42,6 +42,7 @@ from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
 from .card import write_card
 from .checks import check_arguments, check_before_training, check_generalizes, check_platform_options
+from .heartbeat import watched
 from .precomputed import precompute
 from .resuming import (
     ARGUMENTS_NAME,
@@ -411,7 +412,7 @@ class TransRecTrainer(Trainer):
             ValueError: if the checkpoint was trained with other data or options, or processes were given different
                 ones.
         """
-        with one_training(self.args.output_dir):
+        with one_training(self.args.output_dir), watched(self.args.ddp_timeout):
             return self._train_alone(resume_from_checkpoint, **kwargs)
 
     def _train_alone(self, resume_from_checkpoint: str | bool | None = None, **kwargs):

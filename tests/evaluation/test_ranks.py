@@ -1,8 +1,6 @@
 import multiprocessing
 import os
 
-import pytest
-
 from modeling_transrec.evaluation.ranks import check_same_on_all, of_main_process
 
 from ..tiny import make_sequences
@@ -40,9 +38,9 @@ def on_rank(rank, port, results, items):
 
 def test_two_processes_agree_or_both_say_what_differs(free_port, items):
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
+    results, port = context.Queue(), free_port()
     plain = items.select_columns(["item_id", "text_en"])
-    processes = [context.Process(target=on_rank, args=(rank, free_port, results, plain)) for rank in range(2)]
+    processes = [context.Process(target=on_rank, args=(rank, port, results, plain)) for rank in range(2)]
     for process in processes:
         process.start()
     found = dict(results.get(timeout=60) for _ in processes)
@@ -54,12 +52,3 @@ def test_two_processes_agree_or_both_say_what_differs(free_port, items):
     assert other.startswith("the processes of this training were given different things, and it is not begun")
     assert "on process 1: seed." in other
     assert "on process 1: users, histories." in fewer and "on process 1: users." in order
-
-
-@pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
