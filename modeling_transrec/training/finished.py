@@ -91,7 +91,6 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
             logger.warning("There is no checkpoint in %s yet: training starts from the beginning", folder)
             for checkpoint in checkpoints:  # of a run that was killed before any was written to its end
                 shutil.rmtree(checkpoint)
-        finished.unlink(missing_ok=True)
         return Start(found)
     if checkpoints and not is_finished:
         raise FileExistsError(
@@ -108,10 +107,10 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
         logger.warning("%s has a finished training, which is replaced", folder)
         for checkpoint in checkpoints:
             shutil.rmtree(checkpoint)
-    finished.unlink(missing_ok=True)
     return Start()
 
 
 def record_run(output_dir: str | os.PathLike, run: Mapping[str, Any]) -> None:
-    """Writes down what a training is run with."""
+    """Writes down what a training is run with, which is no finished one from now on."""
+    Path(output_dir, TRAINER_STATE_NAME).unlink(missing_ok=True)
     write_whole(Path(output_dir, OPTIONS_NAME), json.dumps(run, indent=2, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from torch.distributed import TCPStore
 logger = logging.getLogger(__name__)
 
 _BEATS = 8  # in the time after which a process counts as stopped
-_DONE = b"done"
+_DONE = "done"
 _is_watched = threading.Lock()
 
 
@@ -53,14 +53,14 @@ def watched(timeout: float) -> Iterator[None]:
 def _watch(store: TCPStore, rank: int, others: list[int], timeout: float, stop: threading.Event) -> None:
     """Counts up for this process, and looks whether the others do."""
     now = time.monotonic()
-    seen = {other: (b"", now) for other in others}
+    seen = {other: ("", now) for other in others}
     number = 0
     try:
         while not stop.wait(timeout / _BEATS):
             number += 1
             store.set(_key(rank), str(number))
             for other, (value, since) in seen.items():
-                found = store.get(_key(other)) if store.check([_key(other)]) else b""
+                found = store.get(_key(other)).decode() if store.check([_key(other)]) else ""
                 if found not in (value, _DONE):
                     seen[other] = (found, time.monotonic())
                 elif found != _DONE and time.monotonic() - since > timeout:

@@ -29,6 +29,7 @@ ARGUMENTS_NAME = "training_args.json"
 _OPTIMIZER_NAME, _SCHEDULER_NAME = "optimizer.pt", "scheduler.pt"
 # Names that start with "_" are never published.
 _RUNNING_NAME = "_running"
+_ALL_RESULTS_NAME = "all_results.json"
 _RESUMED, _COPIED = "_resumed-", "_copied-"
 _LEFT_OVERS = (f"{_RESUMED}*", f"{_COPIED}*", "_*.unfinished", "_unfinished", "checkpoint-*/_unfinished")
 
@@ -131,6 +132,9 @@ def one_training(output_dir: str | os.PathLike) -> Iterator[None]:
             for pattern in _LEFT_OVERS:
                 for path in Path(output_dir).glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+            results = Path(output_dir, _ALL_RESULTS_NAME)
+            if results.exists() and read_json(results) is None:  # cut off; the Trainer would read it to add to it
+                results.unlink()
 
         of_main_process(begin)
         yield

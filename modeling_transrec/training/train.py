@@ -7,12 +7,14 @@ from transformers import set_seed
 
 from ..data.arguments import DataArguments
 from ..evaluation.ranks import of_main_process
+from ..models.whole_saves import named_disk_errors
 from .arguments import TransRecTrainingArguments
 from .finished import describe_run, record_run, where_to_start
 from .heartbeat import watched
 from .model_arguments import ModelArguments
 from .model_building import load_model_and_processor
 from .resuming import one_training
+from .same_training import check_same_training, describe_training
 from .trainer import TransRecTrainer
 
 
@@ -60,14 +62,17 @@ def _train_alone(
     if start.is_finished:
         trainer.load_finished()
     else:
+        if start.checkpoint is not None:
+            check_same_training(start.checkpoint, describe_training(trainer))
         trainer.check_before_training()
         if trainer.is_world_process_zero():
             record_run(training_args.output_dir, run)
         result = trainer.train(resume_from_checkpoint=start.checkpoint)
-        trainer.save_model(_internal_call=True)
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-        trainer.save_state()  # the mark of a finished training
+        with named_disk_errors(training_args.output_dir, "the checkpoints are whole: --resume_from_checkpoint true"):
+            trainer.save_model(_internal_call=True)
+            trainer.log_metrics("train", result.metrics)
+            trainer.save_metrics("train", result.metrics)
+            trainer.save_state()  # the mark of a finished training
     if training_args.do_predict:
         max_seq_len = model_args.resolved_max_seq_len()
         metrics = trainer.predict(data_args.load_sequences("test", max_seq_len)).metrics

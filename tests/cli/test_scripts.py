@@ -197,6 +197,8 @@ def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, c
     assert len(json.loads((output / "results.json").read_text())) == 5
     with pytest.raises(FileExistsError, match=r"finished training of other options .*learning_rate 0.0005, now 0.1"):
         main([*options, "--learning_rate", "0.1"])
+    with pytest.raises(ValueError, match=r"trained with something else: learning_rate 0.0005, now 0.1"):
+        main([*options, "--learning_rate", "0.1", "--resume_from_checkpoint", "true"])
     (output / "checkpoint-999").mkdir()
     main([*options, "--learning_rate", "0.1", "--resume_from_checkpoint", "false"])
     assert len(steps) == 13 and "has a finished training, which is replaced" in caplog.text
