@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 
 from ..data.preparation import PreparedItems, item_chunks
 from ..models.modalities import MODALITIES
@@ -157,6 +159,19 @@ def encode_catalogue(
 
 _threads_inside: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> how many, and its mode before
 _mode_lock = threading.Lock()
+
+
+def with_whole_weights(model: TransRecPreTrainedModel) -> TransRecPreTrainedModel:
+    """Returns the model itself or, of one that FSDP has divided, a copy with whole weights, in evaluation mode.
+
+    Processes that rank some of the users each are not in step, as those that share weights have to be.
+    """
+    if not isinstance(model, FSDPModule):
+        return model
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    whole = type(model)(model.config)
+    whole.load_state_dict(weights)
+    return whole.to(model.device).eval()
 
 
 @contextlib.contextmanager

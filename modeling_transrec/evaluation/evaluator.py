@@ -21,13 +21,15 @@ from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
-from .encoding import encode_items, evaluation_mode, kept_statistics
+from .encoding import encode_items, evaluation_mode, kept_statistics, with_whole_weights
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
 from .ranking import list_items, rank_targets, remove_seen
 from .ranks import check_same_on_all
 from .scoring import CatalogueScorer, Scorer, user_blocks
 
 
+# Sees histories (B, L), users (B,), scores (B, V) and ranks (2, B) of a block, see `FullRankingEvaluator.evaluate`.
+Observer = Callable[[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor], None]
 GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training interactions with the target, and of items in the history
 
 
@@ -202,23 +204,27 @@ class FullRankingEvaluator:
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
     ) -> CatalogueScorer:
         """Encodes the catalogue for a model, with all processes together; arguments as in a call."""
+        model = with_whole_weights(model)
         scorer = CatalogueScorer(model, self.encode(model, processor, autocast), autocast=autocast)
         if self.center_scores:
             scorer = scorer.replace(user_mean=self.mean_user(scorer, self.user_index(processor)))
         return scorer
 
-    def rank(self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None) -> dict[str, float]:
+    def rank(
+        self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None, observe: Observer | None = None
+    ) -> dict[str, float]:
         """Returns the metrics of a scorer of this catalogue.
 
         Args:
             scorer: scores the items in the order of `items`.
             user_index: of each user of the split, see [`user_index`].
+            observe: called after each block of users, see [`evaluate`].
         """
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
             return scorer.scores(histories, None if user_index is None else user_index[users])
 
-        return self.evaluate(score, scorer.item_embeddings.device)
+        return self.evaluate(score, scorer.item_embeddings.device, observe)
 
     def user_index(self, processor: TransRecProcessor) -> torch.Tensor | None:
         """Returns the users' indices into the model's table of user ids, where it has one (DSSM)."""
@@ -253,7 +259,7 @@ class FullRankingEvaluator:
         self,
         score: Scorer,
         device: torch.device | str = "cpu",
-        observe: Callable[[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor], None] | None = None,
+        observe: Observer | None = None,
     ) -> dict[str, float]:
         """Returns the metrics of anything that scores histories, such as one of the baselines.
 

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 
 from ..data.transitions import Transitions
 from .contenders import Contenders, Entries
-from .evaluator import FullRankingEvaluator
+from .evaluator import FullRankingEvaluator, Observer
 from .metrics import Rankings, ranking_metrics
 from .scoring import CatalogueScorer
 from .weighing import TRANSITION_WEIGHTS, best_weight, choose, deviations, empty_scorer, gains, users_to_choose_on
@@ -53,12 +53,16 @@ class SumEvaluator:
         self._reached: dict[int, _Reached] = {}
         self._num_stored = 0
 
-    def __call__(self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None) -> dict[str, float]:
+    def __call__(
+        self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None, observe: Observer | None = None
+    ) -> dict[str, float]:
         """Returns the evaluator's metrics of the model, `hr@10_with_transitions`, … of the sum, and its weight.
 
         Args:
             scorer: of the model.
             user_index: see [`FullRankingEvaluator.user_index`].
+            observe: called after each block of users with the model's own scores, see
+                [`FullRankingEvaluator.evaluate`].
         """
         contenders = Contenders(len(self.evaluator.targets), reach=max(self.evaluator.ks[-1], 10))
         spreads, ranked = torch.zeros(len(self.evaluator.targets)), []
@@ -72,11 +76,13 @@ class SumEvaluator:
             spreads[users[some]] = deviations(of_some).cpu()
             return scores
 
-        def observe(histories: torch.Tensor, users: np.ndarray, scores: torch.Tensor, ranks: torch.Tensor) -> None:
+        def add(histories: torch.Tensor, users: np.ndarray, scores: torch.Tensor, ranks: torch.Tensor) -> None:
             ranked.append(users)
             self._add(contenders, histories, users, scores, ranks)
+            if observe is not None:
+                observe(histories, users, scores, ranks)
 
-        metrics = self.evaluator.evaluate(score, scorer.item_embeddings.device, observe)
+        metrics = self.evaluator.evaluate(score, scorer.item_embeddings.device, add)
         mine = np.concatenate(ranked) if ranked else np.zeros(0, np.int64)
         spread = float(self._of_all(mine, spreads[mine])[chosen_on].mean()) or 1.0
         ranks = torch.stack([contenders.rank(weight * spread)[:, mine] for weight in self.weights])

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import align_module_device
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ..models.backbone_references import add_tensors
@@ -150,6 +152,8 @@ def checkpoint_hash(
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
     for name, value in model.base_model.state_dict().items():
+        if getattr(value, "is_meta", False):
+            value = _offloaded(model.base_model, name)
         for one in tree_leaves(value):  # of a quantised layer there are several, not all of them tensors
             if not isinstance(one, torch.Tensor):
                 digest.update(f"{name} {one}".encode())
@@ -157,6 +161,14 @@ def checkpoint_hash(
             one = one.dequantize() if one.is_quantized else one
             add_tensors(digest, {name: one.to(dtype) if dtype is not None and one.is_floating_point() else one})
     return digest.hexdigest()
+
+
+def _offloaded(model: nn.Module, name: str) -> torch.Tensor:
+    """Returns a weight that lies elsewhere until it is needed."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    with align_module_device(module):
+        return getattr(module, leaf).detach().cpu()
 
 
 def split_hyperparameters(arguments: dict, defaults: dict, config: TransRecConfig) -> tuple[dict, dict]:

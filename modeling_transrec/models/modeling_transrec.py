@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -143,6 +144,14 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: TransRecConfig):
         super().__init__(copy.deepcopy(config))  # what changes one model's must not change another's
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the device of the weights, or the one that they are brought to when they are needed."""
+        device = super().device
+        hooks = [getattr(module, "_hf_hook", None) for module in self.modules()] if device.type == "meta" else []
+        brought_to = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+        return torch.device(brought_to[0]) if brought_to else device
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -399,8 +408,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         if self.config.normalize_scores:
             vectors = unit_parts(vectors, self.item_encoder.lengths)
         if self.config.learn_temperature:
-            temperature: Any = self.base_model.log_temperature
-            return vectors * (-temperature / 2).exp()
+            with align_module_device(self.base_model):
+                temperature: Any = self.base_model.log_temperature
+                return vectors * (-temperature / 2).exp()
         return vectors if self.config.temperature == 1 else vectors / self.config.temperature**0.5
 
     def freeze_backbone(
@@ -560,7 +570,7 @@ class TransRecModel(TransRecPreTrainedModel):
         config = self.config
         self.item_encoder = ItemEncoder(config, backbones)
         self.user_encoder = make_user_encoder(config, self.item_encoder.lengths)
-        start = torch.tensor(float(config.temperature)).log()
+        start = torch.tensor([float(config.temperature)]).log()  # FSDP takes no scalars
         self.log_temperature = nn.Parameter(start) if config.learn_temperature else None
         parts = self.item_encoder.backbones
         self._no_split_modules = {self.user_encoder.layer_class.__name__}.union(
@@ -629,8 +639,9 @@ class TransRecModel(TransRecPreTrainedModel):
                 f"{self.config.max_seq_len}; keep only the last ones"
             )
         if is_masked is not None:
-            mask_embedding = self.user_encoder.mask_embedding.to(item_embeddings.dtype)
-            item_embeddings = torch.where(is_masked[:, :, None], mask_embedding, item_embeddings)
+            with align_module_device(self.user_encoder):
+                mask_embedding = self.user_encoder.mask_embedding.to(item_embeddings.dtype)
+                item_embeddings = torch.where(is_masked[:, :, None], mask_embedding, item_embeddings)
         if self.user_encoder.reads_user_ids and user_ids is None:
             raise ValueError(
                 f"user_encoder_type={self.config.user_encoder_type!r} needs user_ids, indices into its table of users"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -171,11 +172,12 @@ class ViltEncoder(ContentEncoder):
         """
         embeddings, config = self.backbone.embeddings, self.backbone.config
         patches = embeddings.patch_embeddings(self.normalization(pixel_values)).flatten(2).transpose(1, 2)
-        parts = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
-        if embeddings.position_embeddings.shape[1] != parts.shape[1]:
+        if embeddings.position_embeddings.shape[1] != 1 + patches.shape[1]:
             size = config.image_size
             raise ValueError(f"ViLT takes images of {size} x {size} pixels; give the image processor this size")
-        parts = embeddings.dropout(parts + embeddings.position_embeddings)
+        with align_module_device(embeddings):
+            parts = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+            parts = embeddings.dropout(parts + embeddings.position_embeddings)
         pixel_mask = torch.ones(len(parts) + 1, parts.shape[1], dtype=torch.long, device=parts.device)
         pixel_mask[-1] = 0
         return torch.cat([parts, parts.new_zeros(1, *parts.shape[1:])]), pixel_mask

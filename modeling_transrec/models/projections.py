@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from torch import nn
 from transformers import initialization as init
 
@@ -236,7 +237,8 @@ class Projection(nn.Module):
         tokens = self.project(hidden)
         if index is None:
             return tokens, mask
-        absent = F.pad(self.missing.to(tokens.dtype)[None, None], (0, 0, 0, tokens.shape[1] - 1))
+        with align_module_device(self):
+            absent = F.pad(self.missing.to(tokens.dtype)[None, None], (0, 0, 0, tokens.shape[1] - 1))
         absent_mask = torch.arange(tokens.shape[1], device=mask.device)[None] == 0
         index = index % (tokens.shape[0] + 1)
         return torch.cat([tokens, absent]).index_select(0, index), torch.cat([mask, absent_mask])[index]

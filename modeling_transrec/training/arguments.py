@@ -60,9 +60,10 @@ class TransRecTrainingArguments(TrainingArguments):
             Whether to return to the best checkpoint at the end; the paper's selection.
         metric_for_best_model (`str`, *optional*):
             Validation metric that chooses the best checkpoint (default: `hr@10`; with `transition_weight`
-            `hr@10_with_transitions`, that of the sum).
-        greater_is_better (`bool`, defaults to `True`):
-            Whether a higher value of that metric is better.
+            `hr@10_with_transitions`, that of the sum; with `prediction_loss_only` `loss`, see
+            [`~trainer.TransRecTrainer.evaluation_loop`]).
+        greater_is_better (`bool`, *optional*):
+            Whether a higher value of that metric is better; by default it is, except for a loss.
         remove_unused_columns (`bool`, defaults to `False`):
             Must stay false: the collator reads the columns, not the model.
         logging_nan_inf_filter (`bool`, defaults to `False`):
@@ -155,7 +156,7 @@ class TransRecTrainingArguments(TrainingArguments):
     save_total_limit: int | None = 1
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = None
-    greater_is_better: bool | None = True
+    greater_is_better: bool | None = None
     remove_unused_columns: bool = False
     logging_nan_inf_filter: bool = False
     logging_strategy: str = "epoch"
@@ -204,6 +205,7 @@ class TransRecTrainingArguments(TrainingArguments):
             raise ValueError("remove_unused_columns must be False: the collator reads the columns")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported: there are no class labels to smooth")
+        self._check_evaluation()
         if sum([self.freeze_backbone, self.train_last_n_layers is not None, self.freeze_modules is not None]) > 1:
             raise ValueError("give one of freeze_backbone, train_last_n_layers and freeze_modules")
         if self.max_eval_users is not None and self.max_eval_users < 1:
@@ -226,8 +228,24 @@ class TransRecTrainingArguments(TrainingArguments):
             if "=" not in entry:
                 raise ValueError(f"--card_results {entry} must be NAME=FILE, such as IDRec=outputs/idrec.json")
 
+    def _check_evaluation(self) -> None:
+        """Refuses options of transformers' evaluation that a full ranking has no use for."""
+        if has_transitions(self.transition_weight) and self.prediction_loss_only:
+            raise ValueError("--transition_weight ranks a sum, and --prediction_loss_only ranks nothing; give one")
+        if "inputs" in self.include_for_metrics:
+            raise ValueError(
+                "include_for_metrics has no 'inputs': compute_metrics gets a line a user of eval_dataset, in its order"
+            )
+        if self.batch_eval_metrics or not self.eval_do_concat_batches:
+            raise ValueError(
+                "batch_eval_metrics and eval_do_concat_batches are not supported; keep what compute_metrics needs of "
+                "each batch by preprocess_logits_for_metrics"
+            )
+
     def _resolve_metric(self) -> None:
         adds = has_transitions(self.transition_weight)
+        if self.metric_for_best_model is None and self.prediction_loss_only:
+            self.metric_for_best_model = "loss"
         if self.metric_for_best_model is None:
             self.metric_for_best_model = _USUAL_METRIC + (WITH_TRANSITIONS if adds else "")
         if self.metric_for_best_model.endswith(WITH_TRANSITIONS) and not adds:
@@ -240,7 +258,7 @@ class TransRecTrainingArguments(TrainingArguments):
             one.name: one.default_factory() if one.default_factory is not MISSING else one.default
             for one in fields(cls)
         }
-        return {**found, "metric_for_best_model": _USUAL_METRIC}
+        return {**found, "metric_for_best_model": _USUAL_METRIC, "greater_is_better": True}
 
     @property
     def freezes(self) -> bool:

@@ -42,6 +42,8 @@ def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval
         raise ValueError("give either a model or model_init, a function that makes one")
     if args.keep_start and isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
         raise ValueError("keep_start compares on one evaluation split; give one as eval_dataset, not several")
+    if args.keep_start and args.prediction_loss_only:
+        raise ValueError("keep_start compares how users are ranked; leave out prediction_loss_only")
     if (args.keep_start or args.pull_to_start) and model_init is not None:
         raise ValueError("keep_start and pull_to_start know one start; give a model in place of model_init")
 
@@ -84,7 +86,8 @@ def check_before_training(trainer: "TransRecTrainer") -> None:
         for name, sequences in several.items():
             evaluator = trainer.evaluator_of(sequences, "eval" if name is None else f"eval_{name}")
             evaluator.user_index(trainer.processing_class)
-        check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
+        if trainer.compute_metrics is None:  # or only the first evaluation tells their names
+            check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
     trainer.get_train_dataloader()
     for entry in args.card_results or ():
         read_result(entry.partition("=")[2])
@@ -109,6 +112,7 @@ def check_metric(args: TransRecTrainingArguments, splits: list[str], adds_transi
     if adds_transitions:
         known += [f"{name}{WITH_TRANSITIONS}" for name in known]
     known += [name for name in DEFAULT_METRICS if not METRICS[name].has_cutoff]
+    known = ["loss"] if args.prediction_loss_only else [*known, "loss"]
     known = [f"{split}_{name}" for split in splits for name in known] or known
     name = args.metric_for_best_model.removeprefix("eval_")
     if name not in known:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -18,7 +18,13 @@ from accelerate.utils import DynamoBackend
 from huggingface_hub import CommitInfo
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    EvalPrediction,
+    denumpify_detensorize,
+    has_length,
+)
 
 from ..data.collator import TransRecDataCollator
 from ..data.platforms import PlatformRanges, PlatformSampler
@@ -29,6 +35,7 @@ from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
 from ..evaluation.metrics import ndcg
+from ..evaluation.observation import Observation
 from ..evaluation.sum_evaluator import SumEvaluator
 from ..evaluation.weighing import has_transitions
 from ..hub.publish import upload_checkpoint
@@ -84,6 +91,18 @@ class TransRecTrainer(Trainer):
         eval_items (`datasets.Dataset`, *optional*):
             The catalogue of `eval_dataset`, where that is of another platform than those that are trained on, which
             are judged by how they generalise; by default `items`.
+        model_init: as in transformers: makes the model, for [`~transformers.Trainer.hyperparameter_search`].
+        compute_loss_func:
+            As in transformers, called with the outputs (`item_embeds`, `user_hidden` …), the labels `(B, L)` and
+            `num_items_in_batch`, the number of targets to divide a sum by; takes the place of the model's loss.
+        compute_metrics:
+            As in transformers, called with an `EvalPrediction`: its predictions are each target's rank `(N,)`, 1 for
+            the best, or what `preprocess_logits_for_metrics` made; label_ids are the targets as indices into the
+            catalogue. Its metrics stand beside the Trainer's own, and may choose the best checkpoint.
+        optimizer_cls_and_kwargs: as in transformers: class and options of the optimizer, in place of `args.optim`.
+        preprocess_logits_for_metrics:
+            As in transformers, called with scores `(B, V)`, where items that are no candidates have -inf, and targets
+            `(B,)`; `lambda scores, targets: scores.topk(10).indices` gives `compute_metrics` the ten best items.
 
     With a column `source_platform`, items and histories are those of several platforms, see [`join_platforms`]; they
     are drawn as `platform_sampling_exponent` and `mix_platforms` say.
@@ -118,6 +137,10 @@ class TransRecTrainer(Trainer):
         whole_sequences: Callable[[], datasets.Dataset] | None = None,
         eval_items: datasets.Dataset | None = None,
         model_init: Callable[..., TransRecForSequentialRecommendation] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
     ):
         check_arguments(args, processing_class, model, model_init, eval_dataset)
         if model_init is not None:
@@ -153,6 +176,11 @@ class TransRecTrainer(Trainer):
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         _prepare_model(model, args)
+        if compute_loss_func is not None and model.config.objective == "masked_item":
+            raise ValueError(
+                "compute_loss_func reads states that predict the next item, and this model predicts masked ones; "
+                "leave it out, or choose a user encoder that reads histories in order, such as sasrec"
+            )
         if not args.save_backbone:
             check_referable(model)
             if not model.has_frozen_backbone:
@@ -168,6 +196,10 @@ class TransRecTrainer(Trainer):
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_init = model_init  # transformers takes only one of both
         if args.pull_to_start:
@@ -180,6 +212,11 @@ class TransRecTrainer(Trainer):
         self._compute_frozen()
         if self._plain_items is not None and model.item_encoder.whitened:
             self.fit_statistics()
+            if not model.has_frozen_backbone and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+                raise ValueError(
+                    "item_projection='whitened' takes the features' statistics after each epoch, which FSDP and "
+                    "DeepSpeed have no whole weights for; give freeze_backbone=True"
+                )
             if not model.has_frozen_backbone:
                 self.add_callback(_FitStatisticsCallback(self))
 
@@ -310,7 +347,8 @@ class TransRecTrainer(Trainer):
                 rate = rate if args.backbone_learning_rate is None else args.backbone_learning_rate
                 decay = decay if args.backbone_weight_decay is None else args.backbone_weight_decay
             groups.setdefault((rate, decay if name in decayed else 0.0), []).append(parameter)
-        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, model)
+        chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, model)
+        optimizer_class, optimizer_kwargs = chosen
         self.optimizer = optimizer_class(
             [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
             **optimizer_kwargs,
@@ -322,27 +360,59 @@ class TransRecTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`.
 
-        Predictions are the rank of each user's target, 1 for the best, and the mean one of those that tie; labels are
-        the targets as indices into the catalogue.
+        `eval_loss` is the cross-entropy of the target among the candidates, whatever loss is trained with.
+        Predictions are the rank of each user's target, 1 for the best, and the mean one of those that tie, or what
+        `preprocess_logits_for_metrics` made; labels are the targets as indices into the catalogue. With
+        `prediction_loss_only` of the arguments, there is only the loss.
 
         With `transition_weight`, those of the validation split have `eval_hr@10_with_transitions`, … beside them, see
         [`SumEvaluator`].
         """
-        sequences = dataloader.dataset
+        sequences, self.callback_handler.eval_dataloader = dataloader.dataset, dataloader
         evaluator = self.evaluator_of(sequences, metric_key_prefix)
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
         adds = self.adds_transitions and sequences is self.eval_dataset
         rank = self._sum_evaluator(evaluator) if adds else evaluator.rank
+        observation = Observation(evaluator.targets, self.preprocess_logits_for_metrics, self._on_prediction_step)
         with evaluation_mode(model):
             scorer = evaluator.build_scorer(model, processor, self._evaluation_autocast(model))
-            metrics = rank(scorer, evaluator.user_index(processor))
-        rankings = (self._sums if adds else evaluator).rankings
+            metrics = rank(scorer, evaluator.user_index(processor), observation)
+        losses = observation.losses()
+        loss = {"loss": float(losses.mean(dtype=np.float64))}
+        if self.args.prediction_loss_only:
+            predictions, targets, metrics = None, None, loss
+        else:
+            rankings, targets = (self._sums if adds else evaluator).rankings, evaluator.targets
+            predictions = (1 + rankings.num_better + rankings.num_tied / 2).numpy()
+            if self.preprocess_logits_for_metrics is not None:
+                predictions = observation.made()
+            metrics = loss | metrics
+            metrics |= self._own_metrics(
+                EvalPrediction(predictions, targets, losses=losses), metric_key_prefix, metrics
+            )
         return EvalLoopOutput(
-            predictions=(1 + rankings.num_better + rankings.num_tied / 2).numpy(),
-            label_ids=evaluator.targets,
+            predictions=predictions,
+            label_ids=targets,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(sequences),
         )
+
+    def _on_prediction_step(self) -> None:
+        self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def _own_metrics(self, predicted: EvalPrediction, prefix: str, measured: dict[str, float]) -> dict[str, float]:
+        """Returns what the caller's `compute_metrics` finds."""
+        if self.compute_metrics is None:
+            return {}
+        found = denumpify_detensorize(self.compute_metrics(predicted))
+        found = {name.removeprefix(f"{prefix}_"): value for name, value in found.items()}
+        twice = [name for name in found if name in measured]
+        if twice:
+            raise ValueError(
+                f"compute_metrics returns {', '.join(map(repr, twice))}, which the Trainer measures itself; give it "
+                "another name"
+            )
+        return found
 
     def _evaluation_autocast(self, model: TransRecForSequentialRecommendation) -> Callable:
         """Makes the context in which an evaluation encodes; with `bf16_full_eval` in that type, though no weight is

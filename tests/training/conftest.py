@@ -18,6 +18,7 @@ def make_trainer(items, train_split, validation_split, make_model, processor_of,
         validation=validation_split,
         processor=None,
         model_init=None,
+        trainer_options=None,
         **options,
     ):
         options = {
@@ -39,6 +40,7 @@ def make_trainer(items, train_split, validation_split, make_model, processor_of,
             processing_class=processor or processor_of[kind],
             callbacks=callbacks,
             model_init=model_init,
+            **(trainer_options or {}),
         )
 
     return make

@@ -1,0 +1,68 @@
+"""What an evaluation keeps of its scores beside the ranks: losses, and what a function of the user makes of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import concatenate, gather_object, recursively_apply, send_to_device
+
+
+class Observation:
+    """
+    Collects, block by block, what is to be known of the scores of a ranking; see [`FullRankingEvaluator.evaluate`].
+
+    Args:
+        targets: `(N,)` each user's target, as an index into the catalogue.
+        preprocess: called with scores `(B, V)`, where items that are no candidates have -inf, and targets `(B,)`;
+            returns a tensor of a line a user, or a tuple, list or dictionary of such tensors.
+        on_block: called after each block of users.
+
+    Example:
+
+    >>> observation = Observation(np.array([2, 0]), preprocess=lambda scores, targets: scores.argmax(1))
+    >>> scores = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, -torch.inf]])
+    >>> observation(torch.tensor([[0], [2]]), np.array([0, 1]), scores, torch.zeros(2, 2))
+    >>> observation.losses().round(2), observation.made()
+    (array([1.1 , 0.31], dtype=float32), array([0, 0]))
+    """
+
+    def __init__(
+        self,
+        targets: np.ndarray,
+        preprocess: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
+        on_block: Callable[[], object] | None = None,
+    ):
+        self.targets = targets
+        self.preprocess = preprocess
+        self.on_block = on_block
+        self._parts: list[tuple[np.ndarray, dict[str, Any]]] = []
+        self._whole: dict[str, Any] | None = None
+
+    def __call__(self, histories: torch.Tensor, users: np.ndarray, scores: torch.Tensor, ranks: torch.Tensor) -> None:
+        """Looks at a block of users that has been ranked."""
+        targets = torch.from_numpy(self.targets[users]).long().to(scores.device)
+        kept = {"losses": scores.logsumexp(dim=1) - scores.gather(1, targets[:, None]).squeeze(1)}
+        if self.preprocess is not None:
+            kept["made"] = self.preprocess(scores, targets)
+        self._parts.append((users, send_to_device(kept, "cpu")))
+        if self.on_block is not None:
+            self.on_block()
+
+    def losses(self) -> np.ndarray:
+        """Returns each user's loss `(N,)`: the cross-entropy of the target among the candidates."""
+        return self._gathered()["losses"]
+
+    def made(self) -> Any:
+        """Returns what `preprocess` made of all users, as arrays."""
+        return self._gathered()["made"]
+
+    def _gathered(self) -> dict[str, Any]:
+        """Returns what all processes have kept, in the order of the split."""
+        if self._whole is None:
+            parts = self._parts if PartialState().num_processes == 1 else gather_object(self._parts)
+            order = torch.from_numpy(np.argsort(np.concatenate([users for users, _ in parts])))
+            joined = concatenate([kept for _, kept in parts])
+            self._whole = recursively_apply(lambda values: values[order].numpy(), joined)
+        return self._whole
