@@ -23,7 +23,7 @@ from .tables.columns import check_columns, header_roles, is_behaviour
 from .tables.forms import FORMS, is_table, split_name
 from .tables.interactions import read_sequences
 from .tables.items import read_items
-from .tables.layouts import layout_of, released_names
+from .tables.layouts import advice_on_files, layout_of, released_names
 from .tables.media import AUDIO, IMAGE, MEDIA, Folder, Media, entries_within, is_file
 from .tables.options import EVERYTHING, TableOptions
 from .tables.problems import Problems
@@ -274,8 +274,9 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         closed += [archive.name for archive in _archives(root) if not list_members(archive)]
         closed += [str(member) for member in packed() if member.name.lower().endswith((".zip", *PACKED))]
         unpack = f" Not unpacked yet: {', '.join(closed[:5])}." if closed else ""
+        advice = advice_on_files(name, (file for _, _, files in _walk(root) for file in files))
         raise FileNotFoundError(
-            f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{_how_to_get(name)}"
+            f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{advice}{_how_to_get(name)}"
         )
     for same_role in (items, interactions):
         _check_one_form(root, same_role)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .advice import call_of
 from .columns import item_roles
 from .forms import dialect_of, form_of
 from .joined_texts import join_columns
 from .json_files import as_field
 from .layouts import with_layout
-from .options import EVERYTHING, ITEM_COLUMNS, TableOptions
+from .options import EVERYTHING, ITEM_COLUMNS, TableOptions, named_columns
 from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown, warn
 from .text_files import advice_on_quotes, check_encoding, strip, text_rows
@@ -139,7 +140,20 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
                 found[role].append(strip(row[number]) if role == "item_id" else row[number])
     # A text of several columns may be made of lists, too.
     texts = {role: pl.Series(values, dtype=pl.Object if "/" in role else pl.String) for role, values in found.items()}
+    if header_line is None and roles == list(ITEM_COLUMNS) and not named_columns(options.of_items):
+        _check_places(path, texts["text_zh"])
     return {**texts, "line": pl.Series(lines, dtype=pl.Int64)}
+
+
+def _check_places(path: Path, chinese: pl.Series) -> None:
+    """Refuses a table without a header that is not NineRec's, whose columns are id, Chinese text, English text."""
+    texts = chinese.filter(chinese.str.strip_chars() != "")
+    if len(texts) and language_of(chinese) != "text_zh":
+        raise ValueError(
+            f"{path}: without a header its columns are taken for NineRec's (id, Chinese text, English text), and most "
+            f"of column 2 is not Chinese, such as {texts[0]!r}; say what they are: "
+            f"{call_of({'item_id': 'column 1', 'text_en': 'column 2'})}, or add a header line such as item_id,text_en"
+        )
 
 
 def select_catalogue(items: pl.DataFrame, used: np.ndarray, catalogue: str) -> pl.DataFrame:

@@ -6,7 +6,7 @@ one, where the fields of its first row are of the form that its row says.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,13 @@ LAYOUTS = (
         {"user_id": "column 1", "item_id": "column 2", "timestamp": "column 4", "rating": "column 3"},
         fields=(NUMBER, NUMBER, RATING, SECONDS),
         options={"separator": "::"},
+    ),
+    Layout(
+        "MovieLens",
+        "interactions",
+        {"user_id": "column 1", "item_id": "column 2", "timestamp": "column 4", "rating": "column 3"},
+        fields=(NUMBER, NUMBER, RATING, SECONDS),
+        options={"separator": "\t"},
     ),
     Layout("Amazon Reviews 2023", "items", {"item_id": "parent_asin", "text_en": "title"}, ("main_category",)),
     Layout(
@@ -170,6 +177,39 @@ RELEASES = (
     ),
     Release(".+", ("meta_{name}",), ("{name}", "{name}_5", "reviews_{name}", "reviews_{name}_5")),  # Amazon Reviews
 )
+
+
+# Files that are known and not found by their names, and what to do with them.
+NOT_FOUND = (
+    (
+        r"u\.(data|item)",
+        "u.data and u.item of MovieLens 100K are read as {name}_interactions.tsv and {name}_items.txt, with "
+        'encoding="latin-1": copy them to these names.',
+    ),
+    (
+        r"(train|test)\.txt",
+        "train.txt and test.txt, as LightGCN has them, have a line a user with items in no order, already split, and "
+        "nothing that says what the items are: take the tables that they were made from.",
+    ),
+    (
+        r".*users_items\.json(\.gz)?",
+        "users_items of Steam says what users own and not when, in Python's notation: take steam_reviews.",
+    ),
+)
+
+
+def advice_on_files(name: str, files: Iterable[str]) -> str:
+    """Returns what to do with the files of a folder that are known, but not found by their names; `""` for no such.
+
+    >>> advice_on_files("X", ["readme.txt", "australian_users_items.json.gz"])[:43]
+    ' users_items of Steam says what users own a'
+    """
+    seen = list(files)
+    return "".join(
+        f" {advice.format(name=name)}"
+        for pattern, advice in NOT_FOUND
+        if any(re.fullmatch(pattern, file, re.IGNORECASE) for file in seen)
+    )
 
 
 def released_names(name: str) -> dict[str, str]:

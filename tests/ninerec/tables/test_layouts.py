@@ -86,6 +86,17 @@ RELEASED = {
         },
         ("", "", "Film 3, The (1995)"),
     ),
+    "MovieLens, 100K": (
+        "ml-100k",
+        {
+            "ml-100k_interactions.tsv": rows(lambda user, item, time: (user, item, 4, time), "\t"),
+            "ml-100k_items.txt": "".join(
+                f"{item}|Film {item} (1995)|01-Jan-1995||http://x/?Film%20{item}|{'|'.join('0' * 19)}\n"
+                for item in ITEMS
+            ),
+        },
+        ("", "", "Film 3 (1995)"),
+    ),
     "MovieLens, 25M": (
         "MovieLens",
         {
@@ -307,6 +318,23 @@ def test_released_tables(tmp_path, release):
     items = load_dataset("ninerec", f"{name}_items", split="train", **where)
     texts = {row["item_id"]: row["text_en"] or row["text_zh"] for row in items}
     assert texts[f"{before_item}3"] == text and len(texts) == 8
+
+
+@pytest.mark.parametrize(
+    "files, sentence",
+    [
+        (
+            ["u.data", "u.item"],
+            r"read as X_interactions.tsv and X_items.txt, with encoding=\"latin-1\": copy them",
+        ),
+        (["train.txt", "test.txt"], r"a line a user with items in no order.*take the tables that they were made"),
+        (["australian_users_items.json.gz"], r"what users own and not when.*take steam_reviews"),
+    ],
+)
+def test_known_files_that_are_not_read_are_named(tmp_path, files, sentence):
+    write(tmp_path, dict.fromkeys(files, "1 2 3\n"))
+    with pytest.raises(FileNotFoundError, match=sentence):
+        find_files("X", tmp_path)
 
 
 def test_every_layout_is_tried():

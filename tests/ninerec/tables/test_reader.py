@@ -60,8 +60,8 @@ def behaviour(tmp_path, content):
 
 
 def test_items_by_position_keep_ids_and_texts_as_they_are(tmp_path):
-    content = '007,中文,"a, ""b""\nc"\n7,,\nNA,null,NaN\n1.50, x ,"é"\n'
-    expected = [("007", "中文", 'a, "b"\nc'), ("7", "", ""), ("NA", "null", "NaN"), ("1.50", " x ", "é")]
+    content = '007,中文,"a, ""b""\nc"\n7,,\nNA,null,NaN\n1.50, 字 ,"é"\n'
+    expected = [("007", "中文", 'a, "b"\nc'), ("7", "", ""), ("NA", "null", "NaN"), ("1.50", " 字 ", "é")]
     assert items(tmp_path, content) == expected
     assert items(tmp_path, "\ufeff" + content) == expected
     assert items(tmp_path, content.replace("\n", "\r\n")) == [
@@ -113,7 +113,7 @@ def test_no_items(tmp_path, content):
 
 
 def test_a_repeated_item_keeps_its_first_row(tmp_path, caplog):
-    assert items(tmp_path, "a,1,1\nb,2,2\na,3,3\na,1,1\n") == [("a", "1", "1"), ("b", "2", "2")]
+    assert items(tmp_path, "a,一,1\nb,二,2\na,三,3\na,一,1\n") == [("a", "一", "1"), ("b", "二", "2")]
     assert (
         "X_item.csv: 2 rows that repeat an item id" in caplog.text
         and "e.g. line 3: 'a' stands in line 1" in caplog.text
@@ -127,7 +127,7 @@ def test_what_may_be_a_header_is_reported(tmp_path, caplog):
 
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_lines_of_spaces_are_blank(tmp_path, quote):
-    assert items(tmp_path, f"  \n1,a,{quote}b{quote}\n\t\n") == [("1", "a", "b")]
+    assert items(tmp_path, f"  \n1,一,{quote}b{quote}\n\t\n") == [("1", "一", "b")]
     assert pairs(tmp_path, f"  \nu,{quote}i1{quote},5\n \n") == [("u", "i1", 5)]
 
 
@@ -660,7 +660,13 @@ def test_only_nine_rec_tables_of_items_are_read_by_position(tmp_path, first, cal
     with pytest.raises(ValueError, match=r"X_items\.csv:1: .*does not name an id and a text") as caught:
         read_items(write(tmp_path / "X_items.csv", content))
     assert call in str(caught.value)
-    assert read_items(write(tmp_path / "X_item.csv", content)).rows()[1] == ("i2", "Heat", "Action")
+    nine_rec = "i1,玩具总动员,Toy Story\ni2,Heat,Heat\ni3,,Up\ni4,狮子王,Lion King\n"
+    assert read_items(write(tmp_path / "X_item.csv", nine_rec)).rows()[1] == ("i2", "Heat", "Heat")
+    path = write(tmp_path / "X_item.csv", content)
+    with pytest.raises(ValueError, match=r"X_item\.csv: .*column 2 is not Chinese, such as '.*'; say what they are"):
+        read_items(path)
+    columns = {"item_id": "column 1", "text_en": "column 2"}
+    assert read_items(path, TableOptions(columns=columns)).rows()[1] == ("i2", "", "Heat")
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
@@ -728,7 +734,7 @@ def test_options_of_texts_are_checked(option):
 
 def test_separators_of_ascii_are_no_white_space(tmp_path):
     """The same in both tables, whichever reader reads them."""
-    assert items(tmp_path, "i\x1f,a,b\n\x1f,c,d\n") == [("i\x1f", "a", "b"), ("\x1f", "c", "d")]
+    assert items(tmp_path, "i\x1f,一,b\n\x1f,二,d\n") == [("i\x1f", "一", "b"), ("\x1f", "二", "d")]
     ids = pl.Series(["i\x1f", "\x1f"])
     assert pairs(tmp_path, "u,i\x1f,1\nu,\x1f,2\n", ids) == [("u", "i\x1f", 1), ("u", "\x1f", 2)]
     path = tmp_path / "X_behaviour.tsv"
