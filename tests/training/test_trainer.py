@@ -363,7 +363,7 @@ def test_what_can_be_checked_before_the_first_step_is(make_trainer, validation_s
             trainer.train()
 
     refused("metric_for_best_model='hr@11' is not measured; did you mean 'hr@10'", metric_for_best_model="hr@11")
-    refused("'loss' is not measured", metric_for_best_model="eval_loss")
+    refused("'auc' is not measured", metric_for_best_model="eval_auc")
     refused("nowhere.json", FileNotFoundError, card_results=["IDRec=nowhere.json"])
     trainer = make_trainer()
     trainer.eval_dataset = validation_split.map(lambda user: {"target": None})
