@@ -171,7 +171,7 @@ def with_whole_weights(model: TransRecPreTrainedModel) -> TransRecPreTrainedMode
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     whole = type(model)(model.config)
     whole.load_state_dict(weights)
-    return whole.to(model.device).eval()
+    return torch.nn.Module.to(whole, model.device).eval()
 
 
 @contextlib.contextmanager
