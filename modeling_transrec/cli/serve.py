@@ -52,6 +52,7 @@ class ServeArguments:
     rate_limit: str | None = field(
         default=None, metadata={"help": "Most requests of a client, such as 100/second (default: any number)."}
     )
+    max_batch: int = field(default=256, metadata={"help": "Most requests that are computed together."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     _argument_group_name = "service"
 
@@ -90,7 +91,12 @@ def main(args: Sequence[str] | None = None) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     limits = Limits(
-        arguments.max_k, arguments.max_history, arguments.max_items, arguments.max_body, arguments.rate_limit
+        max_k=arguments.max_k,
+        max_history=arguments.max_history,
+        max_items=arguments.max_items,
+        max_body=arguments.max_body,
+        rate=arguments.rate_limit,
+        max_batch=arguments.max_batch,
     )
     service = Service(loader(arguments, data if names_data else None), arguments.log_file)
     app = create_app(service, os.environ.get(TOKEN) or None, limits)

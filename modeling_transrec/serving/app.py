@@ -46,6 +46,7 @@ class Limits:
         rate: requests of a client, such as `100/second` or `6000/minute`; `None` for any number. A client is a token,
             where there are tokens, else an address.
         max_waiting: requests that wait for an answer; more get 503.
+        max_batch: requests that are computed together.
     """
 
     max_k: int = 1000
@@ -54,6 +55,7 @@ class Limits:
     max_body: int = 2_000_000
     rate: str | None = None
     max_waiting: int = 4096
+    max_batch: int = 256
 
 
 class _Strict(BaseModel):
@@ -160,7 +162,8 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         def compute(options: tuple, histories: list) -> list:
             return service.recommend(histories, **dict(options))
 
-        async with Batcher(compute, max_waiting=limits.max_waiting, observe=metrics.batches.observe) as batcher:
+        sizes = limits.max_batch, limits.max_waiting
+        async with Batcher(compute, *sizes, observe=metrics.batches.observe) as batcher:
             app.state.batcher = batcher
             yield
         service.close()
