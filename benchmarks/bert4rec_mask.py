@@ -9,12 +9,13 @@ items have the same vector). Results: `benchmarks/results/bert4rec_mask.json` an
 
 import argparse
 import json
+import statistics
 import tempfile
 from pathlib import Path
 
 import datasets
+import scipy.stats
 import torch
-from compare import interval
 from transformers import TrainerCallback, ViTImageProcessorPil, set_seed
 from transformers.utils import logging
 
@@ -71,6 +72,12 @@ class RecordCosine(TrainerCallback):
         has_picture = [row for row, pixels in enumerate(items["pixels"]) if pixels is not None]
         unit = torch.nn.functional.normalize(vectors[has_picture], dim=1)
         self.found.append(round(float(unit.mean(0).square().sum()), 4))
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half-width of the 95 % confidence interval of the mean (Student's t)."""
+    half = scipy.stats.sem(values) * scipy.stats.t.ppf(0.975, len(values) - 1)
+    return f"{statistics.mean(values):.4f} ± {half:.4f}"
 
 
 def run(mask: str, loss_type: str, seed: int, args: argparse.Namespace) -> dict:

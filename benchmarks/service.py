@@ -3,8 +3,8 @@
     python benchmarks/service.py --items 100000 --output benchmarks/results/service.md
 
 A catalogue of made vectors is saved with a small text model, and served by a process of its own. `wrk` (Debian's
-package) asks it for ten recommendations after a history of five items, from this machine, so that both share its cores.
-Then it is asked while items are put and deleted, a tenth of the catalogue a minute, and its memory is read.
+package) asks it for ten recommendations after a history of five items, from this machine, so that both share its
+cores. Then it is asked while items are put and deleted, a tenth of the catalogue a minute, and its memory is read.
 """
 
 import argparse
