@@ -55,7 +55,7 @@ def describe_run(
     kept = {name: value for name, value in training.items() if not name.startswith(tuple(_MAY_CHANGE))}
     start = hashlib.sha256()
     add_tensors(start, dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters()))
-    hashes = {**trainer.data_hashes, "start": start.hexdigest()}
+    hashes = {**trainer.data_hashes, "starting weights": start.hexdigest()}
     return json.loads(json.dumps({**vars(model_args), **vars(data_args), **kept, **hashes}, default=str))
 
 

@@ -33,7 +33,7 @@ _STAY = (
 ).split()
 # Of a configuration, what says where it was loaded from and how it was saved.
 _OF_FILES = ("architectures", "auto_map", "backbone_references", "dtype", "transformers_version")
-_HASHES = ("items", "histories", "validation", "processor", "start")
+_HASHES = ("items", "histories", "validation", "processor", "starting weights")
 
 
 def hashes_of_data(trainer: "TransRecTrainer") -> dict[str, str]:
