@@ -29,10 +29,10 @@ import datasets
 import numpy as np
 import scipy.sparse
 import torch
-from compare import train_one
 from without_training_page import ORDER as ROWS
 from without_training_page import USERS, add, read_record, write_page
 
+from modeling_transrec.benchmark.worker import parse_options
 from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.data.transitions import Transitions
@@ -44,6 +44,7 @@ from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
 from modeling_transrec.evaluation.features import load_content_model, read_content
 from modeling_transrec.evaluation.scoring import CatalogueScorer
 from modeling_transrec.evaluation.weighing import empty_scorer, log_popularity
+from modeling_transrec.training.train import train
 
 
 UNCUT = 1_000  # no history of these data sets is longer
@@ -367,6 +368,16 @@ def split(name: str, args: argparse.Namespace) -> None:
             f"{name} | {row} | {way}",
             {"hr@10": hits / number, "ndcg@10": gain / number, "tests": int(number)},
         )
+
+
+def train_one(options: dict, folder: Path) -> tuple[float, float, float]:
+    """Trains into `folder`; best validation HR@10, its epoch, and seconds of training."""
+    fixed = {"output_dir": str(folder), "disable_tqdm": True, "logging_strategy": "no"}
+    start = time.perf_counter()
+    trainer = train(*parse_options({**options, **fixed}))
+    hits = [(entry["eval_hr@10"], entry["epoch"]) for entry in trainer.state.log_history if "eval_hr@10" in entry]
+    best, epoch = max(hits, key=lambda hit: (hit[0], -hit[1]))
+    return best, epoch, time.perf_counter() - start
 
 
 def idrec(name: str, args: argparse.Namespace) -> None:
