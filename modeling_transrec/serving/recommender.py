@@ -386,8 +386,8 @@ class Recommender:
 
         Returns: itself.
         """
-        known = self._indexed().features
-        items = checked_items(items)
+        before = self._indexed()
+        known, items = before.features, checked_items(items)
         if self.processor.item_ids is not None and not set(items["item_id"][:]) <= set(self.processor.item_ids):
             raise ValueError(
                 "the model has an id table that lacks some of these items; call index with all items again"
@@ -402,7 +402,12 @@ class Recommender:
             columns = columns.add_column(name, [None] * len(columns))
         columns, item_embeddings = columns.select_columns(list(known)).cast(known), self._encode(items, chunk_size)
         with _changing:
-            self._use(self._indexed().with_items(columns, item_embeddings))
+            catalogue = self._indexed()
+            if catalogue.scorer.model is not before.scorer.model or catalogue.features != known:
+                raise ValueError(
+                    "another thread has replaced the catalogue while these items were encoded: add them again"
+                )
+            self._use(catalogue.with_items(columns, item_embeddings))
         return self
 
     def remove_items(self, item_ids: Sequence[str]) -> "Recommender":

@@ -123,8 +123,12 @@ def test_recommends_without_dropout_whatever_mode_the_model_is_in(make_model, pr
     assert model.training  # a training that goes on is not disturbed
 
 
-def test_threads_see_the_catalogue_before_a_change_or_after_it(recommender):
+@pytest.mark.parametrize("by_faiss", [False, True])
+def test_threads_see_the_catalogue_before_a_change_or_after_it(by_faiss, recommender):
     """Items come and go while others ask: every answer is whole, and no item is recommended that is not there."""
+    if by_faiss:
+        pytest.importorskip("faiss")
+        recommender.search_with_faiss()
     odd = [f"i{number:03d}" for number in range(1, 37, 2)]
     with_all = recommender.recommend(["i000", "i002"], k=37)
     texts = {row["item_id"]: row["text_en"] for row in recommender.items}
@@ -141,7 +145,7 @@ def test_threads_see_the_catalogue_before_a_change_or_after_it(recommender):
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(12):
+    for _ in range(6):
         recommender.add_items([{"item_id": item_id, "text_en": texts[item_id]} for item_id in odd])
         recommender.remove_items(odd)
     is_over.set()
@@ -150,6 +154,20 @@ def test_threads_see_the_catalogue_before_a_change_or_after_it(recommender):
     assert not errors
     states = [sorted(item["item_id"] for item in state) for state in (with_all, without_odd)]
     assert len(answers) > 10 and all(sorted(answer) in states for answer in answers)
+
+
+def test_items_encoded_for_a_catalogue_that_is_gone_are_not_added(recommender, monkeypatch):
+    encode = recommender._encode
+
+    def encode_late(items, chunk_size, **options):
+        monkeypatch.setattr(recommender, "_encode", encode)
+        recommender.index([{"item_id": "a", "text_en": "rope", "price": 3}])
+        return encode(items, chunk_size, **options)
+
+    monkeypatch.setattr(recommender, "_encode", encode_late)
+    with pytest.raises(ValueError, match="replaced the catalogue while these items were encoded"):
+        recommender.add_items([{"item_id": "new", "text_en": "red rope"}])
+    assert recommender.item_ids == ["a"]
 
 
 def test_changes_from_several_threads_are_all_kept(recommender):
