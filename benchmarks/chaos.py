@@ -173,15 +173,13 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     torch.set_num_threads(1)
     names = ("torch", "transformers", "datasets", "huggingface_hub", "safetensors", "pillow", "timm")
     record.content["versions"] = {"Python": platform.python_version(), **versions(names)}
-    end = serve(lambda: HubServer(port=port))
+    end, place = serve(lambda: HubServer(port=port)), None
     try:
         place, number_bad = Workplace(folder / "work"), 0
+        place.end_server = end
         for part, cases in parts_of(args, place, port).items():
             if part not in args.parts:
                 continue
-            if part == "resources":
-                end()  # it has servers of its own
-                end = serve(lambda: HubServer(port=port))
             record.part(part)["options"] = " ".join(options_of(part, args))
             known, all_cases = record.part(part)["cases"], [*cases()][:: args.every]
             for number, case in enumerate(all_cases, start=1):
@@ -200,7 +198,7 @@ def run(args: argparse.Namespace, folder: Path) -> int:
         return number_bad
     finally:
         record.write()
-        end()
+        (end if place is None else place.end_server)()
 
 
 def options_of(part: str, args: argparse.Namespace) -> list[str]:

@@ -57,6 +57,7 @@ class Workplace:
 
     def __init__(self, root: Path):
         self.root, self._numbers = root.resolve(), itertools.count()
+        self.end_server: Callable[[], None] = lambda: None  # of the Hub that cases talk to
         (self.root / "data").mkdir(parents=True)
         self.outside.mkdir()
         made = run_child(self._make, self.root, limits=Limits(seconds=300))

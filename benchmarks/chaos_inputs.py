@@ -210,7 +210,9 @@ def zip_bomb(*names: str, megabytes: int, line: bytes = b"\0") -> bytes:
     buffer, block = io.BytesIO(), line * (2**20 // len(line))
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in names:
-            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(info, "w", force_zip64=True) as file:
                 for _ in range(megabytes):
                     file.write(block)
     return buffer.getvalue()

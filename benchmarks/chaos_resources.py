@@ -151,6 +151,7 @@ def over_bad_network(place: Workplace, port: int, fault: dict[str, Any]) -> Foun
         made.fail(**fault)
         return made
 
+    place.end_server()  # this one has its address
     end = serve(server)
     try:
         recommender = place.root / "second"
@@ -178,6 +179,7 @@ def over_bad_network(place: Workplace, port: int, fault: dict[str, Any]) -> Foun
         return outcome
     finally:
         end()
+        place.end_server = serve(lambda: HubServer(port=port))
         shutil.rmtree(folder, ignore_errors=True)
 
 
