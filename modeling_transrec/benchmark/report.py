@@ -75,7 +75,7 @@ def write_report(suite: Suite, lines: Sequence[dict], folder: Path, tuned: Itera
         suite: what was compared.
         lines: its lines of results.
         folder: of the benchmark.
-        tuned: what searches for hyper-parameters have found, see [`tune`], each with its `title`.
+        tuned: what searches for hyper-parameters have found, see [`~tuning.tune`], each with its `title`.
     """
     parts = [f"# {suite.title}", suite.about.strip(), *_describe_runs(suite, lines)]
     for dataset in suite.datasets:

@@ -314,7 +314,7 @@ def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
 
 
 def check_space(space: Any) -> None:
-    """Raises `ValueError` for what is no space of hyper-parameters, see [`tune`]."""
+    """Raises `ValueError` for what is no space of hyper-parameters, see [`~tuning.tune`]."""
     _check(isinstance(space, Mapping), "tune must be a table of options")
     for name, values in space.items():
         if isinstance(values, list) and values:

@@ -91,7 +91,7 @@ class TransRecTrainer(Trainer):
         eval_items (`datasets.Dataset`, *optional*):
             The catalogue of `eval_dataset`, where that is of another platform than those that are trained on, which
             are judged by how they generalise; by default `items`.
-        model_init: as in transformers: makes the model, for [`~transformers.Trainer.hyperparameter_search`].
+        model_init: as in transformers: makes the model, for `Trainer.hyperparameter_search`.
         compute_loss_func:
             As in transformers, called with the outputs (`item_embeds`, `user_hidden` …), the labels `(B, L)` and
             `num_items_in_batch`, the number of targets to divide a sum by; takes the place of the model's loss.
