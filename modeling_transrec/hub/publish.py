@@ -72,6 +72,9 @@ def upload_checkpoint(
         create_pr: whether to open a pull request instead of a commit.
         with_code: whether the model's code is uploaded, too.
         blocking: whether to return only when everything has arrived; otherwise a future is returned.
+
+    Raises:
+        ConnectionError: if the upload breaks off; then nothing of it is published.
     """
     check_links(folder)
     check_whole(folder, "model")
@@ -79,16 +82,21 @@ def upload_checkpoint(
     api = HfApi(token=token)
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return api.upload_folder(  # type: ignore[call-overload]  # its overloads know run_as_future as a literal only
-        repo_id=repo_id,
-        folder_path=folder,
-        commit_message=commit_message,
-        revision=revision,
-        create_pr=create_pr,
-        run_as_future=not blocking,
-        delete_patterns=[*_WEIGHTS, *([f"{CATALOGUE_FOLDER}/*"] if Path(folder, CATALOGUE_FOLDER).is_dir() else [])],
-        **upload_patterns(with_code),
-    )
+    deleted = [*_WEIGHTS, *([f"{CATALOGUE_FOLDER}/*"] if Path(folder, CATALOGUE_FOLDER).is_dir() else [])]
+    try:
+        return api.upload_folder(  # type: ignore[call-overload]  # its overloads know run_as_future as a literal only
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+            run_as_future=not blocking,
+            delete_patterns=deleted,
+            **upload_patterns(with_code),
+        )
+    except RuntimeError as error:  # of one of its threads, which says which file it was
+        problem = f"the upload to {repo_id} broke off and changed nothing there, try again: {error}"
+        raise ConnectionError(problem) from error
 
 
 def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, create_pr: bool = False) -> str:

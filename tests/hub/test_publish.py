@@ -257,6 +257,16 @@ class TestTrouble:
         model.push_to_hub(NAME)
         assert hub.files(NAME)["model.safetensors"] != before["model.safetensors"]
 
+    def test_a_recommender_whose_upload_is_dropped(self, hub, pushed, text_processor, monkeypatch):
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        before = dict(hub.files(NAME))
+        hub.fail("PUT /lfs/*", drop_after=0)
+        with pytest.raises(
+            ConnectionError, match=f"{NAME} broke off and changed nothing there, try again: .*safetensors"
+        ):
+            Recommender(pushed, text_processor).push_to_hub(NAME, max_shard_size="10KB")
+        assert hub.files(NAME) == before
+
     def test_an_interrupted_upload_goes_on_where_it_was(self, hub, pushed, make_model):
         before = dict(hub.files(NAME))
         model = make_model("text", hidden_size=24)
