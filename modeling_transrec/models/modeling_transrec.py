@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import align_module_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -62,6 +61,7 @@ from .histories import Histories, Recorded, gather_histories
 from .item_encoders import ItemEncoder
 from .losses import LOSSES
 from .modalities import BACKBONES
+from .offloading import align_module_device
 from .sentence_folders import read_text_pooling
 from .user_encoders import UserEncoder, make_user_encoder
 from .whitening import unit_parts

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import align_module_device
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -17,6 +16,7 @@ from transformers.processing_utils import Unpack
 from .backbones import adopt, dual_widths
 from .batch import ItemInputs
 from .content_encoders import ContentEncoder, ImageEncoder, PixelNormalization, TextEncoder
+from .offloading import align_module_device
 from .text_chunks import encode_by_length
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import align_module_device
 from torch import nn
 from transformers import initialization as init
 
+from .offloading import align_module_device
 from .whitening import Moments, Whitening, unit_length
 
 

@@ -87,7 +87,8 @@ def test_transfer_compares_all_rows(script, capsys, tmp_path):
     script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
     shown = capsys.readouterr().out
     rows = ["random", "content-knn", "TransRec zero-shot"]  # nothing of the target; then its counts; then training
-    rows += ["popularity", "last-item-transitions", "transitions", "content-and-transitions"]
+    rows += ["popularity", "recent-popularity", "item-knn", "session-knn", "ease", "slim"]
+    rows += ["last-item-transitions", "transitions", "content-and-transitions"]
     rows += ["TransRec zero-shot + transitions"]
     models = ("IDRec", "TransRec NoPT", "TransRec HasPT")
     rows += [row for model in models for row in (model, f"{model} + transitions")]

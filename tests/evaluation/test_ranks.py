@@ -13,6 +13,7 @@ def on_rank(rank, port, results, items):
 
     from modeling_transrec import FullRankingEvaluator
 
+    PartialState._reset_state()  # of the process that this one was forked from
     state, found = PartialState(cpu=True), []
 
     def refuse():

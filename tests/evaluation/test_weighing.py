@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from modeling_transrec import FullRankingEvaluator, ModelArguments, TransRecTrainingArguments, train
 from modeling_transrec.data.arguments import DataArguments
 from modeling_transrec.evaluation.arguments import EvaluationArguments
-from modeling_transrec.evaluation.baselines import BASELINES, Platform
+from modeling_transrec.evaluation.baselines import BASELINES, SLOW_BASELINES, Platform
 from modeling_transrec.evaluation.content import ContentKNN
 from modeling_transrec.evaluation.evaluate import EvaluationTask, evaluate
 from modeling_transrec.evaluation.features import Content
@@ -189,7 +189,10 @@ def test_what_is_held_out_leaves_no_trace_in_finetune(folder, tmp_path):
     fingerprints = set()
     for split in ("validation", "test"):
         for name, scores in (
-            *((name, name) for name in ("random", "popularity", "last-item-transitions", "transitions")),
+            *(
+                (name, name)
+                for name in ("random", "popularity", *SLOW_BASELINES, "last-item-transitions", "transitions")
+            ),
             ("this model", "the model's own"),
             ("this model", "the model's own + transitions"),
         ):

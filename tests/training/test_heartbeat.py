@@ -15,6 +15,7 @@ def on_rank(rank, port, stops, log):
     from accelerate import PartialState
 
     logging.basicConfig(filename=log, force=True)
+    PartialState._reset_state()  # of the process that this one was forked from
     PartialState(cpu=True)
     with watched(1.0), watched(1.0):
         dist.barrier()

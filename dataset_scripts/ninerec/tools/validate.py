@@ -20,7 +20,6 @@ from itertools import groupby
 from pathlib import Path
 
 from ..files import DERIVED, DatasetFiles, data_folder, find_files
-from ..tables.forms import is_table
 from ..tables.items import read_items
 from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
@@ -61,10 +60,6 @@ def validate(
             files = find_files(name, root)
     except (ValueError, OSError) as error:
         problems.add("error", root, str(error), count=1)
-        return problems.found()
-    on_disk = [table for table in (files.items, files.interactions) if isinstance(table, Path)]
-    if special := [path for path in on_disk if not is_table(path)]:
-        problems.add("error", root, "neither a file nor a link to one", *(path.name for path in special))
         return problems.found()
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -123,6 +118,8 @@ def _check_links(name: str, root: Path, problems: Problems) -> None:
         for path in (Path(folder, entry) for entry in wanted & {*files, *folders}):
             if not path.exists():
                 problems.add("warning", Path(folder), "links to nothing: left out", path.name)
+            elif not path.is_file() and not path.is_dir():
+                problems.add("warning", Path(folder), "a pipe or a device: left out", path.name)
 
 
 def _check_loading(
