@@ -5,7 +5,9 @@ import codecs
 import gzip
 import json
 import lzma
+import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -203,3 +205,24 @@ def test_tables_with_names(table, form, packing, lists):
             (folder / f"{stem}{suffix}{packing}").write_bytes(PACKERS[packing](made))
         assert read(folder) == (items, expected)
         assert not any(problem.severity == "error" for problem in validate("X", folder, min_actions=1))
+
+
+def test_changed_bytes_of_an_archive_are_read_or_told(tmp_path):
+    """More by hand: FUZZ_EXAMPLES=10000 python -m pytest tests/ninerec/test_forms.py -k archive."""
+    with zipfile.ZipFile(tmp_path / "X.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("X_item.csv", "".join(f"i{n},\u4e2d,text {n}\n" for n in range(20)))
+        archive.writestr("X_pair.csv", "".join(f"u{n % 3},i{n % 20},{n}\n" for n in range(60)))
+    content = (tmp_path / "X.zip").read_bytes()
+    places = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
+
+    @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")))
+    @given(st.lists(places, min_size=1, max_size=4), st.integers(0, len(content) - 1) | st.none())
+    def read(changes, length):
+        changed = bytearray(content)
+        for place, value in changes:
+            changed[place] = value
+        (tmp_path / "X.zip").write_bytes(bytes(changed[:length]))
+        for problem in validate("X", tmp_path):  # it raises nothing
+            assert len(problem.what) > 10
+
+    read()

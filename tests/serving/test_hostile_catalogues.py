@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import BertConfig, BertModel
@@ -322,3 +324,28 @@ def test_no_file_of_the_checkpoint_is_passed_over(name, make, saved, tmp_path):
         Recommender.from_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match=f"{name} is no file"):
         TransRecProcessor.from_pretrained(tmp_path / "saved")
+
+
+# More by hand: FUZZ_EXAMPLES=10000 python -m pytest tests/serving/test_hostile_catalogues.py -k bytes
+@pytest.mark.parametrize("name", [PARQUET, SCORING, COUNTS])
+def test_changed_bytes_are_loaded_or_told(name, recommender, saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "changed")
+    file = folder / "catalogue" / name
+    content = file.read_bytes()
+    places = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
+
+    @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")), deadline=None, derandomize=True, database=None)
+    @given(st.lists(places, min_size=1, max_size=4), st.integers(0, len(content) - 1) | st.none())
+    def load(changes, length):
+        changed = bytearray(content)
+        for place, value in changes:
+            changed[place] = value
+        file.write_bytes(bytes(changed[:length]))
+        loaded = Recommender(recommender.model, recommender.processor)
+        try:
+            loaded.load_catalogue(folder)
+            loaded.recommend(loaded.item_ids[:2], k=3)
+        except (ValueError, OSError) as error:
+            assert len(str(error)) > 20 and "Error" not in str(error).split(":")[0]
+
+    load()
