@@ -9,6 +9,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse
 import torch
 
@@ -94,8 +96,11 @@ class Platform:
         """Which user took which item in the training histories, zeros and ones `(N, V)`."""
         from .neighbours import interactions  # scikit-learn takes a second
 
-        histories = index_histories(self._get("whole_sequences"), self.items["item_id"][:])
-        return interactions(histories, len(self.items))
+        sequences, known = self._get("whole_sequences"), self.items["item_id"][:]
+        taken = pc.unique(pc.list_flatten(pa.chunked_array(sequences.with_format("arrow")[:]["item_ids"]))).to_pylist()
+        others = sorted(set(taken) - set(known))  # of the histories' beginnings, which are not read and not ranked
+        histories = index_histories(sequences, [*known, *others])
+        return interactions(histories, len(known) + len(others))[:, : len(known)]
 
     @functools.cached_property
     def transitions(self) -> Transitions:

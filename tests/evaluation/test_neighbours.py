@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
 
 from modeling_transrec import FullRankingEvaluator
 from modeling_transrec.evaluation.baselines import BASELINES, SLOW_BASELINES, Platform, known_baselines
@@ -35,6 +36,16 @@ def test_interactions_are_sets(items, train_split):
     ids = items["item_id"][:]
     expected = [[float(item_id in history) for item_id in ids] for history in train_split["item_ids"]]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_items_of_whole_histories_that_are_no_candidates_are_left_out(items, train_split):
+    """Histories are counted whole; those that are read are shorter, and make the catalogue."""
+    few = items.select(range(20))
+    cut = train_split.map(lambda row: {"item_ids": [one for one in row["item_ids"] if one in few["item_id"][:]]})
+    platform = Platform(few, cut.filter(lambda row: len(row["item_ids"]) > 0), train_split)
+    whole = Platform(items, train_split).taken.toarray()
+    np.testing.assert_array_equal(platform.taken.toarray(), whole[:, :20])
+    assert BASELINES["item-knn"](platform)[0].scores(torch.tensor([[3]])).shape == (1, 20)
 
 
 @pytest.mark.parametrize("num_neighbours", [3, 100])
