@@ -19,7 +19,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from accelerate import PartialState
 
@@ -30,6 +30,7 @@ from .options import parse_arguments
 
 
 TOKEN = "TRANSREC_TOKEN"
+_DATA_OPTIONS = {f"--{one.name}" for one in fields(DataArguments)}
 
 
 @dataclass
@@ -78,7 +79,9 @@ def main(args: Sequence[str] | None = None) -> None:
     given = [*(sys.argv[1:] if args is None else args)]
     if given and not given[0].startswith("-"):
         given = ["--model_name_or_path", *given]
-    names_data = any(one.split("=")[0] in ("--dataset_config_name", "--dataset_name") for one in given)
+    of_data = [one for one in (arg.split("=")[0] for arg in given) if one in _DATA_OPTIONS]
+    if of_data and "--dataset_config_name" not in of_data:
+        raise OptionError(f"{of_data[0]} is an option of a data set; name it by --dataset_config_name")
     arguments, data = parse_arguments((ServeArguments, DataArguments), given, __doc__)
     try:
         import uvicorn
@@ -98,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         rate=arguments.rate_limit,
         max_batch=arguments.max_batch,
     )
-    service = Service(loader(arguments, data if names_data else None), arguments.log_file)
+    service = Service(loader(arguments, data if of_data else None), arguments.log_file)
     app = create_app(service, os.environ.get(TOKEN) or None, limits)
     uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False, log_level="warning")
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..version import __version__
 from .batching import Batcher, BusyError
-from .service import Service
+from .service import NotKeptError, Service
 
 
 logger = logging.getLogger(__name__)
@@ -253,7 +253,11 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
     @app.post("/reload", dependencies=guarded)
     async def reload() -> dict[str, int]:
         """Loads the checkpoint again; until it is there, the old one answers."""
-        await asyncio.to_thread(service.reload)
+        try:
+            await asyncio.to_thread(service.reload)
+        except (OSError, ValueError) as error:
+            logger.error("The checkpoint could not be loaded again: %s", error)
+            raise _Refused(503, "the checkpoint could not be loaded, see the log; the old one answers") from error
         return {"catalogue": len(service.recommender.snapshot or ())}
 
     @app.get("/metrics", dependencies=guarded, response_class=PlainTextResponse)
@@ -302,8 +306,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def busy(request: Request, error: BusyError) -> JSONResponse:
         return answer(503, str(error), {"Retry-After": "1"})
 
-    @app.exception_handler(OSError)
-    async def not_kept(request: Request, error: OSError) -> JSONResponse:
+    @app.exception_handler(NotKeptError)
+    async def not_kept(request: Request, error: NotKeptError) -> JSONResponse:
         logger.error("A change could not be kept: %s", error)
         return answer(507, "the change could not be kept, and was not made")
 

@@ -13,6 +13,10 @@ from .recommender import Recommender
 logger = logging.getLogger(__name__)
 
 
+class NotKeptError(OSError):
+    """A change could not be written to the log, and was not made."""
+
+
 class Service:
     """
     Recommends, and keeps what it is told in a log, so that a process that is killed loses nothing that was confirmed.
@@ -115,9 +119,9 @@ class Service:
                 return
             try:
                 self._log.append(event)
-            except OSError:
+            except OSError as error:
                 self.recommender.restore(before)
-                raise
+                raise NotKeptError(str(error)) from error
 
 
 def _apply(recommender: Recommender, event: dict) -> None:

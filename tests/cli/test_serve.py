@@ -82,3 +82,5 @@ def test_a_data_set_is_encoded_and_a_token_is_asked_for(make_model, text_process
 def test_what_cannot_be_meant():
     with pytest.raises(OptionError, match="did you mean --max_k"):
         main(["checkpoint", "--maxk", "3"])
+    with pytest.raises(OptionError, match="--min_rating is an option of a data set"):
+        main(["checkpoint", "--min_rating", "3"])

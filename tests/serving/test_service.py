@@ -207,6 +207,18 @@ def test_a_new_checkpoint_is_swapped_in_without_a_failed_request(checkpoint, ite
         assert client.get("/ready").json()["catalogue"] == 20
 
 
+def test_a_checkpoint_that_is_gone_leaves_the_old_one(load):
+    loads = iter([load])
+    with TestClient(create_app(Service(lambda: next(loads, gone)()))) as client:
+        found = client.post("/reload")
+        assert found.status_code == 503 and "the old one answers" in found.json()["error"]
+        assert client.post("/recommend", json={"history": ["i001"]}).status_code == 200
+
+
+def gone():
+    raise OSError("there is no such repository")
+
+
 def test_a_checkpoint_without_a_catalogue_is_refused(make_model, text_processor):
     with pytest.raises(ValueError, match="has no catalogue: save it with one"):
         Service(lambda: Recommender(make_model("text"), text_processor))
