@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 _MOST_LAYERS, _LARGEST_SIZE = 2**10, 2**31
 _LARGEST_RANK = 2**12
+LARGEST_IMAGE = 2**12  # pixels of a side; a stored image of this size takes 50 MB
 # Ends of names of counts: none is negative.
 _COUNTS = ("max_position_embeddings", "hidden_size", "vocab_size", "intermediate_size", "hidden_layers", "heads")
 _REFERENCE = ("name", "revision", "sha256")
@@ -43,7 +44,7 @@ def check_part(where: str, part: Any) -> None:
 def _check_size(where: str, value: int) -> None:
     key = where.rpartition(".")[2]
     counts_layers = any(word in key for word in ("layer", "depth", "block", "stage")) and "size" not in key
-    largest = _MOST_LAYERS if counts_layers else _LARGEST_SIZE
+    largest = _MOST_LAYERS if counts_layers else LARGEST_IMAGE if key == "image_size" else _LARGEST_SIZE
     if value > largest:
         raise ValueError(f"{where} must be at most {largest:,}, got {value:,}")
     if value < 0 and key.endswith(_COUNTS):

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from transformers import CLIPImageProcessorPil
 
-from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecProcessor
 from modeling_transrec.models.checkpoint_files import check_weight_files
 from modeling_transrec.models.config_limits import check_part
 
@@ -181,3 +182,12 @@ def test_a_changed_configuration_loads_or_is_refused_with_a_sentence(checkpoint)
             assert str(checkpoint) in error.__notes__[0]
 
     load()
+
+
+@pytest.mark.parametrize("size", [{"height": 8192, "width": 32}, {"shortest_edge": 8192}])
+def test_images_have_a_largest_side(size):
+    with pytest.raises(ValueError, match="of the image processor must be at most 4,096, got 8,192"):
+        TransRecProcessor(image_processor=CLIPImageProcessorPil(size=size))
+    for image_size in (8192, [32, 8192]):
+        with pytest.raises(ValueError, match="vision_config.image_size must be at most 4,096, got 8,192"):
+            TransRecConfig(vision_config={"model_type": "vit", "image_size": image_size})
