@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .config_limits import LARGEST_IMAGE
 from .content_encoders import AudioEncoder, ContentEncoder, ImageEncoder, TextEncoder
 from .media import open_image, read_audio
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 
 NO_VIDEO = "videos are not read: give an item's cover as its image, and its sound as its audio"
-_LARGEST_IMAGE = 2**13  # height or width, in pixels
 _LONGEST_AUDIO = 600  # seconds
 _NOT_THERE = -1  # in `image_index` and `audio_index`: the item has none
 
@@ -180,9 +180,9 @@ class ImageModality(Modality):
         """Raises `ValueError` for images too large for memory."""
         for name in ("size", "crop_size"):
             for side, pixels in dict(getattr(processor.image_processor, name, None) or {}).items():
-                if pixels is not None and pixels > _LARGEST_IMAGE:
+                if pixels is not None and pixels > LARGEST_IMAGE:
                     raise ValueError(
-                        f"the image processor's {name} must be at most {_LARGEST_IMAGE}, got {side}={pixels}"
+                        f"the image processor's {name} must be at most {LARGEST_IMAGE}, got {side}={pixels}"
                     )
 
     def shape(self, processor: "TransRecProcessor") -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from transformers.processing_utils import ProcessorMixin, Unpack
 
 from .backbones import image_normalization, unused_positions
 from .checkpoint_files import named_errors
-from .config_limits import LARGEST_IMAGE
 from .configuration_transrec import TransRecConfig
 from .modalities import MODALITIES, Modality, as_tensor
 from .multimodal_encoders import reads_last_position
@@ -101,8 +100,6 @@ class TransRecProcessor(ProcessorMixin):
         self.modality = found
         if language not in LANGUAGES:
             raise ValueError(f"language={language!r} is unknown; choose from {', '.join(map(repr, LANGUAGES))}")
-        if image_processor is not None:
-            _check_image_size(image_processor)
         self.item_ids, self._item_id_index = _numbered("item_ids", item_ids)
         self.user_ids, self._user_id_index = _numbered("user_ids", user_ids)
         self.language = language
@@ -311,17 +308,6 @@ def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, d
     if len(rows) != len(ids):
         raise ValueError(f"{name} must be distinct")
     return ids, rows
-
-
-def _check_image_size(image_processor: Any) -> None:
-    """Refuses images whose sides nobody could store or encode for a catalogue."""
-    found = image_processor.to_dict()
-    for name in ("size", "crop_size"):
-        for part, side in dict(found.get(name) or {}).items():
-            if isinstance(side, int) and side > LARGEST_IMAGE:
-                raise ValueError(
-                    f"{name}.{part} of the image processor must be at most {LARGEST_IMAGE:,}, got {side:,}"
-                )
 
 
 def check_processor(processor: TransRecProcessor, config: TransRecConfig) -> None:

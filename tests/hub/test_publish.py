@@ -336,7 +336,7 @@ class TestSafety:
 
     def test_absurd_pictures_are_refused(self, image_processor):
         absurd = ViTImageProcessorPil(size={"height": 10**6, "width": 16})
-        with pytest.raises(ValueError, match="size must be at most 8192, got height=1000000"):
+        with pytest.raises(ValueError, match="size must be at most 4096, got height=1000000"):
             TransRecProcessor(image_processor=absurd)
 
     def test_folders_of_this_machine_stay_here(self, make_model, text_processor, tmp_path):
