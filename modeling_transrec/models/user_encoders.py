@@ -319,7 +319,24 @@ class GRU4RecLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         # Without biases, zeros as input keep a zero state at zero, so that padding on the left has no effect.
-        return self.gru(hidden * mask[:, :, None])[0]
+        inputs = hidden * mask[:, :, None]
+        return self._scanned(inputs) if torch.compiler.is_exporting() else self.gru(inputs)[0]
+
+    def _scanned(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Computes the same as a loop in the graph; torch.export unrolls nn.GRU, which fixes the length."""
+        from torch._higher_order_ops.scan import scan
+
+        of_inputs, of_state = self.gru.all_weights[0]
+
+        def step(state: torch.Tensor, gates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            reset, update, new = gates.chunk(3, dim=-1)
+            of_reset, of_update, of_new = nn.functional.linear(state, of_state).chunk(3, dim=-1)
+            candidate = (new + (reset + of_reset).sigmoid() * of_new).tanh()
+            state = candidate + (update + of_update).sigmoid() * (state - candidate)
+            return state, state.clone()
+
+        gates = nn.functional.linear(inputs, of_inputs)  # (B, L, 3 D)
+        return scan(step, torch.zeros_like(inputs[:, 0]), gates.transpose(0, 1))[1].transpose(0, 1)
 
 
 class GRU4RecUserEncoder(StackedUserEncoder):

@@ -11,8 +11,8 @@ from ..checks import perturb
 
 
 ANY = torch.export.Dim.AUTO
-# nn.GRU is unrolled by torch.export, so that the length of the histories is fixed; DSSM reads no history.
-ANY_LENGTH = [name for name in USER_ENCODERS if name not in ("gru4rec", "dssm")]
+ANY_LENGTH = [name for name in USER_ENCODERS if name not in ("gru4rec", "dssm")]  # DSSM reads no history
+ANY_LENGTH = [*ANY_LENGTH, pytest.param("gru4rec", marks=pytest.mark.slow)]
 
 
 class ItemTower(nn.Module):
