@@ -2,6 +2,7 @@
 
     accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt
     accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt --history "t0001 t0002"
+    accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt --output_dir recommendations
 
 The same as `transrec recommend`.
 """

@@ -7,9 +7,14 @@ For one history, or for all users of the data set into a file (one JSON object p
     transrec recommend --model_name_or_path outputs/has_pt --history "t0001 t0002"
     transrec recommend --model_name_or_path outputs/has_pt --output_file recommendations.jsonl
 
+For millions of users, Parquet files by several processes; the same command again goes on where it was stopped:
+
+    accelerate launch examples/recommend.py --model_name_or_path outputs/has_pt --output_dir recommendations
+
 It works zero-shot: the checkpoint need not have seen the data set.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,10 +22,12 @@ from pathlib import Path
 
 import datasets
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from ..data.arguments import DataArguments
 from ..models.checkpoint_files import load_config
+from ..serving.batch import index_in_shares, write_recommendations
 from ..serving.recommender import Recommender
 from .options import parse_arguments
 
@@ -48,9 +55,19 @@ class RecommendationArguments:
     output_file: str | None = field(
         default=None, metadata={"help": "File of JSON lines to write: recommendations for every user."}
     )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of Parquet files to write: recommendations for every user, by all processes."},
+    )
+    users_per_file: int = field(default=50_000, metadata={"help": "Users of each file in --output_dir."})
     batch_size: int = field(default=256, metadata={"help": "Users at a time."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     _argument_group_name = "recommendation"
+
+    def __post_init__(self):
+        given = [name for name in ("history", "output_file", "output_dir") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"--{given[0]} and --{given[1]} exclude each other; give one of them")
 
 
 def show(history: list[str], recommended: list, texts: dict[str, str], held_out: str | None = None) -> None:
@@ -89,18 +106,47 @@ def write_all(recommender: Recommender, sequences: datasets.Dataset, args: Recom
     print(f"{len(sequences)} users written to {path}")
 
 
+def write_files(
+    recommender: Recommender, items: datasets.Dataset, data_args: DataArguments, args: RecommendationArguments
+) -> None:
+    """Writes the files of `--output_dir`, each process its share of them."""
+    state = PartialState()
+    index_in_shares(recommender, items)
+    with state.local_main_process_first():
+        sequences = data_args.load_sequences("test", recommender.model.config.max_seq_len)
+    num_kept = write_recommendations(
+        recommender,
+        sequences,
+        args.output_dir,
+        k=args.k,
+        exclude_seen=not args.include_seen,
+        batch_size=args.batch_size,
+        users_per_file=args.users_per_file,
+        process_index=state.process_index,
+        num_processes=state.num_processes,
+    )
+    num_kept = sum(gather_object([num_kept]))  # all are ready, too
+    if state.is_main_process:
+        before = f", {num_kept} of its files by an earlier run" if num_kept else ""
+        print(f"{len(sequences)} users written to {args.output_dir}{before}")
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec recommend`."""
     options, data_args = parse_arguments((RecommendationArguments, DataArguments), args, __doc__)
     state = PartialState(cpu=options.use_cpu)
-    if not state.is_main_process:
+    if options.output_dir is None and not state.is_main_process:
         return
     name, where = options.model_name_or_path, {"revision": options.model_revision}
     max_seq_len = load_config(name, **where).max_seq_len
-    items = data_args.load_items(max_seq_len)
+    with state.local_main_process_first() if options.output_dir is not None else contextlib.nullcontext():
+        items = data_args.load_items(max_seq_len)
     recommender = Recommender.from_pretrained(name, load_catalogue=False, **where)
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
+    if options.output_dir is not None:
+        write_files(recommender, items, data_args, options)
+        return
     recommender.index(items)
     column = f"text_{recommender.processor.language}"
     shown = items[column] if column in items.column_names else [""] * len(items)

@@ -145,13 +145,26 @@ def encode_catalogue(
     processor: TransRecProcessor,
     chunk_size: int = 256,
     fits_statistics: bool = True,
+    in_shares: bool = False,
 ) -> torch.Tensor:
-    """Returns all item embeddings `(V, D)` in catalogue order, float32, on the model's device: [`encode_items`]."""
+    """Returns all item embeddings `(V, D)` in catalogue order, float32, on the model's device: [`encode_items`].
+
+    Args:
+        model, items, processor, chunk_size, fits_statistics: as there.
+        in_shares: whether the processes of this run, which then all call it, encode a share each.
+    """
+    state = PartialState() if in_shares else None
+    process_index, num_processes = (0, 1) if state is None else (state.process_index, state.num_processes)
+    parts: Iterable[tuple[np.ndarray, torch.Tensor]] = encode_items(
+        model, items, processor, chunk_size, process_index, num_processes, fits_statistics
+    )
+    if num_processes > 1:
+        parts = gather_object([(catalogue_index, chunk.cpu()) for catalogue_index, chunk in parts])
     item_embeddings = None
-    for catalogue_index, chunk in encode_items(model, items, processor, chunk_size, fits_statistics=fits_statistics):
+    for catalogue_index, chunk in parts:
         if item_embeddings is None:
-            item_embeddings = chunk.new_empty(len(items), chunk.shape[1])
-        item_embeddings[torch.from_numpy(catalogue_index).to(chunk.device)] = chunk
+            item_embeddings = torch.empty(len(items), chunk.shape[1], device=model.device)
+        item_embeddings[torch.from_numpy(catalogue_index).to(model.device)] = chunk.to(model.device)
     if item_embeddings is None:
         raise ValueError("there are no items to encode")
     return item_embeddings

@@ -21,7 +21,7 @@ from ..data.preparation import PreparedItems, prepare_items
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
-from .encoding import encode_items, evaluation_mode, kept_statistics, with_whole_weights
+from .encoding import encode_catalogue, evaluation_mode, kept_statistics, with_whole_weights
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
 from .ranking import list_items, rank_targets, remove_seen
 from .ranks import check_same_on_all
@@ -241,18 +241,8 @@ class FullRankingEvaluator:
         prepared = self.prepared_items
         if prepared is None:
             prepared = prepare_items(self.items, processor)
-        state = PartialState()
         with autocast(), kept_statistics(model):
-            chunks = encode_items(
-                model, prepared, processor, self.item_batch_size, state.process_index, state.num_processes
-            )
-            parts = list(chunks)
-        if state.num_processes > 1:
-            parts = gather_object([(catalogue_index, chunk.cpu()) for catalogue_index, chunk in parts])
-        item_embeddings = torch.empty(len(self.items), parts[0][1].shape[1], device=model.device)
-        for catalogue_index, chunk in parts:
-            item_embeddings[torch.from_numpy(catalogue_index).to(model.device)] = chunk.to(model.device)
-        return item_embeddings
+            return encode_catalogue(model, prepared, processor, self.item_batch_size, in_shares=True)
 
     @torch.no_grad()
     def evaluate(

@@ -86,7 +86,7 @@ def _commit(
     journal.write_text(json.dumps({"files": names, "removed": removed}), encoding="utf-8")
     for path in (*(unfinished / name for name in names), journal):
         path.chmod(journal.stat().st_mode)  # safetensors makes files that only their owner can read
-        _write_out(path)
+        write_out(path)
     unfinished.rename(folder / _WHOLE)
 
 
@@ -200,13 +200,13 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
     with named_disk_errors(path.parent, f"{path.name} is as it was"):
         try:
             unfinished.write_text(text, encoding="utf-8")
-            _write_out(unfinished)
+            write_out(unfinished)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
 
 
-def _write_out(path: Path) -> None:
+def write_out(path: Path) -> None:
     """Waits until a file is on the disk: some file systems tell only then that they are full."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
