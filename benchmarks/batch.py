@@ -4,7 +4,7 @@
 
 Users and items are made: item embeddings of width 64, histories of ten items. A part of the users after the other, in
 turn: the files that `write_recommendations` makes; the same user encoder, products and `topk` of blocks of users, in
-plain torch; and the products only. Seconds are those of the CPU, of one process; memory is the most that it has, beside
+plain torch; and the products only. Seconds are those of the CPU, of one process; memory is the most that it has beside
 what it had before.
 """
 
@@ -78,7 +78,7 @@ def main() -> None:
         ratio = statistics.median(mine["s"] / theirs["s"] for mine, theirs in zip(ours, parts, strict=True))
         seconds = sum(one["s"] for one in parts)
         lines.append(f"| {name} | {seconds:.0f} | {ratio:.2f} | {parts[0]['MiB']:.0f} | {parts[-1]['MiB']:.0f} |")
-    lines += ["", f"The files take {size / users_of_part:.0f} bytes a user.", "", "```bash", command_line({args.output: "benchmarks/results/batch.md"}), "```"]
+    lines += ["", f"The files take {size / users_of_part:.0f} bytes a user.", "", "```bash", command_line({}), "```"]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.output is not None:
