@@ -86,7 +86,7 @@ class Columns(scipy.sparse.csc_matrix):
         place = slice(*self.indptr[key[1] : key[1] + 2])
         self.data[place] = value.data if scipy.sparse.issparse(value) else value
 
-scipy.sparse.csr_matrix.tolil = Columns
+scipy.sparse.csr_matrix.tolil = lambda matrix: Columns(matrix)
 folder, settings = sys.argv[1], json.loads(sys.argv[2])
 settings.pop("kind")
 numpy.random.seed(0)
