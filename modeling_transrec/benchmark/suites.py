@@ -91,7 +91,8 @@ class Suite:
         models: of each model its options of `transrec finetune`, and `preset`, `reads` (modalities whose backbones of
             the suite it gets), `pretrained` (a name in `pretraining`), `train` (false: it is used as it was
             pretrained), `tune` (a space of its own), `datasets` (those that it is for, by default all).
-        datasets: names of data sets, each with all models.
+        datasets: names of data sets, each with all models; or of each name its options, so that one data set can stand
+            there twice: `{ML100K by time: {dataset_config_name: ML100K, split_strategy: temporal}}`.
         name: by default the file's.
         about: what to know before one reads the results.
         data: options of all data sets, such as `split_strategy`.
@@ -114,7 +115,7 @@ class Suite:
 
     title: str
     models: Mapping[str, Mapping[str, Any]]
-    datasets: Sequence[str]
+    datasets: Sequence[str] | Mapping[str, Mapping[str, Any]]
     name: str = ""
     about: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -135,6 +136,8 @@ class Suite:
             _check(isinstance(getattr(self, name), Mapping), f"{name} must be a table of names and values")
         for name in ("datasets", "seeds", "eval_ks", "metrics", "known_users"):
             values = getattr(self, name)
+            if name == "datasets" and isinstance(values, Mapping):
+                values = [*values]
             is_list = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
             _check(is_list, f"{name} must be a list, such as {name}: [{_example(name)}]")
             _check(len(set(map(str, values))) == len(values), f"{name} names one of its values twice")
@@ -149,7 +152,11 @@ class Suite:
         of_content = [name for name in self.baselines or () if name in CONTENT_BASELINES]
         _check(not of_content or bool(self.backbones), f"baselines: {', '.join(of_content)}: there are no backbones")
         _check_names("backbones", self.backbones, CONTENT_OPTIONS)
-        _check_names("data", self.data, {one.name for one in fields(DataArguments)} - {"dataset_config_name"})
+        of_data = {one.name for one in fields(DataArguments)}
+        _check_names("data", self.data, of_data - {"dataset_config_name"})
+        for name, options in self.datasets.items() if isinstance(self.datasets, Mapping) else ():
+            _check(isinstance(options or {}, Mapping), f"datasets: {name} must be a table of options")
+            _check_names(f"datasets: {name}", options or {}, of_data)
         check_space(self.tune)
         for name, row in {**self.pretraining, **self.models}.items():
             self._check_row(name, row)
@@ -171,11 +178,17 @@ class Suite:
         for dataset in row.get("datasets", self.datasets):
             self._options(row, dataset)  # a preset that there is
 
+    def _data(self, dataset: str) -> dict[str, Any]:
+        """Returns the options of a data set: the whole suite's, then its own."""
+        own = self.datasets[dataset] if isinstance(self.datasets, Mapping) else None
+        return {**self.data, **(own or {})}
+
     def _options(self, row: Mapping[str, Any], dataset: str) -> dict[str, Any]:
         """Returns the options of a training: of the preset, then of the whole suite, then the row's own."""
         options: dict[str, Any] = {}
         if "preset" in row:
-            options = dict(load_preset(row["preset"].replace("{dataset}", dataset.lower())))
+            config_name = self._data(dataset).get("dataset_config_name", dataset)
+            options = dict(load_preset(row["preset"].replace("{dataset}", config_name.lower())))
             options.pop("dataset_config_name", None)
         options |= {"max_seq_len": self.max_seq_len, **self.train}
         options |= {_READERS[part]: self.backbones[_READERS[part]] for part in _listed(row.get("reads", []))}
@@ -195,7 +208,8 @@ class Suite:
         first: list[Task] = []
         last: list[Task] = []
         for dataset, known in itertools.product(self.datasets, self.known_users):
-            platform = {"dataset": dataset, "data": dict(self.data), "known_users": None if known == "all" else known}
+            platform = {"dataset": dataset, "data": self._data(dataset)}
+            platform["known_users"] = None if known == "all" else known
             platform["backbones"] = dict(self.backbones)
             platform["evaluation"] = {"eval_ks": [*self.eval_ks], "metrics": [*self.metrics]}
             last += self._baselines(platform)
@@ -229,7 +243,7 @@ class Suite:
             task = Task(
                 "pretrain",
                 f"{row['pretrained']}, seed {seed}",
-                {"data": platform["data"], "seed": seed, "options": self._options(sources, platform["dataset"])},
+                {"data": dict(self.data), "seed": seed, "options": self._options(sources, platform["dataset"])},
             )
             yield task
             spec, after = {"pretrain": task.id}, (task.id,)

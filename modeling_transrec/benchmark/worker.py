@@ -216,7 +216,7 @@ class Worker:
         """Returns a line of results, and keeps the users' rankings beside it."""
         spec = task.spec
         name = f"{task.id}-{facts['model'] if facts['kind'] == 'baseline' else scores.replace(' ', '')}"
-        on_platform = ["--dataset_config_name", spec["dataset"], "--data_dir", "DATA"]
+        on_platform = {"dataset_config_name": spec["dataset"], "data_dir": "DATA", **spec["data"]}
         save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"])
         return {
             "schema": SCHEMA,
@@ -241,7 +241,7 @@ class Worker:
             "started": (start or _Start()).time,
             "seconds": dict(seconds),
             "peak_memory_bytes": peak_memory(),
-            "command": " ".join([*_without_folders(command), *on_platform]),
+            "command": " ".join(_without_folders([*command, *to_options(on_platform)])),
             "card": None,
         }
 

@@ -71,6 +71,20 @@ def test_presets_are_those_of_the_data_set():
     assert rates == {"KU": 1e-4, "QB": 5e-5}
 
 
+def test_one_data_set_stands_in_a_suite_with_two_splits():
+    by_time = {"dataset_config_name": "KU", "split_strategy": "temporal"}
+    platforms = {"KU": None, "KU by time": by_time}
+    models = {"IDRec": {"preset": "{dataset}-id"}, "HasPT": {"pretrained": "on source", "datasets": ["KU by time"]}}
+    tasks = suite(datasets=platforms, data={"min_actions": 7}, models=models, pretraining=SOURCE).tasks()
+    found = {task.spec["dataset"]: task.spec["data"] for task in tasks if task.kind == "baselines"}
+    assert found == {"KU": {"min_actions": 7}, "KU by time": {"min_actions": 7, **by_time}}
+    assert all(task.spec["data"] == {"min_actions": 7} for task in tasks if task.kind == "pretrain")
+    check_tasks(tasks)
+    assert [*suite(datasets=platforms).only(datasets=["KU by time"]).datasets] == ["KU by time"]
+    with pytest.raises(ValueError, match="datasets: KU by time: splitstrategy is unknown; did you mean split_strategy"):
+        suite(datasets={"KU by time": {"splitstrategy": "temporal"}})
+
+
 def test_a_part_of_a_suite():
     models = {"one": {"modality": "id", "datasets": ["A"]}, "other": {"modality": "id"}}
     found = suite(datasets=["A", "B"], models=models).only(datasets=["B"], seeds=[9])
