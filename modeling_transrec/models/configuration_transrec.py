@@ -337,6 +337,11 @@ class TransRecConfig(PretrainedConfig):
             able = [name for name, loss in LOSSES.items() if loss.candidates == "batch"]
             raise ValueError(f"gather_negatives is an option of loss_type={_listed(able)}, not of {self.loss_type!r}")
 
+    def get_text_config(self, *args, **kwargs):
+        """As in transformers; of a model of text and image its part for texts, whose vocabulary may grow."""
+        whole: Any = self.multimodal_config
+        return super().get_text_config(*args, **kwargs) if whole is None else whole.get_text_config(*args, **kwargs)
+
     @property
     def starts_at_content(self) -> bool:
         """Whether item embeddings start as the content's own vectors, see [`WhitenedProjection`]."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,12 @@ class Recorded:
     Args:
         hidden_states: gets the input of each layer, `(B, L, width)`.
         attentions: gets the attention weights of each layer, `(B, heads, L, L)`.
+        layers: of which layers the hidden states are returned; by default of all.
     """
 
     hidden_states: list[torch.Tensor] | None = None
     attentions: list[torch.Tensor] | None = None
+    layers: Sequence[int] | None = None
 
 
 class Histories:

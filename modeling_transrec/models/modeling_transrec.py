@@ -81,7 +81,8 @@ class TransRecModelOutput(ModelOutput):
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
         user_embeds (`torch.FloatTensor` of shape `(B, D)`): user embeddings, which predict each user's next item.
         hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states`):
-            The input of each layer of the user encoder, `(B, L, width)`, then `user_hidden`.
+            The input of each layer of the user encoder, `(B, L, width)`, then `user_hidden`; `None` in place of those
+            that were not chosen.
         attentions (`tuple(torch.FloatTensor)`, with `output_attentions`):
             The attention weights of each layer of the user encoder, `(B, heads, L, L)`, where it has attention.
     """
@@ -89,8 +90,8 @@ class TransRecModelOutput(ModelOutput):
     item_embeds: torch.Tensor | None = None
     user_hidden: torch.Tensor | None = None
     user_embeds: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor | None, ...] | None = None
 
 
 @dataclass
@@ -103,7 +104,8 @@ class TransRecOutput(ModelOutput):
         user_hidden (`torch.FloatTensor` of shape `(B, L, D)`): the user encoder's state at every position.
         user_embeds (`torch.FloatTensor` of shape `(B, D)`): user embeddings, which predict each user's next item.
         hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states`):
-            The input of each layer of the user encoder, `(B, L, width)`, then `user_hidden`.
+            The input of each layer of the user encoder, `(B, L, width)`, then `user_hidden`; `None` in place of those
+            that were not chosen.
         attentions (`tuple(torch.FloatTensor)`, with `output_attentions`):
             The attention weights of each layer of the user encoder, `(B, heads, L, L)`, where it has attention.
     """
@@ -113,15 +115,24 @@ class TransRecOutput(ModelOutput):
     item_embeds: torch.Tensor | None = None
     user_hidden: torch.Tensor | None = None
     user_embeds: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor | None, ...] | None = None
 
 
-def as_outputs(recorded: Recorded, user_hidden: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
-    """Returns what was recorded by its names in an output, with the last states `(B, L, D)` behind the others."""
-    found = {}
+def as_outputs(recorded: Recorded, user_hidden: torch.Tensor) -> dict[str, tuple[torch.Tensor | None, ...]]:
+    """Returns what was recorded by its names in an output, with the last states `(B, L, D)` behind the others.
+
+    Raises:
+        ValueError: if a layer is asked for that the user encoder does not have.
+    """
+    found: dict[str, tuple[torch.Tensor | None, ...]] = {}
     if recorded.hidden_states is not None:
-        found["hidden_states"] = (*recorded.hidden_states, user_hidden)
+        states = [*recorded.hidden_states, user_hidden]
+        chosen = range(len(states)) if recorded.layers is None else recorded.layers
+        if any(not -len(states) <= layer < len(states) for layer in chosen):
+            raise ValueError(f"output_hidden_states={list(chosen)}: there are {len(states)} hidden states, from 0 on")
+        kept = {layer % len(states) for layer in chosen}
+        found["hidden_states"] = tuple(one if layer in kept else None for layer, one in enumerate(states))
     if recorded.attentions is not None:
         found["attentions"] = tuple(recorded.attentions)
     return found
@@ -381,20 +392,23 @@ class TransRecPreTrainedModel(PreTrainedModel):
         model._backbones_cache = loading.get("cache_dir")
         return model
 
-    def new_record(self, output_hidden_states: bool | None = None, output_attentions: bool | None = None) -> Recorded:
+    def new_record(
+        self, output_hidden_states: bool | Sequence[int] | None = None, output_attentions: bool | None = None
+    ) -> Recorded:
         """Returns what gets the states and weights that are asked for, by arguments or by the configuration."""
         config = self.config
-        states = (config.output_hidden_states or False) if output_hidden_states is None else output_hidden_states
+        states: Any = (config.output_hidden_states or False) if output_hidden_states is None else output_hidden_states
         weights = config.output_attentions if output_attentions is None else output_attentions
-        if not isinstance(states, bool):
-            raise ValueError(f"output_hidden_states must be true or false, for all layers or none, got {states!r}")
+        layers = None if isinstance(states, bool) else states
+        if layers is not None and not (isinstance(layers, list | tuple) and all(type(one) is int for one in layers)):
+            raise ValueError(f"output_hidden_states must be true, false or a list of layers, got {states!r}")
         if weights and config._attn_implementation != "eager":
             logger.warning_once(  # type: ignore[attr-defined]  # of transformers' loggers
                 "attn_implementation=%r computes no attention weights: attentions are None; load the model with "
                 'attn_implementation="eager"',
                 config._attn_implementation,
             )
-        return Recorded([] if states else None, [] if weights else None)
+        return Recorded([] if states else None, [] if weights else None, layers)
 
     def returns_dict(self, return_dict: bool | None) -> bool:
         """Returns whether an output is returned, not a tuple, by an argument or by the configuration."""
@@ -584,16 +598,21 @@ class TransRecModel(TransRecPreTrainedModel):
             inject_adapters(self.item_encoder.backbones, config.peft_config)
         leave_out_untrainable(self.item_encoder.backbones)
 
-    def get_input_embeddings(self):
+    def _with_input_embeddings(self) -> PreTrainedModel | None:
+        """Returns the backbone that reads tokens, of a dual encoder its text tower; without any the first one."""
         backbones = self.item_encoder.backbones
-        return backbones[0].get_input_embeddings() if backbones else self.item_encoder.id_embedding
+        return getattr(backbones[0], "text_model", backbones[0]) if backbones else None
+
+    def get_input_embeddings(self):
+        backbone = self._with_input_embeddings()
+        return self.item_encoder.id_embedding if backbone is None else backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding):
-        backbones = self.item_encoder.backbones
-        if backbones:
-            backbones[0].set_input_embeddings(value)
-        else:
+        backbone = self._with_input_embeddings()
+        if backbone is None:
             self.item_encoder.id_embedding = value
+        else:
+            backbone.set_input_embeddings(value)
 
     def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes items, as the processor gives them, to item embeddings `(U, D)`.
@@ -676,7 +695,7 @@ class TransRecModel(TransRecPreTrainedModel):
         self,
         item_index: torch.LongTensor,
         user_ids: torch.LongTensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **items: Unpack[ItemInputs],
@@ -691,7 +710,8 @@ class TransRecModel(TransRecPreTrainedModel):
                 Indices into the table of user ids, where the user encoder has one.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return the user encoder's `hidden_states` and `attentions`; by default as the configuration
-                says. Weights of attention are `None` except with `attn_implementation="eager"`.
+                says. Weights of attention are `None` except with `attn_implementation="eager"`. A list of layers, such
+                as `[0, -1]`, returns only their hidden states.
             return_dict (`bool`, *optional*):
                 Whether to return a [`TransRecModelOutput`] or a tuple; by default as the configuration says.
             items: the distinct items, see [`ItemInputs`].
@@ -761,7 +781,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         labels: torch.LongTensor | None = None,
         user_ids: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **inputs: Unpack[BatchInputs],
@@ -790,8 +810,14 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         loss = logits = None
         recorded = self.new_record(output_hidden_states, output_attentions)
         if labels is None:
-            asked = {f"output_{name}": values is not None for name, values in vars(recorded).items()}
-            encoded = self.model(item_index=item_index, user_ids=user_ids, return_dict=True, **asked, **items)
+            encoded = self.model(
+                item_index=item_index,
+                user_ids=user_ids,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                return_dict=True,
+                **items,
+            )
         else:
             item_embeds = self.model.get_item_features(**items)
             encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, loss_inputs, recorded)

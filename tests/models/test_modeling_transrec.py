@@ -233,6 +233,19 @@ def test_what_is_computed_on_the_way_is_returned_where_asked_for(user_encoder, w
                 assert weights.triu(1).abs().max() == 0
     model.config.output_hidden_states = True
     assert len(model(**inputs).hidden_states) == len(layers) + 1
+    *others, last = model(**inputs, output_hidden_states=[-1]).hidden_states
+    assert others == [None] * len(layers) and last is not None
+
+
+@pytest.mark.parametrize("kind", ["clip", "vilt"])
+def test_the_vocabulary_of_a_text_grows(kind, make_model, tmp_path):
+    model = make_model(kind)
+    count = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(count + 7)
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path)
+    assert again.get_input_embeddings().num_embeddings == count + 7
+    assert_equal_weights(weights(again), weights(model), atol=0)
 
 
 def test_the_configuration_says_whether_a_tuple_is_returned(make_model):
@@ -246,8 +259,10 @@ def test_weights_of_attention_are_none_where_they_are_not_computed(make_model, c
     model = make_model("id")
     inputs = {name: values for name, values in make_inputs("id").items() if name in ("item_index", "item_ids")}
     assert set(model(**inputs, output_attentions=True).attentions) == {None}
-    with pytest.raises(ValueError, match=r"true or false, for all layers or none, got \[0\]"):
-        model(**inputs, output_hidden_states=[0])
+    with pytest.raises(ValueError, match="true, false or a list of layers, got 'last'"):
+        model(**inputs, output_hidden_states="last")
+    with pytest.raises(ValueError, match=r"\[7\]: there are 3 hidden states, from 0 on"):
+        model(**inputs, output_hidden_states=[7])
     assert "'sdpa' computes no attention weights" in caplog.text
 
 
