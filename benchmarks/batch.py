@@ -68,8 +68,9 @@ def main() -> None:
         f"# {args.users:,} users × {args.items:,} items × 64 into Parquet files",
         "",
         f"The ten best unseen items after ten items, one process, torch {torch.__version__.split('+')[0]}, "
-        f"{torch.get_num_threads()} thread. Seconds of the CPU for all users, in {args.parts} parts, each way in "
-        "turn; ratios are medians over the parts; MiB beside what lies there already, in the first and the last part.",
+        f"{torch.get_num_threads()} thread. Seconds",
+        f"of the CPU for all users, in {args.parts} parts, each way in turn; ratios are medians over the parts; MiB",
+        "beside what lies there already, in the first and the last part.",
         "",
         "| | s | ours ÷ | MiB, first part | last part |",
         "|---|---:|---:|---:|---:|",

@@ -8,6 +8,7 @@ from typing import ClassVar
 import datasets
 
 from .loading import load_items, load_sequences, warn_if_cut_shorter
+from .new_interactions import as_time, select_new
 from .platforms import join_platforms
 
 
@@ -187,6 +188,49 @@ class DataArguments:
         return load_sequences(
             self.dataset_name, self.dataset_config_name, "train", **self.loading_kwargs(max_seq_len=UNCUT)
         )
+
+
+@dataclass
+class TargetArguments(DataArguments):
+    """Names the data set to fine-tune on, whole or what is new in it.
+
+    Example:
+
+    >>> since = "2021-06-01"
+    >>> new = TargetArguments(dataset_config_name="Sample_Target", since=since, replay_share=0.2)
+    >>> histories = new.load_sequences("train", max_seq_len=20)
+    >>> len(histories), sum(times[-1] < as_time(since) for times in histories["timestamps"])
+    (306, 61)
+    """
+
+    since: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train on what is new, with --model_name_or_path: on the interactions from this time on, a whole "
+            "number in the unit of the data's timestamps, or a date (2024-01-31). Older ones are read before them."
+        },
+    )
+    replay_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --since, the share of the histories in training that are of before, so that what was "
+            "learnt is not forgotten (default: 0)."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.since is None and self.replay_share is not None:
+            raise ValueError(f"--replay_share {self.replay_share} is of older histories beside new ones; give --since")
+        if self.since is not None:
+            as_time(self.since)
+
+    def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
+        """Loads the histories of one split; those to train on from `since` on, see [`select_new`]."""
+        sequences = super().load_sequences(split, max_seq_len)
+        if split != "train" or self.since is None:
+            return sequences
+        return select_new(self.load_training_histories(), as_time(self.since), max_seq_len, self.replay_share or 0)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from ..models.batch import IGNORE_INDEX, MASK_INDEX, PADDING_INDEX
 from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.processing_transrec import TransRecProcessor
-from .loading import left_pad
+from .loading import CONTEXT, left_pad
 from .platforms import PlatformRanges
 
 
@@ -37,8 +37,9 @@ class TransRecDataCollator:
         platforms: of the items, where they are of several.
         mixes_platforms: whether a batch has users of several platforms, so that items of all are negatives.
 
-    Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`): the
-    distinct items as the processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
+    Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`, with
+    `"num_context"` where so many items at the history's beginning are no targets): the distinct items as the
+    processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
     inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
     `(U,)` and `num_catalogue_items`; `user_ids` `(B,)` for DSSM; `platform_index` `(U,)` where there are several and
     the model has statistics of each.
@@ -84,7 +85,8 @@ class TransRecDataCollator:
         config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
         users = np.array([feature["user"] for feature in features])
         rows = left_pad_lists([feature["history"][-length:] for feature in features])  # (B, L + 1)
-        inputs, targets = self.split(rows, users)  # (B, L) indices into the catalogue
+        num_new = np.array([len(feature["history"]) - feature.get(CONTEXT, 0) for feature in features])
+        inputs, targets = self.split(rows, users, num_new)  # (B, L) indices into the catalogue
         parts = [inputs, targets]
         if loss.candidates == "position":
             negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
@@ -120,22 +122,30 @@ class TransRecDataCollator:
         """Returns the index of the range `(B,)` from which each sequence's negatives are drawn."""
         return self._ranges.of_items(rows.max(axis=1))
 
-    def split(self, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Splits sequences `(B, L + 1)` into inputs and targets; -1 where there is none, -2 where masked."""
+    def split(
+        self, rows: np.ndarray, users: np.ndarray, num_new: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Splits sequences `(B, L + 1)` into inputs and targets; -1 where there is none, -2 where masked.
+
+        Only the last `num_new` `(B,)` items of each are targets; by default all.
+        """
+        from_end = np.arange(rows.shape[1])[::-1]
+        may_be_target = rows >= 0 if num_new is None else (rows >= 0) & (from_end < num_new[:, None])
         if self.config.objective == "masked_item":
-            is_masked = self.sample_masks(rows, users)
+            is_masked = self.sample_masks(rows, users, may_be_target)
             return np.where(is_masked, MASK_INDEX, rows), np.where(is_masked, rows, PADDING_INDEX)
         inputs, targets = rows[:, :-1], rows[:, 1:]
-        targets = np.where(inputs == PADDING_INDEX, PADDING_INDEX, targets)
+        targets = np.where((inputs == PADDING_INDEX) | ~may_be_target[:, 1:], PADDING_INDEX, targets)
         if self.config.objective == "last_item":
             targets = np.where(np.arange(targets.shape[1]) == targets.shape[1] - 1, targets, PADDING_INDEX)
         return inputs, targets
 
-    def sample_masks(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+    def sample_masks(self, rows: np.ndarray, users: np.ndarray, may_be_masked: np.ndarray | None = None) -> np.ndarray:
         """Returns which items `(B, L + 1)` are masked: each with `mask_probability`; at least one, but not all."""
+        may_be_masked = rows >= 0 if may_be_masked is None else may_be_masked
         keys = self._keys(users, rows.shape[1])[:, :, 0]
         draws = hash_integers(keys, seed=(self.seed, int(self._epoch), 1)).astype(np.float64) / 2.0**64
-        draws = np.where(rows == PADDING_INDEX, 2.0, draws)  # never masked
+        draws = np.where(may_be_masked, draws, 2.0)  # never masked
         is_masked = draws < self.config.mask_probability
         line = np.arange(len(rows))
         is_masked[line, draws.argmin(axis=1)] = True

@@ -26,6 +26,7 @@ from .foreign_data import check_card, named_data_errors
 logger = logging.getLogger(__name__)
 
 NO_TARGET = -1
+CONTEXT = "num_context"  # column of histories: so many items at their beginnings are read, and are no targets
 
 
 def load_items(name: str, config_name: str, **kwargs) -> datasets.Dataset:
@@ -135,8 +136,8 @@ def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> dat
     """Turns histories and targets into indices into the catalogue.
 
     The columns are `history` (list of int32), `target` (-1 where there is none), `user` (index of the user in
-    `sequences`) and `length` (of the history). They are kept on disk where `sequences` are, and read from there, so
-    that memory does not grow with the number of users.
+    `sequences`), `length` (of the history) and, where `sequences` have it, `num_context`. They are kept on disk where
+    `sequences` are, and read from there, so that memory does not grow with the number of users.
 
     Args:
         sequences: the raw histories, with columns `item_ids` and, except in training, `target`.
@@ -185,7 +186,8 @@ def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> dat
         else:
             target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))
         users = pa.array(users, pa.int64())
-        return pa.table({"history": history, "target": target, "user": users, "length": pa.array(lengths, pa.int32())})
+        columns = {"history": history, "target": target, "user": users, "length": pa.array(lengths, pa.int32())}
+        return pa.table(columns | {name: batch[name] for name in (CONTEXT,) if name in batch.column_names})
 
     indexed = table.map(
         convert,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ..data.cache import items_digest
+from ..data.loading import CONTEXT
 from ..evaluation.ranks import check_same_on_all
 from ..hub.safety import public_arguments
 from .resuming import read_json
@@ -43,6 +44,8 @@ def hashes_of_data(trainer: "TransRecTrainer") -> dict[str, str]:
     for batch in trainer.train_dataset.with_format("arrow").iter(batch_size=10_000):
         for part in (pc.list_value_length(batch["history"]), pc.list_flatten(batch["history"])):
             histories.update(part.to_numpy().tobytes())
+        if CONTEXT in batch.column_names:
+            histories.update(batch[CONTEXT].to_numpy().tobytes())
     found = {"items": items_digest(trainer.items, columns), "histories": histories.hexdigest()}
     several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {None: trainer.eval_dataset}
     splits = [trainer.evaluator_of(split).fingerprint for split in several.values() if split is not None]

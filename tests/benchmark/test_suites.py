@@ -81,7 +81,7 @@ def test_one_data_set_stands_in_a_suite_with_two_splits():
     assert all(task.spec["data"] == {"min_actions": 7} for task in tasks if task.kind == "pretrain")
     check_tasks(tasks)
     assert [*suite(datasets=platforms).only(datasets=["KU by time"]).datasets] == ["KU by time"]
-    with pytest.raises(ValueError, match="datasets: KU by time: splitstrategy is unknown; did you mean split_strategy"):
+    with pytest.raises(ValueError, match="datasets: KU by time: splitstrategy is unknown; did you mean split_"):
         suite(datasets={"KU by time": {"splitstrategy": "temporal"}})
 
 
