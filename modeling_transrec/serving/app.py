@@ -17,7 +17,7 @@ from limits import parse as parse_rate
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +29,7 @@ from .service import NotKeptError, Service
 logger = logging.getLogger(__name__)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Value = StrictStr | StrictBool | StrictInt | StrictFloat | None
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -78,6 +79,14 @@ class RecommendRequest(_Strict):
         default="raise",
         pattern="^(raise|skip)$",
         description="Whether items of the history that are not in the catalogue are left out, or an error.",
+    )
+    where: dict[str, Value | list[Value]] | None = Field(
+        default=None,
+        description="Which items may be recommended: a value or a list of values by column; all must hold.",
+        examples=[{"in_stock": True}],
+    )
+    diversity: float = Field(
+        default=0.0, ge=0, le=1, description="From 0, the best items, to 1, items that are unlike one another."
     )
 
 
@@ -159,8 +168,8 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def compute(options: tuple, histories: list) -> list:
-            return service.recommend(histories, **dict(options))
+        def compute(options: str, histories: list) -> list:
+            return service.recommend(histories, **json.loads(options))
 
         sizes = limits.max_batch, limits.max_waiting
         async with Batcher(compute, *sizes, observe=metrics.batches.observe) as batcher:
@@ -212,7 +221,7 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         _check(request.k, limits.max_k, "k")
         _check(len(request.history), limits.max_history, "the number of items in history")
         options = request.model_dump(exclude={"history"})
-        found = await app.state.batcher.submit(tuple(sorted(options.items())), request.history)
+        found = await app.state.batcher.submit(json.dumps(options, sort_keys=True), request.history)
         return {"items": found}
 
     @app.post("/similar-items", dependencies=guarded)

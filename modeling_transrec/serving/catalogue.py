@@ -7,7 +7,7 @@ before. So threads that read see one state or the other, and a change takes the 
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from ..data.collator import left_pad_lists
 from ..data.growing import GrowingList, Layers
+from ..evaluation.diversity import maximal_marginal_relevance
 from ..evaluation.ranking import top_items
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
@@ -26,6 +27,7 @@ from ..models.checkpoint_files import named_file
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
 from .faiss_index import FaissIndex
+from .filters import Where, matching
 from .platform import explain
 
 
@@ -36,6 +38,8 @@ _OTHER_DTYPES = "other_dtypes"  # there, too: hashes of the checkpoint as it is 
 _READ_AT_A_TIME = 2_000
 _MOST_BYTES = 2**30  # in memory, or a hundred times the file's size
 _SHARE_BEFORE_REBUILDING = 8  # where an eighth of the items has come or gone, all are copied
+_FILTERS_KEPT = 16
+_CHOOSE_FROM = 5  # as many items as are wanted, times this, are candidates of a diverse list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,10 +240,26 @@ class Catalogue:
         return indices
 
     def top_k(
-        self, histories: torch.Tensor, k: int, exclude_seen: bool = True, user_index: torch.Tensor | None = None
+        self,
+        histories: torch.Tensor,
+        k: int,
+        exclude_seen: bool = True,
+        user_index: torch.Tensor | None = None,
+        where: Where | None = None,
+        diversity: float = 0.0,
     ) -> list[list[dict]]:
-        """Returns the best items `{"item_id", "score"}` of each user; arguments as in [`CatalogueScorer.top_k`]."""
-        scores, indices = self.scorer.top_k(histories, k, exclude_seen, self.is_candidate, user_index)
+        """Returns the best items `{"item_id", "score"}` of each user.
+
+        Args:
+            histories, k, exclude_seen, user_index: as in [`CatalogueScorer.top_k`].
+            where, diversity: as in [`Recommender.recommend`].
+        """
+        is_candidate = self.candidates(where)
+        several = k if diversity == 0 else _CHOOSE_FROM * k
+        scores, indices = self.scorer.top_k(histories, several, exclude_seen, is_candidate, user_index)
+        if diversity > 0:
+            chosen = self._diverse(scores, indices, k, diversity)
+            scores, indices = scores.gather(1, chosen), indices.gather(1, chosen)
         return [
             [
                 {"item_id": self.all_ids[index], "score": score}
@@ -248,6 +268,45 @@ class Catalogue:
             ]
             for user_indices, user_scores in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
+
+    def _diverse(self, scores: torch.Tensor, indices: torch.Tensor, k: int, diversity: float) -> torch.Tensor:
+        """Returns places `(B, K)` among the best items `(B, C)`, see [`maximal_marginal_relevance`]."""
+        embeddings = self.scorer.item_embeddings
+        return torch.cat(
+            [
+                maximal_marginal_relevance(scores[block], embeddings[indices[block]], k, diversity)
+                for block in user_blocks(len(scores), indices.shape[1] * embeddings.shape[1])
+            ]
+        )
+
+    def candidates(self, where: Where | None = None) -> torch.Tensor | None:
+        """Returns `(V,)` booleans: which items are there, and pass a filter; `None` where all are."""
+        if where is None:
+            return self.is_candidate
+        if not isinstance(where, Mapping):
+            return self._passing(where)
+        kept, key = self._filters, repr(sorted(where.items(), key=str))  # in which 1 is not True
+        found = kept.get(key)
+        if found is None:
+            found = self._passing(where)
+            if len(kept) >= _FILTERS_KEPT:
+                kept.clear()
+            kept[key] = found
+        return found
+
+    def _passing(self, where: Where) -> torch.Tensor:
+        passes = torch.from_numpy(matching(self._columns, where)).to(self.scorer.item_embeddings.device)
+        return passes if self.is_candidate is None else passes & self.is_candidate
+
+    @functools.cached_property
+    def _filters(self) -> dict[str, torch.Tensor]:
+        """Items that pass the filters of late."""
+        return {}
+
+    @functools.cached_property
+    def _columns(self) -> pa.Table:
+        """Columns of the items at every index."""
+        return pa.concat_tables([part.with_format("arrow")[:] for part in self.parts])
 
     def explained(
         self, found: list[list[dict]], histories: torch.Tensor, user_index: torch.Tensor | None = None
@@ -289,8 +348,8 @@ class Catalogue:
         scores = self.scorer.scores(self.histories_as_indices([history]))[0]
         return scores[self._indices_of(item_ids)].tolist()
 
-    def most_popular(self, k: int) -> list[dict]:
-        """Returns the items that occur most often, at most `k`; their `"score"` is how often.
+    def most_popular(self, k: int, where: Where | None = None) -> list[dict]:
+        """Returns the items that occur most often, at most `k` of those that pass the filter; `"score"` is how often.
 
         Raises:
             ValueError: if no interactions are counted.
@@ -302,6 +361,8 @@ class Catalogue:
             )
         index = self.scorer.in_transitions(self.catalogue_index)
         counts = np.where(index >= 0, self.scorer.transitions.item_counts[index], 0)
+        if where is not None:
+            counts = counts * self.candidates(where).cpu().numpy()[self.catalogue_index]
         best, found = top_items(torch.from_numpy(counts)[None], min(k, len(self)))
         index = self.catalogue_index[found[0]]
         return [

@@ -33,6 +33,7 @@ from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import local_file, whole_save
 from .catalogue import CATALOGUE_FILE, Catalogue
 from .columns import checked_items, item_columns
+from .filters import Where
 from .platform import (
     SCORING_FILE,
     add_counts,
@@ -444,6 +445,8 @@ class Recommender:
         explain: bool = False,
         cold_users: str = "raise",
         unknown_items: str = "raise",
+        where: Where | None = None,
+        diversity: float = 0.0,
     ) -> list[dict] | list[list[dict]]:
         """Returns the `k` best items for a history, best first.
 
@@ -460,12 +463,20 @@ class Recommender:
                 often (`"popularity"`), no item (`"none"`), or an error (`"raise"`).
             unknown_items: whether items of a history that are not in the catalogue are left out (`"skip"`) or an error
                 (`"raise"`). A user all of whose items are left out has no history.
+            where: which items may be recommended, popular ones included: a value or a list of values for each column
+                that the catalogue keeps, such as `{"in_stock": True, "kind": ["a", "b"]}`, all of which must hold
+                (`None` stands for a missing value); or a predicate over these columns in Arrow's words, such as
+                `pyarrow.compute.field("price") < 10`.
+            diversity: from 0, the best items, to 1, items that are as unlike one another as possible: weighs the
+                cosine of the item embeddings against the scores, among the best `5 * k` items; see
+                [`maximal_marginal_relevance`][modeling_transrec.evaluation.diversity.maximal_marginal_relevance]. The
+                items come in the order in which they were chosen, with their scores. Popular items stay as they are.
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
 
         Raises:
-            ValueError: if there is no catalogue yet, a history has an item that is not in the catalogue, or one is
-                empty and `cold_users` is `"raise"`.
+            ValueError: if there is no catalogue yet, a history has an item that is not in the catalogue, one is empty
+                and `cold_users` is `"raise"`, or `where` does not fit the columns.
         """
         catalogue = self._indexed()  # this one until the end, whatever other threads do
         if k < 1:
@@ -474,6 +485,8 @@ class Recommender:
             raise ValueError(f'cold_users must be "raise", "popularity" or "none", got {cold_users!r}')
         if unknown_items not in ("raise", "skip"):
             raise ValueError(f'unknown_items must be "raise" or "skip", got {unknown_items!r}')
+        if not 0 <= diversity <= 1:
+            raise ValueError(f"diversity must be from 0 to 1, got {diversity}")
         several, is_single = as_histories(history)
         if unknown_items == "skip":
             several = [[item_id for item_id in one if item_id in catalogue] for one in several]
@@ -484,7 +497,7 @@ class Recommender:
                 'an empty history says nothing about the user: give cold_users="popularity" or cold_users="none"'
             )
         if not all(several) and cold_users == "popularity":
-            popular = catalogue.most_popular(k)
+            popular = catalogue.most_popular(k, where)
             if explain:
                 nothing = {"model": 0.0, "transitions": 0.0, "because_of": None}
                 popular = [{**one, **nothing, "popularity": one["score"]} for one in popular]
@@ -494,7 +507,7 @@ class Recommender:
             users = warm[block]
             histories = catalogue.histories_as_indices([several[number] for number in users])  # (B, L)
             of_block = None if user_index is None else user_index[users]
-            best = catalogue.top_k(histories, k, exclude_seen, of_block)
+            best = catalogue.top_k(histories, k, exclude_seen, of_block, where, diversity)
             if explain:
                 best = catalogue.explained(best, histories, of_block)
             for number, recommended in zip(users, best, strict=True):

@@ -51,6 +51,9 @@ def test_it_answers_what_the_recommender_does(client, load):
     recommender, history = load(), ["i003", "i010"]
     found = client.post("/recommend", json={"history": history, "k": 5, "explain": True})
     assert found.status_code == 200 and found.json()["items"] == recommender.recommend(history, k=5, explain=True)
+    options = {"k": 5, "where": {"item_id": ["i001", "i002", "i004", "i005"]}, "diversity": 0.5}
+    found = client.post("/recommend", json={"history": history, **options}).json()["items"]
+    assert found == recommender.recommend(history, **options) and len(found) == 4
     found = client.post("/similar-items", json={"item_id": "i003", "k": 4}).json()["items"]
     assert found == recommender.similar_items("i003", k=4)
     ids = ["i003", "i020"]
@@ -115,6 +118,10 @@ def test_changes_are_used_at_once_and_made_again_after_a_restart(load, tmp_path)
         ("POST", "/recommend", {"history": ["i001"], "kk": 3}, "kk: Extra inputs"),
         ("POST", "/recommend", {"history": [3]}, "history.0: Input should be a valid string"),
         ("POST", "/recommend", {"history": ["i001"], "cold_users": "x"}, "cold_users: String should match"),
+        ("POST", "/recommend", {"history": ["i001"], "where": {"stock": True}}, "a column 'stock' that the catalogue"),
+        ("POST", "/recommend", {"history": ["i001"], "where": {"item_id": 3}}, "3 for the column 'item_id', whose"),
+        ("POST", "/recommend", {"history": ["i001"], "where": {"item_id": {}}}, "where.item_id"),
+        ("POST", "/recommend", {"history": ["i001"], "diversity": 1.5}, "diversity: Input should be less"),
         ("POST", "/similar-items", {"item_id": "nope"}, "'nope' is not in"),
         ("POST", "/score", {"history": ["i001"], "item_ids": []}, "item_ids: List should have at least 1"),
         ("PUT", "/items", {"items": [{"text_en": "x"}]}, "item_id"),
