@@ -4,7 +4,7 @@ import functools
 import operator
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 
 
 # A value or several for each column, all of which must hold; or a predicate over the columns of Arrow.
-Where = Mapping[str, Any] | pc.Expression
+Where: TypeAlias = Mapping[str, Any] | pc.Expression
 
 
 def wanted_values(where: Mapping[str, Any], schema: pa.Schema) -> dict[str, pa.Array]:
