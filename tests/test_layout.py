@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_transrec"
 NINEREC = ROOT / "dataset_scripts" / "ninerec"
 # A folder imports only from itself and from those before it. The data side, `ninerec`, comes first.
-ORDER = ("ninerec", "models", "data", "evaluation", "hub", "training", "serving", "benchmark", "cli")
+ORDER = ("ninerec", "models", "data", "evaluation", "hub", "training", "export", "serving", "benchmark", "cli")
 
 
 def imported_modules(path: Path, package: str):

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("modeling_transrec.cli.evaluate", "Rank the whole catalogue for held-out items: HR@K, NDCG@K, MRR."),
     "recommend": ("modeling_transrec.cli.recommend", "Recommend items to some users, or to all of them."),
     "serve": ("modeling_transrec.cli.serve", "Serve recommendations over HTTP."),
+    "export": ("modeling_transrec.cli.export", "Write a checkpoint for ONNX, torch.export or sentence-transformers."),
     "transfer": ("modeling_transrec.cli.transfer", "Compare what pretraining on one data set gives on another."),
     "benchmark": ("modeling_transrec.cli.benchmark", "Run a suite: data sets, models and seeds, with statistics."),
     "leaderboard": ("modeling_transrec.cli.leaderboard", "Make a page of results, or check what others sent."),

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate.utils import align_module_device
@@ -146,6 +147,9 @@ def checkpoint_hash(
         processor: its processor.
         dtype: that of a checkpoint which was loaded as another; by default the model's own.
     """
+    of_export: Any = getattr(model, "checkpoint_hash", None)  # which has no weights
+    if of_export is not None:
+        return of_export(processor)
     config = model.config
     nested = (*config.sub_configs_defaults, "peft_config", "backbone_references")
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}

@@ -4,3 +4,4 @@
 CARD_NAME, FACTS_NAME, RESULTS_NAME, CURVE_NAME = "README.md", "card.json", "results.json", "training_curve.png"
 EVAL_RESULTS_FOLDER = ".eval_results"
 CATALOGUE_FOLDER = "catalogue"
+HANDLER_NAME = "handler.py"  # of Inference Endpoints

@@ -56,6 +56,7 @@ def upload_checkpoint(
     revision: str | None = None,
     create_pr: bool = False,
     with_code: bool = False,
+    with_handler: bool = False,
     blocking: bool = True,
 ) -> CommitInfo:
     """Uploads a checkpoint's folder in one commit, only the files that may leave; see [`upload_patterns`].
@@ -71,6 +72,7 @@ def upload_checkpoint(
         revision: branch, which is made where there is none; by default `main`.
         create_pr: whether to open a pull request instead of a commit.
         with_code: whether the model's code is uploaded, too.
+        with_handler: whether the handler of Inference Endpoints is, see [`write_handler`].
         blocking: whether to return only when everything has arrived; otherwise a future is returned.
 
     Raises:
@@ -92,7 +94,7 @@ def upload_checkpoint(
             create_pr=create_pr,
             run_as_future=not blocking,
             delete_patterns=deleted,
-            **upload_patterns(with_code),
+            **upload_patterns(with_code, with_handler),
         )
     except RuntimeError as error:  # of one of its threads, which says which file it was
         problem = f"the upload to {repo_id} broke off and changed nothing there, try again: {error}"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .names import CARD_NAME
+from .names import CARD_NAME, HANDLER_NAME
 
 
 # Weights as safetensors, text and images are published; a pickle, which runs code when it is read, never is.
@@ -23,13 +23,14 @@ _PRIVATE_ARGUMENTS = (
 _PRIVATE_ENDINGS = ("_dir", "_token")
 
 
-def upload_patterns(with_code: bool) -> dict[str, list[str]]:
+def upload_patterns(with_code: bool, with_handler: bool = False) -> dict[str, list[str]]:
     """Returns the arguments of `HfApi.upload_folder` that choose the files of a checkpoint that are published.
 
     Args:
         with_code: whether the model's code is published, too.
+        with_handler: whether the handler of Inference Endpoints is.
     """
-    code = ["*.py"] if with_code else []
+    code = ["*.py"] if with_code else [HANDLER_NAME] if with_handler else []
     return {"allow_patterns": [*PUBLISHED_FILES, *code], "ignore_patterns": list(NOT_PUBLISHED)}
 
 

@@ -22,6 +22,9 @@ _POOLINGS = {
 }
 
 
+_NO_LENGTH = 10**6  # tokenizers without a maximum name a far larger one
+
+
 # Names of the prompt for documents, in the order in which sentence-transformers looks for them.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
@@ -60,7 +63,12 @@ def read_text_pooling(name_or_path: str | os.PathLike, **where) -> str | None:
 
 def read_max_length(name_or_path: str | os.PathLike, **where) -> int | None:
     """Returns how long a text may be for the folder or repository, in tokens; `None` where it does not say."""
-    return (_read_json(name_or_path, "sentence_bert_config.json", where) or {}).get("max_seq_length")
+    found = (_read_json(name_or_path, "sentence_bert_config.json", where) or {}).get("max_seq_length")
+    if (
+        found is None and _read_json(name_or_path, "modules.json", where) is not None
+    ):  # later versions ask the tokenizer
+        found = (_read_json(name_or_path, "tokenizer_config.json", where) or {}).get("model_max_length")
+    return found if found is None or found < _NO_LENGTH else None
 
 
 def read_lower_case(name_or_path: str | os.PathLike, **where) -> bool:

@@ -22,12 +22,24 @@ from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.encoding import encode_catalogue
 from ..evaluation.features import load_content_model, read_content
 from ..evaluation.scoring import CatalogueScorer, user_blocks
+from ..export.folders import (
+    MANIFEST_FILE,
+    TOWER_FOLDERS,
+    check_backend,
+    check_export,
+    read_manifest,
+    towers_in,
+    write_export,
+)
+from ..export.onnx_model import OnnxModel
 from ..hub.card import build_model_card
 from ..hub.facts import CardFacts, checkpoint_hash, describe_model
 from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
 from ..hub.publish import upload_checkpoint
 from ..hub.with_code import saved_with_code
+from ..hub.with_handler import write_handler
 from ..models.checkpoint_files import HUB_ARGUMENTS, named_file
+from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import local_file, whole_save
@@ -82,17 +94,35 @@ class Recommender:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, load_catalogue: bool = True, **kwargs
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        load_catalogue: bool = True,
+        backend: str = "torch",
+        **kwargs,
     ) -> "Recommender":
         """Loads model, processor and, where one was saved, the catalogue from a Hub id or a folder.
 
         Args:
             pretrained_model_name_or_path: the Hub id or folder.
             load_catalogue: whether to load the catalogue, too.
-            kwargs: those of the model's `from_pretrained`: `revision`, `token`, `dtype`, …
+            backend: `"onnx"` for what [`export`] wrote, run by ONNX Runtime without weights of torch.
+            kwargs: those of the model's `from_pretrained`: `revision`, `token`, `dtype`, …; with ONNX, those that say
+                where files come from, and `providers` of ONNX Runtime.
+
+        Raises:
+            ValueError: if the backend is unknown, or the checkpoint is not one for it.
         """
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        manifest = _find_file(pretrained_model_name_or_path, MANIFEST_FILE, where)
+        check_backend(backend, manifest, pretrained_model_name_or_path)
+        model: Any
+        if backend == "onnx":
+            unread = set(kwargs) - {*where, "providers"}
+            if unread:
+                raise TypeError(f"{', '.join(sorted(unread))} is no argument of backend='onnx'")
+            model = _load_onnx(pretrained_model_name_or_path, manifest, where, kwargs.get("providers"))
+        else:
+            model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
         recommender = cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **where))
         if load_catalogue:
             recommender.load_catalogue(pretrained_model_name_or_path, **where)
@@ -150,6 +180,7 @@ class Recommender:
         self,
         save_directory: str | os.PathLike,
         with_code: bool = False,
+        with_handler: bool = False,
         max_per_item: int | None = None,
         min_count: float = 0.0,
         **kwargs,
@@ -162,6 +193,7 @@ class Recommender:
         Args:
             save_directory: the folder.
             with_code: whether the model's code is put beside them, for `trust_remote_code`.
+            with_handler: whether `handler.py` is, by which a Hugging Face Inference Endpoint answers.
             max_per_item, min_count: which of the counted transitions are saved, by default all; see
                 [`Transitions.pruned`].
             kwargs: those of the model's `save_pretrained`, such as `max_shard_size`.
@@ -179,11 +211,45 @@ class Recommender:
             with saved_with_code(self.model, self.processor) if with_code else contextlib.nullcontext():
                 self.model.save_pretrained(folder, **kwargs)
                 self.processor.save_pretrained(folder)
+            if with_handler:
+                write_handler(folder, self.model)
             if catalogue is not None:
                 other = [dtype for dtype in _DTYPES if dtype != self.model.dtype]
                 catalogue.save(folder, [checkpoint_hash(self.model, self.processor, dtype) for dtype in other])
                 scorer = catalogue.rebuilt().scorer
                 save_scoring(scorer, folder / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
+
+    def export(self, output_dir: str | os.PathLike, format: str = "onnx", quantize: str | None = None) -> None:
+        """Writes the model for other runtimes, with its processor and a manifest, whole or not at all.
+
+        A model that whitens features does so by the statistics of the catalogue that it encoded last. The catalogue
+        itself goes along where the exported towers make the same embeddings: with ONNX in float32.
+
+        Args:
+            output_dir: a new or empty folder, or one that has an export of this format, which is replaced.
+            format: `"onnx"`, for [`from_pretrained`] with `backend="onnx"`; `"torch-export"`, for `torch.export.load`;
+                or `"sentence-transformers"`, the item tower of a model of texts.
+            quantize: `"int8"` for ONNX with weights of 8 bits in the backbones.
+
+        Raises:
+            ImportError: if a package that writes the format is not installed.
+            ValueError: if options do not fit, the folder has other files, or the model cannot be exported.
+        """
+        check_export(Path(output_dir), format, quantize)
+        if self.reads_features or isinstance(self.model, OnnxModel):
+            reason = "it recommends by content kNN" if self.reads_features else "it is one already"
+            raise ValueError(f"this recommender cannot be exported: {reason}; load a trained checkpoint")
+        catalogue = self._catalogue
+        with whole_save(output_dir, replaced=[*TOWER_FOLDERS, CATALOGUE_FOLDER]) as folder:
+            checkpoint = write_export(self.model, self.processor, folder, format, quantize)
+            if catalogue is not None and format == "onnx" and quantize is None:
+                if catalogue.checkpoint != checkpoint_hash(self.model, self.processor):
+                    raise ValueError(
+                        "the model or its processor has changed since it encoded the catalogue: encode it again with "
+                        "index(items) before exporting"
+                    )
+                catalogue.save(folder, [checkpoint])
+                save_scoring(catalogue.rebuilt().scorer, folder / CATALOGUE_FOLDER)
 
     def push_to_hub(
         self,
@@ -195,6 +261,7 @@ class Recommender:
         revision: str | None = None,
         create_pr: bool = False,
         with_code: bool = False,
+        with_handler: bool = False,
         **kwargs,
     ) -> CommitInfo:
         """Publishes the files that [`save_pretrained`] saves, metadata of the items included, in one commit.
@@ -209,12 +276,13 @@ class Recommender:
             revision: the branch, which is created if there is none.
             create_pr: whether to open a pull request in place of a commit.
             with_code: whether the model's code is uploaded, too.
+            with_handler: whether `handler.py` is, by which a Hugging Face Inference Endpoint answers.
             kwargs: `max_per_item` and `min_count` of [`save_pretrained`], and those of the model's `save_pretrained`.
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, with_code=with_code, **kwargs)
+            self.save_pretrained(folder, with_code=with_code, with_handler=with_handler, **kwargs)
             if not api.file_exists(repo_id, CARD_NAME):
                 facts = CardFacts(
                     name=repo_id,
@@ -230,6 +298,7 @@ class Recommender:
                 revision=revision,
                 create_pr=create_pr,
                 with_code=with_code,
+                with_handler=with_handler,
             )
 
     @property
@@ -570,7 +639,8 @@ class Recommender:
             knn: Any = self._indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
         prepared = prepare_items(items, self.processor, is_catalogue=is_catalogue)
-        return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=is_catalogue)
+        fits_statistics = is_catalogue and not isinstance(self.model, OnnxModel)  # whose statistics are in its graph
+        return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=fits_statistics)
 
     def _user_index(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
         if self.processor.user_ids is None:
@@ -581,6 +651,18 @@ class Recommender:
         if len(user_ids) != count:
             raise ValueError(f"this model knows users by id: give a user_id for each history ({count})")
         return torch.tensor(self.processor.user_index(user_ids))
+
+
+def _load_onnx(
+    name_or_path: str | os.PathLike, manifest_file: str, where: dict, providers: Sequence[str] | None
+) -> OnnxModel:
+    """Loads the towers that an export's manifest names."""
+    manifest, folder = read_manifest(manifest_file), Path(manifest_file).parent / "onnx"
+    for name in towers_in(manifest):
+        if _find_file(name_or_path, name, where) is None:
+            raise FileNotFoundError(f"{name_or_path} has no {name}: export the checkpoint again")
+    config = TransRecConfig.from_pretrained(name_or_path, **where)
+    return OnnxModel(folder, config, manifest, providers)
 
 
 def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:

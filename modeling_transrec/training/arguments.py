@@ -108,6 +108,9 @@ class TransRecTrainingArguments(TrainingArguments):
         hub_with_code (`bool`, defaults to `False`):
             Whether the saved checkpoint carries the model's code, so that `AutoModel.from_pretrained(repository,
             trust_remote_code=True)` loads it where this package is not installed.
+        hub_with_handler (`bool`, defaults to `False`):
+            Whether the saved checkpoint carries a `handler.py`, by which a Hugging Face Inference Endpoint answers,
+            and its `requirements.txt`.
         save_backbone (`bool`, defaults to `True`):
             Whether the final model holds the weights of its backbones. Without them it refers to the Hub's by id,
             commit and hash: a few MB, for backbones that are frozen whole and were loaded by their Hub id. Checkpoints
@@ -174,6 +177,7 @@ class TransRecTrainingArguments(TrainingArguments):
     gradient_caching_chunk_size: int | None = None
     early_stopping_patience: int | None = None
     hub_with_code: bool = False
+    hub_with_handler: bool = False
     save_backbone: bool = True
     hub_license: str | None = None
     card_results: list[str] | None = None

@@ -41,6 +41,7 @@ from ..evaluation.weighing import has_transitions
 from ..hub.publish import upload_checkpoint
 from ..hub.safety import public_arguments
 from ..hub.with_code import saved_with_code
+from ..hub.with_handler import write_handler
 from ..models.backbone_references import check_referable
 from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
@@ -554,6 +555,8 @@ class TransRecTrainer(Trainer):
                 folder = stack.enter_context(whole_save(folder))
             super().save_model(str(folder), _internal_call=True)
             if self.args.should_save:
+                if self.args.hub_with_handler:
+                    write_handler(folder, model)
                 (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # in some distributed modes nothing is saved
                 arguments = {**public_arguments(self.args.to_dict()), "world_size": self.args.world_size}
                 (folder / ARGUMENTS_NAME).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
@@ -667,6 +670,7 @@ class TransRecTrainer(Trainer):
             token=token,
             revision=revision or self.args.hub_revision,
             with_code=self.args.hub_with_code,
+            with_handler=self.args.hub_with_handler,
             blocking=blocking,
         )
 

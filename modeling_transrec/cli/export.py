@@ -1,0 +1,53 @@
+"""Export a checkpoint for other runtimes: both towers as graphs, or the item tower as a SentenceTransformer.
+
+    transrec export outputs/has_pt --format onnx --output_dir outputs/onnx --quantize int8
+
+Recommender.from_pretrained("outputs/onnx", backend="onnx") recommends from it. Needs
+pip install "modeling_transrec[export]" for ONNX, "modeling_transrec[sentence-transformers]" for sentence-transformers.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..export.folders import FORMATS, QUANTIZATIONS, check_export
+from ..serving.recommender import Recommender
+from . import OptionError
+from .options import parse_arguments
+
+
+@dataclass
+class ExportArguments:
+    """Says what is exported, and how."""
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
+    output_dir: str = field(metadata={"help": "New or empty folder to write into."})
+    format: str = field(default="onnx", metadata={"help": "What is written.", "choices": FORMATS})
+    quantize: str | None = field(
+        default=None, metadata={"help": "Weights of 8 bits in the backbones, for ONNX.", "choices": QUANTIZATIONS}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
+    _argument_group_name = "export"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs `transrec export`."""
+    given = [*(sys.argv[1:] if args is None else args)]
+    if given and not given[0].startswith("-"):
+        given = ["--model_name_or_path", *given]
+    (arguments,) = parse_arguments((ExportArguments,), given, __doc__)
+    try:
+        check_export(Path(arguments.output_dir), arguments.format, arguments.quantize)
+        where = {"revision": arguments.model_revision}
+        recommender = Recommender.from_pretrained(arguments.model_name_or_path, dtype="float32", **where)
+        recommender.export(arguments.output_dir, arguments.format, arguments.quantize)
+    except (ImportError, ValueError) as error:
+        raise OptionError(str(error)) from error
+    print(f"{arguments.model_name_or_path} is exported to {arguments.output_dir} ({arguments.format})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints as graphs of other runtimes, and as models of sentence-transformers."""

@@ -1,0 +1,122 @@
+"""The parts of a model as functions of tensors, which exporters turn into graphs for inputs of any size.
+
+Shapes: `U` items, `P` of them that have an image or a sound, `T` text tokens, `B` users, `L` history length, `N`
+embeddings, `D` hidden size.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.processing_transrec import TransRecProcessor
+from ..models.user_encoders import USER_ENCODERS
+
+
+ITEM_TOWER, USER_TOWER, SCORING_SPACE = "item_tower", "user_tower", "scoring_space"
+_NUM_EXAMPLES = 3  # a size of 0 or 1 would be taken as fixed
+_TEXTS = ("red rope", "a small blue lamp", None)
+
+
+class ItemTower(nn.Module):
+    """Maps the processor's tensors to item embeddings `(U, D)`."""
+
+    def __init__(self, model: TransRecPreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Encodes items, see [`ItemInputs`]."""
+        return self.model.get_item_features(**inputs)
+
+
+class UserTower(ItemTower):
+    """Maps histories of item embeddings `(B, L, D)` to user embeddings `(B, D)`."""
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Encodes histories: `item_embeddings` `(B, L, D)`, `mask` `(B, L)` and, for DSSM, `user_ids` `(B,)`."""
+        return self.model.get_user_features(**inputs)
+
+
+class ScoringSpace(ItemTower):
+    """Maps item or user embeddings `(N, D)` to vectors `(N, D)` whose dot products are the scores."""
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Maps `embeddings` `(N, D)`."""
+        return self.model.to_scoring_space(inputs["embeddings"])
+
+
+class Tower(NamedTuple):
+    """
+    Args:
+        module: what is exported; it takes one dictionary of tensors.
+        inputs: an example of these tensors.
+        sizes: names of the sizes of each tensor that may be any, by dimension.
+        output: name of the result.
+    """
+
+    module: nn.Module
+    inputs: dict[str, torch.Tensor]
+    sizes: dict[str, dict[int, str]]
+    output: str
+
+    def export(self) -> torch.export.ExportedProgram:
+        """Returns the graph of `torch.export`, for inputs of any size."""
+        any_size = {name: dict.fromkeys(sizes, torch.export.Dim.AUTO) for name, sizes in self.sizes.items()}
+        with torch.no_grad():
+            return torch.export.export(self.module, (self.inputs,), dynamic_shapes=(any_size,))
+
+
+def towers_of(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> dict[str, Tower]:
+    """Returns the parts of a model by their names: `item_tower`, `user_tower` and `scoring_space`.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        processor: the model's processor.
+
+    Raises:
+        ValueError: if the model cannot be exported.
+    """
+    config: Any = model.config
+    if config.multimodal_config is not None and config.multimodal_config.model_type == "vilt":
+        raise ValueError("ViLT chooses patches by the values of its inputs, which no graph can: it cannot be exported")
+    width, length = config.width, min(4, config.max_seq_len)
+    items, users = _example_items(processor), range(_NUM_EXAMPLES)
+    mask = torch.arange(length) >= torch.tensor(users)[:, None].clamp(max=length - 1)  # (B, L)
+    histories = {"item_embeddings": torch.randn(len(mask), length, width) * mask[:, :, None], "mask": mask}
+    of_histories = {name: {0: "users", 1: "length"} for name in histories}
+    if USER_ENCODERS[config.user_encoder_type].reads_user_ids:
+        histories["user_ids"] = torch.zeros(len(mask), dtype=torch.long)
+        of_histories["user_ids"] = {0: "users"}
+    embeddings = {"embeddings": torch.randn(_NUM_EXAMPLES, width)}
+    return {
+        ITEM_TOWER: Tower(ItemTower(model), items, {name: _item_sizes(name) for name in items}, "item_embeddings"),
+        USER_TOWER: Tower(UserTower(model), histories, of_histories, "user_embeddings"),
+        SCORING_SPACE: Tower(ScoringSpace(model), embeddings, {"embeddings": {0: "embeddings"}}, "vectors"),
+    }
+
+
+def _example_items(processor: TransRecProcessor) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a few items; the last one lacks its content, as items may."""
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)) for _ in range(_NUM_EXAMPLES - 1)]
+    rate = getattr(processor.feature_extractor, "sampling_rate", 16_000)
+    sounds = [rng.uniform(-0.5, 0.5, rate).astype(np.float32) for _ in range(_NUM_EXAMPLES - 1)]
+    given = {
+        "text": list(_TEXTS),
+        "images": [*images, None],
+        "audio": [*({"array": sound, "sampling_rate": rate} for sound in sounds), None],
+        "item_ids": [(processor.item_ids or [""])[0]] * _NUM_EXAMPLES,
+    }
+    return dict(processor(**{modality.argument: given[modality.argument] for modality in processor.read}))
+
+
+def _item_sizes(name: str) -> dict[int, str]:
+    if name in ("input_ids", "attention_mask"):
+        return {0: "items", 1: "tokens"}
+    if name in ("input_values", "input_features", "audio_mask"):
+        return {0: "sounds"}
+    return {0: "images" if name == "pixel_values" else "items"}

@@ -1,0 +1,156 @@
+"""Exports: what comes back from each format is what the checkpoint itself computes."""
+
+import json
+
+import datasets
+import pytest
+import torch
+
+from modeling_transrec import Recommender
+from modeling_transrec.cli.main import main
+from modeling_transrec.export.folders import MANIFEST_FILE, read_manifest
+from modeling_transrec.hub.facts import checkpoint_hash
+
+from ..checks import perturb
+
+
+HISTORIES = [["i001", "i002", "i007"], ["i010"], [f"i{number:03d}" for number in range(12)]]
+
+
+def without_media(items: datasets.Dataset) -> datasets.Dataset:
+    return items.select_columns(["item_id", "text_en"])
+
+
+@pytest.fixture
+def recommender(make_model, processor_of):
+    def make(kind: str, **fields) -> Recommender:
+        return Recommender(perturb(make_model(kind, **fields)).model.eval(), processor_of[kind])
+
+    return make
+
+
+def assert_same_answers(found: Recommender, expected: Recommender, atol: float = 1e-4):
+    torch.testing.assert_close(found.item_embeddings, expected.item_embeddings, atol=atol, rtol=0)
+    for one, other in zip(found.recommend(HISTORIES, k=5), expected.recommend(HISTORIES, k=5), strict=True):
+        assert [item["item_id"] for item in one] == [item["item_id"] for item in other]
+        scores = torch.tensor([[item["score"] for item in answer] for answer in (one, other)])
+        torch.testing.assert_close(scores[0], scores[1], atol=10 * atol, rtol=1e-4)
+    assert [one["item_id"] for one in found.similar_items("i003")] == [
+        one["item_id"] for one in expected.similar_items("i003")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, fields",
+    [
+        ("text", {"item_projection": "whitened", "hidden_size": 12, "history_decay": 0.8, "user_hidden_size": 8}),
+        ("id", {"normalize_scores": True, "temperature": 0.1, "user_encoder_type": "gru4rec"}),
+        ("text+image", {"learn_temperature": True, "user_encoder_type": "bert4rec"}),
+        ("text+id", {"user_encoder_type": "nextitnet"}),
+    ],
+)
+def test_onnx_recommends_as_torch(kind, fields, recommender, items, tmp_path):
+    pytest.importorskip("onnxscript", reason='needs pip install ".[export]"')
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    expected = recommender(kind, **fields).index(items)
+    expected.export(tmp_path / "onnx")
+    loaded = Recommender.from_pretrained(tmp_path / "onnx", backend="onnx")
+    assert_same_answers(loaded, expected)  # from the catalogue that went along
+    assert_same_answers(loaded.index(items), expected)
+    assert not list((tmp_path / "onnx").rglob("*.safetensors")) and not [*loaded.model.parameters()]
+    if kind in ("image", "text+image"):  # no item of a batch with an image
+        blank = [{"item_id": "new", "text_en": "red lamp", "text_zh": None, "image": None}]
+        names = [name for name in ("item_id", *expected.processor.item_columns) if name in blank[0]]
+        blank = [{name: blank[0][name] for name in names}]
+        one, other = (each.add_items(blank).item_embeddings[-1] for each in (loaded, expected))
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_model_of_users_needs_their_ids(recommender, items, processor_of, tmp_path):
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    dssm = recommender("id", user_encoder_type="dssm").index(items)
+    dssm.processor = type(dssm.processor)(item_ids=dssm.processor.item_ids, user_ids=[f"u{n}" for n in range(13)])
+    dssm.index(items).export(tmp_path / "onnx")
+    loaded = Recommender.from_pretrained(tmp_path / "onnx", backend="onnx")
+    one, other = (each.recommend(["i001"], user_id="u7", k=3) for each in (loaded, dssm))
+    assert [item["item_id"] for item in one] == [item["item_id"] for item in other]
+
+
+@pytest.mark.slow
+def test_int8_is_near_and_known_as_another(recommender, items, tmp_path):
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    expected = recommender("text").index(items)
+    for quantize in (None, "int8"):
+        expected.export(tmp_path / str(quantize), quantize=quantize)
+    whole = Recommender.from_pretrained(tmp_path / "None", backend="onnx")
+    small = Recommender.from_pretrained(tmp_path / "int8", backend="onnx")
+    sizes = [(tmp_path / name / "onnx" / "item_tower.onnx").stat().st_size for name in ("None", "int8")]
+    assert sizes[1] < sizes[0]
+    assert small.items is None  # vectors of float32 stay with float32
+    small.index(items)
+    cosines = torch.cosine_similarity(small.item_embeddings, expected.item_embeddings)
+    assert 0.999 < cosines.min() and not torch.equal(small.item_embeddings, expected.item_embeddings)
+    with pytest.raises(ValueError, match="made by another checkpoint"):
+        small.use_catalogue(expected.catalogue)
+    assert_same_answers(whole.use_catalogue(expected.catalogue), expected)
+
+
+@pytest.mark.slow
+def test_torch_export_is_loaded_by_torch(recommender, items, tmp_path):
+    expected = recommender("text+image", normalize_scores=True).index(items)
+    expected.export(tmp_path / "graphs", format="torch-export")
+    manifest = read_manifest(tmp_path / "graphs" / MANIFEST_FILE)
+    assert manifest["checkpoint"] == checkpoint_hash(expected.model, expected.processor)
+    graphs = {
+        name: torch.export.load(tmp_path / "graphs" / "torch-export" / f"{name}.pt2").module()
+        for name in ("item_tower", "user_tower", "scoring_space")
+    }
+    model, processor = expected.model, expected.processor
+    for count in (2, 7):
+        inputs = dict(processor(text=items["text_en"][:count], images=items["image"][:count]))
+        embeddings = graphs["item_tower"](inputs)
+        torch.testing.assert_close(embeddings, model.get_item_features(**inputs), atol=1e-5, rtol=0)
+        history = {"item_embeddings": embeddings.expand(2, -1, -1), "mask": torch.ones(2, count, dtype=torch.bool)}
+        users = graphs["user_tower"](history)
+        torch.testing.assert_close(users, model.get_user_features(**history), atol=1e-5, rtol=0)
+        vectors = graphs["scoring_space"]({"embeddings": users})
+        torch.testing.assert_close(vectors, model.to_scoring_space(users), atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_exported_is_a_sentence(recommender, items, tmp_path):
+    one = recommender("id")
+    with pytest.raises(ValueError, match="format must be onnx, torch-export or sentence-transformers, got 'tflite'"):
+        one.export(tmp_path / "a", format="tflite")
+    with pytest.raises(ValueError, match="quantize='int8' is for format='onnx'"):
+        one.export(tmp_path / "a", format="torch-export", quantize="int8")
+    with pytest.raises(ValueError, match="a model of id cannot be one of sentence-transformers"):
+        one.export(tmp_path / "a", format="sentence-transformers")
+    with pytest.raises(ValueError, match="ViLT chooses patches"):
+        recommender("vilt").export(tmp_path / "a", format="torch-export")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="has files that are no export; name a new or an empty folder"):
+        one.export(tmp_path / "b")
+    assert not (tmp_path / "a" / MANIFEST_FILE).exists()
+
+
+def test_a_backend_that_does_not_fit_is_a_sentence(recommender, tmp_path, capsys):
+    one = recommender("id")
+    one.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match='backend must be "torch" or "onnx", got \'tf\''):
+        Recommender.from_pretrained(tmp_path / "whole", backend="tf")
+    with pytest.raises(ValueError, match="is no export: run transrec export"):
+        Recommender.from_pretrained(tmp_path / "whole", backend="onnx")
+    options = ["--output_dir", str(tmp_path / "c"), "--format", "torch-export", "--quantize", "int8"]
+    assert main(["export", str(tmp_path / "whole"), *options]) == 2
+    assert "transrec export: quantize='int8' is for format='onnx'" in capsys.readouterr().err
+    (tmp_path / "graphs").mkdir()
+    manifest = {"format": "torch-export", "checkpoint": "0", "processor": "0", "files": []}
+    (tmp_path / "graphs" / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"is an export of format torch-export, which torch.export.load loads"):
+        Recommender.from_pretrained(tmp_path / "graphs", backend="onnx")
+    (tmp_path / "graphs" / MANIFEST_FILE).write_text(json.dumps({"format": "onnx"}))
+    with pytest.raises(ValueError, match="is no manifest of an export"):
+        Recommender.from_pretrained(tmp_path / "graphs", backend="onnx")
