@@ -38,7 +38,7 @@ from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
 from ..hub.publish import upload_checkpoint
 from ..hub.with_code import saved_with_code
 from ..hub.with_handler import write_handler
-from ..models.checkpoint_files import HUB_ARGUMENTS, named_file
+from ..models.checkpoint_files import HUB_ARGUMENTS, check_name_or_path, named_file
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
@@ -113,7 +113,9 @@ class Recommender:
             ValueError: if the backend is unknown, or the checkpoint is not one for it.
         """
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        manifest = _find_file(pretrained_model_name_or_path, MANIFEST_FILE, where)
+        check_name_or_path(pretrained_model_name_or_path)
+        is_asked = backend != "torch" or os.path.isdir(pretrained_model_name_or_path)  # not of the Hub for nothing
+        manifest = _find_file(pretrained_model_name_or_path, MANIFEST_FILE, where) if is_asked else None
         check_backend(backend, manifest, pretrained_model_name_or_path)
         model: Any
         if backend == "onnx":
