@@ -101,7 +101,8 @@ def _heads(model: TransRecPreTrainedModel) -> list[Any]:
     text: Any = model.item_encoder.text
     layers: Any = text.projection.layers
     if isinstance(layers, LinearGelu):
-        return [dense(layers[0].weight, layers[0].bias, nn.GELU())]
+        linear: Any = layers[0]
+        return [dense(linear.weight, linear.bias, nn.GELU())]
     if isinstance(layers, LinearProjection):
         return [dense(layers.weight, layers.bias)]
     if not isinstance(layers, WhitenedProjection):

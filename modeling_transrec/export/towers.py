@@ -105,7 +105,7 @@ def _example_items(processor: TransRecProcessor) -> dict[str, torch.Tensor]:
     images = [Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)) for _ in range(_NUM_EXAMPLES - 1)]
     rate = getattr(processor.feature_extractor, "sampling_rate", 16_000)
     sounds = [rng.uniform(-0.5, 0.5, rate).astype(np.float32) for _ in range(_NUM_EXAMPLES - 1)]
-    given = {
+    given: dict[str, Any] = {
         "text": list(_TEXTS),
         "images": [*images, None],
         "audio": [*({"array": sound, "sampling_rate": rate} for sound in sounds), None],
