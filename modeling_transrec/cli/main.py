@@ -18,6 +18,7 @@ COMMANDS = {
     "recommend": ("modeling_transrec.cli.recommend", "Recommend items to some users, or to all of them."),
     "serve": ("modeling_transrec.cli.serve", "Serve recommendations over HTTP."),
     "export": ("modeling_transrec.cli.export", "Write a checkpoint for ONNX, torch.export or sentence-transformers."),
+    "space": ("modeling_transrec.cli.space", "Write a page of recommendations, a Gradio Space, and publish it."),
     "transfer": ("modeling_transrec.cli.transfer", "Compare what pretraining on one data set gives on another."),
     "benchmark": ("modeling_transrec.cli.benchmark", "Run a suite: data sets, models and seeds, with statistics."),
     "leaderboard": ("modeling_transrec.cli.leaderboard", "Make a page of results, or check what others sent."),

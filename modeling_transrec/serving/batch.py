@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -105,22 +104,36 @@ def write_recommendations(
     own = list(zip(files, names, strict=True))[process_index::num_processes]
     for first, name in tqdm(own, desc="Recommending", unit="file", disable=process_index > 0):
         users = sequences.select(range(first, min(first + users_per_file, len(sequences))))
-        run["users"] = _digest(users, batch_size)
+        run["users"] = _digest(users)
         if (folder / name).exists():
             _check_run(folder / name, run)
             num_kept += 1
             continue
-        tables = [
-            _recommended(recommender, user_ids, histories, k, exclude_seen)
-            for user_ids, histories in _batches(users, batch_size)
-        ]
-        table = pa.concat_tables(tables).replace_schema_metadata({_RUN: json.dumps(run)})
+        table = recommended_table(recommender, users, k, exclude_seen, batch_size)
+        table = table.replace_schema_metadata({_RUN: json.dumps(run)})
         unfinished = folder / f"_{name}.unfinished"
         with named_disk_errors(folder, "the files that were written before are whole"):
             pq.write_table(table, unfinished)
             write_out(unfinished)
             unfinished.replace(folder / name)
     return num_kept
+
+
+def recommended_table(
+    recommender: Recommender,
+    sequences: datasets.Dataset,
+    k: int = 10,
+    exclude_seen: bool = True,
+    batch_size: int = 256,
+) -> pa.Table:
+    """Returns recommendations in the columns of [`SCHEMA`]; arguments as in [`write_recommendations`]."""
+    tables = [SCHEMA.empty_table()]
+    for user_ids, histories in _batches(sequences, batch_size):
+        known_by_id = user_ids if recommender.processor.user_ids is not None else None
+        found: list = recommender.recommend(histories, k, exclude_seen, user_id=known_by_id)
+        item_ids, scores = ([[item[name] for item in one] for one in found] for name in ("item_id", "score"))
+        tables.append(pa.table([user_ids, item_ids, scores], schema=SCHEMA))
+    return pa.concat_tables(tables)
 
 
 def _batches(sequences: datasets.Dataset, batch_size: int) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -133,25 +146,11 @@ def _batches(sequences: datasets.Dataset, batch_size: int) -> Iterator[tuple[lis
         yield users["user_id"], histories
 
 
-def _digest(sequences: datasets.Dataset, batch_size: int) -> str:
+def _digest(sequences: datasets.Dataset) -> str:
     digest = hashlib.sha256()
-    for users in _batches(sequences, batch_size):
+    for users in _batches(sequences, batch_size=1000):
         digest.update(json.dumps(users).encode())
     return digest.hexdigest()
-
-
-@torch.no_grad()
-def _recommended(
-    recommender: Recommender, user_ids: list[str], histories: list[list[str]], k: int, exclude_seen: bool
-) -> pa.Table:
-    known_by_id = user_ids if recommender.processor.user_ids is not None else None
-    found: list = recommender.recommend(histories, k, exclude_seen, user_id=known_by_id)
-    columns = [
-        user_ids,
-        [[item["item_id"] for item in one] for one in found],
-        [[item["score"] for item in one] for one in found],
-    ]
-    return pa.table(columns, schema=SCHEMA)
 
 
 def _check_run(path: Path, run: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +17,22 @@ import pytest
 httpx = pytest.importorskip("httpx", reason='needs pip install ".[serve]"')
 pytest.importorskip("fastapi", reason='needs pip install ".[serve]"')
 
-from modeling_transrec import Recommender  # noqa: E402
+from modeling_transrec import (  # noqa: E402
+    DataArguments,
+    ModelArguments,
+    Recommender,
+    TransRecTrainingArguments,
+    load_items,
+    load_sequences,
+    train,
+)
 from modeling_transrec.cli import OptionError  # noqa: E402
 from modeling_transrec.cli.serve import main  # noqa: E402
+
+
+DOCKERFILE = Path(__file__).parents[2] / "docker" / "Dockerfile"
+TINY = '{"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, '
+TINY += '"intermediate_size": 32, "max_position_embeddings": 64}'
 
 
 @contextlib.contextmanager
@@ -77,6 +92,34 @@ def test_a_data_set_is_encoded_and_a_token_is_asked_for(make_model, text_process
         assert client.post("/recommend", json=question).status_code == 401
         found = client.post("/recommend", json=question, headers={"Authorization": "Bearer secret"})
         assert len(found.json()["items"]) == 3
+
+
+@pytest.mark.slow
+def test_from_training_to_answers_by_a_name_on_the_hub(hub, tmp_path):
+    """A model is trained and published; a server that has nothing of it but its name answers as it does here."""
+    model = ModelArguments(text_config=TINY, hidden_size=16, max_seq_len=8)
+    training = TransRecTrainingArguments(str(tmp_path / "model"), max_steps=3, use_cpu=True, disable_tqdm=True)
+    train(model, DataArguments(), training)
+    items = load_items("ninerec", "Sample_Target")
+    recommender = Recommender.from_pretrained(tmp_path / "model").index(items)
+    recommender.push_to_hub("shop/videos", private=True)
+    with served("shop/videos", HF_HOME=str(tmp_path / "elsewhere"), HF_HUB_OFFLINE="0") as (_, client):
+        for history in load_sequences("ninerec", "Sample_Target", "test")["item_ids"][:7]:
+            question = {"history": history, "k": 5, "explain": True}
+            found, expected = (
+                client.post("/recommend", json=question).json()["items"],
+                recommender.recommend(history, 5),
+            )
+            assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
+            assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+            assert all(one["because_of"] in history for one in found)
+            similar = client.post("/similar-items", json={"item_id": history[0], "k": 3}).json()["items"]
+            expected = recommender.similar_items(history[0], 3)
+            assert [one["item_id"] for one in similar] == [one["item_id"] for one in expected]
+        (health,) = re.findall(r"HEALTHCHECK .*\n +CMD (\[.*\])", DOCKERFILE.read_text())
+        command = json.loads(health.replace("127.0.0.1:8000", f"127.0.0.1:{client.base_url.port}"))
+        assert subprocess.run([sys.executable, *command[1:]]).returncode == 0  # as the image asks it
+    assert hub.count("GET /shop/videos/resolve/*/catalogue/*.parquet") == 1
 
 
 def test_what_cannot_be_meant():

@@ -11,7 +11,7 @@ import pytest
 
 from modeling_transrec import Recommender, load_items, load_sequences
 from modeling_transrec.cli.recommend import main
-from modeling_transrec.serving.batch import index_in_shares, write_recommendations
+from modeling_transrec.serving.batch import index_in_shares, recommended_table, write_recommendations
 
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +120,28 @@ def test_two_processes_equal_one(make_model, text_processor, tmp_path, capsys):
     recommender = Recommender.from_pretrained(tmp_path / "model").index(load_items("ninerec", "Sample_Target"))
     expected = recommender.recommend([*user["item_ids"], user["target"]])
     assert row["user_id"] == user["user_id"] and row["item_ids"] == [item["item_id"] for item in expected]
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_equals_one_process(make_model, text_processor, tmp_path):
+    """Two nodes on this machine, each with processes of its own."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason='needs pip install ".[ray]"')
+    for part in (make_model("text"), text_processor):
+        part.save_pretrained(tmp_path / "model")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=2)
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "examples/recommend_ray.py", "--model_name_or_path", str(tmp_path / "model")]
+        command += ["--output_dir", str(tmp_path / "found"), "--k", "5", "--batch_size", "90"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stderr[-3000:]
+    recommender = Recommender.from_pretrained(tmp_path / "model").index(load_items("ninerec", "Sample_Target"))
+    expected = recommended_table(recommender, load_sequences("ninerec", "Sample_Target", "test"), k=5).to_pylist()
+    found = {row["user_id"]: row for row in pq.read_table(tmp_path / "found").to_pylist()}
+    assert len(found) == len(expected) == 800
+    for row in expected:
+        assert found[row["user_id"]]["scores"] == pytest.approx(row["scores"], abs=1e-4)
+    assert sum(found[row["user_id"]]["item_ids"] == row["item_ids"] for row in expected) >= 790  # a near tie may turn
