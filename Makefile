@@ -30,7 +30,7 @@ test-slow: $(INSTALLED) ## Run the other tests: wheel and sdist, notebooks, code
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 # Their tests come from the source distributions of the installed versions; what fails for a reason has it written down.
-test-peers: $(INSTALLED) ## Run the common tests of transformers on our classes (needs the package index; minutes)
+test-peers: $(INSTALLED) ## Run the common tests of transformers, peft and others on our classes (needs the package index)
 	$(BIN)/python -m pip install --quiet parameterized
 	$(BIN)/python tests/peers/fetch.py .peers
 	PEERS=.peers PYTHONPATH=.peers $(BIN)/python -m pytest tests/peers -W ignore $(TESTS)

@@ -8,7 +8,7 @@ The same 12 users and 20 items are written as many layouts say, each in several 
 encodings, line ends, Parquet, JSON lines), and read by `load_dataset`. Histories and titles are compared with those
 that were written. Where a layout says too little to be read with certainty, an error that names the file is as right.
 Released layouts are made from their documentation; none of the files is somebody's data. Results are added to
-`benchmarks/results/robustness.json`; `page` writes `robustness.md` beside it.
+`benchmarks/results/robustness.json`; `page` writes `robustness.md` beside it, with those of `robustness_use.py`.
 """
 
 import argparse
@@ -580,15 +580,34 @@ def page() -> None:
         lines.append(f"| {layout} | {count} | {' | '.join(cell(label, layout) for label in labels)} |")
     total = len(everything[labels[-1]])
     lines.append(f"| **all** | **{total}** | {' | '.join(f'**{cell(label, None)}**' for label in labels)} |")
+    lines += ["", "```bash", "python benchmarks/robustness.py --label now", "```", ""]
+    lines += use_lines(everything)
     lines += [
-        "",
         "```bash",
-        "python benchmarks/robustness.py --label now",
+        "python benchmarks/robustness_use.py --label now",
         "python benchmarks/robustness.py page",
         "```",
-        "",
     ]
+    lines += [""]
     (RESULTS / "robustness.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def use_lines(everything: dict[str, list[dict]]) -> list[str]:
+    """Returns the part of the page about training and use, a row a case."""
+    before, now = ({one["form"]: one for one in everything[f"use, {label}"]} for label in ("before", "now"))
+    lines = [
+        "## Training and use",
+        "",
+        "What people of Hugging Face libraries try, with tiny models and data; what comes of it is checked. Before is",
+        "commit f24d8ea, the last one before all this was tried; an option that it does not have is a traceback.",
+        "",
+        "| | case | before | now |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {one['layout']} | {name} | {before[name]['kind']} | {one['kind']} |" for name, one in now.items()]
+    counts = [collections.Counter(one["kind"] for one in record.values()) for record in (before, now)]
+    found = [", ".join(f"{count} {kind}" for kind, count in sorted(one.items())) for one in counts]
+    return [*lines, f"| | **all {len(now)}** | **{found[0]}** | **{found[1]}** |", ""]
 
 
 def main() -> None:

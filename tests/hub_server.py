@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
                 break
         if self.command == "PUT" and self.drop_after is not None:
             return self.drop()
-        self.route(path.strip("/").split("/"))
+        self.route([urllib.parse.unquote(part) for part in self.parsed.path.strip("/").split("/")])
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 

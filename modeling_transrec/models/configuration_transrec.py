@@ -254,6 +254,11 @@ class TransRecConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers; values given in `kwargs` are checked like those of the dictionary."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"this is a checkpoint of {kind}, not of TransRec; from_encoder_pretrained makes a model around it"
+            )
         loaded = super().from_dict(config_dict, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).validate_architecture()
         return loaded

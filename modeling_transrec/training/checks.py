@@ -31,6 +31,8 @@ def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval
     """Refuses arguments of a [`TransRecTrainer`] that are missing, or contradict each other."""
     if not isinstance(args, TransRecTrainingArguments):
         raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
+    if os.path.lexists(args.output_dir) and not os.path.isdir(args.output_dir):
+        raise ValueError(f"output_dir {args.output_dir} is no folder; choose another --output_dir")
     if args.n_gpu > 1:
         raise ValueError(
             f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
@@ -89,6 +91,8 @@ def check_before_training(trainer: "TransRecTrainer") -> None:
         if trainer.compute_metrics is None:  # or only the first evaluation tells their names
             check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
     trainer.get_train_dataloader()
+    if args.neftune_noise_alpha is not None and "text" not in trainer.data_collator.config.modality.split("+"):
+        raise ValueError("neftune_noise_alpha adds noise to the embeddings of tokens, and this model reads none")
     for entry in args.card_results or ():
         read_result(entry.partition("=")[2])
     if args.should_save:

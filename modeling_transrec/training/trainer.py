@@ -499,6 +499,8 @@ class TransRecTrainer(Trainer):
                 f"{self.args.output_dir} has an interrupted training: go on with train(resume_from_checkpoint=True), "
                 "choose another output_dir, or remove the folder"
             )
+        if self.model is None:  # a search of hyper-parameters lets go of it
+            self.call_model_init(kwargs.get("trial"))
         self._run = describe_training(self)
         check_same_on_ranks(self, self._run)
         if resume_from_checkpoint:

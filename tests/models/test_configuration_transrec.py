@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, BertConfig
 
 from modeling_transrec import TransRecConfig, TransRecModel
 from modeling_transrec.models.configuration_transrec import described_fields
@@ -123,4 +123,10 @@ def test_attributes_of_ones_own_come_back(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**saved, "hiden_size": 16}))
     with pytest.raises(ValueError, match="no option 'hiden_size'; did you mean 'hidden_size'"):
+        TransRecConfig.from_pretrained(tmp_path)
+
+
+def test_another_kind_of_checkpoint_is_called_by_its_name(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a checkpoint of bert, not of TransRec; from_encoder_pretrained"):
         TransRecConfig.from_pretrained(tmp_path)

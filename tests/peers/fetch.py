@@ -1,8 +1,8 @@
-"""Fetches the common tests of the installed transformers from its source distribution.
+"""Fetches the tests of the installed transformers and peft from their source distributions.
 
     python tests/peers/fetch.py FOLDER
 
-They lie in FOLDER as the package `transformers_tests`, exactly as they are released.
+They lie in FOLDER as the packages `transformers_tests` and `peft_tests`, exactly as they are released.
 """
 
 import importlib.metadata
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 
-PACKAGES = ("transformers",)
+PACKAGES = ("transformers", "peft")
 # Modules that the tests import and the source distribution of transformers lacks. What they have is not run.
 ABSENT = {
     "transformers_tests/exporters/test_export.py": "class ExportTesterMixin: ...\n",

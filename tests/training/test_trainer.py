@@ -561,6 +561,20 @@ def test_a_model_is_made_anew_for_each_training(make_trainer, make_model):
         TransRecTrainer(None, trainer.args, trainer.items, processing_class=trainer.processing_class)
 
 
+@pytest.mark.slow
+def test_hyper_parameters_are_searched(make_trainer, make_model):
+    """transformers lets go of the model after each trial."""
+    pytest.importorskip("optuna", reason="needs optuna: pip install modeling_transrec[tune]")
+    trainer = make_trainer("id", model_init=lambda: make_model("id"), max_steps=1, report_to="none")
+    found = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
+        compute_objective=lambda metrics: metrics["eval_hr@10"],
+        n_trials=2,
+        direction="maximize",
+    )
+    assert set(found.hyperparameters) == {"learning_rate"} and 0 <= found.objective <= 1
+
+
 def test_an_evaluation_in_bfloat16_changes_no_weight(make_trainer, items, validation_split):
     trainer = make_trainer(bf16_full_eval=True)
     before, exact = weights(trainer.model), make_trainer().evaluate()
