@@ -86,8 +86,8 @@ def _remainder(dividend, divisor):
 def _quantize(source: Path, target: Path, outside: Sequence[str], is_large: bool) -> None:
     """Writes a graph in which products with weights have weights of 8 bits, but for the nodes named by `outside`.
 
-    Each 16 weights have a scale and an offset. Activations stay floats: with integers in their place, an eighth of the
-    ten best items is another one.
+    Each 16 weights have a scale and an offset. Activations stay floats: with integers in their place, as in dynamic
+    quantisation, several times as many of the ten best items are others.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
