@@ -35,6 +35,7 @@ from modeling_transrec.evaluation.content import ContentKNN
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
 from modeling_transrec.evaluation.scoring import CatalogueScorer
 from modeling_transrec.serving.catalogue import Catalogue
+from modeling_transrec.serving.faiss_index import FaissIndex
 
 
 RESULTS = Path(__file__).parent / "results" / "counts.json"
@@ -206,7 +207,7 @@ def searching(args: argparse.Namespace) -> None:
     users = torch.from_numpy(histories[:100]).long()
     expected = [{one["item_id"] for one in counted.top_k(user[None], 10)[0]} for user in users]
     for factory in (None, "Flat", "IVF256,Flat", "HNSW32"):
-        catalogue, hits, seconds = counted.with_faiss(factory) if factory else counted, [], []
+        catalogue, hits, seconds = counted.with_index(FaissIndex(factory)) if factory else counted, [], []
         for user, best in zip(users, expected, strict=True):
             start = time.thread_time()
             found = catalogue.top_k(user[None], 10)[0]

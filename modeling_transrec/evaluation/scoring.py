@@ -27,6 +27,7 @@ Scorer = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 USERS_AT_A_TIME = 256
 MAX_SCORES = 2**26  # of one block of users and the whole catalogue: 256 MB in float32
+_RARE = 1 / 16  # where fewer are candidates, all are looked at, whatever finds the nearest items else
 SCORES_AT_A_TIME = 2**22  # of one block of users and a part of the catalogue, where only the best are kept
 
 
@@ -54,7 +55,10 @@ class NearestItems(Protocol):
     def __len__(self) -> int: ...
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns scores and indices into the catalogue, `(B, K)`; -1 where it has found fewer than `k`."""
+        """Returns scores and indices into the catalogue, `(B, K)`.
+
+        An index is -1 where there are fewer than `k`, and -2 for an item that this catalogue does not have.
+        """
 
 
 class CatalogueScorer:
@@ -216,7 +220,8 @@ class CatalogueScorer:
     def _transition_scores(self, histories: torch.Tensor) -> "FewScores":
         """Returns the weighted scores of the transitions that are not zero."""
         if self.transitions is None:
-            return FewScores.leaving_out(histories[:, :0])
+            none = histories.new_empty(0)
+            return FewScores(none, none, none.to(torch.float32))
         added = self.transitions.scores(self.in_transitions(histories.cpu().numpy()))
         users, items = np.repeat(np.arange(len(histories)), np.diff(added.indptr)), added.indices
         if self.transition_index is not None:
@@ -250,12 +255,13 @@ class CatalogueScorer:
         rest has score -inf.
         """
         k = min(k, len(self.item_embeddings))
+        is_rare = is_candidate is not None and is_candidate.sum() < _RARE * len(is_candidate)
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for block in user_blocks(len(histories)):
             users = histories[block].to(self.item_embeddings.device)
             queries = self.queries(users, None if user_index is None else user_index[block])
             wanted = _Wanted(queries, k, users if exclude_seen else users[:, :0], self._transition_scores(users))
-            if self.nearest is None:
+            if self.nearest is None or is_rare:
                 found.append(self._search_whole(wanted, is_candidate))
             elif len(self.nearest) == len(self.candidates):
                 found.append(self._search_nearest(wanted, is_candidate))
@@ -270,17 +276,24 @@ class CatalogueScorer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Finds the best of all items from the index `first` on."""
         queries, k, seen, added = wanted
-        changes, num_items = added.and_others(FewScores.leaving_out(seen)), len(self.candidates)
+        changes, num_items = FewScores.leaving_out(seen), len(self.candidates)
+        if len(added.items):
+            changes = added.and_others(changes)
         best: list[tuple[torch.Tensor, torch.Tensor]] = []
         size = max(1, SCORES_AT_A_TIME // len(queries))
         for start in range(first, num_items, size):
             stop = min(start + size, num_items)
             scores = queries @ self.candidates[start:stop].T
-            changes.between(start, stop).add_to(scores)
+            (changes if stop - start == num_items else changes.between(start, stop)).add_to(scores)
             if is_candidate is not None:
-                scores.index_fill_(1, (~is_candidate[start:stop]).nonzero()[:, 0], float("-inf"))
+                out = ~is_candidate[start:stop]
+                if 8 * out.sum() > len(out):
+                    scores.masked_fill_(out, float("-inf"))
+                else:  # of few, which is faster
+                    scores.index_fill_(1, out.nonzero()[:, 0], float("-inf"))
             found, column = top_items(scores, k)
-            best = [_best_of_parts([*best, (found, column + start)], k)]
+            part = (found, column + start) if start else (found, column)
+            best = [_best_of_parts([*best, part], k) if best else part]
         return best[0]
 
     def _search_nearest(
@@ -301,8 +314,8 @@ class CatalogueScorer:
             left_out = (items < 0) | is_among(items, seen) | is_among(items, known)
             if is_candidate is not None:
                 left_out |= ~is_candidate[items]
-            is_enough = ((~left_out).sum(dim=1) >= k) | (items < 0).any(dim=1)
-            if is_candidate is None or count == len(nearest) or is_enough.all():
+            is_enough = ((~left_out).sum(dim=1) >= k) | (items == -1).any(dim=1)
+            if count == len(nearest) or is_enough.all():
                 break
             count = min(2 * count, len(nearest))  # too many of them are no candidates
         known_left_out = (known < 0) | is_among(known, seen)

@@ -6,6 +6,7 @@ before. So threads that read see one state or the other, and a change takes the 
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from ..data.collator import left_pad_lists
 from ..data.growing import GrowingList, Layers
+from ..evaluation.content import ContentKNN
 from ..evaluation.diversity import maximal_marginal_relevance
 from ..evaluation.ranking import top_items
 from ..evaluation.scoring import CatalogueScorer, user_blocks
@@ -26,8 +28,9 @@ from ..hub.names import CATALOGUE_FOLDER
 from ..models.checkpoint_files import named_file
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
-from .faiss_index import FaissIndex
 from .filters import Where, matching
+from .indexes import BuiltIndex, FollowingIndex, fill
+from .item_index import ItemIndex, claim
 from .platform import explain
 
 
@@ -418,11 +421,52 @@ class Catalogue:
         )
         return changed._rebuilt_if_due()
 
-    def with_faiss(self, string_factory: str) -> "Catalogue":
-        """Returns the catalogue searched by a [`FaissIndex`] of the items that it has now."""
+    def with_index(self, index: ItemIndex) -> "Catalogue":
+        """Returns the catalogue searched by an index, which then has the items of the catalogue.
+
+        Raises:
+            ValueError: if the index has vectors of another checkpoint or catalogue.
+        """
         rebuilt = self.rebuilt()
-        nearest = FaissIndex(rebuilt.scorer.candidates, string_factory)
-        return dataclasses.replace(rebuilt, scorer=rebuilt.scorer.replace(nearest=nearest))
+        claim(index, rebuilt.stamp)
+        fill(index, rebuilt.item_ids, rebuilt.scorer.candidates, rebuilt._columns)
+        return rebuilt._searched_by(index)
+
+    def with_change_of(
+        self, index: ItemIndex, added: datasets.Dataset | None = None, removed: Sequence[str] = ()
+    ) -> "Catalogue":
+        """Returns the catalogue searched by an index that follows it.
+
+        Args:
+            index: has the items of the catalogue before the change.
+            added, removed: columns of the items that came, and ids of those that went.
+        """
+        if self.scorer.nearest is None:
+            return self.with_index(index)
+        if removed:
+            index.remove(removed)
+        if added is not None:
+            item_ids = added["item_id"][:]
+            index.add(item_ids, self.scorer.candidates[self._indices_of(item_ids)], added.with_format("arrow")[:])
+        return self._searched_by(index)
+
+    def _searched_by(self, index: ItemIndex) -> "Catalogue":
+        follows = index.follows_changes
+        nearest = FollowingIndex(index, self.index_of, len(self.all_ids)) if follows else BuiltIndex(index)
+        return dataclasses.replace(self, scorer=self.scorer.replace(nearest=nearest))
+
+    @functools.cached_property
+    def stamp(self) -> str:
+        """Hash of the checkpoint and of what else makes the vectors that are searched, such as means."""
+        digest = hashlib.sha256(self.checkpoint.encode())
+        tensors = [mean for mean in (self.scorer.user_mean, self.scorer.item_mean) if mean is not None]
+        model = self.scorer.model
+        if isinstance(model, ContentKNN):
+            digest.update(repr(sorted(model.weights.items())).encode())
+            tensors += [part for one in model.whitenings.values() for part in (one.mean, one.matrix)]
+        for tensor in tensors:
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _without(self, removed: Sequence[int]) -> torch.Tensor | None:
         """Returns `is_candidate` with some more items removed."""

@@ -1,11 +1,12 @@
 """Recommends from a checkpoint and an encoded catalogue."""
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +47,8 @@ from ..models.whole_saves import local_file, whole_save
 from .catalogue import CATALOGUE_FILE, Catalogue
 from .columns import checked_items, item_columns
 from .filters import Where
+from .indexes import make_index
+from .item_index import ItemIndex
 from .platform import (
     SCORING_FILE,
     add_counts,
@@ -90,7 +93,8 @@ class Recommender:
         self.reads_features = False  # whether it recommends by content kNN, from the backbone's features
         self.bf16: bool | None = None  # whether these features are computed in bfloat16, see `read_content`
         self._catalogue: Catalogue | None = None
-        self._faiss_factory: str | None = None
+        self._make_index: Callable[[], ItemIndex] | None = None  # one that is built anew when items have changed
+        self._index: ItemIndex | None = None  # one that follows changes
 
     @classmethod
     def from_pretrained(
@@ -316,7 +320,10 @@ class Recommender:
     def restore(self, snapshot: Catalogue | None) -> None:
         """Recommends from an earlier [`snapshot`] again."""
         with _changing:
-            self._catalogue = snapshot
+            if self._index is None or snapshot is None:
+                self._catalogue = snapshot
+            else:
+                self._use(replace(snapshot, scorer=snapshot.scorer.replace(nearest=None)))
 
     @property
     def items(self) -> datasets.Dataset | None:
@@ -479,7 +486,7 @@ class Recommender:
                 raise ValueError(
                     "another thread has replaced the catalogue while these items were encoded: add them again"
                 )
-            self._use(catalogue.with_items(columns, item_embeddings))
+            self._use(catalogue.with_items(columns, item_embeddings), added=columns)
         return self
 
     def remove_items(self, item_ids: Sequence[str]) -> "Recommender":
@@ -487,14 +494,51 @@ class Recommender:
         if isinstance(item_ids, str):
             raise ValueError("item_ids must be a list of item ids, not one id")
         with _changing:
-            self._use(self._indexed().without_items(item_ids))
+            self._use(self._indexed().without_items(item_ids), removed=[*dict.fromkeys(item_ids)])
+        return self
+
+    def search_with(self, index: str | ItemIndex, **options: Any) -> "Recommender":
+        """Searches the catalogue with another index from now on.
+
+        Args:
+            index: `"exact"`, which looks at every item and is the default; `"faiss"`, `"int8"` and `"binary"`
+                (quantised, the best chosen by whole vectors), for millions of items; `"usearch"`, embedded, which can
+                be saved and mapped into memory; `"qdrant"` or `"pgvector"`, databases. Or an index of one's own that
+                follows changes, see [`ItemIndex`][modeling_transrec.serving.item_index.ItemIndex].
+            options: of a named index, such as `string_factory` or `url`, see its class.
+
+        Those that follow changes get and lose items as the catalogue does, in milliseconds; what a database refuses is
+        not changed here, either. For the others, items that are added later are looked at one by one until they are an
+        eighth of the catalogue; then, and when as many have been removed, or the catalogue is encoded anew, the index
+        is built again.
+
+        Returns: itself.
+
+        Raises:
+            ImportError: if a package is missing.
+            ValueError: if there is no such index, or it has vectors of another checkpoint.
+        """
+        if isinstance(index, str):
+            made = make_index(index, **options)
+        elif options or not index.follows_changes:
+            raise ValueError("an index of one's own must follow changes and takes no options; name the others")
+        else:
+            made = index
+        with _changing:
+            catalogue = self._indexed()
+            self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(nearest=None))
+            self._make_index = self._index = None
+            if index == "exact":
+                return self
+            self._catalogue = self._catalogue.with_index(made)
+            if made.follows_changes:
+                self._index = made
+            else:
+                self._make_index = functools.partial(make_index, index, **options)
         return self
 
     def search_with_faiss(self, string_factory: str = "Flat") -> "Recommender":
-        """Searches the catalogue with a FAISS index from now on, for millions of items.
-
-        Items that are added later are looked at one by one until they are an eighth of the catalogue; then, and when
-        as many have been removed, or the catalogue is encoded anew, the index is built again.
+        """Searches the catalogue with a FAISS index from now on: `search_with("faiss", string_factory=…)`.
 
         Args:
             string_factory: the kind of index, for FAISS's `index_factory`: `"Flat"` is exact, `"IVF4096,Flat"` and
@@ -502,10 +546,7 @@ class Recommender:
 
         Returns: itself.
         """
-        with _changing:
-            catalogue, self._faiss_factory = self._indexed(), string_factory
-            self._use(replace(catalogue, scorer=catalogue.scorer.replace(nearest=None)))
-        return self
+        return self.search_with("faiss", string_factory=string_factory)
 
     def recommend(
         self,
@@ -620,14 +661,22 @@ class Recommender:
             raise ValueError("there is no catalogue yet: call index(items) first")
         return self._catalogue
 
-    def _use(self, catalogue: Catalogue) -> None:
-        """Recommends from this catalogue from now on; without FAISS if an index is needed and cannot be built."""
+    def _use(self, catalogue: Catalogue, added: datasets.Dataset | None = None, removed: Sequence[str] = ()) -> None:
+        """Recommends from this catalogue from now on; without an index if one must be built and cannot be.
+
+        Args:
+            catalogue: the next one.
+            added, removed: columns of the items that came, and ids of those that went, for an index that follows.
+        """
         with _changing:
-            factory, self._faiss_factory = self._faiss_factory, None
+            if self._index is not None:
+                self._catalogue = catalogue.with_change_of(self._index, added, removed)
+                return
+            make, self._make_index = self._make_index, None
             try:
-                if factory is not None and catalogue.scorer.nearest is None:
-                    catalogue = catalogue.with_faiss(factory)
-                self._faiss_factory = factory
+                if make is not None and catalogue.scorer.nearest is None:
+                    catalogue = catalogue.with_index(make())
+                self._make_index = make
             finally:
                 self._catalogue = catalogue
 

@@ -12,6 +12,7 @@ from transformers import pipeline
 from modeling_transrec import Recommender, SequentialRecommendationPipeline, TransRecProcessor
 from modeling_transrec.serving import catalogue
 from modeling_transrec.serving.faiss_index import FaissIndex
+from modeling_transrec.serving.indexes import INDEXES
 
 
 NAME = "shop/recommender"
@@ -277,7 +278,7 @@ def test_faiss_follows_changes_and_is_rarely_built(is_rebuilt, recommender, item
     if is_rebuilt:
         monkeypatch.setattr(catalogue.Catalogue, "_rebuilt_if_due", catalogue.Catalogue.rebuilt)
     built = []
-    monkeypatch.setattr(catalogue, "FaissIndex", lambda *args: built.append(1) or FaissIndex(*args))
+    monkeypatch.setitem(INDEXES, "faiss", lambda **options: built.append(1) or FaissIndex(**options))
     recommender.index(items).search_with_faiss()
     first = {item["item_id"] for item in recommender.recommend(HISTORIES[0], k=12)}
     removed = sorted(first - {"i020", "i001", "i002", "i030"})

@@ -1,0 +1,159 @@
+"""An embedded index that is mapped into memory from a file: usearch."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..models.checkpoint_files import named_file
+from .item_index import as_rows
+
+
+_INDEX, _ITEMS = "index.usearch", "items.json"
+_ROWS_AT_A_TIME = 10_000
+_SMALL = 4096  # an index of fewer items is searched whole
+
+
+class UsearchIndex:
+    """
+    A graph of neighbours (HNSW) in this process, which follows changes; saved, it is read from its file as needed.
+
+    It finds most of the best items, not always all.
+
+    Args:
+        dtype: of the vectors in the graph: `"f32"`, `"f16"`, `"bf16"` or `"i8"`; scores are rounded likewise.
+        connectivity: neighbours of an item in the graph.
+        expansion_add: items looked at to find the neighbours of a new one.
+        expansion_search: items looked at for a query, at least; more find more of the best.
+
+    Raises:
+        ImportError: if usearch is not installed.
+    """
+
+    follows_changes = True
+
+    def __init__(
+        self, dtype: str = "f32", connectivity: int = 16, expansion_add: int = 128, expansion_search: int = 128
+    ):
+        try:
+            from usearch.index import Index
+        except ImportError as error:
+            raise ImportError("searching with usearch needs it: pip install modeling_transrec[usearch]") from error
+        self._make: Any = Index
+        self.options = {
+            "dtype": dtype,
+            "connectivity": connectivity,
+            "expansion_add": expansion_add,
+            "expansion_search": expansion_search,
+        }
+        self.checkpoint: str | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        self.index: Any = None
+        self._is_mapped = False
+        self._next = 0
+        self._ids: dict[int, str] = {}
+        self._keys: dict[str, int] = {}
+        self._columns: dict[str, dict] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, item_ids: Sequence[str], vectors: torch.Tensor, columns: pa.Table | None = None) -> None:
+        values = np.ascontiguousarray(vectors.float().cpu().numpy())
+        if self.index is None:
+            self.index = self._make(ndim=values.shape[1], metric="ip", **self.options)
+        if values.shape[1] != self.index.ndim:
+            raise ValueError(f"the index has vectors of width {self.index.ndim}; these have {values.shape[1]}")
+        self._columns |= dict(zip(item_ids, as_rows(columns, len(item_ids)), strict=True))
+        new = [place for place, item_id in enumerate(item_ids) if not self._has(item_id, values[place])]
+        if not new:
+            return
+        self._make_writable()
+        keys = np.arange(self._next, self._next + len(new))
+        before = [self._keys[item_ids[place]] for place in new if item_ids[place] in self._keys]
+        self._next += len(new)
+        self._ids |= {int(key): item_ids[place] for key, place in zip(keys, new, strict=True)}
+        self.index.add(keys, values[new], threads=torch.get_num_threads())
+        self._keys |= {item_ids[place]: int(key) for key, place in zip(keys, new, strict=True)}
+        for key in before:
+            self.index.remove(key)
+
+    def _has(self, item_id: str, vector: np.ndarray) -> bool:
+        """Returns whether an item is there with this very vector, which then need not be put in again."""
+        key = self._keys.get(item_id)
+        return key is not None and self.options["dtype"] == "f32" and np.array_equal(self.index.get(key), vector)
+
+    def _make_writable(self) -> None:
+        if self._is_mapped:
+            self.index, self._is_mapped = self.index.copy(), False
+
+    def remove(self, item_ids: Sequence[str]) -> None:
+        keys = [self._keys[item_id] for item_id in item_ids]
+        self._make_writable()
+        for item_id, key in zip(item_ids, keys, strict=True):
+            self.index.remove(key)
+            del self._keys[item_id], self._columns[item_id]
+
+    def search(
+        self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[torch.Tensor, list[list[str]]]:
+        found = [self._search_one(query, k, where) for query in queries.float().cpu().numpy()]
+        width = max((len(one) for one in found), default=0)
+        scores = torch.full((len(found), width), float("-inf"))
+        for row, one in enumerate(found):
+            scores[row, : len(one)] = torch.tensor([score for score, _ in one])
+        return scores.to(queries.device), [[item_id for _, item_id in one] for one in found]
+
+    def _search_one(self, query: np.ndarray, k: int, where: Mapping[str, Any] | None) -> list[tuple[float, str]]:
+        count, total = min(k, len(self)), len(self)
+        while count:
+            matches = self.index.search(query, count, exact=total < _SMALL)
+            pairs = zip((1 - matches.distances).tolist(), matches.keys.tolist(), strict=True)
+            found = [(score, self._ids[key]) for score, key in pairs]
+            found = [pair for pair in found if where is None or _passes(self._columns.get(pair[1], {}), where)]
+            if len(found) >= min(k, total) or count == total or len(matches) < count:
+                return found[:k]
+            count = min(2 * count, total)
+        return []
+
+    def item_ids(self) -> list[str]:
+        return [*self._keys]
+
+    def rows(self) -> Iterator[tuple[list[str], torch.Tensor, pa.Table]]:
+        item_ids = self.item_ids()
+        for start in range(0, len(item_ids), _ROWS_AT_A_TIME):
+            some = item_ids[start : start + _ROWS_AT_A_TIME]
+            vectors = np.stack([self.index.get(self._keys[item_id]) for item_id in some])
+            yield some, torch.from_numpy(vectors), pa.Table.from_pylist([self._columns[one] for one in some])
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"checkpoint": self.checkpoint, "options": self.options, "columns": self._columns, "keys": self._keys}
+        names = _INDEX, _ITEMS
+        if self.index is not None:
+            self.index.save(str(folder / f"{_INDEX}.unfinished"))
+        (folder / f"{_ITEMS}.unfinished").write_text(json.dumps(facts, default=str), encoding="utf-8")
+        for name in names:
+            (folder / f"{name}.unfinished").replace(folder / name)
+
+    def load(self, folder: Path) -> None:
+        with named_file(str(folder / _ITEMS)):
+            facts = json.loads((folder / _ITEMS).read_text(encoding="utf-8"))
+            self.checkpoint, self.options = facts["checkpoint"], facts["options"]
+            self._keys, self._columns = facts["keys"], facts["columns"]
+            self._ids = {key: item_id for item_id, key in self._keys.items()}
+            self._next = max(self._ids, default=-1) + 1
+        with named_file(str(folder / _INDEX)):
+            self.index, self._is_mapped = self._make.restore(str(folder / _INDEX), view=True), True
+
+
+def _passes(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Returns whether an item's columns have the wanted values."""
+    wanted = {name: value if isinstance(value, list | tuple) else [value] for name, value in where.items()}
+    return all(any(row.get(name) == one for one in values) for name, values in wanted.items())

