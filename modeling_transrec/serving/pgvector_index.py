@@ -144,8 +144,8 @@ class PgvectorIndex:
             if not found:
                 return
             item_ids, vectors, columns = zip(*found, strict=True)
-            vectors = torch.stack([torch.tensor(_as_list(vector)) for vector in vectors])
-            yield [*item_ids], vectors, pa.Table.from_pylist([*columns])
+            stacked = torch.tensor([_as_list(vector) for vector in vectors])
+            yield [*item_ids], stacked, pa.Table.from_pylist([*columns])
             last = item_ids[-1]
 
     def save(self, folder: Path) -> None:

@@ -518,12 +518,10 @@ class Recommender:
             ImportError: if a package is missing.
             ValueError: if there is no such index, or it has vectors of another checkpoint.
         """
-        if isinstance(index, str):
-            made = make_index(index, **options)
-        elif options or not index.follows_changes:
+        make = functools.partial(make_index, index, **options) if isinstance(index, str) else None
+        made: Any = index if make is None else make()
+        if make is None and (options or not made.follows_changes):
             raise ValueError("an index of one's own must follow changes and takes no options; name the others")
-        else:
-            made = index
         with _changing:
             catalogue = self._indexed()
             self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(nearest=None))
@@ -534,7 +532,7 @@ class Recommender:
             if made.follows_changes:
                 self._index = made
             else:
-                self._make_index = functools.partial(make_index, index, **options)
+                self._make_index = make
         return self
 
     def search_with_faiss(self, string_factory: str = "Flat") -> "Recommender":
