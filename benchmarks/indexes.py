@@ -1,6 +1,6 @@
 """Indexes of a recommender beside a bare matrix-vector product and top-k: how fast they are, and what they find.
 
-    OMP_NUM_THREADS=1 python benchmarks/indexes.py speed --num_items 10000 100000 1000000
+    OMP_NUM_THREADS=1 python benchmarks/indexes.py speed --num_items 10000 100000 1000000 --rounds 85
     OMP_NUM_THREADS=1 python benchmarks/indexes.py quality --datasets Industrial --data_dir DATA \\
         --text_model_name_or_path MODEL
     python benchmarks/indexes.py page
@@ -13,6 +13,7 @@ index changes it. `quality` ranks the test split of real data by content kNN. Re
 
 import argparse
 import json
+import textwrap
 import time
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def quality(args: argparse.Namespace) -> None:
                 gains.append(1 / np.log2(2 + ids.index(target)) if target in ids else 0.0)
                 hits.append(len({one["item_id"] for one in best} & set(ids)) / K)
                 seconds.append(spent)
-            value = {"NDCG@10": round(np.mean(gains), 4), "recall@10": round(np.mean(hits), 4)}
+            value = {"NDCG@10": round(float(np.mean(gains)), 4), "recall@10": round(float(np.mean(hits)), 4)}
             value["p50 ms"] = float(f"{np.median(seconds):.3g}")
             add(f"{dataset}, {len(items):,} items, {len(users):,} users", name, value)
 
@@ -126,7 +127,7 @@ def page(args: argparse.Namespace) -> None:
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         lines += ["", f"## {section}", "", f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
         lines += [f"| {key} | {' | '.join(str(row.get(name, '')) for name in names)} |" for key, row in rows.items()]
-    lines += ["", "```bash", *(__doc__ or "").split("\n\n")[1].replace("    ", "", 1).split("\n"), "```"]
+    lines += ["", "```bash", textwrap.dedent((__doc__ or "").split("\n\n")[1]), "```"]
     RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
