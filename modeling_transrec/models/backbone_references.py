@@ -8,8 +8,8 @@ configurations: `_name_or_path` and, in memory only, `_commit_hash`.
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -152,11 +152,21 @@ def load_references(model: "TransRecPreTrainedModel", saved: Iterable[str], wher
     model.config.backbone_references = None
 
 
+def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yields the plain tensors that one is made of: itself, or those of torchao's quantised ones."""
+    if not type(tensor).__module__.startswith("torchao."):
+        yield tensor
+        return
+    for name in cast(Any, tensor).__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
+
+
 def add_tensors(digest, tensors: Mapping[str, torch.Tensor]) -> None:
     """Adds names, types, shapes and values of tensors to a digest of `hashlib`."""
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for part in _plain_tensors(tensor.detach()):
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
