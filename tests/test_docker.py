@@ -66,7 +66,10 @@ def test_the_services_are_started_with_options_that_there_are():
     entrypoint = json.loads(re.search(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE.read_text(), flags=re.MULTILINE)[1])
     given = {word.removeprefix("--") for word in [*entrypoint, *services["transrec"]["command"]] if word[:2] == "--"}
     assert given <= ServeArguments.__dataclass_fields__.keys()
-    assert services["transrec"]["build"] == {"context": "..", "dockerfile": "docker/Dockerfile"}
+    build, setup = services["transrec"]["build"], configparser.ConfigParser()
+    assert (build["context"], build["dockerfile"]) == ("..", "docker/Dockerfile")
+    setup.read(ROOT / "setup.cfg")
+    assert {*build["args"]["EXTRAS"].split(",")} <= {*setup["options.extras_require"]}
     assert all(port.startswith("127.0.0.1:") for port in services["transrec"]["ports"])
     mine, theirs = (services[name]["environment"] for name in ("transrec", "database"))
     for name in ("DB", "USER", "PASSWORD"):
