@@ -25,7 +25,7 @@ def load(request, tmp_path_factory):
     name, options = CASES[request.param]
     if options:
         folder = tmp_path_factory.mktemp("tables")
-        rows = [f"u{n % 30},i{n * n % 23},{n},{1 + n % 5}" for n in range(400)]
+        rows = [f"u{n % 30},i{n * 7 % 23},{n},{1 + n % 5}" for n in range(400)]
         (folder / "X_interactions.csv").write_text("\n".join(["user_id,item_id,timestamp,rating", *rows]) + "\n")
         titles = [f"i{n},Title {n}" for n in range(23)]
         (folder / "X_items.csv").write_text("\n".join(["item_id,title", *titles]) + "\n")
