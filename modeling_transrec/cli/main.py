@@ -22,6 +22,10 @@ COMMANDS = {
     "transfer": ("modeling_transrec.cli.transfer", "Compare what pretraining on one data set gives on another."),
     "benchmark": ("modeling_transrec.cli.benchmark", "Run a suite: data sets, models and seeds, with statistics."),
     "leaderboard": ("modeling_transrec.cli.leaderboard", "Make a page of results, or check what others sent."),
+    "convert": (
+        "modeling_transrec.cli.convert",
+        "Convert a checkpoint of NineRec's authors to one of ours.",
+    ),
     "prepare-data": ("modeling_transrec.ninerec.tools.export", "Convert your tables to Parquet files with a card."),
     "validate": ("modeling_transrec.ninerec.tools.validate", "List every problem of raw files, with file and line."),
     "describe": ("modeling_transrec.ninerec.tools.describe", "Print the statistics of data sets."),

@@ -96,6 +96,9 @@ class TransRecConfig(PretrainedConfig):
             Width of the user encoder's layers beside that sum; by default `hidden_size`.
         max_seq_len (`int`, defaults to 20):
             Longest history `L` that the user encoder reads, in items; older items are cut off.
+        padding_embedding (`bool`, defaults to `False`):
+            Whether histories that are shorter start with a learned vector in place of items, which GRU4Rec and
+            NextItNet then read, as in NineRec's code; its checkpoints need it.
         text_pooling (`str`, *optional*):
             How token vectors become one: the first (`"cls"`), their mean, the last, or the mean of the first and the
             last layer's (`"first_last"`). By default the backbone's usual one: `"cls"` for encoders, `"mean"` for
@@ -187,6 +190,7 @@ class TransRecConfig(PretrainedConfig):
     history_decay: float | int | None = option(None, above=0, at_most=1)
     user_hidden_size: int | None = option(None, at_least=1, at_most=2**16)
     max_seq_len: int = option(20, at_least=1, at_most=2**20)
+    padding_embedding: bool = False
     text_pooling: str | None = option(None, TEXT_POOLINGS)
     image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
     image_mean: list[float] | None = None
@@ -329,6 +333,12 @@ class TransRecConfig(PretrainedConfig):
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} reads both sides of an item, so that "
                 f"objective={self.objective!r} would show it what it is to predict; leave objective out"
+            )
+        if self.padding_embedding and not user_encoder.supports_padding:
+            able = [name for name, encoder in USER_ENCODERS.items() if encoder.supports_padding]
+            raise ValueError(
+                f"padding_embedding is for user encoders that read what stands before a history, {_listed(able)}; "
+                f"user_encoder_type={self.user_encoder_type!r} does not: leave it out"
             )
         if user_encoder.reads_user_ids and self.num_users is None:
             raise ValueError(

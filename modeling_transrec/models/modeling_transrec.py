@@ -173,8 +173,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.GRU):
             for weight in module.parameters():
                 init.xavier_uniform_(weight)
-        elif isinstance(module, UserEncoder) and module.mask_embedding is not None:
-            init.normal_(module.mask_embedding, std=0.02)
+        elif isinstance(module, UserEncoder):
+            for vector in (module.mask_embedding, module.padding_embedding):
+                if vector is not None:
+                    init.normal_(vector, std=0.02)
         if hasattr(module, "init_own_weights"):
             module.init_own_weights()
 

@@ -41,6 +41,7 @@ class UserEncoder(nn.Module):
             `config.objective="masked_item"`, and then has a learned `mask_embedding` `(D,)` in place of such items.
         default_objective: The objective if the configuration names none.
         reads_user_ids: Whether it has a table of user ids, and reads `histories.user_ids`.
+        supports_padding: Whether it can read padding as an item, with `config.padding_embedding`.
         layer_class: The class of its layers, which are never split over devices.
     """
 
@@ -48,12 +49,14 @@ class UserEncoder(nn.Module):
     supports_masked_item: ClassVar[bool] = False
     default_objective: ClassVar[str] = "next_item"
     reads_user_ids: ClassVar[bool] = False
+    supports_padding: ClassVar[bool] = False
     layer_class: ClassVar[type[nn.Module]]
 
     def __init__(self, config: TransRecConfig):
         super().__init__()
         self.predicts_masked_items = config.objective == "masked_item"
         self.mask_embedding = nn.Parameter(torch.empty(config.width)) if self.predicts_masked_items else None
+        self.padding_embedding = nn.Parameter(torch.empty(config.user_width)) if config.padding_embedding else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
@@ -82,6 +85,7 @@ class ResidualUserEncoder(UserEncoder):
         self.decay: Any = config.history_decay  # never None with this user encoder
         self.inner = USER_ENCODERS[config.user_encoder_type](config)
         self.inner.mask_embedding = None  # this one's stands in the histories
+        self.padding_embedding = None  # the inner one's is read
         self.layer_class = self.inner.layer_class  # type: ignore[misc]  # one class wraps all
         narrows = config.user_width != config.width
         self.down = nn.Linear(config.width, config.user_width, bias=False) if narrows else nn.Identity()
@@ -258,17 +262,37 @@ class LiGRUserEncoder(TransformerUserEncoder):
 
 
 class StackedUserEncoder(UserEncoder):
-    """Base of the user encoders whose layers, in `layers`, read padded states `(B, L, D)` and their mask `(B, L)`."""
+    """Base of the user encoders whose layers, in `layers`, read padded states `(B, L, D)` and their mask `(B, L)`.
 
+    With `config.padding_embedding` each history starts with that learned vector `(D,)`, up to `max_seq_len` items, as
+    NineRec's code has it.
+    """
+
+    supports_padding = True
     layers: nn.ModuleList
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        self.max_seq_len = config.max_seq_len
+
+    def embed(self, item_embeddings: torch.Tensor) -> torch.Tensor:
+        """Makes the first layer's input from item embeddings, both `(B, L, D)`."""
+        return self.dropout(item_embeddings)
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        hidden = self.dropout(item_embeddings)
+        mask, num_before = histories.mask, 0
+        if self.padding_embedding is not None:
+            num_before = max(self.max_seq_len - mask.shape[1], 0)
+            before = self.padding_embedding.expand(len(mask), num_before, -1)
+            filled = item_embeddings.where(mask[:, :, None], self.padding_embedding)
+            item_embeddings = torch.cat([before, filled], dim=1)
+            mask = torch.ones_like(item_embeddings[:, :, 0], dtype=torch.bool)
+        hidden = self.embed(item_embeddings)
         for layer in self.layers:
-            histories.record(hidden)
-            hidden = layer(hidden, histories.mask)
-        return hidden
+            histories.record(hidden[:, num_before:])
+            hidden = layer(hidden, mask)
+        return hidden[:, num_before:]
 
 
 class NextItNetLayer(GradientCheckpointingLayer):
@@ -281,7 +305,7 @@ class NextItNetLayer(GradientCheckpointingLayer):
         self.convolutions = nn.ModuleList(
             [nn.Conv1d(width, width, kernel_size, dilation=d) for d in (dilation, 2 * dilation)]
         )
-        self.layer_norms = nn.ModuleList([nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(2)])
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(width, eps=1e-8) for _ in range(2)])
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         inner = hidden
@@ -308,6 +332,10 @@ class NextItNetUserEncoder(StackedUserEncoder):
         self.layers = nn.ModuleList(
             [NextItNetLayer(config, dilation) for _ in range(config.num_hidden_layers) for dilation in (1, 4)]
         )
+
+    def embed(self, item_embeddings: torch.Tensor) -> torch.Tensor:
+        """Leaves item embeddings `(B, L, D)` as they are: NineRec's form has no dropout on them."""
+        return item_embeddings
 
 
 class GRU4RecLayer(GradientCheckpointingLayer):

@@ -65,6 +65,7 @@ def test_overrides_at_loading_are_checked(tmp_path):
         ({"user_encoder_type": "sasrec", "objective": "masked_item"}, "both sides .* 'bert4rec', 'ligr'; .*'sasrec'"),
         ({"user_encoder_type": "bert4rec", "objective": "next_item"}, "'bert4rec' reads both sides"),
         ({"user_encoder_type": "dssm"}, "'dssm' needs num_users"),
+        ({"padding_embedding": True}, "'nextitnet', 'gru4rec'; user_encoder_type='sasrec' does not: leave it out"),
         ({"num_users": 3}, "'sasrec' has no table of user ids; leave out num_users"),
         ({"loss_type": "bce", "gather_negatives": True}, "option of loss_type='in_batch', not of 'bce'"),
         ({"fusion": "add"}, "Known are 'sum', 'concat'"),
