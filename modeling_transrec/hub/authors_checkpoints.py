@@ -367,7 +367,8 @@ class _Conversion:
     def load_backbone(self, config, weights: Weights) -> PreTrainedModel:
         """Loads their weights as transformers does, which knows the names of its own earlier versions."""
         kwargs = pooler_free_kwargs(config)
-        backbone, info = type(build_backbone(config)).from_pretrained(
+        backbone_class: Any = type(build_backbone(config))
+        backbone, info = backbone_class.from_pretrained(
             None, config=config, state_dict=weights, output_loading_info=True, dtype="float32", **kwargs
         )
         for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
