@@ -151,7 +151,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
     """
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        known = [(_Anything, name) for name in unsafe if name.startswith("REC.")]  # PixelRec's options
+        known: list[Any] = [(_Anything, name) for name in unsafe if name.startswith("REC.")]  # PixelRec's options
         with torch.serialization.safe_globals(known):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
