@@ -280,6 +280,90 @@ def released_cases() -> Iterator[Case]:
         },
         {"columns": {"item_id": "parent_asin"}},
     )
+
+    def long(one: str) -> str:
+        return one.ljust(10 if one.startswith("B") else 14, "0")
+
+    headerless = [(long(user), long(item), float(rating), time) for user, item, rating, time in rated]
+    named = {"X_items.csv": delimited(["item_id", "title"], [(long(item), title) for item, title in ITEMS]).encode()}
+    by_item = [(item, user, *rest) for user, item, *rest in headerless]
+    for year, rows in (("2014", headerless), ("2018", by_item)):
+        table = {"X_interactions.csv": delimited(None, rows).encode()}
+        yield Case(f"Amazon Reviews {year}", "ratings only, without a header", {**table, **named}, ids=long)
+    described = [(item, title, "Brand", ["B001"]) for item, title in ITEMS]
+    yield Case(
+        "Amazon Reviews 2018",
+        "JSON lines, no columns named, related items",
+        {
+            "X_interactions.json": json_lines(reviews, texts).encode(),
+            "X_items.json": json_lines(["asin", "title", "brand", "also_buy"], described).encode(),
+        },
+    )
+    yield Case(
+        "MovieLens, u.data and u.item",
+        "renamed",
+        {
+            "X_interactions.tsv": delimited(None, votes, "\t").encode(),
+            "X_items.txt": "".join(
+                f"{one}|{title}|01-Jan-1995||http://example.org/{one}|0|1|0\n" for one, title, _ in movies
+            ).encode("latin-1"),
+        },
+        {"encoding": "latin-1"},
+        ids=numbered,
+        may_be_refused=True,  # a title has commas
+    )
+    yield Case(
+        "KuaiRec",
+        "big_matrix and captions",
+        {
+            "X_interactions.csv": delimited(
+                "user_id video_id play_duration video_duration time date timestamp watch_ratio".split(),
+                [
+                    (number[u], number[i], 900, 1000, str(datetime.datetime.fromtimestamp(t)), 20200705, t + 0.25, 0.9)
+                    for u, i, t in triples
+                ],
+            ).encode(),
+            "X_items.csv": delimited(
+                ["video_id", "manual_cover_text", "caption", "topic_tag"],
+                [(number[item], "UNKNOWN", title, "[]") for item, title in ITEMS],
+            ).encode(),
+        },
+        ids=numbered,
+    )
+    yield Case(
+        "Steam",
+        "reviews and games, JSON lines",
+        {
+            "X_interactions.jsonl": json_lines(
+                ["username", "hours", "product_id", "date", "text"],
+                [
+                    (u, 13.1, number[i], str(datetime.datetime.fromtimestamp(t, datetime.UTC).date()), "good")
+                    for u, i, t in triples
+                ],
+            ).encode(),
+            "X_items.jsonl": json_lines(
+                ["id", "app_name", "release_date"], [(number[item], title, "2017-12-24") for item, title in ITEMS]
+            ).encode(),
+        },
+        ids=lambda one: one if one in USERS else number[one],
+    )
+    added = "%a %b %d %H:%M:%S -0000 %Y"
+    yield Case(
+        "Goodreads",
+        "as released",
+        {
+            "X_interactions.jsonl": json_lines(
+                ["user_id", "book_id", "rating", "date_added", "date_updated", "read_at"],
+                [
+                    (u, i, r, datetime.datetime.fromtimestamp(t, datetime.UTC).strftime(added), "", "")
+                    for u, i, r, t in rated
+                ],
+            ).encode(),
+            "X_items.jsonl": json_lines(
+                ["book_id", "title", "title_without_series"], [(item, title, title) for item, title in ITEMS]
+            ).encode(),
+        },
+    )
     yield Case(
         "RecBole",
         ".inter and .item",
