@@ -300,7 +300,7 @@ def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
 
     >>> suite = read_suite("sample")
     >>> [*suite.datasets], len(suite.tasks()) > 10
-    (['Sample_Target'], True)
+    (['Sample_Target', 'Sample_Target by time'], True)
     """
     shipped = {path.stem: path for path in SUITES.glob("*.yaml")}
     path = shipped.get(name, Path(name))

@@ -5,6 +5,7 @@ Everything that reads such models then encodes items: vector databases, LangChai
 Shapes: `H` width of the backbone, `D` hidden size.
 """
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def _token_modules(model: TransRecPreTrainedModel, processor: TransRecProcessor,
     pooling = model.config.text_pooling or default_text_pooling(model.config.text_config.model_type)
     options = {"output_hidden_states": True} if encoder.pooling.averages_layers else {}
     backbone.save_pretrained(aside)
-    processor.tokenizer.save_pretrained(aside)
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer._set_processor_class(None)  # else the tokenizer of a saved processor is read as that processor
+    tokenizer.init_kwargs.pop("processor_class", None)
+    tokenizer.save_pretrained(aside)
     transformer = modules.Transformer(
         aside,
         config_kwargs=options,
