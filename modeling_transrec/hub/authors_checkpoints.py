@@ -331,7 +331,7 @@ class _Conversion:
             self.check(name is None, "it has no text backbone; leave out --text_model_name_or_path")
             return
         self.check(name, "its text backbone's configuration is not in the file; give --text_model_name_or_path")
-        self.backbones["text"] = self.load_backbone(AutoConfig.from_pretrained(name), weights)
+        self.backbones["text"] = self.restore_backbone(AutoConfig.from_pretrained(name), weights)
         self.parts |= {"tokenizer": AutoTokenizer.from_pretrained(name), "language": language}
         self.parts["max_text_length"] = MAX_TEXT_LENGTH
         self.fields |= {"text_config": self.backbones["text"].config, "text_pooling": text_pooling}
@@ -349,7 +349,7 @@ class _Conversion:
         config = AutoConfig.from_pretrained(name)
         if config.model_type == "timm_wrapper":
             weights = {f"timm_model.{name}": tensor for name, tensor in weights.items()}
-        self.backbones["image"] = self.load_backbone(config, weights)
+        self.backbones["image"] = self.restore_backbone(config, weights)
         self.parts["image_processor"] = ViTImageProcessorPil(
             size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
             resample=2,  # bilinear
@@ -364,7 +364,7 @@ class _Conversion:
         }
         self.read_head("image", head)
 
-    def load_backbone(self, config, weights: Weights) -> PreTrainedModel:
+    def restore_backbone(self, config, weights: Weights) -> PreTrainedModel:
         """Loads their weights as transformers does, which knows the names of its own earlier versions."""
         kwargs = pooler_free_kwargs(config)
         backbone_class: Any = type(build_backbone(config))
