@@ -113,11 +113,17 @@ class TransRecConfig(PretrainedConfig):
             Standard deviation by which they are normalised; by default 0.5.
         item_projection (`str`, defaults to `"gelu"`):
             How a backbone's features become item embeddings, a row of [`PROJECTIONS`]; the default is the paper's.
-            `"whitened"` starts at the features themselves, so that with `history_decay` an untrained model is content
-            kNN; ids beside it start from zero.
+            `"moe"` is UniSRec's adaptor. `"whitened"` starts at the features themselves, so that with `history_decay`
+            an untrained model is content kNN; ids beside it start from zero.
         whitening_power (`float`, defaults to 0.75):
             Of the standard deviations by which the principal axes of a catalogue's features are divided, for
             `item_projection="whitened"`: 0 only centres them, 1 whitens them.
+        num_experts (`int`, defaults to 8):
+            Whitening experts of `item_projection="moe"`.
+        expert_dropout_prob (`float`, defaults to 0.2):
+            Dropout on the features that each of these experts reads.
+        gate_noise (`bool`, defaults to `True`):
+            Whether the gate that mixes these experts has noise of a learned size in training.
         fusion (`str`, defaults to `"sum"`):
             How text and image become one vector, a row of [`FUSIONS`].
         fusion_weights (`list[float]`, *optional*):
@@ -197,6 +203,9 @@ class TransRecConfig(PretrainedConfig):
     image_std: list[float] | None = None
     item_projection: str = option("gelu", PROJECTIONS)
     whitening_power: float | int = option(0.75, at_least=0, at_most=1)
+    num_experts: int = option(8, at_least=1, at_most=2**10)
+    expert_dropout_prob: float | int = option(0.2, at_least=0, below=1)
+    gate_noise: bool = True
     fusion: str = option("sum", FUSIONS)
     fusion_weights: list[float] | None = None
     id_fusion: str = option("sum", ("sum", "concat"))

@@ -7,7 +7,7 @@ sound), `D` hidden size, `H` width of a backbone.
 import functools
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class LinearGelu(nn.Sequential):
     """
 
     starts_at_content = False  # whether the features' cosines are kept at first, see [`WhitenedProjection`]
+    options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that it reads
 
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
         super().__init__(nn.Linear(width, hidden_size), nn.GELU())
@@ -41,6 +42,7 @@ class LinearProjection(nn.Linear):
     """A linear layer, which keeps the features' geometry for `normalize_scores`. Arguments as in [`LinearGelu`]."""
 
     starts_at_content = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
         super().__init__(width, hidden_size)
@@ -73,6 +75,7 @@ class WhitenedProjection(nn.Module):
     """
 
     starts_at_content = True
+    options: ClassVar[tuple[str, ...]] = ("whitening_power",)
 
     mean: torch.Tensor
     matrix: torch.Tensor
@@ -152,11 +155,79 @@ class WhitenedProjection(nn.Module):
         return whitened + self.residual(whitened)
 
 
+class WhiteningExpert(nn.Module):
+    """Centres features by a learned mean and maps them without a bias, `W (dropout(x) - b)`: parametric whitening."""
+
+    def __init__(self, width: int, hidden_size: int, dropout_prob: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout_prob)
+        self.mean = nn.Parameter(torch.zeros(width))
+        self.linear = nn.Linear(width, hidden_size, bias=False)
+
+    def init_own_weights(self) -> None:
+        """Starts at a mean of zero."""
+        init.zeros_(self.mean)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Maps `(…, H)` to `(…, D)`."""
+        return self.linear(self.dropout(features) - self.mean)
+
+
+class MixtureOfExperts(nn.Module):
+    """Mixes whitening experts with weights that depend on the features: UniSRec's adaptor.
+
+    Choose it for a frozen text backbone that is to serve several platforms: a gate chooses for each item how much each
+    of `num_experts` linear maps counts. All experts weigh the same at first. In training, noise of a learned size is
+    added to the gate's scores, so that no expert is left out early.
+
+    Papers: Hou et al., "Towards Universal Sequence Representation Learning for Recommender Systems" (UniSRec), KDD
+    2022; for the noisy gate Shazeer et al., "Outrageously Large Neural Networks", ICLR 2017.
+
+    Args:
+        width: `H`.
+        hidden_size: `D`.
+        config: the model's, with `num_experts`, `expert_dropout_prob` and `gate_noise`.
+
+    Example:
+
+    >>> from modeling_transrec import TransRecConfig
+    >>> config = TransRecConfig(num_items=1, item_projection="moe", num_experts=2)
+    >>> MixtureOfExperts(4, 3, config)(torch.zeros(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    starts_at_content = False
+    options: ClassVar[tuple[str, ...]] = ("num_experts", "expert_dropout_prob", "gate_noise")
+
+    def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
+        super().__init__()
+        experts = [WhiteningExpert(width, hidden_size, config.expert_dropout_prob) for _ in range(config.num_experts)]
+        self.experts = nn.ModuleList(experts)
+        self.gate = LinearFromZero(width, config.num_experts)
+        self.noise = LinearFromZero(width, config.num_experts) if config.gate_noise else None
+
+    def weights(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns what each expert counts, `(…, num_experts)`, of features `(…, H)`."""
+        scores = self.gate(features)
+        if self.noise is not None and self.training:
+            scores = scores + torch.randn_like(scores) * (F.softplus(self.noise(features)) + 0.01)
+        return scores.softmax(dim=-1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Maps `(…, H)` to `(…, D)`."""
+        embeddings: list[torch.Tensor] = [expert(features) for expert in self.experts]
+        weights = self.weights(features).split(1, dim=-1)
+        return functools.reduce(operator.add, map(operator.mul, weights, embeddings))
+
+
 # Name → the map from features of width `H` to embeddings of width `D`; "gelu" is the paper's.
-PROJECTIONS: dict[str, type[LinearGelu] | type[LinearProjection] | type[WhitenedProjection]] = {
+PROJECTIONS: dict[
+    str, type[LinearGelu] | type[LinearProjection] | type[WhitenedProjection] | type[MixtureOfExperts]
+] = {
     "gelu": LinearGelu,
     "linear": LinearProjection,
     "whitened": WhitenedProjection,
+    "moe": MixtureOfExperts,
 }
 
 

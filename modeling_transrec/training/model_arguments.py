@@ -227,6 +227,7 @@ CHANGEABLE_FIELDS = (
     "item_dropout_prob",
     "id_dropout_prob",
     "whitening_power",
+    "expert_dropout_prob",
     "loss_type",
     "num_negatives",
     "negative_sampling",

@@ -24,6 +24,7 @@ from ..models.losses import LOSSES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.multimodal_encoders import reads_last_position
 from ..models.processing_transrec import TransRecProcessor, train_tokenizer
+from ..models.projections import PROJECTIONS
 from ..models.sentence_folders import read_item_prefix
 from ..models.user_encoders import USER_ENCODERS
 from .model_arguments import CHANGEABLE_FIELDS, ModelArguments
@@ -220,7 +221,6 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "fusion_weights": encoder.fusion is not None,
         "id_fusion": encoder.id_fusion is not None,
         "id_dropout_prob": encoder.id_fusion is not None,
-        "whitening_power": bool(encoder.whitened),
         "text_pooling": encoder.text is not None,
         "image_pooling": encoder.image is not None,
         "image_size": has_image,
@@ -234,11 +234,15 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "negative_sampling": loss.samples,
         "gbce_t": "gbce_t" in loss.options,
     }
+    has_projection, projection = set(encoder.modalities) != {"id"}, PROJECTIONS[config.item_projection]
+    for name in {name for row in PROJECTIONS.values() for name in row.options}:
+        reads[name] = has_projection and name in projection.options
     defaults = TransRecConfig().to_dict()
     for name, is_read in reads.items():
         value = getattr(args, name)
         if value is not None and not is_read and value != defaults.get(name):
             raise ValueError(
-                f"--{name} {value} has no effect on a model of {config.modality} with loss_type={config.loss_type!r} "
-                f"and objective={config.objective!r}; leave it out"
+                f"--{name} {value} has no effect on a model of {config.modality} with item_projection="
+                f"{config.item_projection!r}, loss_type={config.loss_type!r} and objective={config.objective!r}; "
+                "leave it out"
             )

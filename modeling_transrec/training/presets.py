@@ -17,12 +17,15 @@ Sources of the numbers:
   `--vision_model_name_or_path`, and a model that starts as content kNN; it transfers. `recommended-text-id`: an id
   table beside the text, for a catalogue that is known and warm. Run 2026-11, with all-MiniLM-L6-v2:
   `benchmarks/results/transfer.md`. The transitions of the platform are added to their scores.
+- Those of other published systems: [`~training.system_presets`].
 """
 
 import difflib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .system_presets import SYSTEM_PRESETS
 
 
 Options = dict[str, Any]
@@ -174,6 +177,7 @@ PRESETS: dict[str, Options] = {
     "recommended-image": {**_RECOMMENDED_CONTENT, "modality": "image"},
     "recommended-text-id": {**_RECOMMENDED_TEXT, "modality": "text+id", "id_dropout_prob": 0.5},
     "recommended-id": _RECOMMENDED_ID,
+    **SYSTEM_PRESETS,
 }
 
 

@@ -1,5 +1,7 @@
 """Projections: one row each, and the learned embedding of content that an item lacks."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,8 @@ from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendatio
 from modeling_transrec.models import projections
 from modeling_transrec.models.projections import PROJECTIONS, Projection
 
-from ..tiny import tiny_config
+from ..checks import perturb
+from ..tiny import SIZE, make_batch, tiny_config
 
 
 @pytest.mark.parametrize(("name", "activation"), [("gelu", F.gelu), ("linear", lambda values: values)])
@@ -25,9 +28,45 @@ def test_each_row_is_the_map_that_its_name_says(name, activation):
     torch.testing.assert_close(placed, torch.stack([expected[2], torch.full((8,), 7.0), expected[0], expected[2]]))
 
 
+def test_experts_equal_a_loop_over_items_and_experts():
+    config = TransRecConfig(num_items=3, hidden_size=8, item_projection="moe", num_experts=3)
+    layers = perturb(Projection(5, config)).eval().layers
+    features = torch.randn(4, 5)
+    for one, found in zip(features, layers(features), strict=True):
+        scores = [float(layers.gate.weight[number] @ one) for number in range(3)]
+        shares = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+        parts = [expert.linear.weight @ (one - expert.mean) for expert in layers.experts]
+        torch.testing.assert_close(found, sum(share * part for share, part in zip(shares, parts, strict=True)))
+
+
+def test_the_gate_is_even_at_first_and_its_noise_is_for_training_only():
+    config = TransRecConfig(num_items=3, hidden_size=8, item_projection="moe", num_experts=3, expert_dropout_prob=0.0)
+    model = TransRecForSequentialRecommendation(
+        TransRecConfig(text_config={"model_type": "bert", **SIZE}, item_projection="moe", num_experts=3)
+    )
+    weights = model.item_encoder.text.projection.layers.eval().weights(torch.randn(4, 12))
+    assert torch.equal(weights, torch.full((4, 3), 1 / 3))
+    layers, features = perturb(Projection(5, config)).layers, torch.randn(4, 5)
+    torch.manual_seed(0)
+    noise = torch.randn(4, 3) * (F.softplus(features @ layers.noise.weight.T) + 0.01)
+    torch.manual_seed(0)
+    expected = (features @ layers.gate.weight.T + noise).softmax(-1)
+    torch.testing.assert_close(layers.train().weights(features), expected)
+    still = layers.eval().weights(features)
+    assert torch.equal(still, layers.weights(features)) and not torch.allclose(still, expected)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_every_part_of_a_row_learns(name, make_model, make_collator, histories):
+    model = perturb(make_model("text", item_projection=name)).train()
+    model(**make_batch(model, make_collator, "text", histories)).loss.backward()
+    for parameter, weight in model.item_encoder.text.projection.layers.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, parameter
+
+
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_every_row_is_saved_and_loaded(name, tokenizer, tmp_path):
-    model = TransRecForSequentialRecommendation(tiny_config("text", tokenizer, item_projection=name)).eval()
+    model = perturb(TransRecForSequentialRecommendation(tiny_config("text", tokenizer, item_projection=name))).eval()
     model.save_pretrained(tmp_path)
     loaded = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
     texts = {"input_ids": torch.tensor([[2, 7, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
@@ -36,7 +75,7 @@ def test_every_row_is_saved_and_loaded(name, tokenizer, tmp_path):
 
 def test_a_new_row_needs_no_other_change(monkeypatch, tokenizer):
     class Scaled(nn.Module):
-        starts_at_content = False
+        starts_at_content, options = False, ()
 
         def __init__(self, width: int, hidden_size: int, config: TransRecConfig):
             super().__init__()
