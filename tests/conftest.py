@@ -163,7 +163,8 @@ def make_collator(items, histories, processor_of, prepared_items):
         config = TransRecConfig(num_items=NUM_ITEMS, **fields) if model is None else model.config
         user_index = np.arange(NUM_USERS) if config.num_users is not None else None
         counts = count_interactions(histories, len(items))
-        return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, user_index, seed)
+        options = {"user_index": user_index, "seed": seed, "histories": histories}
+        return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, **options)
 
     return make
 

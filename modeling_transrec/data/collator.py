@@ -10,12 +10,15 @@ import datasets
 import numpy as np
 import torch
 
+from ..models.auxiliary_losses import AUXILIARY_LOSSES
 from ..models.batch import IGNORE_INDEX, MASK_INDEX, PADDING_INDEX
 from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.processing_transrec import TransRecProcessor
+from ..models.views import AUGMENTATIONS
 from .loading import CONTEXT, left_pad
 from .platforms import PlatformRanges
+from .same_targets import SameTargets
 
 
 class TransRecDataCollator:
@@ -36,13 +39,14 @@ class TransRecDataCollator:
         seed: of negatives and masks.
         platforms: of the items, where they are of several.
         mixes_platforms: whether a batch has users of several platforms, so that items of all are negatives.
+        histories: those of all training users, among which the auxiliary loss `"same_target"` draws.
 
     Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`, with
     `"num_context"` where so many items at the history's beginning are no targets): the distinct items as the
     processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
     inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
-    `(U,)` and `num_catalogue_items`; `user_ids` `(B,)` for DSSM; `platform_index` `(U,)` where there are several and
-    the model has statistics of each.
+    `(U,)` and `num_catalogue_items`; `view_index` `(2, B, L)` and `view_target` `(B,)` for an auxiliary loss;
+    `user_ids` `(B,)` for DSSM; `platform_index` `(U,)` where there are several and the model has statistics of each.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class TransRecDataCollator:
         seed: int = 0,
         platforms: PlatformRanges | None = None,
         mixes_platforms: bool = False,
+        histories: datasets.Dataset | None = None,
     ):
         if len(items) != len(item_counts):
             raise ValueError(f"{len(items)} items, but popularity counts of {len(item_counts)}")
@@ -75,6 +80,13 @@ class TransRecDataCollator:
         self._weights = np.ones_like(item_counts) if config.negative_sampling == "uniform" else item_counts
         self._ends = np.cumsum(self._weights)
         self._bounds = np.concatenate([[0], self._ends])[self._ranges.starts]  # of the ranges' cumulative weights
+        auxiliary = config.auxiliary_loss_type
+        self.auxiliary = None if auxiliary is None else AUXILIARY_LOSSES[auxiliary]
+        self._same_targets = None
+        if self.auxiliary is not None and self.auxiliary.brings_items:
+            if histories is None:
+                raise ValueError(f"auxiliary_loss_type={auxiliary!r} draws among the training histories; give them")
+            self._same_targets = SameTargets(histories, len(items))
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by running workers, too
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,6 +105,9 @@ class TransRecDataCollator:
             parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
         elif loss.candidates in ("shared", "mixed"):
             parts.append(self.sample_shared_negatives(rows, users))  # (N,)
+        views = None if self.auxiliary is None else self.make_views(rows, users)  # (2, B, L)
+        if views is not None:
+            parts += [views, rows[:, -1]]
         start, end = self._ranges.starts[self._range_of(rows)[0] :][:2]
         if loss.candidates == "catalogue":
             distinct = np.arange(start, end)
@@ -110,6 +125,8 @@ class TransRecDataCollator:
             batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
         if "num_catalogue_items" in loss.inputs:
             batch["num_catalogue_items"] = torch.tensor(int(end - start))
+        if views is not None:
+            batch["view_index"], batch["view_target"] = map(torch.from_numpy, indices[-2:])
         if config.gather_negatives:
             batch["catalogue_index"] = torch.from_numpy(distinct)
         if self.user_index is not None:
@@ -139,6 +156,29 @@ class TransRecDataCollator:
         if self.config.objective == "last_item":
             targets = np.where(np.arange(targets.shape[1]) == targets.shape[1] - 1, targets, PADDING_INDEX)
         return inputs, targets
+
+    def make_views(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Makes the two views of each history that the auxiliary loss compares, `(2, B, L)`.
+
+        Arguments as in [`sample_negatives`]; the last item of a sequence is the target, and no part of its views.
+        """
+        histories, views = rows[:, :-1][:, -self.config.max_seq_len :], []
+        for number, kind in enumerate(self.auxiliary.views):
+            keys = self._keys(users, histories.shape[1] + 1)[:, :, 0]
+            draws = hash_integers(keys, seed=(self.seed, int(self._epoch), 2 + number)) / 2.0**64
+            draws = np.minimum(draws, np.nextafter(1.0, 0.0))  # (B, L + 1), rounding may give 1
+            if kind == "augmented":
+                names = self.config.view_augmentations or self.auxiliary.augmentations
+                made = np.stack([AUGMENTATIONS[name](histories, draws[:, 1:]) for name in names])
+                chosen = np.floor(draws[:, 0] * len(names)).astype(np.int64)
+                views.append(made[chosen, np.arange(len(rows))])
+            elif kind == "same_target":
+                views.append(self._same_targets.draw(rows[:, -1], draws[:, 0], self.config.max_seq_len))
+            else:
+                views.append(histories)
+        length = max(view.shape[1] for view in views)
+        widths = [((0, 0), (length - view.shape[1], 0)) for view in views]
+        return np.stack([np.pad(view, width, constant_values=-1) for view, width in zip(views, widths, strict=True)])
 
     def sample_masks(self, rows: np.ndarray, users: np.ndarray, may_be_masked: np.ndarray | None = None) -> np.ndarray:
         """Returns which items `(B, L + 1)` are masked: each with `mask_probability`; at least one, but not all."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 
+from .auxiliary_losses import AUXILIARY_LOSSES
 from .batch import IGNORE_INDEX, MASK_INDEX, PADDING_INDEX, LossInputs
 from .losses import LOSSES, full_precision
 
@@ -105,16 +106,20 @@ def make_candidates(
     loss = LOSSES[config.loss_type]
     is_by_popularity = loss.reads_batch or config.negative_sampling == "popularity"
     needed = [*loss.inputs, *["catalogue_index"] * config.gather_negatives]
+    needed += ["view_index", "view_target"] * (config.auxiliary_loss_type is not None)
     if not (config.logq_correction and is_by_popularity):
         needed = [name for name in needed if name != "item_log_popularity"]
     missing = [name for name in needed if inputs.get(name) is None]
     if missing:
         raise ValueError(
-            f"loss_type={config.loss_type!r} needs {', '.join(missing)} in the batch; TransRecDataCollator "
-            "provides them"
+            f"loss_type={config.loss_type!r}"
+            + (f" with auxiliary_loss_type={config.auxiliary_loss_type!r}" if config.auxiliary_loss_type else "")
+            + f" needs {', '.join(missing)} in the batch; TransRecDataCollator provides them"
         )
     log_q = inputs["item_log_popularity"] if "item_log_popularity" in needed else None
     num_draws, is_repeated = count_draws(item_index, labels), None
+    if config.auxiliary_loss_type is not None and AUXILIARY_LOSSES[config.auxiliary_loss_type].brings_items:
+        num_draws = num_draws + (inputs["view_index"][1] >= 0).sum()
     if config.gather_negatives and dist.is_available() and dist.is_initialized():
         embeddings, log_q, num_draws, is_repeated = gather_candidates(
             embeddings, log_q, num_draws, inputs["catalogue_index"]

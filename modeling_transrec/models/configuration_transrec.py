@@ -16,6 +16,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .auxiliary_losses import AUXILIARY_LOSSES
 from .config_limits import check_part, check_peft, check_reference
 from .fusions import FUSIONS
 from .losses import LOSSES
@@ -23,6 +24,7 @@ from .modalities import MODALITIES, NO_VIDEO
 from .pooling import TEXT_POOLINGS
 from .projections import PROJECTIONS
 from .user_encoders import USER_ENCODERS
+from .views import AUGMENTATIONS
 
 
 # What transformers itself passes to, or may have written into, any configuration beside the declared fields.
@@ -156,6 +158,16 @@ class TransRecConfig(PretrainedConfig):
             Whether `"in_batch"` takes the items of all processes as negatives, not only its own.
         gbce_t (`float`, defaults to 0.75):
             Calibration of `"gbce"`, from 0 (plain binary cross entropy) to 1.
+        auxiliary_loss_type (`str`, *optional*):
+            A second term of the training loss, over two views of each user, a row of [`AUXILIARY_LOSSES`]; by default
+            there is none.
+        auxiliary_weight (`float`, defaults to 0.1):
+            Weight of that term.
+        auxiliary_temperature (`float`, defaults to 0.1):
+            Number that the cosines of its states are divided by.
+        view_augmentations (`list[str]`, *optional*):
+            How its views are made of a history, rows of [`AUGMENTATIONS`], of which one is drawn for each user and
+            view; by default the term's usual ones.
         peft_config (`dict`, *optional*):
             Adapters in the backbones, a configuration of the `peft` library; see
             [`~TransRecPreTrainedModel.add_peft_adapter`].
@@ -220,6 +232,10 @@ class TransRecConfig(PretrainedConfig):
     logq_correction: bool = True
     gather_negatives: bool = False
     gbce_t: float | int = option(0.75, at_least=0, at_most=1)
+    auxiliary_loss_type: str | None = option(None, AUXILIARY_LOSSES)
+    auxiliary_weight: float | int = option(0.1, above=0)
+    auxiliary_temperature: float | int = option(0.1, above=0)
+    view_augmentations: list[str] | None = None
     peft_config: dict | None = None
     backbone_references: dict | None = None
 
@@ -302,6 +318,7 @@ class TransRecConfig(PretrainedConfig):
             )
         self._check_start()
         self._check_training()
+        self._check_views()
         for field, reference in (self.backbone_references or {}).items():
             if field not in self.sub_configs_defaults or getattr(self, field) is None:
                 raise ValueError(f"backbone_references names {field}, of which the configuration has no backbone")
@@ -360,6 +377,31 @@ class TransRecConfig(PretrainedConfig):
         if self.gather_negatives and LOSSES[self.loss_type].candidates != "batch":
             able = [name for name, loss in LOSSES.items() if loss.candidates == "batch"]
             raise ValueError(f"gather_negatives is an option of loss_type={_listed(able)}, not of {self.loss_type!r}")
+
+    def _check_views(self) -> None:
+        """Refuses an auxiliary loss, or augmentations, that cannot work."""
+        if self.auxiliary_loss_type is not None and USER_ENCODERS[self.user_encoder_type].reads_user_ids:
+            raise ValueError(
+                f"auxiliary_loss_type compares views of a history, which user_encoder_type={self.user_encoder_type!r} "
+                "does not read; leave it out"
+            )
+        if self.view_augmentations is None:
+            return
+        augmenting = [name for name, loss in AUXILIARY_LOSSES.items() if loss.augmentations]
+        if self.auxiliary_loss_type not in augmenting:
+            raise ValueError(
+                f"view_augmentations are for auxiliary_loss_type={_listed(augmenting)}; "
+                f"{self.auxiliary_loss_type!r} changes no history: leave them out"
+            )
+        if not self.view_augmentations:
+            raise ValueError("view_augmentations is empty; name at least one, or leave it out")
+        for name in self.view_augmentations:
+            _check_choice("view_augmentations", name, AUGMENTATIONS)
+        if set(self.view_augmentations) == {"dropout"} and not self.hidden_dropout_prob:
+            raise ValueError(
+                "view_augmentations=['dropout'] makes two equal views with hidden_dropout_prob=0; give some dropout, "
+                "or another augmentation"
+            )
 
     def get_text_config(self, *args, **kwargs):
         """As in transformers; of a model of text and image its part for texts, whose vocabulary may grow."""

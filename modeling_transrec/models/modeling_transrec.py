@@ -27,6 +27,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .adapters import inject_adapters, merge_adapters
+from .auxiliary_losses import AUXILIARY_LOSSES
 from .backbone_references import (
     check_referable,
     load_backbone_of_commit,
@@ -823,9 +824,11 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         else:
             item_embeds = self.model.get_item_features(**items)
             encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, loss_inputs, recorded)
-            if num_items_in_batch is None:
-                num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
-            loss = loss / num_items_in_batch
+            num_targets = (labels != IGNORE_INDEX).sum()
+            if self.config.auxiliary_loss_type is not None:
+                auxiliary = self._auxiliary_loss(item_embeds, loss_inputs)
+                loss = loss + self.config.auxiliary_weight * auxiliary * num_targets
+            loss = loss / (num_targets.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         if encoded.user_embeds is not None:
             logits = self.to_scoring_space(encoded.user_embeds) @ self.to_scoring_space(encoded.item_embeds).T
         output = TransRecOutput(loss=loss, logits=logits, **encoded)
@@ -875,6 +878,30 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             item_embeds=item_embeds, user_hidden=user_hidden, user_embeds=user_embeds, **on_the_way
         )
         return encoded, total
+
+    def _auxiliary_loss(self, item_embeds: torch.Tensor, inputs: LossInputs) -> torch.Tensor:
+        """Computes the configuration's auxiliary loss, the mean over the users.
+
+        With gradient caching the views of a chunk of users are encoded at a time.
+
+        Args:
+            item_embeds: `(U, D)`.
+            inputs: with the views.
+        """
+        config, views = self.config, inputs["view_index"]  # (2, B, L)
+
+        def encode(users: slice) -> torch.Tensor:
+            vectors, mask = gather_histories(item_embeds, views[:, users].flatten(0, 1))
+            return self.get_user_features(vectors, mask).unflatten(0, (2, -1))
+
+        chunk_size, count = self.item_encoder.chunk_size, views.shape[1]
+        if chunk_size is not None and chunk_size < count and torch.is_grad_enabled():
+            chunks = [slice(start, start + chunk_size) for start in range(0, count, chunk_size)]
+            states = torch.cat([checkpoint(encode, users, use_reentrant=False) for users in chunks], dim=1)
+        else:
+            states = encode(slice(None))  # (2, B, D)
+        name: Any = config.auxiliary_loss_type  # never None here
+        return AUXILIARY_LOSSES[name].function(*states, inputs["view_target"], config.auxiliary_temperature)
 
 
 class AutoModelForSequentialRecommendation(_BaseAutoModelClass):

@@ -233,6 +233,8 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "num_negatives": loss.samples,
         "negative_sampling": loss.samples,
         "gbce_t": "gbce_t" in loss.options,
+        "auxiliary_weight": config.auxiliary_loss_type is not None,
+        "auxiliary_temperature": config.auxiliary_loss_type is not None,
     }
     has_projection, projection = set(encoder.modalities) != {"id"}, PROJECTIONS[config.item_projection]
     for name in {name for row in PROJECTIONS.values() for name in row.options}:

@@ -6,6 +6,10 @@ systems' own code counts prefixes.
 
 - `unisrec`, `unisrec-pretrain`: UniSRec (Hou et al., KDD 2022), the first on one platform, the second on several at
   once, with negatives of all of them. Its layers are 256 wide within, ours four times `hidden_size`.
+- `clue`: CLUE (Cheng et al., ICDM 2021), whose code is not public: sizes and rates are those of AdaptSSR (Yu et al.,
+  NeurIPS 2023) on the same data; the training loss beside its term is ours.
+- `icsrec`: ICSRec (Qin et al., WSDM 2024) without its clusters of intents; it takes the last position of every prefix
+  as a sample, we every position.
 """
 
 from typing import Any
@@ -46,5 +50,39 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
         "mix_platforms": True,
         "platform_sampling_exponent": 1.0,
         "per_device_train_batch_size": 1024,
+        "auxiliary_loss_type": "sequence_contrastive",
+        "auxiliary_weight": 1e-3,
+        "auxiliary_temperature": 0.07,
+    },
+    "clue": {
+        "user_encoder_type": "sasrec",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_seq_len": 150,
+        "auxiliary_loss_type": "user_contrastive",
+        "learning_rate": 2e-4,
+        "per_device_train_batch_size": 128,
+        "num_train_epochs": 20,
+    },
+    "icsrec": {
+        "modality": "id",
+        "user_encoder_type": "sasrec",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_dropout_prob": 0.5,
+        "max_seq_len": 50,
+        "loss_type": "full_softmax",
+        "auxiliary_loss_type": "same_target",
+        "auxiliary_weight": 0.3,
+        "auxiliary_temperature": 1.0,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0,
+        "per_device_train_batch_size": 256,
+        "num_train_epochs": 300,
+        "early_stopping_patience": 40,
     },
 }

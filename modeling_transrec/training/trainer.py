@@ -182,6 +182,8 @@ class TransRecTrainer(Trainer):
                 "compute_loss_func reads states that predict the next item, and this model predicts masked ones; "
                 "leave it out, or choose a user encoder that reads histories in order, such as sasrec"
             )
+        if compute_loss_func is not None and model.config.auxiliary_loss_type is not None:
+            raise ValueError("compute_loss_func takes the place of the whole loss; leave out auxiliary_loss_type")
         if not args.save_backbone:
             check_referable(model)
             if not model.has_frozen_backbone:
@@ -258,6 +260,7 @@ class TransRecTrainer(Trainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             platforms=self.platforms,
             mixes_platforms=args.mix_platforms,
+            histories=histories,
         )
         return collator, keep_teaching(histories).remove_columns("target")
 
