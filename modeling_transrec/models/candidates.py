@@ -39,6 +39,7 @@ class Candidates:
         log_q: `(U,)` log of each item's probability to be a candidate, where the loss is to correct for it.
         is_repeated: `(U,)` booleans, true at items that stand before in `embeddings`.
         num_catalogue_items: `V`.
+        synthetic: `(U, D)` of an item that does not exist for each item, one more negative of that item as a target.
     """
 
     embeddings: torch.Tensor
@@ -47,6 +48,7 @@ class Candidates:
     log_q: torch.Tensor | None = None
     is_repeated: torch.Tensor | None = None
     num_catalogue_items: torch.Tensor | int = 0
+    synthetic: torch.Tensor | None = None
 
     @functools.cached_property
     def excluded(self) -> torch.Tensor:
@@ -90,6 +92,7 @@ def make_candidates(
     item_index: torch.Tensor,
     labels: torch.Tensor,
     inputs: LossInputs,
+    synthetic: torch.Tensor | None = None,
 ) -> Candidates:
     """Makes the candidates of the configuration's loss.
 
@@ -99,6 +102,7 @@ def make_candidates(
         item_index: `(B, L)` histories as indices into the items.
         labels: `(B, L)` targets as indices into the items.
         inputs: what the loss reads beside them.
+        synthetic: `(U, D)` of items that do not exist, in the space of scores.
 
     Raises:
         ValueError: if the loss reads an input that is not there.
@@ -140,6 +144,7 @@ def make_candidates(
         log_q=log_q,
         is_repeated=is_repeated,
         num_catalogue_items=inputs.get("num_catalogue_items", 0),
+        synthetic=synthetic,
     )
 
 

@@ -115,8 +115,8 @@ class TransRecConfig(PretrainedConfig):
             Standard deviation by which they are normalised; by default 0.5.
         item_projection (`str`, defaults to `"gelu"`):
             How a backbone's features become item embeddings, a row of [`PROJECTIONS`]; the default is the paper's.
-            `"moe"` is UniSRec's adaptor. `"whitened"` starts at the features themselves, so that with `history_decay`
-            an untrained model is content kNN; ids beside it start from zero.
+            `"moe"` is UniSRec's adaptor, `"codes"` VQ-Rec's table of codes. `"whitened"` starts at the features
+            themselves, so that with `history_decay` an untrained model is content kNN; ids beside it start from zero.
         whitening_power (`float`, defaults to 0.75):
             Of the standard deviations by which the principal axes of a catalogue's features are divided, for
             `item_projection="whitened"`: 0 only centres them, 1 whitens them.
@@ -126,6 +126,13 @@ class TransRecConfig(PretrainedConfig):
             Dropout on the features that each of these experts reads.
         gate_noise (`bool`, defaults to `True`):
             Whether the gate that mixes these experts has noise of a learned size in training.
+        num_codebooks (`int`, defaults to 32):
+            Codebooks of `item_projection="codes"`, which gives an item one code of each.
+        codebook_size (`int`, defaults to 256):
+            Codes of each of them, a power of 2.
+        synthetic_negatives (`float`, defaults to 0.0):
+            Share of a target's codes that are others at random in one more negative of it, an item that does not
+            exist; 0 for none. VQ-Rec pretrains with 0.75.
         fusion (`str`, defaults to `"sum"`):
             How text and image become one vector, a row of [`FUSIONS`].
         fusion_weights (`list[float]`, *optional*):
@@ -218,6 +225,9 @@ class TransRecConfig(PretrainedConfig):
     num_experts: int = option(8, at_least=1, at_most=2**10)
     expert_dropout_prob: float | int = option(0.2, at_least=0, below=1)
     gate_noise: bool = True
+    num_codebooks: int = option(32, at_least=1, at_most=2**12)
+    codebook_size: int = option(256, at_least=2, at_most=2**16)
+    synthetic_negatives: float | int = option(0.0, at_least=0, at_most=1)
     fusion: str = option("sum", FUSIONS)
     fusion_weights: list[float] | None = None
     id_fusion: str = option("sum", ("sum", "concat"))
@@ -329,7 +339,9 @@ class TransRecConfig(PretrainedConfig):
     def _check_start(self) -> None:
         """Refuses what does not go with a start at content, or with the decayed sum of the history."""
         fusion = FUSIONS[self.fusion]
-        if self.starts_at_content and fusion.reads_tokens and len(set((self.modality or "").split("+")) - {"id"}) > 1:
+        row = PROJECTIONS[self.item_projection]
+        of_vectors = row.starts_at_content or row.quantises
+        if of_vectors and fusion.reads_tokens and len(set((self.modality or "").split("+")) - {"id"}) > 1:
             raise ValueError(
                 f"item_projection={self.item_projection!r} makes one vector of a content, and fusion={self.fusion!r} "
                 "reads token vectors; choose fusion='weighted_concat'"
@@ -373,6 +385,18 @@ class TransRecConfig(PretrainedConfig):
         if self.num_users is not None and not user_encoder.reads_user_ids:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} has no table of user ids; leave out num_users"
+            )
+        if self.codebook_size & (self.codebook_size - 1):
+            raise ValueError(f"codebook_size must be a power of 2, got {self.codebook_size}")
+        if self.synthetic_negatives and not PROJECTIONS[self.item_projection].quantises:
+            raise ValueError(
+                "synthetic_negatives changes an item's codes; give item_projection='codes', or leave it out"
+            )
+        if self.synthetic_negatives and (not LOSSES[self.loss_type].reads_batch or "+" in (self.modality or "")):
+            able = [name for name, loss in LOSSES.items() if loss.reads_batch]
+            raise ValueError(
+                f"synthetic_negatives is for loss_type={_listed(able)} and items of one content without ids; leave it "
+                "out"
             )
         if self.gather_negatives and LOSSES[self.loss_type].candidates != "batch":
             able = [name for name, loss in LOSSES.items() if loss.candidates == "batch"]

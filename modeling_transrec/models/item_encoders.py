@@ -3,7 +3,7 @@
 Shapes: `U` distinct items of the batch, `D` hidden size.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 
 from .batch import ItemInputs
+from .codes import CodesProjection
 from .configuration_transrec import TransRecConfig
 from .content_encoders import ContentEncoder
 from .fusions import FUSIONS
@@ -89,6 +90,7 @@ class ItemEncoder(nn.Module):
             self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.id_dropout = nn.Dropout(config.id_dropout_prob)
+        self.synthetic_probability = config.synthetic_negatives
         self.chunk_size: int | None = None
 
     def _sizes_of_parts(self, config: TransRecConfig) -> list[int]:
@@ -136,6 +138,26 @@ class ItemEncoder(nn.Module):
         """The projections that need a catalogue's statistics, by the names of the features that they read."""
         layers: dict[str, Any] = {f"{part.modality}_features": part.projection.layers for part in self.parts}
         return {name: one for name, one in layers.items() if one.starts_at_content}
+
+    @property
+    def quantisers(self) -> dict[str, CodesProjection]:
+        """The projections that need a quantiser, by the names of the features that they read."""
+        layers: dict[str, Any] = {f"{part.modality}_features": part.projection.layers for part in self.parts}
+        return {name: one for name, one in layers.items() if one.quantises}
+
+    def synthetic(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
+        """Returns embeddings `(U, D)` of items that do not exist, one like each item; see `synthetic_negatives`.
+
+        One like an item without content is zero.
+        """
+        (part,) = self.parts  # the configuration sees to it
+        features = cast(dict, items).get(f"{part.modality}_features")
+        features = part.features(**items) if features is None else features
+        made = part.projection.layers.synthesize(features, self.synthetic_probability)
+        index = part.index(**items)
+        if index is None:
+            return made
+        return nn.functional.embedding(index % (len(made) + 1), nn.functional.pad(made, (0, 0, 0, 1)))
 
     @property
     def takes_features(self) -> bool:

@@ -72,7 +72,8 @@ def in_batch_loss(
 
     Paper: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", RecSys 2019.
 
-    Arguments as in [`bce_loss`]; of the candidates, `log_q` for the logQ correction.
+    Arguments as in [`bce_loss`]; of the candidates, `log_q` for the logQ correction, and `synthetic` for one more
+    negative of each target.
 
     Example:
 
@@ -87,7 +88,11 @@ def in_batch_loss(
         scores = scores - candidates.log_q
     excluded = candidates.excluded[users]  # (M, U)
     excluded.scatter_(1, targets[:, None], False)
-    return F.cross_entropy(scores.masked_fill(excluded, float("-inf")), targets, reduction="sum")
+    scores = scores.masked_fill(excluded, float("-inf"))
+    if candidates.synthetic is not None:
+        of_synthetic = (states * F.embedding(targets, candidates.synthetic)).sum(-1, keepdim=True)  # (M, 1)
+        scores = torch.cat([scores, full_precision(of_synthetic)], dim=1)
+    return F.cross_entropy(scores, targets, reduction="sum")
 
 
 def mixed_loss(

@@ -46,7 +46,7 @@ from .batch import (
     given_items,
     split_batch,
 )
-from .candidates import at_targets, make_candidates
+from .candidates import Candidates, at_targets, make_candidates
 from .checkpoint_files import (
     HUB_ARGUMENTS,
     check_name_or_path,
@@ -823,7 +823,13 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             )
         else:
             item_embeds = self.model.get_item_features(**items)
-            encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, loss_inputs, recorded)
+            synthetic = None
+            if self.config.synthetic_negatives and self.training:
+                synthetic = self.to_scoring_space(self.item_encoder.synthetic(**given_items(items)))
+            candidates = make_candidates(
+                self.config, self.to_scoring_space(item_embeds), item_index, labels, loss_inputs, synthetic
+            )
+            encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, candidates, recorded)
             num_targets = (labels != IGNORE_INDEX).sum()
             if self.config.auxiliary_loss_type is not None:
                 auxiliary = self._auxiliary_loss(item_embeds, loss_inputs)
@@ -840,7 +846,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         item_index: torch.Tensor,
         labels: torch.Tensor,
         user_ids: torch.Tensor | None,
-        inputs: LossInputs,
+        candidates: Candidates,
         recorded: Recorded,
     ) -> tuple[TransRecModelOutput, torch.Tensor]:
         """Encodes the histories and computes the configuration's loss, summed over the targets.
@@ -849,7 +855,6 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         activations of a chunk anew.
         """
         config, loss = self.config, LOSSES[self.config.loss_type]
-        candidates = make_candidates(config, self.to_scoring_space(item_embeds), item_index, labels, inputs)
         options = {name: getattr(config, name) for name in loss.options}
 
         def hidden_and_loss(users: slice, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

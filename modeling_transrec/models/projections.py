@@ -7,13 +7,15 @@ sound), `D` hidden size, `H` width of a backbone.
 import functools
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
+from .codes import CodesProjection
+from .item_projection import ItemProjection
 from .offloading import align_module_device
 from .whitening import Moments, Whitening, unit_length
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
-class LinearGelu(nn.Sequential):
+class LinearGelu(ItemProjection, nn.Sequential):
     """A linear layer with GELU, from `(…, H)` to `(…, D)`: NineRec's (arXiv 2309.07705).
 
     Args:
@@ -31,18 +33,12 @@ class LinearGelu(nn.Sequential):
         config: the model's.
     """
 
-    starts_at_content = False  # whether the features' cosines are kept at first, see [`WhitenedProjection`]
-    options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that it reads
-
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
         super().__init__(nn.Linear(width, hidden_size), nn.GELU())
 
 
-class LinearProjection(nn.Linear):
+class LinearProjection(ItemProjection, nn.Linear):
     """A linear layer, which keeps the features' geometry for `normalize_scores`. Arguments as in [`LinearGelu`]."""
-
-    starts_at_content = False
-    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
         super().__init__(width, hidden_size)
@@ -59,7 +55,7 @@ class LinearFromZero(nn.Linear):
         init.zeros_(self.weight)
 
 
-class WhitenedProjection(nn.Module):
+class WhitenedProjection(ItemProjection):
     """Whitens features by the statistics of their catalogue, and adds a linear residual that starts from zero.
 
     An untrained model then compares items as content kNN does. Mean and axes belong to a catalogue: they are computed
@@ -173,7 +169,7 @@ class WhiteningExpert(nn.Module):
         return self.linear(self.dropout(features) - self.mean)
 
 
-class MixtureOfExperts(nn.Module):
+class MixtureOfExperts(ItemProjection):
     """Mixes whitening experts with weights that depend on the features: UniSRec's adaptor.
 
     Choose it for a frozen text backbone that is to serve several platforms: a gate chooses for each item how much each
@@ -196,7 +192,6 @@ class MixtureOfExperts(nn.Module):
     torch.Size([5, 3])
     """
 
-    starts_at_content = False
     options: ClassVar[tuple[str, ...]] = ("num_experts", "expert_dropout_prob", "gate_noise")
 
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
@@ -221,13 +216,12 @@ class MixtureOfExperts(nn.Module):
 
 
 # Name → the map from features of width `H` to embeddings of width `D`; "gelu" is the paper's.
-PROJECTIONS: dict[
-    str, type[LinearGelu] | type[LinearProjection] | type[WhitenedProjection] | type[MixtureOfExperts]
-] = {
+PROJECTIONS: dict[str, type[ItemProjection]] = {
     "gelu": LinearGelu,
     "linear": LinearProjection,
     "whitened": WhitenedProjection,
     "moe": MixtureOfExperts,
+    "codes": CodesProjection,
 }
 
 
@@ -251,7 +245,8 @@ class Projection(nn.Module):
     def __init__(self, width: int, config: "TransRecConfig", hidden_size: int | None = None, has_missing: bool = True):
         super().__init__()
         hidden_size = config.width if hidden_size is None else hidden_size
-        self.layers = PROJECTIONS[config.item_projection](width, hidden_size, config)
+        make: Any = PROJECTIONS[config.item_projection]
+        self.layers: Any = make(width, hidden_size, config)
         self.missing = nn.Parameter(torch.zeros(hidden_size)) if has_missing else None
 
     def init_own_weights(self) -> None:

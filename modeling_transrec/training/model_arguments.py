@@ -228,6 +228,7 @@ CHANGEABLE_FIELDS = (
     "id_dropout_prob",
     "whitening_power",
     "expert_dropout_prob",
+    "synthetic_negatives",
     "loss_type",
     "num_negatives",
     "negative_sampling",

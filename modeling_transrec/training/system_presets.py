@@ -6,6 +6,8 @@ systems' own code counts prefixes.
 
 - `unisrec`, `unisrec-pretrain`: UniSRec (Hou et al., KDD 2022), the first on one platform, the second on several at
   once, with negatives of all of them. Its layers are 256 wide within, ours four times `hidden_size`.
+- `vqrec`, `vqrec-pretrain`: VQ-Rec (Hou et al., WWW 2023), the same. One quantiser serves all platforms, and codes
+  are not permuted in fine-tuning.
 - `clue`: CLUE (Cheng et al., ICDM 2021), whose code is not public: sizes and rates are those of AdaptSSR (Yu et al.,
   NeurIPS 2023) on the same data; the training loss beside its term is ours.
 - `icsrec`: ICSRec (Qin et al., WSDM 2024) without its clusters of intents; it takes the last position of every prefix
@@ -15,13 +17,16 @@ systems' own code counts prefixes.
 from typing import Any
 
 
-_UNISREC: dict[str, Any] = {
-    "modality": "text",
-    "freeze_backbone": True,
+_EXPERTS: dict[str, Any] = {
     "item_projection": "moe",
     "num_experts": 8,
     "expert_dropout_prob": 0.2,
     "gate_noise": True,
+}
+_CODES: dict[str, Any] = {"item_projection": "codes", "num_codebooks": 32, "codebook_size": 256}
+_COMMON: dict[str, Any] = {
+    "modality": "text",
+    "freeze_backbone": True,
     "user_encoder_type": "sasrec",
     "hidden_size": 300,
     "num_hidden_layers": 2,
@@ -41,19 +46,25 @@ _UNISREC: dict[str, Any] = {
     "metric_for_best_model": "ndcg@10",
     "early_stopping_patience": 10,
 }
+_PRETRAIN: dict[str, Any] = {
+    **_COMMON,
+    "loss_type": "in_batch",
+    "logq_correction": False,
+    "mix_platforms": True,
+    "platform_sampling_exponent": 1.0,
+    "per_device_train_batch_size": 1024,
+}
 SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
-    "unisrec": _UNISREC,
+    "unisrec": {**_COMMON, **_EXPERTS},
     "unisrec-pretrain": {
-        **_UNISREC,
-        "loss_type": "in_batch",
-        "logq_correction": False,
-        "mix_platforms": True,
-        "platform_sampling_exponent": 1.0,
-        "per_device_train_batch_size": 1024,
+        **_PRETRAIN,
+        **_EXPERTS,
         "auxiliary_loss_type": "sequence_contrastive",
         "auxiliary_weight": 1e-3,
         "auxiliary_temperature": 0.07,
     },
+    "vqrec": {**_COMMON, **_CODES},
+    "vqrec-pretrain": {**_PRETRAIN, **_CODES, "synthetic_negatives": 0.75},
     "clue": {
         "user_encoder_type": "sasrec",
         "hidden_size": 64,

@@ -36,6 +36,7 @@ from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
 from ..evaluation.metrics import ndcg
 from ..evaluation.observation import Observation
+from ..evaluation.quantising import fit_quantisers
 from ..evaluation.sum_evaluator import SumEvaluator
 from ..evaluation.weighing import has_transitions
 from ..hub.publish import upload_checkpoint
@@ -213,6 +214,8 @@ class TransRecTrainer(Trainer):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._compute_frozen()
+        if self._plain_items is not None:
+            self._fit_quantisers(model)
         if self._plain_items is not None and model.item_encoder.whitened:
             self.fit_statistics()
             if not model.has_frozen_backbone and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -305,6 +308,18 @@ class TransRecTrainer(Trainer):
             platforms = None if self.platforms is None else self.platforms.indices()
             fit_statistics(model, self.prepared_items, self.processing_class, self.args.item_batch_size, platforms)
 
+    def _fit_quantisers(self, model: TransRecForSequentialRecommendation) -> None:
+        """Gives a new model whose items are codes the quantisers of the training catalogue."""
+        quantisers = model.item_encoder.quantisers.values()
+        if quantisers and not model.has_frozen_backbone:
+            raise ValueError(
+                f"item_projection={model.config.item_projection!r} gives the backbone no gradient; give "
+                "freeze_backbone=True"
+            )
+        if not all(one.is_fitted for one in quantisers):
+            with self.accelerator.autocast():
+                fit_quantisers(model, self.prepared_items, self.processing_class, self.args.item_batch_size)
+
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
         """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
         super()._load_from_checkpoint(*args, **kwargs)
@@ -320,6 +335,8 @@ class TransRecTrainer(Trainer):
         _prepare_model(model, self.args)
         self._move_model_to_device(model, self.args.device)
         self._compute_frozen()
+        if self._plain_items is not None:
+            self._fit_quantisers(model)
         if self._plain_items is not None and model.item_encoder.whitened:
             self.fit_statistics()
         return model

@@ -9,6 +9,7 @@ from torch import nn
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
 from modeling_transrec.models import projections
+from modeling_transrec.models.item_projection import ItemProjection
 from modeling_transrec.models.projections import PROJECTIONS, Projection
 
 from ..checks import perturb
@@ -30,7 +31,7 @@ def test_each_row_is_the_map_that_its_name_says(name, activation):
 
 def test_experts_equal_a_loop_over_items_and_experts():
     config = TransRecConfig(num_items=3, hidden_size=8, item_projection="moe", num_experts=3)
-    layers = perturb(Projection(5, config)).eval().layers
+    layers = perturb(Projection(5, config)).eval().requires_grad_(False).layers
     features = torch.randn(4, 5)
     for one, found in zip(features, layers(features), strict=True):
         scores = [float(layers.gate.weight[number] @ one) for number in range(3)]
@@ -56,17 +57,26 @@ def test_the_gate_is_even_at_first_and_its_noise_is_for_training_only():
     assert torch.equal(still, layers.weights(features)) and not torch.allclose(still, expected)
 
 
+def make_row(make_model, name):
+    """A model of texts with one of [`PROJECTIONS`], and any quantiser where it needs one."""
+    options = {"num_codebooks": 4, "codebook_size": 8} if name == "codes" else {}
+    model = perturb(make_model("text", item_projection=name, **options))
+    for one in model.item_encoder.quantisers.values():
+        one.take(torch.linalg.qr(torch.randn(20, 20))[0], torch.randn(4, 8, 5))
+    return model
+
+
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_every_part_of_a_row_learns(name, make_model, make_collator, histories):
-    model = perturb(make_model("text", item_projection=name)).train()
+    model = make_row(make_model, name).train()
     model(**make_batch(model, make_collator, "text", histories)).loss.backward()
     for parameter, weight in model.item_encoder.text.projection.layers.named_parameters():
         assert weight.grad is not None and weight.grad.abs().sum() > 0, parameter
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
-def test_every_row_is_saved_and_loaded(name, tokenizer, tmp_path):
-    model = perturb(TransRecForSequentialRecommendation(tiny_config("text", tokenizer, item_projection=name))).eval()
+def test_every_row_is_saved_and_loaded(name, make_model, tmp_path):
+    model = make_row(make_model, name).eval()
     model.save_pretrained(tmp_path)
     loaded = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
     texts = {"input_ids": torch.tensor([[2, 7, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
@@ -74,9 +84,7 @@ def test_every_row_is_saved_and_loaded(name, tokenizer, tmp_path):
 
 
 def test_a_new_row_needs_no_other_change(monkeypatch, tokenizer):
-    class Scaled(nn.Module):
-        starts_at_content, options = False, ()
-
+    class Scaled(ItemProjection):
         def __init__(self, width: int, hidden_size: int, config: TransRecConfig):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(hidden_size))
