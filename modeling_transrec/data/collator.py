@@ -95,6 +95,8 @@ class TransRecDataCollator:
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
         config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
+        if config.objective == "next_k_items":
+            length += config.num_next_items - 1
         users = np.array([feature["user"] for feature in features])
         rows = left_pad_lists([feature["history"][-length:] for feature in features])  # (B, L + 1)
         num_new = np.array([len(feature["history"]) - feature.get(CONTEXT, 0) for feature in features])
@@ -144,18 +146,31 @@ class TransRecDataCollator:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Splits sequences `(B, L + 1)` into inputs and targets; -1 where there is none, -2 where masked.
 
-        Only the last `num_new` `(B,)` items of each are targets; by default all.
+        Only the last `num_new` `(B,)` items of each are targets; by default all. With the objective of the next `K`
+        items the targets are `(B, K)`, fewer for a sequence of at most `K` items, of which the first is the history.
         """
         from_end = np.arange(rows.shape[1])[::-1]
         may_be_target = rows >= 0 if num_new is None else (rows >= 0) & (from_end < num_new[:, None])
         if self.config.objective == "masked_item":
             is_masked = self.sample_masks(rows, users, may_be_target)
             return np.where(is_masked, MASK_INDEX, rows), np.where(is_masked, rows, PADDING_INDEX)
+        if self.config.objective == "next_k_items":
+            return self._split_at_the_end(rows, may_be_target)
         inputs, targets = rows[:, :-1], rows[:, 1:]
         targets = np.where((inputs == PADDING_INDEX) | ~may_be_target[:, 1:], PADDING_INDEX, targets)
         if self.config.objective == "last_item":
             targets = np.where(np.arange(targets.shape[1]) == targets.shape[1] - 1, targets, PADDING_INDEX)
         return inputs, targets
+
+    def _split_at_the_end(self, rows: np.ndarray, may_be_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Splits sequences `(B, L + K)` into histories and the items after them `(B, K)`."""
+        num_next = min(self.config.num_next_items, rows.shape[1] - 1)
+        num_targets = np.minimum((rows >= 0).sum(axis=1) - 1, num_next)[:, None]  # (B, 1)
+        is_target = np.arange(num_next)[::-1] < num_targets
+        targets = np.where(is_target & may_be_target[:, -num_next:], rows[:, -num_next:], PADDING_INDEX)
+        before = np.arange(rows.shape[1]) - num_targets  # moves what comes before the targets to the end
+        inputs = np.where(before >= 0, np.take_along_axis(rows, before.clip(min=0), axis=1), PADDING_INDEX)
+        return inputs[:, -self.config.max_seq_len :], targets
 
     def make_views(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Makes the two views of each history that the auxiliary loss compares, `(2, B, L)`.

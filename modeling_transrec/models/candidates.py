@@ -100,7 +100,7 @@ def make_candidates(
         config: the model's.
         embeddings: `(U, D)` of the batch's distinct items, in the space of scores.
         item_index: `(B, L)` histories as indices into the items.
-        labels: `(B, L)` targets as indices into the items.
+        labels: `(B, L)` targets as indices into the items; with the objective of the next `K` items `(B, K)`.
         inputs: what the loss reads beside them.
         synthetic: `(U, D)` of items that do not exist, in the space of scores.
 
@@ -121,7 +121,7 @@ def make_candidates(
             + f" needs {', '.join(missing)} in the batch; TransRecDataCollator provides them"
         )
     log_q = inputs["item_log_popularity"] if "item_log_popularity" in needed else None
-    num_draws, is_repeated = count_draws(item_index, labels), None
+    num_draws, is_repeated = count_draws(item_index, labels, config.objective == "next_k_items"), None
     if config.auxiliary_loss_type is not None and AUXILIARY_LOSSES[config.auxiliary_loss_type].brings_items:
         num_draws = num_draws + (inputs["view_index"][1] >= 0).sum()
     if config.gather_negatives and dist.is_available() and dist.is_initialized():
@@ -160,13 +160,19 @@ def own_items(own_index: torch.Tensor, num_items: int) -> torch.Tensor:
     return is_own.scatter_(1, own, True)[:, :-1]
 
 
-def count_draws(item_index: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def count_draws(item_index: torch.Tensor, labels: torch.Tensor, all_follow: bool = False) -> torch.Tensor:
     """Counts the interactions of a batch: those of the histories, masked ones too, and the targets after their ends.
+
+    Args:
+        item_index, labels: `(B, L)`; where all targets follow, `labels` are `(B, K)`.
+        all_follow: whether all targets come after the history's end.
 
     >>> import torch
     >>> count_draws(torch.tensor([[-1, 4, 2]]), labels=torch.tensor([[-100, 2, 0]]))
     tensor(3)
     """
+    if all_follow:
+        return (item_index != PADDING_INDEX).sum() + (labels >= 0).sum()
     follows = (labels[:, -1] >= 0) & (item_index[:, -1] != MASK_INDEX)
     return (item_index != PADDING_INDEX).sum() + follows.sum()
 

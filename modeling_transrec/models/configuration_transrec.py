@@ -148,8 +148,11 @@ class TransRecConfig(PretrainedConfig):
             Whether the temperature is trained, from `temperature` on.
         objective (`str`, *optional*):
             `"next_item"`: every position predicts the item after it (the paper's S2S); `"last_item"`: the history
-            predicts its last item (S2O); `"masked_item"`: masked items are predicted from both sides (BERT4Rec). By
-            default the user encoder's usual one.
+            predicts its last item (S2O); `"next_k_items"`: it predicts its last `num_next_items` (TransRec's mixture
+            of modality); `"masked_item"`: masked items are predicted from both sides (BERT4Rec). By default the user
+            encoder's usual one.
+        num_next_items (`int`, defaults to 5):
+            Items at a history's end that the objective `"next_k_items"` predicts, all from the state before them.
         mask_probability (`float`, defaults to 0.2):
             Share of the items that the objective `"masked_item"` masks.
         loss_type (`str`, defaults to `"in_batch"`):
@@ -234,7 +237,8 @@ class TransRecConfig(PretrainedConfig):
     normalize_scores: bool = False
     temperature: float | int = option(1.0, above=0)
     learn_temperature: bool = False
-    objective: str | None = option(None, ("next_item", "last_item", "masked_item"))
+    objective: str | None = option(None, ("next_item", "last_item", "next_k_items", "masked_item"))
+    num_next_items: int = option(5, at_least=1, at_most=2**10)
     mask_probability: float | int = option(0.2, above=0, below=1)
     loss_type: str = option("in_batch", LOSSES)
     num_negatives: int = option(1, at_least=1, at_most=2**24)

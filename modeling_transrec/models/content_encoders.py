@@ -57,9 +57,15 @@ class ContentEncoder(nn.Module):
         self.width = width
         self.frozen_layers: FrozenLayers | None = None  # those whose outputs are precomputed
 
-    def project_to(self, hidden_size: int, config: "TransRecConfig") -> None:
-        """Adds the projection of features to a width `D`."""
-        self.projection = Projection(self.width, config, hidden_size, self.has_missing)
+    def project_to(self, hidden_size: int, config: "TransRecConfig", has_missing: bool = True) -> None:
+        """Adds the projection of features to a width `D`, with an embedding for what items lack unless there is no
+        use for one."""
+        self.projection = Projection(self.width, config, hidden_size, self.has_missing and has_missing)
+
+    def presence(self, **items: Unpack[ItemInputs]) -> torch.Tensor | None:
+        """Returns which items `(U,)` have the content; `None` if all have."""
+        index = self.index(**items)
+        return None if index is None else index >= 0
 
     @property
     def whole(self) -> PreTrainedModel:

@@ -24,11 +24,14 @@ class Fusion(nn.Module):
 
     Attributes:
         reads_tokens: Whether it reads the contents' tokens, not one embedding of each.
+        reads_presence: Whether it is told which items have each content; what an item lacks then has no learned
+            embedding in its place, but zeros.
         keeps_widths: Whether each embedding keeps a width of its own, of which the result's is the sum; `scales` are
             then the embeddings' lengths in it.
     """
 
     reads_tokens: ClassVar[bool] = False
+    reads_presence: ClassVar[bool] = False
     keeps_widths: ClassVar[bool] = False
 
     def __init__(self, config: "TransRecConfig", count: int):
@@ -44,6 +47,41 @@ class SumFusion(Fusion):
         for embedding in embeddings[1:]:
             total = total + embedding
         return total
+
+
+class MixtureFusion(Fusion):
+    """Takes the mean of those embeddings whose content an item has: its text's, its image's, or both.
+
+    To be chosen for catalogues in which some items have only a text and others only an image: no learned vector stands
+    for what an item lacks. An item that has nothing is zero. Arguments as in [`Fusion`].
+
+    Paper: Wang et al., "TransRec: Learning Transferable Recommendation from Mixture-of-Modality Feedback", APWeb-WAIM
+    2024, whose items have one content each, and whose user encoder may be told which.
+
+    Example:
+
+    >>> from modeling_transrec import TransRecConfig
+    >>> fusion = MixtureFusion(TransRecConfig(num_items=1), count=2)
+    >>> text, image = torch.tensor([[2.0], [2.0]]), torch.tensor([[4.0], [0.0]])
+    >>> fusion([text, image], [None, torch.tensor([True, False])])
+    tensor([[3.],
+            [2.]])
+    """
+
+    reads_presence = True
+
+    def forward(self, embeddings: list[torch.Tensor], presence: list[torch.Tensor | None]) -> torch.Tensor:
+        """Fuses several `(U, D)` to one.
+
+        Args:
+            embeddings: `(U, D)` each.
+            presence: of each content `(U,)`, true where an item has it; `None` if all have.
+        """
+        is_there = torch.stack(
+            [torch.ones_like(embeddings[0][:, 0], dtype=torch.bool) if one is None else one for one in presence]
+        )[:, :, None]  # (count, U, 1)
+        total = (torch.stack(embeddings) * is_there).sum(dim=0)
+        return total / is_there.sum(dim=0).clamp(min=1)
 
 
 class ConcatFusion(Fusion):
@@ -181,6 +219,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "sum": SumFusion,
     "concat": ConcatFusion,
     "weighted_concat": WeightedConcatFusion,
+    "mixture": MixtureFusion,
     "gated": GatedFusion,
     "film": FilmFusion,
     "co_attention": CoAttentionFusion,

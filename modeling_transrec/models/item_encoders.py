@@ -69,8 +69,9 @@ class ItemEncoder(nn.Module):
         if backbones:
             raise ValueError(f"a backbone was given for {', '.join(backbones)}, but the configuration has none")
         sizes = self._sizes_of_parts(config)
+        has_missing = len(self.parts) == 1 or not FUSIONS[config.fusion].reads_presence
         for part, size in zip(self.parts, sizes, strict=True):
-            part.project_to(size, config)
+            part.project_to(size, config, has_missing)
         if len(self.parts) > 1:
             self.fusion = FUSIONS[config.fusion](config, len(self.parts))
             if self.fusion.reads_tokens and not all(part.gives_tokens for part in self.parts):
@@ -173,7 +174,8 @@ class ItemEncoder(nn.Module):
         if self.fusion is None:
             return self.parts[0](**items) if self.parts else None
         if not self.fusion.reads_tokens:
-            return self.fusion([part(**items) for part in self.parts])
+            presence = [[part.presence(**items) for part in self.parts]] if self.fusion.reads_presence else []
+            return self.fusion([part(**items) for part in self.parts], *presence)
         tokens, masks = zip(*(part.tokens(**items) for part in self.parts), strict=True)
         return self.fusion(list(tokens), list(masks))
 

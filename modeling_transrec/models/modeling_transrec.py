@@ -797,7 +797,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 Histories, oldest item first, as indices into the batch's distinct items; -1 is padding, on the left;
                 -2 is a masked item.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
-                Index of the target of each position; -100 where there is none.
+                Index of the target of each position; -100 where there is none. With `objective="next_k_items"` the
+                targets after each history, of shape `(B, K)`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Indices into the table of user ids, where the user encoder has one.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
@@ -862,7 +863,11 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
             ids = None if user_ids is None else user_ids[users]
             hidden = self.model.get_user_hidden(vectors, mask, ids, is_masked, recorded)
-            states, targets, positions = at_targets(hidden, labels)
+            predicting = hidden
+            if config.objective == "next_k_items":
+                last = Histories(mask).last_of(hidden)  # (B, D)
+                predicting = last[:, None].expand(-1, labels.shape[1], -1)  # (B, K, D)
+            states, targets, positions = at_targets(predicting, labels)
             compared = candidates.of(users, positions)
             return hidden, loss.function(self.to_scoring_space(states), targets, positions[0], compared, **options)
 

@@ -233,13 +233,13 @@ def floating_dtype(module: nn.Module) -> torch.dtype:
 class Projection(nn.Module):
     """Maps a backbone's features to item embeddings by the configuration's row of [`PROJECTIONS`].
 
-    An item without the content has a learned embedding in its place.
+    An item without the content has a learned embedding in its place, or zeros.
 
     Args:
         width: `H` of the features.
         config: with `item_projection`.
         hidden_size: `D`, that of the configuration by default.
-        has_missing: whether items may lack the content.
+        has_missing: whether an embedding is learnt for items that lack the content.
     """
 
     def __init__(self, width: int, config: "TransRecConfig", hidden_size: int | None = None, has_missing: bool = True):
@@ -290,7 +290,8 @@ class Projection(nn.Module):
         embeddings = self.project(features, platform_index)
         if index is None:
             return embeddings
-        table = torch.cat([embeddings, self.missing.to(embeddings.dtype)[None]])
+        missing = torch.zeros_like(embeddings[0]) if self.missing is None else self.missing.to(embeddings.dtype)
+        table = torch.cat([embeddings, missing[None]])
         return F.embedding(index % table.shape[0], table)  # -1 is the last: the missing one
 
     def tokens(

@@ -240,6 +240,7 @@ CHANGEABLE_FIELDS = (
     "auxiliary_temperature",
     "view_augmentations",
     "objective",
+    "num_next_items",
     "mask_probability",
     "normalize_scores",
     "temperature",

@@ -229,6 +229,7 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "max_text_length": has_text,
         "item_prefix": has_text,
         "max_audio_seconds": "audio" in encoder.modalities,
+        "num_next_items": config.objective == "next_k_items",
         "mask_probability": config.objective == "masked_item",
         "num_negatives": loss.samples,
         "negative_sampling": loss.samples,

@@ -8,6 +8,8 @@ systems' own code counts prefixes.
   once, with negatives of all of them. Its layers are 256 wide within, ours four times `hidden_size`.
 - `vqrec`, `vqrec-pretrain`: VQ-Rec (Hou et al., WWW 2023), the same. One quantiser serves all platforms, and codes
   are not permuted in fine-tuning.
+- `transrec-mixture`: TransRec for mixture of modality (Wang et al., APWeb-WAIM 2024), with a causal user encoder and
+  plain pooling of tokens; theirs reads both sides and pools by attention.
 - `clue`: CLUE (Cheng et al., ICDM 2021), whose code is not public: sizes and rates are those of AdaptSSR (Yu et al.,
   NeurIPS 2023) on the same data; the training loss beside its term is ours.
 - `icsrec`: ICSRec (Qin et al., WSDM 2024) without its clusters of intents; it takes the last position of every prefix
@@ -65,6 +67,24 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
     },
     "vqrec": {**_COMMON, **_CODES},
     "vqrec-pretrain": {**_PRETRAIN, **_CODES, "synthetic_negatives": 0.75},
+    "transrec-mixture": {
+        "modality": "text+image",
+        "fusion": "mixture",
+        "train_last_n_layers": 2,
+        "user_encoder_type": "sasrec",
+        "objective": "next_k_items",
+        "num_next_items": 5,
+        "loss_type": "bce",
+        "num_negatives": 1,
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "hidden_dropout_prob": 0.1,
+        "max_seq_len": 25,
+        "learning_rate": 1e-4,
+        "per_device_train_batch_size": 512,
+        "num_train_epochs": 50,
+    },
     "clue": {
         "user_encoder_type": "sasrec",
         "hidden_size": 64,
