@@ -303,6 +303,8 @@ def _numbered(name: str, ids: Iterable[str] | None) -> tuple[list[str] | None, d
     """Ids as a list of strings, and each one's place in it."""
     if ids is None:
         return None, {}
+    if isinstance(ids, Sequence):  # a column of a data set: read at once, not row by row
+        ids = ids[:]
     ids = [str(one) for one in ids]
     rows = {one: row for row, one in enumerate(ids)}
     if len(rows) != len(ids):
