@@ -3,8 +3,9 @@
     python benchmarks/data_scale.py --rows 24500000 --compare --load
     python benchmarks/data_scale.py --rows 200000000
 
-`--compare` runs a bare polars read, sort and group of the same file beside it, interleaved, in processes of their own;
-`--load` also measures `load_dataset` twice. Results go to `benchmarks/results/data_scale.json` and `.md`.
+`--compare` runs the fastest bare polars way beside it, read, sort by time alone, group by user, interleaved, in
+processes of their own; `--load` also measures `load_dataset` twice, and with `--before` that of another environment
+with an older version, too. Results go to `benchmarks/results/data_scale.json` and `.md`.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -46,15 +49,15 @@ def generate(folder: Path, num_rows: int) -> None:
 
 
 def bare_polars(folder: Path) -> dict:
-    """The floor: read, sort and group, nothing checked."""
+    """The floor: read, sort by time alone and group, nothing checked."""
     actions = pl.read_csv(
         folder / "Scale_pair.csv",
         has_header=False,
         new_columns=["user", "item", "timestamp"],
         schema_overrides={"user": pl.String, "item": pl.String},
     )
-    ordered = actions.sort("user", "timestamp", maintain_order=True)
-    grouped = ordered.group_by("user", maintain_order=True).agg("item", "timestamp")
+    grouped = actions.sort("timestamp", maintain_order=True)
+    grouped = grouped.group_by("user", maintain_order=True).agg("item", "timestamp")
     return {"users": grouped.height}
 
 
@@ -85,6 +88,12 @@ def _in_child(function, folder: Path, results) -> None:
     found["cpu_seconds"] = round(time.process_time() - cpu, 2)
     found["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     results.put(found)
+
+
+def measure_there(python: str, folder: Path) -> dict:
+    """Runs `load` in another environment."""
+    command = [python, __file__, "--only_load", str(folder)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def measure(function, folder: Path) -> dict:
@@ -127,9 +136,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24_500_000)
     parser.add_argument("--compare", action="store_true", help="Run bare polars beside it.")
     parser.add_argument("--load", action="store_true", help="Measure load_dataset twice.")
+    parser.add_argument("--before", metavar="PYTHON", help="Python of an environment of an older version.")
+    parser.add_argument("--only_load", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output_dir", help="Folder for the generated files; by default a temporary one.")
     args = parser.parse_args()
+    if args.only_load is not None:
+        print(json.dumps(measure(load, args.only_load)))
+        return
     file = RESULTS.with_suffix(".json")
     record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": [], "commands": []}
     record["machine"] = {
@@ -148,13 +162,17 @@ def main() -> None:
             if args.compare:
                 bare.append(measure(bare_polars, folder))
         if args.compare:
-            found.append(("bare polars: read, sort, group", middle(bare)))
+            found.append(("bare polars: read, sort by time, group", middle(bare)))
         found.append(("pairs to sequences, checked", middle(sequences)))
+        if args.before is not None:
+            found.append(("`load_dataset`, first, before", measure_there(args.before, folder)))
+            shutil.rmtree(folder / "cache")
         if args.load:
             found += [(f"`load_dataset`, {which}", measure(load, folder)) for which in ("first", "second")]
     record["results"] = [entry for entry in record["results"] if entry["rows"] != args.rows]
     record["results"] += [{"rows": args.rows, "what": what, **one} for what, one in found]
     flags = "".join(f" --{name}" for name in ("compare", "load") if getattr(args, name))
+    flags += "" if args.before is None else " --before PYTHON"
     command = f"python benchmarks/data_scale.py --rows {args.rows}{flags} --repeats {args.repeats}"
     record["commands"] = sorted({*record["commands"], command})
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

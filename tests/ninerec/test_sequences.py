@@ -9,11 +9,11 @@ import pytest
 
 from modeling_transrec.ninerec.sequences import (
     Sequences,
+    by_first_row,
     filter_interactions,
     find_repeated,
     keep_last,
     leave_one_out,
-    sort_interactions,
     temporal_split,
     to_table,
     used_items,
@@ -56,24 +56,43 @@ def as_dict(sequences):
     return {int(user[1:]): pairs[ends[row] : ends[row + 1]] for row, user in enumerate(sequences.user_ids.to_pylist())}
 
 
+def ordered_by_python(rows):
+    """`(first row, item, time)` for rows (user, item, time), users by their first row; `time` may be missing."""
+    first = {}
+    for row, (user, *_) in enumerate(rows):
+        first.setdefault(user, row)
+    ordered = sorted(enumerate(rows), key=lambda one: (first[one[1][0]], one[1][2:], one[0]))
+    return [(first[user], *further) for _, (user, *further) in ordered]
+
+
+def as_frame(rows, columns):
+    frame = pl.DataFrame(rows, schema=columns, orient="row", schema_overrides={"user": pl.UInt64})
+    return frame.with_row_index("row")
+
+
 @pytest.mark.parametrize("scale", [1, 2**60])  # times whose key has no room beside the user
 @pytest.mark.parametrize("seed", range(3))
 def test_sorted_as_plain_python_sorts(seed, scale):
     rows = [(user, item, time * scale - 5) for user, item, time in random_rows(seed, num_times=7)]
-    ordered = sort_interactions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
-    assert ordered.rows() == [(user, *one) for user, interactions in naive(rows).items() for one in interactions]
+    assert by_first_row(as_frame(rows, ["user", "item", "timestamp"])).rows() == ordered_by_python(rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_users_whose_numbers_are_close_beside_some_that_are_far(seed):
+    numbers = [0, 2**64 - 1, *range(40, 75)]  # the last bits of the key have the row, and these differ there alone
+    rows = [(numbers[user], item, time) for user, item, time in random_rows(seed)]
+    assert by_first_row(as_frame(rows, ["user", "item", "timestamp"])).rows() == ordered_by_python(rows)
 
 
 def test_without_timestamps_the_order_of_the_rows_counts():
     rows = [(user, item) for user, item, _ in random_rows(7)]
-    ordered = sort_interactions(pl.DataFrame(rows, schema=["user", "item"], orient="row"))
-    assert ordered.rows() == sorted(rows, key=lambda row: row[0])
+    assert by_first_row(as_frame(rows, ["user", "item"])).rows() == ordered_by_python(rows)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_repeated_rows_are_found_wherever_they_stand(seed):
     rows = random_rows(seed, num_items=5)
-    ordered = sort_interactions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+    ordered = by_first_row(as_frame(rows, ["user", "item", "timestamp"]))
     seen, expected = set(), []
     for row in ordered.rows():
         expected.append(row in seen)

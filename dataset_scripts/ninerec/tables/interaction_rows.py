@@ -6,6 +6,7 @@ A file has a row an interaction, or a line a user. While problems are collected,
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -112,9 +113,9 @@ def _form_of_column(path: Path, name: str, options: TableOptions) -> TimeForm:
 
 
 def regular_pairs(
-    path: Path, options: TableOptions, columns: list[str | None], header_line: int | None, times: TimeForm
+    path: Path, options: TableOptions, columns: list[str | None], header_line: int | None, times: TimeForm, file: Path
 ) -> Chunks:
-    """Returns the rows of a pair file that is plain enough for a fast reader.
+    """Returns the rows of a pair file that is plain enough for a fast reader; after the first reading, from `file`.
 
     Raises:
         Irregular: here or while rows are read, if it is not.
@@ -123,11 +124,10 @@ def regular_pairs(
         raise Irregular("its rows have lists")
     dialect = dialect_of(path, options)
     rows = partial(regular_chunks, path, dialect.separator, columns, header_line or 0, quoted=is_quoted(path, dialect))
-    return lambda: (_regular_numbers(chunk, times) for chunk in rows())
+    return _Kept(lambda: (_regular_numbers(chunk, times) for chunk in rows()), file)
 
 
 def _regular_numbers(chunk: pl.DataFrame, times: TimeForm) -> pl.DataFrame:
-    chunk = chunk.with_columns(pl.col(pl.String).str.strip_chars())
     if any(chunk.select((pl.col(pl.String) == "").any()).row(0)):
         raise Irregular("it has empty ids")
     for role in [name for name in NUMBERS if name in chunk.columns]:
@@ -153,25 +153,41 @@ def _what_is_wrong(role: str, times: TimeForm) -> str:
     return f"timestamps that are no {times.name}, unlike the first; write all times in one form: {TIMES}"
 
 
-def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
-    """Returns the same chunks, which are read only once and then come from a file."""
-    with pa.OSFile(str(file), "wb") as sink:
-        writer = None
-        for chunk in chunks():
-            table = chunk.to_arrow(compat_level=pl.CompatLevel.oldest())
-            writer = writer or pa.ipc.new_file(sink, table.schema)
-            writer.write_table(table)
-        if writer is None:
-            raise ValueError(f"{path}: no row can be read from this file")
-        writer.close()
+class _Kept:
+    """Chunks that are kept in a file while they are read for the first time, and come from it afterwards."""
 
-    def read() -> Iterator[pl.DataFrame]:
-        with pa.OSFile(str(file), "rb") as source:
+    def __init__(self, chunks: Chunks, file: Path):
+        self.chunks, self.file, self.is_whole = chunks, file, False
+
+    def __call__(self) -> Iterator[pl.DataFrame]:
+        return self._read() if self.is_whole else self._keep()
+
+    def _keep(self) -> Iterator[pl.DataFrame]:
+        with pa.OSFile(str(self.file), "wb") as sink:
+            writer = None
+            for chunk in self.chunks():
+                table = chunk.to_arrow(compat_level=pl.CompatLevel.oldest())
+                writer = writer or pa.ipc.new_file(sink, table.schema)
+                writer.write_table(table)
+                yield chunk
+            if writer is not None:
+                writer.close()
+                self.is_whole = True
+
+    def _read(self) -> Iterator[pl.DataFrame]:
+        with pa.OSFile(str(self.file), "rb") as source:
             reader = pa.ipc.open_file(source)
             for number in range(reader.num_record_batches):
                 yield cast(pl.DataFrame, pl.from_arrow(reader.get_batch(number)))
 
-    return read
+
+def kept_in_file(path: Path, chunks: Chunks, file: Path) -> Chunks:
+    """Returns the same chunks, which are read only once, here, and then come from a file."""
+    kept = _Kept(chunks, file)
+    deque(kept(), maxlen=0)
+    if not kept.is_whole:
+        raise ValueError(f"{path}: no row can be read from this file")
+    return kept
 
 
 def parquet_pairs(

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ..sequences import Sequences, filter_interactions, find_repeated, keep_last, sort_interactions
+from ..sequences import Sequences, by_first_row, filter_interactions, find_repeated, keep_last
 from ..whole_folders import scratch_folder
 from .coded import read_parts, write_coded
 from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
@@ -59,8 +59,7 @@ def read_sequences(
         min_actions, min_item_actions: see [`filter_interactions`].
         max_actions: the last interactions of a user that are kept; by default all.
         options: what its columns are, and which interactions count.
-        scratch_dir: folder for a temporary file of 32 bytes an interaction, and for the columns of a file that is
-            hard to parse.
+        scratch_dir: folder for temporary files: 32 bytes an interaction, and the columns of the file that are used.
     """
     with scratch_folder(scratch_dir, "interactions-") as folder:
         build = partial(_build, path, folder, item_ids, options, min_actions, max_actions, min_item_actions)
@@ -114,7 +113,7 @@ def interaction_chunks(
         chunks = partial(line_by_line, roles, header_line, times)
         return kept_in_file(path, chunks, folder / "rows.arrow"), times
     if is_regular:
-        chunks = regular_pairs(path, options, roles, header_line, times)
+        chunks = regular_pairs(path, options, roles, header_line, times, folder / "rows.arrow")
     else:
         chunks = kept_in_file(path, partial(line_by_line, roles, header_line, times), folder / "rows.arrow")
     named = name_roles(path, chunks, roles, item_ids)
@@ -219,9 +218,7 @@ def _sequences_of(
 ) -> Sequences:
     """Sequences of some users, whose `user_ids` are the first rows of each in the file, in this order."""
     timed, weighted = "timestamp" in interactions.columns, "weight" in interactions.columns
-    first_row = pl.col("row").min().over("user").alias("user")
-    further = [name for name in ("timestamp", "weight") if name in interactions.columns]
-    ordered = sort_interactions(interactions.select(first_row, "check", "item", *further))
+    ordered = by_first_row(interactions)
     user, check = ordered["user"].to_numpy(), ordered["check"].to_numpy()
     if ((user[1:] == user[:-1]) & (check[1:] != check[:-1])).any():
         raise _Collision

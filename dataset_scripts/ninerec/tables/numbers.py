@@ -47,6 +47,8 @@ class TimeForm:
         >>> DATE.parse(pl.Series(["2021-05-07 12:30:00.25", "2021-05-07T20:30+08:00", "7 May"])).to_list()
         [1620390600250000, 1620390600000000, None]
         """
+        if not self.is_date and self.ticks == 1 and not (numbers := values.cast(pl.Int64, strict=False)).null_count():
+            return numbers  # as nearly always
         text = values.str.strip_chars()
         if not self.is_date:
             return _whole_numbers(text) if self.ticks == 1 else _decimal_numbers(text, self.ticks)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -347,7 +347,7 @@ def is_quoted(path: Path, dialect: Dialect) -> bool:
 def regular_chunks(
     path: Path, separator: str, columns: list[str | None], skip_lines: int, quoted: bool
 ) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a plain text file, many times faster than [`field_chunks`].
+    """Yields the rows of a plain text file without white space around fields, many times faster than [`field_chunks`].
 
     Args:
         path: with each row on a line.
@@ -363,7 +363,7 @@ def regular_chunks(
     used = [column for column in columns if column is not None]
     try:
         yield from map(
-            pl.from_arrow,
+            _stripped,
             pyarrow.csv.open_csv(
                 path,
                 read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=skip_lines, block_size=BLOCK_SIZE),
@@ -378,6 +378,20 @@ def regular_chunks(
         )
     except pa.ArrowInvalid as error:
         raise Irregular(str(error)) from error
+
+
+def _stripped(batch: pa.RecordBatch) -> pl.DataFrame:
+    """Returns columns of strings without white space around each."""
+    frame = cast(pl.DataFrame, pl.from_arrow(batch))
+    spaced = [name for name, column in zip(batch.column_names, batch.columns, strict=True) if _may_have_space(column)]
+    return frame.with_columns(pl.col(spaced).str.strip_chars()) if spaced else frame
+
+
+def _may_have_space(strings: pa.StringArray) -> bool:
+    """Returns whether there is anything but visible ASCII characters, which is told far faster than stripped."""
+    data = strings.buffers()[2]
+    found = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return len(found) > 0 and (int(found.min()) <= 32 or int(found.max()) > 126)
 
 
 def _has_quotes(path: Path, dialect: Dialect) -> bool:
