@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .data.loading import load_items, load_sequences
     from .data.platforms import join_platforms
     from .data.transitions import Transitions
+    from .data.user_labels import UserLabelCollator, with_labels
     from .evaluation.arguments import EvaluationArguments
     from .evaluation.baselines import evaluate_baselines
     from .evaluation.evaluate import evaluate
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         TransRecPreTrainedModel,
     )
     from .models.processing_transrec import TransRecProcessor, train_tokenizer
+    from .models.user_classification import TransRecForUserClassification
     from .ninerec.sample import SAMPLE_BACKBONE
     from .ninerec.tables.joined_texts import join_columns
     from .serving.pipeline import SequentialRecommendationPipeline
@@ -50,12 +52,14 @@ _MODULES = {
     "TransRecConfig": ".models.configuration_transrec",
     "TransRecDataCollator": ".data.collator",
     "TransRecForSequentialRecommendation": ".models.modeling_transrec",
+    "TransRecForUserClassification": ".models.user_classification",
     "TransRecModel": ".models.modeling_transrec",
     "TransRecPreTrainedModel": ".models.modeling_transrec",
     "TransRecProcessor": ".models.processing_transrec",
     "TransRecTrainer": ".training.trainer",
     "TransRecTrainingArguments": ".training.arguments",
     "Transitions": ".data.transitions",
+    "UserLabelCollator": ".data.user_labels",
     "evaluate": ".evaluation.evaluate",
     "evaluate_baselines": ".evaluation.baselines",
     "load_items": ".data.loading",
@@ -63,6 +67,7 @@ _MODULES = {
     "join_platforms": ".data.platforms",
     "load_sequences": ".data.loading",
     "train": ".training.train",
+    "with_labels": ".data.user_labels",
     "train_tokenizer": ".models.processing_transrec",
 }
 __all__ = [*_MODULES, "__version__"]

@@ -38,6 +38,7 @@ from .tiny import (
     tiny_config,
     tiny_image,
     tiny_sound,
+    with_times,
 )
 
 
@@ -156,7 +157,7 @@ def histories(items, train_split):
 
 
 @pytest.fixture
-def make_collator(items, histories, processor_of, prepared_items):
+def make_collator(items, histories, processor_of, prepared_items, train_split):
     """A factory of collators: of a model, or `make_collator("id", loss_type="bce")` of an id model's configuration."""
 
     def make(kind: str = "id", model=None, seed: int = 0, **fields) -> TransRecDataCollator:
@@ -164,6 +165,7 @@ def make_collator(items, histories, processor_of, prepared_items):
         user_index = np.arange(NUM_USERS) if config.num_users is not None else None
         counts = count_interactions(histories, len(items))
         options = {"user_index": user_index, "seed": seed, "histories": histories}
+        options["sequences"] = with_times(train_split) if config.reads_timestamps else None
         return TransRecDataCollator(config, prepared_items[kind], processor_of[kind], counts, **options)
 
     return make

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 import modeling_transrec
-from modeling_transrec import TransRecForSequentialRecommendation, TransRecProcessor
+from modeling_transrec import (
+    TransRecForSequentialRecommendation,
+    TransRecForUserClassification,
+    TransRecProcessor,
+)
 
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +72,7 @@ def test_models_import_nothing_outside_their_folder():
 
 def test_what_travels_with_a_checkpoint_is_models_and_nothing_else():
     """The closure of the relative imports of the saved classes is the whole folder."""
-    saved = (TransRecForSequentialRecommendation, TransRecProcessor)
+    saved = (TransRecForSequentialRecommendation, TransRecForUserClassification, TransRecProcessor)
     waiting, closure = [Path(sys.modules[cls.__module__].__file__) for cls in saved], set()
     while waiting:
         path = waiting.pop()

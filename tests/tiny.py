@@ -114,6 +114,26 @@ def make_sequences(items: datasets.Dataset, num_users: int, split: str, seed: in
     return datasets.Dataset.from_dict(rows, features=features)
 
 
+def with_times(sequences: datasets.Dataset) -> datasets.Dataset:
+    """Histories with the times of their interactions: seconds to months apart."""
+    rng = np.random.default_rng(5)
+    times = [
+        (10**9 + np.exp(rng.uniform(0, 16, len(taken))).astype(np.int64).cumsum()).tolist()
+        for taken in sequences["item_ids"]
+    ]
+    return sequences.add_column("timestamps", times)
+
+
+def of_users(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the user encoder reads of users 0, 1, … beside their items, as arguments, whatever the padding."""
+    found = {}
+    if model.user_encoder.reads_user_ids:
+        found["user_ids"] = torch.arange(len(mask))
+    if model.user_encoder.reads_timestamps:
+        found["timestamps"] = (mask.cumsum(1) ** 3 * 1000) + 10**9
+    return found
+
+
 def tiny_text_config(vocab_size: int, model_type: str = "bert") -> dict:
     """A backbone of one layer and 20 dimensions."""
     width = {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 30}

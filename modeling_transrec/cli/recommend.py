@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..data.arguments import DataArguments
 from ..models.checkpoint_files import load_config
-from ..serving.batch import index_in_shares, write_recommendations
+from ..serving.batch import index_in_shares, known_of_users, whole_histories, write_recommendations
 from ..serving.recommender import Recommender
 from .options import parse_arguments
 
@@ -41,6 +41,10 @@ class RecommendationArguments:
         default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
     )
     history: str | None = field(default=None, metadata={"help": "Item ids separated by spaces, oldest first."})
+    timestamps: str | None = field(
+        default=None,
+        metadata={"help": "Times of the interactions of --history, in seconds, for models that read them (HSTU)."},
+    )
     user_id: str | None = field(
         default=None, metadata={"help": "User whose history it is, for models that read user ids (DSSM)."}
     )
@@ -83,10 +87,16 @@ def show(history: list[str], recommended: list, texts: dict[str, str], held_out:
         print(f"  taken next   {held_out}  {texts[held_out]}")
 
 
-def recommend(recommender: Recommender, histories: list, user_ids: list[str], args: RecommendationArguments) -> list:
-    """Returns the best items for each history; only models that read user ids are given them."""
-    known_by_id = user_ids if recommender.processor.user_ids is not None else None
-    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, user_id=known_by_id)
+def recommend(
+    recommender: Recommender,
+    histories: list,
+    user_ids: list[str],
+    times: list[list[int]] | None,
+    args: RecommendationArguments,
+) -> list:
+    """Returns the best items for each history; only models that read user ids or times are given them."""
+    known = known_of_users(recommender, user_ids, times)
+    return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, **known)
 
 
 def write_all(recommender: Recommender, sequences: datasets.Dataset, args: RecommendationArguments) -> None:
@@ -97,8 +107,8 @@ def write_all(recommender: Recommender, sequences: datasets.Dataset, args: Recom
     with unfinished.open("w", encoding="utf-8") as file:
         for start in tqdm(range(0, len(sequences), args.batch_size), desc="Recommending"):
             users = sequences[start : start + args.batch_size]
-            histories = [[*past, last] for past, last in zip(users["item_ids"], users["target"], strict=True)]
-            found = recommend(recommender, histories, users["user_id"], args)
+            histories, times = whole_histories(users)
+            found = recommend(recommender, histories, users["user_id"], times, args)
             for user_id, recommended in zip(users["user_id"], found, strict=True):
                 line = {"user_id": user_id, "recommended": recommended}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -154,14 +164,18 @@ def main(args: Sequence[str] | None = None) -> None:
 
     if options.history is not None:
         history, exclude_seen = options.history.split(), not options.include_seen
-        show(history, recommender.recommend(history, options.k, exclude_seen, user_id=options.user_id), texts)
+        times = None if options.timestamps is None else [int(time) for time in options.timestamps.split()]
+        known = {"user_id": options.user_id, "timestamps": times}
+        show(history, recommender.recommend(history, options.k, exclude_seen, **known), texts)
         return
     sequences = data_args.load_sequences("test", max_seq_len)
     if options.output_file is not None:
         write_all(recommender, sequences, options)
         return
     for user in sequences.select(range(min(options.num_users, len(sequences)))):
-        recommended = recommend(recommender, [user["item_ids"]], [user["user_id"]], options)[0]
+        times = user.get("timestamps")
+        of_one = None if times is None else [times]
+        recommended = recommend(recommender, [user["item_ids"]], [user["user_id"]], of_one, options)[0]
         print(f"\nuser {user['user_id']}")
         show(user["item_ids"], recommended, texts, held_out=user["target"])
 

@@ -16,7 +16,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.processing_transrec import TransRecProcessor
 from ..models.views import AUGMENTATIONS
-from .loading import CONTEXT, left_pad
+from .loading import CONTEXT, left_pad, read_timestamps
 from .platforms import PlatformRanges
 from .same_targets import SameTargets
 
@@ -38,6 +38,7 @@ class TransRecDataCollator:
         user_index: `(number of users,)` each user's index into the table of user ids, for DSSM.
         seed: of negatives and masks.
         platforms: of the items, where they are of several.
+        sequences: the histories with their `timestamps`, for user encoders that read them.
         mixes_platforms: whether a batch has users of several platforms, so that items of all are negatives.
         histories: those of all training users, among which the auxiliary loss `"same_target"` draws.
 
@@ -46,7 +47,8 @@ class TransRecDataCollator:
     processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
     inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
     `(U,)` and `num_catalogue_items`; `view_index` `(2, B, L)` and `view_target` `(B,)` for an auxiliary loss;
-    `user_ids` `(B,)` for DSSM; `platform_index` `(U,)` where there are several and the model has statistics of each.
+    `user_ids` `(B,)` for DSSM; `timestamps` `(B, L)` for HSTU; `platform_index` `(U,)` where there are several and the
+    model has statistics of each.
     """
 
     def __init__(
@@ -60,13 +62,19 @@ class TransRecDataCollator:
         platforms: PlatformRanges | None = None,
         mixes_platforms: bool = False,
         histories: datasets.Dataset | None = None,
+        sequences: datasets.Dataset | None = None,
     ):
+        if config.reads_timestamps and sequences is None:
+            raise ValueError(
+                f"user_encoder_type={config.user_encoder_type!r} needs the sequences with their timestamps"
+            )
         if len(items) != len(item_counts):
             raise ValueError(f"{len(items)} items, but popularity counts of {len(item_counts)}")
         self.config = config
         self.items = items
         self.processor = processor
         self.user_index = user_index
+        self.sequences = sequences
         self.seed = seed
         self.platforms = platforms
         # Items that are drawn from together: those of a platform or, as a rule, the catalogue.
@@ -133,6 +141,11 @@ class TransRecDataCollator:
             batch["catalogue_index"] = torch.from_numpy(distinct)
         if self.user_index is not None:
             batch["user_ids"] = torch.from_numpy(self.user_index[users])
+        if config.reads_timestamps:
+            times = read_timestamps(self.sequences, users, rows.shape[1])
+            if config.objective == "next_k_items":
+                times = self._before_the_end(times, self._num_at_the_end(rows))
+            batch["timestamps"] = torch.from_numpy(times[:, : inputs.shape[1]])
         if self.platforms is not None and config.starts_at_content:
             batch["platform_index"] = torch.from_numpy(self.platforms.of_items(distinct))
         return batch
@@ -156,6 +169,9 @@ class TransRecDataCollator:
             return np.where(is_masked, MASK_INDEX, rows), np.where(is_masked, rows, PADDING_INDEX)
         if self.config.objective == "next_k_items":
             return self._split_at_the_end(rows, may_be_target)
+        if self.config.objective == "other_items":
+            has_others = (rows >= 0).sum(axis=1, keepdims=True) > 1
+            return rows, np.where(may_be_target & has_others, rows, PADDING_INDEX)
         inputs, targets = rows[:, :-1], rows[:, 1:]
         targets = np.where((inputs == PADDING_INDEX) | ~may_be_target[:, 1:], PADDING_INDEX, targets)
         if self.config.objective == "last_item":
@@ -164,13 +180,21 @@ class TransRecDataCollator:
 
     def _split_at_the_end(self, rows: np.ndarray, may_be_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Splits sequences `(B, L + K)` into histories and the items after them `(B, K)`."""
-        num_next = min(self.config.num_next_items, rows.shape[1] - 1)
-        num_targets = np.minimum((rows >= 0).sum(axis=1) - 1, num_next)[:, None]  # (B, 1)
+        num_next, num_targets = min(self.config.num_next_items, rows.shape[1] - 1), self._num_at_the_end(rows)
         is_target = np.arange(num_next)[::-1] < num_targets
         targets = np.where(is_target & may_be_target[:, -num_next:], rows[:, -num_next:], PADDING_INDEX)
-        before = np.arange(rows.shape[1]) - num_targets  # moves what comes before the targets to the end
-        inputs = np.where(before >= 0, np.take_along_axis(rows, before.clip(min=0), axis=1), PADDING_INDEX)
-        return inputs[:, -self.config.max_seq_len :], targets
+        return self._before_the_end(rows, num_targets), targets
+
+    def _num_at_the_end(self, rows: np.ndarray) -> np.ndarray:
+        """Returns how many of the last items of sequences `(B, L + K)` are targets, `(B, 1)`."""
+        num_next = min(self.config.num_next_items, rows.shape[1] - 1)
+        return np.minimum((rows >= 0).sum(axis=1) - 1, num_next)[:, None]
+
+    def _before_the_end(self, values: np.ndarray, num_targets: np.ndarray) -> np.ndarray:
+        """Takes what comes before the targets out of `(B, L + K)`, moved to the end: `(B, L)`."""
+        before = np.arange(values.shape[1]) - num_targets
+        moved = np.where(before >= 0, np.take_along_axis(values, before.clip(min=0), axis=1), PADDING_INDEX)
+        return moved[:, -self.config.max_seq_len :]
 
     def make_views(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Makes the two views of each history that the auxiliary loss compares, `(2, B, L)`.

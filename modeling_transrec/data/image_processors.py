@@ -45,6 +45,19 @@ def load_image_processor(name_or_path: str, image_size: int | None = None, squar
     return processor
 
 
+def ninerec_image_processor(image_size: int | None = None) -> ViTImageProcessorPil:
+    """Returns the image processor of NineRec's code, whatever the backbone.
+
+    Images become squares of 224 or `image_size` pixels, bilinear, with mean and standard deviation 0.5.
+
+    >>> ninerec_image_processor(64).size["height"]
+    64
+    """
+    side, half = image_size or 224, [0.5, 0.5, 0.5]
+    size = {"height": side, "width": side}
+    return ViTImageProcessorPil(size=size, resample=2, image_mean=half, image_std=half, do_convert_rgb=True)
+
+
 def timm_image_processor(config):
     """Returns an image processor that does what timm does in evaluation, and that can be saved.
 

@@ -225,6 +225,34 @@ def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray
     return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
 
 
+def check_timestamps(sequences: datasets.Dataset, user_encoder_type: str) -> None:
+    """Raises `ValueError` unless the times of the interactions are known, for a user encoder that reads them."""
+    first = sequences.select(range(min(1, len(sequences))))
+    if values_of_interactions(first, "timestamps") is None:
+        raise ValueError(
+            f"user_encoder_type={user_encoder_type!r} reads the time of each interaction, and these histories have no "
+            "timestamps: give a table of interactions with a column timestamp (in NineRec's layout NAME_pair.csv), or "
+            "choose another user encoder, such as sasrec"
+        )
+
+
+def read_timestamps(sequences: datasets.Dataset, users: np.ndarray, length: int) -> np.ndarray:
+    """Reads the times of the last `length` interactions of users, given by index, `(B, length)`, -1 before the first.
+
+    >>> import datasets
+    >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b", "a"]], "timestamps": [[7], [5, 9]]})
+    >>> read_timestamps(sequences, np.array([1, 0]), length=2)
+    array([[ 5,  9],
+           [-1,  7]])
+    """
+    lists = sequences.select_columns(["timestamps"]).with_format("arrow")[users]["timestamps"]
+    if lists.null_count:
+        raise ValueError(f"the history of row {users[int(np.argmax(lists.is_null()))]} has no timestamps")
+    times = left_pad(pc.list_flatten(lists).to_numpy().astype(np.int64), pc.list_value_length(lists).to_numpy())
+    missing = max(length - times.shape[1], 0)
+    return np.pad(times, ((0, 0), (missing, 0)), constant_values=-1)[:, -length:]
+
+
 def values_of_interactions(sequences: datasets.Dataset, column: str) -> np.ndarray | None:
     """Returns a list column of histories, such as `timestamps`, as one array `(N,)`; `None` where it is not known.
 

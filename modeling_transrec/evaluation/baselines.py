@@ -16,6 +16,7 @@ import torch
 
 from ..data.loading import count_interactions, index_histories, values_of_interactions
 from ..data.transitions import Transitions
+from ..models.batch import UserInputs
 from ..models.processing_transrec import TransRecProcessor
 from .evaluator import FullRankingEvaluator
 from .features import Content
@@ -203,7 +204,7 @@ def add_transitions(
     description: dict,
     platform: Platform,
     transition_weight: str = "auto",
-    user_index: torch.Tensor | None = None,
+    user_inputs: UserInputs | None = None,
 ) -> tuple[CatalogueScorer, dict]:
     """Adds a platform's transitions, and with `auto` popularity, to any dense scores, those of a trained model, too.
 
@@ -212,7 +213,7 @@ def add_transitions(
         description: what the protocol says of them.
         platform: the platform, of which the validation split must be known.
         transition_weight: `"auto"`, or a number in units of the dense scores' spread.
-        user_index: of each user of the validation split, see [`FullRankingEvaluator.user_index`].
+        user_inputs: of each user of the validation split, see [`FullRankingEvaluator.user_inputs`].
 
     Returns:
         The scorer of the sum, and what the protocol says of it.
@@ -222,7 +223,7 @@ def add_transitions(
     weights: dict[str, Any] = {}
     if transition_weight != "auto":
         weights = {"transition_weights": (float(transition_weight),), "popularity_weights": (0.0,)}
-    choice = choose(scorer, platform.transitions, platform.validation, user_index=user_index, **weights)
+    choice = choose(scorer, platform.transitions, platform.validation, user_inputs=user_inputs, **weights)
     description = {**description, **choice.describe(platform.transitions)}
     return choice.apply(scorer, platform.transitions), description
 
@@ -254,7 +255,7 @@ def rank(
     scorer: CatalogueScorer,
     description: dict,
     scores: str,
-    user_index: torch.Tensor | None = None,
+    user_inputs: UserInputs | None = None,
 ) -> dict[str, Any]:
     """Returns the metrics of a scorer, the protocol that belongs to them, and the users' rankings.
 
@@ -263,12 +264,12 @@ def rank(
         scorer: of the evaluator's catalogue.
         description: what was chosen for the scores, for the protocol.
         scores: what the scores are, likewise.
-        user_index: of each user of the split, see [`FullRankingEvaluator.user_index`].
+        user_inputs: of each user of the split, see [`FullRankingEvaluator.user_inputs`].
     """
     protocol = {**evaluator.protocol, "scores": scores}
     if description:
         protocol["scoring"] = describe_scoring(description)
-    metrics = evaluator.rank(scorer, user_index)
+    metrics = evaluator.rank(scorer, user_inputs)
     return {"metrics": metrics, "protocol": protocol, "rankings": evaluator.rankings}
 
 
@@ -335,10 +336,11 @@ def evaluate_model(
         platform: what is known of the platform.
         transition_weight: see [`add_transitions`]; `"0"` adds none.
     """
-    own, users = evaluator.protocol["scores"], evaluator.user_index(processor)
+    config: Any = scorer.model.config
+    own, users = evaluator.protocol["scores"], evaluator.user_inputs(processor, config)
     found = [rank(evaluator, scorer, {}, own, users)]
     if has_transitions(transition_weight):
-        of_validation = None if platform.validation is None else platform.validation.user_index(processor)
+        of_validation = None if platform.validation is None else platform.validation.user_inputs(processor, config)
         both = add_transitions(scorer, {}, platform, transition_weight, of_validation)
         found.append(rank(evaluator, *both, f"{own} + transitions", users))
     return found

@@ -16,8 +16,18 @@ from accelerate.utils import gather_object
 
 from ..data.cache import items_digest
 from ..data.collator import hash_integers
-from ..data.loading import NO_TARGET, as_ids, history_lengths, index_histories, read_histories
+from ..data.loading import (
+    NO_TARGET,
+    as_ids,
+    check_timestamps,
+    history_lengths,
+    index_histories,
+    read_histories,
+    read_timestamps,
+)
 from ..data.preparation import PreparedItems, prepare_items
+from ..models.batch import UserInputs
+from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
@@ -198,7 +208,7 @@ class FullRankingEvaluator:
         """
         with evaluation_mode(model):
             scorer = self.build_scorer(model, processor, autocast)
-            return self.rank(scorer, self.user_index(processor))
+            return self.rank(scorer, self.user_inputs(processor, model.config))
 
     def build_scorer(
         self, model: TransRecPreTrainedModel, processor: TransRecProcessor, autocast=contextlib.nullcontext
@@ -207,30 +217,40 @@ class FullRankingEvaluator:
         model = with_whole_weights(model)
         scorer = CatalogueScorer(model, self.encode(model, processor, autocast), autocast=autocast)
         if self.center_scores:
-            scorer = scorer.replace(user_mean=self.mean_user(scorer, self.user_index(processor)))
+            scorer = scorer.replace(user_mean=self.mean_user(scorer, self.user_inputs(processor, model.config)))
         return scorer
 
     def rank(
-        self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None, observe: Observer | None = None
+        self, scorer: CatalogueScorer, user_inputs: UserInputs | None = None, observe: Observer | None = None
     ) -> dict[str, float]:
         """Returns the metrics of a scorer of this catalogue.
 
         Args:
             scorer: scores the items in the order of `items`.
-            user_index: of each user of the split, see [`user_index`].
+            user_inputs: of each user of the split, see [`user_inputs`].
             observe: called after each block of users, see [`evaluate`].
         """
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            return scorer.scores(histories, None if user_index is None else user_index[users])
+            return scorer.scores(histories, None if user_inputs is None else user_inputs[users])
 
         return self.evaluate(score, scorer.item_embeddings.device, observe)
 
-    def user_index(self, processor: TransRecProcessor) -> torch.Tensor | None:
-        """Returns the users' indices into the model's table of user ids, where it has one (DSSM)."""
-        if processor.user_ids is None:
-            return None
-        return torch.tensor(processor.user_index(self.sequences["user_id"]))
+    def user_inputs(self, processor: TransRecProcessor, config: TransRecConfig) -> UserInputs | None:
+        """Returns what a model reads of the split's users beside their items, where it does.
+
+        Args:
+            processor: the model's, which knows the users of a table of user ids (DSSM).
+            config: the model's, which says whether times are read (HSTU).
+        """
+        user_ids = timestamps = None
+        if processor.user_ids is not None:
+            user_ids = torch.tensor(processor.user_index(self.sequences["user_id"]))
+        if config.reads_timestamps:
+            check_timestamps(self.sequences, config.user_encoder_type)
+            users = np.arange(len(self.sequences))
+            timestamps = torch.from_numpy(read_timestamps(self.sequences, users, config.max_seq_len))
+        return None if user_ids is timestamps is None else UserInputs(user_ids, timestamps)
 
     @torch.no_grad()
     def encode(
@@ -323,11 +343,11 @@ class FullRankingEvaluator:
             chosen = order[block]
             yield torch.from_numpy(read_histories(self.histories, chosen)).to(device), chosen
 
-    def mean_user(self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None) -> torch.Tensor:
+    def mean_user(self, scorer: CatalogueScorer, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Returns the mean user embedding `(D,)` of the split, the same on every process."""
         sums = []
         for histories, users in self.batches(scorer.item_embeddings.device):
-            embeddings = scorer.encode_users(histories, None if user_index is None else user_index[users])
+            embeddings = scorer.encode_users(histories, None if user_inputs is None else user_inputs[users])
             sums.append((int(users[0]), embeddings.sum(0).cpu()))
         if PartialState().num_processes > 1:
             sums = gather_object(sums)

@@ -16,6 +16,7 @@ import scipy.sparse
 import torch
 
 from ..data.growing import GrowingRows
+from ..models.batch import UserInputs
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .encoding import evaluation_mode
 from .ranking import best_of, check_finite, is_among, top_items
@@ -181,33 +182,32 @@ class CatalogueScorer:
         return self.model.to_scoring_space(embeddings) if self.user_mean is None else center(embeddings, mean)
 
     @torch.no_grad()
-    def encode_users(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_users(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Encodes histories to user embeddings `(B, D)`, float32, on the catalogue's device.
 
         Args:
             histories: `(B, L)` indices into the catalogue, -1 at padding on the left.
-            user_index: `(B,)` indices into the model's table of user ids, for a model that has one (DSSM).
+            user_inputs: of the users, for a model that reads their ids (DSSM) or times (HSTU).
         """
         model, device = self.model, self.item_embeddings.device
         recent = histories[:, -model.config.max_seq_len :].to(device)
         mask = recent >= 0
         item_embeddings = self.item_embeddings[recent.clamp(min=0)] * mask[:, :, None]  # (B, L, D)
         inputs = [item_embeddings.to(model.device, model.dtype), mask.to(model.device)]
-        if user_index is not None:
-            inputs.append(user_index.to(model.device))
+        known = {} if user_inputs is None else user_inputs.arguments(recent.shape[1], model.device)
         with evaluation_mode(model), self.autocast():
-            return model.get_user_features(*inputs).float().to(device)
+            return model.get_user_features(*inputs, **known).float().to(device)
 
     @torch.no_grad()
-    def queries(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
+    def queries(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Returns vectors `(B, D)` whose dot products with the `candidates` are the scores without transitions."""
-        queries = self._to_scoring_space(self.encode_users(histories, user_index), self.user_mean)
+        queries = self._to_scoring_space(self.encode_users(histories, user_inputs), self.user_mean)
         check_finite(queries)
         return queries if self.item_scores is None else torch.nn.functional.pad(queries, (0, 1), value=1.0)
 
-    def scores(self, histories: torch.Tensor, user_index: torch.Tensor | None = None) -> torch.Tensor:
+    def scores(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Returns the scores of all items `(B, V)`, which the caller may change in place; arguments as above."""
-        scores = self.queries(histories, user_index) @ self.candidates.T
+        scores = self.queries(histories, user_inputs) @ self.candidates.T
         self._transition_scores(histories).add_to(scores)
         return scores
 
@@ -238,7 +238,7 @@ class CatalogueScorer:
         k: int,
         exclude_seen: bool = True,
         is_candidate: torch.Tensor | None = None,
-        user_index: torch.Tensor | None = None,
+        user_inputs: UserInputs | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Finds the `k` best items of each user, best first; of items with the same score the first in the catalogue.
 
@@ -249,7 +249,7 @@ class CatalogueScorer:
             k: number of items.
             exclude_seen: whether items of the history are left out.
             is_candidate: `(V,)` booleans; items for which it is false are left out for everybody.
-            user_index: `(B,)` as in [`encode_users`].
+            user_inputs: as in [`encode_users`].
 
         Returns: scores and indices into the catalogue, both `(B, min(k, V))`; where fewer candidates are left, the
         rest has score -inf.
@@ -259,7 +259,7 @@ class CatalogueScorer:
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for block in user_blocks(len(histories)):
             users = histories[block].to(self.item_embeddings.device)
-            queries = self.queries(users, None if user_index is None else user_index[block])
+            queries = self.queries(users, None if user_inputs is None else user_inputs[block])
             wanted = _Wanted(queries, k, users if exclude_seen else users[:, :0], self._transition_scores(users))
             if self.nearest is None or is_rare:
                 found.append(self._search_whole(wanted, is_candidate))

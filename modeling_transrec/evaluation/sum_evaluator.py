@@ -9,6 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.transitions import Transitions
+from ..models.batch import UserInputs
 from .contenders import Contenders, Entries
 from .evaluator import FullRankingEvaluator, Observer
 from .metrics import Rankings, ranking_metrics
@@ -54,13 +55,13 @@ class SumEvaluator:
         self._num_stored = 0
 
     def __call__(
-        self, scorer: CatalogueScorer, user_index: torch.Tensor | None = None, observe: Observer | None = None
+        self, scorer: CatalogueScorer, user_inputs: UserInputs | None = None, observe: Observer | None = None
     ) -> dict[str, float]:
         """Returns the evaluator's metrics of the model, `hr@10_with_transitions`, … of the sum, and its weight.
 
         Args:
             scorer: of the model.
-            user_index: see [`FullRankingEvaluator.user_index`].
+            user_inputs: see [`FullRankingEvaluator.user_inputs`].
             observe: called after each block of users with the model's own scores, see
                 [`FullRankingEvaluator.evaluate`].
         """
@@ -70,7 +71,7 @@ class SumEvaluator:
         chosen_on[users_to_choose_on(self.evaluator)] = True
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            scores = scorer.scores(histories, None if user_index is None else user_index[users])
+            scores = scorer.scores(histories, None if user_inputs is None else user_inputs[users])
             some = np.flatnonzero(chosen_on[users])
             of_some = scores.index_select(0, torch.from_numpy(some).to(scores.device))
             spreads[users[some]] = deviations(of_some).cpu()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..data.transitions import Transitions
+from ..models.batch import UserInputs
 from .contenders import Contenders, Entries
 from .content import ContentKNN
 from .evaluator import FullRankingEvaluator
@@ -100,7 +101,7 @@ def choose(
     transition_weights: Sequence[float] = TRANSITION_WEIGHTS,
     popularity_weights: Sequence[float] = POPULARITY_WEIGHTS,
     settings: Iterable[dict] = TRANSITION_SETTINGS,
-    user_index: torch.Tensor | None = None,
+    user_inputs: UserInputs | None = None,
 ) -> ScoringChoice:
     """Chooses what is added to dense scores by NDCG@10 of users of the validation split.
 
@@ -113,10 +114,10 @@ def choose(
         validation: the validation split.
         transition_weights, popularity_weights: to choose from, in units of the dense scores' spread.
         settings: `power` and `history_decay` of the transitions to choose from.
-        user_index: see [`FullRankingEvaluator.user_index`].
+        user_inputs: see [`FullRankingEvaluator.user_inputs`].
     """
     settings = list(settings)
-    contenders, spread = _find_contenders(scorer, transitions, validation, settings, user_index)
+    contenders, spread = _find_contenders(scorer, transitions, validation, settings, user_inputs)
     pairs = [(number, weight) for number in range(len(settings)) for weight in transition_weights if weight]
     tried = [(0, 0.0), *pairs] if 0.0 in transition_weights else pairs
     found = [gains(contenders.rank(weight * spread, number)) for number, weight in tried]
@@ -127,7 +128,7 @@ def choose(
     best, popularity = chosen.apply(scorer, transitions), log_popularity(transitions.item_counts)
     found = []
     for histories, users in _blocks(validation):
-        base = _dense_scores(best, histories, users, user_index)
+        base = _dense_scores(best, histories, users, user_inputs)
         sums = (base + factor * spread * popularity for factor in popularity_weights)
         found.append(torch.stack([_gains_of(scores, histories, users, validation) for scores in sums]))
     return replace(
@@ -166,7 +167,7 @@ def _find_contenders(
     transitions: Transitions,
     validation: FullRankingEvaluator,
     settings: Sequence[dict],
-    user_index: torch.Tensor | None,
+    user_inputs: UserInputs | None,
 ) -> tuple[Contenders, float]:
     """Returns what ranks the targets with any weight of transitions with these settings, and the scores' spread."""
     blocks = list(_blocks(validation))
@@ -174,7 +175,7 @@ def _find_contenders(
     contenders, kinds = Contenders(num_users), [transitions.with_settings(**one) for one in settings] or [transitions]
     widest = max(kinds, key=lambda one: one.settings.history_decay)  # it reads all that any of them does
     for histories, users in blocks:
-        scores = _dense_scores(scorer, histories, users, user_index)
+        scores = _dense_scores(scorer, histories, users, user_inputs)
         spread += float(deviations(scores).sum()) / num_users
         targets = torch.from_numpy(validation.targets[users]).long()
         ranks = torch.stack(rank_targets(scores, targets, histories if validation.exclude_seen else None))
@@ -229,9 +230,9 @@ def _blocks(evaluator: FullRankingEvaluator) -> Iterable[tuple[torch.Tensor, np.
 
 
 def _dense_scores(
-    scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, user_index: torch.Tensor | None
+    scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, user_inputs: UserInputs | None
 ) -> torch.Tensor:
-    return scorer.scores(histories, None if user_index is None else user_index[users]).cpu()
+    return scorer.scores(histories, None if user_inputs is None else user_inputs[users]).cpu()
 
 
 def _gains_of(

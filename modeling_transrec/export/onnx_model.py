@@ -70,7 +70,11 @@ class OnnxModel(nn.Module):
         return self._run(ITEM_TOWER, given)
 
     def get_user_features(
-        self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+        self,
+        item_embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        user_ids: torch.Tensor | None = None,
+        timestamps: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Encodes histories of item embeddings `(B, L, D)` with their mask `(B, L)` to user embeddings `(B, D)`."""
         length, longest = item_embeddings.shape[1], self.config.max_seq_len
@@ -78,8 +82,8 @@ class OnnxModel(nn.Module):
             raise ValueError(
                 f"histories of {length} items are longer than max_seq_len={longest}; keep only the last ones"
             )
-        given = {"item_embeddings": item_embeddings, "mask": mask}
-        return self._run(USER_TOWER, given if user_ids is None else {**given, "user_ids": user_ids})
+        given = {"item_embeddings": item_embeddings, "mask": mask, "user_ids": user_ids, "timestamps": timestamps}
+        return self._run(USER_TOWER, {name: tensor for name, tensor in given.items() if tensor is not None})
 
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
         """Maps user or item embeddings `(…, D)` to vectors whose dot product is the score."""

@@ -37,7 +37,8 @@ class UserTower(ItemTower):
     """Maps histories of item embeddings `(B, L, D)` to user embeddings `(B, D)`."""
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Encodes histories: `item_embeddings` `(B, L, D)`, `mask` `(B, L)` and, for DSSM, `user_ids` `(B,)`."""
+        """Encodes histories: `item_embeddings` `(B, L, D)`, `mask` `(B, L)` and, where they are
+        read, `user_ids` `(B,)` and `timestamps` `(B, L)`."""
         return self.model.get_user_features(**inputs)
 
 
@@ -91,6 +92,9 @@ def towers_of(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> d
     if USER_ENCODERS[config.user_encoder_type].reads_user_ids:
         histories["user_ids"] = torch.zeros(len(mask), dtype=torch.long)
         of_histories["user_ids"] = {0: "users"}
+    if config.reads_timestamps:
+        histories["timestamps"] = torch.arange(length).expand(len(mask), -1).clone() * 3600
+        of_histories["timestamps"] = {0: "users", 1: "length"}
     embeddings = {"embeddings": torch.randn(_NUM_EXAMPLES, width)}
     return {
         ITEM_TOWER: Tower(ItemTower(model), items, {name: _item_sizes(name) for name in items}, "item_embeddings"),

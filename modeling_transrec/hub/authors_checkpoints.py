@@ -89,8 +89,8 @@ SOURCES = {
 _REFUSED = {
     r"(^|\.)trm_encoder\.": "this transformer has biases in its attention and GELU, as none of this package has",
     r"(^|\.)dense\.(weight|bias)$": "a linear layer follows its recurrent layers, as in none of this package",
-    r"(^|\.)mlp_layers\.": "it is a DSSM or YouTube DNN, whose perceptron ends in another activation than any here",
-    r"(^|\.)user_embedding\.": "it is a DSSM, whose perceptron differs from the one here",
+    r"(^|\.)mlp_layers\.": "it is a DSSM or YouTube DNN, which is not converted; user_encoder_type='dnn' trains one",
+    r"(^|\.)user_embedding\.": "it is a DSSM, which is not converted; user_encoder_type='dssm' trains one",
     r"moe_adaptor\.": "it is a UniSRec, whose mixture of whitening experts this package does not have",
     r"fusion_module\.": "it fuses text and image by layers of its own",
     r"(image|video)_encoder\.": "how this code reads images or videos is not known here",

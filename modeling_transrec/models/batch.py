@@ -4,9 +4,13 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 sound, `T` text tokens, `N` negatives, `H` width of a backbone.
 """
 
-from typing import TypedDict, cast
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
 
 import torch
+import torch.nn.functional as F
 
 
 IGNORE_INDEX = -100  # in `labels`: the position has no target
@@ -89,6 +93,39 @@ class LossInputs(TypedDict, total=False):
     num_catalogue_items: torch.Tensor | int
     view_index: torch.Tensor
     view_target: torch.Tensor
+
+
+@dataclass(frozen=True)
+class UserInputs:
+    """What is known of users beside the items of their histories, for user encoders that read it.
+
+    Args:
+        user_ids: `(B,)` indices into the table of user ids.
+        timestamps: `(B, L)` times of the interactions, aligned to the last one; any number at padding.
+
+    Example:
+
+    >>> UserInputs(timestamps=torch.tensor([[3, 5], [4, 9]]))[[1]].arguments(length=3)
+    {'timestamps': tensor([[0, 4, 9]])}
+    """
+
+    user_ids: torch.Tensor | None = None
+    timestamps: torch.Tensor | None = None
+
+    def __getitem__(self, users: Any) -> UserInputs:
+        """Returns those of some users."""
+        parts = (self.user_ids, self.timestamps)
+        return UserInputs(*(None if part is None else part[users] for part in parts))
+
+    def arguments(self, length: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """Returns those that are known as arguments of `get_user_features`, for the last `length` items."""
+        found = {}
+        if self.user_ids is not None:
+            found["user_ids"] = self.user_ids.to(device)
+        if self.timestamps is not None:
+            missing = max(length - self.timestamps.shape[1], 0)
+            found["timestamps"] = F.pad(self.timestamps, (missing, 0))[:, -length:].to(device)
+        return found
 
 
 class BatchInputs(ItemInputs, LossInputs, total=False):

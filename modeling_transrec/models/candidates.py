@@ -124,6 +124,8 @@ def make_candidates(
     num_draws, is_repeated = count_draws(item_index, labels, config.objective == "next_k_items"), None
     if config.auxiliary_loss_type is not None and AUXILIARY_LOSSES[config.auxiliary_loss_type].brings_items:
         num_draws = num_draws + (inputs["view_index"][1] >= 0).sum()
+    if config.predicts_within:
+        num_draws = (item_index != PADDING_INDEX).sum()
     if config.gather_negatives and dist.is_available() and dist.is_initialized():
         embeddings, log_q, num_draws, is_repeated = gather_candidates(
             embeddings, log_q, num_draws, inputs["catalogue_index"]

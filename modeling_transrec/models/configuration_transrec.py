@@ -23,6 +23,7 @@ from .losses import LOSSES
 from .modalities import MODALITIES, NO_VIDEO
 from .pooling import TEXT_POOLINGS
 from .projections import PROJECTIONS
+from .user_adapters import USER_ADAPTERS
 from .user_encoders import USER_ENCODERS
 from .views import AUGMENTATIONS
 
@@ -34,6 +35,7 @@ _TRANSFORMERS_KEYS = set(
     "pad_token_id quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class "
     "torch_dtype torchscript transformers_weights use_cache vocab_size".split()
 )
+OBJECTIVES = ("next_item", "last_item", "next_k_items", "masked_item", "other_items", "every_prefix")
 _OWN_ATTRIBUTES = "own_attributes"  # in a saved configuration: names of those that its user has added
 _LIMITS = {"at_least": operator.ge, "at_most": operator.le, "above": operator.gt, "below": operator.lt}
 
@@ -101,6 +103,15 @@ class TransRecConfig(PretrainedConfig):
         padding_embedding (`bool`, defaults to `False`):
             Whether histories that are shorter start with a learned vector in place of items, which GRU4Rec and
             NextItNet then read, as in NineRec's code; its checkpoints need it.
+        frequency_weight (`float`, defaults to 0.7):
+            Weight of the filter of frequencies beside attention, from 0 to 1, for `user_encoder_type="bsarec"`.
+        num_low_frequencies (`int`, defaults to 3):
+            How many of the lowest frequencies of a history the filter keeps as they are.
+        user_adapter (`str`, *optional*):
+            Bottleneck adapters in the layers of the user encoder, which change nothing at the start: `"serial"` ones
+            read what a part of a layer makes, `"parallel"` ones what it reads. Without it there are none.
+        user_adapter_reduction (`int`, defaults to 4):
+            How many times as narrow as the layers they are in the middle.
         text_pooling (`str`, *optional*):
             How token vectors become one: the first (`"cls"`), their mean, the last, or the mean of the first and the
             last layer's (`"first_last"`). By default the backbone's usual one: `"cls"` for encoders, `"mean"` for
@@ -139,6 +150,9 @@ class TransRecConfig(PretrainedConfig):
             What each content weighs with `fusion="weighted_concat"`, in the order of `modality`; by default the same.
         id_fusion (`str`, defaults to `"sum"`):
             How id and content become one vector.
+        initialization (`str`, defaults to `"xavier"`):
+            How weights start that no checkpoint has: Xavier-normal, biases at zero. `"ninerec"` is as in NineRec's
+            code, where the map from a text's features and NextItNet's convolutions start as torch's do.
         normalize_scores (`bool`, defaults to `False`):
             Whether a score is the cosine of user and item embedding, not their dot product; with
             `fusion="weighted_concat"` the weighted mean of the contents' cosines.
@@ -149,8 +163,10 @@ class TransRecConfig(PretrainedConfig):
         objective (`str`, *optional*):
             `"next_item"`: every position predicts the item after it (the paper's S2S); `"last_item"`: the history
             predicts its last item (S2O); `"next_k_items"`: it predicts its last `num_next_items` (TransRec's mixture
-            of modality); `"masked_item"`: masked items are predicted from both sides (BERT4Rec). By default the user
-            encoder's usual one.
+            of modality); `"masked_item"`: masked items are predicted from both sides (BERT4Rec); `"other_items"`: each
+            item is predicted from all others, in whatever order (DNN, DSSM); `"every_prefix"`: as `"next_item"`, but
+            each prefix of a history is encoded on its own, which costs more and lets a user encoder read all of it
+            (BSARec). By default the user encoder's usual one.
         num_next_items (`int`, defaults to 5):
             Items at a history's end that the objective `"next_k_items"` predicts, all from the state before them.
         mask_probability (`float`, defaults to 0.2):
@@ -219,6 +235,10 @@ class TransRecConfig(PretrainedConfig):
     user_hidden_size: int | None = option(None, at_least=1, at_most=2**16)
     max_seq_len: int = option(20, at_least=1, at_most=2**20)
     padding_embedding: bool = False
+    frequency_weight: float | int = option(0.7, at_least=0, at_most=1)
+    num_low_frequencies: int = option(3, at_least=1, at_most=2**20)
+    user_adapter: str | None = option(None, USER_ADAPTERS)
+    user_adapter_reduction: int = option(4, at_least=1, at_most=2**16)
     text_pooling: str | None = option(None, TEXT_POOLINGS)
     image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
     image_mean: list[float] | None = None
@@ -234,10 +254,11 @@ class TransRecConfig(PretrainedConfig):
     fusion: str = option("sum", FUSIONS)
     fusion_weights: list[float] | None = None
     id_fusion: str = option("sum", ("sum", "concat"))
+    initialization: str = option("xavier", ("xavier", "ninerec"))
     normalize_scores: bool = False
     temperature: float | int = option(1.0, above=0)
     learn_temperature: bool = False
-    objective: str | None = option(None, ("next_item", "last_item", "next_k_items", "masked_item"))
+    objective: str | None = option(None, OBJECTIVES)
     num_next_items: int = option(5, at_least=1, at_most=2**10)
     mask_probability: float | int = option(0.2, above=0, below=1)
     loss_type: str = option("in_batch", LOSSES)
@@ -265,7 +286,9 @@ class TransRecConfig(PretrainedConfig):
         if self.hidden_size is None and not self.starts_at_content:
             self.hidden_size = 256
         if self.objective is None:
-            self.objective = USER_ENCODERS[self.user_encoder_type].default_objective
+            usual = USER_ENCODERS[self.user_encoder_type].default_objective
+            in_sum = usual == "other_items" and self.history_decay is not None  # each item is part of its own sum
+            self.objective = "last_item" if in_sum else usual
         attention = {
             name: getattr(getattr(self, name), "_attn_implementation", None) for name in self.sub_configs_defaults
         }
@@ -371,7 +394,23 @@ class TransRecConfig(PretrainedConfig):
                 f"objective='masked_item' needs a user encoder that reads both sides of a masked item, one of "
                 f"{_listed(able)}; user_encoder_type={self.user_encoder_type!r} does not"
             )
-        if self.objective != "masked_item" and not user_encoder.causal:
+        if self.objective == "other_items" and not user_encoder.supports_other_items:
+            able = [name for name, encoder in USER_ENCODERS.items() if encoder.supports_other_items]
+            raise ValueError(
+                f"objective='other_items' needs a user encoder that leaves the item to be predicted out, one of "
+                f"{_listed(able)}; user_encoder_type={self.user_encoder_type!r} does not"
+            )
+        if self.objective == "other_items" and self.history_decay is not None:
+            raise ValueError(
+                "the decayed sum of a history has the item that objective='other_items' predicts; leave out "
+                "history_decay, or give objective='last_item'"
+            )
+        if self.user_adapter is not None and not user_encoder.supports_adapters:
+            raise ValueError(
+                f"user_encoder_type={self.user_encoder_type!r} has no layers to put adapters into; leave out "
+                "user_adapter"
+            )
+        if self.objective not in ("masked_item", "every_prefix") and not user_encoder.causal:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} reads both sides of an item, so that "
                 f"objective={self.objective!r} would show it what it is to predict; leave objective out"
@@ -408,6 +447,11 @@ class TransRecConfig(PretrainedConfig):
 
     def _check_views(self) -> None:
         """Refuses an auxiliary loss, or augmentations, that cannot work."""
+        if self.auxiliary_loss_type is not None and self.reads_timestamps:
+            raise ValueError(
+                f"auxiliary_loss_type compares views of a history, whose items have no times, and user_encoder_type="
+                f"{self.user_encoder_type!r} reads them; leave it out, or choose another user encoder"
+            )
         if self.auxiliary_loss_type is not None and USER_ENCODERS[self.user_encoder_type].reads_user_ids:
             raise ValueError(
                 f"auxiliary_loss_type compares views of a history, which user_encoder_type={self.user_encoder_type!r} "
@@ -440,6 +484,16 @@ class TransRecConfig(PretrainedConfig):
     def starts_at_content(self) -> bool:
         """Whether item embeddings start as the content's own vectors, see [`WhitenedProjection`]."""
         return PROJECTIONS[self.item_projection].starts_at_content
+
+    @property
+    def predicts_within(self) -> bool:
+        """Whether training predicts items within a history, so that the next one is predicted at an added place."""
+        return self.objective in ("masked_item", "other_items")
+
+    @property
+    def reads_timestamps(self) -> bool:
+        """Whether the user encoder reads the times of the interactions."""
+        return USER_ENCODERS[self.user_encoder_type].reads_timestamps
 
     @property
     def width(self) -> int:

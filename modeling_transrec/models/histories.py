@@ -36,8 +36,13 @@ class Recorded:
     """
 
     hidden_states: list[torch.Tensor] | None = None
-    attentions: list[torch.Tensor] | None = None
+    attentions: list[torch.Tensor | None] | None = None
     layers: Sequence[int] | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything is asked for."""
+        return self.hidden_states is not None or self.attentions is not None
 
 
 class Histories:
@@ -48,6 +53,7 @@ class Histories:
         user_ids: `(B,)` indices into the table of user ids, for user encoders that read them.
         is_masked: `(B, L)` booleans, true at items that a mask embedding replaces; none by default.
         recorded: gets what is computed on the way; by default nothing is kept.
+        timestamps: `(B, L)` times of the interactions, for user encoders that read them.
 
     Example:
 
@@ -64,8 +70,10 @@ class Histories:
         user_ids: torch.Tensor | None = None,
         is_masked: torch.Tensor | None = None,
         recorded: Recorded | None = None,
+        timestamps: torch.Tensor | None = None,
     ):
         self.mask = mask
+        self.timestamps = timestamps
         self.user_ids = user_ids
         self.is_masked = is_masked
         self.recorded = Recorded() if recorded is None else recorded
@@ -87,16 +95,31 @@ class Histories:
 
     def to(self, *args, **kwargs) -> Histories:
         """Returns the same on another device."""
-        others = (self.user_ids, self.is_masked)
-        user_ids, is_masked = (None if tensor is None else tensor.to(*args, **kwargs) for tensor in others)
-        return Histories(self.mask.to(*args, **kwargs), user_ids, is_masked, self.recorded)
+        others = (self.user_ids, self.is_masked, self.timestamps)
+        user_ids, is_masked, times = (None if tensor is None else tensor.to(*args, **kwargs) for tensor in others)
+        return Histories(self.mask.to(*args, **kwargs), user_ids, is_masked, self.recorded, times)
+
+    def prefixes(self, users: torch.Tensor, ends: torch.Tensor) -> Histories:
+        """Returns parts of the histories, each up to an item, as histories of their own.
+
+        Args:
+            users: `(M,)` whose history it is a part of.
+            ends: `(M,)` the position of its last item.
+        """
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        is_inside = places <= ends[:, None]  # (M, L)
+        others = (self.user_ids, self.is_masked, self.timestamps)
+        user_ids, is_masked, times = (None if tensor is None else tensor[users] for tensor in others)
+        recorded = self.recorded
+        asked = Recorded(*(None if kept is None else [] for kept in (recorded.hidden_states, recorded.attentions)))
+        return Histories(self.mask[users] & is_inside, user_ids, is_masked, asked, times)
 
     def record(self, hidden: torch.Tensor) -> None:
         """Keeps the input of a layer, `(M, width)` or `(B, L, width)`, where it is asked for."""
         if self.recorded.hidden_states is not None:
             self.recorded.hidden_states.append(self.pad(hidden) if hidden.dim() == 2 else hidden)
 
-    def record_attention(self, weights: torch.Tensor) -> None:
+    def record_attention(self, weights: torch.Tensor | None) -> None:
         """Keeps attention weights `(B, heads, L, L)`, where they are asked for."""
         if self.recorded.attentions is not None:
             self.recorded.attentions.append(weights)

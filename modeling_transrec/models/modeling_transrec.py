@@ -43,6 +43,7 @@ from .batch import (
     BatchInputs,
     ItemInputs,
     LossInputs,
+    UserInputs,
     given_items,
     split_batch,
 )
@@ -64,6 +65,7 @@ from .losses import LOSSES
 from .modalities import BACKBONES
 from .offloading import align_module_device
 from .sentence_folders import read_text_pooling
+from .user_adapters import add_adapters, freeze_but_adapters
 from .user_encoders import UserEncoder, make_user_encoder
 from .whitening import unit_parts
 from .whole_saves import check_whole, whole_save
@@ -152,6 +154,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _saves_backbone = True
+    _may_be_new: tuple[str, ...] = ()  # beginnings of names of weights that other checkpoints do not have
     _backbones_cache: str | os.PathLike | None = None  # where the backbones were loaded to, if not the usual cache
 
     def __init__(self, config: TransRecConfig):
@@ -167,9 +170,15 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """Xavier-normal weights and zero biases, as NineRec; backbones initialise themselves."""
+        """Xavier-normal weights and zero biases, as NineRec, which leaves some as torch has them (`initialization`);
+        backbones initialise themselves."""
         super()._init_weights(module)
-        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+        if isinstance(module, nn.Linear | nn.Conv1d) and getattr(module, "starts_as_in_torch", False):
+            bound = module.weight[0].numel() ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
             init.xavier_normal_(module.weight)
         elif isinstance(module, nn.GRU):
             for weight in module.parameters():
@@ -313,8 +322,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 f"{tuple(saved_shape)}, not {tuple(shape)}. To start such parts anew, give "
                 "ignore_mismatched_sizes=True"
             )
-        if info["missing_keys"] and not allow_missing_weights:
-            missing = sorted(info["missing_keys"])
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._may_be_new or ("\0",)))
+        if missing and not allow_missing_weights:
             raise ValueError(
                 f"the weights of {pretrained_model_name_or_path} lack {len(missing)} of the model's, first "
                 f"{missing[0]}, which would be random: they were saved for another configuration or by another "
@@ -453,6 +462,43 @@ class TransRecPreTrainedModel(PreTrainedModel):
         freeze(backbones, train_last_n_layers, freeze_modules)
         self.train(self.training)
 
+    def freeze_user_encoder(self) -> None:
+        """Leaves the user encoder as it is, except its adapters; the item encoder is still trained.
+
+        Without adapters it stays in evaluation mode: its dropout is off.
+        """
+        freeze_but_adapters(self.user_encoder)
+        self.train(self.training)
+
+    def add_user_adapter(self, placement: str = "serial", reduction: int = 4) -> None:
+        """Puts bottleneck adapters into the user encoder, which change nothing until they are trained.
+
+        They are part of the model: it is saved, loaded and pushed with them. [`freeze_user_encoder`] trains only them
+        there.
+
+        Args:
+            placement: `"serial"` or `"parallel"`, as `user_adapter` of the configuration.
+            reduction: how many times as narrow as the layers they are in the middle.
+
+        Example:
+
+        >>> from modeling_transrec import TransRecConfig, TransRecModel
+        >>> model = TransRecModel(TransRecConfig(num_items=5, hidden_size=8))
+        >>> model.add_user_adapter("parallel", reduction=2)
+        >>> model.freeze_user_encoder()
+        >>> sum(weight.numel() for weight in model.user_encoder.parameters() if weight.requires_grad)
+        272
+        """
+        if self.config.user_adapter is not None:
+            raise ValueError(f"the user encoder has {self.config.user_adapter} adapters already")
+        self.config.user_adapter, self.config.user_adapter_reduction = placement, reduction
+        try:
+            self.config.validate_architecture()
+        except ValueError:
+            self.config.user_adapter = None
+            raise
+        add_adapters(self.user_encoder, self.config)
+
     @property
     def has_frozen_backbone(self) -> bool:
         """Whether there are backbones, and nothing of them is trained."""
@@ -460,10 +506,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return bool(backbones) and not any(is_trained(backbone) for backbone in backbones)
 
     def train(self, mode: bool = True):
-        """As in torch, but frozen modules of a backbone stay in evaluation mode (beside adapters, batch norms do)."""
+        """As in torch, but frozen modules of a backbone stay in evaluation mode (beside adapters, batch norms do), and
+        so does a user encoder that is frozen whole."""
         super().train(mode)
         if mode:
             keep_frozen_in_evaluation(self.item_encoder.backbones)
+            if not is_trained(self.user_encoder):
+                self.user_encoder.eval()
         return self
 
     def compile_backbone(self, **kwargs) -> None:
@@ -587,6 +636,11 @@ class TransRecModel(TransRecPreTrainedModel):
         config = self.config
         self.item_encoder = ItemEncoder(config, backbones)
         self.user_encoder = make_user_encoder(config, self.item_encoder.lengths)
+        if config.initialization == "ninerec":
+            text = self.item_encoder.text
+            of_text = [] if text is None else [one for one in text.projection.modules() if isinstance(one, nn.Linear)]
+            for layer in [*of_text, *(one for one in self.user_encoder.modules() if isinstance(one, nn.Conv1d))]:
+                layer.starts_as_in_torch = True  # type: ignore[assignment]  # read by _init_weights
         start = torch.tensor([float(config.temperature)]).log()  # FSDP takes no scalars
         self.log_temperature = nn.Parameter(start) if config.learn_temperature else None
         parts = self.item_encoder.backbones
@@ -638,6 +692,7 @@ class TransRecModel(TransRecPreTrainedModel):
         user_ids: torch.Tensor | None = None,
         is_masked: torch.Tensor | None = None,
         recorded: Recorded | None = None,
+        timestamps: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Encodes histories of item embeddings `(B, L, D)` to states at every position `(B, L, D)`.
 
@@ -647,20 +702,27 @@ class TransRecModel(TransRecPreTrainedModel):
             user_ids: `(B,)` indices into the table of user ids, where the user encoder has one.
             is_masked: `(B, L)` booleans, true at items that the learned mask embedding replaces.
             recorded: gets what is computed on the way.
+            timestamps: `(B, L)` times of the interactions, where the user encoder reads them.
         """
-        return self.user_encoder(*self._histories(item_embeddings, mask, user_ids, is_masked, recorded))
+        return self._states(*self._histories(item_embeddings, mask, user_ids, is_masked, recorded, timestamps))
+
+    def _states(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Returns the user encoder's states `(B, L, D)`, with the objective of every prefix those of each prefix."""
+        by_prefix = self.config.objective == "every_prefix"
+        encode = self.user_encoder.at_every_prefix if by_prefix else self.user_encoder
+        return encode(item_embeddings, histories)
 
     def _histories(
-        self, item_embeddings, mask, user_ids=None, is_masked=None, recorded=None
+        self, item_embeddings, mask, user_ids=None, is_masked=None, recorded=None, timestamps=None
     ) -> tuple[torch.Tensor, Histories]:
         """Returns the user encoder's arguments: checked, and with the mask embedding in place of masked items."""
-        longest = self.config.max_seq_len + (self.config.objective == "masked_item")
+        longest = self.config.max_seq_len + self.config.predicts_within
         if item_embeddings.shape[1] > longest:
             raise ValueError(
                 f"histories of {item_embeddings.shape[1]} items are longer than max_seq_len="
                 f"{self.config.max_seq_len}; keep only the last ones"
             )
-        if is_masked is not None:
+        if is_masked is not None and self.user_encoder.mask_embedding is not None:
             with align_module_device(self.user_encoder):
                 mask_embedding = self.user_encoder.mask_embedding.to(item_embeddings.dtype)
                 item_embeddings = torch.where(is_masked[:, :, None], mask_embedding, item_embeddings)
@@ -668,10 +730,19 @@ class TransRecModel(TransRecPreTrainedModel):
             raise ValueError(
                 f"user_encoder_type={self.config.user_encoder_type!r} needs user_ids, indices into its table of users"
             )
-        return item_embeddings, Histories(mask, user_ids, is_masked, recorded)
+        if self.user_encoder.reads_timestamps and timestamps is None:
+            raise ValueError(
+                f"user_encoder_type={self.config.user_encoder_type!r} needs timestamps, the time of each interaction "
+                "of the histories, in seconds"
+            )
+        return item_embeddings, Histories(mask, user_ids, is_masked, recorded, timestamps)
 
     def get_user_features(
-        self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+        self,
+        item_embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        user_ids: torch.Tensor | None = None,
+        timestamps: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Encodes histories of item embeddings `(B, L, D)` to user embeddings `(B, D)`, which predict the next item.
 
@@ -679,15 +750,17 @@ class TransRecModel(TransRecPreTrainedModel):
             item_embeddings: `(B, L, D)`, oldest item first.
             mask: `(B, L)` booleans, false at padding.
             user_ids: `(B,)` indices into the table of user ids, where the user encoder has one.
+            timestamps: `(B, L)` times of the interactions, where the user encoder reads them.
         """
-        return self.user_encoder.last(*self._histories(*self._for_next_item(item_embeddings, mask, user_ids)))
+        vectors, mask, _, is_masked = self._for_next_item(item_embeddings, mask, user_ids)
+        return self.user_encoder.last(*self._histories(vectors, mask, user_ids, is_masked, None, timestamps))
 
     def _for_next_item(self, item_embeddings, mask, user_ids=None) -> tuple:
         """Returns the arguments of [`get_user_hidden`] with which each user's last state predicts the next item.
 
-        Where the user encoder predicts masked items, a mask is appended to each history.
+        Where the user encoder predicts items within a history, a place without an item is appended to each.
         """
-        if self.config.objective != "masked_item":
+        if not self.config.predicts_within:
             return item_embeddings, mask, user_ids, None
         item_embeddings, mask = F.pad(item_embeddings, (0, 0, 0, 1)), F.pad(mask, (0, 1), value=True)
         is_masked = torch.zeros_like(mask)
@@ -698,6 +771,7 @@ class TransRecModel(TransRecPreTrainedModel):
         self,
         item_index: torch.LongTensor,
         user_ids: torch.LongTensor | None = None,
+        timestamps: torch.LongTensor | None = None,
         output_hidden_states: bool | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -711,6 +785,8 @@ class TransRecModel(TransRecPreTrainedModel):
                 Histories, oldest item first, as indices into the batch's distinct items; -1 is padding, on the left.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Indices into the table of user ids, where the user encoder has one.
+            timestamps (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Times of the histories' interactions, where the user encoder reads them; any number at padding.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return the user encoder's `hidden_states` and `attentions`; by default as the configuration
                 says. Weights of attention are `None` except with `attn_implementation="eager"`. A list of layers, such
@@ -723,8 +799,8 @@ class TransRecModel(TransRecPreTrainedModel):
         item_embeds = self.get_item_features(**items)
         vectors, mask = gather_histories(item_embeds, item_index)
         vectors, mask, _, is_masked = self._for_next_item(vectors, mask, user_ids)
-        vectors, histories = self._histories(vectors, mask, user_ids, is_masked, recorded)
-        user_hidden = self.user_encoder(vectors, histories)
+        vectors, histories = self._histories(vectors, mask, user_ids, is_masked, recorded, timestamps)
+        user_hidden = self._states(vectors, histories)
         user_embeds = histories.last_of(user_hidden)
         output = TransRecModelOutput(
             item_embeds=item_embeds,
@@ -768,21 +844,31 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         """The item encoder of the base model."""
         return self.model.item_encoder
 
+    @property
+    def user_encoder(self) -> UserEncoder:
+        """The user encoder of the base model."""
+        return self.model.user_encoder
+
     def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """See [`TransRecModel.get_item_features`]."""
         return self.model.get_item_features(**items)
 
     def get_user_features(
-        self, item_embeddings: torch.Tensor, mask: torch.Tensor, user_ids: torch.Tensor | None = None
+        self,
+        item_embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        user_ids: torch.Tensor | None = None,
+        timestamps: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See [`TransRecModel.get_user_features`]."""
-        return self.model.get_user_features(item_embeddings, mask, user_ids)
+        return self.model.get_user_features(item_embeddings, mask, user_ids, timestamps)
 
     def forward(
         self,
         item_index: torch.LongTensor,
         labels: torch.LongTensor | None = None,
         user_ids: torch.LongTensor | None = None,
+        timestamps: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         output_hidden_states: bool | Sequence[int] | None = None,
         output_attentions: bool | None = None,
@@ -801,12 +887,14 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
                 targets after each history, of shape `(B, K)`.
             user_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Indices into the table of user ids, where the user encoder has one.
+            timestamps (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Times of the histories' interactions, where the user encoder reads them; any number at padding.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Number of targets to divide the summed loss by; by default those in `labels`.
             output_hidden_states, output_attentions, return_dict (`bool`, *optional*): see [`TransRecModel`].
             inputs: the distinct items, see [`ItemInputs`], and what the loss reads, see [`LossInputs`].
 
-        With `objective="masked_item"` and `labels`, the masked items are predicted, not the next one: `user_embeds`
+        With `objective="masked_item"` or `"other_items"` and `labels`, the next item is not predicted: `user_embeds`
         and `logits` are `None`. Where gradient caching divides the users (with `labels`, gradients on and more users
         than a chunk has), these two, `user_hidden` and what is computed on the way are `None`.
         """
@@ -817,6 +905,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             encoded = self.model(
                 item_index=item_index,
                 user_ids=user_ids,
+                timestamps=timestamps,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
                 return_dict=True,
@@ -830,7 +919,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             candidates = make_candidates(
                 self.config, self.to_scoring_space(item_embeds), item_index, labels, loss_inputs, synthetic
             )
-            encoded, loss = self._summed_loss(item_embeds, item_index, labels, user_ids, candidates, recorded)
+            of_users = UserInputs(user_ids, timestamps)
+            encoded, loss = self._summed_loss(item_embeds, item_index, labels, of_users, candidates, recorded)
             num_targets = (labels != IGNORE_INDEX).sum()
             if self.config.auxiliary_loss_type is not None:
                 auxiliary = self._auxiliary_loss(item_embeds, loss_inputs)
@@ -846,7 +936,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         item_embeds: torch.Tensor,
         item_index: torch.Tensor,
         labels: torch.Tensor,
-        user_ids: torch.Tensor | None,
+        of_users: UserInputs,
         candidates: Candidates,
         recorded: Recorded,
     ) -> tuple[TransRecModelOutput, torch.Tensor]:
@@ -861,8 +951,8 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
         def hidden_and_loss(users: slice, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             vectors, mask = gather_histories(item_embeds, item_index[users])
             is_masked = item_index[users] == MASK_INDEX if config.objective == "masked_item" else None
-            ids = None if user_ids is None else user_ids[users]
-            hidden = self.model.get_user_hidden(vectors, mask, ids, is_masked, recorded)
+            known = of_users[users]
+            hidden = self.model.get_user_hidden(vectors, mask, known.user_ids, is_masked, recorded, known.timestamps)
             predicting = hidden
             if config.objective == "next_k_items":
                 last = Histories(mask).last_of(hidden)  # (B, D)
@@ -881,7 +971,7 @@ class TransRecForSequentialRecommendation(TransRecPreTrainedModel):
             parts = [checkpoint(only_loss, users, labels[users], use_reentrant=False) for users in chunks]
             return TransRecModelOutput(item_embeds=item_embeds), torch.stack(parts).sum()
         user_hidden, total = hidden_and_loss(slice(None), labels)
-        predicts_next = config.objective != "masked_item"
+        predicts_next = not config.predicts_within
         user_embeds = Histories(item_index != PADDING_INDEX).last_of(user_hidden) if predicts_next else None
         on_the_way = as_outputs(recorded, user_hidden)
         encoded = TransRecModelOutput(

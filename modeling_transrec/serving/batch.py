@@ -128,28 +128,54 @@ def recommended_table(
 ) -> pa.Table:
     """Returns recommendations in the columns of [`SCHEMA`]; arguments as in [`write_recommendations`]."""
     tables = [SCHEMA.empty_table()]
-    for user_ids, histories in _batches(sequences, batch_size):
-        known_by_id = user_ids if recommender.processor.user_ids is not None else None
-        found: list = recommender.recommend(histories, k, exclude_seen, user_id=known_by_id)
+    for user_ids, histories, times in _batches(sequences, batch_size):
+        known = known_of_users(recommender, user_ids, times)
+        found: list = recommender.recommend(histories, k, exclude_seen, **known)
         item_ids, scores = ([[item[name] for item in one] for one in found] for name in ("item_id", "score"))
         tables.append(pa.table([user_ids, item_ids, scores], schema=SCHEMA))
     return pa.concat_tables(tables)
 
 
-def _batches(sequences: datasets.Dataset, batch_size: int) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Yields ids of users and their whole histories."""
+def known_of_users(recommender: Recommender, user_ids: list[str], times: list[list[int]] | None) -> dict[str, Any]:
+    """Returns what a recommender reads of users beside their histories, as arguments of [`Recommender.recommend`].
+
+    Raises:
+        ValueError: if it reads times, and there are none.
+    """
+    known: dict[str, Any] = {}
+    if recommender.processor.user_ids is not None:
+        known["user_id"] = user_ids
+    if getattr(recommender.model.config, "reads_timestamps", False):
+        known["timestamps"] = times
+    return known
+
+
+def whole_histories(users: dict[str, list]) -> tuple[list[list[str]], list[list[int]] | None]:
+    """Returns whole histories of rows of users, a held-out target included, and the times of their interactions.
+
+    Data sets have no time of a target: it counts as that of the item before it.
+    """
+    targets = users.get("target", [None] * len(users["item_ids"]))
+    ends = [[] if last is None else [last] for last in targets]
+    histories = [[*past, *end] for past, end in zip(users["item_ids"], ends, strict=True)]
+    times = users.get("timestamps")
+    if times is None or None in times:
+        return histories, None
+    return histories, [[*past, *(past[-1:] if end else [])] for past, end in zip(times, ends, strict=True)]
+
+
+def _batches(
+    sequences: datasets.Dataset, batch_size: int
+) -> Iterator[tuple[list[str], list[list[str]], list[list[int]] | None]]:
+    """Yields ids of users, their whole histories, and the times of these."""
     for users in sequences.iter(batch_size):
-        targets = users.get("target", [None] * len(users["user_id"]))
-        histories = [
-            [*past, *([] if last is None else [last])] for past, last in zip(users["item_ids"], targets, strict=True)
-        ]
-        yield users["user_id"], histories
+        yield users["user_id"], *whole_histories(users)
 
 
 def _digest(sequences: datasets.Dataset) -> str:
     digest = hashlib.sha256()
-    for users in _batches(sequences, batch_size=1000):
-        digest.update(json.dumps(users).encode())
+    for user_ids, histories, _ in _batches(sequences, batch_size=1000):
+        digest.update(json.dumps([user_ids, histories]).encode())
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from ..evaluation.diversity import maximal_marginal_relevance
 from ..evaluation.ranking import top_items
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
+from ..models.batch import UserInputs
 from ..models.checkpoint_files import named_file
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
@@ -247,19 +248,19 @@ class Catalogue:
         histories: torch.Tensor,
         k: int,
         exclude_seen: bool = True,
-        user_index: torch.Tensor | None = None,
+        user_inputs: UserInputs | None = None,
         where: Where | None = None,
         diversity: float = 0.0,
     ) -> list[list[dict]]:
         """Returns the best items `{"item_id", "score"}` of each user.
 
         Args:
-            histories, k, exclude_seen, user_index: as in [`CatalogueScorer.top_k`].
+            histories, k, exclude_seen, user_inputs: as in [`CatalogueScorer.top_k`].
             where, diversity: as in [`Recommender.recommend`].
         """
         is_candidate = self.candidates(where)
         several = k if diversity == 0 else _CHOOSE_FROM * k
-        scores, indices = self.scorer.top_k(histories, several, exclude_seen, is_candidate, user_index)
+        scores, indices = self.scorer.top_k(histories, several, exclude_seen, is_candidate, user_inputs)
         if diversity > 0:
             chosen = self._diverse(scores, indices, k, diversity)
             scores, indices = scores.gather(1, chosen), indices.gather(1, chosen)
@@ -312,7 +313,7 @@ class Catalogue:
         return pa.concat_tables([part.with_format("arrow")[:] for part in self.parts])
 
     def explained(
-        self, found: list[list[dict]], histories: torch.Tensor, user_index: torch.Tensor | None = None
+        self, found: list[list[dict]], histories: torch.Tensor, user_inputs: UserInputs | None = None
     ) -> list[list[dict]]:
         """Returns what [`top_k`] found, with the parts of each score, see [`explain`]."""
         several = []
@@ -320,7 +321,7 @@ class Catalogue:
             history = histories[number][histories[number] >= 0]
             index = torch.tensor(self._indices_of([one["item_id"] for one in recommended]), dtype=torch.long)
             parts = explain(
-                self.scorer, history, index, None if user_index is None else user_index[number : number + 1]
+                self.scorer, history, index, None if user_inputs is None else user_inputs[number : number + 1]
             )
             for part in parts:
                 part["because_of"] = None if part["because_of"] is None else self.all_ids[part["because_of"]]

@@ -22,6 +22,7 @@ from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content
 from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.weighing import ScoringChoice, choose, choose_content
+from ..models.batch import UserInputs
 from ..models.checkpoint_files import named_file
 from ..models.whitening import Whitening
 
@@ -109,7 +110,7 @@ def explain(
     scorer: CatalogueScorer,
     history: torch.Tensor,
     catalogue_index: torch.Tensor,
-    user_index: torch.Tensor | None = None,
+    user_inputs: UserInputs | None = None,
 ) -> list[dict]:
     """Returns what each score is made of, and because of which item of the history.
 
@@ -117,7 +118,7 @@ def explain(
         scorer: of the catalogue.
         history: `(L,)` indices into the catalogue.
         catalogue_index: `(K,)` of the recommended items.
-        user_index: `(1,)` as in [`CatalogueScorer.encode_users`].
+        user_inputs: `(1,)` as in [`CatalogueScorer.encode_users`].
 
     Returns: for each item `"model"` (of content or a trained model), `"transitions"` and `"popularity"`, which add up
     to the score; and `"because_of"`, the index of the item of the history to which most of the transitions' part
@@ -130,7 +131,7 @@ def explain(
     popularity = likeness.new_zeros(len(catalogue_index))
     if scorer.item_scores is not None:
         popularity = scorer.item_scores[catalogue_index]
-    without_counts = scorer.candidates[catalogue_index] @ scorer.queries(history[None], user_index)[0]
+    without_counts = scorer.candidates[catalogue_index] @ scorer.queries(history[None], user_inputs)[0]
     counted = torch.zeros_like(likeness)
     if scorer.transitions is not None:
         from_items, to_items = (scorer.in_transitions(index.cpu().numpy()) for index in (history, catalogue_index))

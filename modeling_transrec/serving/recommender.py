@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import tempfile
@@ -16,6 +17,7 @@ import torch
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from ..data.collator import left_pad_lists
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.preparation import prepare_items
 from ..data.tables import Table, as_histories, is_table
@@ -39,6 +41,7 @@ from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
 from ..hub.publish import upload_checkpoint
 from ..hub.with_code import saved_with_code
 from ..hub.with_handler import write_handler
+from ..models.batch import UserInputs
 from ..models.checkpoint_files import HUB_ARGUMENTS, check_name_or_path, named_file
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
@@ -557,6 +560,7 @@ class Recommender:
         unknown_items: str = "raise",
         where: Where | None = None,
         diversity: float = 0.0,
+        timestamps: Sequence[int] | Sequence[Sequence[int]] | Any = None,
     ) -> list[dict] | list[list[dict]]:
         """Returns the `k` best items for a history, best first.
 
@@ -581,6 +585,8 @@ class Recommender:
                 cosine of the item embeddings against the scores, among the best `5 * k` items; see
                 [`maximal_marginal_relevance`][modeling_transrec.evaluation.diversity.maximal_marginal_relevance]. The
                 items come in the order in which they were chosen, with their scores. Popular items stay as they are.
+            timestamps: the time of each interaction of `history`, in the same form, in seconds; only for models that
+                read times (HSTU).
 
         Returns: a list of `{"item_id", "score"}`, or one list per history.
 
@@ -598,8 +604,12 @@ class Recommender:
         if not 0 <= diversity <= 1:
             raise ValueError(f"diversity must be from 0 to 1, got {diversity}")
         several, is_single = as_histories(history)
+        times = self._timestamps(timestamps, several)
         if unknown_items == "skip":
-            several = [[item_id for item_id in one if item_id in catalogue] for one in several]
+            known = [[item_id in catalogue for item_id in one] for one in several]
+            several = [list(itertools.compress(one, is_known)) for one, is_known in zip(several, known, strict=True)]
+            if times is not None:
+                times = [list(itertools.compress(one, is_known)) for one, is_known in zip(times, known, strict=True)]
         user_index = self._user_index(user_id, len(several))
         popular: list[dict] = []
         if not all(several) and cold_users == "raise":
@@ -616,7 +626,10 @@ class Recommender:
         for block in user_blocks(len(warm)):
             users = warm[block]
             histories = catalogue.histories_as_indices([several[number] for number in users])  # (B, L)
-            of_block = None if user_index is None else user_index[users]
+            of_block = UserInputs(
+                None if user_index is None else user_index[users],
+                None if times is None else torch.from_numpy(left_pad_lists([times[number] for number in users])),
+            )
             best = catalogue.top_k(histories, k, exclude_seen, of_block, where, diversity)
             if explain:
                 best = catalogue.explained(best, histories, of_block)
@@ -652,6 +665,8 @@ class Recommender:
         """
         if self.processor.user_ids is not None:
             raise ValueError("this model knows users by id; only recommend reads them")
+        if getattr(self.model.config, "reads_timestamps", False):
+            raise ValueError("this model reads the times of interactions; only recommend takes them")
         return self._indexed().scores_of(history, item_ids)
 
     def _indexed(self) -> Catalogue:
@@ -690,6 +705,23 @@ class Recommender:
         prepared = prepare_items(items, self.processor, is_catalogue=is_catalogue)
         fits_statistics = is_catalogue and not isinstance(self.model, OnnxModel)  # whose statistics are in its graph
         return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=fits_statistics)
+
+    def _timestamps(self, given: Any, histories: Sequence[Sequence[str]]) -> list[list[int]] | None:
+        """Returns the times of the histories' interactions, for a model that reads them."""
+        reads = getattr(self.model.config, "reads_timestamps", False)
+        if given is None and not reads:
+            return None
+        if not reads:
+            raise ValueError("this model does not read the times of interactions; leave out timestamps")
+        if given is None:
+            raise ValueError(
+                f"user_encoder_type={self.model.config.user_encoder_type!r} reads the time of each interaction: give "
+                "timestamps, one for each item of the history"
+            )
+        times: Any = as_histories(given)[0]
+        if [*map(len, times)] != [*map(len, histories)]:
+            raise ValueError("timestamps must have a time for each item of each history")
+        return times
 
     def _user_index(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:
         if self.processor.user_ids is None:

@@ -79,6 +79,11 @@ class TransRecTrainingArguments(TrainingArguments):
             Learning rate of the pretrained backbone; by default `learning_rate`. The paper's are 5e-6 to 5e-5.
         backbone_weight_decay (`float`, *optional*):
             Weight decay of the pretrained backbone; by default `weight_decay`.
+        decay_norms_and_biases (`bool`, defaults to `False`):
+            Whether norms and biases decay like the other weights, as in NineRec's code.
+        projection_like_backbone (`bool`, defaults to `False`):
+            Whether the map from a backbone's features to item embeddings has the backbone's learning rate and weight
+            decay, as in NineRec's code.
         freeze_backbone (`bool`, defaults to `False`):
             Whether to leave the backbone as it is and train the rest. Its features are then computed only once (the
             paper's two-stage mode, TS).
@@ -86,6 +91,8 @@ class TransRecTrainingArguments(TrainingArguments):
             Number of the backbone's last layers (stages, where it has stages) that are trained. The outputs of the
             frozen layers below are computed once and kept on disk, if a trial on a few items shows that this changes
             neither item embeddings nor gradients; the progress bar says how much space they take.
+        freeze_user_encoder (`bool`, defaults to `False`):
+            Whether to leave the user encoder of a checkpoint as it is, except for adapters in it (`user_adapter`).
         freeze_modules (`list[str]`, *optional*):
             Patterns of the backbone's parameters that are frozen, such as `embeddings.*`. Where they are all of the
             first layers and what comes before, the outputs of these are computed once, too.
@@ -167,9 +174,12 @@ class TransRecTrainingArguments(TrainingArguments):
     hub_strategy: str = "end"
     backbone_learning_rate: float | None = None
     backbone_weight_decay: float | None = None
+    decay_norms_and_biases: bool = False
+    projection_like_backbone: bool = False
     freeze_backbone: bool = False
     train_last_n_layers: int | None = None
     freeze_modules: list[str] | None = None
+    freeze_user_encoder: bool = False
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20])
     max_eval_users: int | None = None
     item_batch_size: int = 256

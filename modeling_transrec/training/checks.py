@@ -87,7 +87,7 @@ def check_before_training(trainer: "TransRecTrainer") -> None:
         several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {None: trainer.eval_dataset}
         for name, sequences in several.items():
             evaluator = trainer.evaluator_of(sequences, "eval" if name is None else f"eval_{name}")
-            evaluator.user_index(trainer.processing_class)
+            evaluator.user_inputs(trainer.processing_class, trainer.data_collator.config)
         if trainer.compute_metrics is None:  # or only the first evaluation tells their names
             check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
     trainer.get_train_dataloader()

@@ -143,6 +143,13 @@ class ModelArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Height and width of images in pixels (default: the backbone's own)."}
     )
+    image_preprocessing: str | None = field(
+        default=None,
+        metadata={
+            "help": "How images are prepared: 'backbone', as its own repository says, or 'ninerec', as NineRec's code "
+            "does: squares, bilinear, mean and standard deviation 0.5 (default: backbone)."
+        },
+    )
     peft: str | None = field(
         default=None,
         metadata={"help": "Kind of adapters of the peft library to train in the backbones: lora, ia3, loha, …"},
@@ -162,9 +169,13 @@ class ModelArguments:
             raise ValueError(
                 f"--modality {self.modality} is unknown; choose {', '.join(MODALITIES)}, or several joined by +"
             )
+        if self.image_preprocessing not in (None, "backbone", "ninerec"):
+            raise ValueError(
+                f"--image_preprocessing {self.image_preprocessing} is unknown; choose backbone or ninerec"
+            )
         given = self._given_backbones()
         if self.model_name_or_path is not None:
-            others = self._given(("modality", "image_size", "vocab_size"))
+            others = self._given(("modality", "image_size", "image_preprocessing", "vocab_size"))
             if given or others:
                 options = ", --".join([*given, *others])
                 raise ValueError(f"--model_name_or_path brings its own item encoder; leave out --{options}")
@@ -199,8 +210,12 @@ class ModelArguments:
 
         They include every field of the configuration that cannot be changed when training goes on.
         """
-        ours = ["modality", "tokenizer_name_or_path", "vocab_size", "image_size"]
-        return [*ours, *backbone_options(), *(name for name in config_options() if name not in CHANGEABLE_FIELDS)]
+        ours = ["modality", "tokenizer_name_or_path", "vocab_size", "image_size", "image_preprocessing"]
+        return [
+            *ours,
+            *backbone_options(),
+            *(name for name in config_options() if name not in (*CHANGEABLE_FIELDS, *ADDABLE_FIELDS)),
+        ]
 
     def config_fields(self) -> dict:
         """Returns the fields of the configuration that were given."""
@@ -221,6 +236,8 @@ class ModelArguments:
         return TransRecConfig().max_seq_len if self.max_seq_len is None else self.max_seq_len
 
 
+# Fields of the configuration that put into a checkpoint what it has not.
+ADDABLE_FIELDS = ("user_adapter", "user_adapter_reduction")
 # Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",

@@ -16,7 +16,7 @@ from transformers import (
 
 from ..data.arguments import read_json
 from ..data.foreign_ids import drop_foreign_ids
-from ..data.image_processors import load_image_processor
+from ..data.image_processors import load_image_processor, ninerec_image_processor
 from ..models.backbones import image_normalization
 from ..models.checkpoint_files import check_name_or_path, load_config
 from ..models.configuration_transrec import TransRecConfig
@@ -27,7 +27,7 @@ from ..models.processing_transrec import TransRecProcessor, train_tokenizer
 from ..models.projections import PROJECTIONS
 from ..models.sentence_folders import read_item_prefix
 from ..models.user_encoders import USER_ENCODERS
-from .model_arguments import CHANGEABLE_FIELDS, ModelArguments
+from .model_arguments import ADDABLE_FIELDS, CHANGEABLE_FIELDS, ModelArguments
 
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,8 @@ def _from_checkpoint(
     name, where = args.model_name_or_path, dict[str, Any](revision=args.model_revision)
     config = load_config(name, **where)
     for option, value in args.config_fields().items():
+        if option in ADDABLE_FIELDS and config.user_adapter is None:
+            continue
         if option not in CHANGEABLE_FIELDS and value != getattr(config, option):
             raise ValueError(
                 f"--{option} {value} does not fit the checkpoint {name}, which has {getattr(config, option)}; leave "
@@ -103,6 +105,9 @@ def _from_checkpoint(
     config.validate_architecture()
     model = TransRecForSequentialRecommendation.from_pretrained(name, config=config, dtype="float32", **where)
     processor = TransRecProcessor.from_pretrained(name, **where)
+    if args.user_adapter is not None and config.user_adapter is None:
+        reduction = args.user_adapter_reduction or TransRecConfig().user_adapter_reduction
+        model.add_user_adapter(args.user_adapter, reduction)
     for option, value in args.processor_fields().items():
         setattr(processor, option, value)
     return model, drop_foreign_ids(model, processor, items["item_id"])
@@ -161,7 +166,9 @@ class _NewModel:
         pretrained = args.multimodal_model_name_or_path or args.vision_model_name_or_path
         if pretrained is not None:
             square = args.multimodal_model_name_or_path is not None
-            self.parts["image_processor"] = load_image_processor(pretrained, args.image_size, square)
+            loaded = load_image_processor(pretrained, args.image_size, square)
+            as_ninerec = args.image_preprocessing == "ninerec"
+            self.parts["image_processor"] = ninerec_image_processor(args.image_size) if as_ninerec else loaded
             self.fields |= image_normalization(self.parts["image_processor"].to_dict())
             return
         config = _backbone_config("vision", args.vision_config, SMALL_RESNET)
@@ -224,12 +231,14 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "text_pooling": encoder.text is not None,
         "image_pooling": encoder.image is not None,
         "image_size": has_image,
+        "image_preprocessing": bool(args.vision_model_name_or_path or args.multimodal_model_name_or_path),
         "vocab_size": has_text and not any((args.text_model_name_or_path, args.tokenizer_name_or_path)),
         "language": has_text,
         "max_text_length": has_text,
         "item_prefix": has_text,
         "max_audio_seconds": "audio" in encoder.modalities,
         "num_next_items": config.objective == "next_k_items",
+        "user_adapter_reduction": config.user_adapter is not None,
         "mask_probability": config.objective == "masked_item",
         "num_negatives": loss.samples,
         "negative_sampling": loss.samples,
@@ -240,12 +249,14 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
     has_projection, projection = set(encoder.modalities) != {"id"}, PROJECTIONS[config.item_projection]
     for name in {name for row in PROJECTIONS.values() for name in row.options}:
         reads[name] = has_projection and name in projection.options
+    own_options = {name for one in USER_ENCODERS.values() for name in one.options}
+    reads |= {name: name in USER_ENCODERS[config.user_encoder_type].options for name in own_options}
     defaults = TransRecConfig().to_dict()
     for name, is_read in reads.items():
         value = getattr(args, name)
         if value is not None and not is_read and value != defaults.get(name):
             raise ValueError(
                 f"--{name} {value} has no effect on a model of {config.modality} with item_projection="
-                f"{config.item_projection!r}, loss_type={config.loss_type!r} and objective={config.objective!r}; "
-                "leave it out"
+                f"{config.item_projection!r}, user_encoder_type={config.user_encoder_type!r}, loss_type="
+                f"{config.loss_type!r} and objective={config.objective!r}; leave it out"
             )

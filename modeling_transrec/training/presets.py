@@ -4,9 +4,13 @@ Sources of the numbers:
 
 - `DATASET-BACKBONE` (`bili_food-bert`, `ku-swin-tiny`, `qb-id`, …): NineRec, arXiv 2309.07705, Table 12 (best
   hyper-parameters with SASRec as user encoder) and Table 11 (backbones); published 2024-05 (TPAMI), written down
-  2026-11. They were not run here: the data are not ours to have and the size is the paper's. The table does not say
-  the number of epochs. Images are normalised as the backbone's own repository says; the paper's code takes mean and
-  standard deviation 0.5.
+  2026-11. They were not run here: the data are not ours to have and the size is the paper's. All else is as in the
+  authors' public code (NineRec, commit ce5ae9d): a constant learning rate without warm-up or clipping, at most 120
+  epochs and an end after 30 without a better one, weight decay of norms and biases, too, the backbone's rate and decay
+  for the map behind it, their start of new weights, images as they prepare them. Three things are not: their runs with
+  text freeze the first 100 parameters of BERT, by their number (docs: training); their Swin-base is that of
+  ImageNet-22k; the dropout of frozen layers stays on. The `recommended-…` presets differ: softmax over many items,
+  clipped gradients, no decay, fewer epochs.
 - `ENCODER-BACKBONE-bili2m` (`sasrec-bert-bili2m`, …): the same rows of Bili_2M for pretraining with each user encoder;
   epochs, patience and seed are ours, 2026-11; not run. The paper has no table for user encoders other than SASRec,
   whose values stand for theirs.
@@ -17,6 +21,9 @@ Sources of the numbers:
   `--vision_model_name_or_path`, and a model that starts as content kNN; it transfers. `recommended-text-id`: an id
   table beside the text, for a catalogue that is known and warm. Run 2026-11, with all-MiniLM-L6-v2:
   `benchmarks/results/transfer.md`. The transitions of the platform are added to their scores.
+- `bsarec-id`: the options of BSARec's authors for Amazon_Beauty (arXiv 2312.10325 and its code), with ids. Their batch
+  is of 256 prefixes, which about 40 users have; epochs and patience are their limits. Run 2026-11 at a small budget:
+  `benchmarks/results/family.md`.
 - Those of other published systems: [`~training.system_presets`].
 """
 
@@ -64,6 +71,12 @@ _TABLE_12 = {
 # The same for every data set and backbone.
 _PAPER: Options = {
     "weight_decay": 0.1,
+    "decay_norms_and_biases": True,
+    "warmup_steps": 0,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0,
+    "num_train_epochs": 120,
+    "early_stopping_patience": 30,
     "user_encoder_type": "sasrec",
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -71,6 +84,7 @@ _PAPER: Options = {
     "max_seq_len": 20,
     "loss_type": "bce",
     "num_negatives": 1,
+    "initialization": "ninerec",
 }
 _RECOMMENDED_ID: Options = {
     "modality": "id",
@@ -88,6 +102,26 @@ _RECOMMENDED_ID: Options = {
     "per_device_train_batch_size": 128,
     "num_train_epochs": 60,
     "early_stopping_patience": 8,
+}
+_BSAREC_ID: Options = {
+    "modality": "id",
+    "user_encoder_type": "bsarec",
+    "loss_type": "full_softmax",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+    "hidden_dropout_prob": 0.5,
+    "max_seq_len": 50,
+    "frequency_weight": 0.7,
+    "num_low_frequencies": 3,
+    "learning_rate": 5e-4,
+    "warmup_steps": 0,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0,
+    "weight_decay": 0,
+    "per_device_train_batch_size": 40,
+    "num_train_epochs": 200,
+    "early_stopping_patience": 10,
 }
 _RECOMMENDED_CONTENT: Options = {
     "freeze_backbone": True,
@@ -140,6 +174,7 @@ def _of_dataset(name: str, row: _Row) -> dict[str, Options]:
             "learning_rate": row.text_learning_rate,
             "backbone_learning_rate": row.bert_learning_rate,
             "backbone_weight_decay": 0.1,
+            "projection_like_backbone": True,
             "hidden_size": 1024,
             "per_device_train_batch_size": 64,
         },
@@ -150,6 +185,8 @@ def _of_dataset(name: str, row: _Row) -> dict[str, Options]:
             "learning_rate": 5e-5,
             "backbone_learning_rate": 5e-5,
             "backbone_weight_decay": 0.0,
+            "projection_like_backbone": True,
+            "image_preprocessing": "ninerec",
             "hidden_size": 1024,
             "per_device_train_batch_size": 64,
         }
@@ -177,6 +214,7 @@ PRESETS: dict[str, Options] = {
     "recommended-image": {**_RECOMMENDED_CONTENT, "modality": "image"},
     "recommended-text-id": {**_RECOMMENDED_TEXT, "modality": "text+id", "id_dropout_prob": 0.5},
     "recommended-id": _RECOMMENDED_ID,
+    "bsarec-id": _BSAREC_ID,
     **SYSTEM_PRESETS,
 }
 

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from ..data.arguments import DataArguments
@@ -67,6 +68,7 @@ def _train_alone(
         trainer.check_before_training()
         if trainer.is_world_process_zero():
             record_run(training_args.output_dir, run)
+            print(trained_share(trainer.accelerator.unwrap_model(trainer.model)), flush=True)
         result = trainer.train(resume_from_checkpoint=start.checkpoint)
         with named_disk_errors(training_args.output_dir, "the checkpoints are whole: --resume_from_checkpoint true"):
             trainer.save_model(_internal_call=True)
@@ -124,6 +126,17 @@ def build_trainer(
         whole_sequences=data_args.load_training_histories,
         eval_items=eval_items,
     )
+
+
+def trained_share(model: torch.nn.Module) -> str:
+    """Returns how many of a model's parameters are trained, as a sentence.
+
+    >>> trained_share(torch.nn.Linear(9, 11).requires_grad_(False))
+    'Trains 0 of 110 parameters (0.0 %)'
+    """
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    total = sum(weight.numel() for weight in model.parameters())
+    return f"Trains {trained:,} of {total:,} parameters ({100 * trained / total:.1f} %)"
 
 
 def _best_result(trainer: TransRecTrainer) -> str:

@@ -27,6 +27,7 @@ from transformers.trainer_utils import (
 )
 
 from ..data.collator import TransRecDataCollator
+from ..data.loading import check_timestamps
 from ..data.platforms import PlatformRanges, PlatformSampler
 from ..data.preparation import PreparedItems, prepare_items
 from ..data.tables import Table, as_dataset
@@ -178,9 +179,9 @@ class TransRecTrainer(Trainer):
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         _prepare_model(model, args)
-        if compute_loss_func is not None and model.config.objective == "masked_item":
+        if compute_loss_func is not None and model.config.predicts_within:
             raise ValueError(
-                "compute_loss_func reads states that predict the next item, and this model predicts masked ones; "
+                "compute_loss_func reads states that predict the next item, and this model predicts others; "
                 "leave it out, or choose a user encoder that reads histories in order, such as sasrec"
             )
         if compute_loss_func is not None and model.config.auxiliary_loss_type is not None:
@@ -251,6 +252,8 @@ class TransRecTrainer(Trainer):
             )
             if self.eval_items is not self.items:
                 self._plain_eval_items = prepare_items(self.eval_items, processor, args.preprocessing_num_workers)
+        if model.config.reads_timestamps:
+            check_timestamps(sequences, model.config.user_encoder_type)
         user_index = None
         if processor.user_ids is not None:
             user_index = np.array(processor.user_index(sequences["user_id"]))
@@ -264,6 +267,7 @@ class TransRecTrainer(Trainer):
             platforms=self.platforms,
             mixes_platforms=args.mix_platforms,
             histories=histories,
+            sequences=sequences if model.config.reads_timestamps else None,
         )
         return collator, keep_teaching(histories).remove_columns("target")
 
@@ -356,9 +360,13 @@ class TransRecTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         args = self.args
-        backbones = self.accelerator.unwrap_model(model).item_encoder.backbones
-        of_backbone = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
-        decayed = set(self.get_decay_parameter_names(model))
+        item_encoder = self.accelerator.unwrap_model(model).item_encoder
+        like_backbone = list(item_encoder.backbones)
+        if args.projection_like_backbone:
+            like_backbone += [part.projection for part in item_encoder.parts]
+        of_backbone = {id(parameter) for module in like_backbone for parameter in module.parameters()}
+        names = [name for name, _ in model.named_parameters()]
+        decayed = set(names if args.decay_norms_and_biases else self.get_decay_parameter_names(model))
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -397,7 +405,7 @@ class TransRecTrainer(Trainer):
         observation = Observation(evaluator.targets, self.preprocess_logits_for_metrics, self._on_prediction_step)
         with evaluation_mode(model):
             scorer = evaluator.build_scorer(model, processor, self._evaluation_autocast(model))
-            metrics = rank(scorer, evaluator.user_index(processor), observation)
+            metrics = rank(scorer, evaluator.user_inputs(processor, model.config), observation)
         losses = observation.losses()
         loss = {"loss": float(losses.mean(dtype=np.float64))}
         if self.args.prediction_loss_only:
@@ -701,6 +709,8 @@ def _prepare_model(model: TransRecForSequentialRecommendation, args: TransRecTra
     """Freezes and divides a new model as the arguments say."""
     if args.freezes:
         model.freeze_backbone(args.train_last_n_layers, args.freeze_modules)
+    if args.freeze_user_encoder:
+        model.freeze_user_encoder()
     if args.gradient_caching_chunk_size is not None:
         model.enable_gradient_caching(args.gradient_caching_chunk_size)
 

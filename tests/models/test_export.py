@@ -25,8 +25,9 @@ class ItemTower(nn.Module):
 
 
 class UserTower(ItemTower):
-    def forward(self, item_embeddings, mask):
-        return self.model.get_user_features(item_embeddings, mask)
+    def forward(self, item_embeddings, mask, timestamps):
+        known = {"timestamps": timestamps} if self.model.config.reads_timestamps else {}
+        return self.model.get_user_features(item_embeddings, mask, **known)
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "text+image", "id", "text+id"])
@@ -56,13 +57,13 @@ def test_the_user_tower_is_exported_for_any_size(user_encoder_type, make_model):
     def histories(users, length):
         torch.manual_seed(length)
         mask = torch.arange(length)[None] >= torch.randint(length, (users, 1))
-        return torch.randn(users, length, 16) * mask[:, :, None], mask
+        return torch.randn(users, length, 16) * mask[:, :, None], mask, mask.cumsum(1) * 1000
 
-    sizes = ({0: ANY, 1: ANY}, {0: ANY, 1: ANY})
+    sizes = ({0: ANY, 1: ANY}, {0: ANY, 1: ANY}, {0: ANY, 1: ANY})
     graph = torch.export.export(UserTower(model), histories(3, 5), dynamic_shapes=sizes).module()
     for users, length in ((4, 7), (2, 20), (9, 3)):
         inputs = histories(users, length)
-        torch.testing.assert_close(graph(*inputs), model.get_user_features(*inputs), atol=1e-5, rtol=0)
+        torch.testing.assert_close(graph(*inputs), UserTower(model)(*inputs), atol=1e-5, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

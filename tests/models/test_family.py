@@ -12,7 +12,7 @@ from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
 from ..checks import perturb
-from ..tiny import ITEM_KINDS, make_batch
+from ..tiny import ITEM_KINDS, make_batch, of_users
 
 
 FUSED = [f"text+image, {fusion}" for fusion in FUSIONS if fusion != "sum"]
@@ -20,8 +20,10 @@ OF_THREE = [f"text+image+audio, {fusion}" for fusion in FUSIONS if fusion != "su
 # Every user encoder, and those that are causal by default with the other objective that they can be trained with.
 MASKED = [f"{name}, masked_item" for name, one in USER_ENCODERS.items() if one.causal and one.supports_masked_item]
 ENCODERS = [*USER_ENCODERS, *MASKED]
-CAUSAL = [name for name, one in USER_ENCODERS.items() if one.causal]
-BIDIRECTIONAL = [name for name in ENCODERS if name not in CAUSAL]
+WITHIN = ("masked_item", "other_items")
+CAUSAL = [name for name, one in USER_ENCODERS.items() if one.default_objective not in WITHIN]
+CAUSAL += ["dnn, next_item", "dssm, last_item"]
+BIDIRECTIONAL = [name for name, one in USER_ENCODERS.items() if one.default_objective == "masked_item"] + MASKED
 PAIRS = [*itertools.product(ITEM_KINDS, ENCODERS), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
 PAIRS += [(kind, "sasrec") for kind in OF_THREE]
 
@@ -37,8 +39,8 @@ def make_kind(make_model, kind, user_encoder="sasrec", **options):
 
 
 def make_histories(model, mask):
-    """Histories of users 0, 1, …, whose ids are read where the user encoder has a table of them."""
-    return Histories(mask, torch.arange(len(mask)) if model.user_encoder.reads_user_ids else None)
+    """Histories of users 0, 1, …, whose ids and times are known where the user encoder reads them."""
+    return Histories(mask, **of_users(model, mask))
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
@@ -103,23 +105,25 @@ def test_padding_and_the_rest_of_the_batch_do_not_matter(kind, user_encoder, mak
         results = []
         for batch, line in ((together, user), (alone, 0)):
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "item_log_popularity")}
-            if model.config.objective == "masked_item":
+            if model.config.predicts_within:
                 inputs["item_index"] = batch["item_index"].where(batch["item_index"] != -2, batch["labels"])
                 inputs["item_index"] = inputs["item_index"].masked_fill(inputs["item_index"] == -100, -1)[:, -20:]
             results.append(model.model(**inputs).user_embeds[line])
         assert torch.allclose(*results, atol=2e-6), user
 
 
-@pytest.mark.parametrize("user_encoder_type", CAUSAL)
-def test_the_future_does_not_reach_the_past(user_encoder_type, make_model):
-    model = make_model("id", user_encoder_type=user_encoder_type).model
-    user_ids = torch.tensor([0, 5]) if model.user_encoder.reads_user_ids else None
+@pytest.mark.parametrize("user_encoder", CAUSAL)
+def test_the_future_does_not_reach_the_past(user_encoder, make_model):
+    model = make_kind(make_model, "id", user_encoder).model
     vectors, mask = torch.randn(2, 9, 16), torch.ones(2, 9, dtype=torch.bool)
-    changed = vectors.clone()
+    changed, known = vectors.clone(), of_users(model, mask)
     changed[:, 6:] = torch.randn(2, 3, 16)
-    before, after = model.get_user_hidden(vectors, mask, user_ids), model.get_user_hidden(changed, mask, user_ids)
+    before = model.get_user_hidden(vectors, mask, **known)
+    if "timestamps" in known:
+        known["timestamps"] = known["timestamps"] + 10**7 * (torch.arange(9) >= 6)
+    after = model.get_user_hidden(changed, mask, **known)
     assert torch.allclose(before[:, :6], after[:, :6], atol=1e-6)
-    if user_ids is None:  # else the history is not read
+    if "user_ids" not in known:  # else the history is not read
         assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 
@@ -127,13 +131,17 @@ def test_the_future_does_not_reach_the_past(user_encoder_type, make_model):
 def test_padding_on_either_side_is_not_read(user_encoder, make_model):
     model = perturb(make_kind(make_model, "id", user_encoder))
     vectors = torch.randn(1, 5, 16)
-    alone = model.get_user_features(vectors, torch.ones(1, 5, dtype=torch.bool))
+
+    def encode(vectors, mask):
+        return model.get_user_features(vectors, mask, **of_users(model.model, mask))
+
+    alone = encode(vectors, torch.ones(1, 5, dtype=torch.bool))
     left = torch.cat([torch.full((1, 7, 16), 7.0), vectors], dim=1)  # what lies at padding must not be read
     right = torch.cat([vectors, torch.full((1, 4, 16), -3.0)], dim=1)
     left_mask, right_mask = torch.arange(12)[None] >= 7, torch.arange(9)[None] < 5
-    assert torch.allclose(model.get_user_features(left, left_mask), alone, atol=1e-6)
+    assert torch.allclose(encode(left, left_mask), alone, atol=1e-6)
     if user_encoder != "gru4rec":
-        assert torch.allclose(model.get_user_features(right, right_mask), alone, atol=1e-6)
+        assert torch.allclose(encode(right, right_mask), alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -200,7 +208,7 @@ def test_a_masked_item_is_not_read(user_encoder, make_model):
     assert not torch.allclose(states[0], model.get_user_hidden(vectors, mask))
 
 
-@pytest.mark.parametrize("user_encoder", ["ligr", *BIDIRECTIONAL])
+@pytest.mark.parametrize("user_encoder", ["ligr", "bsarec", *BIDIRECTIONAL])
 def test_it_learns_who_follows_whom(user_encoder, make_model):
     """Items follow each other in a circle; after some steps the next one is ranked first."""
     options = {"max_seq_len": 6, "loss_type": "full_softmax", "num_hidden_layers": 1, "hidden_dropout_prob": 0.0}

@@ -43,7 +43,9 @@ def test_users_are_divided_with_every_user_encoder_and_loss(
     model = make_model(kind, **fields, temperature=0.5, normalize_scores=True)
     batch = make_batch(model, make_collator, kind, histories)
     plain, seen = step(model, batch), []
-    monkeypatch.setattr(type(model.model.user_encoder), "forward", spied(type(model.model.user_encoder), seen))
+    method = "at_every_prefix" if model.config.objective == "every_prefix" else "forward"
+    encoder = type(model.model.user_encoder)
+    monkeypatch.setattr(encoder, method, spied(getattr(encoder, method), seen))
     model.enable_gradient_caching(2)
     assert_same(step(model, batch), plain)
     assert len(seen) > 2 and max(seen) == 2
@@ -57,9 +59,8 @@ def test_users_are_divided_with_every_user_encoder_and_loss(
     assert model(**batch).user_hidden is not None
 
 
-def spied(owner, seen: list[int]):
-    """Its forward, which notes how many users there are."""
-    forward = owner.forward
+def spied(forward, seen: list[int]):
+    """The same, but it notes how many users there are."""
 
     def noting(self, item_embeddings, histories):
         seen.append(len(item_embeddings))

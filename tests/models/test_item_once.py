@@ -38,6 +38,12 @@ def encode_alone(model, processor, items, row):
     return model.get_item_features(**double(processor(**call)))[0]
 
 
+def times_of(collator, user, length):
+    """Times of the inputs of a user, aligned to the last one."""
+    times = collator.sequences[user["user"]]["timestamps"][-(MAX_SEQ_LEN + 1) : -1]
+    return torch.tensor([0] * (length - len(times)) + times)
+
+
 def naive_loss(model, items, encode, collator, users, share):
     """Users one by one, without padding; `encode` makes the vector of an item's row."""
     config = model.config
@@ -62,6 +68,7 @@ def naive_loss(model, items, encode, collator, users, share):
             torch.ones_like(is_masked),
             user_ids=torch.tensor([user["user"]]) if config.num_users else None,
             is_masked=is_masked if config.objective == "masked_item" else None,
+            timestamps=times_of(collator, user, inputs.shape[1])[None, here] if config.reads_timestamps else None,
         )[0]
         own = set(rows[line][rows[line] >= 0].tolist())
         wanted = targets[line][here]

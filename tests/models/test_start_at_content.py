@@ -12,6 +12,7 @@ from modeling_transrec.evaluation.encoding import encode_catalogue, fit_statisti
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
 from modeling_transrec.evaluation.features import as_content
 from modeling_transrec.evaluation.scoring import CatalogueScorer
+from modeling_transrec.models.batch import UserInputs
 from modeling_transrec.models.candidates import Candidates, log_inclusion_probability
 from modeling_transrec.models.losses import mixed_loss
 from modeling_transrec.models.user_encoders import USER_ENCODERS
@@ -59,7 +60,8 @@ def test_an_untrained_model_is_content_knn(
     content = content_of(model, processor, items, tmp_path)
     knn = content.fit(power=0.75, history_decay=0.6)
     users = histories_of(histories)
-    torch.testing.assert_close(scorer.scores(users) * 0.07, knn.scores(users), atol=1e-4, rtol=1e-3)
+    times = UserInputs(timestamps=users.clamp(min=0)) if model.config.reads_timestamps else None
+    torch.testing.assert_close(scorer.scores(users, times) * 0.07, knn.scores(users), atol=1e-4, rtol=1e-3)
     assert model.config.hidden_size == sum(values.shape[1] for values in content.features.values())
 
 
