@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from modeling_transrec import TransRecConfig
+from modeling_transrec.models.losses import LOSSES
 
 
 NUM_ITEMS, NUM_USERS = 37, 13
@@ -65,6 +66,7 @@ TINY_WAV2VEC2 = {
     "feat_extract_norm": "layer",
     "attention_dropout": 0.0,
 }
+ONE_VECTOR_LOSSES = [name for name, loss in LOSSES.items() if not loss.reads_views]
 ITEM_KINDS = ("text", "image", "text+image", "id", "text+id", "clip", "vilt", "audio", "text+image+audio")
 
 

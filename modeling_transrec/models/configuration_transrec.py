@@ -184,6 +184,10 @@ class TransRecConfig(PretrainedConfig):
             Whether `"in_batch"` takes the items of all processes as negatives, not only its own.
         gbce_t (`float`, defaults to 0.75):
             Calibration of `"gbce"`, from 0 (plain binary cross entropy) to 1.
+        distillation_weight (`float`, defaults to 1.0):
+            Weight of what the views of `"distilled_in_batch"` learn from each other.
+        distillation_temperature (`float`, defaults to 0.5):
+            Number that the views' scores are divided by to be compared.
         auxiliary_loss_type (`str`, *optional*):
             A second term of the training loss, over two views of each user, a row of [`AUXILIARY_LOSSES`]; by default
             there is none.
@@ -267,6 +271,8 @@ class TransRecConfig(PretrainedConfig):
     logq_correction: bool = True
     gather_negatives: bool = False
     gbce_t: float | int = option(0.75, at_least=0, at_most=1)
+    distillation_weight: float | int = option(1.0, at_least=0)
+    distillation_temperature: float | int = option(0.5, above=0)
     auxiliary_loss_type: str | None = option(None, AUXILIARY_LOSSES)
     auxiliary_weight: float | int = option(0.1, above=0)
     auxiliary_temperature: float | int = option(0.1, above=0)
@@ -354,6 +360,7 @@ class TransRecConfig(PretrainedConfig):
                 f"{name} ({self.user_width}) must be a multiple of num_attention_heads ({self.num_attention_heads})"
             )
         self._check_start()
+        self._check_id_aware()
         self._check_training()
         self._check_views()
         for field, reference in (self.backbone_references or {}).items():
@@ -383,6 +390,32 @@ class TransRecConfig(PretrainedConfig):
         if self.history_decay is not None and USER_ENCODERS[self.user_encoder_type].reads_user_ids:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} does not read the history; leave out history_decay"
+            )
+
+    def _check_id_aware(self) -> None:
+        """Refuses what does not go with items of several views, or needs them."""
+        fusion, loss = FUSIONS[self.fusion], LOSSES[self.loss_type]
+        if loss.reads_views and not fusion.reads_ids:
+            able = [name for name, one in FUSIONS.items() if one.reads_ids]
+            raise ValueError(
+                f"loss_type={self.loss_type!r} compares views of an item, which fusion={_listed(able)} makes; "
+                f"fusion={self.fusion!r} makes one vector"
+            )
+        if not fusion.reads_ids or self.modality is None:
+            return
+        if self.num_items is None or self.modality == "id":
+            raise ValueError(f"fusion={self.fusion!r} reads contents and ids; give a backbone and num_items")
+        if self.history_decay is not None or PROJECTIONS[self.item_projection].starts_at_content:
+            raise ValueError(
+                f"fusion={self.fusion!r} has views for which no sum of the history is made; leave out history_decay "
+                f"and item_projection={self.item_projection!r}"
+            )
+        if PROJECTIONS[self.item_projection].quantises:
+            raise ValueError(f"fusion={self.fusion!r} reads tokens, of which {self.item_projection!r} has none")
+        if self.width % (self.num_views * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size ({self.width}) must be a multiple of the {self.num_views} views times "
+                f"num_attention_heads ({self.num_attention_heads})"
             )
 
     def _check_training(self) -> None:
@@ -501,6 +534,11 @@ class TransRecConfig(PretrainedConfig):
         if self.hidden_size is None:
             raise ValueError("hidden_size was left out, and follows from the backbones once the model is built")
         return self.hidden_size
+
+    @property
+    def num_views(self) -> int:
+        """Views of an item that lie side by side: of each content and of the id if the fusion makes them, else 1."""
+        return len((self.modality or "").split("+")) if FUSIONS[self.fusion].reads_ids else 1
 
     @property
     def user_width(self) -> int:

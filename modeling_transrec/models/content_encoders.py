@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 
 def fuses_tokens(config: "TransRecConfig") -> bool:
-    """Returns whether there are several contents, and the fusion reads their tokens."""
-    return FUSIONS[config.fusion].reads_tokens and len(set(config.modality.split("+")) - {"id"}) > 1
+    """Returns whether there is something to fuse, and the fusion reads tokens."""
+    fusion, contents = FUSIONS[config.fusion], set(config.modality.split("+")) - {"id"}
+    return fusion.reads_tokens and (len(contents) > 1 or fusion.reads_ids)
 
 
 class ContentEncoder(nn.Module):

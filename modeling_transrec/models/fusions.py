@@ -26,12 +26,14 @@ class Fusion(nn.Module):
         reads_tokens: Whether it reads the contents' tokens, not one embedding of each.
         reads_presence: Whether it is told which items have each content; what an item lacks then has no learned
             embedding in its place, but zeros.
+        reads_ids: Whether it reads the id, too, and makes a view of each content and one of the id, side by side.
         keeps_widths: Whether each embedding keeps a width of its own, of which the result's is the sum; `scales` are
             then the embeddings' lengths in it.
     """
 
     reads_tokens: ClassVar[bool] = False
     reads_presence: ClassVar[bool] = False
+    reads_ids: ClassVar[bool] = False
     keeps_widths: ClassVar[bool] = False
 
     def __init__(self, config: "TransRecConfig", count: int):
@@ -186,21 +188,89 @@ class MergedAttentionFusion(Fusion):
         return mean_pooling(self.layer(merged, merged, mask), mask)
 
 
-class AttentionLayer(nn.Module):
-    """Attends from queries to a context; then come the residual and a layer norm."""
+class IdAwareFusion(Fusion):
+    """Lets the tokens of all contents attend to one another, and the id to all of them: ODMT's ID-aware transformer.
 
-    def __init__(self, config: "TransRecConfig"):
+    Choose it, with `loss_type="distilled_in_batch"`, for a known platform whose ids, texts and images should each
+    learn from the others. The contents never see the id. Each content and the id give a view of their own, which a
+    user encoder of its own reads; the score is the mean of the views' scores. It needs `num_items`, and a
+    `hidden_size` that the views divide. Ids do not transfer, and no view can do without them.
+
+    Paper: Ji et al., "Online Distillation-enhanced Multi-modal Transformer for Sequential Recommendation" (ODMT), ACM
+    MM 2023.
+    A content's view is the mean of its tokens, theirs the first one, which not every backbone has.
+
+    Arguments as in [`Fusion`]; `count` contents may be a single one.
+    """
+
+    reads_tokens = True
+    reads_ids = True
+
+    def __init__(self, config: "TransRecConfig", count: int):
+        super().__init__(config, count)
+        width = config.width // (count + 1)
+        self.layer_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(IdAwareLayer(config, width) for _ in range(2))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), nn.Linear(width, width)) for _ in range(count + 1)
+        )
+
+    def forward(self, tokens: list[torch.Tensor], masks: list[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+        """Fuses token vectors `(U, S, D / views)`, their masks `(U, S)` and ids `(U, D / views)` to `(U, D)`."""
+        hidden = torch.cat([*tokens, ids[:, None]], dim=1)
+        mask = nn.functional.pad(torch.cat(masks, dim=1), (0, 1), value=True)
+        is_id = torch.arange(hidden.shape[1], device=hidden.device) == hidden.shape[1] - 1
+        visible = mask[:, None] & (~is_id | is_id[:, None])  # (U, S + 1, S + 1): only the id sees the id
+        hidden = self.dropout(self.layer_norm(hidden))
+        for layer in self.layers:
+            hidden = layer(hidden, visible)
+        parts = hidden[:, :-1].split([one.shape[1] for one in tokens], dim=1)
+        views = [mean_pooling(part, its_mask) for part, its_mask in zip(parts, masks, strict=True)]
+        pairs = zip(self.heads, [*views, hidden[:, -1]], strict=True)
+        return torch.cat([head(view) for head, view in pairs], dim=-1)
+
+
+class IdAwareLayer(nn.Module):
+    """Attention, then a feed-forward network of width `4 D` with ReLU; both residual and post-norm."""
+
+    def __init__(self, config: "TransRecConfig", width: int):
         super().__init__()
+        self.attention = AttentionLayer(config, width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, hidden: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Maps tokens `(U, S, D)`, and which of them each one sees `(U, S, S)`, to `(U, S, D)`."""
+        hidden = self.attention(hidden, hidden, visible)
+        return self.layer_norm(hidden + self.dropout(self.down(self.up(hidden).relu())))
+
+
+class AttentionLayer(nn.Module):
+    """Attends from queries to a context; then come the residual and a layer norm.
+
+    Args:
+        config: the model's.
+        width: `D`; by default that of the item embeddings.
+    """
+
+    def __init__(self, config: "TransRecConfig", width: int | None = None):
+        super().__init__()
+        width = config.width if width is None else width
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.hidden_dropout_prob
-        self.query = nn.Linear(config.width, config.width)
-        self.key = nn.Linear(config.width, config.width)
-        self.value = nn.Linear(config.width, config.width)
-        self.output = nn.Linear(config.width, config.width)
-        self.layer_norm = nn.LayerNorm(config.width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
-        """Maps queries `(U, T, D)`, a context `(U, S, D)` and its mask `(U, S)` to `(U, T, D)`."""
+        """Maps queries `(U, T, D)`, a context `(U, S, D)` and its mask `(U, S)` or `(U, T, S)` to `(U, T, D)`."""
+        if context_mask.ndim == 2:
+            context_mask = context_mask[:, None]
         query, key, value = (
             projection(values).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (U, heads, tokens, D / heads)
             for projection, values in ((self.query, queries), (self.key, context), (self.value, context))
@@ -209,7 +279,7 @@ class AttentionLayer(nn.Module):
             query,
             key,
             value,
-            attn_mask=context_mask[:, None, None],
+            attn_mask=context_mask[:, None],
             dropout_p=self.dropout_prob if self.training else 0.0,
         )
         return self.layer_norm(queries + self.output(attended.transpose(1, 2).flatten(2)))
@@ -224,4 +294,5 @@ FUSIONS: dict[str, type[Fusion]] = {
     "film": FilmFusion,
     "co_attention": CoAttentionFusion,
     "merged_attention": MergedAttentionFusion,
+    "id_aware": IdAwareFusion,
 }

@@ -72,7 +72,8 @@ class ItemEncoder(nn.Module):
         has_missing = len(self.parts) == 1 or not FUSIONS[config.fusion].reads_presence
         for part, size in zip(self.parts, sizes, strict=True):
             part.project_to(size, config, has_missing)
-        if len(self.parts) > 1:
+        reads_ids = FUSIONS[config.fusion].reads_ids
+        if len(self.parts) > 1 or (self.parts and reads_ids):
             self.fusion = FUSIONS[config.fusion](config, len(self.parts))
             if self.fusion.reads_tokens and not all(part.gives_tokens for part in self.parts):
                 raise ValueError(
@@ -82,13 +83,15 @@ class ItemEncoder(nn.Module):
         self.starts_at_content = config.starts_at_content and bool(self.parts)
         if config.num_items is not None:
             table = EmbeddingFromZero if self.starts_at_content else nn.Embedding
-            self.id_embedding = table(config.num_items, config.width)
-            if self.parts:
+            self.id_embedding = table(config.num_items, config.width // config.num_views)
+            if self.parts and not reads_ids:
                 self.id_fusion = FUSIONS[config.id_fusion](config, 2)
         # Width and usual length of what lies side by side in an item embedding.
         self.lengths: list[tuple[int, float]] = [(config.width, 1.0)]
         if self.fusion is not None and self.fusion.keeps_widths:
             self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
+        if config.num_views > 1:
+            self.lengths = [(config.width // config.num_views, config.num_views**-0.5)] * config.num_views
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.id_dropout = nn.Dropout(config.id_dropout_prob)
         self.synthetic_probability = config.synthetic_negatives
@@ -106,7 +109,7 @@ class ItemEncoder(nn.Module):
                 )
             config.hidden_size = sum(widths) if FUSIONS[config.fusion].keeps_widths else max(widths)
         if not several or not FUSIONS[config.fusion].keeps_widths:
-            return [config.width] * len(widths)
+            return [config.width // config.num_views] * len(widths)
         if config.width == sum(widths):
             return widths
         ends = [round(config.width * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
@@ -177,12 +180,13 @@ class ItemEncoder(nn.Module):
             presence = [[part.presence(**items) for part in self.parts]] if self.fusion.reads_presence else []
             return self.fusion([part(**items) for part in self.parts], *presence)
         tokens, masks = zip(*(part.tokens(**items) for part in self.parts), strict=True)
-        return self.fusion(list(tokens), list(masks))
+        ids = [self.id_dropout(self.id_embedding(items["item_ids"]))] if self.fusion.reads_ids else []
+        return self.fusion(list(tokens), list(masks), *ids)
 
     def encode(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes all items at once; arguments and result as in [`forward`]."""
         embeddings: Any = self.encode_content(**items)
-        if self.id_embedding is not None:
+        if self.id_embedding is not None and not (self.fusion is not None and self.fusion.reads_ids):
             ids = self.id_embedding(items["item_ids"])
             embeddings = ids if embeddings is None else self.id_fusion([embeddings, self.id_dropout(ids)])
         return self.dropout(unit_parts(embeddings, self.lengths) if self.starts_at_content else embeddings)

@@ -95,6 +95,56 @@ def in_batch_loss(
     return F.cross_entropy(scores, targets, reduction="sum")
 
 
+def distilled_in_batch_loss(
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    users: torch.Tensor,
+    candidates: Candidates,
+    num_views: int = 2,
+    distillation_temperature: float = 0.5,
+    distillation_weight: float = 1.0,
+) -> torch.Tensor:
+    """Computes the cross entropy of each view, and what the views learn from each other: ODMT's online distillation.
+
+    Choose it with `fusion="id_aware"`, whose item embeddings and states are views side by side, the id's last. Each
+    view has an [`in_batch_loss`] of its own scores; those of the contents are drawn to the id's, and the id's to the
+    mean of all. The teachers learn, too, as in the authors' code. There the weight rises over the first epochs; here
+    it is constant, which that code can do, too.
+
+    Paper: Ji et al., "Online Distillation-enhanced Multi-modal Transformer for Sequential Recommendation" (ODMT), ACM
+    MM 2023.
+
+    Arguments as in [`in_batch_loss`], and the number of views, the temperature at which they are compared, and the
+    weight of that.
+
+    Example:
+
+    >>> import torch
+    >>> from modeling_transrec.models.candidates import Candidates
+    >>> items, own = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]), torch.tensor([[2, 0]])
+    >>> distilled_in_batch_loss(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]), Candidates(items, own))
+    tensor(0.0378)
+    """
+    excluded = candidates.excluded[users]  # (M, U)
+    excluded.scatter_(1, targets[:, None], False)
+    pairs = zip(states.chunk(num_views, dim=-1), candidates.embeddings.chunk(num_views, dim=-1), strict=True)
+    views = torch.stack([full_precision(state @ embedding.T) for state, embedding in pairs])  # (views, M, U)
+    views = views * num_views  # in the space of scores their sum is the mean
+    if candidates.log_q is not None:
+        views = views - candidates.log_q
+    views = views.masked_fill(excluded, float("-inf"))
+    total = sum(F.cross_entropy(view, targets, reduction="sum") for view in views)
+
+    def distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        expected = (teacher / distillation_temperature).softmax(dim=-1)
+        found = (student / distillation_temperature).log_softmax(dim=-1).masked_fill(excluded, 0.0)
+        return -(distillation_temperature**2) * (expected * found).sum()
+
+    *contents, of_id = views
+    distilled = [distillation(content, of_id) for content in contents]
+    return total + distillation_weight * sum(distilled, distillation(of_id, views.mean(dim=0)))
+
+
 def mixed_loss(
     states: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, candidates: Candidates
 ) -> torch.Tensor:
@@ -228,12 +278,14 @@ class Loss(NamedTuple):
             `"catalogue"`.
         inputs: keys of [`LossInputs`] that the collator provides.
         options: fields of the configuration that it reads.
+        reads_views: whether it is for items of several views, side by side.
     """
 
     function: Callable[..., torch.Tensor]
     candidates: Literal["batch", "position", "shared", "mixed", "catalogue"]
     inputs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    reads_views: bool = False
 
     @property
     def samples(self) -> bool:
@@ -249,6 +301,13 @@ class Loss(NamedTuple):
 LOSSES = {
     "bce": Loss(bce_loss, "position", ("negative_index",)),
     "in_batch": Loss(in_batch_loss, "batch", ("item_log_popularity",)),
+    "distilled_in_batch": Loss(
+        distilled_in_batch_loss,
+        "batch",
+        ("item_log_popularity",),
+        ("num_views", "distillation_temperature", "distillation_weight"),
+        reads_views=True,
+    ),
     "mixed": Loss(mixed_loss, "mixed", ("item_log_popularity", "num_catalogue_items")),
     "sampled_softmax": Loss(sampled_softmax_loss, "shared", ("negative_index", "item_log_popularity")),
     "gbce": Loss(gbce_loss, "shared", ("negative_index", "num_catalogue_items"), ("gbce_t",)),

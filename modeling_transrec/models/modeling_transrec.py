@@ -433,6 +433,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """
         if self.config.normalize_scores:
             vectors = unit_parts(vectors, self.item_encoder.lengths)
+        elif self.config.num_views > 1:
+            vectors = vectors * self.config.num_views**-0.5  # a score is the mean of the views'
         if self.config.learn_temperature:
             with align_module_device(self.base_model):
                 temperature: Any = self.base_model.log_temperature
@@ -558,6 +560,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Drops the id part of a model of content and ids, and keeps the content part: ids do not transfer."""
         if self.config.num_items is None or self.config.modality == "id":
             raise ValueError(f"a model of {self.config.modality} has no id part beside a content part to drop")
+        if self.config.num_views > 1:
+            raise ValueError(
+                f"fusion={self.config.fusion!r} reads ids for every item, and ids do not transfer; train a new model"
+            )
         self.item_encoder.id_embedding = self.item_encoder.id_fusion = None
         self.config.num_items = None
         self.item_encoder.modalities = self.config.modality.split("+")

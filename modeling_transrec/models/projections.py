@@ -290,7 +290,9 @@ class Projection(nn.Module):
         embeddings = self.project(features, platform_index)
         if index is None:
             return embeddings
-        missing = torch.zeros_like(embeddings[0]) if self.missing is None else self.missing.to(embeddings.dtype)
+        missing = (
+            embeddings.new_zeros(embeddings.shape[-1]) if self.missing is None else self.missing.to(embeddings.dtype)
+        )
         table = torch.cat([embeddings, missing[None]])
         return F.embedding(index % table.shape[0], table)  # -1 is the last: the missing one
 

@@ -9,6 +9,7 @@ Shapes: `B` users, `L` history length, `M` items in all histories, `D` hidden si
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,45 @@ class ResidualUserEncoder(UserEncoder):
         total = decayed_history(item_embeddings, histories.visible, self.decay)
         states = self.inner.last(self.down(item_embeddings), histories)
         return unit_parts(total, self.lengths) + self.out(states)
+
+
+class ViewsUserEncoder(UserEncoder):
+    """Reads each view of the items by a user encoder of its own; their states lie side by side.
+
+    Made where the fusion makes several views of an item, around the user encoder that the configuration names;
+    [`USER_ENCODERS`] has no row for it.
+
+    Paper: Ji et al., "Online Distillation-enhanced Multi-modal Transformer for Sequential Recommendation" (ODMT), ACM
+    MM 2023.
+
+    Args:
+        config: with a fusion that makes views.
+    """
+
+    views: Any
+
+    def __init__(self, config: TransRecConfig):
+        super().__init__(config)
+        of_view = copy.copy(config)
+        of_view.hidden_size = config.width // config.num_views
+        views = [USER_ENCODERS[config.user_encoder_type](of_view) for _ in range(config.num_views)]
+        for view in views:
+            view.mask_embedding = None  # this one's stands in the histories
+        self.views = nn.ModuleList(views)
+        self.padding_embedding = None  # the views' are read
+        self.layer_class = views[0].layer_class  # type: ignore[misc]  # one class wraps all
+        self.reads_user_ids = views[0].reads_user_ids  # type: ignore[misc]
+        self.reads_timestamps = views[0].reads_timestamps  # type: ignore[misc]
+
+    def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
+        parts = item_embeddings.chunk(len(self.views), dim=-1)
+        return torch.cat([view(part, histories) for view, part in zip(self.views, parts, strict=True)], dim=-1)
+
+    def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
+        """As in [`UserEncoder`]."""
+        parts = item_embeddings.chunk(len(self.views), dim=-1)
+        return torch.cat([view.last(part, histories) for view, part in zip(self.views, parts, strict=True)], dim=-1)
 
 
 class StackedUserEncoder(UserEncoder):
@@ -331,7 +371,8 @@ class DSSMUserEncoder(UserEncoder):
 
 
 def make_user_encoder(config: TransRecConfig, lengths: Sequence[tuple[int, float]]) -> UserEncoder:
-    """Makes the user encoder that the configuration names, with a `history_decay` beside the decayed history.
+    """Makes the user encoder that the configuration names, with a `history_decay` beside the decayed history, or one
+    for each view of the items.
 
     Args:
         config: the model's.
@@ -339,6 +380,8 @@ def make_user_encoder(config: TransRecConfig, lengths: Sequence[tuple[int, float
     """
     if config.history_decay is not None:
         return ResidualUserEncoder(config, lengths)
+    if config.num_views > 1:
+        return ViewsUserEncoder(config)
     return USER_ENCODERS[config.user_encoder_type](config)
 
 

@@ -252,6 +252,8 @@ CHANGEABLE_FIELDS = (
     "logq_correction",
     "gather_negatives",
     "gbce_t",
+    "distillation_weight",
+    "distillation_temperature",
     "auxiliary_loss_type",
     "auxiliary_weight",
     "auxiliary_temperature",

@@ -227,7 +227,7 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "fusion": encoder.fusion is not None,
         "fusion_weights": encoder.fusion is not None,
         "id_fusion": encoder.id_fusion is not None,
-        "id_dropout_prob": encoder.id_fusion is not None,
+        "id_dropout_prob": encoder.id_embedding is not None and bool(encoder.parts),
         "text_pooling": encoder.text is not None,
         "image_pooling": encoder.image is not None,
         "image_size": has_image,
@@ -243,6 +243,8 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "num_negatives": loss.samples,
         "negative_sampling": loss.samples,
         "gbce_t": "gbce_t" in loss.options,
+        "distillation_weight": loss.reads_views,
+        "distillation_temperature": loss.reads_views,
         "auxiliary_weight": config.auxiliary_loss_type is not None,
         "auxiliary_temperature": config.auxiliary_loss_type is not None,
     }

@@ -10,6 +10,8 @@ systems' own code counts prefixes.
   are not permuted in fine-tuning.
 - `transrec-mixture`: TransRec for mixture of modality (Wang et al., APWeb-WAIM 2024), with a causal user encoder and
   plain pooling of tokens; theirs reads both sides and pools by attention.
+- `odmt`: ODMT (Ji et al., ACM MM 2023) as run on Amazon's Office: three views of 768 each, frozen backbones of text
+  and image, distillation at a constant weight.
 - `clue`: CLUE (Cheng et al., ICDM 2021), whose code is not public: sizes and rates are those of AdaptSSR (Yu et al.,
   NeurIPS 2023) on the same data; the training loss beside its term is ours.
 - `icsrec`: ICSRec (Qin et al., WSDM 2024) without its clusters of intents; it takes the last position of every prefix
@@ -84,6 +86,26 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "per_device_train_batch_size": 512,
         "num_train_epochs": 50,
+    },
+    "odmt": {
+        "modality": "text+image+id",
+        "freeze_backbone": True,
+        "item_projection": "linear",
+        "fusion": "id_aware",
+        "loss_type": "distilled_in_batch",
+        "distillation_temperature": 0.4,
+        "user_encoder_type": "sasrec",
+        "hidden_size": 2304,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_dropout_prob": 0.1,
+        "max_seq_len": 12,
+        "max_text_length": 30,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.1,
+        "max_grad_norm": 5.0,
+        "per_device_train_batch_size": 128,
+        "num_train_epochs": 40,
     },
     "clue": {
         "user_encoder_type": "sasrec",

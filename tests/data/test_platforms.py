@@ -12,7 +12,7 @@ from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.processing_transrec import TransRecProcessor
 from modeling_transrec.training.splits import keep_teaching
 
-from ..tiny import make_sequences
+from ..tiny import ONE_VECTOR_LOSSES, make_sequences
 
 
 SIZES = {"X": 12, "Y": 14, "Z": 11}
@@ -101,7 +101,7 @@ def batches_of(joined, loss_type, mixes=False, **fields):
 
 
 @pytest.mark.parametrize("negative_sampling", ["uniform", "popularity"])
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ONE_VECTOR_LOSSES)
 def test_negatives_are_of_the_platform_unless_they_are_mixed(loss_type, negative_sampling, joined):
     starts = PlatformRanges.of(joined[0]).starts
     fields = {"num_negatives": 50, "negative_sampling": negative_sampling}

@@ -70,7 +70,10 @@ def test_overrides_at_loading_are_checked(tmp_path):
         ({"user_encoder_type": "dnn", "history_decay": 0.5, "objective": "other_items"}, "leave out history_decay"),
         ({"padding_embedding": True}, "'nextitnet', 'gru4rec'; user_encoder_type='sasrec' does not: leave it out"),
         ({"num_users": 3}, "'sasrec' has no table of user ids; leave out num_users"),
-        ({"loss_type": "bce", "gather_negatives": True}, "option of loss_type='in_batch', not of 'bce'"),
+        (
+            {"loss_type": "bce", "gather_negatives": True},
+            "'distilled_in_batch', not of 'bce'",
+        ),
         ({"fusion": "add"}, "Known are 'sum', 'concat'"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"mask_probability": 1.0}, "mask_probability"),

@@ -10,11 +10,10 @@ from modeling_transrec import TransRecTrainer, TransRecTrainingArguments
 from modeling_transrec.models import item_encoders
 from modeling_transrec.models import modeling_transrec as modeling
 from modeling_transrec.models.content_encoders import PixelNormalization
-from modeling_transrec.models.losses import LOSSES
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
 from ..checks import assert_same, step
-from ..tiny import NUM_USERS, make_batch
+from ..tiny import NUM_USERS, ONE_VECTOR_LOSSES, make_batch
 
 
 CHUNK_SIZE = 5
@@ -31,7 +30,7 @@ def test_equals_the_plain_step(kind, make_model, make_collator, histories):
 
 
 USERS = [("id", user_encoder_type, "in_batch") for user_encoder_type in USER_ENCODERS]
-USERS += [("id", "sasrec", loss_type) for loss_type in LOSSES if loss_type != "in_batch"]
+USERS += [("id", "sasrec", loss_type) for loss_type in ONE_VECTOR_LOSSES if loss_type != "in_batch"]
 USERS += [("text+id", "sasrec", "bce")]
 
 

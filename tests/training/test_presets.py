@@ -95,7 +95,8 @@ def test_every_preset_fits_the_commands(name, tmp_path):
     given = {**vars(model), **vars(data), **vars(training)}
     assert {option: given[option] for option in PRESETS[name]} == PRESETS[name]
     num_items = 5 if "id" in model.modality.split("+") else None
-    TransRecConfig(num_items=num_items, **model.config_fields())
+    content = {} if model.modality == "id" else {"text_config": {"model_type": "bert"}}
+    TransRecConfig(num_items=num_items, **content, **model.config_fields())
 
 
 def test_named_checkpoints_have_presets():
