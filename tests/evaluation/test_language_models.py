@@ -1,0 +1,136 @@
+"""Candidates ranked by likelihood: against one pass a candidate, without a cache; and sampled candidate sets."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+from modeling_transrec import FullRankingEvaluator
+from modeling_transrec.evaluation.baselines import empty_scorer
+from modeling_transrec.evaluation.candidate_sets import evaluate_candidates, sample_candidates, scores_of
+from modeling_transrec.evaluation.language_models import LanguageModelRanker
+
+from ..checks import perturb
+
+
+@pytest.fixture(scope="module")
+def titles(items):
+    return [text or item_id for text, item_id in zip(items["text_en"], items["item_id"], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def causal(tokenizer):
+    torch.manual_seed(0)
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 256}
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None, **size)
+    return perturb(GPT2LMHeadModel(config)).eval()
+
+
+@pytest.fixture(scope="module")
+def with_encoder(tokenizer):
+    torch.manual_seed(0)
+    size = {"d_model": 16, "d_kv": 8, "d_ff": 20, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, pad_token_id=0, **size)
+    return perturb(T5ForConditionalGeneration(config)).eval()
+
+
+HISTORIES = torch.tensor([[-1, 3, 8], [5, 30, 2]])
+CANDIDATES = torch.tensor([[4, 9, 36, 5, 12], [0, 1, 7, 20, 8]])
+
+
+@pytest.mark.parametrize("per_token", [True, False])
+def test_a_causal_model_equals_one_pass_a_candidate(per_token, causal, tokenizer, titles):
+    ranker = LanguageModelRanker(causal, tokenizer, titles, per_token=per_token, batch_size=2, max_history=2)
+    found = ranker(HISTORIES, CANDIDATES)
+    for user in range(2):
+        shown = [titles[item] for item in HISTORIES[user].tolist()[-2:]]
+        prompt = f"A user liked, in this order: {shown[0]}; {shown[1]}. Next the user will like:"
+        prefix = tokenizer(prompt)["input_ids"]
+        for place, item in enumerate(CANDIDATES[user].tolist()):
+            title = tokenizer(" " + titles[item], add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                log_p = causal(torch.tensor([prefix + title])).logits[0].log_softmax(-1)
+            each = [float(log_p[len(prefix) - 1 + step, token]) for step, token in enumerate(title)]
+            expected = sum(each) / (len(each) if per_token else 1)
+            assert found[user, place].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_encoder_decoder_equals_one_pass_a_candidate(with_encoder, tokenizer, titles):
+    ranker = LanguageModelRanker(with_encoder, tokenizer, titles, batch_size=3)
+    found = ranker(HISTORIES, CANDIDATES)
+    for user in range(2):
+        prompt = tokenizer(ranker.prompt_of(HISTORIES[user].tolist()), return_tensors="pt")["input_ids"]
+        for place, item in enumerate(CANDIDATES[user].tolist()):
+            labels = tokenizer(titles[item], return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                loss = with_encoder(input_ids=prompt, labels=labels).loss
+            assert found[user, place].item() == pytest.approx(-loss.item(), rel=1e-4)
+
+
+def test_the_prompt_is_read_once_a_user(causal, tokenizer, titles, monkeypatch):
+    lengths, plain = [], causal.forward
+
+    @functools.wraps(plain)  # with its signature
+    def counted(input_ids, *args, **kwargs):
+        lengths.append(tuple(input_ids.shape))
+        return plain(input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(causal, "forward", counted)
+    LanguageModelRanker(causal, tokenizer, titles, batch_size=5)(HISTORIES[:1], CANDIDATES[:1])
+    assert len(lengths) == 2 and lengths[0][0] == 1 and lengths[1][0] == 5 and lengths[1][1] < lengths[0][1]
+
+
+@pytest.mark.parametrize("model", ["causal", "with_encoder"])
+def test_a_saved_model_is_ranked_with(model, request, tokenizer, titles, tmp_path):
+    model = request.getfixturevalue(model)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = LanguageModelRanker.from_pretrained(str(tmp_path), titles)
+    expected = LanguageModelRanker(model, tokenizer, titles)(HISTORIES, CANDIDATES)
+    torch.testing.assert_close(loaded(HISTORIES, CANDIDATES), expected)
+
+
+def test_bad_prompts_and_titles_are_refused(causal, tokenizer, titles):
+    with pytest.raises(ValueError, match="prompt must have {history}"):
+        LanguageModelRanker(causal, tokenizer, titles, prompt="What is next?")
+    with pytest.raises(ValueError, match="item 1 of the catalogue has no title"):
+        LanguageModelRanker(causal, tokenizer, ["red rope", " "])
+
+
+def test_candidates_are_the_target_and_items_outside_the_history(items, validation_split):
+    evaluator = FullRankingEvaluator(items, validation_split)
+    known = list(items["item_id"])
+    users = np.arange(len(validation_split))
+    candidates = sample_candidates(evaluator, users, 6)
+    for row, history, target in zip(candidates, validation_split["item_ids"], validation_split["target"], strict=True):
+        chosen = [known[item] for item in row]
+        assert chosen[0] == target and len(set(chosen)) == 6
+        assert not set(chosen[1:]) & {*history, target}
+    assert (sample_candidates(evaluator, users[3:5], 6) == candidates[3:5]).all()
+    assert (sample_candidates(evaluator, users, 6, seed=1) != candidates).any()
+    with pytest.raises(ValueError, match="and 37 candidates need 36; give fewer"):
+        sample_candidates(evaluator, users, 37)
+
+
+def test_metrics_are_those_of_the_sampled_ranks(items, validation_split):
+    evaluator = FullRankingEvaluator(items, validation_split, batch_size=5)
+    weights = torch.rand(37, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # some tie
+    found = evaluate_candidates(evaluator, scores_of(empty_scorer(37).replace(item_scores=weights)), 8, ks=[1, 3])
+    hits, reciprocal = {1: [], 3: []}, []
+    for row in sample_candidates(evaluator, np.arange(len(evaluator.targets)), 8):
+        scores = weights[row]
+        better, tied = int((scores[1:] > scores[0]).sum()), int((scores[1:] == scores[0]).sum())
+        ranks = range(better + 1, better + tied + 2)
+        for k, values in hits.items():
+            values.append(np.mean([rank <= k for rank in ranks]))
+        reciprocal.append(np.mean([1 / rank for rank in ranks]))
+    metrics = found["metrics"]
+    assert metrics["mrr"] == pytest.approx(np.mean(reciprocal), abs=1e-3)
+    assert all(metrics[f"hr@{k}"] == pytest.approx(np.mean(values), abs=1e-3) for k, values in hits.items())
+    assert found["protocol"]["num_candidates"] == 8 and "sampled" in found["protocol"]["ranking"]
+    chance = evaluate_candidates(evaluator, lambda histories, candidates: torch.zeros(candidates.shape), 4, ks=[1])
+    assert chance["metrics"]["hr@1"] == 0.25
+    some = evaluate_candidates(evaluator, scores_of(empty_scorer(37)), 4, num_users=6)
+    assert some["protocol"]["num_users"] == 6
