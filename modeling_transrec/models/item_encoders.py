@@ -180,7 +180,8 @@ class ItemEncoder(nn.Module):
             presence = [[part.presence(**items) for part in self.parts]] if self.fusion.reads_presence else []
             return self.fusion([part(**items) for part in self.parts], *presence)
         tokens, masks = zip(*(part.tokens(**items) for part in self.parts), strict=True)
-        ids = [self.id_dropout(self.id_embedding(items["item_ids"]))] if self.fusion.reads_ids else []
+        table: Any = self.id_embedding  # never None where it is read
+        ids = [self.id_dropout(table(items["item_ids"]))] if self.fusion.reads_ids else []
         return self.fusion(list(tokens), list(masks), *ids)
 
     def encode(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
