@@ -24,7 +24,10 @@ WITHIN = ("masked_item", "other_items")
 CAUSAL = [name for name, one in USER_ENCODERS.items() if one.default_objective not in WITHIN]
 CAUSAL += ["dnn, next_item", "dssm, last_item"]
 BIDIRECTIONAL = [name for name, one in USER_ENCODERS.items() if one.default_objective == "masked_item"] + MASKED
-PAIRS = [*itertools.product(ITEM_KINDS, ENCODERS), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
+# What items are made of does not reach a user encoder: those that came later are tried with two kinds.
+LATER = ("mlp", "bsarec", "hstu")
+PAIRS = [*itertools.product(ITEM_KINDS, [name for name in ENCODERS if name not in LATER])]
+PAIRS += [*itertools.product(("text", "id"), LATER), *itertools.product(FUSED, ("sasrec", "bert4rec"))]
 PAIRS += [(kind, "sasrec") for kind in OF_THREE]
 
 

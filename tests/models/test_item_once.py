@@ -107,7 +107,9 @@ def naive_loss(model, items, encode, collator, users, share):
     return total / count
 
 
-PAIRS = [(kind, None, encoder) for kind in ITEM_KINDS for encoder in USER_ENCODERS]
+LATER = ("mlp", "bsarec", "hstu")  # tried with two kinds of items
+PAIRS = [(kind, None, encoder) for kind in ITEM_KINDS for encoder in USER_ENCODERS if encoder not in LATER]
+PAIRS += [(kind, None, encoder) for kind in ("text", "id") for encoder in LATER]
 FUSED = [name for name, fusion in FUSIONS.items() if name != "sum" and not fusion.reads_ids]
 PAIRS += [("text+image", fusion, encoder) for fusion in FUSED for encoder in ("sasrec", "bert4rec")]
 
