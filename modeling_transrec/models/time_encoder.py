@@ -115,9 +115,10 @@ class HSTUUserEncoder(TransformerUserEncoder):
         self.layer_norm = nn.LayerNorm(config.user_width, eps=LAYER_NORM_EPS)
 
     def embed(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """Packs item embeddings `(B, L, D)` as `(M, D)` and adds position embeddings."""
+        """Packs item embeddings `(B, L, D)` as `(M, D)`, times the root of `D` as HSTU's code, and adds positions."""
         positions = positions_from_the_end(histories.mask, self.num_positions)
-        return self.dropout(histories.pack(item_embeddings) + self.position_embedding(histories.pack(positions)))
+        items = histories.pack(item_embeddings) * item_embeddings.shape[-1] ** 0.5
+        return self.dropout(items + self.position_embedding(histories.pack(positions)))
 
     def finish(self, hidden: torch.Tensor) -> torch.Tensor:
         """Applies the last norm of a pre-norm transformer."""

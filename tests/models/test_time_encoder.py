@@ -19,7 +19,7 @@ def norm(values, layer):
 def naive_hstu(model, history, times):
     """The states of one history `(n, D)` whose interactions have these times."""
     config, encoder = model.config, model.user_encoder
-    hidden = history + encoder.position_embedding.weight[config.max_seq_len - len(history) :]
+    hidden = history * history.shape[1] ** 0.5 + encoder.position_embedding.weight[config.max_seq_len - len(history) :]
     for layer in encoder.layers:
         gate, value, query, key = F.silu(norm(hidden, layer.input_norm) @ layer.inputs.weight.T).chunk(4, dim=-1)
         attended = torch.zeros_like(hidden)
