@@ -116,7 +116,8 @@ def render(record: dict) -> str:
         "",
         f"Generated pairs (user, item, timestamp) in random order, {ACTIONS_PER_USER} actions a user, {NUM_ITEMS:,} "
         f"items, to sequences of at most 23 actions. {machine['cores']} cores of {machine['processor']}, "
-        f"{machine['memory_gib']} GiB, polars {machine['polars']}. Peak is the process's largest resident memory.",
+        f"{machine['memory_gib']} GiB, polars {machine['polars']}. Peak is the process's largest resident memory. The "
+        "machine was shared, and each process had one thread: read the CPU seconds.",
         "",
         "| rows | what | seconds | CPU seconds | peak GiB | ratio to bare polars: seconds, CPU |",
         "|---:|---|---:|---:|---:|---:|",
