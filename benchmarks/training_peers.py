@@ -1,0 +1,324 @@
+"""IDRec beside the SASRec of RecTools, RePlay and RecBole: an epoch, a full-ranking validation, memory and NDCG@10.
+
+    python benchmarks/training_peers.py --data_dir DATA --environments ENVIRONMENTS --datasets Amazon_Beauty
+
+Each library is installed into an environment of its own under `--environments`, where it stays; what it does not ask
+for in another version, above all torch, it shares with this one. All have 2 layers of 64 dimensions with 2 heads,
+histories of 20 items, dropout 0.1, Adam at 1e-3 and cross entropy over the catalogue, the same users and as many
+targets in a batch, 2,048. The libraries take turns, each in a process of its own. NDCG@10 is that of the validation
+split, every item ranked but those of the history. CPU seconds are those of the process.
+
+Results: `benchmarks/results/training_peers.json` and `.md`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from recbole_sasrec import PACKAGES, install, load
+from timing import command_line
+
+
+RESULTS = Path(__file__).parent / "results" / "training_peers"
+TARGETS_PER_BATCH = 2048
+MAX_SEQ_LEN = 20
+# Shared by the scripts of all libraries: the data, the clock, and what is printed at the end.
+COMMON = """
+import json, resource, sys, time, warnings
+warnings.filterwarnings("ignore")
+import logging
+logging.disable(logging.WARNING)
+import numpy, torch
+settings = json.loads(sys.argv[1])
+torch.set_num_threads(settings["threads"])
+torch.manual_seed(settings["seed"])
+data = numpy.load(settings["folder"] + "/data.npz")
+histories = numpy.split(data["items"], data["ends"][:-1])
+targets, V = data["targets"], int(data["V"])
+spent = {"epoch": [], "evaluation": []}
+found = {"ndcg@10": []}
+started = {}
+def start(what): started[what] = (time.perf_counter(), time.process_time())
+def stop(what):
+    then = started[what]
+    spent[what].append([time.perf_counter() - then[0], time.process_time() - then[1]])
+def ndcg(best):
+    hits = best == targets[:, None]
+    return float((hits / numpy.log2(numpy.arange(best.shape[1]) + 2)).sum(1).mean())
+def report():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({**found, **spent, "peak_gib": round(peak, 2), "torch": torch.__version__}))
+"""
+RECTOOLS = (
+    COMMON
+    + """
+import pandas
+from pytorch_lightning import Callback, Trainer
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+
+class Clock(Callback):
+    def on_train_epoch_start(self, *args): start("epoch")
+    def on_train_epoch_end(self, *args): stop("epoch")
+def make_trainer():
+    return Trainer(max_epochs=1, accelerator="cpu", callbacks=[Clock()], logger=False, enable_checkpointing=False,
+                   enable_progress_bar=False, enable_model_summary=False)
+user = numpy.repeat(numpy.arange(len(histories)), [len(one) for one in histories])
+place = numpy.concatenate([numpy.arange(len(one)) for one in histories])
+dataset = Dataset.construct(pandas.DataFrame({"user_id": user, "item_id": data["items"], "weight": 1.0,
+    "datetime": pandas.Timestamp("2020-01-01") + pandas.to_timedelta(place, unit="D")}))
+model = SASRecModel(n_blocks=2, n_heads=2, n_factors=64, dropout_rate=0.1, session_max_len=settings["length"],
+    loss="softmax", lr=1e-3, batch_size=settings["users"], get_trainer_func=make_trainer, recommend_torch_device="cpu")
+for epoch in range(settings["epochs"]):
+    model.fit_partial(dataset, min_epochs=1, max_epochs=1)
+    start("evaluation")
+    table = model.recommend(numpy.arange(len(histories)), dataset, k=10, filter_viewed=True)
+    best = numpy.full((len(histories), 10), -1)
+    best[table["user_id"], table["rank"] - 1] = table["item_id"]
+    found["ndcg@10"].append(ndcg(best))
+    stop("evaluation")
+report()
+"""
+)
+REPLAY = (
+    COMMON
+    + """
+import lightning, pyarrow, pyarrow.parquet
+from replay.data import FeatureHint, FeatureSource, FeatureType
+from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
+from replay.data.nn.parquet import ParquetModule
+from replay.nn.lightning import LightningModule
+from replay.nn.lightning.callback import ComputeMetricsCallback
+from replay.nn.lightning.optimizer import OptimizerFactory
+from replay.nn.lightning.postprocessor import SeenItemsFilter
+from replay.nn.sequential.sasrec import SasRec
+from replay.nn.transform.template import make_default_sasrec_transforms
+
+schema = TensorSchema([TensorFeatureInfo("item_id", is_seq=True, feature_type=FeatureType.CATEGORICAL,
+    embedding_dim=64, padding_value=V, cardinality=V, feature_hint=FeatureHint.ITEM_ID,
+    feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")])])
+lists = [one.tolist() for one in histories]
+train, validate = settings["folder"] + "/train.parquet", settings["folder"] + "/validate.parquet"
+pyarrow.parquet.write_table(pyarrow.table({"item_id": lists}), train)
+pyarrow.parquet.write_table(pyarrow.table({"item_id": lists, "seen_ids": lists,
+    "ground_truth": [[target] for target in targets.tolist()]}), validate)
+length = settings["length"]
+items = {"shape": length + 1, "padding": V}
+module = ParquetModule({"train": settings["users"], "validate": 256}, {"train": {"item_id": items},
+    "validate": {"item_id": {**items, "shape": length}, "seen_ids": {"shape": length + 3, "padding": -1},
+                 "ground_truth": {"shape": 1, "padding": -1}}},
+    make_default_sasrec_transforms(schema), train_path=train, validate_path=validate)
+class Clock(lightning.Callback):
+    def on_train_epoch_start(self, *args): start("epoch")
+    def on_validation_start(self, trainer, *args):
+        stop("epoch")
+        start("evaluation")
+    def on_validation_end(self, *args): stop("evaluation")
+metrics = ComputeMetricsCallback(metrics=["ndcg"], ks=[10], postprocessors=[SeenItemsFilter(V)], verbose=False)
+model = LightningModule(SasRec.from_params(schema, embedding_dim=64, num_heads=2, num_blocks=2, dropout=0.1,
+    max_sequence_length=length, hidden_dim=256), OptimizerFactory(learning_rate=1e-3))
+lightning.Trainer(max_epochs=settings["epochs"], accelerator="cpu", callbacks=[Clock(), metrics], logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0
+    ).fit(model, datamodule=module)
+found["ndcg@10"] = [one["ndcg@10"] for _, one in sorted(metrics.get_metrics().items())]
+report()
+"""
+)
+RECBOLE = (
+    COMMON
+    + """
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.model.sequential_recommender import SASRec
+from recbole.trainer import Trainer
+from pathlib import Path
+
+folder = Path(settings["folder"]) / "recbole"
+(folder / "data").mkdir(parents=True, exist_ok=True)
+with open(folder / "data" / "data.inter", "w") as file:
+    file.write("user_id:token\\titem_id:token\\ttimestamp:float\\n")
+    for user, history in enumerate(histories):
+        # It cuts off two items of each user; the last, which tests, is not looked at.
+        for place, item in enumerate([*history, targets[user], targets[user]]):
+            file.write(f"{user}\\t{item}\\t{place}\\n")
+config = Config(model="SASRec", dataset="data", config_dict={
+    "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "use_gpu": False,
+    "MAX_ITEM_LIST_LENGTH": settings["length"], "hidden_size": 64, "inner_size": 256, "n_layers": 2, "n_heads": 2,
+    "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "loss_type": "CE", "train_neg_sample_args": None,
+    "train_batch_size": settings["targets"], "eval_batch_size": 256 * 100_000, "show_progress": False,
+    "state": "ERROR", "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full",
+    "group_by": "user"}, "checkpoint_dir": str(folder), "metrics": ["NDCG"], "topk": [10],
+    "valid_metric": "NDCG@10", "metric_decimal_place": 6})
+train, validation, _ = data_preparation(config, create_dataset(config))
+trainer = Trainer(config, SASRec(config, train.dataset))
+for epoch in range(settings["epochs"]):
+    start("epoch")
+    trainer._train_epoch(train, epoch)
+    stop("epoch")
+    start("evaluation")
+    found["ndcg@10"].append(float(trainer.evaluate(validation, load_best_model=False)["ndcg@10"]))
+    stop("evaluation")
+report()
+"""
+)
+OURS = (
+    COMMON
+    + """
+import datasets
+from transformers import TrainerCallback
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecProcessor, TransRecTrainer
+from modeling_transrec import TransRecTrainingArguments
+datasets.disable_progress_bars()
+
+class Clock(TrainerCallback):
+    def on_epoch_begin(self, *args, **kwargs): start("epoch")
+    def on_epoch_end(self, *args, **kwargs):
+        stop("epoch")
+        start("evaluation")
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        stop("evaluation")
+        found["ndcg@10"].append(metrics["eval_ndcg@10"])
+ids = [str(item) for item in range(V)]
+lists = [[str(item) for item in one] for one in histories]
+train = datasets.Dataset.from_dict({"item_ids": lists})
+validation = datasets.Dataset.from_dict({"item_ids": lists, "target": [str(item) for item in targets]})
+config = TransRecConfig(num_items=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+    hidden_dropout_prob=0.1, max_seq_len=settings["length"], loss_type="full_softmax")
+arguments = TransRecTrainingArguments(output_dir=settings["folder"] + "/ours", use_cpu=True, report_to="none",
+    num_train_epochs=settings["epochs"], per_device_train_batch_size=settings["users"], learning_rate=1e-3,
+    weight_decay=0.0, lr_scheduler_type="constant", warmup_steps=0, save_strategy="no", load_best_model_at_end=False,
+    disable_tqdm=True, seed=settings["seed"])
+TransRecTrainer(TransRecForSequentialRecommendation(config), arguments, datasets.Dataset.from_dict({"item_id": ids}),
+    train, validation, processing_class=TransRecProcessor(item_ids=ids), callbacks=[Clock()]).train()
+report()
+"""
+)
+# Name → packages of its environment, None for this one, and script.
+LIBRARIES = {
+    "ours": (None, OURS),
+    "RecTools": (["rectools[torch]==0.19.0", "setuptools<81"], RECTOOLS),
+    "RePlay": (["replay-rec[torch]==0.22.0", "setuptools<81"], REPLAY),
+    "RecBole": (PACKAGES, RECBOLE),
+}
+
+
+def write_data(name: str, args: argparse.Namespace, folder: Path) -> tuple[int, int]:
+    """Writes histories and targets as numbers for all libraries; returns the numbers of users and items."""
+    items, splits = load(name, args.data_dir)
+    validation = splits["validation"]
+    if args.num_users is not None:
+        validation = validation.select(range(args.num_users))
+    histories, targets = validation["item_ids"][:], validation["target"][:]
+    known = {item for history in histories for item in history} | set(targets)
+    index = {item: row for row, item in enumerate(item for item in items["item_id"][:] if item in known)}
+    flat = np.array([index[item] for history in histories for item in history])
+    ends = np.cumsum([len(history) for history in histories])
+    np.savez(folder / "data.npz", items=flat, ends=ends, targets=[index[item] for item in targets], V=len(index))
+    return len(histories), len(index)
+
+
+def run(name: str, python: str | Path, settings: dict, folder: Path) -> dict:
+    """Runs one library's script and returns what it found."""
+    script = folder / f"{name}.py"
+    script.write_text(LIBRARIES[name][1], encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"]), "CUDA_VISIBLE_DEVICES": ""}
+    command = [str(python), str(script), json.dumps(settings)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(name: str, args: argparse.Namespace) -> dict:
+    """Runs the libraries in turn on a data set."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        users, items = write_data(name, args, folder)
+        data = np.load(folder / "data.npz")
+        targets = (len(data["items"]) - users) / users  # of a user; the first item of a history is none
+        settings = {"folder": str(folder), "epochs": args.epochs, "threads": torch.get_num_threads(), "seed": 0}
+        settings |= {"users": round(TARGETS_PER_BATCH / targets), "targets": TARGETS_PER_BATCH, "length": MAX_SEQ_LEN}
+        found = {}
+        for turn in range(args.turns):
+            for library in args.libraries:
+                packages = LIBRARIES[library][0]
+                python = sys.executable if packages is None else args.environments / library.lower() / "bin" / "python"
+                if packages is not None:
+                    install(args.environments / library.lower(), packages)
+                one = run(library, python, {**settings, "seed": turn}, folder)
+                print(name, library, one, flush=True)
+                found.setdefault(library, []).append(one)
+    return {"users": users, "items": items, "epochs": args.epochs, "turns": found}
+
+
+def medians(turns: list[dict], what: str) -> tuple[float, float]:
+    """Returns the median seconds and CPU seconds of epochs or evaluations."""
+    seconds, cpu = zip(*(one for turn in turns for one in turn[what]), strict=True)
+    return statistics.median(seconds), statistics.median(cpu)
+
+
+def render(record: dict) -> str:
+    """Returns the results as Markdown."""
+    lines = [
+        "# Training beside other libraries",
+        "",
+        f"{__doc__.split(chr(10) + chr(10))[2].replace(chr(10), ' ')} {record['machine']}. The machine was shared: "
+        "read the CPU seconds and the ratios. Ratios are theirs ÷ ours of CPU seconds, medians.",
+        "",
+    ]
+    for name, one in record["data"].items():
+        lines += [
+            f"## {name}: {one['users']:,} users, {one['items']:,} items, {one['epochs']} epochs",
+            "",
+            "| | epoch: seconds, CPU | ÷ ours | evaluation: seconds, CPU | ÷ ours | peak GiB | NDCG@10 by epoch |",
+            "|---|---:|---:|---:|---:|---:|---|",
+        ]
+        for library, turns in one["turns"].items():
+            cells = [library]
+            for what in ("epoch", "evaluation"):
+                seconds, cpu = medians(turns, what)
+                ours = medians(one["turns"]["ours"], what)[1]
+                cells += [f"{seconds:.1f}, {cpu:.1f}", f"{cpu / ours:.2f}"]
+            by_epoch = [statistics.mean(values) for values in zip(*(turn["ndcg@10"] for turn in turns), strict=True)]
+            cells += [f"{max(turn['peak_gib'] for turn in turns)}", " ".join(f"{value:.4f}" for value in by_epoch)]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *(f"{library}: {reason}" for library, reason in one.get("missing", {}).items()), ""]
+    return "\n".join([*lines, "```bash", *record["commands"], "```"]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--environments", type=Path, required=True)
+    parser.add_argument("--datasets", nargs="+", default=["Amazon_Beauty"])
+    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES))
+    parser.add_argument("--num_users", type=int, help="Only so many users.")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
+    args = parser.parse_args()
+    file = RESULTS.with_suffix(".json")
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"data": {}, "commands": []}
+    record["machine"] = (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
+    for name in args.datasets:
+        record["data"][name] = compare(name, args)
+        command = command_line({args.data_dir: "DATA", args.environments: "ENVIRONMENTS"})
+        record["commands"] = sorted({*record["commands"], command})
+        file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        RESULTS.with_suffix(".md").write_text(render(record), encoding="utf-8")
+    print(render(record))
+
+
+if __name__ == "__main__":
+    main()
