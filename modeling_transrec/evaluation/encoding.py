@@ -52,7 +52,7 @@ def encode_items(
     chunks: Iterable[tuple[np.ndarray, dict[str, torch.Tensor]]] = inputs_of_chunks()
     if fits_statistics and model.item_encoder.whitened:
         with evaluation_mode(model):
-            chunks = [(catalogue_index, _with_features(model, inputs)) for catalogue_index, inputs in chunks]
+            chunks = [(catalogue_index, with_features(model, inputs)) for catalogue_index, inputs in chunks]
         _fit(model, _moments(model, [inputs for _, inputs in chunks], num_processes))
     for catalogue_index, inputs in chunks:
         with evaluation_mode(model):
@@ -60,8 +60,8 @@ def encode_items(
         yield catalogue_index, item_embeddings
 
 
-def _with_features(model: TransRecPreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns inputs of items with the backbones' features in place of what they are computed from."""
+def with_features(model: TransRecPreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns inputs of items with the features that a model whitens in place of what they are computed from."""
     encoder = model.item_encoder
     if not encoder.whitened.keys() <= inputs.keys():
         inputs |= encoder.features(**inputs)
@@ -92,7 +92,7 @@ def fit_statistics(
     def moments_of(chunks: Sequence[np.ndarray]) -> dict[str, Moments]:
         with torch.no_grad(), evaluation_mode(model):
             found = [
-                _with_features(model, dict(processor.pad(items[catalogue_index]).to(model.device)))
+                with_features(model, dict(processor.pad(items[catalogue_index]).to(model.device)))
                 for catalogue_index in chunks[state.process_index :: state.num_processes]
             ]
         return _moments(model, found, state.num_processes)

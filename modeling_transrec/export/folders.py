@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 
 from ..hub.facts import checkpoint_hash
 from ..models.modeling_transrec import TransRecPreTrainedModel
@@ -15,10 +16,11 @@ from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..version import __version__
 from .graphs import write_onnx, write_torch_export
 from .sentence_modules import write_sentence_transformer
-from .towers import ITEM_TOWER, SCORING_SPACE, USER_TOWER, towers_of
+from .towers import ITEM_PROJECTION, ITEM_TOWER, SCORING_SPACE, USER_TOWER, towers_of
 
 
 MANIFEST_FILE = "export.json"
+STATISTICS_FILE = "onnx/statistics.safetensors"  # of the catalogue that the model encoded last
 FORMATS = ("onnx", "torch-export", "sentence-transformers")
 QUANTIZATIONS = ("int8",)
 # Folders within, which a later export into the same folder replaces whole.
@@ -77,10 +79,18 @@ def write_export(
     if format == "sentence-transformers":
         write_sentence_transformer(model, processor, folder)
     else:
-        towers = towers_of(model, processor)
+        towers = towers_of(model, processor, with_statistics=format == "onnx")
         (folder / format).mkdir()
         if format == "onnx":
             write_onnx(towers, folder / format, quantize)
+            statistics = {
+                f"{name}.{buffer}": values.contiguous()
+                for name, projection in model.item_encoder.whitened.items()
+                for buffer, values in projection.named_buffers()
+                if buffer in projection.state_dict()
+            }
+            if statistics:
+                save_file(statistics, folder / STATISTICS_FILE)
         else:
             write_torch_export(towers, folder / format)
         config = copy.deepcopy(model.config)
@@ -121,6 +131,7 @@ def towers_in(manifest: dict[str, Any]) -> list[str]:
     """Returns the files of the towers that a manifest names, relative to the export's folder."""
     towers = [f"onnx/{name}.onnx" for name in (ITEM_TOWER, USER_TOWER, SCORING_SPACE)]
     beside = [f"{name}.data" for name in towers]  # weights of more than a file of ONNX can have
+    beside += [f"onnx/{ITEM_PROJECTION}.onnx", STATISTICS_FILE]  # of a model that whitens features
     return [*towers, *(name for name in beside if name in manifest.get("files", ()))]
 
 

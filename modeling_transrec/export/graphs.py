@@ -70,7 +70,7 @@ def _translate(tower: Tower) -> Any:
             kwargs={"inputs": tower.inputs},
             dynamic_shapes={"inputs": tower.sizes},
             input_names=[*tower.inputs],
-            output_names=[tower.output],
+            output_names=tower.outputs,
             custom_translation_table={torch.ops.aten.remainder.Scalar: _remainder},
             verbose=False,
         )

@@ -10,13 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.func import functional_call
 
+from ..evaluation.encoding import with_features
 from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.user_encoders import USER_ENCODERS
 
 
 ITEM_TOWER, USER_TOWER, SCORING_SPACE = "item_tower", "user_tower", "scoring_space"
+ITEM_PROJECTION = "item_projection"
+STATISTICS = ("mean", "matrix")  # of a catalogue, by which features are whitened
 _NUM_EXAMPLES = 3  # a size of 0 or 1 would be taken as fixed
 _TEXTS = ("red rope", "a small blue lamp", None)
 
@@ -50,19 +54,50 @@ class ScoringSpace(ItemTower):
         return self.model.to_scoring_space(inputs["embeddings"])
 
 
+class ItemTowerWithFeatures(ItemTower):
+    """Maps the processor's tensors to item embeddings `(U, D)`, and gives the features that were whitened for them."""
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Encodes items; features `(U, H)` follow in the order of `whitened`."""
+        given = with_features(self.model, dict(inputs))
+        whitened: Any = self.model.item_encoder.whitened
+        return self.model.get_item_features(**given), *(given[name] for name in whitened)
+
+
+class ItemProjection(nn.Module):
+    """Maps features to item embeddings `(U, D)`, whitened by statistics that are among its inputs."""
+
+    def __init__(self, model: TransRecPreTrainedModel):
+        super().__init__()
+        self.tower = ItemTower(model)
+        whitened: Any = model.item_encoder.whitened
+        path_of = {module: path for path, module in self.tower.named_modules()}
+        self.buffers_of = {
+            f"{name}_{part}": f"{path_of[projection]}.{part}"
+            for name, projection in whitened.items()
+            for part in STATISTICS
+        }
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Maps features `(U, H)` by a mean `(H,)` and a matrix `(H, D)` for each kind of them."""
+        items = {name: values for name, values in inputs.items() if name not in self.buffers_of}
+        buffers = {path: inputs[name] for name, path in self.buffers_of.items()}
+        return functional_call(self.tower, buffers, (items,))
+
+
 class Tower(NamedTuple):
     """
     Args:
         module: what is exported; it takes one dictionary of tensors.
         inputs: an example of these tensors.
         sizes: names of the sizes of each tensor that may be any, by dimension.
-        output: name of the result.
+        outputs: names of the results.
     """
 
     module: nn.Module
     inputs: dict[str, torch.Tensor]
     sizes: dict[str, dict[int, str]]
-    output: str
+    outputs: list[str]
 
     def export(self) -> torch.export.ExportedProgram:
         """Returns the graph of `torch.export`, for inputs of any size."""
@@ -71,12 +106,16 @@ class Tower(NamedTuple):
             return torch.export.export(self.module, (self.inputs,), dynamic_shapes=(any_size,))
 
 
-def towers_of(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> dict[str, Tower]:
+def towers_of(
+    model: TransRecPreTrainedModel, processor: TransRecProcessor, with_statistics: bool = False
+) -> dict[str, Tower]:
     """Returns the parts of a model by their names: `item_tower`, `user_tower` and `scoring_space`.
 
     Args:
         model: in evaluation mode, on the CPU.
         processor: the model's processor.
+        with_statistics: whether, of a model that whitens features, the item tower gives these features, too, and there
+            is an `item_projection` that maps them by the statistics of any catalogue.
 
     Raises:
         ValueError: if the model cannot be exported.
@@ -96,11 +135,21 @@ def towers_of(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> d
         histories["timestamps"] = torch.arange(length).expand(len(mask), -1).clone() * 3600
         of_histories["timestamps"] = {0: "users", 1: "length"}
     embeddings = {"embeddings": torch.randn(_NUM_EXAMPLES, width)}
-    return {
-        ITEM_TOWER: Tower(ItemTower(model), items, {name: _item_sizes(name) for name in items}, "item_embeddings"),
-        USER_TOWER: Tower(UserTower(model), histories, of_histories, "user_embeddings"),
-        SCORING_SPACE: Tower(ScoringSpace(model), embeddings, {"embeddings": {0: "embeddings"}}, "vectors"),
+    item_sizes = {name: _item_sizes(name) for name in items}
+    towers = {
+        ITEM_TOWER: Tower(ItemTower(model), items, item_sizes, ["item_embeddings"]),
+        USER_TOWER: Tower(UserTower(model), histories, of_histories, ["user_embeddings"]),
+        SCORING_SPACE: Tower(ScoringSpace(model), embeddings, {"embeddings": {0: "embeddings"}}, ["vectors"]),
     }
+    whitened: Any = model.item_encoder.whitened
+    if with_statistics and whitened:
+        towers[ITEM_TOWER] = Tower(ItemTowerWithFeatures(model), items, item_sizes, ["item_embeddings", *whitened])
+        with torch.no_grad():
+            given = with_features(model, dict(items))
+        given |= {f"{name}_{part}": getattr(one, part) for name, one in whitened.items() for part in STATISTICS}
+        sizes = {name: _item_sizes(name) for name in given}
+        towers[ITEM_PROJECTION] = Tower(ItemProjection(model), given, sizes, ["item_embeddings"])
+    return towers
 
 
 def _example_items(processor: TransRecProcessor) -> dict[str, torch.Tensor]:
@@ -121,6 +170,8 @@ def _example_items(processor: TransRecProcessor) -> dict[str, torch.Tensor]:
 def _item_sizes(name: str) -> dict[int, str]:
     if name in ("input_ids", "attention_mask"):
         return {0: "items", 1: "tokens"}
-    if name in ("input_values", "input_features", "audio_mask"):
+    if name in ("input_values", "input_features", "audio_mask", "audio_features"):
         return {0: "sounds"}
-    return {0: "images" if name == "pixel_values" else "items"}
+    if name.endswith(STATISTICS):
+        return {}
+    return {0: "images" if name in ("pixel_values", "image_features") else "items"}

@@ -703,8 +703,7 @@ class Recommender:
             knn: Any = self._indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
         prepared = prepare_items(items, self.processor, is_catalogue=is_catalogue)
-        fits_statistics = is_catalogue and not isinstance(self.model, OnnxModel)  # whose statistics are in its graph
-        return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=fits_statistics)
+        return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=is_catalogue)
 
     def _timestamps(self, given: Any, histories: Sequence[Sequence[str]]) -> list[list[int]] | None:
         """Returns the times of the histories' interactions, for a model that reads them."""

@@ -58,13 +58,32 @@ def test_onnx_recommends_as_torch(kind, fields, recommender, items, tmp_path):
     loaded = Recommender.from_pretrained(tmp_path / "onnx", backend="onnx")
     assert_same_answers(loaded, expected)  # from the catalogue that went along
     assert_same_answers(loaded.index(items), expected)
-    assert not list((tmp_path / "onnx").rglob("*.safetensors")) and not [*loaded.model.parameters()]
+    assert not list((tmp_path / "onnx").glob("*.safetensors")) and not [*loaded.model.parameters()]
     if kind in ("image", "text+image"):  # no item of a batch with an image
         blank = [{"item_id": "new", "text_en": "red lamp", "text_zh": None, "image": None}]
         names = [name for name in ("item_id", *expected.processor.item_columns) if name in blank[0]]
         blank = [{name: blank[0][name] for name in names}]
         one, other = (each.add_items(blank).item_embeddings[-1] for each in (loaded, expected))
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_catalogue_is_whitened_by_its_own_statistics(recommender, items, tmp_path):
+    pytest.importorskip("onnxscript", reason='needs pip install ".[export]"')
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    fields = {"item_projection": "whitened", "hidden_size": 12, "history_decay": 0.8, "user_hidden_size": 8}
+    expected = recommender("text+image", **fields).index(items)
+    expected.export(tmp_path / "onnx")
+    loaded = Recommender.from_pretrained(tmp_path / "onnx", backend="onnx")
+    of_first = loaded.model.checkpoint_hash(loaded.processor)
+    assert of_first == checkpoint_hash(expected.model, expected.processor)
+    other = items.select(range(5, len(items)))
+    before = loaded.item_embeddings[5:]
+    for one in (loaded, expected):
+        one.index(other)
+    torch.testing.assert_close(loaded.item_embeddings, expected.item_embeddings, atol=1e-4, rtol=0)
+    assert (loaded.item_embeddings - before).abs().max() > 1e-2  # else the first statistics would do
+    assert loaded.model.checkpoint_hash(loaded.processor) != of_first
 
 
 @pytest.mark.slow
