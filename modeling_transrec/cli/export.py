@@ -6,7 +6,6 @@ Recommender.from_pretrained("outputs/onnx", backend="onnx") recommends from it. 
 pip install "modeling_transrec[export]" for ONNX, "modeling_transrec[sentence-transformers]" for sentence-transformers.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,31 +13,24 @@ from pathlib import Path
 from ..export.folders import FORMATS, QUANTIZATIONS, check_export
 from ..serving.recommender import Recommender
 from . import OptionError
-from .options import parse_arguments
+from .options import CheckpointArguments, parse_arguments, with_checkpoint_named
 
 
 @dataclass
-class ExportArguments:
+class ExportArguments(CheckpointArguments):
     """Says what is exported, and how."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
     output_dir: str = field(metadata={"help": "New or empty folder to write into."})
     format: str = field(default="onnx", metadata={"help": "What is written.", "choices": FORMATS})
     quantize: str | None = field(
         default=None, metadata={"help": "Weights of 8 bits in the backbones, for ONNX.", "choices": QUANTIZATIONS}
-    )
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
     )
     _argument_group_name = "export"
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec export`."""
-    given = [*(sys.argv[1:] if args is None else args)]
-    if given and not given[0].startswith("-"):
-        given = ["--model_name_or_path", *given]
-    (arguments,) = parse_arguments((ExportArguments,), given, __doc__)
+    (arguments,) = parse_arguments((ExportArguments,), with_checkpoint_named(args), __doc__)
     try:
         check_export(Path(arguments.output_dir), arguments.format, arguments.quantize)
         where = {"revision": arguments.model_revision}

@@ -6,10 +6,12 @@ import difflib
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..data.arguments import DataArguments
 from ..models.folder_locks import without_secrets
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
@@ -29,6 +31,43 @@ _METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}
 _INHERITED = {one.name for one in dataclasses.fields(TrainingArguments)} - set(
     TransRecTrainingArguments.__annotations__  # those that we changed
 )
+
+
+@dataclasses.dataclass(kw_only=True)
+class CheckpointArguments:
+    """Names the checkpoint that a command works with."""
+
+    model_name_or_path: str = dataclasses.field(metadata={"help": "Checkpoint: a folder or a Hub id."})
+    model_revision: str = dataclasses.field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
+
+
+def with_checkpoint_named(args: Sequence[str] | None) -> list[str]:
+    """Returns the options, by default those of the command line; a first one without a name is the checkpoint.
+
+    >>> with_checkpoint_named(["outputs/shop", "--port", "80"])
+    ['--model_name_or_path', 'outputs/shop', '--port', '80']
+    """
+    given = [*(sys.argv[1:] if args is None else args)]
+    return ["--model_name_or_path", *given] if given and not given[0].startswith("-") else given
+
+
+def parse_checkpoint_and_data(
+    arguments_class: type, args: Sequence[str] | None, description: str | None
+) -> tuple[Any, DataArguments | None]:
+    """Parses the options of a command that takes a checkpoint and, where one is named, a data set.
+
+    Raises:
+        OptionError: as [`parse_arguments`], and for options of a data set that is not named.
+    """
+    given = with_checkpoint_named(args)
+    data_options = {f"--{one.name}" for one in dataclasses.fields(DataArguments)}
+    of_data = [one for one in (arg.split("=")[0] for arg in given) if one in data_options]
+    if of_data and "--dataset_config_name" not in of_data:
+        raise OptionError(f"{of_data[0]} is an option of a data set; name it by --dataset_config_name")
+    arguments, data = parse_arguments((arguments_class, DataArguments), given, description)
+    return arguments, data if of_data else None
 
 
 def parse_arguments(

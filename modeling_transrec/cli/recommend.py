@@ -29,17 +29,13 @@ from ..data.arguments import DataArguments
 from ..models.checkpoint_files import load_config
 from ..serving.batch import index_in_shares, known_of_users, whole_histories, write_recommendations
 from ..serving.recommender import Recommender
-from .options import parse_arguments
+from .options import CheckpointArguments, parse_arguments
 
 
 @dataclass
-class RecommendationArguments:
+class RecommendationArguments(CheckpointArguments):
     """Says which checkpoint recommends, to whom and how many items."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
-    )
     history: str | None = field(default=None, metadata={"help": "Item ids separated by spaces, oldest first."})
     timestamps: str | None = field(
         default=None,

@@ -15,32 +15,29 @@ answered, and made again at the next start. The token, where one is wanted, is r
 TRANSREC_TOKEN. Needs pip install "modeling_transrec[serve]".
 """
 
+import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Any
 
 from accelerate import PartialState
 
 from ..data.arguments import DataArguments
+from ..serving.indexes import INDEXES
 from ..serving.recommender import Recommender
 from . import OptionError
-from .options import parse_arguments
+from .options import CheckpointArguments, parse_checkpoint_and_data
 
 
 TOKEN = "TRANSREC_TOKEN"
-_DATA_OPTIONS = {f"--{one.name}" for one in fields(DataArguments)}
 
 
 @dataclass
-class ServeArguments:
+class ServeArguments(CheckpointArguments):
     """Says what is served, and how."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
-    )
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 for all."})
     port: int = field(default=8000, metadata={"help": "Port to listen on."})
     log_file: str | None = field(
@@ -54,12 +51,23 @@ class ServeArguments:
         default=None, metadata={"help": "Most requests of a client, such as 100/second (default: any number)."}
     )
     max_batch: int = field(default=256, metadata={"help": "Most requests that are computed together."})
+    index: str = field(
+        default="exact", metadata={"help": "Index that searches the catalogue.", "choices": tuple(INDEXES)}
+    )
+    index_options: str | None = field(
+        default=None, metadata={"help": 'Options of the index as JSON, such as \'{"conninfo": "dbname=shop"}\'.'}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     _argument_group_name = "service"
 
 
 def loader(args: ServeArguments, data: DataArguments | None) -> Callable[[], Recommender]:
-    """Returns a function that loads the recommender, and encodes a data set where one is named."""
+    """Returns a function that loads the recommender, encodes a data set where one is named, and makes the index.
+
+    Raises:
+        OptionError: if `--index_options` is no JSON object.
+    """
+    options = _index_options(args.index_options)
 
     def load() -> Recommender:
         where = {"revision": args.model_revision}
@@ -67,22 +75,29 @@ def loader(args: ServeArguments, data: DataArguments | None) -> Callable[[], Rec
         recommender.model.to(PartialState(cpu=args.use_cpu).device)
         if data is None:
             recommender.load_catalogue(args.model_name_or_path, **where)
+        else:
+            items = data.load_items(recommender.model.config.max_seq_len)
+            recommender.index(items, histories=data.load_training_histories())
+        if recommender.snapshot is None or (args.index == "exact" and not options):
             return recommender
-        items = data.load_items(recommender.model.config.max_seq_len)
-        return recommender.index(items, histories=data.load_training_histories())
+        return recommender.search_with(args.index, **options)
 
     return load
 
 
+def _index_options(given: str | None) -> dict[str, Any]:
+    try:
+        options = json.loads(given or "{}")
+    except ValueError as error:
+        raise OptionError(f"--index_options is no JSON ({error})") from error
+    if not isinstance(options, dict):
+        raise OptionError('--index_options must be a JSON object, such as {"conninfo": "dbname=shop"}')
+    return options
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec serve` until it is stopped; requests that are being answered are answered first."""
-    given = [*(sys.argv[1:] if args is None else args)]
-    if given and not given[0].startswith("-"):
-        given = ["--model_name_or_path", *given]
-    of_data = [one for one in (arg.split("=")[0] for arg in given) if one in _DATA_OPTIONS]
-    if of_data and "--dataset_config_name" not in of_data:
-        raise OptionError(f"{of_data[0]} is an option of a data set; name it by --dataset_config_name")
-    arguments, data = parse_arguments((ServeArguments, DataArguments), given, __doc__)
+    arguments, data = parse_checkpoint_and_data(ServeArguments, args, __doc__)
     try:
         import uvicorn
 
@@ -101,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> None:
         rate=arguments.rate_limit,
         max_batch=arguments.max_batch,
     )
-    service = Service(loader(arguments, data if of_data else None), arguments.log_file)
+    service = Service(loader(arguments, data), arguments.log_file)
     app = create_app(service, os.environ.get(TOKEN) or None, limits)
     uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False, log_level="warning")
 

@@ -15,29 +15,20 @@ Publish it, with a log-in of `hf auth login`; a checkpoint of the Hub is named t
 The page needs pip install "modeling_transrec[space]"; writing and publishing it do not.
 """
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from ..data.arguments import DataArguments
 from ..models.checkpoint_files import is_hub_id
 from ..serving.recommender import Recommender
 from ..serving.space import push_space, write_space
 from . import OptionError
-from .options import parse_arguments
-
-
-_DATA_OPTIONS = {f"--{one.name}" for one in fields(DataArguments)}
+from .options import CheckpointArguments, parse_checkpoint_and_data
 
 
 @dataclass
-class SpaceArguments:
+class SpaceArguments(CheckpointArguments):
     """Says which recommender a Space shows, and where it is published."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
-    )
     output_dir: str = field(default="outputs/space", metadata={"help": "Folder to write."})
     title: str = field(default="Recommendations", metadata={"help": "Title of the page."})
     image_size: int = field(default=192, metadata={"help": "Longer side of the items' pictures, in pixels."})
@@ -55,16 +46,10 @@ class SpaceArguments:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec space`."""
-    given = [*(sys.argv[1:] if args is None else args)]
-    if given and not given[0].startswith("-"):
-        given = ["--model_name_or_path", *given]
-    of_data = [one for one in (arg.split("=")[0] for arg in given) if one in _DATA_OPTIONS]
-    if of_data and "--dataset_config_name" not in of_data:
-        raise OptionError(f"{of_data[0]} is an option of a data set; name it by --dataset_config_name")
-    options, data = parse_arguments((SpaceArguments, DataArguments), given, __doc__)
+    options, data = parse_checkpoint_and_data(SpaceArguments, args, __doc__)
     name, where = options.model_name_or_path, {"revision": options.model_revision}
-    recommender, items, hub_id = Recommender.from_pretrained(name, load_catalogue=not of_data, **where), None, None
-    if of_data:
+    recommender, items, hub_id = Recommender.from_pretrained(name, load_catalogue=data is None, **where), None, None
+    if data is not None:
         items = data.load_items(recommender.model.config.max_seq_len)
         recommender.index(items, histories=data.load_training_histories())
     elif recommender.items is None:

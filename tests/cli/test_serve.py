@@ -27,7 +27,8 @@ from modeling_transrec import (  # noqa: E402
     train,
 )
 from modeling_transrec.cli import OptionError  # noqa: E402
-from modeling_transrec.cli.serve import main  # noqa: E402
+from modeling_transrec.cli.serve import ServeArguments, loader, main  # noqa: E402
+from modeling_transrec.serving.indexes import INDEXES  # noqa: E402
 
 
 DOCKERFILE = Path(__file__).parents[2] / "docker" / "Dockerfile"
@@ -122,7 +123,23 @@ def test_from_training_to_answers_by_a_name_on_the_hub(hub, tmp_path):
     assert hub.count("GET /shop/videos/resolve/*/catalogue/*.parquet") == 1
 
 
+def test_it_searches_with_the_index_that_is_named(make_model, text_processor, items, tmp_path):
+    pytest.importorskip("usearch", reason='needs pip install ".[usearch]"')
+    expected = Recommender(make_model("text"), text_processor).index(items)
+    expected.save_pretrained(tmp_path)
+    arguments = ServeArguments(
+        model_name_or_path=str(tmp_path), index="usearch", index_options='{"connectivity": 8}', use_cpu=True
+    )
+    found = loader(arguments, None)()
+    assert isinstance(found.scorer.nearest.index, INDEXES["usearch"])
+    assert found.scorer.nearest.index.options["connectivity"] == 8
+    assert found.recommend(["i001"], k=1)[0]["item_id"] == expected.recommend(["i001"], k=1)[0]["item_id"]
+
+
 def test_what_cannot_be_meant():
+    for options in ("{", "[1]"):
+        with pytest.raises(OptionError, match="--index_options"):
+            loader(ServeArguments(model_name_or_path="checkpoint", index_options=options), None)
     with pytest.raises(OptionError, match="did you mean --max_k"):
         main(["checkpoint", "--maxk", "3"])
     with pytest.raises(OptionError, match="--min_rating is an option of a data set"):
