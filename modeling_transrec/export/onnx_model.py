@@ -40,10 +40,11 @@ class OnnxItemEncoder:
 
     def features(self, **items: Unpack[ItemInputs]) -> dict[str, torch.Tensor]:
         """Returns the features `(U, H)` that are whitened, by their names."""
-        found = self.run(ITEM_TOWER, **items)
+        given: dict[str, Any] = {**items}
+        found = self.run(ITEM_TOWER, **given)
         index_of = {f"{name}_features": f"{name}_index" for name, modality in MODALITIES.items() if modality.is_sparse}
         for name in self.whitened.keys() & index_of.keys():
-            found[name] = found[name][: int(items[index_of[name]].max()) + 1]  # none where no item has one
+            found[name] = found[name][: int(given[index_of[name]].max()) + 1]  # none where no item has one
         return {name: found[name] for name in self.whitened}
 
     def statistics(self) -> dict[str, torch.Tensor]:
@@ -176,6 +177,7 @@ def _load_statistics(file: Path, config: TransRecConfig) -> dict[str, WhitenedPr
                 for key in opened.keys()
                 if key.startswith(f"{name}.")
             }
-            whitened[name] = WhitenedProjection(*buffers["matrix"].shape, config)
+            width, hidden_size = buffers["matrix"].shape
+            whitened[name] = WhitenedProjection(width, hidden_size, config)
             whitened[name].load_state_dict(buffers, strict=False)  # all but the residual, which the graph has
     return whitened
