@@ -15,6 +15,7 @@ from modeling_transrec.ninerec.builder import SPLITS, NineRecConfig
 from modeling_transrec.ninerec.files import find_files
 from modeling_transrec.ninerec.tables.interactions import read_sequences
 from modeling_transrec.ninerec.tables.items import read_items
+from modeling_transrec.ninerec.tables.lists import is_list
 from modeling_transrec.ninerec.tools.check_media import check_image
 from modeling_transrec.ninerec.tools.validate import validate
 
@@ -24,7 +25,7 @@ settings.load_profile("same everywhere")
 
 NOT_TEXT = ("Cs",)  # lone surrogates cannot be written as UTF-8
 ids = st.text(st.characters(exclude_categories=("Cc", *NOT_TEXT)), min_size=1, max_size=9).filter(
-    lambda text: text == text.strip() != ""
+    lambda text: text == text.strip() != "" and not is_list(text)  # which would be several ids
 )
 texts = st.text(st.characters(exclude_categories=NOT_TEXT), max_size=20)
 
