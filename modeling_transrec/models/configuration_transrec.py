@@ -184,7 +184,7 @@ class TransRecConfig(PretrainedConfig):
             Whether `"in_batch"` takes the items of all processes as negatives, not only its own.
         gbce_t (`float`, defaults to 0.75):
             Calibration of `"gbce"`, from 0 (plain binary cross entropy) to 1.
-        distillation_weight (`float`, defaults to 1.0):
+        distillation_weight (`float`, defaults to 0.1):
             Weight of what the views of `"distilled_in_batch"` learn from each other.
         distillation_temperature (`float`, defaults to 0.5):
             Number that the views' scores are divided by to be compared.
@@ -271,7 +271,7 @@ class TransRecConfig(PretrainedConfig):
     logq_correction: bool = True
     gather_negatives: bool = False
     gbce_t: float | int = option(0.75, at_least=0, at_most=1)
-    distillation_weight: float | int = option(1.0, at_least=0)
+    distillation_weight: float | int = option(0.1, at_least=0)
     distillation_temperature: float | int = option(0.5, above=0)
     auxiliary_loss_type: str | None = option(None, AUXILIARY_LOSSES)
     auxiliary_weight: float | int = option(0.1, above=0)
