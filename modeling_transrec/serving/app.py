@@ -67,6 +67,10 @@ class RecommendRequest(_Strict):
     """A user's history, and what is wanted for it."""
 
     history: list[Id] = Field(description="Item ids, oldest first.", examples=[["t0001", "t0002"]])
+    timestamps: list[int] | None = Field(
+        default=None, description="When each item of the history was met, for models that read times (HSTU)."
+    )
+    user_id: Id | None = Field(default=None, description="Whose history it is, for models of user ids (DSSM).")
     k: int = Field(default=10, ge=1, description="Number of items.")
     exclude_seen: bool = Field(default=True, description="Whether items of the history are left out.")
     explain: bool = Field(default=False, description="Whether to say what each score is made of.")
@@ -88,6 +92,9 @@ class RecommendRequest(_Strict):
     diversity: float = Field(
         default=0.0, ge=0, le=1, description="From 0, the best items, to 1, items that are unlike one another."
     )
+
+
+_OF_A_USER = {"history", "timestamps", "user_id"}  # the other fields are options of `Recommender.recommend`
 
 
 class SimilarItemsRequest(_Strict):
@@ -168,8 +175,8 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def compute(options: str, histories: list) -> list:
-            return service.recommend(histories, **json.loads(options))
+        def compute(key: tuple[str, ...], users: list[dict]) -> list:
+            return service.recommend(users, **json.loads(key[0]))
 
         sizes = limits.max_batch, limits.max_waiting
         async with Batcher(compute, *sizes, observe=metrics.batches.observe) as batcher:
@@ -220,8 +227,11 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         """Recommends the best items for a history."""
         _check(request.k, limits.max_k, "k")
         _check(len(request.history), limits.max_history, "the number of items in history")
-        options = request.model_dump(exclude={"history"})
-        found = await app.state.batcher.submit(json.dumps(options, sort_keys=True), request.history)
+        options = request.model_dump(exclude=_OF_A_USER)
+        user = request.model_dump(include=_OF_A_USER, exclude_none=True)
+        # Requests with the same options that say the same of their users are answered together.
+        key = json.dumps(options, sort_keys=True), *sorted(user)
+        found = await app.state.batcher.submit(key, user)
         return {"items": found}
 
     @app.post("/similar-items", dependencies=guarded)

@@ -32,7 +32,7 @@ class Service:
     ```python
     service = Service(lambda: Recommender.from_pretrained("my-shop"), log="events.jsonl")
     service.add_interactions([{"user_id": "u1", "item_id": "b", "timestamp": 1700000000}])
-    service.recommend([["a", "b"]], k=10)
+    service.recommend([{"history": ["a", "b"]}], k=10)
     ```
     """
 
@@ -67,24 +67,29 @@ class Service:
         with self._changing:
             self.recommender = self._loaded()
 
-    def recommend(self, histories: Sequence[Sequence[str]], **options: Any) -> list:
-        """Returns recommendations for several histories; one that fails gets its error in place of them.
+    def recommend(self, users: Sequence[dict[str, Any]], **options: Any) -> list:
+        """Returns recommendations for several users; one that fails gets its error in place of them.
 
         Args:
-            histories: lists of item ids.
+            users: each with `history` and, where the model reads them, `timestamps` or `user_id`; all with the same.
             options: those of [`Recommender.recommend`].
         """
         recommender = self.recommender
-        try:
-            return recommender.recommend(histories, **options)
-        except ValueError:  # of one of them: which one is found by itself
-            return [self._recommend_one(recommender, history, options) for history in histories]
 
-    def _recommend_one(self, recommender: Recommender, history: Sequence[str], options: dict) -> Any:
+        def answer(some: Sequence[dict[str, Any]]) -> list:
+            fields = {name: [user[name] for user in some] for name in some[0]}
+            return recommender.recommend(fields.pop("history"), **fields, **options)
+
+        def answer_one(user: dict[str, Any]) -> Any:
+            try:
+                return answer([user])[0]
+            except ValueError as error:
+                return error
+
         try:
-            return recommender.recommend([history], **options)[0]
-        except ValueError as error:
-            return error
+            return answer(users)
+        except ValueError:  # of one of them: which one is found by itself
+            return [answer_one(user) for user in users]
 
     def similar_items(self, item_id: str, k: int) -> list[dict]:
         """Returns the items most like one, see [`Recommender.similar_items`]."""

@@ -64,6 +64,28 @@ def test_it_answers_what_the_recommender_does(client, load):
     assert client.get("/ready").json()["catalogue"] == 37
 
 
+def test_a_model_that_reads_times_gets_those_of_the_request(make_model, text_processor, items):
+    recommender = Recommender(make_model("text", user_encoder_type="hstu"), text_processor).index(items)
+    history, times = ["i003", "i010", "i011"], [[0, 1, 2], [0, 10_000, 90_000_000]]
+    with TestClient(create_app(Service(lambda: recommender))) as client:
+        found = [
+            client.post("/recommend", json={"history": history, "k": 5, "timestamps": one}).json()["items"]
+            for one in times
+        ]
+        assert found == [recommender.recommend(history, k=5, timestamps=one) for one in times] and found[0] != found[1]
+        refused = client.post("/recommend", json={"history": history})
+        assert refused.status_code == 422 and "give timestamps" in refused.json()["error"]
+
+
+def test_a_model_of_users_gets_the_id_of_the_request(make_model, processor_of, items):
+    processor = type(processor_of["id"])(item_ids=items["item_id"][:], user_ids=[f"u{n}" for n in range(13)])
+    recommender = Recommender(make_model("id", user_encoder_type="dssm"), processor).index(items)
+    with TestClient(create_app(Service(lambda: recommender))) as client:
+        for user_id in ("u3", "u7"):
+            found = client.post("/recommend", json={"history": ["i003"], "user_id": user_id, "k": 4}).json()["items"]
+            assert found == recommender.recommend(["i003"], k=4, user_id=user_id)
+
+
 def test_similar_items_are_the_highest_cosines(load):
     recommender = load()
     embeddings = recommender.item_embeddings / recommender.item_embeddings.norm(dim=1, keepdim=True)
@@ -100,7 +122,7 @@ def test_changes_are_used_at_once_and_made_again_after_a_restart(load, tmp_path)
     assert "new" in ids and "i004" not in ids
 
     again = Service(load, tmp_path / "events.jsonl")
-    found = again.recommend([["i001"]], k=40)[0]
+    found = again.recommend([{"history": ["i001"]}], k=40)[0]
     assert [one["item_id"] for one in found] == ids
     assert [one["score"] for one in found] == pytest.approx([one["score"] for one in answer], abs=1e-5)
     assert again.recommender.scorer.transitions["i001"]["new"] > 0
@@ -233,7 +255,7 @@ def test_a_checkpoint_without_a_catalogue_is_refused(make_model, text_processor)
 
 def test_one_wrong_history_does_not_fail_the_others(load):
     service = Service(load)
-    good, bad, other = service.recommend([["i001"], ["nope"], ["i002"]], k=3)
+    good, bad, other = service.recommend([{"history": [item_id]} for item_id in ("i001", "nope", "i002")], k=3)
     assert isinstance(bad, ValueError) and "'nope'" in str(bad)
     assert good == load().recommend(["i001"], k=3) and other == load().recommend(["i002"], k=3)
 
