@@ -50,7 +50,7 @@ SWIN = {
 class WhitePictureModel(TransRecModel):
     """The mask of the public code: a white picture, encoded like any item."""
 
-    def get_user_hidden(self, item_embeddings, mask, user_ids=None, is_masked=None, recorded=None):
+    def get_user_hidden(self, item_embeddings, mask, user_ids=None, is_masked=None, recorded=None, timestamps=None):
         if is_masked is not None:
             white = torch.ones(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=item_embeddings.device)  # after normalisation
             mask_embedding = self.get_item_features(pixel_values=white)[0]

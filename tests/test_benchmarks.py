@@ -15,6 +15,7 @@ from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendatio
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_speed(tmp_path):
     """Its naive step gives our loss, or it stops."""
     file = tmp_path / "speed.json"

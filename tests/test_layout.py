@@ -126,7 +126,10 @@ def test_the_data_side_imports_neither_torch_nor_transformers(module):
 
 
 @pytest.mark.parametrize("order", ["transformers, modeling_transrec", "modeling_transrec, transformers"])
-@pytest.mark.parametrize("first", ["AutoConfig", "AutoModel", "AutoProcessor", "pipeline"])
+@pytest.mark.parametrize(
+    "first",
+    ["AutoModel", *(pytest.param(one, marks=pytest.mark.slow) for one in ("AutoConfig", "AutoProcessor", "pipeline"))],
+)
 def test_auto_classes_are_registered_in_either_order(order, first):
     run_python(
         f"import {order}\n"

@@ -82,16 +82,16 @@ def check_before_training(trainer: "TransRecTrainer") -> None:
     Histories, targets and users of the evaluation are looked up; the metric that chooses the best checkpoint must be
     one that is measured; there must be room for checkpoints, and permission to write them and to publish.
     """
-    args = trainer.args
+    args, config = trainer.args, trainer.accelerator.unwrap_model(trainer.model).config
     if args.eval_strategy != "no" and trainer.eval_dataset is not None:
         several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {None: trainer.eval_dataset}
         for name, sequences in several.items():
             evaluator = trainer.evaluator_of(sequences, "eval" if name is None else f"eval_{name}")
-            evaluator.user_inputs(trainer.processing_class, trainer.data_collator.config)
+            evaluator.user_inputs(trainer.processing_class, config)
         if trainer.compute_metrics is None:  # or only the first evaluation tells their names
             check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
     trainer.get_train_dataloader()
-    if args.neftune_noise_alpha is not None and "text" not in trainer.data_collator.config.modality.split("+"):
+    if args.neftune_noise_alpha is not None and "text" not in config.modality.split("+"):
         raise ValueError("neftune_noise_alpha adds noise to the embeddings of tokens, and this model reads none")
     for entry in args.card_results or ():
         read_result(entry.partition("=")[2])

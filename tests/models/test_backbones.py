@@ -588,6 +588,7 @@ def test_a_deep_decoder_is_compiled_as_one_layer(make_model, tokenizer):
     assert loss.isfinite() and expected.isfinite()
 
 
+@pytest.mark.slow
 def test_layers_of_two_backbones_are_compiled(make_model, make_collator, histories):
     torch.compiler.reset()
     model = make_model("text+image")

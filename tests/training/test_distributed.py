@@ -31,7 +31,13 @@ def run(folder: Path, num_processes: int, users_per_device: int, *options: str |
 # layers whose outputs are computed once
 @pytest.mark.parametrize(
     ("loss_type", "chunk_size", "num_frozen"),
-    [("bce", 0, 0), ("in_batch", 0, 0), ("in_batch", 2, 0), ("bce", 0, 2), ("full_softmax", 0, 0)],
+    [
+        ("in_batch", 0, 0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("bce", 0, 0), ("in_batch", 2, 0), ("bce", 0, 2), ("full_softmax", 0, 0)]
+        ),
+    ],
 )
 def test_two_processes_equal_one(loss_type, chunk_size, num_frozen, tmp_path, items, text_processor):
     for name in ("one", "two"):
@@ -50,6 +56,7 @@ def test_two_processes_equal_one(loss_type, chunk_size, num_frozen, tmp_path, it
         assert torch.allclose(two_weights[name], weight, atol=atol), name
 
 
+@pytest.mark.slow
 def test_two_processes_publish_once(hub, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["examples/finetune.py", "--modality", "id", "--hidden_size", "16", "--max_steps", "2"]

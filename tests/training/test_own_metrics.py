@@ -151,7 +151,7 @@ def test_what_is_refused(make_trainer, tmp_path):
         make_trainer("id", prediction_loss_only=True, keep_start=True)
     with pytest.raises(ValueError, match="metric_for_best_model='hr@10' is not measured.*'loss'"):
         make_trainer("id", prediction_loss_only=True, metric_for_best_model="hr@10").check_before_training()
-    with pytest.raises(ValueError, match="this model predicts masked ones"):
+    with pytest.raises(ValueError, match="predict the next item, and this model predicts others"):
         make_trainer("id", {"user_encoder_type": "bert4rec"}, trainer_options={"compute_loss_func": print})
     twice = {"compute_metrics": lambda predicted: {"mrr": np.float32(1.0)}}
     with pytest.raises(ValueError, match="compute_metrics returns 'mrr', which the Trainer measures itself"):
