@@ -77,7 +77,7 @@ class Service:
         recommender = self.recommender
 
         def answer(some: Sequence[dict[str, Any]]) -> list:
-            fields = {name: [user[name] for user in some] for name in some[0]}
+            fields: dict[str, Any] = {name: [user[name] for user in some] for name in some[0]}
             return recommender.recommend(fields.pop("history"), **fields, **options)
 
         def answer_one(user: dict[str, Any]) -> Any:
