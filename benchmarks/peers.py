@@ -166,7 +166,7 @@ class Peer:
         reading = settings.get("reading")
         settings = {name: value for name, value in settings.items() if name != "reading"}
         if settings == self.fitted:
-            self.reading = reading
+            self._read_as(reading)
             return self.seconds
         start = time.perf_counter()
         command = [self.python, "worker.py", ".", json.dumps(settings)]
@@ -176,13 +176,17 @@ class Peer:
         self.known = np.load(self.folder / "known.npy")
         dense = np.load(self.folder / "weights.npy")
         self.weights = dense if dense.size else scipy.sparse.load_npz(self.folder / "weights.npz")
-        self.fitted, self.reading, self.seconds = settings, reading, time.perf_counter() - start
+        self.fitted, self.seconds = settings, time.perf_counter() - start
+        self._read_as(reading)
         return self.seconds
+
+    def _read_as(self, reading: str | None) -> None:
+        # SciPy multiplies rows that lie in memory one after the other; else each batch of users copies all weights.
+        self.to_score = np.ascontiguousarray(self.weights.T) if reading == "library" else self.weights
 
     def score(self, histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
         """Histories `(B, L)` to scores `(B, V)`."""
-        weights = self.weights.T if self.reading == "library" else self.weights
-        found = as_matrix(histories.numpy(), self.num_items)[:, self.known] @ weights
+        found = as_matrix(histories.numpy(), self.num_items)[:, self.known] @ self.to_score
         scores = np.full((len(histories), self.num_items), LAST, dtype=np.float32)
         scores[:, self.known] = found.toarray() if scipy.sparse.issparse(found) else found
         return torch.from_numpy(scores)

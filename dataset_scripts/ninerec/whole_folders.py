@@ -78,7 +78,7 @@ def _locked(lock: Path, timeout: float, folder: Path) -> Iterator[None]:
     """Holds a lock on what is written into a folder; its file is gone in the end."""
     while True:
         lock.touch()
-        before = lock.stat().st_ino if lock.exists() else None
+        before = _inode(lock)
         try:
             held = FileLock(lock).acquire(timeout=timeout)
         except Timeout:
@@ -86,13 +86,21 @@ def _locked(lock: Path, timeout: float, folder: Path) -> Iterator[None]:
                 f"another process is making {folder}; wait for its end, or choose another folder"
             ) from None
         with held:
-            if before is None or not lock.exists() or lock.stat().st_ino != before:
+            if before is None or _inode(lock) != before:
                 continue  # whoever had it has removed the file, so that it locks nothing any more
             try:
                 yield
             finally:
                 lock.unlink(missing_ok=True)
             return
+
+
+def _inode(file: Path) -> int | None:
+    """Returns the inode of a file; `None` if it is gone, which another process may do at any time."""
+    try:
+        return file.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _remove_left_overs(parent: Path) -> None:
