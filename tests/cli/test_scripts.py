@@ -82,6 +82,7 @@ def test_baselines_need_no_model(script):
     assert popularity > 2 * random
 
 
+@pytest.mark.slow
 def test_transfer_compares_all_rows(script, capsys, tmp_path):
     epochs = ["--pretrain_epochs", "0.1", "--num_train_epochs", "0.1"]
     script("transfer").main(["--output_dir", str(tmp_path), *epochs, *SMALL])
@@ -136,6 +137,7 @@ def test_an_option_that_contradicts_the_checkpoint_is_an_error(script, tmp_path)
         script("finetune").main(["--model_name_or_path", output, "--hidden_size", "64", "--use_cpu", "true"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     """SIGKILL in the middle; the sample's own files, `accelerate launch`, dropout on."""
     options = [*SMALL, "--num_train_epochs", "3", "--eval_strategy", "no", "--save_strategy", "steps"]
@@ -182,6 +184,7 @@ def test_ids_stay_behind_when_content_moves_on(script, tmp_path, caplog):
     assert pretrained.item_encoder.id_embedding is not None and finetuned.item_encoder.id_embedding is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_never_mixed_with_another(script, tmp_path, caplog, capsys, monkeypatch):
     main, output = script("finetune").main, tmp_path / "model"
     options = ["--modality", "id", "--num_train_epochs", "1", "--output_dir", str(output), *SMALL]

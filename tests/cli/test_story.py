@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import pytest
 from huggingface_hub import ModelCard
 
 import modeling_transrec  # noqa: F401  (makes "ninerec" known)
@@ -23,6 +24,7 @@ def script(name: str, *options: str) -> None:
     runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(options))
 
 
+@pytest.mark.slow
 def test_from_training_to_a_fine_tuned_repository(hub, tmp_path):
     common = ["--use_cpu", "true", "--disable_tqdm", "true", "--max_steps", "3", "--push_to_hub", "true"]
 
