@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import TrainerCallback
 
 
@@ -54,3 +56,13 @@ class Interrupt(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+def fully_sharded(model, mesh: DeviceMesh):
+    """Returns a model that FSDP2 divides, at the modules that it names and as a whole."""
+    for module in reversed(list(model.modules())):
+        if type(module).__name__ in model._no_split_modules:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert sum(isinstance(module, FSDPModule) for module in model.modules()) > 2
+    return model

@@ -8,10 +8,10 @@ import torch
 import torch.distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from modeling_transrec import FullRankingEvaluator, TransRecForSequentialRecommendation, TransRecProcessor
 
+from ..checks import fully_sharded
 from ..tiny import make_sequences, tiny_config
 
 
@@ -35,11 +35,7 @@ def main(folder: Path) -> None:
     for user_encoder in ("sasrec", "gru4rec"):
         fields = {"user_encoder_type": user_encoder, "learn_temperature": True, "normalize_scores": True}
         whole, divided = (make_model("text", processor, **fields).train() for _ in range(2))
-        for module in reversed(list(divided.modules())):
-            if type(module).__name__ in divided._no_split_modules:
-                fully_shard(module, mesh=mesh)
-        fully_shard(divided, mesh=mesh)
-        assert sum(isinstance(module, FSDPModule) for module in divided.modules()) > 2
+        fully_sharded(divided, mesh)
         before, losses = whole.state_dict(), []
         before = {name: value.clone() for name, value in before.items()}
         for model in (whole, divided):

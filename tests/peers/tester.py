@@ -79,6 +79,8 @@ class TransRecModelTester:
             inputs["item_ids"] = torch.randperm(40, generator=generator)[:count]
         if config.num_users is not None:
             inputs["user_ids"] = torch.randint(9, (NUM_USERS,), generator=generator)
+        if config.reads_timestamps:
+            inputs["timestamps"] = torch.arange(NUM_USERS * LENGTH).reshape(NUM_USERS, LENGTH) * 3600
         return {name: values.to(torch_device) for name, values in inputs.items()}
 
     def labels(self, config: TransRecConfig, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
