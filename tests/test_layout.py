@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import importlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,19 @@ def test_no_test_module_imports_another():
             names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             for part in (*module.split("."), *names):
                 assert part != "conftest" and not part.startswith("test_"), f"{path}:{node.lineno} imports {part}"
+
+
+def test_scripts_that_no_test_runs_import_what_there_is():
+    """Benchmarks take minutes and the suites of others are fetched, so a name that moved is not noticed there."""
+    folders = ("benchmarks", "docs/scripts", "tests/peers")
+    for path in itertools.chain.from_iterable((ROOT / folder).rglob("*.py") for folder in folders):
+        for module, node in imported_modules(path, ".".join(path.relative_to(ROOT).parent.parts)):
+            if module.split(".")[0] != "modeling_transrec":
+                continue
+            found = importlib.import_module(module)
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                there = hasattr(found, alias.name) or importlib.util.find_spec(f"{module}.{alias.name}")
+                assert there, f"{path}:{node.lineno}: {module} has no {alias.name}"
 
 
 def test_the_wheel_lists_every_package():

@@ -8,7 +8,8 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
 from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecModel
-from modeling_transrec.models.user_encoders import USER_ENCODERS, TransformerUserEncoder
+from modeling_transrec.models.attention_encoders import TransformerUserEncoder
+from modeling_transrec.models.user_encoders import USER_ENCODERS
 
 from .tester import ITEMS, TransRecModelTester
 
@@ -20,7 +21,7 @@ class CommonTests(ModelTesterMixin):
     """The tests of one combination."""
 
     all_model_classes = (TransRecModel, TransRecForSequentialRecommendation)
-    additional_model_inputs = ("input_ids", "attention_mask", "pixel_values", "item_ids", "user_ids")
+    additional_model_inputs = ("input_ids", "attention_mask", "pixel_values", "item_ids", "user_ids", "timestamps")
     _is_composite = skip_test_image_features_output_shape = True
     items, user_encoder = "text", "sasrec"
 
