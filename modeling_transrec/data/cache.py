@@ -9,7 +9,7 @@ import torch
 
 from ..models.backbone_references import add_tensors
 from ..models.modalities import BACKBONES
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 
 
 # Fields of the configuration that decide about features, beside the weights.

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
 

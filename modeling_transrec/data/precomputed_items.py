@@ -14,7 +14,7 @@ import torch
 from datasets.utils import tqdm
 
 from ..models.modalities import BACKBONES, MODALITIES
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.whole_folders import made_once
 from .cache import features_cache, features_digest

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..data.preparation import PreparedItems, item_chunks
 from ..models.modalities import MODALITIES
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.whitening import Moments
 

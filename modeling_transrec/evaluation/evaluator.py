@@ -28,7 +28,7 @@ from ..data.loading import (
 from ..data.preparation import PreparedItems, prepare_items
 from ..models.batch import UserInputs
 from ..models.configuration_transrec import TransRecConfig
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
 from .encoding import encode_catalogue, evaluation_mode, kept_statistics, with_whole_weights

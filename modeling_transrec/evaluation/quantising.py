@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data.preparation import PreparedItems, item_chunks
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from .encoding import evaluation_mode
 from .ranks import of_main_process

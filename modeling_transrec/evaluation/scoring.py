@@ -17,7 +17,7 @@ import torch
 
 from ..data.growing import GrowingRows
 from ..models.batch import UserInputs
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from .encoding import evaluation_mode
 from .ranking import best_of, check_finite, is_among, top_items
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..hub.facts import checkpoint_hash
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..version import __version__
 from .graphs import write_onnx, write_torch_export

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.modeling_transrec import TransRecPreTrainedModel
 from ..models.pooling import default_text_pooling
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.projections import LinearGelu, LinearProjection, WhitenedProjection
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ..evaluation.encoding import with_features
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.user_encoders import USER_ENCODERS
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ..models.backbone_references import add_tensors
 from ..models.checkpoint_files import is_hub_id, public_name
 from ..models.configuration_transrec import TransRecConfig
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from .safety import public_arguments
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..models.configuration_transrec import TransRecConfig
-from ..models.modeling_transrec import AutoModelForSequentialRecommendation, TransRecModel, TransRecPreTrainedModel
+from ..models.modeling_transrec import AutoModelForSequentialRecommendation, TransRecModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..version import __version__
 from .names import HANDLER_NAME
 

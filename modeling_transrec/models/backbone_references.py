@@ -24,7 +24,7 @@ from .modalities import BACKBONES
 
 
 if TYPE_CHECKING:
-    from .modeling_transrec import TransRecPreTrainedModel
+    from .pretrained_model import TransRecPreTrainedModel
 
 # Fields of a backbone's configuration that would change which weights are loaded, or into what.
 _LOADING_FIELDS = ("transformers_weights", "quantization_config", "fusion_config", "auto_map")

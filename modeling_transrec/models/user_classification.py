@@ -14,9 +14,7 @@ from transformers.utils import ModelOutput
 
 from .batch import ItemInputs
 from .configuration_transrec import TransRecConfig
-from .item_encoders import ItemEncoder
-from .modeling_transrec import TransRecModel, TransRecPreTrainedModel
-from .user_encoder_base import UserEncoder
+from .modeling_transrec import TransRecHeadModel
 
 
 @dataclass
@@ -35,7 +33,7 @@ class UserClassificationOutput(ModelOutput):
     user_embeds: torch.Tensor | None = None
 
 
-class TransRecForUserClassification(TransRecPreTrainedModel):
+class TransRecForUserClassification(TransRecHeadModel):
     r"""
     TransRec with a linear head on the user embedding, for labels of users: age, gender, interests, churn.
 
@@ -68,30 +66,10 @@ class TransRecForUserClassification(TransRecPreTrainedModel):
 
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
-        self.model = TransRecModel(config)
-        self.config = self.model.config
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         num_labels: Any = self.config.num_labels  # never None, once the configuration is made
         self.classifier = nn.Linear(self.config.width, num_labels)
         self.post_init()
-
-    @property
-    def item_encoder(self) -> ItemEncoder:
-        """The item encoder of the base model."""
-        return self.model.item_encoder
-
-    @property
-    def user_encoder(self) -> UserEncoder:
-        """The user encoder of the base model."""
-        return self.model.user_encoder
-
-    def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """See [`TransRecModel.get_item_features`]."""
-        return self.model.get_item_features(**items)
-
-    def get_user_features(self, *args, **kwargs) -> torch.Tensor:
-        """See [`TransRecModel.get_user_features`]."""
-        return self.model.get_user_features(*args, **kwargs)
 
     def forward(
         self,

@@ -27,7 +27,7 @@ from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
 from ..models.batch import UserInputs
 from ..models.checkpoint_files import named_file
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
 from .filters import Where, matching
 from .indexes import BuiltIndex, FollowingIndex, fill

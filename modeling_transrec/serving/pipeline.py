@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import datasets
 from transformers import Pipeline
 
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 
 

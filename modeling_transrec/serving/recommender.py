@@ -44,7 +44,8 @@ from ..hub.with_handler import write_handler
 from ..models.batch import UserInputs
 from ..models.checkpoint_files import HUB_ARGUMENTS, check_name_or_path, named_file
 from ..models.configuration_transrec import TransRecConfig
-from ..models.modeling_transrec import TransRecModel, TransRecPreTrainedModel
+from ..models.modeling_transrec import TransRecModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import local_file, whole_save
 from .catalogue import CATALOGUE_FILE, Catalogue

@@ -32,7 +32,7 @@ from ..models.backbones import layers_of
 from ..models.content_encoders import ContentEncoder
 from ..models.freezing import is_trained
 from ..models.frozen_layers import FrozenLayers, UnsupportedLayers, frozen_layers_of
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.whole_folders import made_once
 

@@ -5,7 +5,7 @@ import logging
 import torch
 from transformers import TrainerCallback
 
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 
 
 logger = logging.getLogger(__name__)

@@ -46,7 +46,8 @@ from ..hub.with_code import saved_with_code
 from ..hub.with_handler import write_handler
 from ..models.backbone_references import check_referable
 from ..models.checkpoint_files import public_name
-from ..models.modeling_transrec import TransRecForSequentialRecommendation, saved_without_backbone
+from ..models.modeling_transrec import TransRecForSequentialRecommendation
+from ..models.pretrained_model import saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
