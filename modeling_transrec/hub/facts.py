@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from ..models.backbone_references import add_tensors
 from ..models.checkpoint_files import is_hub_id, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
+from ..models.quantised_weights import in_whole_precision
 from .safety import public_arguments
 
 
@@ -155,15 +155,11 @@ def checkpoint_hash(
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
-    for name, value in model.base_model.state_dict().items():
+    weights = in_whole_precision(model.base_model, model.base_model.state_dict())  # as a checkpoint has them
+    for name, value in weights.items():
         if getattr(value, "is_meta", False):
             value = _offloaded(model.base_model, name)
-        for one in tree_leaves(value):  # of a quantised layer there are several, not all of them tensors
-            if not isinstance(one, torch.Tensor):
-                digest.update(f"{name} {one}".encode())
-                continue
-            one = one.dequantize() if one.is_quantized else one
-            add_tensors(digest, {name: one.to(dtype) if dtype is not None and one.is_floating_point() else one})
+        add_tensors(digest, {name: value.to(dtype) if dtype is not None and value.is_floating_point() else value})
     return digest.hexdigest()
 
 

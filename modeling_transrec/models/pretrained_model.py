@@ -37,6 +37,7 @@ from .histories import Recorded
 from .item_encoders import ItemEncoder
 from .modalities import BACKBONES
 from .offloading import align_module_device
+from .quantised_weights import has_quantised_layers, in_whole_precision, left_as_they_are
 from .sentence_folders import read_text_pooling
 from .user_adapters import add_adapters, freeze_but_adapters
 from .user_encoders import UserEncoder
@@ -124,7 +125,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         The save is whole or, if it fails or the process is killed, not there: see [`whole_save`]. Over an older save
         of model and processor, the processor has to be saved, too, before it can be loaded again.
 
-        Without [`saved_with_code`], a configuration that came with code does not refer to it any more. The local path
+        Quantised layers are saved in whole precision, with the weights that they compute with. Without
+        [`saved_with_code`], a configuration that came with code does not refer to it any more. The local path
         that a backbone was loaded from is not saved.
 
         Args:
@@ -154,6 +156,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
             left_out = re.compile("|".join(missing_patterns(references)))
             state_dict = {key: weight for key, weight in state_dict.items() if not left_out.search(key)}
         self.config.backbone_references = references
+        quantised = []
+        if has_quantised_layers(self) and getattr(self, "hf_quantizer", None) is None:  # else transformers saves it
+            state_dict = in_whole_precision(self, self.state_dict() if state_dict is None else state_dict)
+            parts = (getattr(self.config, name) for name in self.config.sub_configs_defaults)
+            quantised = [
+                (part, vars(part).pop("quantization_config")) for part in parts if hasattr(part, "quantization_config")
+            ]
         written_by_one = is_main_process and not kwargs.get("distributed_checkpoint")
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
@@ -166,6 +175,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 super().save_pretrained(str(folder), is_main_process, state_dict, *args, **kwargs)
         finally:
             self.config.backbone_references = None  # the model has all weights
+            for part, how in quantised:
+                part.quantization_config = how
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """As in torch, but quantised layers, which are frozen, stay as they are: checkpoints have them whole."""
+        with left_as_they_are(self):
+            return super().load_state_dict(state_dict, strict, assign)
 
     def push_to_hub(self, *args, save_backbone: bool = True, **kwargs):
         """As in transformers, with the tags by which recommenders are found; `save_backbone` as in

@@ -1,0 +1,71 @@
+"""Layers of backbones that are quantised: they are frozen, and a checkpoint holds their weights in whole precision."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def in_whole_precision(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a state dict with the weights that quantised layers compute with, as those of ordinary layers.
+
+    So a checkpoint is loaded wherever the model is, with or without the library that quantised it.
+
+    Args:
+        model: with layers of bitsandbytes, torchao or torch's own dynamic quantisation, or without any.
+        state_dict: of the model.
+    """
+    found = dict(state_dict)
+    for name, module in _quantised_layers(model):
+        for key in [key for key in found if key.startswith(f"{name}.") and key != f"{name}.bias"]:
+            del found[key]  # packed weights, scales and code tables
+        found[f"{name}.weight"] = _dequantised(module)
+        if _is_of_torch(module) and module.bias() is not None:
+            found[f"{name}.bias"] = module.bias()
+    return found
+
+
+def has_quantised_layers(model: nn.Module) -> bool:
+    """Returns whether a layer of a model is quantised."""
+    return next(_quantised_layers(model), None) is not None
+
+
+@contextlib.contextmanager
+def left_as_they_are(model: nn.Module) -> Iterator[None]:
+    """Within it, `load_state_dict` passes quantised layers by: what is frozen is as it began."""
+    kept = [part for _, module in _quantised_layers(model) for part in module.modules()]
+    for module in kept:
+        module._load_from_state_dict = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for module in kept:
+            del module._load_from_state_dict
+
+
+def _quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        weight = vars(module)["_parameters"].get("weight")  # of its own: adapters show that of the layer within
+        if _is_of_torch(module) or _is_of_bitsandbytes(weight) or type(weight).__module__.startswith("torchao."):
+            yield name, module
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
+
+
+def _is_of_bitsandbytes(weight: Any) -> bool:
+    return type(weight).__name__ in ("Params4bit", "Int8Params")
+
+
+def _dequantised(module: Any) -> torch.Tensor:
+    """Returns the weights `(D, H)` of a quantised linear layer."""
+    if _is_of_torch(module):
+        return module.weight().dequantize()
+    if _is_of_bitsandbytes(module.weight):
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+        return dequantize_bnb_weight(module.weight, getattr(module, "state", None)).detach()
+    return module.weight.detach().dequantize()
