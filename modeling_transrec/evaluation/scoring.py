@@ -51,7 +51,13 @@ class NearestItems(Protocol):
     """Finds the candidates of highest dot product without looking at all of them, such as an index of FAISS.
 
     It has the first `len` items of the catalogue; all of those that are added later are looked at.
+
+    Attributes:
+        finds_candidates: whether it leaves out what is no candidate by itself, so that few candidates are found as
+            fast as many.
     """
+
+    finds_candidates: bool
 
     def __len__(self) -> int: ...
 
@@ -83,6 +89,7 @@ class CatalogueScorer:
         transition_index: `(V,)` index of each item in the transitions; by default that in the catalogue.
         transition_weight: factor of the transitions' scores.
         nearest: [`NearestItems`] among the `candidates`, with which `top_k` searches; exact if its search is exact.
+            For users of whom it finds fewer than `k` items although more are left, `top_k` looks at all.
         autocast: makes the context under which users are encoded, such as `accelerator.autocast`; scores are float32.
         room: number of items that can be added without copying the others.
 
@@ -255,20 +262,26 @@ class CatalogueScorer:
         rest has score -inf.
         """
         k = min(k, len(self.item_embeddings))
-        is_rare = is_candidate is not None and is_candidate.sum() < _RARE * len(is_candidate)
+        num_candidates = len(self.candidates) if is_candidate is None else int(is_candidate.sum())
+        is_rare = num_candidates < _RARE * len(self.candidates)
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for block in user_blocks(len(histories)):
             users = histories[block].to(self.item_embeddings.device)
             queries = self.queries(users, None if user_inputs is None else user_inputs[block])
             wanted = _Wanted(queries, k, users if exclude_seen else users[:, :0], self._transition_scores(users))
-            if self.nearest is None or is_rare:
+            if self.nearest is None or (is_rare and not self.nearest.finds_candidates):
                 found.append(self._search_whole(wanted, is_candidate))
-            elif len(self.nearest) == len(self.candidates):
-                found.append(self._search_nearest(wanted, is_candidate))
-            else:  # items were added since
-                parts = [self._search_nearest(wanted, is_candidate)]
-                parts.append(self._search_whole(wanted, is_candidate, first=len(self.nearest)))
-                found.append(_best_of_parts(parts, k))
+                continue
+            best = self._search_nearest(wanted, is_candidate)
+            if len(self.nearest) < len(self.candidates):  # items were added since
+                best = _best_of_parts([best, self._search_whole(wanted, is_candidate, first=len(self.nearest))], k)
+            too_few = (best[0] > float("-inf")).sum(dim=1) < min(k, num_candidates)
+            if too_few.any():
+                missing = too_few.nonzero()[:, 0]
+                whole = self._search_whole(wanted.of(missing), is_candidate)
+                for part, values in zip(best, whole, strict=True):
+                    part[missing] = values
+            found.append(best)
         return torch.cat([scores for scores, _ in found]), torch.cat([index for _, index in found])
 
     def _search_whole(
@@ -367,6 +380,13 @@ class _Wanted(NamedTuple):
     k: int
     seen: torch.Tensor
     added: FewScores
+
+    def of(self, users: torch.Tensor) -> "_Wanted":
+        """Returns what is searched for some users `(M,)`, in ascending order."""
+        chosen = torch.isin(self.added.users, users)
+        numbers = torch.searchsorted(users, self.added.users[chosen])
+        added = FewScores(numbers, self.added.items[chosen], self.added.values[chosen])
+        return _Wanted(self.queries[users], self.k, self.seen[users], added)
 
 
 def _best_of_parts(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], k: int) -> tuple[torch.Tensor, torch.Tensor]:

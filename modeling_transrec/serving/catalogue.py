@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -29,7 +29,7 @@ from ..models.batch import UserInputs
 from ..models.checkpoint_files import named_file
 from ..models.pretrained_model import TransRecPreTrainedModel
 from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
-from .filters import Where, matching
+from .filters import Where, matching, wanted_values
 from .indexes import BuiltIndex, FollowingIndex, fill
 from .item_index import ItemIndex, claim
 from .platform import explain
@@ -258,9 +258,13 @@ class Catalogue:
             histories, k, exclude_seen, user_inputs: as in [`CatalogueScorer.top_k`].
             where, diversity: as in [`Recommender.recommend`].
         """
-        is_candidate = self.candidates(where)
+        is_candidate, scorer = self.candidates(where), self.scorer
+        if scorer.nearest is not None and isinstance(where, Mapping):
+            wanted = wanted_values(where, self._columns.schema)
+            values = {name: one.to_pylist() for name, one in wanted.items()}
+            scorer = scorer.replace(nearest=cast(Any, scorer.nearest).filtered(values))
         several = k if diversity == 0 else _CHOOSE_FROM * k
-        scores, indices = self.scorer.top_k(histories, several, exclude_seen, is_candidate, user_inputs)
+        scores, indices = scorer.top_k(histories, several, exclude_seen, is_candidate, user_inputs)
         if diversity > 0:
             chosen = self._diverse(scores, indices, k, diversity)
             scores, indices = scores.gather(1, chosen), indices.gather(1, chosen)

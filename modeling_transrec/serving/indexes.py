@@ -1,7 +1,7 @@
 """The indexes by which a recommender searches, one row each."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,8 @@ class BuiltIndex:
         index: has the items in the catalogue's order.
     """
 
+    finds_candidates = False
+
     def __init__(self, index: Any):
         self.index = index
 
@@ -56,6 +58,10 @@ class BuiltIndex:
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.index.nearest(queries, k)
+
+    def filtered(self, where: Mapping[str, list]) -> "BuiltIndex":
+        """Returns itself: what does not pass a filter is left out of what it finds."""
+        return self
 
 
 class FollowingIndex:
@@ -66,16 +72,27 @@ class FollowingIndex:
         index: has the items of the catalogue, and perhaps others that came or went since.
         index_of: catalogue index of each id.
         count: number of indices of the catalogue.
+        where: values of each column, by which the index itself filters.
     """
 
-    def __init__(self, index: ItemIndex, index_of: Layers[str, int], count: int):
-        self.index, self.index_of, self.count = index, index_of, count
+    def __init__(
+        self, index: ItemIndex, index_of: Layers[str, int], count: int, where: Mapping[str, list] | None = None
+    ):
+        self.index, self.index_of, self.count, self.where = index, index_of, count, where
+
+    @property
+    def finds_candidates(self) -> bool:
+        return self.where is not None
+
+    def filtered(self, where: Mapping[str, list]) -> "FollowingIndex":
+        """Returns the same for items that have one of the wanted values in each column."""
+        return FollowingIndex(self.index, self.index_of, self.count, where)
 
     def __len__(self) -> int:
         return self.count
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, ids = self.index.search(queries, k)
+        scores, ids = self.index.search(queries, k, self.where)
         found = torch.full(scores.shape, -1)
         for row, one in enumerate(ids):
             places = [self.index_of.get(item_id, -1) for item_id in one]

@@ -1,6 +1,7 @@
 """What an index of item vectors is, and those that lie in memory."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +49,8 @@ class ItemIndex(Protocol):
         Args:
             queries: `(B, D)`.
             k: number of items.
-            where: a value or a list of values for each column; all must hold.
+            where: a value or a list of values for each column; all must hold. It is part of the search, so that fewer
+                than `k` items are found only where no more hold.
 
         Returns: as many scores as the longest list has ids, -inf behind the end of a shorter one.
         """
@@ -94,7 +96,7 @@ def save_rows(index: ItemIndex, folder: Path) -> None:
     )
     with pq.ParquetWriter(unfinished, schema) as writer:
         for item_ids, vectors, columns in index.rows():
-            rows = [json.dumps(row, default=str) for row in columns.to_pylist()]
+            rows = [json.dumps(row) for row in as_rows(columns, len(item_ids))]
             table = {"item_id": item_ids, "vector": [*vectors.cpu().numpy()], "columns": rows}
             writer.write_table(pa.table(table, schema))
     unfinished.replace(folder / FILE)
@@ -116,8 +118,37 @@ def load_rows(index: ItemIndex, folder: Path) -> None:
 
 
 def as_rows(columns: pa.Table | None, count: int) -> list[dict]:
-    """Returns columns as a dictionary for each item."""
-    return [{} for _ in range(count)] if columns is None else columns.to_pylist()
+    """Returns columns as a dictionary for each item, of values that JSON has."""
+    return [{} for _ in range(count)] if columns is None else _in_json(columns.to_pylist())
+
+
+def values_by_column(where: Mapping[str, Any]) -> dict[str, list]:
+    """Returns the values that a filter allows in each column, as [`as_rows`] gives them.
+
+    >>> values_by_column({"kind": "a", "price": [1.5, float("nan")]})
+    {'kind': ['a'], 'price': [1.5, None]}
+    """
+    several = list | tuple | set | frozenset
+    return {name: _in_json([*value] if isinstance(value, several) else [value]) for name, value in where.items()}
+
+
+def _in_json(value: Any) -> Any:
+    """Returns a value as JSON has it: times as text, and numbers that are not finite as missing."""
+    if isinstance(value, dict):
+        return {name: _in_json(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_in_json(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def as_scores(found: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
+    """Returns the scores that each query found as `(B, K)`, -inf behind the end of a shorter list."""
+    scores = torch.full((len(found), max(map(len, found), default=0)), float("-inf"))
+    for row, one in enumerate(found):
+        scores[row, : len(one)] = torch.tensor(one)
+    return scores.to(device)
 
 
 class ExactIndex:

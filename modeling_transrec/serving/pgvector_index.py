@@ -1,6 +1,6 @@
 """A table of PostgreSQL with the extension pgvector as an index."""
 
-import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from .item_index import as_rows, load_rows, save_rows
+from .item_index import as_rows, as_scores, load_rows, save_rows, values_by_column
 
 
 _ROWS_AT_A_TIME = 1_000
@@ -45,6 +45,9 @@ class PgvectorIndex:
         self._table, self.table, self.hnsw = sql.Identifier(table), table, hnsw
         self.connection: Any = psycopg.connect(conninfo, autocommit=True)
         self.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        (version,) = self._ask("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+        self._graph_goes_on = [*map(int, version.split(".")[:2])] >= [0, 8]  # until enough items pass a filter
+        self._one_at_a_time = threading.Lock()  # transactions of a connection
         pgvector.psycopg.register_vector(self.connection)
         found = self._ask("SELECT checkpoint FROM {table} LIMIT 1").fetchone() if self._exists() else None
         self.checkpoint: str | None = None if found is None else found[0]
@@ -80,7 +83,7 @@ class PgvectorIndex:
     def add(self, item_ids: Sequence[str], vectors: torch.Tensor, columns: pa.Table | None = None) -> None:
         values, rows = vectors.float().cpu().numpy(), as_rows(columns, len(item_ids))
         places = range(len(item_ids))
-        with self.connection.transaction():
+        with self._one_at_a_time, self.connection.transaction():
             if not self._exists():
                 self._create(vectors.shape[1])
             with self.connection.cursor() as cursor:
@@ -89,11 +92,11 @@ class PgvectorIndex:
                         "INSERT INTO {table} VALUES (%s, %s, %s, %s) ON CONFLICT (item_id) DO UPDATE SET "
                         "vector = excluded.vector, checkpoint = excluded.checkpoint, columns = excluded.columns"
                     ),
-                    [(item_ids[one], values[one], self.checkpoint, self._jsonb(rows[one], _dumps)) for one in places],
+                    [(item_ids[one], values[one], self.checkpoint, self._jsonb(rows[one])) for one in places],
                 )
 
     def remove(self, item_ids: Sequence[str]) -> None:
-        with self.connection.transaction():
+        with self._one_at_a_time, self.connection.transaction():
             gone = self._ask("DELETE FROM {table} WHERE item_id = ANY(%s) RETURNING item_id", [*item_ids]).fetchall()
             missing = set(item_ids) - {item_id for (item_id,) in gone}
             if missing:
@@ -102,33 +105,42 @@ class PgvectorIndex:
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[torch.Tensor, list[list[str]]]:
-        conditions, parameters = [], []
-        for name, value in (where or {}).items():
-            values = value if isinstance(value, list | tuple) else [value]
-            conditions.append("coalesce(columns -> %s, 'null') = ANY(%s)")
-            parameters += [name, [self._jsonb(one, _dumps) for one in values]]
-        condition = " AND ".join(conditions) or "true"
+        wanted = values_by_column(where or {})
+        conditions = ["coalesce(columns -> %s, 'null') = ANY(%s::jsonb[])"] * len(wanted) or ["true"]
+        parameters = [part for name, values in wanted.items() for part in (name, [*map(self._jsonb, values)])]
         statement = self._statement(
             "SELECT item_id, -(vector <#> %s) FROM {table} WHERE {condition} ORDER BY vector <#> %s LIMIT %s",
-            condition=self._sql.SQL(condition),
+            condition=self._sql.SQL(" AND ".join(conditions)),
         )
-        found = []
-        with self.connection.transaction():
-            self._search_widely(k)
-            for query in queries.float().cpu().numpy():
-                found.append(self.connection.execute(statement, [query, *parameters, query, k]).fetchall())
-        width = max((len(one) for one in found), default=0)
-        scores = torch.full((len(found), width), float("-inf"))
-        for row, one in enumerate(found):
-            scores[row, : len(one)] = torch.tensor([score for _, score in one])
-        return scores.to(queries.device), [[item_id for item_id, _ in one] for one in found]
+        vectors = queries.float().cpu().numpy()
 
-    def _search_widely(self, k: int) -> None:
-        """Has a graph of neighbours, where there is one, find `k` items, or looks at all if it cannot."""
-        if self.hnsw and k <= _MOST_BY_GRAPH:
-            self._ask("SELECT set_config('hnsw.ef_search', %s, true)", str(min(_MOST_BY_GRAPH, max(40, 2 * k))))
-        elif self.hnsw:
-            self._ask("SET LOCAL enable_indexscan = off")
+        def best_of(number: int) -> list:
+            vector = vectors[number]
+            return self.connection.execute(statement, [vector, *parameters, vector, k]).fetchall()
+
+        with self._one_at_a_time, self.connection.transaction():
+            if self.hnsw:
+                self._search_graph(k)
+            found = [best_of(number) for number in range(len(vectors))]
+            few = [number for number, best in enumerate(found) if len(best) < k]
+            if self.hnsw and few:  # the graph may not have led to all that hold
+                self._look_at_all()
+                for number in few:
+                    found[number] = best_of(number)
+        scores = as_scores([[score for _, score in one] for one in found], queries.device)
+        return scores, [[item_id for item_id, _ in one] for one in found]
+
+    def _search_graph(self, k: int) -> None:
+        """Has the graph of neighbours find `k` items, or looks at all items if it cannot find so many."""
+        if k > _MOST_BY_GRAPH:
+            self._look_at_all()
+            return
+        self._ask("SELECT set_config('hnsw.ef_search', %s, true)", str(min(_MOST_BY_GRAPH, max(40, 2 * k))))
+        if self._graph_goes_on:
+            self._ask("SET LOCAL hnsw.iterative_scan = strict_order")
+
+    def _look_at_all(self) -> None:
+        self._ask("SELECT set_config('enable_indexscan', 'off', true), set_config('enable_seqscan', 'on', true)")
 
     def item_ids(self) -> list[str]:
         return [one for (one,) in self._ask("SELECT item_id FROM {table}").fetchall()] if self._exists() else []
@@ -153,10 +165,6 @@ class PgvectorIndex:
 
     def load(self, folder: Path) -> None:
         load_rows(self, folder)
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, default=str)
 
 
 def _as_list(vector: Any) -> list[float]:

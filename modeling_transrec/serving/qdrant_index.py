@@ -1,6 +1,5 @@
 """A collection of Qdrant as an index."""
 
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from .item_index import as_rows, load_rows, save_rows
+from .item_index import as_rows, as_scores, load_rows, save_rows, values_by_column
 
 
 _SPACE = uuid.UUID("7a0e3ad5-40a5-4c17-9d40-5b1e1bb7a1c6")  # ids of items become ids of points in it
@@ -83,26 +82,21 @@ class QdrantIndex:
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[torch.Tensor, list[list[str]]]:
-        wanted = {
-            "limit": k,
-            "with_payload": ["item_id"],
-            "filter": self._filter(where) if where else None,
-        }
-        requests = [self._models.QueryRequest(query=query, **wanted) for query in queries.float().cpu().tolist()]
+        wanted = values_by_column(where or {})
+        if not all(wanted.values()):  # in Qdrant, no value would allow all of them
+            return queries.new_empty(len(queries), 0), [[] for _ in queries]
+        options = {"limit": k, "with_payload": ["item_id"], "filter": self._filter(wanted)}
+        requests = [self._models.QueryRequest(query=query, **options) for query in queries.float().cpu().tolist()]
         found = [one.points for one in self.client.query_batch_points(self.collection, requests)]
-        width = max((len(one) for one in found), default=0)
-        scores = torch.full((len(found), width), float("-inf"))
-        for row, one in enumerate(found):
-            scores[row, : len(one)] = torch.tensor([point.score for point in one])
-        return scores.to(queries.device), [[point.payload["item_id"] for point in one] for one in found]
+        scores = as_scores([[point.score for point in one] for one in found], queries.device)
+        return scores, [[point.payload["item_id"] for point in one] for one in found]
 
-    def _filter(self, where: Mapping[str, Any]) -> Any:
+    def _filter(self, wanted: Mapping[str, list]) -> Any:
         models, columns = self._models, []
-        for name, value in where.items():
-            if not re.fullmatch(r"[\w -]+", name):
-                raise ValueError(f"Qdrant filters by columns named by letters, digits, _, - and spaces, not {name!r}")
-            values = value if isinstance(value, list | tuple) else [value]
-            columns.append(models.Filter(should=[self._condition(f"columns.{name}", one) for one in values]))
+        for name, values in wanted.items():
+            if '"' in name:
+                raise ValueError(f"Qdrant cannot filter by a column with a double quote in its name: {name!r}")
+            columns.append(models.Filter(should=[self._condition(f'columns."{name}"', one) for one in values]))
         return models.Filter(must=columns)
 
     def _condition(self, key: str, value: Any) -> Any:

@@ -544,7 +544,7 @@ class Recommender:
 
         Args:
             string_factory: the kind of index, for FAISS's `index_factory`: `"Flat"` is exact, `"IVF4096,Flat"` and
-                `"HNSW32"` look at a part of the catalogue, where they may find fewer items than asked for.
+                `"HNSW32"` look at a part of the catalogue and may miss some of the best items.
 
         Returns: itself.
         """

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from ..models.checkpoint_files import named_file
-from .item_index import as_rows
+from .item_index import as_rows, as_scores, values_by_column
 
 
 _INDEX, _ITEMS = "index.usearch", "items.json"
@@ -103,20 +103,18 @@ class UsearchIndex:
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[torch.Tensor, list[list[str]]]:
-        found = [self._search_one(query, k, where) for query in queries.float().cpu().numpy()]
-        width = max((len(one) for one in found), default=0)
-        scores = torch.full((len(found), width), float("-inf"))
-        for row, one in enumerate(found):
-            scores[row, : len(one)] = torch.tensor([score for score, _ in one])
-        return scores.to(queries.device), [[item_id for _, item_id in one] for one in found]
+        wanted = values_by_column(where or {})
+        found = [self._search_one(query, k, wanted) for query in queries.float().cpu().numpy()]
+        scores = as_scores([[score for score, _ in one] for one in found], queries.device)
+        return scores, [[item_id for _, item_id in one] for one in found]
 
-    def _search_one(self, query: np.ndarray, k: int, where: Mapping[str, Any] | None) -> list[tuple[float, str]]:
+    def _search_one(self, query: np.ndarray, k: int, wanted: Mapping[str, list]) -> list[tuple[float, str]]:
         count, total = min(k, len(self)), len(self)
         while count:
             matches = self.index.search(query, count, exact=total < _SMALL)
             pairs = zip((1 - matches.distances).tolist(), matches.keys.tolist(), strict=True)
             found = [(score, self._ids[key]) for score, key in pairs]
-            found = [pair for pair in found if where is None or _passes(self._columns.get(pair[1], {}), where)]
+            found = [pair for pair in found if _passes(self._columns.get(pair[1], {}), wanted)]
             if len(found) >= min(k, total) or count == total or len(matches) < count:
                 return found[:k]
             count = min(2 * count, total)
@@ -153,7 +151,6 @@ class UsearchIndex:
             self.index, self._is_mapped = self._make.restore(str(folder / _INDEX), view=True), True
 
 
-def _passes(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+def _passes(row: Mapping[str, Any], wanted: Mapping[str, list]) -> bool:
     """Returns whether an item's columns have the wanted values."""
-    wanted = {name: value if isinstance(value, list | tuple) else [value] for name, value in where.items()}
-    return all(any(row.get(name) == one for one in values) for name, values in wanted.items())
+    return all(row.get(name) in values for name, values in wanted.items())

@@ -45,6 +45,8 @@ class Transitions:
 class Exhaustive:
     """Nearest items by looking at all of them, as an exact index finds them."""
 
+    finds_candidates = False
+
     def __init__(self, candidates):
         self.candidates, self.asked = candidates, []
 
@@ -144,6 +146,22 @@ def test_items_can_be_left_out_for_everybody(make_scorer):
                     left = set(torch.arange(37)[is_candidate].tolist()) - set(history)
                     best = sorted(left, key=lambda item: -expected[user, item])[:k]
                     assert found[user, scores[user] > float("-inf")].tolist() == best
+
+
+def test_users_of_whom_too_few_are_found_are_searched_whole(make_scorer):
+    """Some indexes look only at a part; what they miss is found for those users, and asked of nobody else."""
+    scorer = make_scorer("plain", transitions=Transitions(37))
+    whole, search = scorer.top_k(HISTORIES, 9), Exhaustive(scorer.candidates)
+    nearest = search.search
+
+    def few(queries, k):
+        scores, items = nearest(queries, k)
+        items[[0, 2], 4:] = -1
+        return scores.masked_fill(items < 0, float("-inf")), items
+
+    search.search = few
+    scores, found = scorer.replace(nearest=search).top_k(HISTORIES, 9)
+    assert torch.equal(found, whole[1]) and torch.allclose(scores, whole[0])
 
 
 def test_the_catalogue_is_prepared_once(make_scorer, monkeypatch):

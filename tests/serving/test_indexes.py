@@ -1,7 +1,9 @@
 """Every index: what it finds, how it changes, what it refuses."""
 
 import contextlib
+import datetime
 import importlib.util
+import math
 import os
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -28,6 +31,7 @@ COLUMNS = {
     "kind": [None if number % 7 == 0 else "abc"[number % 3] for number in range(41)],
     "price": [number / 4 for number in range(41)],
     "count": list(range(41)),
+    "rate (0.1)": [None if number % 5 == 0 else number / 8 for number in range(41)],
 }
 FILTERS = [
     None,
@@ -36,6 +40,8 @@ FILTERS = [
     {"price": 1.5},
     {"count": [3, 4, 5], "in_stock": True},
     {"kind": "a' OR 1=1 --"},
+    {"kind": []},
+    {"rate (0.1)": {None, 0.25, 0.375, 0.5}},
 ]
 
 
@@ -97,7 +103,7 @@ def vectors_of(count, seed=0):
 
 
 def passes(number, where):
-    wanted = {name: value if isinstance(value, list) else [value] for name, value in (where or {}).items()}
+    wanted = {name: value if isinstance(value, list | set) else [value] for name, value in (where or {}).items()}
     return all(COLUMNS[name][number] in values for name, values in wanted.items())
 
 
@@ -173,6 +179,35 @@ def test_a_recommender_finds_what_the_whole_search_finds(make, request, make_mod
     check_recommender(recommender, afresh, name)
 
 
+@pytest.mark.parametrize("name", ["usearch", "qdrant"])
+def test_a_filter_is_a_part_of_the_search(name, make_model, text_processor, items, monkeypatch):
+    """A rare one is found as fast as another: the index is asked once, for few items."""
+    pytest.importorskip(PACKAGES[name])
+    shop = {name: items[name][:] for name in ("item_id", "text_en")}
+    shop["price"] = pa.array([number / 10 if number else math.inf for number in range(37)], pa.float32())
+    shop["since"] = [datetime.datetime(2024, 1, 1 + number % 4) for number in range(37)]
+    afresh, recommender = (Recommender(make_model("text"), text_processor).index(pa.table(shop)) for _ in range(2))
+    index = make_index(name)
+    recommender.search_with(index)
+    asked, search = [], index.search
+    monkeypatch.setattr(index, "search", lambda *given: asked.append(given[1:]) or search(*given))
+    day = datetime.datetime(2024, 1, 3)
+    for where in (
+        {"price": 0.7},
+        {"price": (0.7, 0.1, 1.0, 2.0)},
+        {"since": day, "price": [0.2, 0.6]},
+        {"since": {day}},
+    ):
+        assert found_ids(recommender, where=where) == found_ids(afresh, where=where)
+        asked.clear()
+        recommender.recommend(["i020"], k=3, where=where)
+        assert [count for count, given in asked if given.keys() == where.keys()] == [3 + 1]
+    assert found_ids(recommender, where={"price": math.inf}) == [["i000"]] * 3
+    asked.clear()
+    predicate = pc.field("price") < 0.25  # of Arrow, which databases do not know
+    assert found_ids(recommender, where=predicate) == found_ids(afresh, where=predicate) and not asked
+
+
 def test_a_graph_finds_most_of_the_best(monkeypatch):
     pytest.importorskip("usearch")
     monkeypatch.setattr(usearch_index, "_SMALL", 0)
@@ -223,6 +258,21 @@ def test_errors_say_what_to_do(make_model, text_processor, items, monkeypatch):
     assert recommender.search_with("exact").recommend(["i001"])
 
 
+def check_few_of_many(index):
+    """A graph leads to the nearest first, few of which pass; all that are wanted are found all the same."""
+    vectors, query = vectors_of(2000), vectors_of(1, seed=1)
+    far = (vectors @ query[0]).argsort()[:12].tolist()
+    kinds = ["far" if number in far else "near" for number in range(2000)]
+    index.clear()
+    index.add([str(number) for number in range(2000)], vectors, pa.table({"kind": kinds}))
+    index.connection.execute("SET enable_seqscan = off")
+    with contextlib.suppress(index.connection.OperationalError):
+        index.connection.execute("SET hnsw.max_scan_tuples = 100")
+    for k in (10, 12, 20):
+        _, found = index.search(query, k, {"kind": "far"})
+        assert found == [[str(number) for number in far[::-1][:k]]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("hnsw", [False, True])
 def test_pgvector_on_a_real_server(hnsw, postgres, make_model, text_processor, items, tmp_path):
@@ -237,6 +287,7 @@ def test_pgvector_on_a_real_server(hnsw, postgres, make_model, text_processor, i
     assert len(index) == 0
     again.load(tmp_path)
     check_search(index, kept, queries)
+    check_few_of_many(again)
 
     recommender, afresh = (Recommender(make_model("text"), text_processor).index(items) for _ in range(2))
     with pytest.raises(ValueError, match="another checkpoint or catalogue"):
