@@ -102,6 +102,8 @@ def top_items(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]
     best, index = scores.topk(min(k + 1, scores.shape[1]), dim=1)  # one more, to see whether the last one ties with it
     if torch.isnan(best[:, 0]).any():  # a NaN comes first
         raise ValueError("the model's scores are NaN: nothing can be recommended")
+    if not (best[:, 1:] == best[:, :-1]).any():
+        return best[:, :k], index[:, :k]
     if k < scores.shape[1]:
         last = best[:, k - 1]
         tied = ((best[:, k] == last) & (last > float("-inf"))).nonzero()[:, 0]

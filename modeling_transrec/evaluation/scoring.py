@@ -196,12 +196,12 @@ class CatalogueScorer:
             histories: `(B, L)` indices into the catalogue, -1 at padding on the left.
             user_inputs: of the users, for a model that reads their ids (DSSM) or times (HSTU).
         """
-        model, device = self.model, self.item_embeddings.device
+        model, device, of_model = self.model, self.item_embeddings.device, self.model.device
         recent = histories[:, -model.config.max_seq_len :].to(device)
         mask = recent >= 0
         item_embeddings = self.item_embeddings[recent.clamp(min=0)] * mask[:, :, None]  # (B, L, D)
-        inputs = [item_embeddings.to(model.device, model.dtype), mask.to(model.device)]
-        known = {} if user_inputs is None else user_inputs.arguments(recent.shape[1], model.device)
+        inputs = [item_embeddings.to(of_model, model.dtype), mask.to(of_model)]
+        known = {} if user_inputs is None else user_inputs.arguments(recent.shape[1], of_model)
         with evaluation_mode(model), self.autocast():
             return model.get_user_features(*inputs, **known).float().to(device)
 

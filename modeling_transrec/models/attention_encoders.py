@@ -5,6 +5,7 @@ Shapes: `B` users, `L` history length, `M` items in all histories, `D` hidden si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -42,9 +43,9 @@ class TransformerUserEncoder(UserEncoder):
         """Makes states from the last layer's output, both `(…, D)`."""
         return hidden
 
-    def through(self, layers: nn.ModuleList, hidden: torch.Tensor, histories: Histories) -> torch.Tensor:
+    def through(self, layers: Sequence[nn.Module], hidden: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Passes items `(M, D)` through some layers."""
-        if len(layers):
+        if layers:
             causal = self.attends_back_only and not self.predicts_masked_items
             attention_mask = attention_mask_of(histories.mask, hidden.dtype, causal)
         for layer in layers:
@@ -54,15 +55,16 @@ class TransformerUserEncoder(UserEncoder):
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        hidden = self.through(self.layers, self.embed(item_embeddings, histories), histories)
+        hidden = self.through([*self.layers], self.embed(item_embeddings, histories), histories)
         return histories.pad(self.finish(hidden))
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """As in [`UserEncoder`]; in the last layer only each user's last item attends."""
-        hidden = self.through(self.layers[:-1], self.embed(item_embeddings, histories), histories)
+        *layers, last_layer = self.layers
+        hidden = self.through(layers, self.embed(item_embeddings, histories), histories)
         visible = torch.zeros(histories.mask.shape, dtype=hidden.dtype, device=hidden.device)
         visible = visible.masked_fill(~histories.mask, torch.finfo(hidden.dtype).min)[:, None, None]  # (B, 1, 1, L)
-        states = self.finish(self.layers[-1](hidden, histories, visible, last=True))
+        states = self.finish(last_layer(hidden, histories, visible, last=True))
         return states * histories.mask.any(dim=1)[:, None]
 
 

@@ -89,6 +89,11 @@ class Histories:
         return self.mask.flatten().nonzero().squeeze(1)
 
     @functools.cached_property
+    def is_full(self) -> bool:
+        """Whether there is no padding, so that both forms are the same numbers in the same order."""
+        return len(self.index) == self.mask.numel()
+
+    @functools.cached_property
     def last(self) -> torch.Tensor:
         """Position of each user's last item `(B,)`; 0 where the history is empty."""
         return self.mask.long().cumsum(1).argmax(1)
@@ -131,17 +136,21 @@ class Histories:
         """
         if torch.compiler.is_exporting():
             return padded.flatten(0, 1)
-        return padded.flatten(0, 1).index_select(0, self.index)
+        return padded.flatten(0, 1) if self.is_full else padded.flatten(0, 1).index_select(0, self.index)
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """Puts items `(M, D)` back into `(B, L, D)`, zero at padding."""
         if torch.compiler.is_exporting():
             return packed.view(*self.mask.shape, -1).masked_fill(~self.mask[:, :, None], 0)
+        if self.is_full:
+            return packed.view(*self.mask.shape, -1)
         padded = packed.new_zeros(self.mask.numel(), packed.shape[-1])
         return padded.index_copy(0, self.index, packed).view(*self.mask.shape, -1)
 
     def last_of(self, padded: torch.Tensor) -> torch.Tensor:
         """Takes each user's last item out of `(B, L, D)`: `(B, D)`."""
+        if not torch.compiler.is_exporting() and self.is_full:
+            return padded[:, -1]
         return padded[torch.arange(padded.shape[0], device=padded.device), self.last]
 
 

@@ -234,7 +234,7 @@ class Catalogue:
         indices = [self._indices_of(history) for history in histories]
         if not all(indices):
             raise ValueError("a history is empty, which says nothing about the user: leave it out")
-        return torch.from_numpy(left_pad_lists(indices))
+        return torch.tensor(indices) if len(indices) == 1 else torch.from_numpy(left_pad_lists(indices))
 
     def _indices_of(self, item_ids: Sequence[str]) -> list[int]:
         indices = [self.index_of.get(item_id, -1) for item_id in item_ids]
@@ -264,10 +264,11 @@ class Catalogue:
             values = {name: one.to_pylist() for name, one in wanted.items()}
             scorer = scorer.replace(nearest=cast(Any, scorer.nearest).filtered(values))
         several = k if diversity == 0 else _CHOOSE_FROM * k
-        scores, indices = scorer.top_k(histories, several, exclude_seen, is_candidate, user_inputs)
-        if diversity > 0:
-            chosen = self._diverse(scores, indices, k, diversity)
-            scores, indices = scores.gather(1, chosen), indices.gather(1, chosen)
+        with torch.inference_mode():
+            scores, indices = scorer.top_k(histories, several, exclude_seen, is_candidate, user_inputs)
+            if diversity > 0:
+                chosen = self._diverse(scores, indices, k, diversity)
+                scores, indices = scores.gather(1, chosen), indices.gather(1, chosen)
         return [
             [
                 {"item_id": self.all_ids[index], "score": score}
