@@ -1,5 +1,6 @@
 """Fixtures of all tests: tiny data and models, the scripts, the tests' own Hub."""
 
+import functools
 import importlib
 import socket
 import sys
@@ -25,6 +26,7 @@ from modeling_transrec.models.user_encoders import USER_ENCODERS
 from modeling_transrec.training.splits import keep_teaching
 
 from . import HUB_PORT
+from .environments import build, make_environment
 from .hub_server import HubServer
 from .tiny import (
     IMAGE_SIZE,
@@ -192,6 +194,24 @@ def script(monkeypatch):
     for name in names:
         sys.modules.pop(name, None)
     sys.modules.update(before)
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory) -> Path:
+    """A folder with the sdist and the wheel that was built from the sdist."""
+    return build(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def environment(dist, tmp_path_factory):
+    """Makes a clean environment for a requirement of our wheel, once: the folder of its programs."""
+    (wheel,) = dist.glob("*.whl")
+
+    @functools.cache
+    def make(requirement: str) -> Path:
+        return make_environment(tmp_path_factory.mktemp("environment") / "venv", wheel, requirement)
+
+    return make
 
 
 @pytest.fixture(scope="session")

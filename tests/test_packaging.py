@@ -1,12 +1,7 @@
 """What `pip install` brings: the sdist, the wheel built from it, and an environment with it."""
 
-import os
-import shutil
-import site
-import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 from pathlib import Path
 
@@ -14,38 +9,12 @@ import pytest
 
 from modeling_transrec import __version__
 
+from .environments import ROOT, run
+
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = {"modeling_transrec": "modeling_transrec", "dataset_scripts/ninerec": "modeling_transrec/ninerec"}
-
-
-def run(*command, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory) -> Path:
-    """A folder with the sdist and the wheel that was built from the sdist."""
-    source = tmp_path_factory.mktemp("source")
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("modeling_transrec", "dataset_scripts", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy(path, source)
-    run(sys.executable, "-m", "build", "--no-isolation", cwd=source)
-    return source / "dist"
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +52,9 @@ def test_the_sdist_has_what_a_packager_needs(dist):
     assert not any(name.startswith("tests") for name in names)
 
 
-def test_it_works_in_an_environment_of_its_own(wheel, tmp_path):
-    """Only what it depends on is shared with the environment of the tests, by a path file."""
-    venv.create(tmp_path / "venv", with_pip=False)
-    python = tmp_path / "venv" / "bin" / "python"
-    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    shared = [path for path in sys.path if path in site.getsitepackages() or path.endswith("site-packages")]
-    (packages / "shared.pth").write_text("\n".join(shared) + "\n")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+def test_it_works_in_an_environment_of_its_own(environment, tmp_path):
+    programs = environment("modeling_transrec")
+    python = programs / "python"
     code = (
         "import modeling_transrec, pathlib, datasets\n"
         "assert 'venv' in pathlib.Path(modeling_transrec.__file__).parts, modeling_transrec.__file__\n"
@@ -100,4 +64,4 @@ def test_it_works_in_an_environment_of_its_own(wheel, tmp_path):
     )
     assert run(python, "-c", code, cwd=tmp_path, HF_HOME=str(tmp_path / "hf")).strip() == __version__
     run(python, "-m", "modeling_transrec.ninerec.validate", "--help", cwd=tmp_path)
-    assert "finetune" in run(tmp_path / "venv" / "bin" / "transrec", "--help", cwd=tmp_path)
+    assert "finetune" in run(programs / "transrec", "--help", cwd=tmp_path)

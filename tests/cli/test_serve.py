@@ -37,15 +37,13 @@ TINY += '"intermediate_size": 32, "max_position_embeddings": 64}'
 
 
 @contextlib.contextmanager
-def served(*options, **environment):
+def served(*options, program=(sys.executable, "-m", "modeling_transrec.cli.main"), **environment):
     """A server in a process of its own, and a client that asks it; the process is killed at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "modeling_transrec.cli.main", "serve", *map(str, options), "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--use_cpu", "true"], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
-    )
+    command = [*map(str, program), "serve", *map(str, options), "--port", str(port), "--use_cpu", "true"]
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             until = time.monotonic() + 240
@@ -96,15 +94,17 @@ def test_a_data_set_is_encoded_and_a_token_is_asked_for(make_model, text_process
 
 
 @pytest.mark.slow
-def test_from_training_to_answers_by_a_name_on_the_hub(hub, tmp_path):
-    """A model is trained and published; a server that has nothing of it but its name answers as it does here."""
+def test_from_training_to_answers_by_a_name_on_the_hub(environment, hub, tmp_path):
+    """A model is trained and published; a server that has only the package and the model's name answers as it here."""
     model = ModelArguments(text_config=TINY, hidden_size=16, max_seq_len=8)
     training = TransRecTrainingArguments(str(tmp_path / "model"), max_steps=3, use_cpu=True, disable_tqdm=True)
     train(model, DataArguments(), training)
     items = load_items("ninerec", "Sample_Target")
     recommender = Recommender.from_pretrained(tmp_path / "model").index(items)
     recommender.push_to_hub("shop/videos", private=True)
-    with served("shop/videos", HF_HOME=str(tmp_path / "elsewhere"), HF_HUB_OFFLINE="0") as (_, client):
+    programs = environment("modeling_transrec[serve]")
+    variables = {"HF_HOME": str(tmp_path / "elsewhere"), "HF_HUB_OFFLINE": "0", "PYTHONPATH": ""}
+    with served("shop/videos", program=[programs / "transrec"], **variables) as (process, client):
         for history in load_sequences("ninerec", "Sample_Target", "test")["item_ids"][:7]:
             question = {"history": history, "k": 5, "explain": True}
             found, expected = (
@@ -119,7 +119,7 @@ def test_from_training_to_answers_by_a_name_on_the_hub(hub, tmp_path):
             assert [one["item_id"] for one in similar] == [one["item_id"] for one in expected]
         (health,) = re.findall(r"HEALTHCHECK .*\n +CMD (\[.*\])", DOCKERFILE.read_text())
         command = json.loads(health.replace("127.0.0.1:8000", f"127.0.0.1:{client.base_url.port}"))
-        assert subprocess.run([sys.executable, *command[1:]]).returncode == 0  # as the image asks it
+        assert subprocess.run([programs / "python", *command[1:]]).returncode == 0  # as the image asks it
     assert hub.count("GET /shop/videos/resolve/*/catalogue/*.parquet") == 1
 
 
