@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import datasets
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments
 from ..models.folder_locks import without_secrets
+from ..serving.recommender import Recommender
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
 from ..training.presets import load_preset, to_options
@@ -68,6 +71,24 @@ def parse_checkpoint_and_data(
         raise OptionError(f"{of_data[0]} is an option of a data set; name it by --dataset_config_name")
     arguments, data = parse_arguments((arguments_class, DataArguments), given, description)
     return arguments, data if of_data else None
+
+
+def load_recommender(
+    arguments: CheckpointArguments, data: DataArguments | None, device: torch.device | str = "cpu"
+) -> tuple[Recommender, datasets.Dataset | None]:
+    """Loads a checkpoint to a device, with its own catalogue or, where a data set is named, with that one.
+
+    Returns:
+        The recommender, which has no catalogue where neither has one, and the items of the data set.
+    """
+    name, where = arguments.model_name_or_path, {"revision": arguments.model_revision}
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where)
+    recommender.model.to(device)
+    if data is None:
+        recommender.load_catalogue(name, **where)
+        return recommender, None
+    items = data.load_items(recommender.model.config.max_seq_len)
+    return recommender.index(items, histories=data.load_training_histories()), items
 
 
 def parse_arguments(

@@ -28,7 +28,7 @@ from ..data.arguments import DataArguments
 from ..serving.indexes import INDEXES
 from ..serving.recommender import Recommender
 from . import OptionError
-from .options import CheckpointArguments, parse_checkpoint_and_data
+from .options import CheckpointArguments, load_recommender, parse_checkpoint_and_data
 
 
 TOKEN = "TRANSREC_TOKEN"
@@ -70,14 +70,7 @@ def loader(args: ServeArguments, data: DataArguments | None) -> Callable[[], Rec
     options = _index_options(args.index_options)
 
     def load() -> Recommender:
-        where = {"revision": args.model_revision}
-        recommender = Recommender.from_pretrained(args.model_name_or_path, load_catalogue=False, **where)
-        recommender.model.to(PartialState(cpu=args.use_cpu).device)
-        if data is None:
-            recommender.load_catalogue(args.model_name_or_path, **where)
-        else:
-            items = data.load_items(recommender.model.config.max_seq_len)
-            recommender.index(items, histories=data.load_training_histories())
+        recommender, _ = load_recommender(args, data, PartialState(cpu=args.use_cpu).device)
         if recommender.snapshot is None or (args.index == "exact" and not options):
             return recommender
         return recommender.search_with(args.index, **options)

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..models.checkpoint_files import is_hub_id
-from ..serving.recommender import Recommender
 from ..serving.space import push_space, write_space
 from . import OptionError
-from .options import CheckpointArguments, parse_checkpoint_and_data
+from .options import CheckpointArguments, load_recommender, parse_checkpoint_and_data
 
 
 @dataclass
@@ -47,15 +46,11 @@ class SpaceArguments(CheckpointArguments):
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec space`."""
     options, data = parse_checkpoint_and_data(SpaceArguments, args, __doc__)
-    name, where = options.model_name_or_path, {"revision": options.model_revision}
-    recommender, items, hub_id = Recommender.from_pretrained(name, load_catalogue=data is None, **where), None, None
-    if data is not None:
-        items = data.load_items(recommender.model.config.max_seq_len)
-        recommender.index(items, histories=data.load_training_histories())
-    elif recommender.items is None:
+    name = options.model_name_or_path
+    recommender, items = load_recommender(options, data)
+    if recommender.items is None:
         raise OptionError(f"{name} has no catalogue to show: name a data set by --dataset_config_name")
-    elif is_hub_id(name):
-        hub_id = name
+    hub_id = name if data is None and is_hub_id(name) else None
     written = write_space(
         recommender, options.output_dir, options.title, items, options.image_size, hub_id, options.model_revision
     )
