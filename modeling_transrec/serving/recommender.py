@@ -1,72 +1,39 @@
 """Recommends from a checkpoint and an encoded catalogue."""
 
-import contextlib
 import functools
 import itertools
-import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import torch
-from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub import CommitInfo
 
 from ..data.collator import left_pad_lists
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.preparation import prepare_items
 from ..data.tables import Table, as_histories, is_table
-from ..data.transitions import TRANSITIONS_FILE, Transitions
+from ..data.transitions import Transitions
 from ..evaluation.encoding import encode_catalogue
 from ..evaluation.features import load_content_model, read_content
 from ..evaluation.scoring import CatalogueScorer, user_blocks
-from ..export.folders import (
-    MANIFEST_FILE,
-    TOWER_FOLDERS,
-    check_backend,
-    check_export,
-    read_manifest,
-    towers_in,
-    write_export,
-)
 from ..export.onnx_model import OnnxModel
-from ..hub.card import build_model_card
-from ..hub.facts import CardFacts, checkpoint_hash, describe_model
-from ..hub.names import CARD_NAME, CATALOGUE_FOLDER
-from ..hub.publish import upload_checkpoint
-from ..hub.with_code import saved_with_code
-from ..hub.with_handler import write_handler
+from ..hub.facts import checkpoint_hash
 from ..models.batch import UserInputs
-from ..models.checkpoint_files import HUB_ARGUMENTS, check_name_or_path, named_file
-from ..models.configuration_transrec import TransRecConfig
-from ..models.modeling_transrec import TransRecModel
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
-from ..models.whole_saves import local_file, whole_save
-from .catalogue import CATALOGUE_FILE, Catalogue
+from .catalogue import Catalogue
 from .columns import checked_items, item_columns
 from .filters import Where
 from .indexes import make_index
 from .item_index import ItemIndex
-from .platform import (
-    SCORING_FILE,
-    add_counts,
-    as_sequences,
-    checked_tensor,
-    fit_content,
-    load_scoring,
-    save_scoring,
-)
+from .platform import add_counts, as_sequences, fit_content
+from .recommender_files import export, hub_arguments, load_catalogue, load_model, publish, save
 
 
-logger = logging.getLogger(__name__)
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _changing = threading.RLock()  # allows one change of a catalogue at a time, over all recommenders
 
 
@@ -120,22 +87,9 @@ class Recommender:
         Raises:
             ValueError: if the backend is unknown, or the checkpoint is not one for it.
         """
-        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        check_name_or_path(pretrained_model_name_or_path)
-        is_asked = backend != "torch" or os.path.isdir(pretrained_model_name_or_path)  # not of the Hub for nothing
-        manifest = _find_file(pretrained_model_name_or_path, MANIFEST_FILE, where) if is_asked else None
-        check_backend(backend, manifest, pretrained_model_name_or_path)
-        model: Any
-        if backend == "onnx":
-            unread = set(kwargs) - {*where, "providers"}
-            if unread:
-                raise TypeError(f"{', '.join(sorted(unread))} is no argument of backend='onnx'")
-            model = _load_onnx(pretrained_model_name_or_path, manifest, where, kwargs.get("providers"))
-        else:
-            model = TransRecModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        recommender = cls(model, TransRecProcessor.from_pretrained(pretrained_model_name_or_path, **where))
+        recommender = cls(*load_model(pretrained_model_name_or_path, backend, **kwargs))
         if load_catalogue:
-            recommender.load_catalogue(pretrained_model_name_or_path, **where)
+            recommender.load_catalogue(pretrained_model_name_or_path, **hub_arguments(kwargs))
         return recommender
 
     @classmethod
@@ -169,21 +123,11 @@ class Recommender:
             pretrained_model_name_or_path: the Hub id or folder.
             where: `revision`, `token`, `cache_dir`, `subfolder`, …
         """
-        file = _find_file(pretrained_model_name_or_path, CATALOGUE_FILE, where)
-        if file is None:
+        found = load_catalogue(pretrained_model_name_or_path, self.model, self.processor, **where)
+        if found is None:
             return False
-        beside = (f"{CATALOGUE_FOLDER}/{name}" for name in (SCORING_FILE, TRANSITIONS_FILE))
-        scoring_file, counts_file = (_find_file(pretrained_model_name_or_path, name, where) for name in beside)
-        knn, scoring = load_scoring(scoring_file, counts_file)
-        model: Any = self.model if knn is None else knn
-        catalogue = Catalogue.load(file, model, checkpoint_hash(self.model, self.processor))
-        if "item_scores" in scoring:
-            with named_file(scoring_file):
-                scoring["item_scores"] = checked_tensor(scoring, "item_scores", len(catalogue)).to(self.model.device)
-        if "transitions" in scoring:
-            scoring["transitions"] = scoring["transitions"].aligned(catalogue.item_ids)
-        self.reads_features = knn is not None
-        self._use(replace(catalogue, scorer=catalogue.scorer.replace(**scoring)) if scoring else catalogue)
+        catalogue, self.reads_features = found
+        self._use(catalogue)
         return True
 
     def save_pretrained(
@@ -211,23 +155,9 @@ class Recommender:
         Raises:
             ValueError: if the model has changed since it encoded the catalogue.
         """
-        catalogue = self._catalogue
-        if catalogue is not None and catalogue.checkpoint != checkpoint_hash(self.model, self.processor):
-            raise ValueError(
-                "the model or its processor has changed since it encoded the catalogue: encode it again with "
-                "index(items) before saving"
-            )
-        with whole_save(save_directory, replaced=[CATALOGUE_FOLDER]) as folder:
-            with saved_with_code(self.model, self.processor) if with_code else contextlib.nullcontext():
-                self.model.save_pretrained(folder, **kwargs)
-                self.processor.save_pretrained(folder)
-            if with_handler:
-                write_handler(folder, self.model)
-            if catalogue is not None:
-                other = [dtype for dtype in _DTYPES if dtype != self.model.dtype]
-                catalogue.save(folder, [checkpoint_hash(self.model, self.processor, dtype) for dtype in other])
-                scorer = catalogue.rebuilt().scorer
-                save_scoring(scorer, folder / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
+        options = {"with_code": with_code, "with_handler": with_handler}
+        options |= {"max_per_item": max_per_item, "min_count": min_count, **kwargs}
+        save(save_directory, self.model, self.processor, self._catalogue, **options)
 
     def export(self, output_dir: str | os.PathLike, format: str = "onnx", quantize: str | None = None) -> None:
         """Writes the model for other runtimes, with its processor and a manifest, whole or not at all.
@@ -245,21 +175,10 @@ class Recommender:
             ImportError: if a package that writes the format is not installed.
             ValueError: if options do not fit, the folder has other files, or the model cannot be exported.
         """
-        check_export(Path(output_dir), format, quantize)
         if self.reads_features or isinstance(self.model, OnnxModel):
             reason = "it recommends by content kNN" if self.reads_features else "it is one already"
             raise ValueError(f"this recommender cannot be exported: {reason}; load a trained checkpoint")
-        catalogue = self._catalogue
-        with whole_save(output_dir, replaced=[*TOWER_FOLDERS, CATALOGUE_FOLDER]) as folder:
-            checkpoint = write_export(self.model, self.processor, folder, format, quantize)
-            if catalogue is not None and format == "onnx" and quantize is None:
-                if catalogue.checkpoint != checkpoint_hash(self.model, self.processor):
-                    raise ValueError(
-                        "the model or its processor has changed since it encoded the catalogue: encode it again with "
-                        "index(items) before exporting"
-                    )
-                catalogue.save(folder, [checkpoint])
-                save_scoring(catalogue.rebuilt().scorer, folder / CATALOGUE_FOLDER)
+        export(output_dir, self.model, self.processor, self._catalogue, format, quantize)
 
     def push_to_hub(
         self,
@@ -289,27 +208,20 @@ class Recommender:
             with_handler: whether `handler.py` is, by which a Hugging Face Inference Endpoint answers.
             kwargs: `max_per_item` and `min_count` of [`save_pretrained`], and those of the model's `save_pretrained`.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, with_code=with_code, with_handler=with_handler, **kwargs)
-            if not api.file_exists(repo_id, CARD_NAME):
-                facts = CardFacts(
-                    name=repo_id,
-                    with_code=with_code,
-                    **describe_model(self.model, self.processor, [self.model.name_or_path]),
-                )
-                build_model_card(facts).save(Path(folder) / CARD_NAME)
-            return upload_checkpoint(
-                folder,
-                repo_id,
-                commit_message=commit_message,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                with_code=with_code,
-                with_handler=with_handler,
-            )
+        return publish(
+            repo_id,
+            self.model,
+            self.processor,
+            self._catalogue,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            with_code=with_code,
+            with_handler=with_handler,
+            **kwargs,
+        )
 
     @property
     def scorer(self) -> CatalogueScorer:
@@ -732,29 +644,3 @@ class Recommender:
         if len(user_ids) != count:
             raise ValueError(f"this model knows users by id: give a user_id for each history ({count})")
         return torch.tensor(self.processor.user_index(user_ids))
-
-
-def _load_onnx(
-    name_or_path: str | os.PathLike, manifest_file: str, where: dict, providers: Sequence[str] | None
-) -> OnnxModel:
-    """Loads the towers that an export's manifest names."""
-    manifest, folder = read_manifest(manifest_file), Path(manifest_file).parent / "onnx"
-    for name in towers_in(manifest):
-        if _find_file(name_or_path, name, where) is None:
-            raise FileNotFoundError(f"{name_or_path} has no {name}: export the checkpoint again")
-    config = TransRecConfig.from_pretrained(name_or_path, **where)
-    return OnnxModel(folder, config, manifest, providers)
-
-
-def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:
-    """Returns the local path of a checkpoint's file, or `None` if the checkpoint has no such file."""
-    if os.path.isdir(name_or_path):
-        return local_file(os.path.join(name_or_path, where.get("subfolder", ""), name))
-    try:
-        return hf_hub_download(str(name_or_path), name, **where)
-    except LocalEntryNotFoundError:
-        if is_offline_mode() or where.get("local_files_only"):
-            return None  # it is not in the cache
-        raise
-    except EntryNotFoundError:
-        return None
