@@ -120,17 +120,23 @@ def to_ms(text: str) -> float:
     return float(number) * factor[unit]
 
 
-def change(server: Server, num_items: int, stop: threading.Event) -> list[int]:
-    """Puts and deletes items, a tenth of the catalogue a minute, until it is stopped; returns the statuses."""
-    statuses, number, at_a_time = [], 0, 20
+def change(server: Server, num_items: int, stop: threading.Event) -> list[tuple[float, int]]:
+    """Puts and deletes items, a tenth of the catalogue a minute, until it is stopped.
+
+    Returns: the server's memory in MB and the status at each change.
+    """
+    found, number, at_a_time = [], 0, 20
     with httpx.Client(base_url=server.address, timeout=60) as client:
         while not stop.wait(at_a_time / (num_items / 10 / 60)):
             ids = [f"new{number + place}" for place in range(at_a_time)]
             items = [{"item_id": one, "text_en": f"thing {one}"} for one in ids]
-            statuses.append(client.put("/items", json={"items": items}).status_code)
-            statuses.append(client.request("DELETE", "/items", json={"item_ids": ids}).status_code)
+            answers = (
+                client.put("/items", json={"items": items}),
+                client.request("DELETE", "/items", json={"item_ids": ids}),
+            )
+            found += [(server.memory(), answer.status_code) for answer in answers]
             number += at_a_time
-    return statuses
+    return found
 
 
 def main() -> None:
@@ -184,13 +190,12 @@ def under_changes(folder: str, script: str, args: argparse.Namespace) -> list[st
     log = Path(folder, "events.jsonl")
     with Server(folder, "--log_file", str(log)) as server:
         server.load(16, 5, script)
-        before, stop, statuses = server.memory(), threading.Event(), []
-        thread = threading.Thread(target=lambda: statuses.extend(change(server, args.items, stop)))
+        stop, changes = threading.Event(), []
+        thread = threading.Thread(target=lambda: changes.extend(change(server, args.items, stop)))
         thread.start()
         found = server.load(16, round(args.minutes * 60), script)
         stop.set()
         thread.join()
-        after = server.memory()
         httpx.put(
             f"{server.address}/items", json={"items": [{"item_id": "last", "text_en": "thing"}]}
         ).raise_for_status()
@@ -198,12 +203,14 @@ def under_changes(folder: str, script: str, args: argparse.Namespace) -> list[st
     with Server(folder, "--log_file", str(log)) as server:
         has_last = httpx.post(f"{server.address}/similar-items", json={"item_id": "last"}).status_code == 200
     events = sum(1 for line in log.read_text().splitlines() if json.loads(line))
-    failed = sum(status != 200 for status in statuses)
+    failed = sum(status != 200 for _, status in changes)
+    memory, middle = [used for used, _ in changes], len(changes) // 2
     return [
         f"{args.minutes:g} minutes from 16 connections, while a tenth of the catalogue a minute is put and deleted "
         f"again: {found['per_second']:.0f} requests a second, p99 {found['p99']:.0f} ms, {found['failed']} failed; "
-        f"{len(statuses)} changes, {failed} failed; memory {before:.0f} MB before and {after:.0f} MB after. Killed "
-        f"and started again, it has made {events} changes again; the last one is {'there' if has_last else 'LOST'}.",
+        f"{len(changes)} changes, {failed} failed; memory at most {max(memory[:middle]):.0f} MB in the first half of "
+        f"the time and {max(memory[middle:]):.0f} MB in the second. Killed and started again, it has made {events} "
+        f"changes again; the last one is {'there' if has_last else 'LOST'}.",
     ]
 
 
