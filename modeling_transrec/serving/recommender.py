@@ -155,9 +155,17 @@ class Recommender:
         Raises:
             ValueError: if the model has changed since it encoded the catalogue.
         """
-        options = {"with_code": with_code, "with_handler": with_handler}
-        options |= {"max_per_item": max_per_item, "min_count": min_count, **kwargs}
-        save(save_directory, self.model, self.processor, self._catalogue, **options)
+        save(
+            save_directory,
+            self.model,
+            self.processor,
+            self._catalogue,
+            with_code=with_code,
+            with_handler=with_handler,
+            max_per_item=max_per_item,
+            min_count=min_count,
+            **kwargs,
+        )
 
     def export(self, output_dir: str | os.PathLike, format: str = "onnx", quantize: str | None = None) -> None:
         """Writes the model for other runtimes, with its processor and a manifest, whole or not at all.
