@@ -85,8 +85,8 @@ class FollowingIndex:
         return self.where is not None
 
     def filtered(self, where: Mapping[str, list]) -> "FollowingIndex":
-        """Returns the same for items that have one of the wanted values in each column."""
-        return FollowingIndex(self.index, self.index_of, self.count, where)
+        """Returns the same for items with one of the wanted values in each column, or itself if it cannot filter."""
+        return FollowingIndex(self.index, self.index_of, self.count, where) if self.index.filters_itself else self
 
     def __len__(self) -> int:
         return self.count

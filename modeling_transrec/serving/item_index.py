@@ -28,10 +28,13 @@ class ItemIndex(Protocol):
         checkpoint: hash of what made the vectors, see [`claim`]; `None` as long as nothing did.
         follows_changes: whether items can be added and removed while others search, so that a recommender does so as
             they come and go; else it builds an index anew when an eighth of the items has changed.
+        filters_itself: whether `search` filters by means of its own, so that a few items that pass are found as fast
+            as many; else a recommender leaves out of what is found what does not pass.
     """
 
     checkpoint: str | None
     follows_changes: bool
+    filters_itself: bool
 
     def __len__(self) -> int: ...
 
@@ -163,7 +166,7 @@ class ExactIndex:
     (tensor([[0.5000, 0.1000]]), [['c', 'a']])
     """
 
-    follows_changes = False
+    follows_changes = filters_itself = False
 
     def __init__(self) -> None:
         self.checkpoint: str | None = None

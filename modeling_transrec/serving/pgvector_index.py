@@ -31,7 +31,7 @@ class PgvectorIndex:
         psycopg.Error: if the server cannot be reached, or does not have the extension.
     """
 
-    follows_changes = True
+    follows_changes = filters_itself = True
 
     def __init__(self, conninfo: str = "", table: str = "transrec_items", hnsw: bool = False):
         try:

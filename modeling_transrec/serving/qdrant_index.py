@@ -29,7 +29,7 @@ class QdrantIndex:
         ImportError: if the client is not installed.
     """
 
-    follows_changes = True
+    follows_changes = filters_itself = True
 
     def __init__(self, collection: str = "transrec_items", **client: Any):
         try:

@@ -34,7 +34,7 @@ class UsearchIndex:
         ImportError: if usearch is not installed.
     """
 
-    follows_changes = True
+    follows_changes, filters_itself = True, False
 
     def __init__(
         self, dtype: str = "f32", connectivity: int = 16, expansion_add: int = 128, expansion_search: int = 128

@@ -179,15 +179,14 @@ def test_a_recommender_finds_what_the_whole_search_finds(make, request, make_mod
     check_recommender(recommender, afresh, name)
 
 
-@pytest.mark.parametrize("name", ["usearch", "qdrant"])
-def test_a_filter_is_a_part_of_the_search(name, make_model, text_processor, items, monkeypatch):
-    """A rare one is found as fast as another: the index is asked once, for few items."""
-    pytest.importorskip(PACKAGES[name])
+def test_a_filter_is_a_part_of_a_databases_search(make_model, text_processor, items, monkeypatch):
+    """A rare one is found as fast as another: the database is asked once, for few items."""
+    pytest.importorskip("qdrant_client")
     shop = {name: items[name][:] for name in ("item_id", "text_en")}
     shop["price"] = pa.array([number / 10 if number else math.inf for number in range(37)], pa.float32())
     shop["since"] = [datetime.datetime(2024, 1, 1 + number % 4) for number in range(37)]
     afresh, recommender = (Recommender(make_model("text"), text_processor).index(pa.table(shop)) for _ in range(2))
-    index = make_index(name)
+    index = make_index("qdrant")
     recommender.search_with(index)
     asked, search = [], index.search
     monkeypatch.setattr(index, "search", lambda *given: asked.append(given[1:]) or search(*given))
