@@ -169,6 +169,8 @@ def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> dat
 
     table = sequences.with_format("arrow")
     has_target = "target" in sequences.column_names
+    of_labels = ("label", "user_id", "timestamps") if "label" in sequences.column_names else ()
+    kept = (CONTEXT, *of_labels)
 
     def convert(batch: pa.Table, users: list[int]) -> pa.Table:
         ids = batch["item_ids"].combine_chunks()
@@ -187,7 +189,7 @@ def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> dat
             target = pa.array(np.full(len(history), NO_TARGET, dtype=np.int32))
         users = pa.array(users, pa.int64())
         columns = {"history": history, "target": target, "user": users, "length": pa.array(lengths, pa.int32())}
-        return pa.table(columns | {name: batch[name] for name in (CONTEXT,) if name in batch.column_names})
+        return pa.table(columns | {name: batch[name] for name in kept if name in batch.column_names})
 
     indexed = table.map(
         convert,
@@ -226,7 +228,7 @@ def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray
 
 
 def check_timestamps(sequences: datasets.Dataset, user_encoder_type: str) -> None:
-    """Raises `ValueError` unless the times of the interactions are known, for a user encoder that reads them."""
+    """Raises `ValueError` unless the times of all interactions are known, for a user encoder that reads them."""
     first = sequences.select(range(min(1, len(sequences))))
     if values_of_interactions(first, "timestamps") is None:
         raise ValueError(
@@ -234,6 +236,13 @@ def check_timestamps(sequences: datasets.Dataset, user_encoder_type: str) -> Non
             "timestamps: give a table of interactions with a column timestamp (in NineRec's layout NAME_pair.csv), or "
             "choose another user encoder, such as sasrec"
         )
+    lists, start = sequences.select_columns(["item_ids", "timestamps"]).with_format("arrow"), 0
+    for batch in lists.iter(batch_size=10_000):
+        differs = pc.not_equal(*(pc.list_value_length(batch[name]) for name in ("item_ids", "timestamps")))
+        if pc.any(differs).as_py():
+            row = start + int(np.argmax(differs))
+            raise ValueError(f"the history of row {row} has another number of timestamps than of items")
+        start += len(batch)
 
 
 def read_timestamps(sequences: datasets.Dataset, users: np.ndarray, length: int) -> np.ndarray:
@@ -248,9 +257,15 @@ def read_timestamps(sequences: datasets.Dataset, users: np.ndarray, length: int)
     lists = sequences.select_columns(["timestamps"]).with_format("arrow")[users]["timestamps"]
     if lists.null_count:
         raise ValueError(f"the history of row {users[int(np.argmax(lists.is_null()))]} has no timestamps")
-    times = left_pad(pc.list_flatten(lists).to_numpy().astype(np.int64), pc.list_value_length(lists).to_numpy())
-    missing = max(length - times.shape[1], 0)
-    return np.pad(times, ((0, 0), (missing, 0)), constant_values=-1)[:, -length:]
+    flat, lengths = pc.list_flatten(lists), pc.list_value_length(lists).to_numpy()
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    if flat.null_count:
+        user = users[row[int(np.argmax(flat.is_null()))]]
+        raise ValueError(f"the history of row {user} has an interaction without a time")
+    place = length - lengths.cumsum()[row] + np.arange(len(row))  # the last interaction stands at length - 1
+    times = np.full((len(lengths), length), PADDING_INDEX, dtype=np.int64)
+    times[row[place >= 0], place[place >= 0]] = flat.to_numpy()[place >= 0]
+    return times
 
 
 def values_of_interactions(sequences: datasets.Dataset, column: str) -> np.ndarray | None:

@@ -12,7 +12,6 @@ import torch
 from ..models.configuration_transrec import TransRecConfig
 from ..models.processing_transrec import TransRecProcessor
 from .collator import left_pad_lists
-from .loading import read_timestamps
 from .tables import Table, as_dataset
 
 
@@ -22,11 +21,12 @@ def with_labels(sequences: datasets.Dataset, table: Table, column: str = "label"
     Args:
         sequences: histories, with a column `user_id`.
         table: `user_id` and the column of the labels: names or whole numbers from 0 on, which become classes, or
-            floats, which stay.
+            floats or lists of numbers, which stay.
         column: the name of that column; in what is returned it is `label`.
 
     Raises:
-        ValueError: if a column is missing, a user stands in the table twice, or no user of the histories is in it.
+        ValueError: if a column is missing, a user stands in the table twice, a class is below 0, or no user of the
+            histories is in the table.
 
     Example:
 
@@ -52,14 +52,17 @@ def with_labels(sequences: datasets.Dataset, table: Table, column: str = "label"
         raise ValueError("no user of the histories is in the table of labels; their user_id must be the same")
     found = [known[place] for place in chosen]
     labelled = sequences.select(chosen)
-    if isinstance(found[0], float):
+    if isinstance(found[0], float | list):
         return labelled.add_column("label", found)
-    names = sorted({str(label) for label in of_user.values() if label is not None})
-    numbers = found if isinstance(found[0], int) else [names.index(str(label)) for label in found]
-    feature = (
-        datasets.ClassLabel(num_classes=max(numbers) + 1) if numbers is found else datasets.ClassLabel(names=names)
-    )
-    return labelled.add_column("label", numbers).cast_column("label", feature)
+    all_labels = {label for label in of_user.values() if label is not None}  # the same classes for every split
+    if isinstance(found[0], int) and not isinstance(found[0], bool):
+        if min(all_labels) < 0:
+            raise ValueError(f"the label {min(all_labels)} is below 0; number classes from 0 on, or give floats")
+        feature = datasets.ClassLabel(num_classes=max(all_labels) + 1)
+        return labelled.add_column("label", found).cast_column("label", feature)
+    names = sorted(map(str, all_labels))
+    numbers = [names.index(str(label)) for label in found]
+    return labelled.add_column("label", numbers).cast_column("label", datasets.ClassLabel(names=names))
 
 
 class UserLabelCollator:
@@ -69,11 +72,9 @@ class UserLabelCollator:
         config: the model's configuration.
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs, and knows the users of a table of user ids.
-        sequences: the histories with their `label`, see [`with_labels`], of which `index_histories` made what the
-            collator is called with.
 
-    Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the sequences}`): the
-    distinct items, `item_index` `(B, L)`, `labels` `(B,)` and what else the user encoder reads.
+    Returns (when called on rows that `index_histories` makes of histories with labels, see [`with_labels`]): the
+    distinct items, `item_index` `(B, L)`, `labels` `(B,)` or `(B, C)`, and what else the user encoder reads.
     """
 
     def __init__(
@@ -81,25 +82,21 @@ class UserLabelCollator:
         config: TransRecConfig,
         items: datasets.Dataset,
         processor: TransRecProcessor,
-        sequences: datasets.Dataset,
     ):
         self.config = config
         self.items = items
         self.processor = processor
-        self.sequences = sequences
-        self.labels = np.asarray(sequences["label"][:])
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
-        users = np.array([feature["user"] for feature in features])
         rows = left_pad_lists([feature["history"][-self.config.max_seq_len :] for feature in features])
         distinct = np.unique(rows[rows >= 0])
         batch = dict(self.processor.pad(self.items[distinct]))
         batch["item_index"] = torch.from_numpy(np.where(rows < 0, rows, np.searchsorted(distinct, rows)))
-        labels = torch.from_numpy(self.labels[users])
+        labels = torch.from_numpy(np.asarray([feature["label"] for feature in features]))
         batch["labels"] = labels.float() if labels.is_floating_point() else labels
         if self.processor.user_ids is not None:
-            ids = self.sequences[users.tolist()]["user_id"]
-            batch["user_ids"] = torch.tensor(self.processor.user_index(ids))
+            batch["user_ids"] = torch.tensor(self.processor.user_index([feature["user_id"] for feature in features]))
         if self.config.reads_timestamps:
-            batch["timestamps"] = torch.from_numpy(read_timestamps(self.sequences, users, rows.shape[1]))
+            times = [feature["timestamps"][-self.config.max_seq_len :] for feature in features]
+            batch["timestamps"] = torch.from_numpy(left_pad_lists(times))
         return batch

@@ -16,6 +16,7 @@ import torch
 from ..data.loading import read_histories
 from .evaluator import FullRankingEvaluator
 from .metrics import hit_rate, ndcg, reciprocal_rank
+from .ranking import check_finite
 from .scoring import CatalogueScorer
 
 
@@ -94,6 +95,7 @@ def evaluate_candidates(
     for block in np.array_split(users, max(1, -(-len(users) // evaluator.batch_size))):
         candidates = torch.from_numpy(sample_candidates(evaluator, block, num_candidates, seed))
         scores = score(torch.from_numpy(read_histories(evaluator.histories, block)), candidates)
+        check_finite(scores)
         better.append((scores[:, 1:] > scores[:, :1]).sum(dim=1))
         tied.append((scores[:, 1:] == scores[:, :1]).sum(dim=1))
     counts = torch.cat(better), torch.cat(tied)

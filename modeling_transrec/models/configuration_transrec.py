@@ -215,6 +215,7 @@ class TransRecConfig(PretrainedConfig):
     """
 
     model_type = "transrec"
+    keys_to_ignore_at_inference = ["item_embeds", "user_embeds", "user_hidden"]  # of other lengths in each batch
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
@@ -453,6 +454,11 @@ class TransRecConfig(PretrainedConfig):
             raise ValueError(
                 f"padding_embedding is for user encoders that read what stands before a history, {_listed(able)}; "
                 f"user_encoder_type={self.user_encoder_type!r} does not: leave it out"
+            )
+        if self.padding_embedding and self.objective == "every_prefix":
+            raise ValueError(
+                "padding_embedding fills what stands before a history, and objective='every_prefix' encodes its "
+                "beginnings where they stand: leave one of them out"
             )
         if user_encoder.reads_user_ids and self.num_users is None:
             raise ValueError(

@@ -33,6 +33,12 @@ class EmbeddingFromZero(nn.Embedding):
         init.zeros_(self.weight)
 
 
+def _turn_texts(items: ItemInputs) -> None:
+    """Puts padding behind texts, as the processor has it, where it stands before them."""
+    if "input_ids" in items:
+        items["input_ids"], items["attention_mask"] = pad_on_the_right(items["input_ids"], items["attention_mask"])
+
+
 class ItemEncoder(nn.Module):
     """Encodes an item's content, its id or both to the item embedding.
 
@@ -155,6 +161,7 @@ class ItemEncoder(nn.Module):
         One like an item without content is zero.
         """
         (part,) = self.parts  # the configuration sees to it
+        _turn_texts(items)
         features = cast(dict, items).get(f"{part.modality}_features")
         features = part.features(**items) if features is None else features
         made = part.projection.layers.synthesize(features, self.synthetic_probability)
@@ -209,9 +216,7 @@ class ItemEncoder(nn.Module):
 
     def forward(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes items, see [`ItemInputs`], to embeddings `(U, D)`."""
-        if "input_ids" in items:  # the processor's are on the right
-            texts = pad_on_the_right(items["input_ids"], items["attention_mask"])
-            items["input_ids"], items["attention_mask"] = texts
+        _turn_texts(items)
         if self.chunk_size is not None and self.backbones and torch.is_grad_enabled():
             return self.encode_in_chunks(self.chunk_size, **items)
         return self.encode(**items)

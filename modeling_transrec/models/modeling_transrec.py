@@ -175,13 +175,21 @@ class TransRecModel(TransRecPreTrainedModel):
         Args:
             items: see [`ItemInputs`].
         """
+        return self.item_encoder(**self.complete_items(items))
+
+    def complete_items(self, items: ItemInputs) -> ItemInputs:
+        """Returns the inputs that are given, and the attention mask of texts that all have the same length.
+
+        Raises:
+            ValueError: if an input that the model needs is missing.
+        """
         given = given_items(items)
         if "input_ids" in given and "attention_mask" not in given:
             given["attention_mask"] = torch.ones_like(given["input_ids"])
         missing = self.item_encoder.missing_inputs(given)
         if missing:
             raise ValueError(f"a model of {self.config.modality} needs {', '.join(missing)}; the processor makes them")
-        return self.item_encoder(**given)
+        return given
 
     def get_user_hidden(
         self,
@@ -420,7 +428,7 @@ class TransRecForSequentialRecommendation(TransRecHeadModel):
             item_embeds = self.model.get_item_features(**items)
             synthetic = None
             if self.config.synthetic_negatives and self.training:
-                synthetic = self.to_scoring_space(self.item_encoder.synthetic(**given_items(items)))
+                synthetic = self.to_scoring_space(self.item_encoder.synthetic(**self.model.complete_items(items)))
             candidates = make_candidates(
                 self.config, self.to_scoring_space(item_embeds), item_index, labels, loss_inputs, synthetic
             )

@@ -23,7 +23,11 @@ USER_ADAPTERS = ("serial", "parallel")
 
 
 class NoAdapter(nn.Module):
-    """Leaves what a part of a layer makes as it is."""
+    """Leaves what a part of a layer makes, of this width, as it is."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
 
     def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs of a part of a layer; the inputs, of the same shape `(…, D)`, are not read."""
@@ -37,11 +41,11 @@ class BottleneckAdapter(nn.Module):
 
     Args:
         config: with `user_adapter` and `user_adapter_reduction`, by which the width is divided in the middle.
+        width: of the layer.
     """
 
-    def __init__(self, config: TransRecConfig):
+    def __init__(self, config: TransRecConfig, width: int):
         super().__init__()
-        width = config.user_width
         narrow = max(1, width // config.user_adapter_reduction)
         self.is_parallel = config.user_adapter == "parallel"
         self.down = nn.Linear(width, narrow)
@@ -55,7 +59,8 @@ class BottleneckAdapter(nn.Module):
 
 def make_adapter(config: TransRecConfig) -> nn.Module:
     """Makes the adapter of one part of a layer, or what stands there without adapters."""
-    return NoAdapter() if config.user_adapter is None else BottleneckAdapter(config)
+    width = config.user_width
+    return NoAdapter(width) if config.user_adapter is None else BottleneckAdapter(config, width)
 
 
 def add_adapters(user_encoder: nn.Module, config: TransRecConfig) -> None:
@@ -64,7 +69,7 @@ def add_adapters(user_encoder: nn.Module, config: TransRecConfig) -> None:
     for module in list(user_encoder.modules()):
         for name, child in module.named_children():
             if isinstance(child, NoAdapter):
-                adapter = BottleneckAdapter(config)
+                adapter = BottleneckAdapter(config, child.width)
                 nn.init.xavier_normal_(adapter.down.weight)
                 nn.init.zeros_(adapter.down.bias)
                 adapter.up.init_own_weights()

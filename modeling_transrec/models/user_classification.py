@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
@@ -64,8 +65,8 @@ class TransRecForUserClassification(TransRecHeadModel):
     accepts_loss_kwargs = False  # the loss is a mean over users
     _may_be_new = ("classifier.",)
 
-    def __init__(self, config: TransRecConfig):
-        super().__init__(config)
+    def __init__(self, config: TransRecConfig, backbones: dict[str, PreTrainedModel] | None = None):
+        super().__init__(config, backbones)
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         num_labels: Any = self.config.num_labels  # never None, once the configuration is made
         self.classifier = nn.Linear(self.config.width, num_labels)
@@ -106,11 +107,13 @@ class TransRecForUserClassification(TransRecHeadModel):
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Returns the loss of the problem that the configuration names, or that the labels' shape and type say."""
-        several = labels.ndim == 2 and labels.is_floating_point()
+        several = labels.ndim == 2 and labels.is_floating_point() and logits.shape[1] > 1
         usual = "regression" if logits.shape[1] == 1 else "single_label_classification"
         problem = self.config.problem_type or ("multi_label_classification" if several else usual)
         if problem == "regression":
-            return F.mse_loss(logits.squeeze(1), labels.to(logits.dtype))
+            if labels.numel() != logits.numel():
+                raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
+            return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
         if problem == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         return F.cross_entropy(logits, labels)

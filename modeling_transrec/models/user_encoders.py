@@ -51,6 +51,7 @@ class ResidualUserEncoder(UserEncoder):
         self.inner.mask_embedding = None  # this one's stands in the histories
         self.padding_embedding = None  # the inner one's is read
         self.layer_class = self.inner.layer_class  # type: ignore[misc]  # one class wraps all
+        self.reads_timestamps = self.inner.reads_timestamps  # type: ignore[misc]
         narrows = config.user_width != config.width
         self.down = nn.Linear(config.width, config.user_width, bias=False) if narrows else nn.Identity()
         self.out = LinearFromZero(config.user_width, config.width)
@@ -85,8 +86,9 @@ class ViewsUserEncoder(UserEncoder):
 
     def __init__(self, config: TransRecConfig):
         super().__init__(config)
-        of_view = copy.copy(config)
+        self.config, of_view = config, copy.copy(config)
         of_view.hidden_size = config.width // config.num_views
+        self.of_view = of_view
         views = [USER_ENCODERS[config.user_encoder_type](of_view) for _ in range(config.num_views)]
         for view in views:
             view.mask_embedding = None  # this one's stands in the histories
@@ -98,13 +100,17 @@ class ViewsUserEncoder(UserEncoder):
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
-        parts = item_embeddings.chunk(len(self.views), dim=-1)
+        parts = self._split(item_embeddings)
         return torch.cat([view(part, histories) for view, part in zip(self.views, parts, strict=True)], dim=-1)
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """As in [`UserEncoder`]."""
-        parts = item_embeddings.chunk(len(self.views), dim=-1)
+        parts = self._split(item_embeddings)
         return torch.cat([view.last(part, histories) for view, part in zip(self.views, parts, strict=True)], dim=-1)
+
+    def _split(self, item_embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.of_view._attn_implementation = self.config._attn_implementation  # it may be set at any time
+        return item_embeddings.chunk(len(self.views), dim=-1)
 
 
 class StackedUserEncoder(UserEncoder):

@@ -137,13 +137,14 @@ def unit_parts(vectors: torch.Tensor, lengths: Sequence[tuple[int, float]]) -> t
 
 
 def decayed_history(embeddings: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:
-    """Sums histories `(B, L, D)` with their mask `(B, L)` to `(B, D)`; each step back from the end weighs less.
+    """Sums histories `(B, L, D)` with their mask `(B, L)` to `(B, D)`; each step back from the last item weighs less.
 
     >>> import torch
     >>> decayed_history(torch.tensor([[[1.0], [1.0], [1.0]]]), torch.tensor([[False, True, True]]), decay=0.5)
     tensor([[1.5]])
     """
-    steps = torch.arange(mask.shape[1] - 1, -1, -1, device=mask.device)
+    last = mask.long().cumsum(1).argmax(1)  # counted from the row's end, short prefixes of long rows would vanish
+    steps = (last[:, None] - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
     weights = mask * decay ** steps.to(embeddings.dtype)
     return torch.einsum("bl,bld->bd", weights, embeddings)
 

@@ -29,7 +29,8 @@ RUN_NAME = "_run.json"  # names that start with "_" are never published
 _STAY = (
     "learning_rate backbone_learning_rate weight_decay backbone_weight_decay seed data_seed optim optim_args "
     "lr_scheduler_type lr_scheduler_kwargs warmup_steps max_grad_norm adam_beta1 adam_beta2 adam_epsilon "
-    "freeze_backbone train_last_n_layers freeze_modules train_sampling_strategy platform_sampling_exponent "
+    "freeze_backbone train_last_n_layers freeze_modules freeze_user_encoder projection_like_backbone "
+    "decay_norms_and_biases train_sampling_strategy platform_sampling_exponent "
     "mix_platforms pull_to_start transition_weight metric_for_best_model greater_is_better"
 ).split()
 # Of a configuration, what says where it was loaded from and how it was saved.
@@ -46,6 +47,10 @@ def hashes_of_data(trainer: "TransRecTrainer") -> dict[str, str]:
             histories.update(part.to_numpy().tobytes())
         if CONTEXT in batch.column_names:
             histories.update(batch[CONTEXT].to_numpy().tobytes())
+    timed = getattr(trainer.data_collator, "sequences", None)  # where the model reads times; a caller's own has none
+    if timed is not None:
+        for batch in timed.select_columns(["timestamps"]).with_format("arrow").iter(10_000):
+            histories.update(pc.list_flatten(batch["timestamps"]).to_numpy(zero_copy_only=False).tobytes())
     found = {"items": items_digest(trainer.items, columns), "histories": histories.hexdigest()}
     several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {None: trainer.eval_dataset}
     splits = [trainer.evaluator_of(split).fingerprint for split in several.values() if split is not None]

@@ -54,6 +54,7 @@ from .arguments import TransRecTrainingArguments
 from .card import write_card
 from .checks import check_arguments, check_before_training, check_generalizes, check_platform_options
 from .heartbeat import watched
+from .platform_statistics import load_platform_statistics, save_platform_statistics
 from .precomputed import precompute
 from .resuming import (
     ARGUMENTS_NAME,
@@ -325,13 +326,15 @@ class TransRecTrainer(Trainer):
             with self.accelerator.autocast():
                 fit_quantisers(model, self.prepared_items, self.processing_class, self.args.item_batch_size)
 
-    def _load_from_checkpoint(self, *args, **kwargs) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
-        super()._load_from_checkpoint(*args, **kwargs)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:  # there the weights lie in pieces by now
             self._compute_frozen()
-        if self.platforms is not None:  # checkpoints have the statistics of all together
-            self.fit_statistics()
+        if self.platforms is not None:  # the weights have the statistics of all together
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            if not load_platform_statistics(unwrapped, resume_from_checkpoint, self.args.device):
+                self.fit_statistics()
 
     def call_model_init(self, trial=None) -> TransRecForSequentialRecommendation:
         """As in transformers; frozen parts of the new model are computed once again."""
@@ -412,7 +415,7 @@ class TransRecTrainer(Trainer):
         if self.args.prediction_loss_only:
             predictions, targets, metrics = None, None, loss
         else:
-            rankings, targets = (self._sums if adds else evaluator).rankings, evaluator.targets
+            rankings, targets = evaluator.rankings, evaluator.targets
             predictions = (1 + rankings.num_better + rankings.num_tied / 2).numpy()
             if self.preprocess_logits_for_metrics is not None:
                 predictions = observation.made()
@@ -593,6 +596,8 @@ class TransRecTrainer(Trainer):
                 (folder / ARGUMENTS_NAME).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
                 if not is_final:
                     (folder / RUN_NAME).write_text(json.dumps(self._run), encoding="utf-8")
+                    if self.platforms is not None:
+                        save_platform_statistics(model, folder)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 

@@ -132,5 +132,9 @@ def test_metrics_are_those_of_the_sampled_ranks(items, validation_split):
     assert found["protocol"]["num_candidates"] == 8 and "sampled" in found["protocol"]["ranking"]
     chance = evaluate_candidates(evaluator, lambda histories, candidates: torch.zeros(candidates.shape), 4, ks=[1])
     assert chance["metrics"]["hr@1"] == 0.25
+    with pytest.raises(ValueError, match="NaN"):
+        evaluate_candidates(
+            evaluator, lambda histories, candidates: torch.full(candidates.shape, torch.nan), 4, ks=[1]
+        )
     some = evaluate_candidates(evaluator, scores_of(empty_scorer(37)), 4, num_users=6)
     assert some["protocol"]["num_users"] == 6

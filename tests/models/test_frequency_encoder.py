@@ -59,6 +59,18 @@ def test_bsarec_equals_fourier_transforms_of_each_prefix(max_seq_len):
     torch.testing.assert_close(model.get_user_features(embeddings, mask), states[:, -1], atol=1e-5, rtol=1e-5)
 
 
+def test_short_prefixes_of_long_histories_keep_their_decayed_sum():
+    fields = {"num_items": 3, "hidden_size": 8, "max_seq_len": 300, "normalize_scores": True}
+    model = TransRecModel(TransRecConfig(**fields, user_encoder_type="bsarec", history_decay=0.7)).eval()
+    embeddings, mask = torch.randn(1, 300, 8), torch.ones(1, 300, dtype=torch.bool)
+    states = model.get_user_hidden(embeddings, mask)
+    for end in (0, 40):
+        alone = model.get_user_features(embeddings[:, : end + 1], mask[:, : end + 1])
+        torch.testing.assert_close(states[:, end], alone, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        TransRecConfig(**fields, user_encoder_type="gru4rec", objective="every_prefix", padding_embedding=True)
+
+
 @pytest.mark.parametrize(("length", "kept"), [(1, 3), (4, 3), (9, 2), (10, 6)])
 def test_a_low_pass_filter_is_a_sum_over_places(length, kept):
     places, values = torch.arange(length), torch.randn(length, 3)

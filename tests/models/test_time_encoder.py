@@ -1,11 +1,13 @@
 """HSTU against its layers written out for one user, and times all the way from histories to recommendations."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from modeling_transrec import FullRankingEvaluator, Recommender, TransRecConfig, TransRecModel
+from modeling_transrec.data.loading import check_timestamps, read_timestamps
 from modeling_transrec.models.time_encoder import time_buckets
 
 from ..checks import perturb
@@ -50,6 +52,21 @@ def test_hstu_equals_loops_over_places():
         torch.testing.assert_close(states[user, first:], expected, atol=1e-5, rtol=1e-5)
     later = model.get_user_hidden(embeddings, mask, timestamps=times + 10**6)
     torch.testing.assert_close(later, states, atol=1e-6, rtol=1e-6)  # only differences count
+
+
+def test_times_that_are_not_there_are_named():
+    fields = {"num_items": 5, "hidden_size": 8, "user_encoder_type": "hstu"}
+    for more in ({}, {"history_decay": 0.7, "normalize_scores": True}):
+        model = TransRecModel(TransRecConfig(**fields, **more))
+        with pytest.raises(ValueError, match="needs timestamps"):
+            model(item_ids=torch.tensor([1, 2]), item_index=torch.tensor([[0, 1]]))
+    for times, message in (([[1, None]], "row 0 has an interaction without a time"), ([[1, 2, 3]], "another number")):
+        sequences = datasets.Dataset.from_dict({"item_ids": [["a", "b"]], "timestamps": times})
+        with pytest.raises(ValueError, match=message):
+            check_timestamps(sequences, "hstu")
+            read_timestamps(sequences, np.arange(1), 2)
+    long = datasets.Dataset.from_dict({"item_ids": [["a"] * 5, ["b"]], "timestamps": [[1, 2, 3, 4, 5], [7]]})
+    assert read_timestamps(long, np.array([1, 0]), 3).tolist() == [[-1, -1, 7], [3, 4, 5]]
 
 
 def test_buckets_grow_and_end():

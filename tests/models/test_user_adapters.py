@@ -47,6 +47,16 @@ def test_adapters_start_at_no_change_and_only_they_are_trained(
         again.add_user_adapter()
 
 
+def test_each_view_gets_adapters_of_its_width_and_its_attention(make_model, make_collator, histories):
+    model = perturb(make_model("text+id", fusion="id_aware", loss_type="distilled_in_batch", logq_correction=False))
+    batch = make_batch(model, make_collator, "text+id", histories)
+    before = model(**batch).loss
+    model.add_user_adapter("serial", reduction=2)
+    assert torch.equal(model(**batch).loss, before)
+    model.set_attn_implementation("eager")
+    assert all(weights is not None for weights in model(**batch, output_attentions=True).attentions)
+
+
 @pytest.mark.parametrize("placement", ["serial", "parallel"])
 def test_an_adapter_reads_what_its_placement_says(placement, make_model):
     model = perturb(make_model("id", user_encoder_type="gru4rec", num_hidden_layers=1, user_adapter=placement))

@@ -26,6 +26,7 @@ BATCH = {"item_ids": torch.tensor([4, 2, 9]), "item_index": torch.tensor([[-1, 0
     [
         ({"num_labels": 4}, torch.tensor([3, 0]), F.cross_entropy),
         ({"num_labels": 3}, torch.tensor([[1.0, 0, 1], [0, 0, 1]]), F.binary_cross_entropy_with_logits),
+        ({"num_labels": 1}, torch.tensor([[0.5], [2.0]]), F.mse_loss),
         ({"num_labels": 1}, torch.tensor([0.5, 2.0]), lambda logits, labels: F.mse_loss(logits[:, 0], labels)),
     ],
 )
@@ -62,16 +63,25 @@ def test_it_learns_labels_from_a_table(
     labelled = with_labels(sequences, table, "kind")
     assert labelled.features["label"].names == ["early", "late"] and len(set(kinds)) == 2
     model = make_head(make_model, user_encoder_type, num_labels=2, hidden_dropout_prob=0.0)
-    collator = UserLabelCollator(model.config, prepared_items["id"], id_processor, labelled)
+    collator = UserLabelCollator(model.config, prepared_items["id"], id_processor)
     histories = index_histories(labelled, items["item_id"])
     options = {"learning_rate": 0.03, "num_train_epochs": 40, "remove_unused_columns": False, "report_to": []}
     args = TrainingArguments(str(tmp_path), use_cpu=True, save_strategy="no", **options)
     trainer = Trainer(model, args, collator, histories)
     trainer.train()
-    predicted = trainer.predict(histories)
-    assert predicted.label_ids.tolist() == labelled["label"][:]
-    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
-    assert (logits.argmax(-1) == predicted.label_ids).mean() == 1
+    others = labelled.select(range(len(labelled) - 1, 2, -1))  # other users at each place
+    predicted = trainer.predict(index_histories(others, items["item_id"]))
+    assert predicted.label_ids.tolist() == others["label"][:]
+    assert (predicted.predictions.argmax(-1) == predicted.label_ids).mean() == 1
+
+
+def test_it_is_made_around_a_pretrained_backbone(make_model, tmp_path):
+    backbone = make_model("text").item_encoder.backbones[0]
+    backbone.save_pretrained(tmp_path)
+    model = TransRecForUserClassification.from_encoder_pretrained(str(tmp_path), num_labels=3, hidden_size=8)
+    made = model.item_encoder.backbones[0].state_dict()
+    assert model.classifier.out_features == 3
+    assert all(torch.equal(made[name], weight) for name, weight in backbone.state_dict().items() if name in made)
 
 
 def test_labels_that_do_not_fit_are_refused():
@@ -82,4 +92,11 @@ def test_labels_that_do_not_fit_are_refused():
         with_labels(sequences, {"user_id": ["u", "u"], "label": [0, 1]})
     with pytest.raises(ValueError, match="no user of the histories"):
         with_labels(sequences, {"user_id": ["x"], "label": [0]})
+    with pytest.raises(ValueError, match="the label -1 is below 0"):
+        with_labels(sequences, {"user_id": ["u", "v"], "label": [1, -1]})
     assert with_labels(sequences, {"user_id": ["v", "u"], "label": [0.5, None]})["label"][:] == [0.5]
+    several = {"user_id": ["u", "v"], "label": [[0.0, 1.0], [1.0, 0.0]]}
+    assert with_labels(sequences, several)["label"][:] == several["label"]
+    for label, names in ((["b", "a"], ["a", "b"]), ([3, 0], ["0", "1", "2", "3"])):
+        first = with_labels(sequences.select([1]), {"user_id": ["u", "v"], "label": label})
+        assert first.features["label"].names == names  # the same for every split

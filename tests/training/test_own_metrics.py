@@ -23,16 +23,24 @@ def share_of_targets(predicted):
     return {"hit@3": float((predicted.predictions == predicted.label_ids[:, None]).any(1).mean())}
 
 
-def test_metrics_of_ranks_and_losses(make_trainer):
+@pytest.mark.parametrize("transition_weight", ["0", "auto"])
+def test_metrics_of_ranks_and_losses(transition_weight, make_trainer):
     seen = []
 
     def compute(predicted):
         seen.append(predicted)
         return {"mean_rank": predicted.predictions.mean(), "eval_it": torch.tensor(2)}
 
-    trainer = make_trainer(trainer_options={"compute_metrics": compute}, include_for_metrics=["loss"])
+    trainer = make_trainer(
+        trainer_options={"compute_metrics": compute},
+        include_for_metrics=["loss"],
+        transition_weight=transition_weight,
+        eval_ks=[3],
+    )
     metrics = trainer.evaluate()
     (predicted,) = seen
+    assert predicted.predictions.max() > 15  # all ranks are exact, also those far behind
+    assert metrics["eval_mrr"] == pytest.approx((1 / predicted.predictions).mean(), abs=1e-4)
     assert metrics["eval_mean_rank"] == pytest.approx(predicted.predictions.mean())
     assert metrics["eval_loss"] == pytest.approx(predicted.losses.mean())
     assert metrics["eval_it"] == 2 and "eval_eval_it" not in metrics

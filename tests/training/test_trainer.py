@@ -438,7 +438,9 @@ def test_several_platforms_are_trained_on_and_a_third_one_is_ranked(options, mak
     assert "ninerec/Z" in card and "popularity" not in card
 
 
-@pytest.mark.parametrize("options", [{"freeze_backbone": True}, {}])
+@pytest.mark.parametrize(
+    "options", [{"freeze_backbone": True}, {}, {"save_strategy": "steps", "eval_strategy": "no", "save_steps": 1}]
+)
 def test_resumed_equals_uninterrupted_on_several_platforms(options, make_trainer_of_platforms):
     options = {"num_train_epochs": 3, "save_total_limit": None, "load_best_model_at_end": False, **options}
     whole = make_trainer_of_platforms(output="whole", **options)
