@@ -124,7 +124,8 @@ def test_from_pretrained_with_a_device_map(model, check, tmp_path):
 
 def test_feature_methods(model, inputs):
     """What evaluation and the recommender call beside forward."""
-    content = {name: tensor for name, tensor in inputs.items() if name not in ("item_index", "user_ids", "labels")}
+    of_users = ("item_index", "user_ids", "timestamps", "labels")
+    content = {name: tensor for name, tensor in inputs.items() if name not in of_users}
     content.pop("item_log_popularity", None)
     mask = inputs["item_index"] >= 0
 
@@ -132,7 +133,8 @@ def test_feature_methods(model, inputs):
         with torch.no_grad():
             vectors = model.get_item_features(**content)
             histories = vectors[inputs["item_index"].clamp(min=0)] * mask[:, :, None]
-            return vectors, model.get_user_features(histories, mask, inputs.get("user_ids"))
+            users = inputs.get("user_ids"), inputs.get("timestamps")
+            return vectors, model.get_user_features(histories, mask, *users)
 
     expected = features()
     cpu_offload(model, execution_device="cpu")
