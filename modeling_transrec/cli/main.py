@@ -4,6 +4,7 @@ import difflib
 import importlib
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 
 from ..version import __version__
@@ -40,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int | None:
         args: the command and its options; by default those of the command line.
 
     Returns:
-        The exit status: `None` for success, 2 for options that cannot be meant.
+        The exit status: `None` for success, 2 for options that cannot be meant, 1 for what is found wrong later.
     """
     name, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
@@ -60,7 +61,18 @@ def main(args: Sequence[str] | None = None) -> int | None:
     except OptionError as error:
         print(f"transrec {name}: {error}", file=sys.stderr)
         return 2
+    except (ValueError, OSError, ImportError) as error:
+        if not (isinstance(error, OSError) or _is_ours(error)):
+            raise
+        print(f"transrec {name}: {error}", file=sys.stderr)
+        return 1
     return found if isinstance(found, int) else None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Returns whether this package has raised an error itself: a sentence, not a fault of it or of another package."""
+    last = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return last.f_globals.get("__name__", "").startswith("modeling_transrec.")
 
 
 def help_text() -> str:

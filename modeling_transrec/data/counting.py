@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -17,6 +18,10 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
 from .loading import as_ids, values_of_interactions
+
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 _PAIRS_AT_A_TIME = 2**23  # that are counted by one thread
@@ -220,13 +225,54 @@ def whole_column(sequences: datasets.Dataset, column: str) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
+# What columns of interactions are often called.
+_OTHER_NAMES = {
+    "user_id": ("user", "userid", "uid", "user id"),
+    "item_id": ("item", "itemid", "iid", "item id"),
+    "timestamp": ("time", "ts", "date", "datetime", "timestamps", "unixtime"),
+    "weight": ("weights",),
+}
+
+
+def _as_numbers(column: "pl.Series") -> "pl.Series":
+    import polars as pl
+
+    if not column.dtype.is_numeric():
+        raise ValueError(f"{column.name} must hold numbers, not {column.drop_nulls().first()!r}")
+    return column.cast(pl.Float64)
+
+
+def _as_times(column: "pl.Series") -> "pl.Series":
+    """Returns times as numbers; dates as seconds since 1970."""
+    import polars as pl
+
+    if column.dtype.is_temporal():
+        column = column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+    elif not column.dtype.is_numeric():
+        raise ValueError(
+            f"timestamp must hold numbers or dates, not text such as {column.drop_nulls().first()!r}: convert it, "
+            "with pandas by pandas.to_datetime"
+        )
+    unknown = column.is_null() | (column.is_nan() if column.dtype.is_float() else column.is_null())
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} interactions have no timestamp, the first in row {unknown.arg_max()}: fill them in, or "
+            "leave these interactions out"
+        )
+    return column
+
+
 def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
     """One row an interaction to one row a user: histories in time order, as [`Transitions.from_sequences`] reads them.
 
     Args:
         interactions: columns `user_id`, `item_id` and, where known, `timestamp` and `weight`: a DataFrame, data set
             or dict. Without times the rows of a user are taken to be in time order. The weight is what an interaction
-            counts, such as 0.1 for a click and 1 for a purchase; those of weight 0 are left out.
+            counts, such as 0.1 for a click and 1 for a purchase; those of weight 0 are left out. Of rows that are
+            equal, their time included, one counts.
+
+    Raises:
+        ValueError: if a column is missing or has another name, or a user, an item or a time is unknown.
 
     >>> table = {"user_id": ["u", "v", "u"], "item_id": ["b", "a", "a"], "timestamp": [5, 1, 3]}
     >>> from_interactions(table)["item_ids"][:]
@@ -236,15 +282,30 @@ def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
 
     lists = {"item_id": "item_ids", "timestamp": "timestamps", "weight": "weights"}
     names = [name for name in ("user_id", *lists) if name in interactions]
+    for name, others in _OTHER_NAMES.items():
+        called = [one for one in interactions if str(one).lower() in others]
+        if name not in names and called:
+            raise ValueError(
+                f"interactions have no column {name}, but {called[0]}: rename it to {name}, or leave it out"
+            )
     if not {"user_id", "item_id"} <= set(names):
         raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(interactions)}")
-    table = pl.DataFrame({name: list(interactions[name]) for name in names})
+    table = pl.DataFrame({name: list(interactions[name]) for name in names}, strict=False)
+    for name in ("user_id", "item_id"):
+        unknown = table[name].is_null()
+        if unknown.any():
+            raise ValueError(
+                f"{unknown.sum()} interactions have no {name}, the first in row {unknown.arg_max()}: leave them out; "
+                "visitors without an account need an id for each session"
+            )
     table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String))
     if "weight" in names:
-        if not table["weight"].cast(pl.Float64).ge(0).fill_null(False).all():
-            raise ValueError("the weight of an interaction must be a number of at least 0")
+        table = table.with_columns(_as_numbers(table["weight"]))
+        if not (table["weight"].ge(0) & table["weight"].is_finite()).fill_null(False).all():
+            raise ValueError("the weight of an interaction must be a finite number of at least 0")
         table = table.filter(pl.col("weight") > 0)
     if "timestamp" in names:
-        table = table.sort("timestamp", maintain_order=True)
+        table = table.with_columns(_as_times(table["timestamp"]))
+        table = table.unique(maintain_order=True).sort("timestamp", maintain_order=True)
     columns = [pl.col(name).alias(alias) for name, alias in lists.items() if name in names]
     return datasets.Dataset.from_polars(table.group_by("user_id").agg(columns).sort("user_id"))

@@ -114,7 +114,10 @@ def check_columns(dataset: datasets.Dataset, required: Sequence[str], what: str)
     """Raises `ValueError` if a table lacks a column."""
     missing = [column for column in required if column not in dataset.column_names]
     if missing:
-        raise ValueError(f"{what} lacks the column {', '.join(missing)}; it has {', '.join(dataset.column_names)}")
+        raise ValueError(
+            f"{what} lacks the column {', '.join(missing)}; it has {', '.join(dataset.column_names)}: rename one of "
+            "them, or make it of several with join_columns"
+        )
 
 
 def as_ids(item_ids: Sequence[str | int]) -> pa.Array:

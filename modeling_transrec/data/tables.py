@@ -21,6 +21,11 @@ def is_table(given: Any) -> bool:
     return isinstance(given, known) or (hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns"))
 
 
+def is_rows(given: Any) -> bool:
+    """Returns whether something is a list of rows, each a dictionary."""
+    return isinstance(given, list | tuple) and len(given) > 0 and all(isinstance(row, Mapping) for row in given)
+
+
 def is_columns(given: Mapping) -> bool:
     """Returns whether a dictionary has the columns of one table, as opposed to several tables by name."""
     return not any(is_table(value) or isinstance(value, Mapping) for value in given.values())

@@ -283,6 +283,9 @@ class Transitions:
         if history is not None:
             if self.settings.half_life is not None:
                 raise ValueError("with a half-life the times are needed: count with keep_histories=True")
+            unknown = [item_id for item_id in history if self._index.get(item_id, -1) < 0]
+            if unknown:
+                raise ValueError(f"item {unknown[0]!r} is not counted, so this is not what was counted of {user_id!r}")
             events: Sequence[Event] = [(self._index.get(item_id, -1), None, 1.0) for item_id in history]
         elif self._kept is not None:
             events = self._history(user_id)
@@ -458,6 +461,10 @@ class Transitions:
             min_count: the least raw count that stays. Where no user comes back to an item and no interaction weighs
                 more than 1, one user adds at most 1 to a pair, so what is above `n - 1` stems from at least `n` users.
         """
+        if max_per_item is not None and max_per_item < 1:
+            raise ValueError(f"max_per_item must be at least 1, got {max_per_item}")
+        if not 0 <= min_count < float("inf"):
+            raise ValueError(f"min_count must be a number of at least 0, got {min_count}")
         settled = self._settled
         counts, scales = settled._counts, settled._scales
         kept = counts.data >= min_count

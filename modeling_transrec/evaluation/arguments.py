@@ -1,5 +1,7 @@
 """Options of an evaluation."""
 
+import difflib
+import os
 from dataclasses import dataclass, field
 
 from ..models.checkpoint_files import is_hub_id
@@ -116,6 +118,9 @@ class EvaluationArguments:
     def __post_init__(self):
         name = self.model_name_or_path
         is_baseline = name in BASELINES
+        close = difflib.get_close_matches(name, BASELINES, n=1, cutoff=0.8)
+        if close and not is_baseline and not os.path.exists(name):
+            raise ValueError(f"--model_name_or_path: there is no {name}; did you mean {close[0]}?")
         if self.max_seq_len is not None and not is_baseline:
             raise ValueError(f"--max_seq_len is an option of {', '.join(BASELINES)}; a model has its own")
         unknown = [metric for metric in self.metrics if metric not in METRICS]

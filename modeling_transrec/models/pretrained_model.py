@@ -226,6 +226,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 f"a save in {pretrained_model_name_or_path} was interrupted, and has been ended only now, after its "
                 "configuration was read: load it again"
             )
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        if folder.is_dir() and kwargs.get("config") is None and not (folder / "config.json").exists():
+            found = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
+            raise OSError(f"{folder} is no checkpoint: it has no config.json, but {found}")
         if use_safetensors is False:
             raise ValueError("use_safetensors=False would read pickles, which can run code; only safetensors is read")
         reads_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None

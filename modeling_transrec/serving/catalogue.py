@@ -373,7 +373,7 @@ class Catalogue:
         if where is not None:
             counts = counts * self.candidates(where).cpu().numpy()[self.catalogue_index]
         best, found = top_items(torch.from_numpy(counts)[None], min(k, len(self)))
-        index = self.catalogue_index[found[0]]
+        index = self.catalogue_index[found[0].numpy()]
         return [
             {"item_id": self.all_ids[one], "score": count}
             for one, count in zip(index.tolist(), best[0].tolist(), strict=True)

@@ -32,7 +32,11 @@ def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
         raise ValueError(f"items need a column item_id; they have {', '.join(items.column_names)}")
     item_ids = items["item_id"][:]
     if not all(isinstance(item_id, str) for item_id in item_ids):
-        raise ValueError("item_id must be a string in every item; ids are never numbers")
+        wrong = next(item_id for item_id in item_ids if not isinstance(item_id, str))
+        raise ValueError(
+            f"item_id must be a string in every item, and one is {wrong!r}: ids are never numbers; with pandas, "
+            'read them with dtype={"item_id": str}'
+        )
     if len(set(item_ids)) != len(items):
         raise ValueError("items have an item_id twice; ids must be distinct")
     return items

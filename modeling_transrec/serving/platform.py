@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import reprlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..data.counting import from_interactions
-from ..data.tables import Table, as_dataset, as_histories, is_table
+from ..data.tables import Table, as_dataset, as_histories, is_rows, is_table
 from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.content import ContentKNN
 from ..evaluation.evaluator import FullRankingEvaluator
@@ -38,14 +38,16 @@ def as_sequences(histories: Table | Sequence[Sequence[str]], known: Container[st
     """Returns histories as one row a user, with columns `user_id` and `item_ids`, in time order.
 
     Raises:
-        ValueError: if an item is not among the known ones, those of the catalogue.
+        ValueError: if an item is not among the known ones, those of the catalogue, or there is only one history.
     """
-    if is_table(histories):
+    if is_table(histories) or is_rows(histories):
         table = as_dataset(histories)
         is_whole = {"user_id", "item_ids"} <= set(table.column_names)
         sequences = table if is_whole else from_interactions({name: table[name][:] for name in table.column_names})
     else:
-        lists, _ = as_histories(histories)
+        lists, is_single = as_histories(histories)
+        if is_single:
+            raise ValueError("histories must be a table of interactions, or lists of item ids, one for each user")
         users = [f"user {number}" for number in range(len(lists))]
         sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": lists})
     unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
@@ -64,7 +66,7 @@ def hold_out_last(
     histories = sequences["item_ids"][:]
     cut = {
         name: [values[:-1] if len(values) > 1 else values for values in sequences[name][:]]
-        for name in ("item_ids", "weights")
+        for name in ("item_ids", "timestamps", "weights")
         if name in sequences.column_names
     }
     training = datasets.Dataset.from_dict(cut)
@@ -72,11 +74,22 @@ def hold_out_last(
     if not held_out:
         return training, None
     inputs, targets = zip(*held_out, strict=True)
-    table = datasets.Dataset.from_dict({"item_ids": list(inputs), "target": list(targets)})
+    columns = {"item_ids": list(inputs), "target": list(targets)}
+    of_these = [number for number, history in enumerate(histories) if len(history) > 1]
+    if "timestamps" in sequences.column_names:
+        columns["timestamps"] = [times[:-1] for times in sequences[of_these]["timestamps"]]
+    if "user_id" in sequences.column_names:
+        columns["user_id"] = sequences[of_these]["user_id"]
+    table = datasets.Dataset.from_dict(columns)
     return training, FullRankingEvaluator(items.select_columns(["item_id"]), table, split="validation")
 
 
-def add_counts(scorer: CatalogueScorer, items: datasets.Dataset, sequences: datasets.Dataset) -> CatalogueScorer:
+def add_counts(
+    scorer: CatalogueScorer,
+    items: datasets.Dataset,
+    sequences: datasets.Dataset,
+    read_users: Callable[[FullRankingEvaluator], UserInputs | None] = lambda evaluator: None,
+) -> CatalogueScorer:
     """Returns a scorer to which the transitions of a platform are added.
 
     Their weight, and that of popularity, are chosen by ranking each history's last item, which is held out first and
@@ -86,13 +99,16 @@ def add_counts(scorer: CatalogueScorer, items: datasets.Dataset, sequences: data
         scorer: of the catalogue.
         items: the catalogue.
         sequences: whole histories, see [`as_sequences`].
+        read_users: returns what a model reads of the users beside their items, see
+            [`FullRankingEvaluator.user_inputs`].
     """
     item_ids = items["item_id"][:]
     training, validation = hold_out_last(items, sequences)
     if validation is None:
         choice = ScoringChoice(0.0, 0.0, 1.0, {})
     else:
-        choice = choose(scorer, Transitions.from_sequences(training, item_ids), validation)
+        counted = Transitions.from_sequences(training, item_ids)
+        choice = choose(scorer, counted, validation, user_inputs=read_users(validation))
     transitions = Transitions.from_sequences(sequences, item_ids, keep_histories=True, **choice.transition_settings)
     scorer = dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
     if scorer.transitions is None:  # of weight 0, but counted: new interactions are still observed, and saved

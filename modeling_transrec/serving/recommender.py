@@ -15,9 +15,10 @@ from huggingface_hub import CommitInfo
 from ..data.collator import left_pad_lists
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.preparation import prepare_items
-from ..data.tables import Table, as_histories, is_table
+from ..data.tables import Table, as_histories, is_rows, is_table
 from ..data.transitions import Transitions
 from ..evaluation.encoding import encode_catalogue
+from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import load_content_model, read_content
 from ..evaluation.scoring import CatalogueScorer, user_blocks
 from ..export.onnx_model import OnnxModel
@@ -25,6 +26,7 @@ from ..hub.facts import checkpoint_hash
 from ..models.batch import UserInputs
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
+from .arguments import check_number_of_items
 from .catalogue import Catalogue
 from .columns import checked_items, item_columns
 from .filters import Where
@@ -320,7 +322,7 @@ class Recommender:
         item_ids = items["item_id"][:]
         self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
         sequences = None
-        if histories is not None and (self.reads_features or is_table(histories)):
+        if histories is not None and (self.reads_features or is_table(histories) or is_rows(histories)):
             sequences, histories = as_sequences(histories, set(item_ids)), None
         if self.reads_features:
             content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
@@ -328,10 +330,13 @@ class Recommender:
         else:
             scorer = CatalogueScorer(self.model, self._encode(items, chunk_size, is_catalogue=True))
         if sequences is not None:
-            scorer = add_counts(scorer, items, sequences)
+            scorer = add_counts(scorer, items, sequences, self._read_users)
         checkpoint = checkpoint_hash(self.model, self.processor)
         self._use(Catalogue.build(item_columns(items), scorer, checkpoint, cast(Any, histories)))
         return self
+
+    def _read_users(self, evaluator: FullRankingEvaluator) -> UserInputs | None:
+        return None if self.reads_features else evaluator.user_inputs(self.processor, self.model.config)
 
     def observe(self, interactions: Table) -> "Recommender":
         """Counts new interactions, in about 90 microseconds each; the next recommendations use them.
@@ -516,8 +521,7 @@ class Recommender:
                 and `cold_users` is `"raise"`, or `where` does not fit the columns.
         """
         catalogue = self._indexed()  # this one until the end, whatever other threads do
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        check_number_of_items(k)
         if cold_users not in ("raise", "popularity", "none"):
             raise ValueError(f'cold_users must be "raise", "popularity" or "none", got {cold_users!r}')
         if unknown_items not in ("raise", "skip"):
@@ -570,8 +574,7 @@ class Recommender:
         Raises:
             ValueError: if there is no catalogue yet, or it does not have the item.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        check_number_of_items(k)
         return self._indexed().similar(item_id, k)
 
     def score(self, history: Sequence[str], item_ids: Sequence[str]) -> list[float]:

@@ -1,6 +1,7 @@
 """The files of a recommender: model, processor and catalogue are loaded, saved, exported and published together."""
 
 import contextlib
+import inspect
 import os
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from transformers import PreTrainedModel
 
 from ..data.transitions import TRANSITIONS_FILE
 from ..export.folders import (
@@ -35,11 +37,17 @@ from ..models.modeling_transrec import TransRecModel
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.whole_saves import local_file, whole_save
+from .arguments import check_names
 from .catalogue import CATALOGUE_FILE, Catalogue
 from .platform import SCORING_FILE, checked_tensor, load_scoring, save_scoring
 
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+_SAVING = (TransRecPreTrainedModel.save_pretrained, PreTrainedModel.save_pretrained, PreTrainedModel.push_to_hub)
+_SAVING_OPTIONS = {name for function in _SAVING for name in inspect.signature(function).parameters}
+_SAVING_OPTIONS |= {"max_per_item", "min_count", "with_code", "with_handler"}
 
 
 def load_model(name_or_path: str | os.PathLike, backend: str, **kwargs) -> tuple[Any, TransRecProcessor]:
@@ -102,6 +110,7 @@ def save(
 ) -> None:
     """Saves model, processor and catalogue; arguments and errors as in [`Recommender.save_pretrained`]."""
     _check_unchanged(model, processor, catalogue, "saving")
+    check_names(kwargs, _SAVING_OPTIONS, "save_pretrained")
     with whole_save(folder, replaced=[CATALOGUE_FOLDER]) as unfinished:
         with saved_with_code(model, processor) if with_code else contextlib.nullcontext():
             model.save_pretrained(unfinished, **kwargs)

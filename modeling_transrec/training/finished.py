@@ -100,8 +100,8 @@ def where_to_start(args: TransRecTrainingArguments, run: Mapping[str, Any]) -> S
     if is_finished and resume is None:
         raise FileExistsError(
             f"{folder} has a finished training of other options or data ({others}): choose another --output_dir, go "
-            "on from its last checkpoint with --resume_from_checkpoint true, where it is to be longer, or replace it "
-            "with --resume_from_checkpoint false"
+            "on from the checkpoint that it has kept with --resume_from_checkpoint true, where it is to be longer, or "
+            "replace it with --resume_from_checkpoint false"
         )
     if checkpoints:
         logger.warning("%s has a finished training, which is replaced", folder)

@@ -75,6 +75,23 @@ def test_the_console_command(capsys):
     assert capsys.readouterr().err == "transrec evaluate: there is no option --slit; did you mean --split?\n"
 
 
+def test_what_a_command_finds_wrong_is_a_sentence_and_what_is_a_fault_is_not(capsys, monkeypatch, tmp_path):
+    for options, message in (
+        (["--model_name_or_path", "popularty"], "there is no popularty; did you mean popularity?"),
+        (["--model_name_or_path", "random", "--dataset_config_name", "Sample_Targt"], "Sample_Targt"),
+    ):
+        assert console.main(["evaluate", *options]) in (1, 2)
+        shown = capsys.readouterr().err
+        assert message in shown and shown.startswith("transrec evaluate: ") and "Traceback" not in shown
+
+    def fail(options):
+        return {}["a fault"] if options else int("of the library")
+
+    monkeypatch.setattr("modeling_transrec.cli.recommend.main", fail)
+    with pytest.raises(KeyError):
+        console.main(["recommend", "--k", "0"])
+
+
 @pytest.mark.parametrize("command", ["validate", "describe", "download", "prepare-data"])
 def test_commands_of_the_data_side_have_their_name(command, capsys):
     assert help_of(command, capsys).startswith(f"usage: transrec {command}")

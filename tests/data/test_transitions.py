@@ -1,5 +1,6 @@
 """Transitions against plain double loops: counting, changes, merging, files, scores."""
 
+import datetime
 import itertools
 import os
 import time
@@ -96,7 +97,7 @@ def test_weights_of_a_table_of_interactions(histories):
     transitions = transitions.update("new", lists[0], weights=flat[:number])
     again = Transitions.from_sequences(lists, ITEM_IDS, weights=np.array(flat), **SETTINGS)
     assert_same(transitions, again)
-    with pytest.raises(ValueError, match="weight of an interaction must be a number of at least 0"):
+    with pytest.raises(ValueError, match="weight of an interaction must be a finite number of at least 0"):
         from_interactions({**table, "weight": -weights})
 
 
@@ -325,3 +326,37 @@ def test_no_history_at_all():
     assert len(transitions) == 2 and transitions.num_pairs == 0
     assert transitions.scores(np.array([[0]])).nnz == 0
     assert transitions.update("u", ["a", "b"])["a"] == {"b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"user_id": ["u", None]}, "1 interactions have no user_id, the first in row 1"),
+        ({"item_id": [None, "a"]}, "1 interactions have no item_id, the first in row 0"),
+        ({"timestamp": [1.0, float("nan")]}, "1 interactions have no timestamp, the first in row 1"),
+        ({"timestamp": ["2024-05-07", "2024-05-08"]}, "not text such as '2024-05-07'"),
+        ({"time": [2, 1]}, "no column timestamp, but time: rename it to timestamp"),
+        ({"weight": [1.0, float("inf")]}, "finite number"),
+        ({"weight": ["a", "b"]}, "weight must hold numbers, not 'a'"),
+    ],
+)
+def test_interactions_that_would_be_misread_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_interactions({"user_id": ["u", "u"], "item_id": ["a", "b"], **changes})
+
+
+def test_dates_are_seconds_and_equal_rows_are_one_interaction():
+    days = [datetime.datetime(2024, 5, 8), datetime.datetime(2024, 5, 7), datetime.datetime(2024, 5, 8)]
+    table = {"user_id": ["u"] * 3, "item_id": ["b", "a", "b"], "timestamp": days}
+    found = from_interactions(table)[0]
+    assert found == {"user_id": "u", "item_ids": ["a", "b"], "timestamps": [1715040000.0, 1715126400.0]}
+    assert from_interactions({"user_id": ["u", "u"], "item_id": ["b", "b"]})[0]["item_ids"] == ["b", "b"]
+
+
+def test_what_was_not_counted_cannot_be_forgotten_nor_pruned_by_nonsense():
+    transitions = Transitions.from_sequences([["a", "b"]], ["a", "b"])
+    with pytest.raises(ValueError, match="item 'zzz' is not counted"):
+        transitions.forget("u", ["zzz"])
+    for options in ({"min_count": -1}, {"max_per_item": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            transitions.pruned(**options)

@@ -310,3 +310,33 @@ def test_faiss_is_exact_with_counts(recommender, items):
     found = recommender.search_with_faiss("Flat").recommend(histories, k=7)
     for one, other in zip(found, expected, strict=True):
         assert [item["item_id"] for item in one] == [item["item_id"] for item in other]
+
+
+def test_what_it_is_given_by_mistake_is_named(recommender, items, interactions, tmp_path):
+    item_ids = items["item_id"][:]
+    assert len(recommender.recommend([], k=1, cold_users="popularity")) == 1
+    for k in (0, 2.5, "3", True):
+        with pytest.raises(ValueError, match="k must be a whole number of at least 1"):
+            recommender.recommend(item_ids[:2], k=k)
+    with pytest.raises(TypeError, match="no argument 'min_cout'; did you mean min_count"):
+        recommender.save_pretrained(tmp_path / "saved", min_cout=2)
+    assert not (tmp_path / "saved").exists()
+    with pytest.raises(ValueError, match="a table of interactions, or lists of item ids, one for each user"):
+        recommender.index(items, histories=item_ids[:2])
+    with pytest.raises(ValueError, match="one is 0: ids are never numbers"):
+        recommender.index({"item_id": [0, 1], "text_en": ["a", "b"]})
+    before = recommender.recommend(item_ids[:2], k=5)
+    recommender.index(items, histories=interactions.to_dict("records"))  # rows, as items may be
+    assert recommender.recommend(item_ids[:2], k=5) == before
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "items.csv").touch()
+    with pytest.raises(OSError, match="is no checkpoint: it has no config.json, but items.csv"):
+        Recommender.from_pretrained(tmp_path / "tables")
+
+
+def test_counts_beside_a_model_that_reads_times(make_model, items, interactions, id_processor):
+    model = make_model("id", user_encoder_type="hstu", max_seq_len=6)
+    found = Recommender(model, id_processor).index(items, histories=interactions)
+    item_ids = items["item_id"][:]
+    assert found.scorer.transitions is not None
+    assert len(found.recommend(item_ids[:2], k=5, timestamps=[1, 2])) == 5
