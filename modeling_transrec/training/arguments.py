@@ -96,6 +96,11 @@ class TransRecTrainingArguments(TrainingArguments):
         freeze_modules (`list[str]`, *optional*):
             Patterns of the backbone's parameters that are frozen, such as `embeddings.*`. Where they are all of the
             first layers and what comes before, the outputs of these are computed once, too.
+        sparse_id_table (`bool`, defaults to `False`):
+            Whether a step changes only those rows of the id table whose items are in the batch, by
+            `torch.optim.SparseAdam` at AdamW's rate and betas: for catalogues of millions of items, of which a step
+            would otherwise change every row. Moments of other rows stay as they are (AdamW's go on decaying, and go on
+            moving the rows). It needs a loss that samples or takes the batch, and `weight_decay=0`.
         eval_ks (`list[int]`, defaults to `[5, 10, 20]`):
             Cut-offs of the validation metrics. 10 is always among them, since it chooses the best checkpoint.
         item_batch_size (`int`, defaults to 256):
@@ -180,6 +185,7 @@ class TransRecTrainingArguments(TrainingArguments):
     train_last_n_layers: int | None = None
     freeze_modules: list[str] | None = None
     freeze_user_encoder: bool = False
+    sparse_id_table: bool = False
     eval_ks: list[int] = field(default_factory=lambda: [5, 10, 20])
     max_eval_users: int | None = None
     item_batch_size: int = 256

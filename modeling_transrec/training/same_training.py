@@ -30,7 +30,7 @@ _STAY = (
     "learning_rate backbone_learning_rate weight_decay backbone_weight_decay seed data_seed optim optim_args "
     "lr_scheduler_type lr_scheduler_kwargs warmup_steps max_grad_norm adam_beta1 adam_beta2 adam_epsilon "
     "freeze_backbone train_last_n_layers freeze_modules freeze_user_encoder projection_like_backbone "
-    "decay_norms_and_biases train_sampling_strategy platform_sampling_exponent "
+    "sparse_id_table decay_norms_and_biases train_sampling_strategy platform_sampling_exponent "
     "mix_platforms pull_to_start transition_weight metric_for_best_model greater_is_better"
 ).split()
 # Of a configuration, what says where it was loaded from and how it was saved.

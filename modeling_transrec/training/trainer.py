@@ -66,6 +66,7 @@ from .resuming import (
     resumable,
 )
 from .same_training import RUN_NAME, check_same_on_ranks, check_same_training, describe_training, hashes_of_data
+from .sparse_table import check_processes, check_sparse_id_table, join_with_table, warn_of_large_table
 from .splits import as_splits, keep_teaching
 from .start import PullToStart, Start
 
@@ -180,6 +181,12 @@ class TransRecTrainer(Trainer):
         check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if args.sparse_id_table:
+            check_sparse_id_table(
+                model.config, args, optimizers[0] is not None or optimizer_cls_and_kwargs is not None
+            )
+        elif train_dataset is not None:
+            warn_of_large_table(model.config)
         _prepare_model(model, args)
         if compute_loss_func is not None and model.config.predicts_within:
             raise ValueError(
@@ -209,6 +216,8 @@ class TransRecTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_init = model_init  # transformers takes only one of both
+        if args.sparse_id_table:
+            check_processes(self)
         if args.pull_to_start:
             self.add_callback(PullToStart(model, args.pull_to_start))
         if (args.keep_start or args.pull_to_start) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -371,9 +380,10 @@ class TransRecTrainer(Trainer):
         of_backbone = {id(parameter) for module in like_backbone for parameter in module.parameters()}
         names = [name for name, _ in model.named_parameters()]
         decayed = set(names if args.decay_norms_and_biases else self.get_decay_parameter_names(model))
+        table = item_encoder.id_embedding.weight if args.sparse_id_table else None
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or parameter is table:
                 continue
             rate, decay = args.learning_rate, args.weight_decay
             if id(parameter) in of_backbone:
@@ -382,10 +392,9 @@ class TransRecTrainer(Trainer):
             groups.setdefault((rate, decay if name in decayed else 0.0), []).append(parameter)
         chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, model)
         optimizer_class, optimizer_kwargs = chosen
-        self.optimizer = optimizer_class(
-            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
-            **optimizer_kwargs,
-        )
+        in_groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+        others = optimizer_class(in_groups, **optimizer_kwargs) if in_groups or table is None else None
+        self.optimizer = others if table is None else join_with_table(others, table, args)
         return self.optimizer
 
     def evaluation_loop(
@@ -719,6 +728,8 @@ def _prepare_model(model: TransRecForSequentialRecommendation, args: TransRecTra
         model.freeze_user_encoder()
     if args.gradient_caching_chunk_size is not None:
         model.enable_gradient_caching(args.gradient_caching_chunk_size)
+    if model.item_encoder.id_embedding is not None:
+        model.item_encoder.id_embedding.sparse = args.sparse_id_table
 
 
 class _SetEpochCallback(TrainerCallback):
