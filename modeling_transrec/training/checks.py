@@ -76,6 +76,15 @@ def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainin
         )
 
 
+def warn_where_undivided(trainer: "TransRecTrainer") -> None:
+    """Says where FSDP is asked for and accelerate leaves it out: on CPUs, and in a single process."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and not trainer.is_fsdp_enabled:
+        logger.warning(
+            "FSDP is asked for, and accelerate has it only for several processes on GPUs: here every process holds "
+            "the whole model"
+        )
+
+
 def check_before_training(trainer: "TransRecTrainer") -> None:
     """Raises an error for what the training would only come to later.
 

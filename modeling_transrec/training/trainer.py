@@ -52,7 +52,13 @@ from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
 from .card import write_card
-from .checks import check_arguments, check_before_training, check_generalizes, check_platform_options
+from .checks import (
+    check_arguments,
+    check_before_training,
+    check_generalizes,
+    check_platform_options,
+    warn_where_undivided,
+)
 from .heartbeat import watched
 from .platform_statistics import load_platform_statistics, save_platform_statistics
 from .precomputed import precompute
@@ -216,6 +222,7 @@ class TransRecTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_init = model_init  # transformers takes only one of both
+        warn_where_undivided(self)
         if args.sparse_id_table:
             check_processes(self)
         if args.pull_to_start:

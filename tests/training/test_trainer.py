@@ -632,3 +632,11 @@ def test_wrong_arguments_say_what_to_do(make_trainer, make_model, items, train_s
         TransRecTrainingArguments(output_dir=str(tmp_path), metric_for_best_model="eval_ndcg@10_with_transitions")
     with pytest.raises(ValueError, match="processing_class"):
         TransRecTrainer(make_model("id"), TransRecTrainingArguments(output_dir=str(tmp_path)), items, train_split)
+
+
+def test_fsdp_that_accelerate_leaves_out_is_pointed_out(make_trainer, monkeypatch, caplog):
+    make_trainer("id")
+    assert "FSDP" not in caplog.text
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    make_trainer("id", output="asked")
+    assert "every process holds the whole model" in caplog.text
