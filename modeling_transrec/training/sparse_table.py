@@ -1,7 +1,6 @@
 """Trains the id table by the items of each batch: sparse gradients, and an optimizer that steps only their rows."""
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +46,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as all do
+    def step(self, closure=None):
         """Steps each part; a closure is evaluated once, before."""
         loss = None
         if closure is not None:
