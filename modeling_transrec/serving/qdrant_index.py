@@ -19,7 +19,8 @@ class QdrantIndex:
     """
     A collection of Qdrant, on a server, or of the client in this process.
 
-    A point has the payload `item_id`, `checkpoint` and `columns`.
+    A point has the payload `item_id`, `checkpoint` and `columns`. A server filters a large collection fast by columns
+    of which it has a payload index: `client.create_payload_index(collection, "columns.in_stock", "bool")`.
 
     Args:
         collection: its name; it is created when the first items are added.
