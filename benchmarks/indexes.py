@@ -134,6 +134,11 @@ def page(args: argparse.Namespace) -> None:
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         lines += ["", f"## {section}", "", f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
         lines += [f"| {key} | {' | '.join(str(row.get(name, '')) for name in names)} |" for key, row in rows.items()]
+        if "user embedding" in rows and "forward" not in rows:
+            lines += [
+                "",
+                "Measured before the forward pass was timed by itself, and before `recommend` took less beside it.",
+            ]
     lines += ["", "```bash", textwrap.dedent((__doc__ or "").split("\n\n")[1]), "```"]
     RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
