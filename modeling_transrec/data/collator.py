@@ -46,7 +46,7 @@ class TransRecDataCollator:
     `"num_context"` where so many items at the history's beginning are no targets): the distinct items as the
     processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
     inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
-    `(U,)` and `num_catalogue_items`; `view_index` `(2, B, L)` and `view_target` `(B,)` for an auxiliary loss;
+    `(U,)`, `num_catalogue_items` and `epoch`; `view_index` `(2, B, L)` and `view_target` `(B,)` for an auxiliary loss;
     `user_ids` `(B,)` for DSSM; `timestamps` `(B, L)` for HSTU; `platform_index` `(U,)` where there are several and the
     model has statistics of each.
     """
@@ -135,6 +135,8 @@ class TransRecDataCollator:
             batch["item_log_popularity"] = torch.from_numpy(self.item_log_popularity[distinct].astype(np.float32))
         if "num_catalogue_items" in loss.inputs:
             batch["num_catalogue_items"] = torch.tensor(int(end - start))
+        if "epoch" in loss.inputs:
+            batch["epoch"] = self._epoch.clone()
         if views is not None:
             batch["view_index"], batch["view_target"] = map(torch.from_numpy, indices[-2:])
         if config.gather_negatives:

@@ -82,6 +82,7 @@ class LossInputs(TypedDict, total=False):
         catalogue_index (`torch.LongTensor` of shape `(U,)`): index of each item in the catalogue, for
             `gather_negatives`.
         num_catalogue_items (`torch.Tensor` or `int`): size of the catalogue, for `"gbce"`.
+        epoch (`torch.Tensor` or `int`): number of the epoch, from 0, for `"distilled_in_batch"`.
         view_index (`torch.LongTensor` of shape `(2, B, L)`): two views of each user, as `item_index`, for an auxiliary
             loss.
         view_target (`torch.LongTensor` of shape `(B,)`): index of each user's last target among the batch's items.
@@ -91,6 +92,7 @@ class LossInputs(TypedDict, total=False):
     item_log_popularity: torch.Tensor
     catalogue_index: torch.Tensor
     num_catalogue_items: torch.Tensor | int
+    epoch: torch.Tensor | int
     view_index: torch.Tensor
     view_target: torch.Tensor
 

@@ -40,6 +40,7 @@ class Candidates:
         is_repeated: `(U,)` booleans, true at items that stand before in `embeddings`.
         num_catalogue_items: `V`.
         synthetic: `(U, D)` of an item that does not exist for each item, one more negative of that item as a target.
+        epoch: number of the epoch, from 0, for a loss whose weights change.
     """
 
     embeddings: torch.Tensor
@@ -49,6 +50,7 @@ class Candidates:
     is_repeated: torch.Tensor | None = None
     num_catalogue_items: torch.Tensor | int = 0
     synthetic: torch.Tensor | None = None
+    epoch: torch.Tensor | int = 0
 
     @functools.cached_property
     def excluded(self) -> torch.Tensor:
@@ -147,6 +149,7 @@ def make_candidates(
         is_repeated=is_repeated,
         num_catalogue_items=inputs.get("num_catalogue_items", 0),
         synthetic=synthetic,
+        epoch=inputs.get("epoch", 0),
     )
 
 

@@ -184,13 +184,15 @@ class TransRecConfig(PretrainedConfig):
             Whether `"in_batch"` takes the items of all processes as negatives, not only its own.
         gbce_t (`float`, defaults to 0.75):
             Calibration of `"gbce"`, from 0 (plain binary cross entropy) to 1.
-        distillation_weight (`float`, defaults to 0.1):
+        distillation_weight (`float`, defaults to 1.0):
             Weight of what the views of `"distilled_in_batch"` learn from each other.
+        distillation_warmup_epochs (`int`, defaults to 20):
+            Epochs over which that weight rises to its value, from 0.01 of it on; 0 for none. ODMT's are 20 to 60.
         distillation_temperature (`float`, defaults to 0.5):
             Number that the views' scores are divided by to be compared.
         auxiliary_loss_type (`str`, *optional*):
             A second term of the training loss, over two views of each user, a row of [`AUXILIARY_LOSSES`]; by default
-            there is none.
+            there is none (on a command line `none`, to take away that of a checkpoint).
         auxiliary_weight (`float`, defaults to 0.1):
             Weight of that term.
         auxiliary_temperature (`float`, defaults to 0.1):
@@ -272,7 +274,8 @@ class TransRecConfig(PretrainedConfig):
     logq_correction: bool = True
     gather_negatives: bool = False
     gbce_t: float | int = option(0.75, at_least=0, at_most=1)
-    distillation_weight: float | int = option(0.1, at_least=0)
+    distillation_weight: float | int = option(1.0, at_least=0)
+    distillation_warmup_epochs: int = option(20, at_least=0)
     distillation_temperature: float | int = option(0.5, above=0)
     auxiliary_loss_type: str | None = option(None, AUXILIARY_LOSSES)
     auxiliary_weight: float | int = option(0.1, above=0)

@@ -102,20 +102,21 @@ def distilled_in_batch_loss(
     candidates: Candidates,
     num_views: int = 2,
     distillation_temperature: float = 0.5,
-    distillation_weight: float = 0.1,
+    distillation_weight: float = 1.0,
+    distillation_warmup_epochs: int = 0,
 ) -> torch.Tensor:
     """Computes the cross entropy of each view, and what the views learn from each other: ODMT's online distillation.
 
     Choose it with `fusion="id_aware"`, whose item embeddings and states are views side by side, the id's last. Each
     view has an [`in_batch_loss`] of its own scores; those of the contents are drawn to the id's, and the id's to the
-    mean of all. The teachers learn, too, as in the authors' code. There the weight rises from 0.007 to 1
-    over the first 20 to 60 epochs; here it is constant.
+    mean of all. A teacher gets no gradient from its students. In the authors' code it does: all views then agree on
+    the same rare items, whose scores the logQ correction raises, which costs nothing and ranks below chance.
 
     Paper: Ji et al., "Online Distillation-enhanced Multi-modal Transformer for Sequential Recommendation" (ODMT), ACM
     MM 2023.
 
-    Arguments as in [`in_batch_loss`], and the number of views, the temperature at which they are compared, and the
-    weight of that.
+    Arguments as in [`in_batch_loss`], and the number of views, the temperature at which they are compared, the weight
+    of that, and the epochs over which the weight rises, see [`rampup`]; they need `candidates.epoch`.
 
     Example:
 
@@ -123,7 +124,7 @@ def distilled_in_batch_loss(
     >>> from modeling_transrec.models.candidates import Candidates
     >>> items, own = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]), torch.tensor([[2, 0]])
     >>> distilled_in_batch_loss(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]), Candidates(items, own))
-    tensor(0.0365)
+    tensor(0.0378)
     """
     excluded = candidates.excluded[users]  # (M, U)
     excluded.scatter_(1, targets[:, None], False)
@@ -136,13 +137,32 @@ def distilled_in_batch_loss(
     total = sum(F.cross_entropy(view, targets, reduction="sum") for view in views)
 
     def distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        expected = (teacher / distillation_temperature).softmax(dim=-1)
+        expected = (teacher.detach() / distillation_temperature).softmax(dim=-1)
         found = (student / distillation_temperature).log_softmax(dim=-1).masked_fill(excluded, 0.0)
         return -(distillation_temperature**2) * (expected * found).sum()
 
     *contents, of_id = views
     distilled = [distillation(content, of_id) for content in contents]
-    return total + distillation_weight * sum(distilled, distillation(of_id, views.mean(dim=0)))
+    weight = distillation_weight * rampup(candidates.epoch, distillation_warmup_epochs)
+    return total + weight * sum(distilled, distillation(of_id, views.mean(dim=0)))
+
+
+def rampup(epoch: torch.Tensor | int, num_epochs: int) -> torch.Tensor | float:
+    """Returns a factor that rises to 1 along a sigmoid, `exp(-5 (1 - e / E)²)`, `e` counted from 1.
+
+    Paper: Laine and Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017.
+
+    Args:
+        epoch: the epoch, counted from 0.
+        num_epochs: `E`, after which it is 1; with 0 it is from the beginning.
+
+    >>> rampup(0, 20), rampup(torch.tensor(99), 20), rampup(0, 0)
+    (tensor(0.0110), tensor(1.), 1.0)
+    """
+    if not num_epochs:
+        return 1.0
+    done = torch.as_tensor(epoch + 1).clamp(max=num_epochs) / num_epochs
+    return torch.exp(-5 * (1 - done) ** 2)
 
 
 def mixed_loss(
@@ -304,8 +324,8 @@ LOSSES = {
     "distilled_in_batch": Loss(
         distilled_in_batch_loss,
         "batch",
-        ("item_log_popularity",),
-        ("num_views", "distillation_temperature", "distillation_weight"),
+        ("item_log_popularity", "epoch"),
+        ("num_views", "distillation_temperature", "distillation_weight", "distillation_warmup_epochs"),
         reads_views=True,
     ),
     "mixed": Loss(mixed_loss, "mixed", ("item_log_popularity", "num_catalogue_items")),

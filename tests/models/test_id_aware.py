@@ -138,6 +138,40 @@ def test_distillation_equals_a_loop():
     assert found.item() == pytest.approx(total, rel=1e-9)
 
 
+def test_a_teacher_gets_no_gradient_from_its_students():
+    """Otherwise all views agree on items that no user took: nothing else makes the distillation as small."""
+    temperature, generator = 0.5, torch.Generator().manual_seed(0)
+    states = torch.randn(4, 10, generator=generator, dtype=torch.float64, requires_grad=True)
+    items = torch.eye(5, dtype=torch.float64).repeat(1, 2)  # so that the scores of a view are its states
+    candidates, targets = Candidates(items, torch.full((4, 2), -1)), torch.tensor([0, 1, 2, 3])
+    function = LOSSES["distilled_in_batch"].function
+    with_it, without = (function(states, targets, torch.arange(4), candidates, 2, temperature, w) for w in (1.0, 0.0))
+    (gradient,) = torch.autograd.grad(with_it - without, states)
+    content, of_id = (2 * one for one in states.detach().chunk(2, dim=-1))
+
+    def apart(student, teacher):
+        return 2 * temperature * ((student / temperature).softmax(-1) - (teacher / temperature).softmax(-1))
+
+    torch.testing.assert_close(gradient[:, :5], apart(content, of_id))
+    torch.testing.assert_close(gradient[:, 5:], apart(of_id, (content + of_id) / 2))
+
+
+def test_the_weight_of_the_distillation_rises_over_the_epochs(make_model, prepared, processor, histories):
+    model = perturb(make_model("text+image+id", **VIEWS, distillation_warmup_epochs=4)).eval()
+    counts = count_interactions(histories, NUM_ITEMS)
+    collator, users, losses = TransRecDataCollator(model.config, prepared, processor, counts), range(5), []
+    for epoch in (0, 1, 3, 9):
+        collator.set_epoch(epoch)
+        losses.append(model(**collator([histories[user] for user in users])).loss.item())
+    model.config.distillation_weight = 0.0
+    batch = collator([histories[user] for user in users])
+    without = model(**batch).loss.item()
+    shares = [(loss - without) / (losses[-1] - without) for loss in losses]
+    assert shares == pytest.approx([math.exp(-5 * (1 - done) ** 2) for done in (0.25, 0.5, 1.0, 1.0)], rel=1e-3)
+    with pytest.raises(ValueError, match="needs epoch in the batch"):
+        model(**{name: values for name, values in batch.items() if name != "epoch"})
+
+
 TEXT = {"text_config": {"model_type": "bert", "hidden_size": 12, "num_attention_heads": 2}}
 
 
