@@ -34,7 +34,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         check_export(Path(arguments.output_dir), arguments.format, arguments.quantize)
         where = {"revision": arguments.model_revision}
-        recommender = Recommender.from_pretrained(arguments.model_name_or_path, dtype="float32", **where)
+        name, choice = arguments.model_name_or_path, arguments.choice()
+        recommender = Recommender.from_pretrained(name, dtype="float32", **where, **choice)
         recommender.export(arguments.output_dir, arguments.format, arguments.quantize)
     except (ImportError, ValueError) as error:
         raise OptionError(str(error)) from error

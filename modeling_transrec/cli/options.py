@@ -44,6 +44,17 @@ class CheckpointArguments:
     model_revision: str = dataclasses.field(
         default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
     )
+    platform: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Platform whose adapters the checkpoint uses, where several share it; 'source' is without any "
+            "(default: the one that it was saved with)."
+        },
+    )
+
+    def choice(self) -> dict[str, Any]:
+        """Returns what `from_pretrained` is told of the platform."""
+        return {} if self.platform is None else {"platform": self.platform}
 
 
 def with_checkpoint_named(args: Sequence[str] | None) -> list[str]:
@@ -82,7 +93,7 @@ def load_recommender(
         The recommender, which has no catalogue where neither has one, and the items of the data set.
     """
     name, where = arguments.model_name_or_path, {"revision": arguments.model_revision}
-    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where)
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where, **arguments.choice())
     recommender.model.to(device)
     if data is None:
         recommender.load_catalogue(name, **where)

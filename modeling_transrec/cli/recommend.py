@@ -147,7 +147,7 @@ def main(args: Sequence[str] | None = None) -> None:
     max_seq_len = load_config(name, **where).max_seq_len
     with state.local_main_process_first() if options.output_dir is not None else contextlib.nullcontext():
         items = data_args.load_items(max_seq_len)
-    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where)
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where, **options.choice())
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
     if options.output_dir is not None:

@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     recommender, items = load_recommender(options, data)
     if recommender.items is None:
         raise OptionError(f"{name} has no catalogue to show: name a data set by --dataset_config_name")
-    hub_id = name if data is None and is_hub_id(name) else None
+    hub_id = name if data is None and is_hub_id(name) and options.platform is None else None
     written = write_space(
         recommender, options.output_dir, options.title, items, options.image_size, hub_id, options.model_revision
     )

@@ -64,6 +64,13 @@ class EvaluationArguments:
     model_revision: str = field(
         default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
     )
+    platform: str | None = field(
+        default=None,
+        metadata={
+            "help": "Platform whose adapters the checkpoint uses, where several share it; 'source' is without any "
+            "(default: the one that it was saved with)."
+        },
+    )
     split: str = field(default="test", metadata={"help": "Split to evaluate on.", "choices": ["validation", "test"]})
     output_file: str | None = field(
         default=None, metadata={"help": 'JSON file to write: {"metrics": {"hr@10": …}, "protocol": {…}}.'}
@@ -123,6 +130,8 @@ class EvaluationArguments:
             raise ValueError(f"--model_name_or_path: there is no {name}; did you mean {close[0]}?")
         if self.max_seq_len is not None and not is_baseline:
             raise ValueError(f"--max_seq_len is an option of {', '.join(BASELINES)}; a model has its own")
+        if self.platform is not None and is_baseline:
+            raise ValueError(f"--platform chooses adapters of a checkpoint; {name} has none")
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown:
             raise ValueError(f"--metrics: there is no {', '.join(unknown)}; there are {', '.join(METRICS)}")

@@ -121,6 +121,8 @@ class EvaluationTask:
         dtype = result["protocol"].get("scoring", {}).get("content", {}).get("dtype")
         bf16 = bool(self.args.bf16) if dtype is None else dtype == "bfloat16"
         facts = {"dataset": dataset, "model": name, "max_seq_len": self.max_seq_len, "bf16": bf16}
+        if not self.is_baseline and self.checkpoint[0].config.platforms is not None:
+            facts["platform"] = self.checkpoint[0].config.platform
         if self.evaluator.item_features is not None:
             content = self.platform.content
             facts["item_features"] = {"source": content.source, **content.made}
@@ -130,7 +132,8 @@ class EvaluationTask:
     def checkpoint(self) -> tuple[TransRecModel, TransRecProcessor]:
         """The model and its processor."""
         name, where = self.args.model_name_or_path, dict[str, Any](revision=self.args.model_revision)
-        model = TransRecModel.from_pretrained(name, **where).to(self.state.device)
+        choice = {} if self.args.platform is None else {"platform": self.args.platform}
+        model = TransRecModel.from_pretrained(name, **where, **choice).to(self.state.device)
         processor = TransRecProcessor.from_pretrained(name, **where)
         processor = drop_foreign_ids(model, processor, self.platform.items["item_id"][:])
         processor.language = self.args.language or processor.language

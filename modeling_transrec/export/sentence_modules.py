@@ -43,6 +43,11 @@ def write_sentence_transformer(model: TransRecPreTrainedModel, processor: TransR
             f"a model of {model.config.modality} cannot be one of sentence-transformers, whose modules have one text "
             "in and no ids, images or fusions: use --format onnx or --format torch-export"
         )
+    if model.config.platform_index is not None:
+        raise ValueError(
+            f"the adapters of platform={model.config.platform!r} are no modules of sentence-transformers: use "
+            "--format onnx or --format torch-export"
+        )
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

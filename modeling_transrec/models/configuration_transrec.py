@@ -23,7 +23,7 @@ from .losses import LOSSES
 from .modalities import MODALITIES, NO_VIDEO
 from .pooling import TEXT_POOLINGS
 from .projections import PROJECTIONS
-from .user_adapters import USER_ADAPTERS
+from .user_adapters import SOURCE, USER_ADAPTERS
 from .user_encoders import USER_ENCODERS
 from .views import AUGMENTATIONS
 
@@ -112,6 +112,11 @@ class TransRecConfig(PretrainedConfig):
             read what a part of a layer makes, `"parallel"` ones what it reads. Without it there are none.
         user_adapter_reduction (`int`, defaults to 4):
             How many times as narrow as the layers they are in the middle.
+        platforms (`list[str]`, *optional*):
+            Platforms that have adapters of their own, in the user encoder and behind the item embeddings, and share
+            all the rest; see [`~TransRecPreTrainedModel.add_platform`].
+        platform (`str`, defaults to `"source"`):
+            The one of them whose adapters are used; `"source"` is the model without any.
         text_pooling (`str`, *optional*):
             How token vectors become one: the first (`"cls"`), their mean, the last, or the mean of the first and the
             last layer's (`"first_last"`). By default the backbone's usual one: `"cls"` for encoders, `"mean"` for
@@ -246,6 +251,8 @@ class TransRecConfig(PretrainedConfig):
     num_low_frequencies: int = option(3, at_least=1, at_most=2**20)
     user_adapter: str | None = option(None, USER_ADAPTERS)
     user_adapter_reduction: int = option(4, at_least=1, at_most=2**16)
+    platforms: list[str] | None = None
+    platform: str = SOURCE
     text_pooling: str | None = option(None, TEXT_POOLINGS)
     image_pooling: str | None = option(None, ("pooler", "cls", "mean"))
     image_mean: list[float] | None = None
@@ -447,6 +454,16 @@ class TransRecConfig(PretrainedConfig):
                 f"user_encoder_type={self.user_encoder_type!r} has no layers to put adapters into; leave out "
                 "user_adapter"
             )
+        if self.platforms is not None and self.user_adapter is None:
+            raise ValueError("platforms have adapters of their own; give user_adapter, 'serial' or 'parallel'")
+        wrong = [name for name in self.platforms or () if name == SOURCE or (self.platforms or []).count(name) > 1]
+        if wrong:
+            raise ValueError(
+                f"platforms names {wrong[0]!r}, which is what they share: choose another name"
+                if wrong[0] == SOURCE
+                else f"platforms names {wrong[0]!r} twice"
+            )
+        self.platform_index  # noqa: B018  # refuses an unknown one
         if self.objective not in ("masked_item", "every_prefix") and not user_encoder.causal:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} reads both sides of an item, so that "
@@ -536,6 +553,14 @@ class TransRecConfig(PretrainedConfig):
     def reads_timestamps(self) -> bool:
         """Whether the user encoder reads the times of the interactions."""
         return USER_ENCODERS[self.user_encoder_type].reads_timestamps
+
+    @property
+    def platform_index(self) -> int | None:
+        """Index of the chosen platform among those that have adapters; `None` for the source."""
+        if self.platform == SOURCE:
+            return None
+        _check_choice("platform", self.platform, [SOURCE, *(self.platforms or ())])
+        return (self.platforms or []).index(self.platform)
 
     @property
     def width(self) -> int:

@@ -22,6 +22,7 @@ from .modalities import BACKBONES, MODALITIES
 from .multimodal_encoders import MULTIMODAL_ENCODERS, DualEncoder
 from .projections import WhitenedProjection
 from .text_chunks import pad_on_the_right
+from .user_adapters import make_item_adapter
 from .whitening import unit_parts
 
 
@@ -98,6 +99,7 @@ class ItemEncoder(nn.Module):
             self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
         if config.num_views > 1:
             self.lengths = [(config.width // config.num_views, config.num_views**-0.5)] * config.num_views
+        self.adapter = make_item_adapter(config)
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.id_dropout = nn.Dropout(config.id_dropout_prob)
         self.synthetic_probability = config.synthetic_negatives
@@ -120,6 +122,13 @@ class ItemEncoder(nn.Module):
             return widths
         ends = [round(config.width * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+    def add_ids(self, config: TransRecConfig, device: torch.device, dtype: torch.dtype) -> None:
+        """Puts a table of ids that start from zero, and are added, beside the contents."""
+        table = EmbeddingFromZero(config.num_items, config.width, device=device, dtype=dtype)  # type: ignore[arg-type]
+        table.init_own_weights()
+        self.id_embedding, self.id_fusion = table, FUSIONS[config.id_fusion](config, 2)
+        self.modalities = str(config.modality).split("+")
 
     @property
     def owners(self) -> dict[str, Any]:
@@ -165,6 +174,7 @@ class ItemEncoder(nn.Module):
         features = cast(dict, items).get(f"{part.modality}_features")
         features = part.features(**items) if features is None else features
         made = part.projection.layers.synthesize(features, self.synthetic_probability)
+        made = self.adapter(made, made)
         index = part.index(**items)
         if index is None:
             return made
@@ -197,6 +207,7 @@ class ItemEncoder(nn.Module):
         if self.id_embedding is not None and not (self.fusion is not None and self.fusion.reads_ids):
             ids = self.id_embedding(items["item_ids"])
             embeddings = ids if embeddings is None else self.id_fusion([embeddings, self.id_dropout(ids)])
+        embeddings = self.adapter(embeddings, embeddings)
         return self.dropout(unit_parts(embeddings, self.lengths) if self.starts_at_content else embeddings)
 
     def encode_in_chunks(self, chunk_size: int, **items: Unpack[ItemInputs]) -> torch.Tensor:

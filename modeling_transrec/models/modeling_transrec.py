@@ -42,6 +42,7 @@ from .item_encoders import ItemEncoder
 from .losses import LOSSES
 from .offloading import align_module_device
 from .pretrained_model import TransRecPreTrainedModel
+from .user_adapters import choose_platform
 from .user_encoders import UserEncoder, make_user_encoder
 
 
@@ -152,6 +153,8 @@ class TransRecModel(TransRecPreTrainedModel):
         if config.peft_config is not None:
             inject_adapters(self.item_encoder.backbones, config.peft_config)
         leave_out_untrainable(self.item_encoder.backbones)
+        if config.platforms is not None:
+            choose_platform(self, config.platform_index)
 
     def _with_input_embeddings(self) -> PreTrainedModel | None:
         """Returns the backbone that reads tokens, of a dual encoder its text tower; without any the first one."""

@@ -39,7 +39,7 @@ from .modalities import BACKBONES
 from .offloading import align_module_device
 from .quantised_weights import has_quantised_layers, in_whole_precision, left_as_they_are
 from .sentence_folders import read_text_pooling
-from .user_adapters import add_adapters, freeze_but_adapters
+from .user_adapters import add_adapters, choose_platform, freeze_but_adapters
 from .user_encoders import UserEncoder
 from .whitening import unit_parts
 from .whole_saves import check_whole, whole_save
@@ -207,6 +207,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         commit that the checkpoint names, and only if they have the hash that it names. Backbones that have adapters
         are frozen again.
 
+        Of a model with platforms, `platform` chooses one, whose adapters alone are trained.
+
         Args:
             pretrained_model_name_or_path: Hub id or folder.
             use_safetensors: must not be `False`.
@@ -263,6 +265,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
             model._backbones_cache = kwargs.get("cache_dir")
         own_weights(model)
         leave_out_untrainable(model.item_encoder.backbones)
+        if model.config.platforms is not None:
+            model.set_platform(model.config.platform)
         return (model, info) if output_loading_info else model
 
     @classmethod
@@ -421,13 +425,78 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """
         if self.config.user_adapter is not None:
             raise ValueError(f"the user encoder has {self.config.user_adapter} adapters already")
-        self.config.user_adapter, self.config.user_adapter_reduction = placement, reduction
+        self._configure(user_adapter=placement, user_adapter_reduction=reduction)
+        add_adapters(self.user_encoder, self.config)
+
+    def add_platform(self, name: str, placement: str = "serial", reduction: int = 4) -> None:
+        """Puts adapters for a platform into the user encoder and behind the item embeddings, and chooses it.
+
+        All that is not the platform's is frozen: what the source and the platforms before it get stays as it is, to
+        the bit, however long the new one is trained. The adapters change nothing until then.
+
+        Args:
+            name: of the platform, by which it is chosen.
+            placement, reduction: as in [`add_user_adapter`]; those of the first platform hold for all.
+
+        Raises:
+            ValueError: if there is a platform of this name, adapters are no platform's or of another form, or the
+                model has ids, which the other platforms do not have.
+
+        Example:
+
+        >>> from modeling_transrec import TransRecConfig, TransRecModel
+        >>> text = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+        >>> model = TransRecModel(TransRecConfig(text_config=text))
+        >>> model.add_platform("books")
+        >>> model.add_platform("games")
+        >>> model.config.platforms, model.config.platform
+        (['books', 'games'], 'games')
+        >>> model.set_platform("books")
+        """
+        config = self.config
+        if config.num_items is not None:
+            raise ValueError(
+                f"a model of {config.modality} knows the items of one platform, and platforms share one model; drop "
+                "the ids before, or train one of content"
+            )
+        if config.user_adapter is not None and config.platforms is None:
+            raise ValueError(f"the user encoder has {config.user_adapter} adapters, which are no platform's")
+        form = (config.user_adapter, config.user_adapter_reduction)
+        if config.platforms is not None and form != (placement, reduction):
+            raise ValueError(f"the platforms' adapters are {form[0]} and {form[1]} times as narrow, all of them")
+        platforms = [*(config.platforms or ()), name]
+        self._configure(
+            user_adapter=placement, user_adapter_reduction=reduction, platforms=platforms, platform=platforms[-1]
+        )
+        add_adapters(self.user_encoder, config)
+        add_adapters(self.item_encoder, config)
+        self.set_platform(name)
+
+    def set_platform(self, name: str) -> None:
+        """Uses a platform's adapters, and trains only them; those of `"source"` are none.
+
+        Raises:
+            ValueError: if there is no such platform.
+        """
+        self._configure(platform=name)
+        choose_platform(self.base_model, self.config.platform_index)
+        self.train(self.training)
+
+    def _configure(self, **fields) -> None:
+        """Sets fields of the configuration that fit it, or none of them.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        before = {name: getattr(self.config, name) for name in fields}
         try:
+            for name, value in fields.items():
+                setattr(self.config, name, value)
             self.config.validate_architecture()
         except ValueError:
-            self.config.user_adapter = None
+            for name, value in before.items():
+                setattr(self.config, name, value)
             raise
-        add_adapters(self.user_encoder, self.config)
 
     @property
     def has_frozen_backbone(self) -> bool:
@@ -495,6 +564,31 @@ class TransRecPreTrainedModel(PreTrainedModel):
         self.item_encoder.id_embedding = self.item_encoder.id_fusion = None
         self.config.num_items = None
         self.item_encoder.modalities = self.config.modality.split("+")
+
+    def add_item_ids(self, num_items: int) -> None:
+        """Puts a table of ids beside the content of a model that has none: UniSRec's transductive fine-tuning.
+
+        Ids are added to the item embeddings and start from zero, so that they change nothing until they are trained.
+
+        Args:
+            num_items: entries of the table, one for each item of the catalogue.
+
+        Example:
+
+        >>> from modeling_transrec import TransRecConfig, TransRecModel
+        >>> text = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+        >>> model = TransRecModel(TransRecConfig(text_config=text))
+        >>> model.add_item_ids(5)
+        >>> model.config.modality, int(model.item_encoder.id_embedding.weight.count_nonzero())
+        ('text+id', 0)
+        """
+        if self.config.num_items is not None:
+            raise ValueError(f"the model has ids of {self.config.num_items} items already: drop_item_ids() before")
+        if self.config.platforms is not None:
+            raise ValueError("a model that several platforms share has no ids, which are those of one of them")
+        self._configure(num_items=num_items, id_fusion="sum")
+        weight = next(self.user_encoder.parameters())
+        self.item_encoder.add_ids(self.config, weight.device, weight.dtype)
 
     def add_peft_adapter(self, peft_config) -> None:
         """Puts adapters of the `peft` library into the backbones, and trains only them there.

@@ -273,9 +273,16 @@ class TransRecProcessor(ProcessorMixin):
 
     def without_item_ids(self) -> "TransRecProcessor":
         """The same for content alone: what a model of content and ids keeps on another catalogue."""
+        return self._with_ids(None)
+
+    def with_item_ids(self, item_ids: Sequence[str]) -> "TransRecProcessor":
+        """The same for content and these ids, see [`~TransRecPreTrainedModel.add_item_ids`]."""
+        return self._with_ids(list(item_ids))
+
+    def _with_ids(self, item_ids: list[str] | None) -> "TransRecProcessor":
         parts = {name: getattr(self, name) for name in self.get_attributes()}
         options = ("user_ids", "language", "max_text_length", "do_lower_case", "item_prefix", "max_audio_seconds")
-        return type(self)(**parts, **{name: getattr(self, name) for name in options})
+        return type(self)(**parts, item_ids=item_ids, **{name: getattr(self, name) for name in options})
 
     def user_index(self, user_ids: Iterable[str]) -> list[int]:
         """Returns users' indices in the table of user ids (DSSM)."""

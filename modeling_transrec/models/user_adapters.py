@@ -1,12 +1,18 @@
-"""Bottleneck adapters in user encoders: a few parameters beside each part of a layer, the rest as it was.
+"""Bottleneck adapters: a few parameters beside each part of a user encoder's layer, the rest as it was.
+
+There is one set of them, or one for each of several platforms that share all the rest: a platform is added without a
+change to what the others get.
 
 Papers: Yuan et al., "Parameter-Efficient Transfer from Sequential Behaviors for User Modeling and Recommendation"
 (PeterRec), SIGIR 2020; Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019; Fu et al.,
-"Exploring Adapter-based Transfer Learning for Recommender Systems" (Adapter4Rec), WSDM 2024.
+"Exploring Adapter-based Transfer Learning for Recommender Systems" (Adapter4Rec), WSDM 2024; for platforms one after
+the other Yuan et al., "One Person, One Model, One World: Learning Continual User Representation without Forgetting"
+(Conure), SIGIR 2021, which divides one network's weights among tasks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 
 
 USER_ADAPTERS = ("serial", "parallel")
+SOURCE = "source"  # in place of a platform's name: the model without adapters
 
 
 class NoAdapter(nn.Module):
@@ -41,7 +48,7 @@ class BottleneckAdapter(nn.Module):
 
     Args:
         config: with `user_adapter` and `user_adapter_reduction`, by which the width is divided in the middle.
-        width: of the layer.
+        width: `D`.
     """
 
     def __init__(self, config: TransRecConfig, width: int):
@@ -57,28 +64,82 @@ class BottleneckAdapter(nn.Module):
         return outputs + self.up(nn.functional.gelu(self.down(read)))
 
 
+class PlatformAdapters(nn.Module):
+    """Has an adapter for each platform, and uses that of the chosen one; for the source none.
+
+    Args:
+        config: with `platforms` and `platform`.
+        width: `D`.
+    """
+
+    def __init__(self, config: TransRecConfig, width: int):
+        super().__init__()
+        self.adapters = nn.ModuleList(BottleneckAdapter(config, width) for _ in config.platforms or ())
+        self.width, self.chosen = width, config.platform_index
+
+    def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """Changes outputs `(…, D)` as the chosen platform's adapter does."""
+        return outputs if self.chosen is None else self.adapters[self.chosen](inputs, outputs)
+
+
 def make_adapter(config: TransRecConfig) -> nn.Module:
-    """Makes the adapter of one part of a layer, or what stands there without adapters."""
-    width = config.user_width
-    return NoAdapter(width) if config.user_adapter is None else BottleneckAdapter(config, width)
+    """Makes the adapter of one part of a user encoder's layer, or what stands there without adapters."""
+    if config.user_adapter is None:
+        return NoAdapter(config.user_width)
+    make = BottleneckAdapter if config.platforms is None else PlatformAdapters
+    return make(config, config.user_width)
 
 
-def add_adapters(user_encoder: nn.Module, config: TransRecConfig) -> None:
-    """Puts the adapters that the configuration names into a user encoder that has none."""
-    weight = next(user_encoder.parameters())
-    for module in list(user_encoder.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NoAdapter):
-                adapter = BottleneckAdapter(config, child.width)
-                nn.init.xavier_normal_(adapter.down.weight)
-                nn.init.zeros_(adapter.down.bias)
-                adapter.up.init_own_weights()
-                setattr(module, name, adapter.to(weight.device, weight.dtype))
+def make_item_adapter(config: TransRecConfig) -> nn.Module:
+    """Makes the adapters of item embeddings, which only platforms have."""
+    return NoAdapter(config.width) if config.platforms is None else PlatformAdapters(config, config.width)
+
+
+def add_adapters(module: nn.Module, config: TransRecConfig) -> None:
+    """Puts the adapters that the configuration names where a module has none: one, or one of the last platform."""
+    weight = next(one for one in module.parameters() if one.is_floating_point())
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, NoAdapter) and config.platforms is None:
+                setattr(parent, name, _new_adapter(config, child.width, weight))
+            elif isinstance(child, NoAdapter):
+                made = PlatformAdapters(config, child.width)
+                made.adapters = nn.ModuleList(_new_adapter(config, child.width, weight) for _ in made.adapters)
+                setattr(parent, name, made)
+            elif isinstance(child, PlatformAdapters):
+                child.adapters.append(_new_adapter(config, child.width, weight))
+
+
+def _new_adapter(config: TransRecConfig, width: int, like: torch.Tensor) -> BottleneckAdapter:
+    """Makes an adapter that changes nothing yet, with weights of the device and type of another one."""
+    adapter = BottleneckAdapter(config, width)
+    nn.init.xavier_normal_(adapter.down.weight)
+    nn.init.zeros_(adapter.down.bias)
+    adapter.up.init_own_weights()
+    return adapter.to(like.device, like.dtype)
+
+
+def choose_platform(module: nn.Module, index: int | None) -> None:
+    """Uses the adapters of one platform, or with `None` none, and trains only them."""
+    module.requires_grad_(False)
+    for one in module.modules():
+        if isinstance(one, PlatformAdapters):
+            one.chosen = index
+    for adapter in _used_adapters(module):
+        adapter.requires_grad_(True)
 
 
 def freeze_but_adapters(user_encoder: nn.Module) -> None:
-    """Leaves all of a user encoder out of training, except adapters."""
+    """Leaves all of a user encoder out of training, except adapters that are used."""
     user_encoder.requires_grad_(False)
-    for module in user_encoder.modules():
-        if isinstance(module, BottleneckAdapter):
-            module.requires_grad_(True)
+    for adapter in _used_adapters(user_encoder):
+        adapter.requires_grad_(True)
+
+
+def _used_adapters(module: nn.Module) -> Iterator[BottleneckAdapter]:
+    others: set[nn.Module] = set()
+    for one in module.modules():
+        if isinstance(one, PlatformAdapters):
+            others |= {adapter for index, adapter in enumerate(one.adapters) if index != one.chosen}
+        elif isinstance(one, BottleneckAdapter) and one not in others:
+            yield one

@@ -100,6 +100,11 @@ def check_before_training(trainer: "TransRecTrainer") -> None:
         if trainer.compute_metrics is None:  # or only the first evaluation tells their names
             check_metric(args, [name for name in several if name is not None], trainer.adds_transitions)
     trainer.get_train_dataloader()
+    if config.platforms is not None and config.platform_index is None:
+        raise ValueError(
+            f"the source of the platforms {', '.join(config.platforms)} is not trained: they would change, too; "
+            "name the platform that is: --platform NAME"
+        )
     if args.neftune_noise_alpha is not None and "text" not in config.modality.split("+"):
         raise ValueError("neftune_noise_alpha adds noise to the embeddings of tokens, and this model reads none")
     for entry in args.card_results or ():

@@ -17,6 +17,7 @@ _NO_OPTIONS = {
     *TransRecConfig.sub_configs_defaults,
     "num_items",
     "num_users",
+    "platforms",
     "peft_config",
     "backbone_references",
     "image_mean",
@@ -110,6 +111,13 @@ class ModelArguments:
     model_revision: str = field(
         default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
     )
+    add_item_ids: bool = field(
+        default=False,
+        metadata={
+            "help": "Put a table of the item ids, from zero on, beside the content of --model_name_or_path: "
+            "UniSRec's transductive fine-tuning."
+        },
+    )
     modality: str | None = field(
         default=None,
         metadata={
@@ -190,6 +198,13 @@ class ModelArguments:
             if double:
                 read = " and ".join(given[option])
                 raise ValueError(f"--{option} brings all that reads {read}; leave out --{', --'.join(double)}")
+        if self.platform is not None and self.model_name_or_path is None:
+            raise ValueError("--platform puts adapters into a checkpoint; name it by --model_name_or_path")
+        if self.add_item_ids and self.model_name_or_path is None:
+            raise ValueError(
+                "--add_item_ids puts ids beside the content of --model_name_or_path; of a new model they are a "
+                "modality, such as --modality text+id"
+            )
         if self.peft_config is not None and self.peft is None:
             raise ValueError("--peft_config holds options of --peft; name its kind, such as --peft lora")
 
@@ -218,8 +233,9 @@ class ModelArguments:
         ]
 
     def config_fields(self) -> dict:
-        """Returns the fields of the configuration that were given."""
-        return self._given(config_options())
+        """Returns the fields of the configuration that were given; `"none"` takes an auxiliary loss away."""
+        given = self._given(config_options())
+        return given | ({"auxiliary_loss_type": None} if given.get("auxiliary_loss_type") == "none" else {})
 
     def processor_fields(self) -> dict:
         """Returns the options of the processor that were given."""
@@ -237,7 +253,7 @@ class ModelArguments:
 
 
 # Fields of the configuration that put into a checkpoint what it has not.
-ADDABLE_FIELDS = ("user_adapter", "user_adapter_reduction")
+ADDABLE_FIELDS = ("user_adapter", "user_adapter_reduction", "platform")
 # Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",
@@ -253,6 +269,7 @@ CHANGEABLE_FIELDS = (
     "gather_negatives",
     "gbce_t",
     "distillation_weight",
+    "distillation_warmup_epochs",
     "distillation_temperature",
     "auxiliary_loss_type",
     "auxiliary_weight",

@@ -26,6 +26,7 @@ from ..models.multimodal_encoders import reads_last_position
 from ..models.processing_transrec import TransRecProcessor, train_tokenizer
 from ..models.projections import PROJECTIONS
 from ..models.sentence_folders import read_item_prefix
+from ..models.user_adapters import SOURCE, USER_ADAPTERS
 from ..models.user_encoders import USER_ENCODERS
 from .model_arguments import ADDABLE_FIELDS, CHANGEABLE_FIELDS, ModelArguments
 
@@ -94,7 +95,7 @@ def _from_checkpoint(
     name, where = args.model_name_or_path, dict[str, Any](revision=args.model_revision)
     config = load_config(name, **where)
     for option, value in args.config_fields().items():
-        if option in ADDABLE_FIELDS and config.user_adapter is None:
+        if option == "platform" or (option in ADDABLE_FIELDS and config.user_adapter is None):
             continue
         if option not in CHANGEABLE_FIELDS and value != getattr(config, option):
             raise ValueError(
@@ -105,12 +106,28 @@ def _from_checkpoint(
     config.validate_architecture()
     model = TransRecForSequentialRecommendation.from_pretrained(name, config=config, dtype="float32", **where)
     processor = TransRecProcessor.from_pretrained(name, **where)
-    if args.user_adapter is not None and config.user_adapter is None:
-        reduction = args.user_adapter_reduction or TransRecConfig().user_adapter_reduction
-        model.add_user_adapter(args.user_adapter, reduction)
+    placement = args.user_adapter or config.user_adapter or USER_ADAPTERS[0]
+    reduction = args.user_adapter_reduction or config.user_adapter_reduction
+    if args.platform is not None and args.platform not in (SOURCE, *(config.platforms or ())):
+        model.add_platform(args.platform, placement, reduction)
+    elif args.platform is not None:
+        model.set_platform(args.platform)
+    elif args.user_adapter is not None and config.user_adapter is None:
+        model.add_user_adapter(placement, reduction)
     for option, value in args.processor_fields().items():
         setattr(processor, option, value)
-    return model, drop_foreign_ids(model, processor, items["item_id"])
+    processor = drop_foreign_ids(model, processor, items["item_id"])
+    return model, _add_item_ids(model, processor, items["item_id"]) if args.add_item_ids else processor
+
+
+def _add_item_ids(
+    model: TransRecForSequentialRecommendation, processor: TransRecProcessor, item_ids: Sequence[str]
+) -> TransRecProcessor:
+    """Puts ids of the catalogue beside a checkpoint's content; returns the processor to use from now on."""
+    if processor.item_ids is not None:
+        raise ValueError("--add_item_ids is for a checkpoint without ids; this one knows the catalogue: leave it out")
+    model.add_item_ids(len(item_ids))
+    return processor.with_item_ids(item_ids)
 
 
 class _NewModel:
@@ -244,6 +261,7 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "negative_sampling": loss.samples,
         "gbce_t": "gbce_t" in loss.options,
         "distillation_weight": loss.reads_views,
+        "distillation_warmup_epochs": loss.reads_views,
         "distillation_temperature": loss.reads_views,
         "auxiliary_weight": config.auxiliary_loss_type is not None,
         "auxiliary_temperature": config.auxiliary_loss_type is not None,

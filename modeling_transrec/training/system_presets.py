@@ -11,7 +11,7 @@ systems' own code counts prefixes.
 - `transrec-mixture`: TransRec for mixture of modality (Wang et al., APWeb-WAIM 2024), with a causal user encoder and
   plain pooling of tokens; theirs reads both sides and pools by attention.
 - `odmt`: ODMT (Ji et al., ACM MM 2023) as run on Amazon's Office: three views of 768 each, frozen backbones of text
-  and image, distillation at a constant weight.
+  and image; a teacher gets no gradient of its students.
 - `clue`: CLUE (Cheng et al., ICDM 2021), whose code is not public: sizes and rates are those of AdaptSSR (Yu et al.,
   NeurIPS 2023) on the same data; the training loss beside its term is ours.
 - `icsrec`: ICSRec (Qin et al., WSDM 2024) without its clusters of intents; it takes the last position of every prefix
@@ -59,7 +59,7 @@ _PRETRAIN: dict[str, Any] = {
     "per_device_train_batch_size": 1024,
 }
 SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
-    "unisrec": {**_COMMON, **_EXPERTS},
+    "unisrec": {**_COMMON, **_EXPERTS, "auxiliary_loss_type": "none"},
     "unisrec-pretrain": {
         **_PRETRAIN,
         **_EXPERTS,
@@ -67,7 +67,7 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
         "auxiliary_weight": 1e-3,
         "auxiliary_temperature": 0.07,
     },
-    "vqrec": {**_COMMON, **_CODES},
+    "vqrec": {**_COMMON, **_CODES, "synthetic_negatives": 0.0},
     "vqrec-pretrain": {**_PRETRAIN, **_CODES, "synthetic_negatives": 0.75},
     "transrec-mixture": {
         "modality": "text+image",
@@ -94,6 +94,7 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
         "fusion": "id_aware",
         "loss_type": "distilled_in_batch",
         "distillation_temperature": 0.4,
+        "distillation_warmup_epochs": 40,
         "user_encoder_type": "sasrec",
         "hidden_size": 2304,
         "num_hidden_layers": 2,

@@ -98,3 +98,60 @@ def test_a_checkpoint_gets_adapters_by_options(tmp_path, capsys):
     with pytest.raises(ValueError, match="--user_adapter_reduction 8 has no effect"):
         wrong = ModelArguments(modality="id", user_adapter_reduction=8)
         train(wrong, data, TransRecTrainingArguments(str(tmp_path / "third"), **options))
+
+
+def test_platforms_share_a_model_and_change_nothing_of_one_another(make_model, make_collator, histories, tmp_path):
+    """Conure's promise: each platform is trained after the other, and all that was there before stays, to the bit."""
+    model = perturb(make_model("text"))
+    batch = make_batch(model, make_collator, "text", histories)
+    results = {"source": model(**batch).logits}
+    for name in ("books", "games"):
+        model.add_platform(name, reduction=2)
+        assert torch.equal(model(**batch).logits, results["source"])  # a new one starts there
+        trained = {key for key, weight in model.named_parameters() if weight.requires_grad}
+        assert trained and all(f"adapters.{len(results) - 1}." in key for key in trained)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model.train()(**batch).loss.backward()
+            optimizer.step()
+        results[name] = model.eval()(**batch).logits
+        for known, logits in results.items():
+            model.set_platform(known)
+            assert torch.equal(model(**batch).logits, logits), (name, known)
+    assert len({logits.sum().item() for logits in results.values()}) == 3
+
+    model.save_pretrained(tmp_path)
+    for name, logits in results.items():
+        again = TransRecForSequentialRecommendation.from_pretrained(tmp_path, platform=name).eval()
+        assert again.config.platforms == ["books", "games"]
+        assert torch.equal(again(**batch).logits, logits)
+        assert any(weight.requires_grad for weight in again.parameters()) == (name != "source")
+        again.freeze_user_encoder()
+        assert all(f"adapters.{['books', 'games'].index(name)}." in key for key in _trained_of_users(again))
+    with pytest.raises(ValueError, match="did you mean 'games'"):
+        TransRecForSequentialRecommendation.from_pretrained(tmp_path, platform="gams")
+
+
+def _trained_of_users(model):
+    return [key for key, weight in model.user_encoder.named_parameters() if weight.requires_grad]
+
+
+def test_what_no_platform_can_have_is_refused(make_model):
+    model = make_model("text")
+    with pytest.raises(ValueError, match="choose another name"):
+        model.add_platform("source")
+    assert model.config.platforms is None and model.config.user_adapter is None
+    model.add_platform("books")
+    with pytest.raises(ValueError, match="'books' twice"):
+        model.add_platform("books")
+    with pytest.raises(ValueError, match="serial and 4 times as narrow, all of them"):
+        model.add_platform("games", "parallel")
+    with pytest.raises(ValueError, match="has no ids"):
+        model.add_item_ids(5)
+    with pytest.raises(ValueError, match="drop the ids before"):
+        make_model("text+id").add_platform("books")
+    adapted = make_model("text")
+    adapted.add_user_adapter()
+    with pytest.raises(ValueError, match="which are no platform's"):
+        adapted.add_platform("books")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from modeling_transrec import ModelArguments
+from modeling_transrec import ModelArguments, TransRecProcessor
 from modeling_transrec.models.modalities import MODALITIES
 from modeling_transrec.training.model_arguments import backbone_options
 from modeling_transrec.training.model_building import load_model_and_processor
@@ -81,3 +81,38 @@ def test_what_contradicts_is_refused(sounds):
     ]:
         with pytest.raises(ValueError, match=message):
             load_model_and_processor(ModelArguments(**options), sounds)
+
+
+def test_ids_are_put_beside_the_content_of_a_checkpoint(sounds, tokenizer, make_model, tmp_path):
+    """UniSRec's transductive form: nothing changes at first, and ids are trained, the user encoder is not."""
+    plain = make_model("text")
+    plain.save_pretrained(tmp_path / "content")
+    TransRecProcessor(tokenizer).save_pretrained(tmp_path / "content")
+    name = str(tmp_path / "content")
+    model, processor = load_model_and_processor(ModelArguments(name, add_item_ids=True), sounds)
+    assert model.config.modality == "text+id" and processor.item_ids == ["a", "b", "c"]
+    inputs = processor(text=sounds["text_en"][:], item_ids=sounds["item_id"][:])
+    content = {key: value for key, value in inputs.items() if key != "item_ids"}
+    model.eval()
+    assert torch.equal(model.get_item_features(**inputs), plain.get_item_features(**content))
+
+    model.freeze_user_encoder()
+    model.config.logq_correction = False
+    batch = {"item_index": torch.tensor([[0], [1]]), "labels": torch.tensor([[1], [2]]), **inputs}
+    model(**batch).loss.backward()
+    assert model.item_encoder.id_embedding.weight.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in model.user_encoder.parameters())
+    torch.optim.SGD(model.item_encoder.parameters(), lr=0.5).step()
+    model.save_pretrained(tmp_path / "both")
+    processor.save_pretrained(tmp_path / "both")
+    again, _ = load_model_and_processor(ModelArguments(str(tmp_path / "both")), sounds)
+    assert torch.equal(again.eval().get_item_features(**inputs), model.get_item_features(**inputs))
+    with pytest.raises(ValueError, match="this one knows the catalogue: leave it out"):
+        load_model_and_processor(ModelArguments(str(tmp_path / "both"), add_item_ids=True), sounds)
+    others = sounds.map(lambda item: {"item_id": f"other-{item['item_id']}"})
+    moved, processor = load_model_and_processor(ModelArguments(str(tmp_path / "both"), add_item_ids=True), others)
+    assert processor.item_ids == others["item_id"][:] and not moved.item_encoder.id_embedding.weight.any()
+    with pytest.raises(ValueError, match="ids of 3 items already"):
+        moved.add_item_ids(4)
+    with pytest.raises(ValueError, match="--modality text[+]id"):
+        ModelArguments(add_item_ids=True)
