@@ -207,6 +207,13 @@ def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> dat
     return indexed.with_format(None)
 
 
+def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
+    """So many of the users, in order, the same ones every time; all where there are no more."""
+    if len(sequences) <= count:
+        return sequences
+    return sequences.select(np.sort(np.random.default_rng(0).choice(len(sequences), count, replace=False)))
+
+
 def history_lengths(histories: datasets.Dataset) -> np.ndarray:
     """Returns the number of items of each history, `(number of users,)`."""
     return histories.with_format("numpy")["length"][:]

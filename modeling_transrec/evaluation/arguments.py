@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..models.checkpoint_files import is_hub_id
 from ..models.pooling import TEXT_POOLINGS
-from .baselines import BASELINES, CONTENT_BASELINES
+from .baselines import BASELINES, CONTENT_BASELINES, LANGUAGE_MODEL
 from .metrics import DEFAULT_METRICS, METRICS
 from .weighing import check_transition_weight, has_transitions
 
@@ -41,6 +41,23 @@ class EvaluationArguments:
         default=None, metadata={"help": "Backbone of text and images of the same."}
     )
     audio_model_name_or_path: str | None = field(default=None, metadata={"help": "Audio backbone of the same."})
+    language_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Causal or encoder-decoder model of {LANGUAGE_MODEL}, which is prompted with the titles of a "
+            "history and finds those of candidates more or less likely."
+        },
+    )
+    num_candidates: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rank the target among so many candidates, the others sampled outside the history, such as 4 or "
+            "100; compares only with others on the same ones (default: the whole catalogue)."
+        },
+    )
+    max_eval_users: int | None = field(
+        default=None, metadata={"help": "Rank for so many users, the same in every run (default: all)."}
+    )
     item_prefix: str | None = field(
         default=None,
         metadata={
@@ -142,6 +159,23 @@ class EvaluationArguments:
         if given and name not in CONTENT_BASELINES and not self.push_to_hub and not compares:
             raise ValueError(
                 f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}, and of --metrics diversity"
+            )
+        if (name == LANGUAGE_MODEL) != (self.language_model_name_or_path is not None):
+            raise ValueError(
+                f"--model_name_or_path {LANGUAGE_MODEL} and --language_model_name_or_path NAME belong together; give "
+                "both"
+            )
+        for option, least in (("num_candidates", 2), ("max_eval_users", 1)):
+            if getattr(self, option) is not None and getattr(self, option) < least:
+                raise ValueError(f"--{option} must be at least {least}, got {getattr(self, option)}")
+            if getattr(self, option) is not None and self.push_to_hub:
+                raise ValueError(
+                    f"--push_to_hub adds results of all users and the whole catalogue; leave out --{option}"
+                )
+        lists = [metric for metric in self.metrics if METRICS[metric].needs_lists]
+        if self.num_candidates is not None and lists:
+            raise ValueError(
+                f"--metrics {lists[0]} reads lists of the whole catalogue; leave it or --num_candidates out"
             )
         unread = [option for option in TEXT_OPTIONS if getattr(self, option) is not None]
         if unread and not given:

@@ -17,9 +17,11 @@ import torch
 from ..data.loading import count_interactions, index_histories, values_of_interactions
 from ..data.transitions import Transitions
 from ..models.batch import UserInputs
+from ..models.checkpoint_files import public_name
 from ..models.processing_transrec import TransRecProcessor
 from .evaluator import FullRankingEvaluator
 from .features import Content
+from .language_models import LanguageModelRanker, LanguageModelScorer
 from .scoring import CatalogueScorer
 from .weighing import (
     ScoringChoice,
@@ -30,6 +32,9 @@ from .weighing import (
     empty_scorer,
     has_transitions,
 )
+
+
+LANGUAGE_MODEL = "language-model"
 
 
 class Platform:
@@ -45,6 +50,7 @@ class Platform:
         whole_sequences: the training histories uncut, in which transitions are counted; by default `sequences`.
         validation: ranks the validation split, on which settings are chosen.
         content: features of the items, or `None` where there is no backbone to make them.
+        language_model: ranks the items' titles by their likelihood, or `None`.
     """
 
     def __init__(
@@ -54,10 +60,12 @@ class Platform:
         whole_sequences: datasets.Dataset | Callable[[], datasets.Dataset] | None = None,
         validation: FullRankingEvaluator | Callable[[], FullRankingEvaluator] | None = None,
         content: Content | Callable[[], Content | None] | None = None,
+        language_model: Callable[[], LanguageModelRanker | None] | None = None,
     ):
         self.items = items
         self.has_histories = sequences is not None
         self._given = {"sequences": sequences, "validation": validation, "content": content}
+        self._given["language_model"] = language_model
         self._given["whole_sequences"] = sequences if whole_sequences is None else whole_sequences
 
     def _get(self, name: str) -> Any:
@@ -117,6 +125,11 @@ class Platform:
     def content(self) -> Content | None:
         """The features of the items."""
         return self._get("content")
+
+    @functools.cached_property
+    def language_model(self) -> LanguageModelRanker | None:
+        """A language model that ranks the items' titles."""
+        return self._get("language_model")
 
     @functools.cached_property
     def content_settings(self) -> dict:
@@ -199,6 +212,15 @@ def content_and_transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:
     return add_transitions(*content_knn(platform), platform)
 
 
+def language_model(platform: Platform) -> tuple[CatalogueScorer, dict]:
+    """Scores items by the likelihood of their titles after a prompt, see [`LanguageModelRanker`]."""
+    ranker = platform.language_model
+    if ranker is None:
+        raise ValueError(f"{LANGUAGE_MODEL} prompts one; name it: --language_model_name_or_path")
+    source = public_name(ranker.model.name_or_path)
+    return LanguageModelScorer(ranker), {LANGUAGE_MODEL: {"source": source, **ranker.settings}}
+
+
 def add_transitions(
     scorer: CatalogueScorer,
     description: dict,
@@ -241,6 +263,7 @@ BASELINES: dict[str, Callable[[Platform], tuple[CatalogueScorer, dict]]] = {
     "slim": functools.partial(_sets, "slim"),
     "content-knn": content_knn,
     "content-and-transitions": content_and_transitions,
+    LANGUAGE_MODEL: language_model,
 }
 CONTENT_BASELINES = ("content-knn", "content-and-transitions")
 # Minutes or more where users or items are many: up to so many they stand in tables that do not name them.
@@ -278,7 +301,8 @@ def evaluate_baselines(
 ) -> dict[str, dict[str, Any]]:
     """Returns metrics, protocol and rankings of each baseline whose ingredients are known, see [`rank`].
 
-    Those of [`SLOW_BASELINES`] are left out where users or items are many, unless they are named. Those by content
+    Those of [`SLOW_BASELINES`] are left out where users or items are many, and the language model always, unless they
+    are named. Those by content
     need a backbone, and the sum needs a validation split, too, on which its weight is chosen.
 
     Args:
@@ -305,7 +329,7 @@ def evaluate_baselines(
 
 def known_baselines(platform: Platform) -> list[str]:
     """Returns the names of the baselines for which all is known of a platform, and which take little time on it."""
-    left_out: list[str] = []
+    left_out = [LANGUAGE_MODEL]  # it reads a title for each user and candidate
     if not platform.has_histories:
         left_out += COUNTING_BASELINES
     elif platform.times is None:

@@ -1,111 +1,101 @@
 """Ranks the target among a few sampled candidates: 1 of 4, 10 of 100.
 
-That is how prompted language models are measured, which cannot rank a catalogue. The numbers are far above those of a
-full ranking and say less (Krichene and Rendle, "On Sampled Metrics for Item Recommendation", KDD 2020): they compare
-only with others on the same candidates.
+That is how prompted language models are measured, which are too slow to rank a catalogue. The numbers are far above
+those of a full ranking and say less (Krichene and Rendle, "On Sampled Metrics for Item Recommendation", KDD 2020):
+they compare only with others on the same candidates.
 
-Shapes: `N` users of a split, `B` of them at a time, `L` history length, `C` candidates, the target the first.
+Shapes: `N` users of a split, `B` of them at a time, `L` history length, `V` catalogue items, `C` candidates, of which
+the target is the first.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
 
+import datasets
 import numpy as np
 import torch
 
+from ..data.collator import hash_integers
 from ..data.loading import read_histories
+from ..models.batch import UserInputs
 from .evaluator import FullRankingEvaluator
-from .metrics import hit_rate, ndcg, reciprocal_rank
-from .ranking import check_finite
 from .scoring import CatalogueScorer
 
 
-# From histories `(B, L)` and candidates `(B, C)`, indices into the catalogue, to scores `(B, C)`.
-CandidateScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def sample_candidates(evaluator: FullRankingEvaluator, users: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Draws candidates of users, given by index: the target, then other items outside the history, each once.
-
-    What a user gets is a function of the seed and the user's index.
-
-    Returns:
-        Indices into the catalogue `(B, C)`.
-
-    Raises:
-        ValueError: if the catalogue has too few items for a user.
+class SampledRankingEvaluator(FullRankingEvaluator):
     """
-    chosen, num_items = [], len(evaluator.items)
-    for user, history in zip(users, read_histories(evaluator.histories, users), strict=True):
-        target = evaluator.targets[user]
-        others = np.setdiff1d(np.arange(num_items), [*history, target])
-        if len(others) < count - 1:
-            raise ValueError(
-                f"user {user} has {len(others)} items outside the history, and {count} candidates need {count - 1}; "
-                "give fewer"
-            )
-        rng = np.random.default_rng([seed, int(user)])
-        chosen.append([target, *rng.choice(others, count - 1, replace=False)])
-    return np.array(chosen, dtype=np.int64)
+    Evaluates a model on one split, the target ranked among sampled items outside the history.
 
-
-def scores_of(scorer: CatalogueScorer) -> CandidateScores:
-    """Returns the scores that a model, or a baseline, has for candidates."""
-
-    def score(histories: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-        return scorer.scores(histories.to(scorer.item_embeddings.device)).cpu().gather(1, candidates)
-
-    return score
-
-
-def evaluate_candidates(
-    evaluator: FullRankingEvaluator,
-    score: CandidateScores,
-    num_candidates: int,
-    ks: Sequence[int] = (1, 10),
-    num_users: int | None = None,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Ranks each user's target among sampled candidates; ties count as their expected value.
+    A user's candidates follow from the seed, the history, the target and the catalogue's ids, so that everything that
+    is compared ranks the same ones; the protocol and its fingerprint say which.
 
     Args:
-        evaluator: has the split.
-        score: a language model's, see [`LanguageModelRanker`], or [`scores_of`] a model.
+        items, sequences: as of [`FullRankingEvaluator`].
         num_candidates: `C`, the target among them.
-        ks: cut-offs.
-        num_users: users that are ranked, the same for every model; by default all.
-        seed: of the users and their candidates.
+        seed: of the draws.
+        kwargs: other arguments of [`FullRankingEvaluator`].
 
-    Returns:
-        The metrics and the protocol that belongs to them.
+    Raises:
+        ValueError: if the catalogue has too few items, or a metric reads lists of the whole catalogue.
 
     Example:
 
     >>> import datasets
     >>> items = datasets.Dataset.from_dict({"item_id": ["a", "b", "c", "d"]})
     >>> sequences = datasets.Dataset.from_dict({"item_ids": [["a"], ["b"]], "target": ["b", "d"]})
-    >>> evaluator = FullRankingEvaluator(items, sequences, ks=[1])
-    >>> evaluate_candidates(evaluator, lambda histories, candidates: -candidates.float(), 3, ks=[1])["metrics"]
-    {'hr@1': 0.5, 'ndcg@1': 0.5, 'mrr': 0.6667}
+    >>> evaluator = SampledRankingEvaluator(items, sequences, num_candidates=3, ks=[1])
+    >>> evaluator.candidates.tolist()
+    [[1, 2, 3], [3, 2, 0]]
     """
-    users = np.arange(len(evaluator.targets))
-    if num_users is not None and num_users < len(users):
-        users = np.sort(np.random.default_rng(seed).choice(users, num_users, replace=False))
-    better, tied = [], []
-    for block in np.array_split(users, max(1, -(-len(users) // evaluator.batch_size))):
-        candidates = torch.from_numpy(sample_candidates(evaluator, block, num_candidates, seed))
-        scores = score(torch.from_numpy(read_histories(evaluator.histories, block)), candidates)
-        check_finite(scores)
-        better.append((scores[:, 1:] > scores[:, :1]).sum(dim=1))
-        tied.append((scores[:, 1:] == scores[:, :1]).sum(dim=1))
-    counts = torch.cat(better), torch.cat(tied)
-    found = {f"{name}@{k}": metric(*counts, k) for name, metric in (("hr", hit_rate), ("ndcg", ndcg)) for k in ks}
-    found["mrr"] = reciprocal_rank(*counts)
-    protocol = {
-        **evaluator.protocol,
-        "num_users": len(users),
-        "num_candidates": num_candidates,
-        "ranking": f"sampled: the target and {num_candidates - 1} items outside the history, seed {seed}",
-        "ks": list(ks),
-    }
-    return {"metrics": {name: round(float(gains.mean()), 4) for name, gains in found.items()}, "protocol": protocol}
+
+    def __init__(
+        self, items: datasets.Dataset, sequences: datasets.Dataset, num_candidates: int, seed: int = 0, **kwargs
+    ):
+        super().__init__(items, sequences, **kwargs)
+        if num_candidates < 2:
+            raise ValueError(f"num_candidates must be at least 2, the target and another item; got {num_candidates}")
+        if self._needs_lists:
+            raise ValueError(f"a metric of {', '.join(self.metrics)} reads lists of the whole catalogue; leave it out")
+        self.num_candidates, self.seed = num_candidates, seed
+
+    @property
+    def protocol(self) -> dict:
+        """As of the full ranking, with the number of the candidates."""
+        return {**super().protocol, "num_candidates": self.num_candidates}
+
+    @property
+    def _rules(self) -> dict[str, str]:
+        drawn = f"the target and {self.num_candidates - 1} items outside the history, seed {self.seed}"
+        candidates = int(hash_integers(self.item_hashes[self.candidates].sum(axis=1)[:, None], seed=[0]).sum())
+        return {**super()._rules, "ranking": f"sampled: {drawn} ({candidates % 2**64:016x})"}
+
+    @functools.cached_property
+    def candidates(self) -> np.ndarray:
+        """The candidates of each user `(N, C)`, indices into the catalogue."""
+        users = np.arange(len(self.targets))
+        return np.concatenate([self._draw(users[start : start + 1000]) for start in range(0, len(users), 1000)])
+
+    def _draw(self, users: np.ndarray) -> np.ndarray:
+        histories, count = read_histories(self.histories, users), self.num_candidates - 1
+        drawn = np.empty((len(users), count), dtype=np.int64)
+        for row, (history, target) in enumerate(zip(histories, self.targets[users], strict=True)):
+            known = np.append(history[history >= 0], target)
+            user = hash_integers(self.item_hashes[known][None], seed=[self.seed])
+            keys = hash_integers(np.stack(np.broadcast_arrays(self.item_hashes, user), axis=-1), seed=[self.seed])
+            others = np.delete(np.arange(len(keys)), known)
+            if len(others) < count:
+                raise ValueError(
+                    f"a user has {len(others)} items outside the history, and {self.num_candidates} candidates need "
+                    f"{count}; give fewer"
+                )
+            first = others[np.argpartition(keys[others], count - 1)[:count]]
+            drawn[row] = first[np.argsort(keys[first], kind="stable")]
+        return np.column_stack([self.targets[users], drawn])
+
+    def scores(
+        self, scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, inputs: UserInputs | None
+    ) -> torch.Tensor:
+        """Returns the scores of the candidates `(B, C)`, minus infinity in the columns of all other items `(B, V)`."""
+        candidates = torch.from_numpy(self.candidates[users]).to(histories.device)
+        found = scorer.scores_of(histories, candidates, inputs)
+        scores = found.new_full((len(users), len(self.items)), float("-inf"))
+        return scores.scatter_(1, candidates, found)

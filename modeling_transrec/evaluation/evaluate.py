@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from ..data.arguments import DataArguments
 from ..data.foreign_ids import drop_foreign_ids
+from ..data.loading import choose_users
 from ..data.preparation import prepare_items
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
@@ -16,8 +17,10 @@ from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor
 from .arguments import CONTENT_OPTIONS, TEXT_OPTIONS, EvaluationArguments
 from .baselines import BASELINES, Platform, evaluate_baselines, evaluate_model, rank
+from .candidate_sets import SampledRankingEvaluator
 from .evaluator import FullRankingEvaluator
 from .features import Content, content_of, content_of_start, starting_backbones
+from .language_models import LanguageModelRanker
 from .metrics import METRICS
 
 
@@ -63,15 +66,21 @@ class EvaluationTask:
         with self.state.main_process_first():
             items = data_args.load_items(self.max_seq_len)
             sequences = data_args.load_sequences(args.split, self.max_seq_len)
+            if args.max_eval_users is not None:
+                sequences = choose_users(sequences, args.max_eval_users)
         self.platform = Platform(
             items,
             functools.partial(data_args.load_sequences, "train", self.max_seq_len),
             data_args.load_training_histories,
             self._load_validation,
             self._read_content,
+            self._read_language_model,
         )
         needed = {field for metric in args.metrics for field in METRICS[metric].needs}
-        self.evaluator = FullRankingEvaluator(
+        make: Any = FullRankingEvaluator
+        if args.num_candidates is not None:
+            make = functools.partial(SampledRankingEvaluator, num_candidates=args.num_candidates)
+        self.evaluator = make(
             items,
             sequences,
             ks=args.eval_ks,
@@ -162,9 +171,19 @@ class EvaluationTask:
         options["language"] = processor.language
         return content_of_start(starting_backbones(model.config), self.platform.items, **options)
 
+    def _read_language_model(self) -> LanguageModelRanker | None:
+        """Loads the language model that the options name; an item without a title has its id in place of one."""
+        if self.args.language_model_name_or_path is None:
+            return None
+        titles = self.platform.items[f"text_{self.args.language or 'en'}"]
+        known = [title or item_id for title, item_id in zip(titles, self.platform.items["item_id"], strict=True)]
+        ranker = LanguageModelRanker.from_pretrained(self.args.language_model_name_or_path, known)
+        ranker.model.to(self.state.device)
+        return ranker
+
     def _load_validation(self) -> FullRankingEvaluator:
         """Returns the same evaluation on the validation split, on which settings are chosen."""
-        if self.evaluator.split == "validation":
+        if self.evaluator.split == "validation" and self.args.num_candidates is None:
             return self.evaluator
         return FullRankingEvaluator(
             self.platform.items,

@@ -166,9 +166,7 @@ class FullRankingEvaluator:
 
         The order of users and items and the users' ids do not matter.
         """
-        item_ids = as_ids(self.items["item_id"][:]).to_pylist()
-        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in item_ids)
-        item_hashes = np.frombuffer(b"".join(ids), dtype=np.uint64)
+        item_hashes = self.item_hashes
         totals: list = [len(self.targets), len(self.items)]
         for seed in (0, 1):
             total = int(hash_integers(item_hashes[:, None], seed=[seed]).sum())
@@ -183,6 +181,13 @@ class FullRankingEvaluator:
             totals.append(total % 2**64)
         totals.append(sorted(self._rules.items()))
         return hashlib.sha256(repr(totals).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def item_hashes(self) -> np.ndarray:
+        """Hashes of the items' ids `(V,)`."""
+        item_ids = as_ids(self.items["item_id"][:]).to_pylist()
+        ids = (hashlib.sha256(item_id.encode()).digest()[:8] for item_id in item_ids)
+        return np.frombuffer(b"".join(ids), dtype=np.uint64)
 
     def check_same_on_ranks(self) -> None:
         """Raises `ValueError` on every process unless all of them rank the same items for the same users."""
@@ -232,9 +237,15 @@ class FullRankingEvaluator:
         """
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            return scorer.scores(histories, None if user_inputs is None else user_inputs[users])
+            return self.scores(scorer, histories, users, None if user_inputs is None else user_inputs[users])
 
         return self.evaluate(score, scorer.item_embeddings.device, observe)
+
+    def scores(
+        self, scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, inputs: UserInputs | None
+    ) -> torch.Tensor:
+        """Returns a scorer's scores `(B, V)` for histories `(B, L)` of users `(B,)`, indices into the split."""
+        return scorer.scores(histories, inputs)
 
     def user_inputs(self, processor: TransRecProcessor, config: TransRecConfig) -> UserInputs | None:
         """Returns what a model reads of the split's users beside their items, where it does.

@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from ..models.batch import UserInputs
 from ..models.checkpoint_files import check_name_or_path
+from .content import ContentKNN
+from .scoring import CatalogueScorer
 
 
 PROMPT = "A user liked, in this order: {history}. Next the user will like:"
@@ -24,15 +27,15 @@ PROMPT = "A user liked, in this order: {history}. Next the user will like:"
 class LanguageModelRanker:
     """Scores candidates by the likelihood of their titles, given a prompt with the titles of the history.
 
-    The prompt is read once for each user and its state shared by all candidates, which are read in batches. It serves
-    [`evaluate_candidates`], which compares it with a model of ours on the same candidates.
+    The prompt is read once for each user and its state shared by all candidates, which are read in batches.
+    [`SampledRankingEvaluator`] compares it, as a [`LanguageModelScorer`], with a model of ours on the same candidates.
 
     Args:
         model: any causal or encoder-decoder language model of transformers.
         tokenizer: the model's.
         titles: of the catalogue's items, in its order; an item without one must have its id here.
         prompt: text with `{history}`, in whose place the titles stand.
-        max_history: titles of the history's end that are read.
+        max_history: titles of the history's end that are read, as many of them as the model has positions for.
         per_token: whether the mean log-likelihood of a title's tokens is the score, not their sum, which prefers short
             titles.
         batch_size: candidates that are read at a time.
@@ -91,6 +94,11 @@ class LanguageModelRanker:
         model = auto_class.from_pretrained(name, use_safetensors=True)
         return cls(model, AutoTokenizer.from_pretrained(name), titles, **kwargs)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the scores depend on beside the model."""
+        return {"prompt": self.prompt, "max_history": self.max_history, "per_token": self.per_token}
+
     def prompt_of(self, history: Sequence[int]) -> str:
         """Returns the prompt of a history of indices into the catalogue, oldest first."""
         titles = [self.titles[item] for item in history if item >= 0][-self.max_history :]
@@ -102,13 +110,58 @@ class LanguageModelRanker:
         rows = []
         for history, chosen in zip(histories.tolist(), candidates.tolist(), strict=True):
             titles = [self.titles[item] for item in chosen]
-            rows.append(self._likelihoods(self.model, self.tokenizer, self.prompt_of(history), titles, self))
-        return torch.stack(rows)
+            prompt = self._fitting_prompt([item for item in history if item >= 0][-self.max_history :], titles)
+            rows.append(self._likelihoods(self.model, self.tokenizer, prompt, titles, self))
+        return torch.stack(rows).cpu()
+
+    def _fitting_prompt(self, history: list[int], titles: Sequence[str]) -> str:
+        """Returns the prompt of as much of a history's end as the model has positions for, beside the longest title.
+
+        Raises:
+            ValueError: if it has none for a single title of the history.
+        """
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        prompt = self.prompt_of(history)
+        if limit is None:
+            return prompt
+        longest = 0 if self.model.config.is_encoder_decoder else max(map(len, self.tokenizer([*titles])["input_ids"]))
+        while len(self.tokenizer(prompt)["input_ids"]) + longest >= limit:
+            if len(history) <= 1:
+                raise ValueError(
+                    f"the language model reads {limit} tokens, and a prompt with one title and a candidate's title "
+                    "are more; give a shorter prompt, or another model"
+                )
+            history = history[1:]
+            prompt = self.prompt_of(history)
+        return prompt
 
     def scored(self, logits: torch.Tensor, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """Returns the scores `(C,)` of titles from the logits `(C, T, V)` of their tokens `(C, T)` and their mask."""
         found = logits.float().log_softmax(dim=-1).gather(-1, tokens[:, :, None]).squeeze(-1) * is_token
         return found.sum(dim=1) / (is_token.sum(dim=1) if self.per_token else 1)
+
+
+class LanguageModelScorer(CatalogueScorer):
+    """Scores a catalogue, or candidates only, by a language model.
+
+    Args:
+        ranker: has the catalogue's titles.
+    """
+
+    def __init__(self, ranker: LanguageModelRanker):
+        nothing = torch.zeros(len(ranker.titles), 0)
+        super().__init__(ContentKNN({}), nothing)  # type: ignore[arg-type]  # of which it takes nothing
+        self.ranker = ranker
+
+    def scores(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
+        """As of any scorer; every title of the catalogue is read for every user."""
+        return self.scores_of(histories, torch.arange(len(self.ranker.titles)).expand(len(histories), -1))
+
+    def scores_of(
+        self, histories: torch.Tensor, candidates: torch.Tensor, user_inputs: UserInputs | None = None
+    ) -> torch.Tensor:
+        """As of any scorer; only the candidates' titles are read."""
+        return self.ranker(histories, candidates)
 
 
 def _padded(lists: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -218,6 +218,12 @@ class CatalogueScorer:
         self._transition_scores(histories).add_to(scores)
         return scores
 
+    def scores_of(
+        self, histories: torch.Tensor, candidates: torch.Tensor, user_inputs: UserInputs | None = None
+    ) -> torch.Tensor:
+        """Returns the scores of candidates `(B, C)`, indices into the catalogue; other arguments as above."""
+        return self.scores(histories, user_inputs).gather(1, candidates)
+
     def in_transitions(self, catalogue_index: np.ndarray) -> np.ndarray:
         """Returns the indices of items in the transitions, -1 where they lack one or there is none."""
         if self.transition_index is None:

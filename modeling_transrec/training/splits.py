@@ -6,7 +6,7 @@ from typing import cast
 import datasets
 import numpy as np
 
-from ..data.loading import history_lengths
+from ..data.loading import choose_users, history_lengths
 from ..data.tables import Table, as_dataset, is_columns
 
 
@@ -21,13 +21,6 @@ def as_splits(
         return {name: cast(datasets.Dataset, as_splits(one, max_users)) for name, one in eval_dataset.items()}
     sequences = as_dataset(eval_dataset)
     return sequences if max_users is None else choose_users(sequences, max_users)
-
-
-def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
-    """So many of the users, in order, the same ones every time; all where there are no more."""
-    if len(sequences) <= count:
-        return sequences
-    return sequences.select(np.sort(np.random.default_rng(0).choice(len(sequences), count, replace=False)))
 
 
 def keep_teaching(histories: datasets.Dataset) -> datasets.Dataset:

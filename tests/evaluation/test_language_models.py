@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from modeling_transrec import FullRankingEvaluator
+from modeling_transrec import DataArguments, EvaluationArguments, FullRankingEvaluator, evaluate
 from modeling_transrec.evaluation.baselines import empty_scorer
-from modeling_transrec.evaluation.candidate_sets import evaluate_candidates, sample_candidates, scores_of
-from modeling_transrec.evaluation.language_models import LanguageModelRanker
+from modeling_transrec.evaluation.candidate_sets import SampledRankingEvaluator
+from modeling_transrec.evaluation.language_models import LanguageModelRanker, LanguageModelScorer
 
 from ..checks import perturb
 
@@ -100,41 +100,96 @@ def test_bad_prompts_and_titles_are_refused(causal, tokenizer, titles):
 
 
 def test_candidates_are_the_target_and_items_outside_the_history(items, validation_split):
-    evaluator = FullRankingEvaluator(items, validation_split)
-    known = list(items["item_id"])
-    users = np.arange(len(validation_split))
-    candidates = sample_candidates(evaluator, users, 6)
-    for row, history, target in zip(candidates, validation_split["item_ids"], validation_split["target"], strict=True):
+    evaluator = SampledRankingEvaluator(items, validation_split, num_candidates=6)
+    known, drawn = list(items["item_id"]), evaluator.candidates
+    for row, history, target in zip(drawn, validation_split["item_ids"], validation_split["target"], strict=True):
         chosen = [known[item] for item in row]
         assert chosen[0] == target and len(set(chosen)) == 6
         assert not set(chosen[1:]) & {*history, target}
-    assert (sample_candidates(evaluator, users[3:5], 6) == candidates[3:5]).all()
-    assert (sample_candidates(evaluator, users, 6, seed=1) != candidates).any()
+    others = SampledRankingEvaluator(items, validation_split, num_candidates=6, seed=1)
+    assert (others.candidates != drawn).any() and others.fingerprint != evaluator.fingerprint
+    full = FullRankingEvaluator(items, validation_split)
+    assert evaluator.fingerprint != full.fingerprint and evaluator.protocol["num_candidates"] == 6
+    assert "sampled: the target and 5 items outside the history, seed 0" in evaluator.protocol["ranking"]
+    order = np.random.default_rng(0).permutation(len(items))  # of the catalogue: the candidates are the same
+    moved = SampledRankingEvaluator(items.select(order), validation_split, num_candidates=6)
+    assert (order[moved.candidates] == drawn).all() and moved.fingerprint == evaluator.fingerprint
     with pytest.raises(ValueError, match="and 37 candidates need 36; give fewer"):
-        sample_candidates(evaluator, users, 37)
+        SampledRankingEvaluator(items, validation_split, num_candidates=37).candidates  # noqa: B018
+    with pytest.raises(ValueError, match="must be at least 2"):
+        SampledRankingEvaluator(items, validation_split, num_candidates=1)
 
 
 def test_metrics_are_those_of_the_sampled_ranks(items, validation_split):
-    evaluator = FullRankingEvaluator(items, validation_split, batch_size=5)
+    evaluator = SampledRankingEvaluator(items, validation_split, num_candidates=8, batch_size=5, ks=[1, 3])
     weights = torch.rand(37, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # some tie
-    found = evaluate_candidates(evaluator, scores_of(empty_scorer(37).replace(item_scores=weights)), 8, ks=[1, 3])
+    metrics = evaluator.rank(empty_scorer(37).replace(item_scores=weights))
     hits, reciprocal = {1: [], 3: []}, []
-    for row in sample_candidates(evaluator, np.arange(len(evaluator.targets)), 8):
+    for row in evaluator.candidates:
         scores = weights[row]
         better, tied = int((scores[1:] > scores[0]).sum()), int((scores[1:] == scores[0]).sum())
         ranks = range(better + 1, better + tied + 2)
         for k, values in hits.items():
             values.append(np.mean([rank <= k for rank in ranks]))
         reciprocal.append(np.mean([1 / rank for rank in ranks]))
-    metrics = found["metrics"]
     assert metrics["mrr"] == pytest.approx(np.mean(reciprocal), abs=1e-3)
     assert all(metrics[f"hr@{k}"] == pytest.approx(np.mean(values), abs=1e-3) for k, values in hits.items())
-    assert found["protocol"]["num_candidates"] == 8 and "sampled" in found["protocol"]["ranking"]
-    chance = evaluate_candidates(evaluator, lambda histories, candidates: torch.zeros(candidates.shape), 4, ks=[1])
-    assert chance["metrics"]["hr@1"] == 0.25
-    with pytest.raises(ValueError, match="NaN"):
-        evaluate_candidates(
-            evaluator, lambda histories, candidates: torch.full(candidates.shape, torch.nan), 4, ks=[1]
-        )
-    some = evaluate_candidates(evaluator, scores_of(empty_scorer(37)), 4, num_users=6)
-    assert some["protocol"]["num_users"] == 6
+    chance = SampledRankingEvaluator(items, validation_split, num_candidates=4, ks=[1])
+    assert chance.rank(empty_scorer(37))["hr@1"] == 0.25
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="NaN"):
+            chance.rank(empty_scorer(37).replace(item_scores=torch.full((37,), value)))
+
+
+def test_a_scorer_reads_the_candidates_only(causal, tokenizer, titles, items, validation_split):
+    asked, ranker = [], LanguageModelRanker(causal, tokenizer, titles)
+
+    def counted(histories, candidates):
+        asked.append(candidates)
+        return ranker(histories, candidates)
+
+    scorer = LanguageModelScorer(ranker)
+    scorer.ranker = counted
+    some = validation_split.select(range(4))
+    evaluator = SampledRankingEvaluator(items, some, num_candidates=3, ks=[1])
+    evaluator.rank(scorer)
+    assert sorted(torch.cat(asked).tolist()) == sorted(evaluator.candidates.tolist())
+    whole = LanguageModelScorer(ranker).scores(HISTORIES)
+    torch.testing.assert_close(whole.gather(1, CANDIDATES), ranker(HISTORIES, CANDIDATES))
+
+
+def test_as_much_of_a_history_is_read_as_fits(causal, tokenizer, titles):
+    ranker = LanguageModelRanker(causal, tokenizer, titles)
+    long = torch.arange(10).repeat(2)[None]
+    length = len(tokenizer(ranker.prompt_of(long[0].tolist()))["input_ids"])
+    size = {"n_embd": 8, "n_layer": 1, "n_head": 1, "bos_token_id": None, "eos_token_id": None}
+    short = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=length - 10, **size)).eval()
+    fewer = LanguageModelRanker(short, tokenizer, titles)
+    found = fewer(long, CANDIDATES[:1])
+    assert any(torch.equal(found, fewer(long[:, -count:], CANDIDATES[:1])) for count in range(1, 10))
+    tiny = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=8, **size)).eval()
+    with pytest.raises(ValueError, match="reads 8 tokens, and a prompt with one title"):
+        LanguageModelRanker(tiny, tokenizer, titles)(long, CANDIDATES[:1])
+
+
+def test_it_is_a_row_of_what_needs_no_training(tokenizer, tmp_path):
+    size = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 512}
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None, **size)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    options = {"num_candidates": 4, "max_eval_users": 5, "eval_ks": [1, 10], "use_cpu": True}
+    named = {"language_model_name_or_path": str(tmp_path)}
+    found = evaluate(EvaluationArguments("language-model", **named, **options), DataArguments())
+    protocol = found["protocol"]
+    assert protocol["num_users"] == 5 and protocol["num_candidates"] == 4 and found["metrics"]["hr@10"] == 1.0
+    assert protocol["scoring"]["language-model"]["source"] == tmp_path.name
+    random = evaluate(EvaluationArguments("random", **options), DataArguments())
+    assert random["metrics"]["hr@1"] == 0.25 and random["protocol"]["fingerprint"] == protocol["fingerprint"]
+    for wrong, message in [
+        ({"model_name_or_path": "language-model"}, "belong together"),
+        ({"model_name_or_path": "random", **named}, "belong together"),
+        ({"model_name_or_path": "random", "num_candidates": 1}, "--num_candidates must be at least 2"),
+        ({"model_name_or_path": "random", "num_candidates": 4, "metrics": ["coverage"]}, "--metrics coverage reads"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            EvaluationArguments(**wrong)
