@@ -38,6 +38,11 @@ class Row:
         scores = self.lines[0]["scores"]
         return self.lines[0]["model"] + scores.removeprefix("own")
 
+    @property
+    def k(self) -> int:
+        """Cut-off of the main table: 10, or 1 where there are no more candidates than that."""
+        return 10 if self.lines[0]["protocol"]["num_candidates"] > 10 else 1
+
     def mean(self, metric: str) -> float:
         """A metric's mean over seeds."""
         return float(np.mean([line["metrics"][metric] for line in self.lines]))
@@ -60,8 +65,9 @@ def read_rows(lines: Iterable[dict], folder: Path) -> list[Row]:
     rows = []
     for found in by_row.values():
         ranks = [np.load(folder / line["rankings"], allow_pickle=False) for line in found]
+        k = Row(found, {}).k
         values = {
-            metric: np.stack([values_of_users(one["num_better"], one["num_tied"], metric) for one in ranks])
+            metric: np.stack([values_of_users(one["num_better"], one["num_tied"], metric, k) for one in ranks])
             for metric in ("hr", "ndcg")
         }
         rows.append(Row(found, values))
@@ -78,7 +84,7 @@ def write_report(suite: Suite, lines: Sequence[dict], folder: Path, tuned: Itera
         tuned: what searches for hyper-parameters have found, see [`~tuning.tune`], each with its `title`.
     """
     parts = [f"# {suite.title}", suite.about.strip(), *_describe_runs(suite, lines)]
-    for dataset in suite.datasets:
+    for dataset in (table for name in suite.datasets for table in suite.tables(name)):
         of_dataset = [line for line in lines if line["dataset"] == dataset]
         curves: dict[int | None, list[Row]] = {}
         for known in suite.known_users:
@@ -116,7 +122,8 @@ def _describe_runs(suite: Suite, lines: Sequence[dict]) -> list[str]:
 def _sections(suite: Suite, title: str, rows: Sequence[Row]) -> list[str]:
     protocol = rows[0].lines[0]["protocol"]
     size = f"{protocol['num_users']:,} users, {protocol['num_candidates']:,} items"
-    about = f"{size}, fingerprint `{protocol['fingerprint']}`."
+    ranking = "" if protocol["ranking"].startswith("full") else f", {protocol['ranking']}"
+    about = f"{size}{ranking}, fingerprint `{protocol['fingerprint']}`."
     parts = [f"## {title}", about, results_table(rows, suite.reference)]
     beyond = [name for name in METRICS if METRICS[name].needs_lists and name in suite.metrics]
     if beyond:
@@ -142,7 +149,8 @@ def results_table(rows: Sequence[Row], reference: str) -> str:
         )
         for row in rows
     ]
-    header = ("model", "HR@10", "NDCG@10", f"NDCG@10 beside {reference}", "seconds", "GiB")
+    k = rows[0].k
+    header = ("model", f"HR@{k}", f"NDCG@{k}", f"NDCG@{k} beside {reference}", "seconds", "GiB")
     return markdown_table(header, cells, aligned=True)
 
 

@@ -34,7 +34,7 @@ import yaml
 
 from ..data.arguments import DataArguments
 from ..evaluation.arguments import CONTENT_OPTIONS
-from ..evaluation.baselines import BASELINES, CONTENT_BASELINES
+from ..evaluation.baselines import BASELINES, CONTENT_BASELINES, LANGUAGE_MODEL
 from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..ninerec.sample import SAMPLE_BACKBONE
 from ..training.model_arguments import ModelArguments
@@ -43,6 +43,7 @@ from ..training.presets import load_preset
 
 SUITES = Path(__file__).parent / "suites"  # those that ship
 MAX_BYTES = 1_000_000  # of a suite
+FEW_TITLES = 100_000  # users times items up to which a language model ranks a whole catalogue
 _READERS = {option.removesuffix("_model_name_or_path"): option for option in CONTENT_OPTIONS}
 _READERS["image"] = _READERS.pop("vision")
 _EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")
@@ -104,6 +105,10 @@ class Suite:
         backbones: pretrained backbones by option, such as `text_model_name_or_path`; `sample` stands for the small one
             that the package brings.
         baselines: rows that need no training; by default those for which all is known, and which take little time.
+        language_model: of the row `language-model`, which is then among them; it is in the tables of the whole
+            catalogue only where it has few titles to read, see [`FEW_TITLES`].
+        sampled: tables beside those of the whole catalogue in which the target is ranked among a few candidates:
+            `num_candidates`, a list such as `[4, 100]`, and `max_eval_users`, by default all.
         pretraining: of each pretraining its options of `transrec pretrain`, and `preset` and `reads` as of a model.
         train: options of every training, pretraining included.
         known_users: numbers of users that are known, for a learning curve: the others are tested; `all` (default)
@@ -125,6 +130,8 @@ class Suite:
     metrics: Sequence[str] = DEFAULT_METRICS
     backbones: Mapping[str, str] = field(default_factory=dict)
     baselines: Sequence[str] | None = None
+    language_model: str | None = None
+    sampled: Mapping[str, Any] = field(default_factory=dict)
     pretraining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     known_users: Sequence[int | str] = ("all",)
@@ -132,7 +139,7 @@ class Suite:
     reference: str = "content-and-transitions"
 
     def __post_init__(self):
-        for name in ("models", "data", "backbones", "pretraining", "train", "tune"):
+        for name in ("models", "data", "backbones", "pretraining", "train", "tune", "sampled"):
             _check(isinstance(getattr(self, name), Mapping), f"{name} must be a table of names and values")
         for name in ("datasets", "seeds", "eval_ks", "metrics", "known_users"):
             values = getattr(self, name)
@@ -152,6 +159,16 @@ class Suite:
         of_content = [name for name in self.baselines or () if name in CONTENT_BASELINES]
         _check(not of_content or bool(self.backbones), f"baselines: {', '.join(of_content)}: there are no backbones")
         _check_names("backbones", self.backbones, CONTENT_OPTIONS)
+        named = LANGUAGE_MODEL in (self.baselines or ())
+        _check(
+            not named or self.language_model is not None, f"baselines: {LANGUAGE_MODEL}: there is no language_model"
+        )
+        _check_names("sampled", self.sampled, ("num_candidates", "max_eval_users"))
+        counts, users = self.sampled.get("num_candidates", [2]), self.sampled.get("max_eval_users", 1)
+        is_list = isinstance(counts, list) and all(isinstance(one, int) and one >= 2 for one in counts)
+        _check(is_list and bool(counts), "sampled: num_candidates must be a list of numbers of at least 2: [4, 100]")
+        _check(isinstance(users, int) and users >= 1, "sampled: max_eval_users must be a number of at least 1")
+        _check(not self.sampled or "num_candidates" in self.sampled, "sampled needs num_candidates, such as [4, 100]")
         of_data = {one.name for one in fields(DataArguments)}
         _check_names("data", self.data, of_data - {"dataset_config_name"})
         for name, options in self.datasets.items() if isinstance(self.datasets, Mapping) else ():
@@ -212,6 +229,7 @@ class Suite:
             platform["known_users"] = None if known == "all" else known
             platform["backbones"] = dict(self.backbones)
             platform["evaluation"] = {"eval_ks": [*self.eval_ks], "metrics": [*self.metrics]}
+            platform |= {"sampled": dict(self.sampled)} if self.sampled else {}
             last += self._baselines(platform)
             models = {name: row for name, row in self.models.items() if dataset in row.get("datasets", self.datasets)}
             for seed, (name, row) in itertools.product(self.seeds, models.items()):
@@ -227,6 +245,7 @@ class Suite:
         seeds = self.seeds if platform["known_users"] is not None else [None]  # a seed draws other users
         for seed in seeds if self.baselines != [] else ():
             spec = {**platform, "models": self.baselines, "seed": seed, "max_seq_len": self.max_seq_len}
+            spec |= {} if self.language_model is None else {"language_model": self.language_model}
             title = f"{_title(platform)}, what needs no training"
             yield Task("baselines", title if seed is None else f"{title}, seed {seed}", spec)
 
@@ -261,6 +280,10 @@ class Suite:
             }
             yield Task("tune", f"{_title(platform)}, {name}: {num_trials} settings", spec, after)
 
+    def tables(self, dataset: str) -> list[str]:
+        """Returns the names under which results of a data set stand: its own, and one of each number of candidates."""
+        return [dataset, *(sampled_title(dataset, count) for count in self.sampled.get("num_candidates", ()))]
+
     def only(self, **chosen: Sequence | None) -> "Suite":
         """Returns the suite with some of its `datasets`, `models` or `seeds` only.
 
@@ -286,12 +309,18 @@ class Suite:
         return replace(self, **changes)
 
 
-def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
+def sampled_title(dataset: str, num_candidates: int) -> str:
+    """Returns the name of a table in which the target is ranked among a few candidates."""
+    return f"{dataset}, {num_candidates} candidates"
+
+
+def read_suite(name: str, backbones: Mapping[str, str] | None = None, language_model: str | None = None) -> Suite:
     """Reads a suite: a YAML file, or the name of one that ships.
 
     Args:
         name: file or name.
         backbones: to take in place of the suite's own, by option.
+        language_model: likewise.
 
     Raises:
         ValueError: if there is no such suite, or for what it cannot mean; the file is named.
@@ -322,7 +351,8 @@ def read_suite(name: str, backbones: Mapping[str, str] | None = None) -> Suite:
         _check(not missing, f"{' and '.join(missing)} must be there")
         of_suite = {**(found.get("backbones") or {}), **(backbones or {})}
         of_suite = {option: SAMPLE_BACKBONE if name == "sample" else name for option, name in of_suite.items()}
-        return Suite(**{"name": path.stem, **found, "backbones": of_suite})
+        named = {} if language_model is None else {"language_model": language_model}
+        return Suite(**{"name": path.stem, **found, "backbones": of_suite, **named})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 

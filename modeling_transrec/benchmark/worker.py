@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 
 from ..data.arguments import DataArguments, SourceArguments
 from ..evaluation.arguments import EvaluationArguments
-from ..evaluation.baselines import known_baselines
+from ..evaluation.baselines import LANGUAGE_MODEL, known_baselines
 from ..evaluation.evaluate import EvaluationTask
 from ..evaluation.metrics import METRICS, Rankings
 from ..models.checkpoint_files import public_name
@@ -25,7 +25,7 @@ from ..training.presets import to_options
 from ..training.train import train
 from .known_users import KnownUsersArguments
 from .machine import git_commit, hardware, measure_energy, peak_memory, versions
-from .suites import Task
+from .suites import FEW_TITLES, Task, sampled_title
 
 
 SCHEMA = 1  # of a line of results
@@ -133,24 +133,49 @@ class Worker:
         return []
 
     def _baselines(self, task: Task) -> list[dict]:
-        spec, lines = task.spec, []
+        spec = task.spec
         names = dict(spec["backbones"])
-        evaluation = self._evaluation(
-            spec, "content-knn" if names else "transitions", max_seq_len=spec["max_seq_len"], **names
-        )
-        for name in spec["models"] or known_baselines(evaluation.platform):
-            start = _Start()
-            found = evaluation.evaluate_baselines([name], with_rankings=True)
-            for result in found.values():
-                facts = {"model": name, "kind": "baseline", "modality": None, "seed": spec["seed"], "sources": []}
-                command = ["transrec", "evaluate", *to_options({"model_name_or_path": name})]
-                lines.append(self._line(task, result, _OWN, facts, start.seconds("evaluation"), command))
-        return lines
+        counted = {"model_name_or_path": "content-knn" if names else "transitions", **names}
+        prompted = {"language_model_name_or_path": spec.get("language_model")}
+        return [
+            line
+            for title, sampled in self._tables(spec)
+            for options in (counted, {"model_name_or_path": LANGUAGE_MODEL, **prompted})
+            if None not in options.values()
+            for line in self._untrained(task, title, {**options, **sampled, "max_seq_len": spec["max_seq_len"]})
+        ]
 
-    def _evaluation(self, spec: Mapping[str, Any], model: str, **options: Any) -> EvaluationTask:
-        arguments = EvaluationArguments(
-            model, by_group=True, use_cpu=self.use_cpu, **{**spec["evaluation"], **options}
-        )
+    def _untrained(self, task: Task, title: str, options: dict[str, Any]) -> Iterator[dict]:
+        """Yields the lines of one table of what needs no training: all but the language model, or this alone."""
+        spec, is_prompted = task.spec, options["model_name_or_path"] == LANGUAGE_MODEL
+        evaluation = self._evaluation(spec, **options)
+        rows = [LANGUAGE_MODEL]
+        if not is_prompted:
+            named = spec["models"] or known_baselines(evaluation.platform)
+            rows = [name for name in named if name != LANGUAGE_MODEL]
+        num_titles = len(evaluation.evaluator.targets) * len(evaluation.platform.items)
+        if is_prompted and options.get("num_candidates") is None and num_titles > FEW_TITLES:
+            return
+        for name in rows:
+            start = _Start()
+            (result,) = evaluation.evaluate_baselines([name], with_rankings=True).values()
+            facts = {"model": name, "kind": "baseline", "modality": None, "seed": spec["seed"], "sources": []}
+            of_table = ("language_model_name_or_path", "num_candidates", "max_eval_users")
+            given = {key: options[key] for key in of_table if key in options}
+            command = ["transrec", "evaluate", *to_options({"model_name_or_path": name, **given})]
+            yield self._line(task, result, _OWN, facts, start.seconds("evaluation"), command, title=title)
+
+    def _tables(self, spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the name of each table of a data set, and the options of an evaluation that are its own."""
+        yield spec["dataset"], {}
+        sampled = dict(spec.get("sampled", {}))
+        for count in sampled.pop("num_candidates", ()):
+            metrics = [name for name in spec["evaluation"]["metrics"] if not METRICS[name].needs_lists]
+            options = {**sampled, "num_candidates": count, "metrics": metrics}
+            yield sampled_title(spec["dataset"], count), {**options, "eval_ks": [1, *spec["evaluation"]["eval_ks"]]}
+
+    def _evaluation(self, spec: Mapping[str, Any], **options: Any) -> EvaluationTask:
+        arguments = EvaluationArguments(by_group=True, use_cpu=self.use_cpu, **{**spec["evaluation"], **options})
         return EvaluationTask(arguments, self.platform(spec))
 
     def _model(self, task: Task) -> list[dict]:
@@ -172,17 +197,20 @@ class Worker:
             facts["num_trained_parameters"] = sum(one.numel() for one in model.parameters() if one.requires_grad)
             seconds |= start.seconds("training")
         checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
-        needs_features = any("item_features" in METRICS[name].needs for name in spec["evaluation"]["metrics"])
-        named = spec["backbones"] if needs_features else {}
-        evaluation = self._evaluation(spec, str(checkpoint), transition_weight="auto", **named)
-        results = evaluation.evaluate(with_rankings=True)
-        seconds |= start.seconds("evaluation")
-        facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}
-        command = self._command(spec, options)
-        lines = [
-            self._line(task, result, scores, facts, seconds, command, start)
-            for result, scores in zip(results, (_OWN, _SUM), strict=True)
-        ]
+        lines = []
+        for title, sampled in self._tables(spec):
+            metrics = sampled.get("metrics", spec["evaluation"]["metrics"])
+            needs_features = any("item_features" in METRICS[name].needs for name in metrics)
+            named = {**sampled, **(spec["backbones"] if needs_features else {})}
+            evaluation = self._evaluation(spec, model_name_or_path=str(checkpoint), transition_weight="auto", **named)
+            results = evaluation.evaluate(with_rankings=True)
+            seconds |= start.seconds("evaluation")
+            facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}
+            command = self._command(spec, options)
+            lines += [
+                self._line(task, result, scores, facts, seconds, command, start, title=title)
+                for result, scores in zip(results, (_OWN, _SUM), strict=True)
+            ]
         if not self.keep_models:
             shutil.rmtree(folder, ignore_errors=True)
         return lines
@@ -212,17 +240,21 @@ class Worker:
         seconds: Mapping[str, float],
         command: list[str],
         start: "_Start | None" = None,
+        title: str | None = None,
     ) -> dict:
         """Returns a line of results, and keeps the users' rankings beside it."""
         spec = task.spec
+        title = spec["dataset"] if title is None else title
         name = f"{task.id}-{facts['model'] if facts['kind'] == 'baseline' else scores.replace(' ', '')}"
+        if title != spec["dataset"]:
+            name += f"-of-{result['protocol']['num_candidates']}"
         on_platform = {"dataset_config_name": spec["dataset"], "data_dir": "DATA", **spec["data"]}
         save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"])
         return {
             "schema": SCHEMA,
             "id": task.id,
             "dataset_name": spec["data"].get("dataset_name", "ninerec"),
-            "dataset": spec["dataset"],
+            "dataset": title,
             "split": "test",
             "known_users": spec["known_users"],
             "scores": scores,

@@ -27,6 +27,7 @@ from ..benchmark.report import write_report
 from ..benchmark.suites import SUITES, Suite, Task, read_suite
 from ..benchmark.worker import check_tasks
 from ..evaluation.arguments import CONTENT_OPTIONS
+from ..evaluation.baselines import LANGUAGE_MODEL
 from . import OptionError
 from .options import parse_arguments
 
@@ -60,6 +61,13 @@ class BenchmarkArguments:
     vision_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
     multimodal_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
     audio_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
+    language_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Language model of the row {LANGUAGE_MODEL}, in place of the suite's; it ranks a few candidates "
+            "where the suite has such tables (prompting)."
+        },
+    )
     keep_models: bool = field(default=False, metadata={"help": "Keep the trained models, in models/."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     _argument_group_name = "benchmark"
@@ -73,7 +81,7 @@ class BenchmarkArguments:
     def read_suite(self) -> Suite:
         """Returns what is run."""
         named = {option: getattr(self, option) for option in CONTENT_OPTIONS if getattr(self, option) is not None}
-        suite = read_suite(self.suite, named)
+        suite = read_suite(self.suite, named, self.language_model_name_or_path)
         return suite.only(datasets=self.datasets, models=self.models, seeds=self.seeds)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..hub.facts import checkpoint_hash
+from ..models.adapters import can_be_merged
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..version import __version__
@@ -70,7 +71,7 @@ def write_export(
     checkpoint = checkpoint_hash(model, processor, torch.float32)
     if model.config.peft_config is not None or model.dtype != torch.float32 or model.device.type != "cpu":
         model = cast(Any, copy.deepcopy(model)).to("cpu", torch.float32)
-        if model.config.peft_config is not None:
+        if can_be_merged(model.config.peft_config):
             model.merge_peft_adapter()
     model = cast(Any, model.base_model).eval()
     made_from = checkpoint

@@ -150,7 +150,8 @@ def write_benchmark_files(results: Sequence[Mapping[str, Any]], benchmark_id: st
             one card.
     """
     _check_id(benchmark_id)
-    whole = [line for line in results if line.get("known_users") is None]
+    of_all_users = [line for line in results if line.get("known_users") is None]
+    whole = [line for line in of_all_users if line["protocol"]["ranking"].startswith("full")]
     if not whole:
         raise ValueError("there are no results of a whole data set, which a benchmark on the Hub is about")
     _check_protocols(whole)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..models.adapters import can_be_merged
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..version import __version__
 from .names import HANDLER_NAME
@@ -16,7 +17,7 @@ def write_handler(folder: Path, model: TransRecPreTrainedModel) -> None:
     kinds = {backbone.config.model_type for backbone in model.item_encoder.backbones}
     needed = {
         "audio": "audio" in (model.config.modality or "").split("+"),
-        "peft": model.config.peft_config is not None,
+        "peft": can_be_merged(model.config.peft_config),
         "vision": "timm_wrapper" in kinds,
     }
     extras = ",".join(name for name, is_needed in needed.items() if is_needed)

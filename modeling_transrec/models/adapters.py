@@ -1,10 +1,12 @@
-"""Puts adapters of the `peft` library into backbones, and merges them; lists the kinds that work."""
+"""Puts adapters into backbones, those of the `peft` library and bottlenecks, and merges them; lists the kinds."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
+
+from .bottlenecks import BOTTLENECK, add_bottlenecks, bottleneck_config
 
 
 # The kinds of adapters of the peft library that can be trained, saved, loaded and merged here, and those of their
@@ -35,7 +37,7 @@ def _peft():
 
 
 def peft_config_to_dict(peft_config) -> dict:
-    """Returns a configuration of the `peft` library as plain JSON values.
+    """Returns a configuration of the `peft` library, or of [`bottlenecks`][.bottlenecks], as plain JSON values.
 
     Raises:
         ImportError: if the `peft` library is missing.
@@ -46,9 +48,11 @@ def peft_config_to_dict(peft_config) -> dict:
     plain = json.loads(json.dumps(plain, default=str))
     if "peft_type" not in plain:
         raise ValueError('an adapter\'s configuration needs "peft_type", such as "LORA"')
+    if plain["peft_type"] == BOTTLENECK:
+        return bottleneck_config(plain)
     peft, kind = _peft(), plain["peft_type"]
     if kind not in PEFT_KINDS:
-        raise ValueError(f"{kind} adapters are not supported; choose one of {', '.join(PEFT_KINDS)}")
+        raise ValueError(f"{kind} adapters are not supported; choose one of {', '.join([BOTTLENECK, *PEFT_KINDS])}")
     known = [field.name for field in dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
     supported = ", ".join(name for name in known if name in PEFT_OPTIONS)
     unknown = sorted(set(plain) - set(known))
@@ -70,7 +74,10 @@ def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config) -> dict:
 
     Returns the configuration as plain JSON values, see [`peft_config_to_dict`].
     """
-    peft, peft_config, unmatched = _peft(), peft_config_to_dict(peft_config), []
+    peft_config = peft_config_to_dict(peft_config)
+    if peft_config["peft_type"] == BOTTLENECK:
+        return _inject_bottlenecks(backbones, peft_config)
+    peft, unmatched = _peft(), []
     for backbone in backbones:
         known = set(backbone.modules())
         try:
@@ -89,6 +96,26 @@ def inject_adapters(backbones: Sequence[PreTrainedModel], peft_config) -> dict:
     if within:
         raise ValueError(f"modules_to_save: {within[0]} lies in another of them; name one of the two")
     return peft_config
+
+
+def _inject_bottlenecks(backbones: Sequence[PreTrainedModel], options: dict) -> dict:
+    found = [(backbone, add_bottlenecks(backbone, options)) for backbone in backbones]
+    if not any(adapters for _, adapters in found):
+        raise ValueError(
+            f"no layer's name ends with one of {', '.join(options['target_modules'])}; name the last linear layers of "
+            "this backbone's attention and feed-forward networks as target_modules"
+        )
+    for backbone, adapters in found:
+        if adapters:
+            backbone.peft_config = options  # type: ignore[assignment]  # as peft marks a model that has adapters
+        for module in (module for adapter in adapters for module in adapter.modules()):
+            module._is_hf_initialized = True  # type: ignore[assignment]
+    return options
+
+
+def can_be_merged(peft_config: dict | None) -> bool:
+    """Whether adapters can be added to the weights of their layers; `None` are none."""
+    return peft_config is not None and peft_config["peft_type"] != BOTTLENECK
 
 
 def merge_adapters(backbones: Sequence[PreTrainedModel]) -> None:

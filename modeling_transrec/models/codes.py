@@ -20,14 +20,18 @@ if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
+SINKHORN_STEPS, TEMPERATURE = 3, 0.7  # VQ-Rec's
+
+
 class CodesProjection(ItemProjection):
     """Turns features into codes, and codes into item embeddings: VQ-Rec.
 
     Choose it where the text's own geometry misleads: codes keep which items are alike, and what that means for users
     is learnt. It needs a frozen backbone, since no gradient goes through the choice of codes, and a quantiser, which
     [`TransRecTrainer`] fits on its catalogue unless a checkpoint brings one (`fit_quantisers` does so without it).
-    VQ-Rec learns a quantiser for each catalogue and therefore permutes the codes in fine-tuning; here one quantiser
-    serves all catalogues, so that codes keep their meaning and nothing is permuted.
+    One quantiser serves all catalogues, so that codes keep their meaning. VQ-Rec learns a quantiser for each one, and
+    then which row of the table each of its codes takes: so does a model with `permute_codes`, whose table is not
+    trained meanwhile. The choice is the best row for each code by Gumbel-Sinkhorn (Mena et al., ICLR 2018).
 
     Paper: Hou et al., "Learning Vector-Quantized Item Representation for Transferable Sequential Recommenders"
     (VQ-Rec), WWW 2023; the quantiser is optimised product quantisation, Ge et al., CVPR 2013.
@@ -35,7 +39,7 @@ class CodesProjection(ItemProjection):
     Args:
         width: `H`.
         hidden_size: `D`.
-        config: the model's, with `num_codebooks` and `codebook_size`.
+        config: the model's, with `num_codebooks`, `codebook_size` and `permute_codes`.
 
     Raises:
         ValueError: if the features cannot be divided among the codebooks.
@@ -51,7 +55,7 @@ class CodesProjection(ItemProjection):
     """
 
     quantises = True
-    options: ClassVar[tuple[str, ...]] = ("num_codebooks", "codebook_size", "synthetic_negatives")
+    options: ClassVar[tuple[str, ...]] = ("num_codebooks", "codebook_size", "synthetic_negatives", "permute_codes")
 
     rotation: torch.Tensor
     centroids: torch.Tensor
@@ -66,12 +70,55 @@ class CodesProjection(ItemProjection):
         self.register_buffer("rotation", torch.eye(width))
         self.register_buffer("centroids", torch.zeros(books, size, width // books))
         self.embedding = nn.Embedding(books * size, hidden_size)
+        self.permutation = nn.Parameter(torch.zeros(books, size, size)) if config.permute_codes else None
+        self.leave_out_untrainable()
         self._knows_codes = False  # saves a look at the device
 
     def init_own_weights(self) -> None:
-        """Sets the quantiser to none."""
+        """Sets the quantiser to none, and rows to any codes."""
         init.copy_(self.rotation, torch.eye(len(self.rotation)))
         init.zeros_(self.centroids)
+        if self.permutation is not None:
+            init.normal_(self.permutation)
+
+    def leave_out_untrainable(self) -> None:
+        """Trains the rows of the table, or which of them the codes take."""
+        self.embedding.requires_grad_(self.permutation is None)
+
+    def permute(self) -> None:
+        """Forgets the quantiser, and from now on trains which row of the table each code of the next one takes."""
+        weight, (books, size) = self.embedding.weight, self.centroids.shape[:2]
+        self.permutation = nn.Parameter(torch.randn(books, size, size).to(weight.device, weight.dtype))
+        self.leave_out_untrainable()
+        with torch.no_grad():
+            self.centroids.zero_()
+        self._knows_codes = False
+
+    @torch.no_grad()
+    def merge_permutation(self) -> None:
+        """Takes the rows in the order of the codes for the table, which is trained from now on."""
+        training, self.training = self.training, False
+        self.embedding.weight.copy_(self.table())
+        self.training, self.permutation = training, None
+        self.leave_out_untrainable()
+
+    def table(self) -> torch.Tensor:
+        """Returns the embeddings of all codes, `(C S, D)`."""
+        if self.permutation is None:
+            return self.embedding.weight
+        with torch.autocast(self.permutation.device.type, enabled=False):
+            scores = self.permutation.float()
+            if self.training:
+                scores = scores - torch.empty_like(scores).exponential_().log()  # Gumbel noise
+            scores = scores / TEMPERATURE
+            for _ in range(SINKHORN_STEPS):
+                scores = scores - scores.logsumexp(dim=2, keepdim=True)
+                scores = scores - scores.logsumexp(dim=1, keepdim=True)
+            soft = scores.exp()
+            chosen = torch.zeros_like(soft).scatter_(2, soft.argmax(dim=2, keepdim=True), 1.0)
+            rows = self.embedding.weight.float().unflatten(0, self.centroids.shape[:2])  # (C, S, D)
+            mixed = (chosen - soft.detach() + soft) @ rows  # the gradient is that of the soft choice
+        return mixed.flatten(0, 1).to(self.embedding.weight.dtype)
 
     @property
     def is_fitted(self) -> bool:
@@ -109,7 +156,7 @@ class CodesProjection(ItemProjection):
         """Returns the mean `(U, D)` of the embeddings of codes `(U, C)`."""
         books, size = self.centroids.shape[:2]
         index = codes + size * torch.arange(books, device=codes.device)
-        return self.embedding(index).mean(dim=-2)
+        return nn.functional.embedding(index, self.table()).mean(dim=-2)
 
     def synthesize(self, features: torch.Tensor, probability: float) -> torch.Tensor:
         """Returns embeddings `(U, D)` of items that do not exist: codes of which some are others at random."""

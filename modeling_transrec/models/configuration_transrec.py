@@ -149,6 +149,9 @@ class TransRecConfig(PretrainedConfig):
         synthetic_negatives (`float`, defaults to 0.0):
             Share of a target's codes that are others at random in one more negative of it, an item that does not
             exist; 0 for none. VQ-Rec pretrains with 0.75.
+        permute_codes (`bool`, defaults to `False`):
+            Whether a checkpoint of `item_projection="codes"` learns a quantiser for its new catalogue, and which row
+            of its table each of the new codes takes, as VQ-Rec does; the table itself is trained afterwards (`False`).
         fusion (`str`, defaults to `"sum"`):
             How text and image become one vector, a row of [`FUSIONS`].
         fusion_weights (`list[float]`, *optional*):
@@ -265,6 +268,7 @@ class TransRecConfig(PretrainedConfig):
     num_codebooks: int = option(32, at_least=1, at_most=2**12)
     codebook_size: int = option(256, at_least=2, at_most=2**16)
     synthetic_negatives: float | int = option(0.0, at_least=0, at_most=1)
+    permute_codes: bool = False
     fusion: str = option("sum", FUSIONS)
     fusion_weights: list[float] | None = None
     id_fusion: str = option("sum", ("sum", "concat"))
@@ -490,6 +494,8 @@ class TransRecConfig(PretrainedConfig):
             )
         if self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size must be a power of 2, got {self.codebook_size}")
+        if self.permute_codes and not PROJECTIONS[self.item_projection].quantises:
+            raise ValueError("permute_codes is for item_projection='codes'; leave it out")
         if self.synthetic_negatives and not PROJECTIONS[self.item_projection].quantises:
             raise ValueError(
                 "synthetic_negatives changes an item's codes; give item_projection='codes', or leave it out"

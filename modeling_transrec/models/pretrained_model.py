@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .adapters import inject_adapters, merge_adapters
+from .adapters import can_be_merged, inject_adapters, merge_adapters
 from .backbone_references import (
     check_referable,
     load_backbone_of_commit,
@@ -265,6 +265,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
             model._backbones_cache = kwargs.get("cache_dir")
         own_weights(model)
         leave_out_untrainable(model.item_encoder.backbones)
+        for projection in model.item_encoder.quantisers.values():
+            projection.leave_out_untrainable()
         if model.config.platforms is not None:
             model.set_platform(model.config.platform)
         return (model, info) if output_loading_info else model
@@ -590,14 +592,35 @@ class TransRecPreTrainedModel(PreTrainedModel):
         weight = next(self.user_encoder.parameters())
         self.item_encoder.add_ids(self.config, weight.device, weight.dtype)
 
+    def permute_codes(self) -> None:
+        """Makes a model of codes ready for another catalogue as VQ-Rec does, see [`CodesProjection`].
+
+        Its quantiser is forgotten, so that the next training learns one for its catalogue, and which row of the table
+        each code takes; [`merge_code_permutation`] ends this.
+        """
+        if self.config.permute_codes:
+            raise ValueError("the codes are permuted already: merge_code_permutation() before")
+        self._configure(permute_codes=True)
+        for projection in self.item_encoder.quantisers.values():
+            projection.permute()
+
+    def merge_code_permutation(self) -> None:
+        """Puts the rows of the table in the order of the codes, and trains the table again; outputs stay the same."""
+        if not self.config.permute_codes:
+            raise ValueError("no codes are permuted: permute_codes() before")
+        self._configure(permute_codes=False)
+        for projection in self.item_encoder.quantisers.values():
+            projection.merge_permutation()
+
     def add_peft_adapter(self, peft_config) -> None:
-        """Puts adapters of the `peft` library into the backbones, and trains only them there.
+        """Puts adapters of the `peft` library, or bottlenecks, into the backbones, and trains only them there.
 
         They are part of the model: it is saved, loaded and pushed with them, like any other model.
 
         Args:
             peft_config: `peft.LoraConfig`, another of `PEFT_KINDS` in `adapters.py`, or its dictionary with
-                `"peft_type"`. The modules that it names need to be in only one of several backbones.
+                `"peft_type"`; or `{"peft_type": "BOTTLENECK"}` with `placement`, `reduction` and `target_modules`, see
+                [`bottleneck_config`]. The modules that it names need to be in only one of several backbones.
         """
         if self.config.peft_config is not None:
             raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
@@ -609,6 +632,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Adds the adapters to the backbones' own weights and takes them out: a plain model, with the same outputs."""
         if self.config.peft_config is None:
             raise ValueError("the model has no adapters to merge")
+        if not can_be_merged(self.config.peft_config):
+            raise ValueError("bottleneck adapters are networks of their own, and cannot be merged into the backbone")
         merge_adapters(self.item_encoder.backbones)
         self.config.peft_config = None
         self._adapters_changed()

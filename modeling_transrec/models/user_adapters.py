@@ -1,6 +1,7 @@
 """Bottleneck adapters: a few parameters beside each part of a user encoder's layer, the rest as it was.
 
-There is one set of them, or one for each of several platforms that share all the rest: a platform is added without a
+A part is attention, a feed-forward network, a convolution or a recurrent layer, before its residual and norm. There is
+one set of adapters, or one for each of several platforms that share all the rest: a platform is added without a
 change to what the others get.
 
 Papers: Yuan et al., "Parameter-Efficient Transfer from Sequential Behaviors for User Modeling and Recommendation"
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .projections import LinearFromZero
+from .bottlenecks import PLACEMENTS, BottleneckAdapter
 
 
 if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
-USER_ADAPTERS = ("serial", "parallel")
+USER_ADAPTERS = PLACEMENTS
 SOURCE = "source"  # in place of a platform's name: the model without adapters
 
 
@@ -41,29 +42,6 @@ class NoAdapter(nn.Module):
         return outputs
 
 
-class BottleneckAdapter(nn.Module):
-    """Adds a narrow network of what a part of a layer makes (serial), or of what it reads (parallel), from zero on.
-
-    The part is attention, a feed-forward network, a convolution or a recurrent layer, before its residual and norm.
-
-    Args:
-        config: with `user_adapter` and `user_adapter_reduction`, by which the width is divided in the middle.
-        width: `D`.
-    """
-
-    def __init__(self, config: TransRecConfig, width: int):
-        super().__init__()
-        narrow = max(1, width // config.user_adapter_reduction)
-        self.is_parallel = config.user_adapter == "parallel"
-        self.down = nn.Linear(width, narrow)
-        self.up = LinearFromZero(narrow, width)
-
-    def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        """Changes the outputs of a part of a layer with these inputs, both `(…, D)`."""
-        read = inputs if self.is_parallel else outputs
-        return outputs + self.up(nn.functional.gelu(self.down(read)))
-
-
 class PlatformAdapters(nn.Module):
     """Has an adapter for each platform, and uses that of the chosen one; for the source none.
 
@@ -74,7 +52,7 @@ class PlatformAdapters(nn.Module):
 
     def __init__(self, config: TransRecConfig, width: int):
         super().__init__()
-        self.adapters = nn.ModuleList(BottleneckAdapter(config, width) for _ in config.platforms or ())
+        self.adapters = nn.ModuleList(_make(config, width) for _ in config.platforms or ())
         self.width, self.chosen = width, config.platform_index
 
     def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -86,8 +64,7 @@ def make_adapter(config: TransRecConfig) -> nn.Module:
     """Makes the adapter of one part of a user encoder's layer, or what stands there without adapters."""
     if config.user_adapter is None:
         return NoAdapter(config.user_width)
-    make = BottleneckAdapter if config.platforms is None else PlatformAdapters
-    return make(config, config.user_width)
+    return (_make if config.platforms is None else PlatformAdapters)(config, config.user_width)
 
 
 def make_item_adapter(config: TransRecConfig) -> nn.Module:
@@ -110,12 +87,14 @@ def add_adapters(module: nn.Module, config: TransRecConfig) -> None:
                 child.adapters.append(_new_adapter(config, child.width, weight))
 
 
+def _make(config: TransRecConfig, width: int) -> BottleneckAdapter:
+    return BottleneckAdapter(width, config.user_adapter_reduction, str(config.user_adapter))
+
+
 def _new_adapter(config: TransRecConfig, width: int, like: torch.Tensor) -> BottleneckAdapter:
     """Makes an adapter that changes nothing yet, with weights of the device and type of another one."""
-    adapter = BottleneckAdapter(config, width)
-    nn.init.xavier_normal_(adapter.down.weight)
-    nn.init.zeros_(adapter.down.bias)
-    adapter.up.init_own_weights()
+    adapter = _make(config, width)
+    adapter.start()
     return adapter.to(like.device, like.dtype)
 
 

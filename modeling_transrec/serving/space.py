@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..hub.names import CARD_NAME
 from ..hub.safety import NOT_PUBLISHED, PUBLISHED_FILES, check_links
+from ..models.adapters import can_be_merged
 from ..models.media import open_image
 from ..models.whole_saves import named_disk_errors
 from ..version import __version__
@@ -122,7 +123,11 @@ def _plain_line(title: str) -> str:
 def _extras(recommender: Recommender) -> list[str]:
     """Returns the extras of this package that loading the model needs."""
     modalities, config = recommender.processor.modalities, recommender.model.config
-    needed = {"vision": "image" in modalities, "audio": "audio" in modalities, "peft": bool(config.peft_config)}
+    needed = {
+        "vision": "image" in modalities,
+        "audio": "audio" in modalities,
+        "peft": can_be_merged(config.peft_config),
+    }
     return [name for name, is_needed in needed.items() if is_needed]
 
 

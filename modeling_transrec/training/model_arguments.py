@@ -160,7 +160,10 @@ class ModelArguments:
     )
     peft: str | None = field(
         default=None,
-        metadata={"help": "Kind of adapters of the peft library to train in the backbones: lora, ia3, loha, …"},
+        metadata={
+            "help": "Kind of adapters to train in the backbones: bottleneck (Houlsby's), or one of the peft library: "
+            "lora, ia3, loha, …"
+        },
     )
     peft_config: str | None = field(
         default=None, metadata={"help": "Options of the adapters as JSON or a file of it, such as '{\"r\": 8}'."}
@@ -200,6 +203,8 @@ class ModelArguments:
                 raise ValueError(f"--{option} brings all that reads {read}; leave out --{', --'.join(double)}")
         if self.platform is not None and self.model_name_or_path is None:
             raise ValueError("--platform puts adapters into a checkpoint; name it by --model_name_or_path")
+        if self.permute_codes and self.model_name_or_path is None:
+            raise ValueError("--permute_codes moves a checkpoint of codes to another catalogue: --model_name_or_path")
         if self.add_item_ids and self.model_name_or_path is None:
             raise ValueError(
                 "--add_item_ids puts ids beside the content of --model_name_or_path; of a new model they are a "
@@ -253,7 +258,7 @@ class ModelArguments:
 
 
 # Fields of the configuration that put into a checkpoint what it has not.
-ADDABLE_FIELDS = ("user_adapter", "user_adapter_reduction", "platform")
+ADDABLE_FIELDS = ("user_adapter", "user_adapter_reduction", "platform", "permute_codes")
 # Fields of the configuration that may be changed when training goes on from a checkpoint: they shape no weight.
 CHANGEABLE_FIELDS = (
     "hidden_dropout_prob",

@@ -95,7 +95,7 @@ def _from_checkpoint(
     name, where = args.model_name_or_path, dict[str, Any](revision=args.model_revision)
     config = load_config(name, **where)
     for option, value in args.config_fields().items():
-        if option == "platform" or (option in ADDABLE_FIELDS and config.user_adapter is None):
+        if option in ("platform", "permute_codes") or (option in ADDABLE_FIELDS and config.user_adapter is None):
             continue
         if option not in CHANGEABLE_FIELDS and value != getattr(config, option):
             raise ValueError(
@@ -114,6 +114,9 @@ def _from_checkpoint(
         model.set_platform(args.platform)
     elif args.user_adapter is not None and config.user_adapter is None:
         model.add_user_adapter(placement, reduction)
+    if args.permute_codes is not None and args.permute_codes != config.permute_codes:
+        change = model.permute_codes if args.permute_codes else model.merge_code_permutation
+        change()
     for option, value in args.processor_fields().items():
         setattr(processor, option, value)
     processor = drop_foreign_ids(model, processor, items["item_id"])

@@ -6,8 +6,8 @@ systems' own code counts prefixes.
 
 - `unisrec`, `unisrec-pretrain`: UniSRec (Hou et al., KDD 2022), the first on one platform, the second on several at
   once, with negatives of all of them. Its layers are 256 wide within, ours four times `hidden_size`.
-- `vqrec`, `vqrec-pretrain`: VQ-Rec (Hou et al., WWW 2023), the same. One quantiser serves all platforms, and codes
-  are not permuted in fine-tuning.
+- `vqrec`, `vqrec-pretrain`: VQ-Rec (Hou et al., WWW 2023), the same. One quantiser serves all platforms, and with
+  `--permute_codes true` each has its own.
 - `transrec-mixture`: TransRec for mixture of modality (Wang et al., APWeb-WAIM 2024), with a causal user encoder and
   plain pooling of tokens; theirs reads both sides and pools by attention.
 - `odmt`: ODMT (Ji et al., ACM MM 2023) as run on Amazon's Office: three views of 768 each, frozen backbones of text

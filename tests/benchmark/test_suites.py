@@ -42,6 +42,21 @@ def test_models_share_a_pretraining_that_comes_before_them():
     assert [task.spec["trains"] for task in tasks[2:]] == [False, True] * 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"baselines": ["language-model"]}, "there is no language_model"),
+        ({"sampled": {"max_eval_users": 5}}, r"sampled needs num_candidates"),
+        ({"sampled": {"num_candidates": 4}}, "must be a list of numbers"),
+        ({"sampled": {"num_candidates": [1]}}, "must be a list of numbers of at least 2"),
+        ({"sampled": {"num_candidate": [4]}}, "did you mean num_candidates"),
+    ],
+)
+def test_tables_of_candidates_that_cannot_be_made(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        suite(**changes)
+
+
 def test_all_seeds_take_what_tuning_found_with_the_first():
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
     tasks = suite(tune=space, baselines=[]).tasks(num_trials=7)

@@ -5,11 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation, TransRecTrainingArguments
+from modeling_transrec import (
+    ModelArguments,
+    TransRecConfig,
+    TransRecForSequentialRecommendation,
+    TransRecTrainingArguments,
+)
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.evaluation.encoding import encode_catalogue
 from modeling_transrec.evaluation.quantising import fit_quantisers, learn_codes
 from modeling_transrec.models.candidates import Candidates
+from modeling_transrec.models.codes import CodesProjection
 from modeling_transrec.models.losses import in_batch_loss
 from modeling_transrec.models.projections import Projection
 from modeling_transrec.training.trainer import TransRecTrainer
@@ -18,6 +24,7 @@ from ..checks import perturb
 from ..tiny import make_batch
 
 
+SMALL = {"num_codebooks": 2, "codebook_size": 4}
 CODES = {"item_projection": "codes", "num_codebooks": 4, "codebook_size": 8}
 
 
@@ -173,3 +180,52 @@ def test_what_cannot_work_is_refused(fields, message):
 def test_codebooks_must_divide_the_features(make_model):
     with pytest.raises(ValueError, match="num_codebooks=3 must divide the 20 numbers"):
         make_model("text", **{**CODES, "num_codebooks": 3})
+
+
+def test_a_permutation_finds_the_rows_that_new_codes_mean():
+    """VQ-Rec's move: the same items by a quantiser that numbers its codes otherwise are to be what they were."""
+    torch.manual_seed(0)
+    layers = CodesProjection(8, 6, TransRecConfig(num_items=1, item_projection="codes", **SMALL))
+    features, centroids = torch.randn(300, 8), torch.randn(2, 4, 4)
+    layers.take(torch.eye(8), centroids)
+    expected = layers(features).detach()
+    layers.permute()
+    with pytest.raises(ValueError, match="no quantiser yet"):
+        layers(features)
+    order = torch.tensor([[2, 0, 3, 1], [1, 3, 0, 2]])
+    layers.take(torch.eye(8), torch.stack([book[one] for book, one in zip(centroids, order, strict=True)]))
+    before = layers.embedding.weight.clone()
+    optimizer = torch.optim.Adam([one for one in layers.parameters() if one.requires_grad], lr=0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (layers.train()(features) - expected).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(layers.embedding.weight, before)
+    torch.testing.assert_close(layers.eval()(features), expected)
+    layers.merge_permutation()
+    torch.testing.assert_close(layers(features), expected)
+    assert [name for name, one in layers.named_parameters() if one.requires_grad] == ["embedding.weight"]
+
+
+def test_a_checkpoint_of_codes_moves_by_permuting(fitted, prepared_items, text_processor, tmp_path):
+    model = fitted()
+    model.permute_codes()
+    fit_quantisers(model, prepared_items["text"], text_processor, chunk_size=5)
+    inputs = text_processor.pad(prepared_items["text"][np.arange(9)])
+    expected = model.eval().get_item_features(**inputs)
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+    assert torch.equal(again.get_item_features(**inputs), expected)
+    table = again.item_encoder.text.projection.layers.embedding.weight
+    assert again.config.permute_codes and not table.requires_grad
+    with pytest.raises(ValueError, match="permuted already"):
+        again.permute_codes()
+    again.merge_code_permutation()
+    torch.testing.assert_close(again.get_item_features(**inputs), expected)
+    assert table.requires_grad and not again.config.permute_codes
+    with pytest.raises(ValueError, match="no codes are permuted"):
+        again.merge_code_permutation()
+    with pytest.raises(ValueError, match="permute_codes is for item_projection='codes'"):
+        TransRecConfig(num_items=3, permute_codes=True)
+    with pytest.raises(ValueError, match="moves a checkpoint of codes"):
+        ModelArguments(permute_codes=True)

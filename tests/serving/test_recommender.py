@@ -50,6 +50,25 @@ def test_a_new_catalogue_replaces_the_old(recommender):
     assert [item["item_id"] for item in recommender.index(table).recommend(["b"], k=3)] == ["a"]
 
 
+def test_a_platform_is_chosen_by_name(make_model, text_processor, items, tmp_path):
+    model, history = make_model("text"), ["i003", "i010"]
+    expected = {"source": Recommender(model, text_processor).index(items).recommend(history)}
+    for name in ("books", "games"):
+        model.add_platform(name)
+        with torch.no_grad():
+            for weight in filter(lambda one: one.requires_grad, model.parameters()):
+                weight.normal_()
+        expected[name] = Recommender(model, text_processor).index(items).recommend(history)
+    Recommender(model, text_processor).index(items).save_pretrained(tmp_path)
+    assert Recommender.from_pretrained(tmp_path).recommend(history) == expected["games"]  # as it was saved
+    for name, found in expected.items():
+        recommender = Recommender.from_pretrained(tmp_path, load_catalogue=False, platform=name).index(items)
+        assert recommender.recommend(history) == found
+    assert len({str(found) for found in expected.values()}) == 3
+    with pytest.raises(ValueError, match="made by another checkpoint"):
+        Recommender.from_pretrained(tmp_path, platform="books")
+
+
 def test_errors_say_what_to_do(recommender, make_model, text_processor):
     with pytest.raises(ValueError, match="'nope' is not in the indexed catalogue of 37"):
         recommender.recommend(["nope"])

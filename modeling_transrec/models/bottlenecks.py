@@ -1,0 +1,115 @@
+"""Bottleneck adapters: narrow networks that add a little to what a frozen part makes, from zero on.
+
+In backbones they follow, or stand beside, the last linear layer of attention and of the feed-forward network. The
+`peft` library has none: its adapters change a layer's weights.
+
+Papers: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019; He et al., "Towards a Unified View
+of Parameter-Efficient Transfer Learning", ICLR 2022, for those beside a layer; Fu et al., "Exploring Adapter-based
+Transfer Learning for Recommender Systems" (Adapter4Rec), WSDM 2024, for recommenders.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .projections import LinearFromZero
+
+
+BOTTLENECK = "BOTTLENECK"  # in place of a kind of the peft library
+PLACEMENTS = ("serial", "parallel")
+# Ends of the names of the linear layers behind which attention and feed-forward networks add to the residual.
+LAST_LAYERS = (
+    "output.dense attn.c_proj mlp.c_proj out_proj o_proj down_proj fc2 out_lin lin2 SelfAttention.o DenseReluDense.wo "
+    "attention.dense dense_4h_to_h attn.proj Wo"
+).split()
+
+
+class BottleneckAdapter(nn.Module):
+    """Adds a narrow network of what a part makes (serial), or of what it reads (parallel), from zero on.
+
+    Args:
+        width: `D` of what the part makes.
+        reduction: by which it is divided in the middle.
+        placement: `"serial"` or `"parallel"`.
+        read_width: width of what the part reads; by default `D`.
+    """
+
+    def __init__(self, width: int, reduction: int, placement: str, read_width: int | None = None):
+        super().__init__()
+        narrow = max(1, width // reduction)
+        self.is_parallel = placement == "parallel"
+        self.down = nn.Linear(width if read_width is None or not self.is_parallel else read_width, narrow)
+        self.up = LinearFromZero(narrow, width)
+
+    def start(self) -> None:
+        """Draws the weights of an adapter that changes nothing yet."""
+        nn.init.xavier_normal_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """Changes the outputs `(…, D)` of a part with these inputs, of the same shape or `(…, read_width)`."""
+        read = inputs if self.is_parallel else outputs
+        added = self.up(nn.functional.gelu(self.down(read.to(self.down.weight.dtype))))
+        return outputs + added.to(outputs.dtype)
+
+
+def bottleneck_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of bottleneck adapters in backbones, all of them.
+
+    Raises:
+        ValueError: for an option that there is not, or a value that it cannot have.
+
+    >>> bottleneck_config({"peft_type": "BOTTLENECK", "reduction": 8})["placement"]
+    'serial'
+    """
+    found = {"peft_type": BOTTLENECK, "placement": "serial", "reduction": 16, "target_modules": LAST_LAYERS}
+    unknown = sorted(set(values) - set(found))
+    if unknown:
+        raise ValueError(f"{BOTTLENECK} has no option {', '.join(unknown)}; its options are {', '.join(found)}")
+    found |= values
+    if found["placement"] not in PLACEMENTS:
+        raise ValueError(f"placement={found['placement']!r} is unknown; choose {' or '.join(PLACEMENTS)}")
+    if not isinstance(found["reduction"], int) or found["reduction"] < 1:
+        raise ValueError(f"reduction must be a whole number of at least 1, got {found['reduction']!r}")
+    names = found["target_modules"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"target_modules must be a list of ends of names, got {names!r}")
+    return found
+
+
+def add_bottlenecks(backbone: nn.Module, options: Mapping[str, Any]) -> list[nn.Module]:
+    """Puts an adapter to each linear layer whose name has one of the ends; returns the adapters.
+
+    The layers keep their names and weights: an adapter is a part of the layer, and a hook adds what it makes.
+    """
+    end = re.compile(rf"(^|\.)({'|'.join(map(re.escape, options['target_modules']))})$")
+    added: list[nn.Module] = []
+    for name, layer in list(backbone.named_modules()):
+        widths = _widths_of(layer) if end.search(name) else None
+        if widths is None:
+            continue
+        weight: Any = next(layer.parameters())
+        adapter = BottleneckAdapter(widths[1], options["reduction"], options["placement"], read_width=widths[0])
+        adapter.start()
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        layer.adapter = adapter.to(weight.device, dtype)
+        layer.adapter_layer_names = ("adapter",)  # type: ignore[assignment]  # as peft's layers say what is trained
+        layer.register_forward_hook(_adapt)
+        added.append(adapter)
+    return added
+
+
+def _adapt(layer: Any, inputs: Sequence[torch.Tensor], outputs: torch.Tensor) -> torch.Tensor:
+    return layer.adapter(inputs[0], outputs)
+
+
+def _widths_of(layer: Any) -> tuple[int, int] | None:
+    """Returns the widths of what a linear layer reads and makes; `None` of another module."""
+    for read, made in (("in_features", "out_features"), ("nx", "nf")):  # the second of GPT-2's
+        if hasattr(layer, read) and hasattr(layer, made):
+            return getattr(layer, read), getattr(layer, made)
+    return None

@@ -1,0 +1,89 @@
+"""Bottleneck adapters in backbones: what they add, that only they are trained, and that they are saved."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModel
+
+from modeling_transrec import TransRecForSequentialRecommendation
+from modeling_transrec.models.adapters import inject_adapters
+from modeling_transrec.models.bottlenecks import BottleneckAdapter
+
+from ..checks import perturb, trained
+
+
+@pytest.mark.parametrize("placement", ["serial", "parallel"])
+def test_they_start_at_no_change_are_trained_alone_and_saved(
+    placement, make_model, make_collator, histories, tmp_path
+):
+    model = make_model("text")
+    batch = make_collator("text", model)([histories[0], histories[5]])
+    before = model(**batch).loss
+    model.add_peft_adapter({"peft_type": "BOTTLENECK", "placement": placement, "reduction": 4})
+    assert torch.equal(model(**batch).loss, before)
+    of_backbone = [name for name in trained(model) if ".backbone." in name]
+    assert of_backbone and all(".adapter." in name for name in of_backbone)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    adapted = model(**batch).loss
+    assert not torch.allclose(adapted, before, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    again, info = TransRecForSequentialRecommendation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(again.eval()(**batch).loss, adapted) and trained(again) == trained(model)
+    assert torch.equal(copy.deepcopy(again)(**batch).loss, adapted)
+    with pytest.raises(ValueError, match="cannot be merged"):
+        again.merge_peft_adapter()
+
+
+@pytest.mark.parametrize("placement", ["serial", "parallel"])
+def test_an_adapter_adds_to_its_layer(placement, make_model):
+    model = make_model("text")
+    model.add_peft_adapter({"peft_type": "BOTTLENECK", "placement": placement, "reduction": 4})
+    perturb(model)
+    layer = model.item_encoder.text.backbone.encoder.layer[0].output.dense
+    inputs = torch.randn(3, layer.in_features)
+    plain = F.linear(inputs, layer.weight, layer.bias)
+    down, up = layer.adapter.down, layer.adapter.up
+    read = inputs if placement == "parallel" else plain
+    assert down.weight.shape == (layer.out_features // 4, read.shape[1])
+    expected = plain + F.gelu(read @ down.weight.T + down.bias) @ up.weight.T
+    torch.testing.assert_close(layer(inputs), expected)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "opt", "qwen2", "t5", "vit", "clip_vision_model"])
+def test_each_layer_of_usual_backbones_gets_two(kind):
+    size = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "intermediate_size": 20,
+        "ffn_dim": 20,
+    }
+    size |= {"n_embd": 16, "n_layer": 2, "n_head": 2, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 20}
+    size |= {"num_key_value_heads": 2, "vocab_size": 50, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 20}
+    size |= {"word_embed_proj_dim": 16, "image_size": 16, "patch_size": 8, "d_kv": 8}
+    known = AutoConfig.for_model(kind).to_dict()
+    backbone = AutoModel.from_config(AutoConfig.for_model(kind, **{k: v for k, v in size.items() if k in known}))
+    inject_adapters([backbone], {"peft_type": "BOTTLENECK"})
+    found = [name for name, one in backbone.named_modules() if isinstance(one, BottleneckAdapter)]
+    assert len(found) == (8 if kind == "t5" else 4), found  # T5 has a decoder, too
+
+
+def test_what_they_cannot_be_is_refused(make_model):
+    model = make_model("text")
+    for options, message in [
+        ({"placement": "beside"}, "choose serial or parallel"),
+        ({"reduction": 0}, "at least 1"),
+        ({"r": 4}, "BOTTLENECK has no option r; its options are"),
+        ({"target_modules": ["nothing"]}, "no layer's name ends with one of nothing"),
+        ({"target_modules": "dense"}, "must be a list"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.add_peft_adapter({"peft_type": "BOTTLENECK", **options})
+    model.add_peft_adapter({"peft_type": "BOTTLENECK"})  # refusals undo all
