@@ -44,11 +44,11 @@ class TransRecDataCollator:
 
     Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`, with
     `"num_context"` where so many items at the history's beginning are no targets): the distinct items as the
-    processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the
-    inputs of the loss, among `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index`
-    `(U,)`, `num_catalogue_items` and `epoch`; `view_index` `(2, B, L)` and `view_target` `(B,)` for an auxiliary loss;
-    `user_ids` `(B,)` for DSSM; `timestamps` `(B, L)` for HSTU; `platform_index` `(U,)` where there are several and the
-    model has statistics of each.
+    processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the inputs of the loss, among
+    them `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`,
+    `num_catalogue_items` and `epoch`; `view_index` `(2, B, L)`, `view_target` `(B,)` and `intents` `(K, D)` for an
+    auxiliary loss; `user_ids` `(B,)` for DSSM; `timestamps` `(B, L)` for HSTU; `platform_index` `(U,)` where there are
+    several and the model has statistics of each.
     """
 
     def __init__(
@@ -95,6 +95,9 @@ class TransRecDataCollator:
             if histories is None:
                 raise ValueError(f"auxiliary_loss_type={auxiliary!r} draws among the training histories; give them")
             self._same_targets = SameTargets(histories, len(items))
+        self.intents: torch.Tensor | None = None
+        if self.auxiliary is not None and self.auxiliary.reads_intents:
+            self.intents = torch.zeros(config.num_intents, config.width).share_memory_()  # seen by running workers
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by running workers, too
 
     def set_epoch(self, epoch: int) -> None:
@@ -139,6 +142,8 @@ class TransRecDataCollator:
             batch["epoch"] = self._epoch.clone()
         if views is not None:
             batch["view_index"], batch["view_target"] = map(torch.from_numpy, indices[-2:])
+        if self.intents is not None:
+            batch["intents"] = self.intents.clone()
         if config.gather_negatives:
             batch["catalogue_index"] = torch.from_numpy(distinct)
         if self.user_index is not None:

@@ -4,9 +4,9 @@ A view is another form of a user's history: a part of it, one with items left ou
 that ends at the same target. Both views go through the user encoder, and their last states are to be alike, and unlike
 those of the batch's other users. Views are indices into the batch's items, which are encoded once.
 
-An auxiliary loss gets the states of both views `(B, D)`, each user's target `(B,)` and a temperature, and returns the
-MEAN over the users. The users of one process and accumulation step are told apart; with gradient caching all of a
-batch.
+An auxiliary loss gets the states of both views `(B, D)`, each user's target `(B,)` and a temperature, and where it
+reads clusters of users their centres and what they weigh. It returns the MEAN over the users. The users of one process
+and accumulation step are told apart; with gradient caching all of a batch.
 
 Shapes: `B` users, `D` hidden size.
 """
@@ -101,7 +101,7 @@ def same_target_loss(
     batch. Users who have the same target are no negatives of each other.
 
     Paper: Qin et al., "Intent Contrastive Learning with Cross Subsequences for Sequential Recommendation" (ICSRec),
-    WSDM 2024, whose clusters of intents are not part of it; it compares dot products, this cosines.
+    WSDM 2024, whose clusters of intents [`intents_loss`] adds; it compares dot products, this cosines.
 
     Arguments as in [`user_contrastive_loss`].
 
@@ -115,6 +115,43 @@ def same_target_loss(
     return _both_ways(_without_same_target(_cosines(one, other, temperature), targets))
 
 
+def intents_loss(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 0.1,
+    centres: torch.Tensor | None = None,
+    intent_weight: float = 0.3,
+) -> torch.Tensor:
+    """Computes [`same_target_loss`], and an InfoNCE between each view's state and its cluster of users: ICSRec, whole.
+
+    Choose it for ids on a small platform. The clusters are those of all users' states at the beginning of the epoch,
+    by k-means; a state belongs to the nearest centre. Views of the same cluster are no negatives of each other.
+
+    Paper: as of [`same_target_loss`].
+
+    Args:
+        one, other, targets, temperature: as in [`user_contrastive_loss`].
+        centres: `(K, D)` of the clusters, of length 1.
+        intent_weight: what the clusters weigh beside the same target.
+
+    Example:
+
+    >>> import torch
+    >>> states = torch.eye(2)
+    >>> intents_loss(states, states, torch.tensor([7, 8]), temperature=1.0, centres=torch.eye(2), intent_weight=1.0)
+    tensor(0.6265)
+    """
+    if centres is None:
+        raise ValueError("intents_loss needs the centres of clusters of users: find_intents makes them")
+    fine = torch.zeros((), device=one.device)
+    for states in (one, other):
+        cluster = (unit_length(states.detach()) @ centres.to(states).T).argmax(dim=1)
+        scores = _cosines(states, centres[cluster].to(states), temperature)
+        fine = fine + _both_ways(_without_same_target(scores, cluster)) / 2
+    return same_target_loss(one, other, targets, temperature) + intent_weight * fine
+
+
 class AuxiliaryLoss(NamedTuple):
     """An auxiliary loss and the two views that it compares.
 
@@ -123,11 +160,13 @@ class AuxiliaryLoss(NamedTuple):
         views: of each user: the `"history"` itself, `"augmented"`, changed by one of the augmentations, or the history
             of some user before the `"same_target"`.
         augmentations: names in [`AUGMENTATIONS`] that it uses where the configuration has no `view_augmentations`.
+        reads_intents: whether it takes the centres of clusters of users, and what they weigh.
     """
 
     function: Callable[..., torch.Tensor]
     views: tuple[Literal["history", "augmented", "same_target"], ...]
     augmentations: tuple[str, ...] = ()
+    reads_intents: bool = False
 
     @property
     def brings_items(self) -> bool:
@@ -139,4 +178,5 @@ AUXILIARY_LOSSES = {
     "user_contrastive": AuxiliaryLoss(user_contrastive_loss, ("augmented", "augmented"), ("crop", "drop", "reorder")),
     "sequence_contrastive": AuxiliaryLoss(sequence_contrastive_loss, ("history", "augmented"), ("drop",)),
     "same_target": AuxiliaryLoss(same_target_loss, ("history", "same_target")),
+    "intents": AuxiliaryLoss(intents_loss, ("history", "same_target"), reads_intents=True),
 }

@@ -86,6 +86,8 @@ class LossInputs(TypedDict, total=False):
         view_index (`torch.LongTensor` of shape `(2, B, L)`): two views of each user, as `item_index`, for an auxiliary
             loss.
         view_target (`torch.LongTensor` of shape `(B,)`): index of each user's last target among the batch's items.
+        intents (`torch.FloatTensor` of shape `(K, D)`): centres of clusters of users, for the auxiliary loss
+            `"intents"`.
     """
 
     negative_index: torch.Tensor
@@ -95,6 +97,7 @@ class LossInputs(TypedDict, total=False):
     epoch: torch.Tensor | int
     view_index: torch.Tensor
     view_target: torch.Tensor
+    intents: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,9 @@ def make_candidates(
     loss = LOSSES[config.loss_type]
     is_by_popularity = loss.reads_batch or config.negative_sampling == "popularity"
     needed = [*loss.inputs, *["catalogue_index"] * config.gather_negatives]
-    needed += ["view_index", "view_target"] * (config.auxiliary_loss_type is not None)
+    if config.auxiliary_loss_type is not None:
+        needed += ["view_index", "view_target"]
+        needed += ["intents"] * AUXILIARY_LOSSES[config.auxiliary_loss_type].reads_intents
     if not (config.logq_correction and is_by_popularity):
         needed = [name for name in needed if name != "item_log_popularity"]
     missing = [name for name in needed if inputs.get(name) is None]

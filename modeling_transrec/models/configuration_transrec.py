@@ -205,6 +205,10 @@ class TransRecConfig(PretrainedConfig):
             Weight of that term.
         auxiliary_temperature (`float`, defaults to 0.1):
             Number that the cosines of its states are divided by.
+        num_intents (`int`, defaults to 256):
+            Clusters of users for the auxiliary loss `"intents"`.
+        intent_weight (`float`, defaults to 0.3):
+            What these clusters weigh beside the loss's other part.
         view_augmentations (`list[str]`, *optional*):
             How its views are made of a history, rows of [`AUGMENTATIONS`], of which one is drawn for each user and
             view; by default the term's usual ones.
@@ -291,6 +295,8 @@ class TransRecConfig(PretrainedConfig):
     auxiliary_loss_type: str | None = option(None, AUXILIARY_LOSSES)
     auxiliary_weight: float | int = option(0.1, above=0)
     auxiliary_temperature: float | int = option(0.1, above=0)
+    num_intents: int = option(256, at_least=2, at_most=2**16)
+    intent_weight: float | int = option(0.3, above=0)
     view_augmentations: list[str] | None = None
     peft_config: dict | None = None
     backbone_references: dict | None = None

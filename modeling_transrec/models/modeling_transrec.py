@@ -516,8 +516,9 @@ class TransRecForSequentialRecommendation(TransRecHeadModel):
             states = torch.cat([checkpoint(encode, users, use_reentrant=False) for users in chunks], dim=1)
         else:
             states = encode(slice(None))  # (2, B, D)
-        name: Any = config.auxiliary_loss_type  # never None here
-        return AUXILIARY_LOSSES[name].function(*states, inputs["view_target"], config.auxiliary_temperature)
+        row = AUXILIARY_LOSSES[str(config.auxiliary_loss_type)]
+        of_users = (inputs["intents"], config.intent_weight) if row.reads_intents else ()
+        return row.function(*states, inputs["view_target"], config.auxiliary_temperature, *of_users)
 
 
 class AutoModelForSequentialRecommendation(_BaseAutoModelClass):

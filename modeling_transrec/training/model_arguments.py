@@ -279,6 +279,8 @@ CHANGEABLE_FIELDS = (
     "auxiliary_loss_type",
     "auxiliary_weight",
     "auxiliary_temperature",
+    "num_intents",
+    "intent_weight",
     "view_augmentations",
     "objective",
     "num_next_items",

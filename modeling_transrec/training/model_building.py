@@ -268,6 +268,8 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "distillation_temperature": loss.reads_views,
         "auxiliary_weight": config.auxiliary_loss_type is not None,
         "auxiliary_temperature": config.auxiliary_loss_type is not None,
+        "num_intents": config.auxiliary_loss_type == "intents",
+        "intent_weight": config.auxiliary_loss_type == "intents",
     }
     has_projection, projection = set(encoder.modalities) != {"id"}, PROJECTIONS[config.item_projection]
     for name in {name for row in PROJECTIONS.values() for name in row.options}:

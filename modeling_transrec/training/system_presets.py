@@ -14,8 +14,8 @@ systems' own code counts prefixes.
   and image; a teacher gets no gradient of its students.
 - `clue`: CLUE (Cheng et al., ICDM 2021), whose code is not public: sizes and rates are those of AdaptSSR (Yu et al.,
   NeurIPS 2023) on the same data; the training loss beside its term is ours.
-- `icsrec`: ICSRec (Qin et al., WSDM 2024) without its clusters of intents; it takes the last position of every prefix
-  as a sample, we every position.
+- `icsrec`: ICSRec (Qin et al., WSDM 2024) as run on Amazon's Beauty; it takes the last position of every prefix as a
+  sample, we every position, and compares dot products, we cosines.
 """
 
 from typing import Any
@@ -128,7 +128,9 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
         "hidden_dropout_prob": 0.5,
         "max_seq_len": 50,
         "loss_type": "full_softmax",
-        "auxiliary_loss_type": "same_target",
+        "auxiliary_loss_type": "intents",
+        "num_intents": 256,
+        "intent_weight": 0.3333,
         "auxiliary_weight": 0.3,
         "auxiliary_temperature": 1.0,
         "learning_rate": 1e-3,

@@ -35,6 +35,7 @@ from ..evaluation.baselines import Platform
 from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
+from ..evaluation.intents import find_intents
 from ..evaluation.metrics import ndcg
 from ..evaluation.observation import Observation
 from ..evaluation.quantising import fit_quantisers
@@ -233,6 +234,13 @@ class TransRecTrainer(Trainer):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._compute_frozen()
+        if train_dataset is not None and self.data_collator.intents is not None:
+            if args.save_strategy not in ("epoch", "no"):
+                raise ValueError(
+                    "auxiliary_loss_type='intents' finds clusters when an epoch begins, and one resumed in "
+                    "its middle would have others; give save_strategy='epoch'"
+                )
+            self.add_callback(_FindIntentsCallback(self))
         if self._plain_items is not None:
             self._fit_quantisers(model)
         if self._plain_items is not None and model.item_encoder.whitened:
@@ -747,6 +755,28 @@ class _SetEpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.set_epoch(int(state.epoch))
+
+
+class _FindIntentsCallback(TrainerCallback):
+    """Finds the clusters of users that an epoch's auxiliary loss reads."""
+
+    def __init__(self, trainer: TransRecTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        trainer, collator = self.trainer, self.trainer.data_collator
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with trainer.accelerator.autocast():
+            centres = find_intents(
+                model,
+                trainer.prepared_items,
+                trainer.processing_class,
+                trainer.train_dataset,
+                model.config.num_intents,
+                args.item_batch_size,
+                collator.seed + int(state.epoch),
+            )
+        collator.intents.copy_(centres)
 
 
 class _FitStatisticsCallback(TrainerCallback):

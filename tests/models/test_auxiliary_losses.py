@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from modeling_transrec import TransRecConfig
 from modeling_transrec.models.auxiliary_losses import AUXILIARY_LOSSES
@@ -41,6 +42,22 @@ def test_each_equals_a_loop(name, masks, both_ways):
     assert found.item() == pytest.approx(naive(one, other, targets, 0.3, masks, both_ways), rel=1e-9)
 
 
+def test_clusters_equal_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    centres = F.normalize(torch.randn(3, 3, generator=generator, dtype=torch.float64), dim=1)
+    targets, fine = torch.tensor([4, 9, 4, 2, 9]), 0.0
+    for states in (one, other):
+        cluster = [max(range(3), key=lambda k, row=row: float(row @ centres[k])) for row in states]
+        assert len(set(cluster)) > 1
+        fine += naive(states, centres[cluster], torch.tensor(cluster), 0.3, True, True) / 2
+    coarse = naive(one, other, targets, 0.3, True, True)
+    found = AUXILIARY_LOSSES["intents"].function(one, other, targets, 0.3, centres, 0.7)
+    assert found.item() == pytest.approx(coarse + 0.7 * fine, rel=1e-9)
+    with pytest.raises(ValueError, match="needs the centres of clusters"):
+        AUXILIARY_LOSSES["intents"].function(one, other, targets)
+
+
 @pytest.mark.parametrize("user_encoder_type", ["sasrec", "bert4rec", "gru4rec"])
 @pytest.mark.parametrize("name", AUXILIARY_LOSSES)
 def test_it_is_added_by_its_weight_and_reaches_every_part(
@@ -49,13 +66,14 @@ def test_it_is_added_by_its_weight_and_reaches_every_part(
     fields = {"user_encoder_type": user_encoder_type, "hidden_dropout_prob": 0.0, "logq_correction": False}
     auxiliary = {"auxiliary_loss_type": name, "auxiliary_weight": 3.0, "auxiliary_temperature": 0.5}
     model = perturb(make_model("text+id", **fields, **auxiliary))
-    batch = make_batch(model, make_collator, "text+id", histories)
+    batch = with_clusters(make_batch(model, make_collator, "text+id", histories))
     output = model(**batch)
     views = [  # of each user, one at a time
         torch.stack([model.get_user_features(*one_history(output.item_embeds, row))[0] for row in view])
         for view in batch["view_index"]
     ]
-    term = AUXILIARY_LOSSES[name].function(*views, batch["view_target"], 0.5)
+    of_users = (batch["intents"], 0.3) if "intents" in batch else ()
+    term = AUXILIARY_LOSSES[name].function(*views, batch["view_target"], 0.5, *of_users)
     model.config.auxiliary_loss_type = None
     plain = model(**batch).loss
     model.config.auxiliary_loss_type = name
@@ -68,6 +86,13 @@ def test_it_is_added_by_its_weight_and_reaches_every_part(
             assert not weight.requires_grad or weight.grad is not None, parameter
 
 
+def with_clusters(batch):
+    """Puts clusters of users in the place of those that a Trainer finds."""
+    if "intents" in batch:
+        batch["intents"] = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    return batch
+
+
 def one_history(item_embeds, row):
     index = row[row >= 0][None]
     return item_embeds[index], torch.ones_like(index, dtype=torch.bool)
@@ -76,7 +101,7 @@ def one_history(item_embeds, row):
 @pytest.mark.parametrize("name", AUXILIARY_LOSSES)
 def test_gradient_caching_gives_the_plain_step(name, make_model, make_collator, histories):
     model = make_model("text", auxiliary_loss_type=name)
-    batch = make_collator("text", model)([histories[user] for user in range(NUM_USERS)])
+    batch = with_clusters(make_collator("text", model)([histories[user] for user in range(NUM_USERS)]))
     plain = step(model, batch)
     model.enable_gradient_caching(5)
     assert_same(step(model, batch), plain)

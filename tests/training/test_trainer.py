@@ -8,6 +8,7 @@ import datasets
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from transformers import TrainerCallback
 
 from modeling_transrec import (
     FullRankingEvaluator,
@@ -640,3 +641,27 @@ def test_fsdp_that_accelerate_leaves_out_is_pointed_out(make_trainer, monkeypatc
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     make_trainer("id", output="asked")
     assert "every process holds the whole model" in caplog.text
+
+
+def test_clusters_of_users_are_found_in_each_epoch_and_resumed_exactly(make_trainer, tmp_path):
+    fields = {"auxiliary_loss_type": "intents", "num_intents": 4}
+    trainer = make_trainer("id", fields, output="whole", save_total_limit=None)
+    found = []
+    trainer.add_callback(seen_by(trainer, found))
+    trainer.train()
+    assert len(found) == 2 and not torch.equal(*found) and all(one.any() for one in found)
+    first = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))[0]
+    again = make_trainer("id", fields, output="again")
+    again.train(resume_from_checkpoint=str(first))
+    for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="give save_strategy='epoch'"):
+        make_trainer("id", fields, output="steps", save_strategy="steps", eval_strategy="steps")
+
+
+def seen_by(trainer, found):
+    class See(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            found.append(trainer.data_collator.intents.clone())
+
+    return See()
