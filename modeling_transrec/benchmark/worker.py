@@ -136,14 +136,14 @@ class Worker:
         spec = task.spec
         names = dict(spec["backbones"])
         counted = {"model_name_or_path": "content-knn" if names else "transitions", **names}
-        prompted = {"language_model_name_or_path": spec.get("language_model")}
-        return [
-            line
-            for title, sampled in self._tables(spec)
-            for options in (counted, {"model_name_or_path": LANGUAGE_MODEL, **prompted})
-            if None not in options.values()
-            for line in self._untrained(task, title, {**options, **sampled, "max_seq_len": spec["max_seq_len"]})
-        ]
+        prompted = {"model_name_or_path": LANGUAGE_MODEL, "language_model_name_or_path": spec.get("language_model")}
+        lines: list[dict] = []
+        for title, of_table in self._tables(spec):
+            of_table["max_seq_len"] = spec["max_seq_len"]
+            lines += self._untrained(task, title, {**counted, **of_table})
+            if "language_model" in spec:
+                lines += self._untrained(task, title, {**prompted, **self._read_features(spec, of_table), **of_table})
+        return lines
 
     def _untrained(self, task: Task, title: str, options: dict[str, Any]) -> Iterator[dict]:
         """Yields the lines of one table of what needs no training: all but the language model, or this alone."""
@@ -174,6 +174,12 @@ class Worker:
             options = {**sampled, "num_candidates": count, "metrics": metrics}
             yield sampled_title(spec["dataset"], count), {**options, "eval_ks": [1, *spec["evaluation"]["eval_ks"]]}
 
+    def _read_features(self, spec: Mapping[str, Any], of_table: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the backbones by whose features a metric of a table compares items; none where none does."""
+        metrics = of_table.get("metrics", spec["evaluation"]["metrics"])
+        needs_features = any("item_features" in METRICS[name].needs for name in metrics)
+        return dict(spec["backbones"]) if needs_features else {}
+
     def _evaluation(self, spec: Mapping[str, Any], **options: Any) -> EvaluationTask:
         arguments = EvaluationArguments(by_group=True, use_cpu=self.use_cpu, **{**spec["evaluation"], **options})
         return EvaluationTask(arguments, self.platform(spec))
@@ -199,10 +205,8 @@ class Worker:
         checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
         lines = []
         for title, sampled in self._tables(spec):
-            metrics = sampled.get("metrics", spec["evaluation"]["metrics"])
-            needs_features = any("item_features" in METRICS[name].needs for name in metrics)
-            named = {**sampled, **(spec["backbones"] if needs_features else {})}
-            evaluation = self._evaluation(spec, model_name_or_path=str(checkpoint), transition_weight="auto", **named)
+            named = {**sampled, **self._read_features(spec, sampled), "transition_weight": "auto"}
+            evaluation = self._evaluation(spec, model_name_or_path=str(checkpoint), **named)
             results = evaluation.evaluate(with_rankings=True)
             seconds |= start.seconds("evaluation")
             facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}
