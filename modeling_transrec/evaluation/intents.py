@@ -9,7 +9,7 @@ import torch
 
 from ..data.loading import read_histories
 from ..data.preparation import PreparedItems
-from ..models.modeling_transrec import TransRecPreTrainedModel
+from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.whitening import unit_length
 from .encoding import encode_catalogue, evaluation_mode

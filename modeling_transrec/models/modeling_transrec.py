@@ -7,7 +7,6 @@ Shapes: `B` users, `L` history length, `U` distinct items of the batch, `P` of t
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
