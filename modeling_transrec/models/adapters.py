@@ -107,7 +107,7 @@ def _inject_bottlenecks(backbones: Sequence[PreTrainedModel], options: dict) -> 
         )
     for backbone, adapters in found:
         if adapters:
-            backbone.peft_config = options  # type: ignore[assignment]  # as peft marks a model that has adapters
+            backbone.peft_config = options  # as peft marks a model that has adapters
         for module in (module for adapter in adapters for module in adapter.modules()):
             module._is_hf_initialized = True  # type: ignore[assignment]
     return options

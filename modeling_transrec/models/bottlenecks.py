@@ -97,7 +97,7 @@ def add_bottlenecks(backbone: nn.Module, options: Mapping[str, Any]) -> list[nn.
         adapter.start()
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         layer.adapter = adapter.to(weight.device, dtype)
-        layer.adapter_layer_names = ("adapter",)  # type: ignore[assignment]  # as peft's layers say what is trained
+        layer.adapter_layer_names = ("adapter",)  # as peft's layers say what is trained
         layer.register_forward_hook(_adapt)
         added.append(adapter)
     return added

@@ -24,7 +24,7 @@ def add(tmp_path):
             **{"id": name, "dataset": "Amazon_Beauty", "model": model, "scores": scores, "seed": seed},
             **{"kind": "trained", "known_users": known_users, "rankings": name, "metrics": metrics},
             "groups": {"target 0": {"num_users": 7, "ndcg@10": 0.125}},
-            "protocol": {"fingerprint": fingerprint, "num_users": len(ranks), "num_candidates": 99},
+            "protocol": {"fingerprint": fingerprint, "ranking": "full", "num_users": len(ranks), "num_candidates": 99},
             "hardware": {"gpu": None, "processor": "A processor", "threads": 1},
             "versions": {"modeling_transrec": "1", "torch": "2", "transformers": "3"},
             "seconds": {"training": 10.0 * seed, "evaluation": 1.0},

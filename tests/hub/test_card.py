@@ -19,7 +19,7 @@ from modeling_transrec import (
     TransRecTrainer,
     TransRecTrainingArguments,
 )
-from modeling_transrec.evaluation.baselines import BASELINES, Platform, evaluate_baselines
+from modeling_transrec.evaluation.baselines import BASELINES, LANGUAGE_MODEL, Platform, evaluate_baselines
 from modeling_transrec.evaluation.features import load_content_model, read_content
 from modeling_transrec.hub.card import build_model_card
 from modeling_transrec.hub.facts import CardFacts, DataFacts, describe_model
@@ -30,7 +30,7 @@ from modeling_transrec.models.checkpoint_files import public_name
 from ..tiny import make_sequences
 
 
-WITHOUT_TIMES = [name for name in BASELINES if name != "recent-popularity"]
+WITHOUT_TIMES = [name for name in BASELINES if name not in ("recent-popularity", LANGUAGE_MODEL)]
 CARDS = Path(__file__).parents[2] / "model_cards"
 PROTOCOL = {
     "dataset": "someone/shop/Shoes",
