@@ -201,10 +201,6 @@ class ModelArguments:
             if double:
                 read = " and ".join(given[option])
                 raise ValueError(f"--{option} brings all that reads {read}; leave out --{', --'.join(double)}")
-        if self.platform is not None and self.model_name_or_path is None:
-            raise ValueError("--platform puts adapters into a checkpoint; name it by --model_name_or_path")
-        if self.permute_codes and self.model_name_or_path is None:
-            raise ValueError("--permute_codes moves a checkpoint of codes to another catalogue: --model_name_or_path")
         if self.add_item_ids and self.model_name_or_path is None:
             raise ValueError(
                 "--add_item_ids puts ids beside the content of --model_name_or_path; of a new model they are a "

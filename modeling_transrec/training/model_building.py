@@ -146,6 +146,10 @@ class _NewModel:
 
     def build(self) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
         args, backbones = self.args, dict[str, Any](self.args.backbone_names())
+        if args.platform is not None:
+            raise ValueError("--platform puts adapters into a checkpoint; name it by --model_name_or_path")
+        if args.permute_codes:
+            raise ValueError("--permute_codes moves a checkpoint of codes to another catalogue: --model_name_or_path")
         for name in (*backbones.values(), args.tokenizer_name_or_path):
             check_name_or_path(name)
         for part in args.modality.split("+"):

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from modeling_transrec import (
-    ModelArguments,
     TransRecConfig,
     TransRecForSequentialRecommendation,
     TransRecTrainingArguments,
@@ -227,5 +226,3 @@ def test_a_checkpoint_of_codes_moves_by_permuting(fitted, prepared_items, text_p
         again.merge_code_permutation()
     with pytest.raises(ValueError, match="permute_codes is for item_projection='codes'"):
         TransRecConfig(num_items=3, permute_codes=True)
-    with pytest.raises(ValueError, match="moves a checkpoint of codes"):
-        ModelArguments(permute_codes=True)

@@ -72,6 +72,8 @@ def test_what_stands_before_a_text(sounds, tokenizer, tmp_path):
 
 def test_what_contradicts_is_refused(sounds):
     for options, message in [
+        ({"platform": "books"}, "--platform puts adapters into a checkpoint"),
+        ({"permute_codes": True}, "--permute_codes moves a checkpoint of codes"),
         ({"modality": "text", "audio_config": "{}"}, "has no use for --audio_config"),
         ({"audio_config": "{}", "audio_model_name_or_path": "x"}, "leave out --audio_config"),
         ({"multimodal_model_name_or_path": "x", "text_config": "{}"}, "reads text and image; leave out --text_config"),
