@@ -125,7 +125,10 @@ def _sections(suite: Suite, title: str, rows: Sequence[Row]) -> list[str]:
     ranking = "" if protocol["ranking"].startswith("full") else f", {protocol['ranking']}"
     about = f"{size}{ranking}, fingerprint `{protocol['fingerprint']}`."
     parts = [f"## {title}", about, results_table(rows, suite.reference)]
-    beyond = [name for name in METRICS if METRICS[name].needs_lists and name in suite.metrics]
+    measured = rows[0].lines[0]["metrics"]  # of a few candidates there are no lists
+    beyond = [
+        name for name in METRICS if METRICS[name].needs_lists and name in suite.metrics and f"{name}@10" in measured
+    ]
     if beyond:
         parts += ["### Beyond accuracy", _beyond(rows, beyond)]
     groups = group_table(rows)
