@@ -37,7 +37,7 @@ def _peft():
 
 
 def peft_config_to_dict(peft_config) -> dict:
-    """Returns a configuration of the `peft` library, or of [`bottlenecks`][.bottlenecks], as plain JSON values.
+    """Returns a configuration of the `peft` library, or of bottleneck adapters, as plain JSON values.
 
     Raises:
         ImportError: if the `peft` library is missing.
