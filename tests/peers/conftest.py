@@ -16,7 +16,8 @@ EXPECTED = {
     r"Test_(text_)?image_sasrec.*reverse_loading_mapping": "saved weights keep their names of memory: for resuming",
     r"retain_grad_hidden_states": "its gradient is of the first output, here the item embeddings: before the states",
     r"bert4rec.*(attention_outputs|hidden_states_output)": "a mask is appended to each history, one position more",
-    r"_(dnn|dssm|nextitnet)::test_hidden_states_output": "the number of layers is not num_hidden_layers",
+    r"_(dnn|dssm|mlp|nextitnet)::test_hidden_states_output": "the number of layers is not num_hidden_layers",
+    r"Test_id_dssm.*gradient_checkpointing": "its only layer is a dropout, off in the test: nothing to compute again",
     r"Test_image_.*model_get_set_embeddings": "the input embeddings of an image backbone are no table",
     r"test_modeling.*Test_(id|image)_.*resize_tokens_embeddings": "there are no tokens, which is said in an error",
     r"test_processing.*call_arguments_not_in_attributes": "item_ids are an argument and an attribute, by design",
@@ -30,7 +31,7 @@ EXPECTED = {
 }
 
 # A test of which only subtests fail: pytest counts it itself as passed.
-BY_SUBTESTS = r"reverse_loading_mapping"
+BY_SUBTESTS = r"reverse_loading_mapping|Test_id_dssm.*gradient_checkpointing"
 
 
 def pytest_configure(config):
