@@ -237,7 +237,7 @@ _OTHER_NAMES = {
 def _as_numbers(column: "pl.Series") -> "pl.Series":
     import polars as pl
 
-    if not column.dtype.is_numeric():
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         raise ValueError(f"{column.name} must hold numbers, not {column.drop_nulls().first()!r}")
     return column.cast(pl.Float64)
 

@@ -473,7 +473,7 @@ class TransRecConfig(PretrainedConfig):
                 if wrong[0] == SOURCE
                 else f"platforms names {wrong[0]!r} twice"
             )
-        self.platform_index  # noqa: B018  # refuses an unknown one
+        _check_choice("platform", self.platform, [SOURCE, *(self.platforms or ())])
         if self.objective not in ("masked_item", "every_prefix") and not user_encoder.causal:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} reads both sides of an item, so that "
@@ -569,10 +569,7 @@ class TransRecConfig(PretrainedConfig):
     @property
     def platform_index(self) -> int | None:
         """Index of the chosen platform among those that have adapters; `None` for the source."""
-        if self.platform == SOURCE:
-            return None
-        _check_choice("platform", self.platform, [SOURCE, *(self.platforms or ())])
-        return (self.platforms or []).index(self.platform)
+        return None if self.platform == SOURCE else (self.platforms or []).index(self.platform)
 
     @property
     def width(self) -> int:
