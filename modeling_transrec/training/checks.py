@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -15,9 +16,13 @@ from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..evaluation.sum_evaluator import WITH_TRANSITIONS
 from ..evaluation.weighing import has_transitions
 from ..hub.results import read_result
+from ..models.auxiliary_losses import AUXILIARY_LOSSES
+from ..models.backbone_references import check_referable
 from ..models.configuration_transrec import did_you_mean
+from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.processing_transrec import TransRecProcessor
 from .arguments import TransRecTrainingArguments
+from .sparse_table import check_processes, check_sparse_id_table
 
 
 if TYPE_CHECKING:
@@ -76,12 +81,63 @@ def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainin
         )
 
 
-def warn_where_undivided(trainer: "TransRecTrainer") -> None:
-    """Says where FSDP is asked for and accelerate leaves it out: on CPUs, and in a single process."""
+def check_model(
+    model: TransRecForSequentialRecommendation,
+    args: TransRecTrainingArguments,
+    compute_loss_func: Callable | None,
+    has_own_optimizer: bool,
+    trains: bool,
+) -> None:
+    """Refuses options that do not fit the model, which is frozen as the arguments say, or its training."""
+    config, is_frozen = model.config, model.has_frozen_backbone
+    if args.sparse_id_table:
+        check_sparse_id_table(config, args, has_own_optimizer)
+    if compute_loss_func is not None and config.predicts_within:
+        raise ValueError(
+            "compute_loss_func reads states that predict the next item, and this model predicts others; "
+            "leave it out, or choose a user encoder that reads histories in order, such as sasrec"
+        )
+    if compute_loss_func is not None and config.auxiliary_loss_type is not None:
+        raise ValueError("compute_loss_func takes the place of the whole loss; leave out auxiliary_loss_type")
+    if not args.save_backbone:
+        check_referable(model)
+        if not is_frozen:
+            raise ValueError("save_backbone=False is for backbones that are not trained; give freeze_backbone=True")
+    if not trains:
+        return
+    if model.item_encoder.quantisers and not is_frozen:
+        raise ValueError(
+            f"item_projection={config.item_projection!r} gives the backbone no gradient; give freeze_backbone=True"
+        )
+    auxiliary = AUXILIARY_LOSSES[config.auxiliary_loss_type] if config.auxiliary_loss_type is not None else None
+    if auxiliary is not None and auxiliary.reads_intents and args.save_strategy not in ("epoch", "no"):
+        raise ValueError(
+            f"auxiliary_loss_type={config.auxiliary_loss_type!r} finds clusters when an epoch begins, and one resumed "
+            "in its middle would have others; give save_strategy='epoch'"
+        )
+
+
+def check_engine(trainer: "TransRecTrainer") -> None:
+    """Refuses options that need whole weights where FSDP or DeepSpeed have them in pieces.
+
+    Says where FSDP is asked for and accelerate leaves it out: on CPUs, and in a single process.
+    """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and not trainer.is_fsdp_enabled:
         logger.warning(
             "FSDP is asked for, and accelerate has it only for several processes on GPUs: here every process holds "
             "the whole model"
+        )
+    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    if args.sparse_id_table:
+        check_processes(trainer)
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return
+    if args.keep_start or args.pull_to_start:
+        raise ValueError("keep_start and pull_to_start hold whole weights; FSDP and DeepSpeed have them in pieces")
+    if model.item_encoder.whitened and not model.has_frozen_backbone:
+        raise ValueError(
+            "item_projection='whitened' takes the features' statistics after each epoch, which FSDP and DeepSpeed "
+            "have no whole weights for; give freeze_backbone=True"
         )
 
 

@@ -35,7 +35,6 @@ from ..evaluation.baselines import Platform
 from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content, as_content, content_of_start, starting_backbones
-from ..evaluation.intents import find_intents
 from ..evaluation.metrics import ndcg
 from ..evaluation.observation import Observation
 from ..evaluation.quantising import fit_quantisers
@@ -45,22 +44,24 @@ from ..hub.publish import upload_checkpoint
 from ..hub.safety import public_arguments
 from ..hub.with_code import saved_with_code
 from ..hub.with_handler import write_handler
-from ..models.backbone_references import check_referable
 from ..models.checkpoint_files import public_name
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
 from ..models.pretrained_model import saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
+from .callbacks import FindIntents, FitStatistics, SetEpoch
 from .card import write_card
 from .checks import (
     check_arguments,
     check_before_training,
+    check_engine,
     check_generalizes,
+    check_model,
     check_platform_options,
-    warn_where_undivided,
 )
 from .heartbeat import watched
+from .parameter_groups import parameter_groups
 from .platform_statistics import load_platform_statistics, save_platform_statistics
 from .precomputed import precompute
 from .resuming import (
@@ -73,7 +74,7 @@ from .resuming import (
     resumable,
 )
 from .same_training import RUN_NAME, check_same_on_ranks, check_same_training, describe_training, hashes_of_data
-from .sparse_table import check_processes, check_sparse_id_table, join_with_table, warn_of_large_table
+from .sparse_table import join_with_table, warn_of_large_table
 from .splits import as_splits, keep_teaching
 from .start import PullToStart, Start
 
@@ -184,30 +185,15 @@ class TransRecTrainer(Trainer):
             collator, train_dataset = self._prepare_training(
                 model, args, train_dataset, processing_class, whole_sequences
             )
-            callbacks.append(_SetEpochCallback(collator))
+            callbacks.append(SetEpoch(collator))
         check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        if args.sparse_id_table:
-            check_sparse_id_table(
-                model.config, args, optimizers[0] is not None or optimizer_cls_and_kwargs is not None
-            )
-        elif train_dataset is not None:
+        if train_dataset is not None and not args.sparse_id_table:
             warn_of_large_table(model.config)
         _prepare_model(model, args)
-        if compute_loss_func is not None and model.config.predicts_within:
-            raise ValueError(
-                "compute_loss_func reads states that predict the next item, and this model predicts others; "
-                "leave it out, or choose a user encoder that reads histories in order, such as sasrec"
-            )
-        if compute_loss_func is not None and model.config.auxiliary_loss_type is not None:
-            raise ValueError("compute_loss_func takes the place of the whole loss; leave out auxiliary_loss_type")
-        if not args.save_backbone:
-            check_referable(model)
-            if not model.has_frozen_backbone:
-                raise ValueError(
-                    "save_backbone=False is for backbones that are not trained; give freeze_backbone=True"
-                )
+        has_own_optimizer = optimizers[0] is not None or optimizer_cls_and_kwargs is not None
+        check_model(model, args, compute_loss_func, has_own_optimizer, trains=train_dataset is not None)
         super().__init__(
             model=model,
             args=args,
@@ -223,35 +209,22 @@ class TransRecTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_init = model_init  # transformers takes only one of both
-        warn_where_undivided(self)
-        if args.sparse_id_table:
-            check_processes(self)
+        check_engine(self)
         if args.pull_to_start:
             self.add_callback(PullToStart(model, args.pull_to_start))
-        if (args.keep_start or args.pull_to_start) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("keep_start and pull_to_start hold whole weights; FSDP and DeepSpeed have them in pieces")
         if args.torch_compile:
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._compute_frozen()
-        if train_dataset is not None and self.data_collator.intents is not None:
-            if args.save_strategy not in ("epoch", "no"):
-                raise ValueError(
-                    "auxiliary_loss_type='intents' finds clusters when an epoch begins, and one resumed in "
-                    "its middle would have others; give save_strategy='epoch'"
-                )
-            self.add_callback(_FindIntentsCallback(self))
-        if self._plain_items is not None:
-            self._fit_quantisers(model)
-        if self._plain_items is not None and model.item_encoder.whitened:
+        if train_dataset is None:
+            return
+        self._fit_quantisers(model)
+        if self.data_collator.intents is not None:
+            self.add_callback(FindIntents(self))
+        if model.item_encoder.whitened:
             self.fit_statistics()
-            if not model.has_frozen_backbone and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-                raise ValueError(
-                    "item_projection='whitened' takes the features' statistics after each epoch, which FSDP and "
-                    "DeepSpeed have no whole weights for; give freeze_backbone=True"
-                )
             if not model.has_frozen_backbone:
-                self.add_callback(_FitStatisticsCallback(self))
+                self.add_callback(FitStatistics(self))
 
     def _prepare_training(
         self,
@@ -340,13 +313,7 @@ class TransRecTrainer(Trainer):
 
     def _fit_quantisers(self, model: TransRecForSequentialRecommendation) -> None:
         """Gives a new model whose items are codes the quantisers of the training catalogue."""
-        quantisers = model.item_encoder.quantisers.values()
-        if quantisers and not model.has_frozen_backbone:
-            raise ValueError(
-                f"item_projection={model.config.item_projection!r} gives the backbone no gradient; give "
-                "freeze_backbone=True"
-            )
-        if not all(one.is_fitted for one in quantisers):
+        if not all(one.is_fitted for one in model.item_encoder.quantisers.values()):
             with self.accelerator.autocast():
                 fit_quantisers(model, self.prepared_items, self.processing_class, self.args.item_batch_size)
 
@@ -387,28 +354,15 @@ class TransRecTrainer(Trainer):
         model = self.model if model is None else model
         if self.optimizer is not None:
             return self.optimizer
-        args = self.args
-        item_encoder = self.accelerator.unwrap_model(model).item_encoder
-        like_backbone = list(item_encoder.backbones)
-        if args.projection_like_backbone:
-            like_backbone += [part.projection for part in item_encoder.parts]
-        of_backbone = {id(parameter) for module in like_backbone for parameter in module.parameters()}
-        names = [name for name, _ in model.named_parameters()]
-        decayed = set(names if args.decay_norms_and_biases else self.get_decay_parameter_names(model))
-        table = item_encoder.id_embedding.weight if args.sparse_id_table else None
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or parameter is table:
-                continue
-            rate, decay = args.learning_rate, args.weight_decay
-            if id(parameter) in of_backbone:
-                rate = rate if args.backbone_learning_rate is None else args.backbone_learning_rate
-                decay = decay if args.backbone_weight_decay is None else args.backbone_weight_decay
-            groups.setdefault((rate, decay if name in decayed else 0.0), []).append(parameter)
-        chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, model)
-        optimizer_class, optimizer_kwargs = chosen
-        in_groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
-        others = optimizer_class(in_groups, **optimizer_kwargs) if in_groups or table is None else None
+        args, unwrapped = self.args, self.accelerator.unwrap_model(model)
+        all_names = [name for name, _ in model.named_parameters()]
+        decayed = all_names if args.decay_norms_and_biases else self.get_decay_parameter_names(model)
+        groups = parameter_groups(model, unwrapped, args, {*decayed})
+        table = unwrapped.item_encoder.id_embedding.weight if args.sparse_id_table else None
+        optimizer_class, optimizer_kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+            args, model
+        )
+        others = optimizer_class(groups, **optimizer_kwargs) if groups or table is None else None
         self.optimizer = others if table is None else join_with_table(others, table, args)
         return self.optimizer
 
@@ -745,45 +699,3 @@ def _prepare_model(model: TransRecForSequentialRecommendation, args: TransRecTra
         model.enable_gradient_caching(args.gradient_caching_chunk_size)
     if model.item_encoder.id_embedding is not None:
         model.item_encoder.id_embedding.sparse = args.sparse_id_table
-
-
-class _SetEpochCallback(TrainerCallback):
-    """Tells the collator the epoch, of which its negatives are a function."""
-
-    def __init__(self, collator: TransRecDataCollator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.set_epoch(int(state.epoch))
-
-
-class _FindIntentsCallback(TrainerCallback):
-    """Finds the clusters of users that an epoch's auxiliary loss reads."""
-
-    def __init__(self, trainer: TransRecTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        trainer, collator = self.trainer, self.trainer.data_collator
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with trainer.accelerator.autocast():
-            centres = find_intents(
-                model,
-                trainer.prepared_items,
-                trainer.processing_class,
-                trainer.train_dataset,
-                model.config.num_intents,
-                args.item_batch_size,
-                collator.seed + int(state.epoch),
-            )
-        collator.intents.copy_(centres)
-
-
-class _FitStatisticsCallback(TrainerCallback):
-    """Takes the catalogue's statistics anew after each epoch; the checkpoint that follows it has them for the next."""
-
-    def __init__(self, trainer: TransRecTrainer):
-        self.trainer = trainer
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.trainer.fit_statistics()
