@@ -112,7 +112,7 @@ class Worker:
         """Trains the model of a task with options into a folder; returns its Trainer."""
         named = {"model_name_or_path": str(self.pretrained(spec["pretrain"]))} if "pretrain" in spec else {}
         model_args, _, training_args = parse_options({**options, **named, **self._fixed(spec, folder)})
-        return train(model_args, self.platform(spec), training_args)
+        return train(model_args, self.platform(spec), training_args, with_card=self.keep_models)
 
     def _fixed(self, spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return {"seed": spec["seed"], "output_dir": str(folder), "use_cpu": self.use_cpu, **_QUIET}
@@ -121,7 +121,7 @@ class Worker:
         folder, started = self.pretrained(task.id), time.perf_counter()
         options = {"data_dir": self.data_dir, **task.spec["data"], **task.spec["options"]}
         options |= self._fixed(task.spec, folder)
-        train(*parse_options(options, SourceArguments))
+        train(*parse_options(options, SourceArguments), with_card=False)
         facts = {"seconds": round(time.perf_counter() - started, 1), "options": task.spec["options"]}
         (folder / "benchmark.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
         return []

@@ -117,6 +117,9 @@ class TransRecTrainingArguments(TrainingArguments):
             a noticeable share of an epoch.
         early_stopping_patience (`int`, *optional*):
             Number of evaluations without a better `metric_for_best_model` after which training stops.
+        max_train_minutes (`float`, *optional*):
+            Minutes after which training stops, with a last validation; those of its validations count, too, and those
+            before it was resumed. The schedule of the learning rate stays that of `num_train_epochs`.
         hub_with_code (`bool`, defaults to `False`):
             Whether the saved checkpoint carries the model's code, so that `AutoModel.from_pretrained(repository,
             trust_remote_code=True)` loads it where this package is not installed.
@@ -192,6 +195,7 @@ class TransRecTrainingArguments(TrainingArguments):
     preprocessing_num_workers: int | None = None
     gradient_caching_chunk_size: int | None = None
     early_stopping_patience: int | None = None
+    max_train_minutes: float | None = None
     hub_with_code: bool = False
     hub_with_handler: bool = False
     save_backbone: bool = True
@@ -234,6 +238,8 @@ class TransRecTrainingArguments(TrainingArguments):
             self.eval_ks = sorted([*self.eval_ks, 10])
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end=True")
+        if self.max_train_minutes is not None and self.max_train_minutes <= 0:
+            raise ValueError(f"max_train_minutes must be above 0, got {self.max_train_minutes}")
         if self.keep_start and not self.load_best_model_at_end:
             raise ValueError("keep_start compares the best epoch with the start; it needs load_best_model_at_end=True")
         if self.pull_to_start < 0:

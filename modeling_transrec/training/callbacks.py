@@ -1,15 +1,22 @@
-"""What the Trainer does when an epoch begins or ends."""
+"""What the Trainer does when an epoch begins or ends, and when its time is over."""
 
+import logging
+import time
 from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from ..data.collator import TransRecDataCollator
 from ..evaluation.intents import find_intents
+from ..evaluation.ranks import of_main_process
 
 
 if TYPE_CHECKING:
     from .trainer import TransRecTrainer
+
+
+logger = logging.getLogger(__name__)
 
 
 class SetEpoch(TrainerCallback):
@@ -64,3 +71,40 @@ class FitStatistics(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.trainer.fit_statistics()
+
+
+class StopAfter(TrainerCallback, ExportableState):
+    """Stops training after so many minutes, with a last evaluation and checkpoint where there are any.
+
+    Processes stop together, by the clock of the main one; checkpoints hold the minutes that are spent.
+
+    Args:
+        minutes: of training and evaluations.
+    """
+
+    def __init__(self, minutes: float):
+        self.minutes = minutes
+        self._before = 0.0  # minutes, until the training was interrupted
+        self._start = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Minutes since training began, without the time between an interruption and its resumption."""
+        return self._before + (time.monotonic() - self._start) / 60
+
+    def state(self) -> dict:
+        """What a checkpoint holds."""
+        return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.spent}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        of_checkpoint = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        self._before = of_checkpoint["attributes"]["spent"] if of_checkpoint else 0.0
+        self._start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if of_main_process(lambda: self.spent) < self.minutes:
+            return
+        logger.warning("Training stops after %.4g minutes, in epoch %.3g", self.minutes, state.epoch)
+        control.should_training_stop = True  # the epoch ends here, with what is done after each
+        control.should_evaluate = control.should_evaluate or args.eval_strategy == "steps"
+        control.should_save = control.should_save or args.save_strategy == "steps"

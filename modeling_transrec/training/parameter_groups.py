@@ -21,7 +21,7 @@ def parameter_groups(
         decayed: names of the parameters that have weight decay.
     """
     item_encoder = unwrapped.item_encoder
-    like_backbone = list(item_encoder.backbones)
+    like_backbone: list[nn.Module] = [*item_encoder.backbones]
     if args.projection_like_backbone:
         like_backbone += [part.projection for part in item_encoder.parts]
     of_backbone = {id(parameter) for module in like_backbone for parameter in module.parameters()}

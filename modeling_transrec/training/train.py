@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TransRecTrainingArguments,
+    with_card: bool = True,
 ) -> TransRecTrainer:
     """Trains, keeps the best checkpoint by validation HR@10, and saves model, processor and card in `output_dir`.
 
@@ -33,6 +36,7 @@ def train(
         model_args: the model.
         data_args: the data set.
         training_args: how it is trained; with `push_to_hub`, the checkpoint is published, too.
+        with_card: whether to write the card, for which all that needs no training is ranked; what is published has it.
 
     A command that is given again goes on where it stopped: of a training that is over, only what comes after it is
     done, such as an upload that failed.
@@ -50,11 +54,14 @@ def train(
     """
     training_args.device  # noqa: B018  # the processes find each other
     with one_training(training_args.output_dir), watched(training_args.ddp_timeout):
-        return _train_alone(model_args, data_args, training_args)
+        return _train_alone(model_args, data_args, training_args, with_card)
 
 
 def _train_alone(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TransRecTrainingArguments
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TransRecTrainingArguments,
+    with_card: bool,
 ) -> TransRecTrainer:
     """Trains as [`train`] does, in a folder that no other process trains in."""
     trainer = build_trainer(model_args, data_args, training_args)
@@ -88,7 +95,7 @@ def _train_alone(
     }
     if training_args.push_to_hub:
         trainer.push_to_hub(**card)
-    else:
+    elif with_card:
         trainer.create_model_card(**card)
     trainer.accelerator.wait_for_everyone()  # the main process writes; the others may want to read
     if trainer.is_world_process_zero():

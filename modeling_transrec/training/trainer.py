@@ -50,7 +50,7 @@ from ..models.pretrained_model import saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
-from .callbacks import FindIntents, FitStatistics, SetEpoch
+from .callbacks import FindIntents, FitStatistics, SetEpoch, StopAfter
 from .card import write_card
 from .checks import (
     check_arguments,
@@ -189,6 +189,8 @@ class TransRecTrainer(Trainer):
         check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if args.max_train_minutes is not None:
+            callbacks.append(StopAfter(args.max_train_minutes))
         if train_dataset is not None and not args.sparse_id_table:
             warn_of_large_table(model.config)
         _prepare_model(model, args)

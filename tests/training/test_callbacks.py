@@ -1,0 +1,56 @@
+"""Tests of what the Trainer does when its time is over."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from modeling_transrec import TransRecTrainingArguments
+from modeling_transrec.training import callbacks
+
+from ..checks import Interrupt
+
+
+@pytest.fixture
+def minute_a_look(monkeypatch):
+    """A clock that is a minute further at each look."""
+    looks = iter(range(0, 10**6, 60))
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_training_stops_when_its_minutes_are_over_with_one_last_evaluation(make_trainer, minute_a_look, strategy):
+    options = {"eval_strategy": strategy, "save_strategy": strategy, "eval_steps": 100, "save_steps": 100}
+    trainer = make_trainer(num_train_epochs=9, max_train_minutes=3, logging_strategy="no", **options)
+    trainer.train()
+    steps = trainer.state.global_step
+    assert 1 <= steps <= 3 < trainer.state.max_steps
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
+    assert evaluated == [steps] and trainer.state.best_global_step == steps
+    assert (trainer.args.output_dir, [steps]) == (trainer.args.output_dir, saved_steps(trainer))
+
+
+def test_a_resumed_training_has_the_minutes_that_are_left(make_trainer, minute_a_look):
+    options = {"num_train_epochs": 9, "max_train_minutes": 12, "save_strategy": "steps", "save_steps": 2}
+    options |= {"eval_strategy": "steps", "eval_steps": 2}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(callbacks=[Interrupt(5)], **options).train()
+    trainer = make_trainer(**options)
+    trainer.train(resume_from_checkpoint=True)
+    whole = make_trainer(output="whole", **options)
+    whole.train()
+    assert trainer.state.global_step < trainer.state.max_steps
+    assert abs(trainer.state.global_step - whole.state.global_step) <= 1  # the clock is looked at for checkpoints, too
+
+
+def test_minutes_must_be_some():
+    with pytest.raises(ValueError, match="max_train_minutes must be above 0, got 0"):
+        TransRecTrainingArguments("out", max_train_minutes=0)
+
+
+def saved_steps(trainer):
+    """The steps of a training's checkpoints."""
+    from pathlib import Path
+
+    states = Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")
+    return sorted(json.loads(state.read_text())["global_step"] for state in states)
