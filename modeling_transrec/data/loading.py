@@ -232,8 +232,12 @@ def left_pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray:
-    """Reads the histories of users, given by index, as one array `(B, L)`, padded with -1 on the left."""
-    lists = histories.with_format("arrow")[users]["history"]
+    """Reads the histories of users, given by index, as one array `(B, L)`, padded with -1 on the left.
+
+    It is twice as fast where `histories` have the format `arrow` and no other column.
+    """
+    rows = histories if histories.format["type"] == "arrow" else histories.with_format("arrow")
+    lists = rows[users]["history"]
     return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
 
 

@@ -127,3 +127,16 @@ def item_chunks(items: PreparedItems, chunk_size: int) -> list[np.ndarray]:
     else:
         order = np.arange(len(items))
     return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
+
+
+def items_at(items: PreparedItems, catalogue_index: np.ndarray) -> dict[str, Sequence]:
+    """Reads a chunk of prepared items; in a data set, items that follow each other are read at once, not one by one.
+
+    >>> items = datasets.Dataset.from_dict({"item_ids": [5, 6, 7, 8]})
+    >>> items_at(items, np.array([1, 2])), items_at(items, np.array([2, 0]))
+    ({'item_ids': [6, 7]}, {'item_ids': [7, 5]})
+    """
+    start, stop = int(catalogue_index[0]), int(catalogue_index[-1]) + 1
+    if isinstance(items, datasets.Dataset) and np.array_equal(catalogue_index, np.arange(start, stop)):
+        return items[start:stop]
+    return items[catalogue_index]

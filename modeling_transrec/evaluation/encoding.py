@@ -14,11 +14,14 @@ from accelerate.utils import gather_object
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
-from ..data.preparation import PreparedItems, item_chunks
+from ..data.preparation import PreparedItems, item_chunks, items_at
 from ..models.modalities import MODALITIES
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.whitening import Moments
+
+
+IDS_AT_A_TIME = 2**13
 
 
 @torch.no_grad()
@@ -37,7 +40,7 @@ def encode_items(
         model: the model.
         items: prepared items in catalogue order, see [`prepare_items`].
         processor: pads the items' inputs.
-        chunk_size: items encoded at a time.
+        chunk_size: items encoded at a time; of ids, which no backbone encodes, at least `IDS_AT_A_TIME`.
         process_index, num_processes: chunks are dealt out in turn, so they are the same for any number of processes.
         fits_statistics: whether the items are a whole catalogue, by whose statistics a model that whitens features
             does so from now on; otherwise by those that it has, as for items that are added to a catalogue.
@@ -45,9 +48,12 @@ def encode_items(
     Yields: indices into the catalogue `(C,)` and the items' embeddings `(C, D)`, float32.
     """
 
+    if not model.item_encoder.backbones:
+        chunk_size = max(chunk_size, IDS_AT_A_TIME)
+
     def inputs_of_chunks() -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
         for catalogue_index in item_chunks(items, chunk_size)[process_index::num_processes]:
-            yield catalogue_index, dict(processor.pad(items[catalogue_index]).to(model.device))
+            yield catalogue_index, dict(processor.pad(items_at(items, catalogue_index)).to(model.device))
 
     chunks: Iterable[tuple[np.ndarray, dict[str, torch.Tensor]]] = inputs_of_chunks()
     if fits_statistics and model.item_encoder.whitened:
@@ -92,7 +98,7 @@ def fit_statistics(
     def moments_of(chunks: Sequence[np.ndarray]) -> dict[str, Moments]:
         with torch.no_grad(), evaluation_mode(model):
             found = [
-                with_features(model, dict(processor.pad(items[catalogue_index]).to(model.device)))
+                with_features(model, dict(processor.pad(items_at(items, catalogue_index)).to(model.device)))
                 for catalogue_index in chunks[state.process_index :: state.num_processes]
             ]
         return _moments(model, found, state.num_processes)

@@ -112,6 +112,7 @@ class FullRankingEvaluator:
         if len(sequences) == 0:
             raise ValueError("there are no users to evaluate: the split is empty")
         self.histories = index_histories(sequences, items["item_id"][:])
+        self._only_histories = self.histories.select_columns("history").with_format("arrow")
         self.lengths = history_lengths(self.histories)
         self.targets = np.asarray(self.histories.with_format("numpy")["target"][:])
         if (self.targets == NO_TARGET).any():
@@ -314,7 +315,7 @@ class FullRankingEvaluator:
             ranks[users] = found
         # In the order of the split, whoever ranked them: sums are equal to the last bit.
         top_items = ranks[:, 2:] if self._needs_lists else None
-        histories = self.histories.with_format("arrow")[:]["history"]  # on disk, where the histories are
+        histories = self._only_histories[:]["history"]  # on disk, where the histories are
         self.rankings = Rankings(ranks[:, 0], ranks[:, 1], top_items, self.item_counts, self.item_features, histories)
         return ranking_metrics(self.rankings, self.ks, self.metrics)
 
@@ -352,7 +353,7 @@ class FullRankingEvaluator:
         blocks = list(user_blocks(len(order), len(self.items), self.batch_size))
         for block in blocks[first::step]:
             chosen = order[block]
-            yield torch.from_numpy(read_histories(self.histories, chosen)).to(device), chosen
+            yield torch.from_numpy(read_histories(self._only_histories, chosen)).to(device), chosen
 
     def mean_user(self, scorer: CatalogueScorer, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Returns the mean user embedding `(D,)` of the split, the same on every process."""

@@ -12,7 +12,7 @@ _NOT_FINITE = (
     "the model's scores are NaN or infinite, so nothing can be ranked; training has diverged: lower the learning "
     "rate, or look for NaN in the weights"
 )
-SCORES_IN_CACHE = 2**19  # that a CPU compares at a time
+SCORES_IN_CACHE = 2**19
 
 
 def check_finite(values: torch.Tensor) -> None:
@@ -66,11 +66,16 @@ def rank_targets(
         raise ValueError(_NOT_FINITE)
     if seen is not None:
         scores = remove_seen(scores, seen, keep=targets)
-    lines = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    lines = lines_in_cache(scores)
     parts = zip(scores.split(lines), target_scores.split(lines), strict=True)
     counts = [torch.stack([count(torch.gt, *part), count(torch.eq, *part)]) for part in parts]
     num_better, num_equal = torch.cat(counts, dim=1)
     return num_better, num_equal - 1
+
+
+def lines_in_cache(scores: torch.Tensor) -> int:
+    """Returns how many lines of scores `(B, V)` to look at at a time: on a CPU as many as its cache holds."""
+    return max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
 
 
 def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:

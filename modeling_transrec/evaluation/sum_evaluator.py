@@ -27,7 +27,7 @@ class _Reached:
 
     lines: torch.Tensor  # (R,) indices into the block
     counted: scipy.sparse.csr_array  # (R, V) scores of the transitions
-    higher: torch.Tensor  # of the block's `B * V` scores those of items whose transitions are as high as the target's
+    higher: torch.Tensor  # (2, H) users of the block, and items whose transitions are as high as the target's
     num_higher: torch.Tensor  # (B,) of each user
 
 
@@ -110,7 +110,7 @@ class SumEvaluator:
         others = may_matter.nonzero().squeeze(1)
         device, targets = scores.device, targets.to(scores.device)
         own = scores.gather(1, targets[:, None]).squeeze(1).repeat_interleave(block.num_higher.to(device))
-        is_ahead = (scores.view(-1).index_select(0, block.higher.to(device)) > own).cpu()
+        is_ahead = (scores[*block.higher.to(device)] > own).cpu()
         num_ahead = torch.cat([torch.zeros(1, dtype=torch.long), is_ahead.cumsum(0)])[block.num_higher.cumsum(0)]
         is_kept = num_ahead.diff(prepend=torch.zeros(1, dtype=torch.long))[block.lines] < contenders.reach
         lines = torch.cat([block.lines[is_kept], others])
@@ -139,7 +139,7 @@ class SumEvaluator:
         owner, items = entries.owner[is_higher], entries.items[is_higher]
         num_higher = torch.bincount(owner, minlength=len(targets))
         counted = counted[lines.numpy()].astype(np.float32)
-        found = _Reached(lines, counted, owner * counted.shape[1] + items, num_higher)
+        found = _Reached(lines, counted, torch.stack([owner, items]), num_higher)
         if self._num_stored + found.counted.nnz <= _STORED_AT_MOST:
             self._num_stored += found.counted.nnz
             self._reached[number] = found

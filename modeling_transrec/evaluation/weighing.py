@@ -15,7 +15,7 @@ from .contenders import Contenders, Entries
 from .content import ContentKNN
 from .evaluator import FullRankingEvaluator
 from .features import Content
-from .ranking import SCORES_IN_CACHE, rank_targets
+from .ranking import lines_in_cache, rank_targets
 from .scoring import CatalogueScorer
 
 
@@ -192,8 +192,8 @@ def _find_contenders(
 
 def deviations(scores: torch.Tensor) -> torch.Tensor:
     """Returns the standard deviation of each user's scores `(B, V)`: `(B,)`. Faster than `torch.std` on a CPU."""
-    lines = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
-    parts = [torch.linalg.vector_norm(part - part.mean(dim=1, keepdim=True), dim=1) for part in scores.split(lines)]
+    lines = scores.split(lines_in_cache(scores))
+    parts = [torch.linalg.vector_norm(part - part.mean(dim=1, keepdim=True), dim=1) for part in lines]
     return torch.cat(parts) / scores.shape[1] ** 0.5
 
 
