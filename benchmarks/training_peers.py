@@ -1,13 +1,21 @@
-"""IDRec beside the SASRec of RecTools, RePlay and RecBole: an epoch, a full-ranking validation, memory and NDCG@10.
+"""Training beside other libraries: an epoch, a full-ranking validation, memory and NDCG@10.
 
     python benchmarks/training_peers.py --data_dir DATA --environments ENVIRONMENTS --datasets Amazon_Beauty
+    python benchmarks/training_peers.py --data_dir DATA --environments ENVIRONMENTS --kind text --num_users 1000
 
 Each library is installed into an environment of its own under `--environments`, where it stays; what it does not ask
-for in another version, above all torch, it shares with this one. All have 2 layers of 64 dimensions with 2 heads,
-histories of 20 items, dropout 0.1, Adam at 1e-3 and cross entropy over the catalogue, the same users and as many
-targets in a batch, 2,048. The libraries take turns, each in a process of its own. NDCG@10 is that of the validation
-split, every item ranked but those of the history. CPU seconds are those of the process. Feed-forward layers are four
-times as wide as the model, in RecTools, which has no option for it, as wide.
+for in another version, above all torch, it shares with this one. The libraries take turns, each in a process of its
+own, on the same users, with about as many targets in a batch. NDCG@10 is that of the validation split, every item
+ranked but those of the history. CPU seconds are those of the process. Ids: IDRec beside the SASRec of RecTools, RePlay
+and RecBole, all with 2 layers of 64 dimensions with 2 heads, feed-forward layers of 256 (in RecTools, which has no
+option for it, by a class of layers), histories of 20 items, dropout 0.1, Adam at 1e-3, cross entropy over the
+catalogue, 2,048 targets in a batch. Text: TransRec, its backbone trained from end to end, beside
+sentence-transformers, which trains the same backbone (BERT, 2 layers of 128 dimensions, random weights) on pairs of a
+history's texts, latest first and cut at 256 tokens, and the next item's text; both with cosines divided by 0.05, the
+other items of a batch of 256 targets as negatives, and AdamW at 5e-4.
+
+gSASRec-pytorch is not among them: it is a repository of scripts without a setup.py or pyproject.toml, and on no
+package index (`pip download --no-deps gSASRec-pytorch`: "No matching distribution found").
 
 Results: `benchmarks/results/training_peers.json` and `.md`.
 """
@@ -27,11 +35,16 @@ import torch
 import transformers
 from recbole_sasrec import PACKAGES, install, load
 from timing import command_line
+from transformers import AutoConfig, AutoModel
+
+from modeling_transrec import train_tokenizer
+from modeling_transrec.training.model_building import SMALL_BERT
 
 
 RESULTS = Path(__file__).parent / "results" / "training_peers"
-TARGETS_PER_BATCH = 2048
+TARGETS_PER_BATCH = {"id": 2048, "text": 256}
 MAX_SEQ_LEN = 20
+TEXT_LENGTH, VOCAB_SIZE = 30, 8000  # tokens
 # Shared by the scripts of all libraries: the data, the clock, and what is printed at the end.
 COMMON = """
 import json, resource, sys, time, warnings
@@ -66,7 +79,14 @@ import pandas
 from pytorch_lightning import Callback, Trainer
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+from rectools.models.nn.transformers.net_blocks import PointWiseFeedForward
+from rectools.models.nn.transformers.sasrec import SASRecTransformerLayers
 
+class WideLayers(SASRecTransformerLayers):
+    def __init__(self, n_blocks, n_factors, n_heads, dropout_rate, **kwargs):
+        super().__init__(n_blocks, n_factors, n_heads, dropout_rate)
+        for block in self.transformer_blocks:
+            block.feed_forward = PointWiseFeedForward(n_factors, 256, dropout_rate, torch.nn.ReLU())
 class Clock(Callback):
     def on_train_epoch_start(self, *args): start("epoch")
     def on_train_epoch_end(self, *args): stop("epoch")
@@ -78,6 +98,7 @@ place = numpy.concatenate([numpy.arange(len(one)) for one in histories])
 dataset = Dataset.construct(pandas.DataFrame({"user_id": user, "item_id": data["items"], "weight": 1.0,
     "datetime": pandas.Timestamp("2020-01-01") + pandas.to_timedelta(place, unit="D")}))
 model = SASRecModel(n_blocks=2, n_heads=2, n_factors=64, dropout_rate=0.1, session_max_len=settings["length"],
+    transformer_layers_type=WideLayers,
     loss="softmax", lr=1e-3, batch_size=settings["users"], get_trainer_func=make_trainer, recommend_torch_device="cpu")
 for epoch in range(settings["epochs"]):
     model.fit_partial(dataset, min_epochs=1, max_epochs=1)
@@ -171,7 +192,7 @@ for epoch in range(settings["epochs"]):
 report()
 """
 )
-OURS = (
+OF_OURS = (
     COMMON
     + """
 import datasets
@@ -188,32 +209,103 @@ class Clock(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         stop("evaluation")
         found["ndcg@10"].append(metrics["eval_ndcg@10"])
+def train(config, items, processor, **options):
+    lists = [[str(item) for item in one] for one in histories]
+    training = datasets.Dataset.from_dict({"item_ids": lists})
+    validation = datasets.Dataset.from_dict({"item_ids": lists, "target": [str(item) for item in targets]})
+    arguments = TransRecTrainingArguments(output_dir=settings["folder"] + "/ours", use_cpu=True, report_to="none",
+        num_train_epochs=settings["epochs"], per_device_train_batch_size=settings["users"], weight_decay=0.0,
+        lr_scheduler_type="constant", warmup_steps=0, save_strategy="no", load_best_model_at_end=False,
+        disable_tqdm=True, seed=settings["seed"], **options)
+    TransRecTrainer(TransRecForSequentialRecommendation(config), arguments, items, training, validation,
+        processing_class=processor, callbacks=[Clock()]).train()
+    report()
 ids = [str(item) for item in range(V)]
-lists = [[str(item) for item in one] for one in histories]
-train = datasets.Dataset.from_dict({"item_ids": lists})
-validation = datasets.Dataset.from_dict({"item_ids": lists, "target": [str(item) for item in targets]})
-config = TransRecConfig(num_items=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-    hidden_dropout_prob=0.1, max_seq_len=settings["length"], loss_type="full_softmax")
-arguments = TransRecTrainingArguments(output_dir=settings["folder"] + "/ours", use_cpu=True, report_to="none",
-    num_train_epochs=settings["epochs"], per_device_train_batch_size=settings["users"], learning_rate=1e-3,
-    weight_decay=0.0, lr_scheduler_type="constant", warmup_steps=0, save_strategy="no", load_best_model_at_end=False,
-    disable_tqdm=True, seed=settings["seed"])
-TransRecTrainer(TransRecForSequentialRecommendation(config), arguments, datasets.Dataset.from_dict({"item_id": ids}),
-    train, validation, processing_class=TransRecProcessor(item_ids=ids), callbacks=[Clock()]).train()
+layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_dropout_prob": 0.1,
+    "max_seq_len": settings["length"]}
+"""
+)
+OURS = (
+    OF_OURS
+    + """
+config = TransRecConfig(num_items=V, hidden_size=64, loss_type="full_softmax", **layers)
+train(config, datasets.Dataset.from_dict({"item_id": ids}), TransRecProcessor(item_ids=ids), learning_rate=1e-3)
+"""
+)
+OF_TEXT = """
+from transformers import AutoConfig, AutoTokenizer
+texts = json.load(open(settings["folder"] + "/texts.json"))
+backbone = settings["folder"] + "/backbone"
+"""
+OURS_TEXT = (
+    OF_OURS
+    + OF_TEXT
+    + """
+processor = TransRecProcessor(AutoTokenizer.from_pretrained(backbone), max_text_length=settings["text_length"])
+config = TransRecConfig(text_config=AutoConfig.from_pretrained(backbone), hidden_size=128, loss_type="in_batch",
+    normalize_scores=True, temperature=0.05, **layers)
+items = datasets.Dataset.from_dict({"item_id": ids, "text_en": texts})
+train(config, items, processor, learning_rate=5e-4, item_batch_size=256)
+"""
+)
+SENTENCE_TRANSFORMERS = (
+    COMMON
+    + OF_TEXT
+    + """
+import datasets
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import TrainerCallback
+datasets.disable_progress_bars()
+
+tokenizer = AutoTokenizer.from_pretrained(backbone)
+def cut(text):
+    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=settings["text_length"])
+    return tokenizer.decode(ids["input_ids"])
+texts = [cut(text) for text in texts]
+def history_text(items):
+    return "; ".join(texts[item] for item in reversed(items[-settings["length"]:].tolist()))
+pairs = [(history_text(one[:end]), texts[one[end]])
+    for one in (one[-settings["length"] - 1:] for one in histories) for end in range(1, len(one))]
+anchors, positives = zip(*pairs)
+training = datasets.Dataset.from_dict({"anchor": anchors, "positive": positives})
+model = SentenceTransformer(backbone, device="cpu")
+model.max_seq_length = 256
+class Clock(TrainerCallback):
+    def on_epoch_begin(self, *args, **kwargs): start("epoch")
+    def on_epoch_end(self, *args, **kwargs):
+        stop("epoch")
+        start("evaluation")
+        options = {"batch_size": 256, "convert_to_tensor": True, "normalize_embeddings": True}
+        scores = model.encode([history_text(one) for one in histories], **options) @ model.encode(texts, **options).T
+        for row, one in enumerate(histories):
+            scores[row, one[one != targets[row]]] = -torch.inf
+        found["ndcg@10"].append(ndcg(scores.topk(10).indices.numpy()))
+        model.train()
+        stop("evaluation")
+arguments = SentenceTransformerTrainingArguments(settings["folder"] + "/theirs", use_cpu=True, report_to="none",
+    num_train_epochs=settings["epochs"], per_device_train_batch_size=settings["targets"], weight_decay=0.0,
+    lr_scheduler_type="constant", warmup_steps=0, save_strategy="no", disable_tqdm=True, learning_rate=5e-4,
+    batch_sampler="no_duplicates", seed=settings["seed"])
+SentenceTransformerTrainer(model=model, args=arguments, train_dataset=training,
+    loss=MultipleNegativesRankingLoss(model, scale=20.0), callbacks=[Clock()]).train()
 report()
 """
 )
-# Name → packages of its environment, None for this one, and script.
+# Kind → name → packages of its environment, None for this one, and script. Ratios are to the first.
 LIBRARIES = {
-    "ours": (None, OURS),
-    "RecTools": (["rectools[torch]==0.19.0", "setuptools<81"], RECTOOLS),
-    "RePlay": (["replay-rec[torch]==0.22.0", "setuptools<81"], REPLAY),
-    "RecBole": (PACKAGES, RECBOLE),
+    "id": {
+        "ours": (None, OURS),
+        "RecTools": (["rectools[torch]==0.19.0", "setuptools<81"], RECTOOLS),
+        "RePlay": (["replay-rec[torch]==0.22.0", "setuptools<81"], REPLAY),
+        "RecBole": (PACKAGES, RECBOLE),
+    },
+    "text": {"ours": (None, OURS_TEXT), "sentence-transformers": (None, SENTENCE_TRANSFORMERS)},
 }
 
 
 def write_data(name: str, args: argparse.Namespace, folder: Path) -> tuple[int, int]:
-    """Writes histories and targets as numbers for all libraries; returns the numbers of users and items."""
+    """Writes histories and targets as numbers for all libraries, and texts; returns the numbers of users and items."""
     items, splits = load(name, args.data_dir)
     validation = splits["validation"]
     if args.num_users is not None:
@@ -224,15 +316,23 @@ def write_data(name: str, args: argparse.Namespace, folder: Path) -> tuple[int, 
     flat = np.array([index[item] for history in histories for item in history])
     ends = np.cumsum([len(history) for history in histories])
     np.savez(folder / "data.npz", items=flat, ends=ends, targets=[index[item] for item in targets], V=len(index))
+    if args.kind == "text":
+        texts = [text or "" for item, text in zip(items["item_id"], items["text_en"], strict=True) if item in index]
+        (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+        torch.manual_seed(0)
+        tokenizer = train_tokenizer([text for text in texts if text], VOCAB_SIZE)
+        fields = {**SMALL_BERT, "vocab_size": len(tokenizer), "max_position_embeddings": 256}
+        AutoModel.from_config(AutoConfig.for_model(**fields)).save_pretrained(folder / "backbone")
+        tokenizer.save_pretrained(folder / "backbone")
     return len(histories), len(index)
 
 
-def run(name: str, python: str | Path, settings: dict, folder: Path) -> dict:
+def run(name: str, script: str, python: str | Path, settings: dict, folder: Path) -> dict:
     """Runs one library's script and returns what it found."""
-    script = folder / f"{name}.py"
-    script.write_text(LIBRARIES[name][1], encoding="utf-8")
+    file = folder / f"{name}.py"
+    file.write_text(script, encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"]), "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(python), str(script), json.dumps(settings)]
+    command = [str(python), str(file), json.dumps(settings)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -247,15 +347,17 @@ def compare(name: str, args: argparse.Namespace) -> dict:
         data = np.load(folder / "data.npz")
         targets = (len(data["items"]) - users) / users  # of a user; the first item of a history is none
         settings = {"folder": str(folder), "epochs": args.epochs, "threads": torch.get_num_threads(), "seed": 0}
-        settings |= {"users": round(TARGETS_PER_BATCH / targets), "targets": TARGETS_PER_BATCH, "length": MAX_SEQ_LEN}
+        per_batch = TARGETS_PER_BATCH[args.kind]
+        settings |= {"users": round(per_batch / targets), "targets": per_batch}
+        settings |= {"length": MAX_SEQ_LEN, "text_length": TEXT_LENGTH}
         found = {}
         for turn in range(args.turns):
-            for library in args.libraries:
-                packages = LIBRARIES[library][0]
+            for library in args.libraries or LIBRARIES[args.kind]:
+                packages, script = LIBRARIES[args.kind][library]
                 python = sys.executable if packages is None else args.environments / library.lower() / "bin" / "python"
                 if packages is not None:
                     install(args.environments / library.lower(), packages)
-                one = run(library, python, {**settings, "seed": turn}, folder)
+                one = run(library, script, python, {**settings, "seed": turn}, folder)
                 print(name, library, one, flush=True)
                 found.setdefault(library, []).append(one)
     return {"users": users, "items": items, "epochs": args.epochs, "turns": found}
@@ -280,6 +382,8 @@ def render(record: dict) -> str:
         f"{__doc__.split(chr(10) + chr(10))[2].replace(chr(10), ' ')} {record['machine']}. The machine was shared: "
         "read the CPU seconds and the ratios. Ratios are theirs ÷ ours of CPU seconds, medians.",
         "",
+        __doc__.split(chr(10) + chr(10))[3].replace(chr(10), " "),
+        "",
     ]
     for name, one in record["data"].items():
         lines += [
@@ -295,10 +399,10 @@ def render(record: dict) -> str:
             for what in ("epoch", "evaluation"):
                 seconds, cpu = medians(turns, what)
                 ours = medians(one["turns"]["ours"], what)[1]
-                cells += [f"{seconds:.1f}, {cpu:.1f}", f"{cpu / ours:.2f}"]
+                cells += [f"{seconds:.3g}, {cpu:.3g}", f"{cpu / ours:.2f}"]
             passed = sum(medians(turns, what)[1] for what in ("epoch", "evaluation"))
             epochs = next(number for number, value in enumerate(curves[library], 1) if value >= goal)
-            cells += [f"{max(turn['peak_gib'] for turn in turns)}", f"{epochs * passed:.1f}"]
+            cells += [f"{max(turn['peak_gib'] for turn in turns)}", f"{epochs * passed:.3g}"]
             cells.append(" ".join(f"{value:.4f}" for value in curves[library]))
             lines.append(f"| {' | '.join(cells)} |")
         lines += [
@@ -306,6 +410,7 @@ def render(record: dict) -> str:
             f'"To NDCG@10": CPU seconds, evaluations too, to {goal:.4f}, which is 0.95 of the best of the worst.',
             "",
         ]
+    lines += [f"{note}\n" for note in record["notes"]]
     return "\n".join([*lines, "```bash", *record["commands"], "```"]) + "\n"
 
 
@@ -314,20 +419,26 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--environments", type=Path, required=True)
     parser.add_argument("--datasets", nargs="+", default=["Amazon_Beauty"])
-    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES))
+    parser.add_argument("--kind", default="id", choices=list(LIBRARIES))
+    parser.add_argument(
+        "--libraries", nargs="+", choices=sorted({name for kind in LIBRARIES.values() for name in kind})
+    )
     parser.add_argument("--num_users", type=int, help="Only so many users.")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--turns", type=int, default=2)
     args = parser.parse_args()
     file = RESULTS.with_suffix(".json")
-    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"data": {}, "commands": []}
+    record = (
+        json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"data": {}, "commands": [], "notes": []}
+    )
     record["machine"] = (
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
     for name in args.datasets:
         found = compare(name, args)
-        record["data"][f"{name}: {found['users']:,} users, {found['items']:,} items, {args.epochs} epochs"] = found
+        what = f"{name}, {args.kind}: {found['users']:,} users, {found['items']:,} items, {args.epochs} epochs"
+        record["data"][what] = found
         command = command_line({args.data_dir: "DATA", args.environments: "ENVIRONMENTS"})
         record["commands"] = sorted({*record["commands"], command})
         file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
