@@ -1,10 +1,10 @@
-"""What the Trainer does when an epoch begins or ends, and when its time is over."""
+"""Callbacks of the Trainer: at the borders of an epoch, and to stop training."""
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from ..data.collator import TransRecDataCollator
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the collator the epoch, of which its negatives are a function.
+    """Passes the epoch to the collator, which draws its negatives from it.
 
     Args:
-        collator: of the training.
+        collator: the training's.
     """
 
     def __init__(self, collator: TransRecDataCollator):
@@ -37,7 +37,7 @@ class FindIntents(TrainerCallback):
     """Finds the clusters of users that an epoch's auxiliary loss reads, see [`find_intents`].
 
     Args:
-        trainer: of the model.
+        trainer: the Trainer to read model and data from.
     """
 
     def __init__(self, trainer: "TransRecTrainer"):
@@ -60,10 +60,10 @@ class FindIntents(TrainerCallback):
 
 
 class FitStatistics(TrainerCallback):
-    """Takes the catalogue's statistics anew after each epoch; the checkpoint that follows it has them for the next.
+    """Recomputes the statistics of the catalogue's features after each epoch, before its checkpoint is saved.
 
     Args:
-        trainer: of the model.
+        trainer: the Trainer to read model and data from.
     """
 
     def __init__(self, trainer: "TransRecTrainer"):
@@ -73,38 +73,49 @@ class FitStatistics(TrainerCallback):
         self.trainer.fit_statistics()
 
 
-class StopAfter(TrainerCallback, ExportableState):
-    """Stops training after so many minutes, with a last evaluation and checkpoint where there are any.
+def _saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict[str, Any]:
+    """Returns what a callback had in the checkpoint that a training is resumed from; nothing where it begins."""
+    saved = state.stateful_callbacks.get(type(callback).__name__) if state.global_step else None
+    return saved["attributes"] if saved else {}
 
-    Processes stop together, by the clock of the main one; checkpoints hold the minutes that are spent.
+
+class EarlyStopping(EarlyStoppingCallback):
+    """As in transformers, and a resumed training goes on counting where it was interrupted."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = _saved_attributes(self, state).get("early_stopping_patience_counter", 0)
+
+
+class StopAfterMinutes(TrainerCallback, ExportableState):
+    """Stops training after a number of minutes, with what is done at the end of each epoch.
+
+    Processes stop together, by the clock of the main one.
 
     Args:
-        minutes: of training and evaluations.
+        minutes: limit; evaluations count, and so does the time before the training was resumed.
     """
 
     def __init__(self, minutes: float):
         self.minutes = minutes
-        self._before = 0.0  # minutes, until the training was interrupted
+        self.minutes_before = 0.0  # until it was interrupted
         self._start = time.monotonic()
 
-    @property
-    def spent(self) -> float:
-        """Minutes since training began, without the time between an interruption and its resumption."""
-        return self._before + (time.monotonic() - self._start) / 60
+    def _spent(self) -> float:
+        return self.minutes_before + (time.monotonic() - self._start) / 60
 
     def state(self) -> dict:
-        """What a checkpoint holds."""
-        return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.spent}}
+        """Returns what a checkpoint stores: the limit, and the minutes spent so far."""
+        return {"args": {"minutes": self.minutes}, "attributes": {"minutes_before": self._spent()}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        of_checkpoint = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        self._before = of_checkpoint["attributes"]["spent"] if of_checkpoint else 0.0
+        self.minutes_before = _saved_attributes(self, state).get("minutes_before", 0.0)
         self._start = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if of_main_process(lambda: self.spent) < self.minutes:
+        if of_main_process(self._spent) < self.minutes:
             return
         logger.warning("Training stops after %.4g minutes, in epoch %.3g", self.minutes, state.epoch)
-        control.should_training_stop = True  # the epoch ends here, with what is done after each
+        control.should_training_stop = True
         control.should_evaluate = control.should_evaluate or args.eval_strategy == "steps"
         control.should_save = control.should_save or args.save_strategy == "steps"

@@ -37,7 +37,7 @@ def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval
     if not isinstance(args, TransRecTrainingArguments):
         raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
     if os.path.lexists(args.output_dir) and not os.path.isdir(args.output_dir):
-        raise ValueError(f"output_dir {args.output_dir} is no folder; choose another --output_dir")
+        raise ValueError(f"output_dir {args.output_dir} exists and is no folder; choose another --output_dir")
     if args.n_gpu > 1:
         raise ValueError(
             f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
@@ -52,7 +52,7 @@ def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval
     if args.keep_start and args.prediction_loss_only:
         raise ValueError("keep_start compares how users are ranked; leave out prediction_loss_only")
     if (args.keep_start or args.pull_to_start) and model_init is not None:
-        raise ValueError("keep_start and pull_to_start know one start; give a model in place of model_init")
+        raise ValueError("keep_start and pull_to_start need one model to start from; give model, not model_init")
 
 
 def check_platform_options(args: TransRecTrainingArguments, has_several: bool) -> None:
@@ -72,12 +72,13 @@ def check_generalizes(processor: TransRecProcessor | None, args: TransRecTrainin
     """Refuses what another platform than that of the training cannot judge."""
     if processor is not None and (processor.item_ids is not None or processor.user_ids is not None):
         raise ValueError(
-            "a model of ids knows the ids of the platform that it is trained on; it cannot be validated on another"
+            "a model of ids can only be validated on the platform that it is trained on, whose ids it knows; leave "
+            "out eval_items"
         )
     if has_transitions(args.transition_weight):
         raise ValueError(
-            "transitions are those of the platform that is validated on, of which no history is read; leave out "
-            "--transition_weight, or set it to 0, where the validation is on another platform"
+            "no histories of the validation platform are read, so that there are no transitions to add; leave out "
+            "--transition_weight, or set it to 0"
         )
 
 
@@ -118,7 +119,7 @@ def check_model(
 
 
 def check_engine(trainer: "TransRecTrainer") -> None:
-    """Refuses options that need whole weights where FSDP or DeepSpeed have them in pieces.
+    """Refuses options that need unsharded weights, where FSDP or DeepSpeed shard them.
 
     Says where FSDP is asked for and accelerate leaves it out: on CPUs, and in a single process.
     """
@@ -133,16 +134,16 @@ def check_engine(trainer: "TransRecTrainer") -> None:
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return
     if args.keep_start or args.pull_to_start:
-        raise ValueError("keep_start and pull_to_start hold whole weights; FSDP and DeepSpeed have them in pieces")
+        raise ValueError("keep_start and pull_to_start need unsharded weights, and FSDP and DeepSpeed shard them")
     if model.item_encoder.whitened and not model.has_frozen_backbone:
         raise ValueError(
-            "item_projection='whitened' takes the features' statistics after each epoch, which FSDP and DeepSpeed "
-            "have no whole weights for; give freeze_backbone=True"
+            "item_projection='whitened' recomputes the features' statistics after each epoch, which needs unsharded "
+            "weights; give freeze_backbone=True"
         )
 
 
 def check_before_training(trainer: "TransRecTrainer") -> None:
-    """Raises an error for what the training would only come to later.
+    """Raises errors that training would only raise later.
 
     Histories, targets and users of the evaluation are looked up; the metric that chooses the best checkpoint must be
     one that is measured; there must be room for checkpoints, and permission to write them and to publish.
@@ -158,8 +159,8 @@ def check_before_training(trainer: "TransRecTrainer") -> None:
     trainer.get_train_dataloader()
     if config.platforms is not None and config.platform_index is None:
         raise ValueError(
-            f"the source of the platforms {', '.join(config.platforms)} is not trained: they would change, too; "
-            "name the platform that is: --platform NAME"
+            f"training without a platform's adapters would change every platform ({', '.join(config.platforms)}); "
+            "name the one to train: --platform NAME"
         )
     if args.neftune_noise_alpha is not None and "text" not in config.modality.split("+"):
         raise ValueError("neftune_noise_alpha adds noise to the embeddings of tokens, and this model reads none")

@@ -61,7 +61,7 @@ def precompute(
         processor: pads the items' inputs.
         chunk_size: items encoded at a time.
         cache_dir: folder of the cache; by default that of `datasets`.
-        with_states: whether hidden states may be precomputed; they cannot with weights that lie in pieces.
+        with_states: whether hidden states may be precomputed; they cannot where weights are sharded.
     """
     encoder = model.item_encoder
     if model.has_frozen_backbone and encoder.takes_features:

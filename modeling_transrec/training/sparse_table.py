@@ -103,7 +103,7 @@ def check_processes(trainer: "TransRecTrainer") -> None:
     """Raises `ValueError` where the processes of a run cannot exchange sparse gradients."""
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
-            "sparse_id_table=True needs whole weights, and FSDP and DeepSpeed have them in pieces; leave it out"
+            "sparse_id_table=True needs unsharded weights, and FSDP and DeepSpeed shard them; leave it out"
         )
     if trainer.args.world_size > 1 and trainer.args.device.type == "cuda":
         raise ValueError(

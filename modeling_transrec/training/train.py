@@ -7,6 +7,7 @@ import torch
 from transformers import set_seed
 
 from ..data.arguments import DataArguments
+from ..evaluation.features import starting_backbones
 from ..evaluation.ranks import of_main_process
 from ..models.whole_saves import named_disk_errors
 from .arguments import TransRecTrainingArguments
@@ -54,16 +55,16 @@ def train(
     """
     training_args.device  # noqa: B018  # the processes find each other
     with one_training(training_args.output_dir), watched(training_args.ddp_timeout):
-        return _train_alone(model_args, data_args, training_args, with_card)
+        return _train_locked(model_args, data_args, training_args, with_card)
 
 
-def _train_alone(
+def _train_locked(
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: TransRecTrainingArguments,
     with_card: bool,
 ) -> TransRecTrainer:
-    """Trains as [`train`] does, in a folder that no other process trains in."""
+    """Trains as [`train`] does, while the lock of `output_dir` is held."""
     trainer = build_trainer(model_args, data_args, training_args)
     run = describe_run(trainer, model_args, data_args, training_args)
     start = of_main_process(lambda: where_to_start(training_args, run))
@@ -117,7 +118,7 @@ def build_trainer(
         eval_items = data_args.load_eval_items(max_seq_len)
     model, processor = load_model_and_processor(model_args, items, train_split["user_id"])
     trains_all = model_args.peft is None and not training_args.freeze_backbone
-    if model_args.backbone_names() and trains_all and training_args.backbone_learning_rate is None:
+    if starting_backbones(model.config) and trains_all and training_args.backbone_learning_rate is None:
         logger.warning(
             "The pretrained backbone is trained at --learning_rate %g; the paper's rates for backbones are 5e-6 to "
             "5e-5: --backbone_learning_rate 1e-5",

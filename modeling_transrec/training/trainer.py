@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 from accelerate.utils import DynamoBackend
 from huggingface_hub import CommitInfo
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -50,7 +50,7 @@ from ..models.pretrained_model import saved_without_backbone
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from ..models.whole_saves import named_disk_errors, whole_save
 from .arguments import TransRecTrainingArguments
-from .callbacks import FindIntents, FitStatistics, SetEpoch, StopAfter
+from .callbacks import EarlyStopping, FindIntents, FitStatistics, SetEpoch, StopAfterMinutes
 from .card import write_card
 from .checks import (
     check_arguments,
@@ -90,21 +90,21 @@ class TransRecTrainer(Trainer):
 
     Args:
         model ([`TransRecForSequentialRecommendation`]): the model, or `None` with `model_init`.
-        args ([`TransRecTrainingArguments`]): the arguments.
+        args ([`TransRecTrainingArguments`]): how to train.
         items (`datasets.Dataset`): the catalogue: `item_id` and what the processor reads (`text_en`, …).
         train_dataset (`datasets.Dataset`):
-            Training histories, column `item_ids`. A stream, a data set of torch or a table is read once.
+            Training histories, column `item_ids`; also a stream, a data set of torch or a table, which is read into a
+            data set at the start.
         eval_dataset (`datasets.Dataset`, *optional*):
             Histories `item_ids` with their `target`; or several such splits by name, whose metrics are then
             `eval_NAME_hr@10`, ….
         processing_class ([`TransRecProcessor`]): the model's processor; saved with every checkpoint.
         callbacks: further callbacks.
         optimizers: an optimizer and a learning-rate schedule to use instead of those of the arguments.
-        whole_sequences: loads the training histories uncut, in which the transitions of the card's rows are counted;
-            by default they are counted in `train_dataset`.
+        whole_sequences: a function that returns the training histories before they are cut to `max_seq_len`, in which
+            the card's baselines count their transitions; by default they count in `train_dataset`.
         eval_items (`datasets.Dataset`, *optional*):
-            The catalogue of `eval_dataset`, where that is of another platform than those that are trained on, which
-            are judged by how they generalise; by default `items`.
+            The catalogue of `eval_dataset`, if that is of a platform that is not trained on; by default `items`.
         model_init: as in transformers: makes the model, for `Trainer.hyperparameter_search`.
         compute_loss_func:
             As in transformers, called with the outputs (`item_embeds`, `user_hidden` …), the labels `(B, L)` and
@@ -169,7 +169,7 @@ class TransRecTrainer(Trainer):
         self.platforms = PlatformRanges.of(items)
         check_platform_options(args, has_several=self.platforms is not None)
         self.platform: Platform | None = None
-        self._starting_backbones = starting_backbones(model.config)  # saving forgets those from folders
+        self._starting_backbones = starting_backbones(model.config)  # now: saving drops local folders
         if not self._starting_backbones and model.name_or_path and model.item_encoder.backbones:
             self._starting_backbones = {"text_model_name_or_path": model.name_or_path}  # a checkpoint of ours
         self.prepared_items: PreparedItems | None = None
@@ -179,7 +179,7 @@ class TransRecTrainer(Trainer):
         self._evaluators: dict[str, tuple[datasets.Dataset, FullRankingEvaluator]] = {}
         self._sums: SumEvaluator | None = None
         self.kept_start = self._has_trained = False
-        self._run: dict = {}  # what must stay where it is resumed
+        self._run: dict = {}  # options and hashes of data that a resumed run must share
         callbacks, collator = list(callbacks or []), None
         if train_dataset is not None:
             collator, train_dataset = self._prepare_training(
@@ -188,9 +188,9 @@ class TransRecTrainer(Trainer):
             callbacks.append(SetEpoch(collator))
         check_processor(processing_class, model.config)
         if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+            callbacks.append(EarlyStopping(args.early_stopping_patience))
         if args.max_train_minutes is not None:
-            callbacks.append(StopAfter(args.max_train_minutes))
+            callbacks.append(StopAfterMinutes(args.max_train_minutes))
         if train_dataset is not None and not args.sparse_id_table:
             warn_of_large_table(model.config)
         _prepare_model(model, args)
@@ -211,14 +211,20 @@ class TransRecTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_init = model_init  # transformers takes only one of both
+        self._finish_setup(model)
+
+    def _finish_setup(self, model: TransRecForSequentialRecommendation) -> None:
+        """Prepares what needs the accelerator: compiled layers, precomputed outputs, statistics, their callbacks."""
+        args = self.args
         check_engine(self)
         if args.pull_to_start:
             self.add_callback(PullToStart(model, args.pull_to_start))
         if args.torch_compile:
-            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # or the whole, for each shape
+            # Else accelerate compiles the whole model, anew for each shape of a batch.
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
             model.compile_backbone(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._compute_frozen()
-        if train_dataset is None:
+        if self.train_dataset is None:
             return
         self._fit_quantisers(model)
         if self.data_collator.intents is not None:
@@ -286,7 +292,7 @@ class TransRecTrainer(Trainer):
         )
 
     def _compute_frozen(self) -> None:
-        """Computes once what the frozen backbone, or its frozen layers, make of the items, and trains on that."""
+        """Computes the outputs of the frozen backbone, or of its frozen layers, once, and trains on them."""
         if self._plain_items is None:
             return
         with self.args.main_process_first(local=False, desc="computing frozen"), self.accelerator.autocast():
@@ -322,9 +328,9 @@ class TransRecTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if not self.is_fsdp_enabled:  # there the weights lie in pieces by now
+        if not self.is_fsdp_enabled:  # which has sharded the weights by now
             self._compute_frozen()
-        if self.platforms is not None:  # the weights have the statistics of all together
+        if self.platforms is not None:  # the weights hold the statistics of all together, not each platform's
             unwrapped = self.accelerator.unwrap_model(self.model)
             if not load_platform_statistics(unwrapped, resume_from_checkpoint, self.args.device):
                 self.fit_statistics()
@@ -433,14 +439,14 @@ class TransRecTrainer(Trainer):
         args = self.args
         if not (args.bf16_full_eval or args.fp16_full_eval):
             return self.accelerator.autocast
-        self._move_model_to_device(model, args.device)  # which the Trainer leaves to the evaluation
+        self._move_model_to_device(model, args.device)  # with *_full_eval, the Trainer has not moved it yet
         dtype = torch.bfloat16 if args.bf16_full_eval else torch.float16
         return functools.partial(torch.autocast, args.device.type, dtype)
 
     def evaluator_of(self, sequences: datasets.Dataset, metric_key_prefix: str = "eval") -> FullRankingEvaluator:
-        """Returns what ranks a split; the evaluators of splits that the card can name are kept for it.
+        """Returns the evaluator of a split; those of named splits are kept, since the card reports them.
 
-        The prefix `eval` names only `eval_dataset`: of other data it says nothing.
+        The prefix `eval` names only `eval_dataset`; other data that are evaluated under it have no name.
         """
         split = VALIDATION if metric_key_prefix == "eval" else metric_key_prefix.removeprefix("eval_")
         if split == VALIDATION and sequences is not self.eval_dataset:
@@ -496,10 +502,10 @@ class TransRecTrainer(Trainer):
                 ones.
         """
         with one_training(self.args.output_dir), watched(self.args.ddp_timeout):
-            return self._train_alone(resume_from_checkpoint, **kwargs)
+            return self._train_locked(resume_from_checkpoint, **kwargs)
 
-    def _train_alone(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Trains as [`train`] does, in a folder that no other process trains in."""
+    def _train_locked(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Trains as [`train`] does, while the lock of `output_dir` is held."""
         if self.train_dataset is None:
             raise ValueError("there is nothing to train on: give a train_dataset")
         if resume_from_checkpoint is True:
@@ -511,7 +517,7 @@ class TransRecTrainer(Trainer):
                 f"{self.args.output_dir} has an interrupted training: go on with train(resume_from_checkpoint=True), "
                 "choose another output_dir, or remove the folder"
             )
-        if self.model is None:  # a search of hyper-parameters lets go of it
+        if self.model is None:  # hyperparameter_search sets it to None
             self.call_model_init(kwargs.get("trial"))
         self._run = describe_training(self)
         check_same_on_ranks(self, self._run)
@@ -565,7 +571,7 @@ class TransRecTrainer(Trainer):
                 stack.enter_context(saved_with_code(model, self.processing_class))
             if is_final and not self.args.save_backbone:
                 stack.enter_context(saved_without_backbone(model))
-            if self.args.should_save and not self.is_deepspeed_enabled:  # of which every process writes a part
+            if self.args.should_save and not self.is_deepspeed_enabled:  # there every process writes a shard
                 folder = stack.enter_context(whole_save(folder))
             super().save_model(str(folder), _internal_call=True)
             if self.args.should_save:
@@ -582,7 +588,7 @@ class TransRecTrainer(Trainer):
             self.push_to_hub(commit_message="Model save")
 
     def _run_epoch(self, **kwargs) -> None:
-        """As in transformers, but from a checkpoint of the last step no step more is taken."""
+        """As in transformers, but takes no further step if the checkpoint is of the last one."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             at_last = [entry for entry in self.state.log_history if entry["step"] == self.state.global_step]
@@ -593,7 +599,7 @@ class TransRecTrainer(Trainer):
         super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As in transformers; an older one of the same name is none any more before the first file is written."""
+        """As in transformers; an older checkpoint of the same name is made invalid before anything is written."""
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Tests of what the Trainer does when its time is over."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,23 +22,23 @@ def minute_a_look(monkeypatch):
 @pytest.mark.parametrize("strategy", ["epoch", "steps"])
 def test_training_stops_when_its_minutes_are_over_with_one_last_evaluation(make_trainer, minute_a_look, strategy):
     options = {"eval_strategy": strategy, "save_strategy": strategy, "eval_steps": 100, "save_steps": 100}
-    trainer = make_trainer(num_train_epochs=9, max_train_minutes=3, logging_strategy="no", **options)
+    trainer = make_trainer("id", num_train_epochs=9, max_train_minutes=3, logging_strategy="no", **options)
     trainer.train()
     steps = trainer.state.global_step
     assert 1 <= steps <= 3 < trainer.state.max_steps
     evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
     assert evaluated == [steps] and trainer.state.best_global_step == steps
-    assert (trainer.args.output_dir, [steps]) == (trainer.args.output_dir, saved_steps(trainer))
+    assert saved_steps(trainer) == [steps]
 
 
 def test_a_resumed_training_has_the_minutes_that_are_left(make_trainer, minute_a_look):
     options = {"num_train_epochs": 9, "max_train_minutes": 12, "save_strategy": "steps", "save_steps": 2}
     options |= {"eval_strategy": "steps", "eval_steps": 2}
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(callbacks=[Interrupt(5)], **options).train()
-    trainer = make_trainer(**options)
+        make_trainer("id", callbacks=[Interrupt(5)], **options).train()
+    trainer = make_trainer("id", **options)
     trainer.train(resume_from_checkpoint=True)
-    whole = make_trainer(output="whole", **options)
+    whole = make_trainer("id", output="whole", **options)
     whole.train()
     assert trainer.state.global_step < trainer.state.max_steps
     assert abs(trainer.state.global_step - whole.state.global_step) <= 1  # the clock is looked at for checkpoints, too
@@ -50,7 +51,27 @@ def test_minutes_must_be_some():
 
 def saved_steps(trainer):
     """The steps of a training's checkpoints."""
-    from pathlib import Path
-
     states = Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")
     return sorted(json.loads(state.read_text())["global_step"] for state in states)
+
+
+def test_a_resumed_training_goes_on_counting_evaluations_without_a_better_one(make_trainer):
+    options = {"num_train_epochs": 30, "learning_rate": 0.0, "early_stopping_patience": 4}
+    steps = len(make_trainer("id", **options).get_train_dataloader())
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer("id", callbacks=[Interrupt(3 * steps + 1)], **options).train()
+    resumed, whole = make_trainer("id", **options), make_trainer("id", output="whole", **options)
+    resumed.train(resume_from_checkpoint=True)
+    whole.train()
+    assert resumed.state.epoch == whole.state.epoch == 5
+    whole.train()  # begins to count again
+    assert whole.state.epoch == 5
+
+
+def test_callbacks_are_restored_by_transformers_option_too(make_trainer):
+    options = {"num_train_epochs": 3, "max_train_minutes": 60, "early_stopping_patience": 2}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer("id", callbacks=[Interrupt(8)], **options).train()
+    trainer = make_trainer("id", restore_callback_states_from_checkpoint=True, **options)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.epoch == 3
