@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
@@ -75,8 +75,8 @@ class FitStatistics(TrainerCallback):
 
 def _saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict[str, Any]:
     """Returns what a callback had in the checkpoint that a training is resumed from; nothing where it begins."""
-    saved = state.stateful_callbacks.get(type(callback).__name__) if state.global_step else None
-    return saved["attributes"] if saved else {}
+    saved = cast(dict[str, Any], state.stateful_callbacks).get(type(callback).__name__)  # a dictionary by now
+    return saved["attributes"] if saved and state.global_step else {}
 
 
 class EarlyStopping(EarlyStoppingCallback):
