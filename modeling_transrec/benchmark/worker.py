@@ -28,7 +28,7 @@ from .machine import git_commit, hardware, measure_energy, peak_memory, versions
 from .suites import FEW_TITLES, Task, sampled_title
 
 
-SCHEMA = 1  # of a line of results
+SCHEMA = 1  # version of the format of a results line
 _OWN, _SUM = "own", "own + transitions"  # scores
 _QUIET = {"disable_tqdm": True, "report_to": "none"}
 
@@ -91,7 +91,9 @@ class Worker:
         does = {"pretrain": self._pretrain, "tune": self._tune, "baselines": self._baselines, "model": self._model}
         with measure_energy() as energy:
             lines = does[task.kind](task)
-        return [{**line, "energy_joules": energy.joules if len(lines) < 3 else None} for line in lines]
+        # The two lines of a model (own scores, with transitions) are one run; the energy of many rows is not divided.
+        is_one_run = len(lines) <= 2
+        return [{**line, "energy_joules": energy.joules if is_one_run else None} for line in lines]
 
     def pretrained(self, task_id: str) -> Path:
         """Returns the folder of a pretraining."""
@@ -157,13 +159,14 @@ class Worker:
         if is_prompted and options.get("num_candidates") is None and num_titles > FEW_TITLES:
             return
         for name in rows:
-            start = _Start()
+            stopwatch = _Stopwatch()
             (result,) = evaluation.evaluate_baselines([name], with_rankings=True).values()
             facts = {"model": name, "kind": "baseline", "modality": None, "seed": spec["seed"], "sources": []}
             of_table = ("language_model_name_or_path", "num_candidates", "max_eval_users")
             given = {key: options[key] for key in of_table if key in options}
             command = ["transrec", "evaluate", *to_options({"model_name_or_path": name, **given})]
-            yield self._line(task, result, _OWN, facts, start.seconds("evaluation"), command, title=title)
+            seconds = stopwatch.lap("evaluation")
+            yield self._line(task, result, _OWN, facts, seconds, command, stopwatch, title)
 
     def _tables(self, spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the name of each table of a data set, and the options of an evaluation that are its own."""
@@ -185,7 +188,7 @@ class Worker:
         return EvaluationTask(arguments, self.platform(spec))
 
     def _model(self, task: Task) -> list[dict]:
-        spec, start = task.spec, _Start()
+        spec, stopwatch = task.spec, _Stopwatch()
         folder = self.folder / "models" / task.id
         options, num_trials = dict(spec["options"]), 0
         if "tune" in spec:
@@ -201,18 +204,18 @@ class Worker:
             trainer = self.train(spec, options, folder)
             model = trainer.model
             facts["num_trained_parameters"] = sum(one.numel() for one in model.parameters() if one.requires_grad)
-            seconds |= start.seconds("training")
+            seconds |= stopwatch.lap("training")
         checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
         lines = []
         for title, sampled in self._tables(spec):
             named = {**sampled, **self._read_features(spec, sampled), "transition_weight": "auto"}
             evaluation = self._evaluation(spec, model_name_or_path=str(checkpoint), **named)
             results = evaluation.evaluate(with_rankings=True)
-            seconds |= start.seconds("evaluation")
+            seconds |= stopwatch.lap("evaluation")
             facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}
             command = self._command(spec, options)
             lines += [
-                self._line(task, result, scores, facts, seconds, command, start, title=title)
+                self._line(task, result, scores, facts, seconds, command, stopwatch, title)
                 for result, scores in zip(results, (_OWN, _SUM), strict=True)
             ]
         if not self.keep_models:
@@ -243,12 +246,11 @@ class Worker:
         facts: Mapping[str, Any],
         seconds: Mapping[str, float],
         command: list[str],
-        start: "_Start | None" = None,
-        title: str | None = None,
+        stopwatch: "_Stopwatch",
+        title: str,
     ) -> dict:
         """Returns a line of results, and keeps the users' rankings beside it."""
         spec = task.spec
-        title = spec["dataset"] if title is None else title
         name = f"{task.id}-{facts['model'] if facts['kind'] == 'baseline' else scores.replace(' ', '')}"
         if title != spec["dataset"]:
             name += f"-of-{result['protocol']['num_candidates']}"
@@ -274,7 +276,7 @@ class Worker:
             "versions": versions(),
             "git_commit": git_commit(),
             "hardware": hardware(),
-            "started": (start or _Start()).time,
+            "started": stopwatch.started,
             "seconds": dict(seconds),
             "peak_memory_bytes": peak_memory(),
             "command": " ".join(_without_folders([*command, *to_options(on_platform)])),
@@ -282,17 +284,17 @@ class Worker:
         }
 
 
-class _Start:
-    """When something began."""
+class _Stopwatch:
+    """Notes when something began, and measures the laps since."""
 
     def __init__(self):
-        self.time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._last = time.perf_counter()
 
-    def seconds(self, what: str) -> dict[str, float]:
-        """Returns the seconds since it was asked last, or since the beginning, by name."""
+    def lap(self, name: str) -> dict[str, float]:
+        """Returns the seconds since the last lap, or since the beginning, under a name."""
         last, self._last = self._last, time.perf_counter()
-        return {what: round(self._last - last, 2)}
+        return {name: round(self._last - last, 2)}
 
 
 def save_rankings(path: Path, rankings: Rankings) -> None:

@@ -1,8 +1,9 @@
-"""Export a checkpoint for other runtimes: both towers as graphs, or the item tower as a SentenceTransformer.
+"""Export a checkpoint for other runtimes: its encoders as graphs, or the item encoder as a SentenceTransformer.
 
-    transrec export outputs/has_pt --format onnx --output_dir outputs/onnx --quantize int8
+    transrec export outputs/has_pt --format onnx --output_dir outputs/onnx
 
-Recommender.from_pretrained("outputs/onnx", backend="onnx") recommends from it. Needs
+Recommender.from_pretrained("outputs/onnx", backend="onnx") loads it, with the catalogue that the checkpoint was saved
+with; without one, or with --quantize int8, call .index(items) first. Needs
 pip install "modeling_transrec[export]" for ONNX, "modeling_transrec[sentence-transformers]" for sentence-transformers.
 """
 
@@ -33,9 +34,8 @@ def main(args: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((ExportArguments,), with_checkpoint_named(args), __doc__)
     try:
         check_export(Path(arguments.output_dir), arguments.format, arguments.quantize)
-        where = {"revision": arguments.model_revision}
-        name, choice = arguments.model_name_or_path, arguments.choice()
-        recommender = Recommender.from_pretrained(name, dtype="float32", **where, **choice)
+        kwargs = {"revision": arguments.model_revision, **arguments.platform_kwargs()}
+        recommender = Recommender.from_pretrained(arguments.model_name_or_path, dtype="float32", **kwargs)
         recommender.export(arguments.output_dir, arguments.format, arguments.quantize)
     except (ImportError, ValueError) as error:
         raise OptionError(str(error)) from error

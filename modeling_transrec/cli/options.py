@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 _PRESET_HELP = (
     "Named options to start from; those on the command line override them. bili_food-bert, ku-id, qb-swin-tiny, … "
     "are the paper's for each data set and backbone; sasrec-bert-bili2m, gru4rec-swinb-bili2m, … pretrain on Bili_2M; "
-    "recommended-text, -image, -text-id and -id ranked best in our own runs. Or a JSON file with options under "
-    '"options".'
+    "recommended-text, recommended-image, recommended-text-id and recommended-id ranked best in our own runs; "
+    "unisrec, unisrec-pretrain, vqrec, vqrec-pretrain, transrec-mixture, odmt, clue, icsrec and bsarec-id are "
+    'other published systems. Or a JSON file with options under "options".'
 )
 _METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}
 _INHERITED = {one.name for one in dataclasses.fields(TrainingArguments)} - set(
@@ -52,8 +53,8 @@ class CheckpointArguments:
         },
     )
 
-    def choice(self) -> dict[str, Any]:
-        """Returns what `from_pretrained` is told of the platform."""
+    def platform_kwargs(self) -> dict[str, Any]:
+        """Returns the arguments of `from_pretrained` that choose the platform."""
         return {} if self.platform is None else {"platform": self.platform}
 
 
@@ -92,11 +93,11 @@ def load_recommender(
     Returns:
         The recommender, which has no catalogue where neither has one, and the items of the data set.
     """
-    name, where = arguments.model_name_or_path, {"revision": arguments.model_revision}
-    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where, **arguments.choice())
+    name, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **hub_kwargs, **arguments.platform_kwargs())
     recommender.model.to(device)
     if data is None:
-        recommender.load_catalogue(name, **where)
+        recommender.load_catalogue(name, **hub_kwargs)
         return recommender, None
     items = data.load_items(recommender.model.config.max_seq_len)
     return recommender.index(items, histories=data.load_training_histories()), items
@@ -143,7 +144,7 @@ def _parse(dataclass_types: Sequence[type], args: list[str], description: str | 
 
 
 def _with_preset(args: list[str]) -> list[str]:
-    """The options of the preset, where one is named, before those of the command line: the last one given holds."""
+    """Prepends the options of the named preset, so that those of the command line override them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
     name = parser.parse_known_args(args)[0].preset

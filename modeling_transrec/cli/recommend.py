@@ -143,11 +143,11 @@ def main(args: Sequence[str] | None = None) -> None:
     state = PartialState(cpu=options.use_cpu)
     if options.output_dir is None and not state.is_main_process:
         return
-    name, where = options.model_name_or_path, {"revision": options.model_revision}
-    max_seq_len = load_config(name, **where).max_seq_len
+    name, hub_kwargs = options.model_name_or_path, {"revision": options.model_revision}
+    max_seq_len = load_config(name, **hub_kwargs).max_seq_len
     with state.local_main_process_first() if options.output_dir is not None else contextlib.nullcontext():
         items = data_args.load_items(max_seq_len)
-    recommender = Recommender.from_pretrained(name, load_catalogue=False, **where, **options.choice())
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **hub_kwargs, **options.platform_kwargs())
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
     if options.output_dir is not None:

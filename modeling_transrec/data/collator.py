@@ -41,14 +41,6 @@ class TransRecDataCollator:
         sequences: the histories with their `timestamps`, for user encoders that read them.
         mixes_platforms: whether a batch has users of several platforms, so that items of all are negatives.
         histories: those of all training users, among which the auxiliary loss `"same_target"` draws.
-
-    Returns (when called on a list of `{"history": indices into the catalogue, "user": index into the split}`, with
-    `"num_context"` where so many items at the history's beginning are no targets): the distinct items as the
-    processor's `pad` collates them, images as bytes; `item_index` and `labels` `(B, L)`; the inputs of the loss, among
-    them `negative_index` `(B, L, N)` or `(N,)`, `item_log_popularity` and `catalogue_index` `(U,)`,
-    `num_catalogue_items` and `epoch`; `view_index` `(2, B, L)`, `view_target` `(B,)` and `intents` `(K, D)` for an
-    auxiliary loss; `user_ids` `(B,)` for DSSM; `timestamps` `(B, L)` for HSTU; `platform_index` `(U,)` where there are
-    several and the model has statistics of each.
     """
 
     def __init__(
@@ -105,6 +97,27 @@ class TransRecDataCollator:
         self._epoch.fill_(epoch)
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Makes a batch.
+
+        Args:
+            features: of each user `"history"`, indices into the catalogue, `"user"`, the index into the split, and
+                optionally `"num_context"`, how many items at the history's beginning are no targets.
+
+        Returns:
+            The distinct items as the processor's `pad` collates them, images as bytes, and:
+
+            - `item_index`, `labels`: `(B, L)` histories and targets; `labels` are `(B, K)` with the objective
+              `"next_k_items"`.
+            - `negative_index`: `(B, L, N)`, or `(N,)` where the batch shares them; for losses with sampled negatives.
+            - `item_log_popularity`: `(U,)`; for losses that correct for popularity.
+            - `num_catalogue_items`, `epoch`: scalars; for losses that read them.
+            - `catalogue_index`: `(U,)`; with `gather_negatives`.
+            - `view_index`, `view_target`: `(2, B, L)` and `(B,)`; with an auxiliary loss.
+            - `intents`: `(K, D)`; with an auxiliary loss that reads clusters of users.
+            - `user_ids`: `(B,)`; for DSSM.
+            - `timestamps`: `(B, L)`; for user encoders that read times (HSTU).
+            - `platform_index`: `(U,)`; on several platforms, where the model has statistics of each.
+        """
         config, loss, length = self.config, LOSSES[self.config.loss_type], self.config.max_seq_len + 1
         if config.objective == "next_k_items":
             length += config.num_next_items - 1
@@ -121,7 +134,8 @@ class TransRecDataCollator:
         views = None if self.auxiliary is None else self.make_views(rows, users)  # (2, B, L)
         if views is not None:
             parts += [views, rows[:, -1]]
-        start, end = self._ranges.starts[self._range_of(rows)[0] :][:2]
+        range_index = self._range_of(rows)[0]  # all users of a batch have the same
+        start, end = self._ranges.starts[range_index : range_index + 2]
         if loss.candidates == "catalogue":
             distinct = np.arange(start, end)
         else:
@@ -276,7 +290,8 @@ class TransRecDataCollator:
         twice. Arguments as in [`sample_negatives`]."""
         keys = np.arange(self.config.num_negatives)[:, None]
         draws = hash_integers(keys, seed=(self.seed, int(self._epoch), int(users.min()), int(users.sum())))
-        low, high = self._bounds[self._range_of(rows)[0] :][:2]
+        range_index = self._range_of(rows)[0]
+        low, high = self._bounds[range_index : range_index + 2]
         return self._item_of(low + (draws % np.uint64(high - low)).astype(np.int64))
 
     def _item_of(self, draws: np.ndarray) -> np.ndarray:

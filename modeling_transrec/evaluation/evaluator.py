@@ -47,8 +47,10 @@ class FullRankingEvaluator:
     r"""
     Evaluates a model on one split, all catalogue items ranked for every user: HR@K, NDCG@K, MRR, and more if asked.
 
-    Items of the known history are no candidates, unless the target is one of them. Ties count as their expected
-    value. On several processes the work is shared, and the numbers are those of one process.
+    Three ways in: call it with a model and its processor; give [`rank`] a scorer of the catalogue; give [`evaluate`]
+    any function of histories. Items of the history are excluded, except the target. Tied scores count with the
+    expected metric over a random order of the ties. On several processes the work is shared, and the numbers are those
+    of one process.
 
     Args:
         items (`datasets.Dataset`): the catalogue, columns `item_id` and what the processor reads.
@@ -140,7 +142,7 @@ class FullRankingEvaluator:
 
     @property
     def protocol(self) -> dict:
-        """What the numbers mean, which is stored and published beside them."""
+        """Returns the evaluation protocol, which is stored and published with the metrics."""
         return {
             "split": self.split,
             "fingerprint": self.fingerprint,
@@ -162,10 +164,10 @@ class FullRankingEvaluator:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The same for two people who rank the same candidates for the same histories with the same targets, by the
-        same rules: whether seen items are candidates, what scores are, how ties count.
+        """Returns a hash of candidates, histories, targets and rules; equal hashes mean comparable metrics.
 
-        The order of users and items and the users' ids do not matter.
+        The rules are whether seen items are candidates, what scores are, and how ties count. The order of users and
+        items and the users' ids do not matter.
         """
         item_hashes = self.item_hashes
         totals: list = [len(self.targets), len(self.items)]
@@ -245,7 +247,14 @@ class FullRankingEvaluator:
     def scores(
         self, scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, inputs: UserInputs | None
     ) -> torch.Tensor:
-        """Returns a scorer's scores `(B, V)` for histories `(B, L)` of users `(B,)`, indices into the split."""
+        """Returns a scorer's scores `(B, V)` for histories `(B, L)`; a hook for subclasses that change scores.
+
+        Args:
+            scorer: scores the catalogue.
+            histories: `(B, L)` indices into the catalogue.
+            users: `(B,)` indices into the split, not read here: a subclass may have something of each user.
+            inputs: what the model reads of the users beside their items.
+        """
         return scorer.scores(histories, inputs)
 
     def user_inputs(self, processor: TransRecProcessor, config: TransRecConfig) -> UserInputs | None:
@@ -288,7 +297,7 @@ class FullRankingEvaluator:
         Args:
             score: called with histories `(B, L)` as indices into the catalogue, -1 at padding on the left, and users
                 `(B,)` as indices into the split; returns scores `(B, V)`, which are changed in place.
-            device: where the histories are put.
+            device: the histories' device.
             observe: called after each block with histories, users, scores, of which those of items that are no
                 candidates are -inf by then, and ranks `(2, B)`: how many items are better, and how many others tied.
         """

@@ -17,7 +17,7 @@ from ..models.checkpoint_files import is_hub_id, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
-from ..models.quantised_weights import in_whole_precision
+from ..models.quantised_weights import in_full_precision
 from .safety import public_arguments
 
 
@@ -155,7 +155,7 @@ def checkpoint_hash(
     options = {name: getattr(config, name) for name in config.own_fields() if name not in nested}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     digest.update(processor.fingerprint.encode())
-    weights = in_whole_precision(model.base_model, model.base_model.state_dict())  # as a checkpoint has them
+    weights = in_full_precision(model.base_model, model.base_model.state_dict())  # as a checkpoint has them
     for name, value in weights.items():
         if getattr(value, "is_meta", False):
             value = _offloaded(model.base_model, name)

@@ -1,7 +1,7 @@
-"""Bottleneck adapters: narrow networks that add a little to what a frozen part makes, from zero on.
+"""Bottleneck adapters: narrow residual networks at the outputs or the inputs of frozen layers.
 
-In backbones they follow, or stand beside, the last linear layer of attention and of the feed-forward network. The
-`peft` library has none: its adapters change a layer's weights.
+In backbones they follow the last linear layer of attention and of the feed-forward network (serial), or run beside it
+(parallel). The `peft` library has none: its adapters change a layer's weights.
 
 Papers: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019; He et al., "Towards a Unified View
 of Parameter-Efficient Transfer Learning", ICLR 2022, for those beside a layer; Fu et al., "Exploring Adapter-based
@@ -20,7 +20,7 @@ from .projections import LinearFromZero
 
 BOTTLENECK = "BOTTLENECK"  # in place of a kind of the peft library
 PLACEMENTS = ("serial", "parallel")
-# Ends of the names of the linear layers behind which attention and feed-forward networks add to the residual.
+# Name suffixes of the last linear layers of attention and feed-forward networks, before the residual is added.
 LAST_LAYERS = (
     "output.dense attn.c_proj mlp.c_proj out_proj o_proj down_proj fc2 out_lin lin2 SelfAttention.o DenseReluDense.wo "
     "attention.dense dense_4h_to_h attn.proj Wo"
@@ -28,13 +28,13 @@ LAST_LAYERS = (
 
 
 class BottleneckAdapter(nn.Module):
-    """Adds a narrow network of what a part makes (serial), or of what it reads (parallel), from zero on.
+    """Adds a narrow residual network, initialised to zero, to the outputs of a frozen layer.
 
     Args:
-        width: `D` of what the part makes.
-        reduction: by which it is divided in the middle.
-        placement: `"serial"` or `"parallel"`.
-        read_width: width of what the part reads; by default `D`.
+        width: output width `D` of the layer.
+        reduction: the bottleneck has `D // reduction` units.
+        placement: `"serial"`, which reads the layer's outputs, or `"parallel"`, which reads its inputs.
+        read_width: input width of the layer; by default `D`.
     """
 
     def __init__(self, width: int, reduction: int, placement: str, read_width: int | None = None):
@@ -51,17 +51,17 @@ class BottleneckAdapter(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        """Changes the outputs `(…, D)` of a part with these inputs, of the same shape or `(…, read_width)`."""
+        """Returns a layer's outputs `(…, D)`, adapted; its inputs have the same shape or `(…, read_width)`."""
         read = inputs if self.is_parallel else outputs
         added = self.up(nn.functional.gelu(self.down(read.to(self.down.weight.dtype))))
         return outputs + added.to(outputs.dtype)
 
 
 def bottleneck_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of bottleneck adapters in backbones, all of them.
+    """Returns the options of bottleneck adapters in backbones, completed with defaults.
 
     Raises:
-        ValueError: for an option that there is not, or a value that it cannot have.
+        ValueError: if an option is unknown, or a value does not fit it.
 
     >>> bottleneck_config({"peft_type": "BOTTLENECK", "reduction": 8})["placement"]
     'serial'
@@ -77,19 +77,19 @@ def bottleneck_config(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"reduction must be a whole number of at least 1, got {found['reduction']!r}")
     names = found["target_modules"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"target_modules must be a list of ends of names, got {names!r}")
+        raise ValueError(f"target_modules must be a list of name suffixes, got {names!r}")
     return found
 
 
 def add_bottlenecks(backbone: nn.Module, options: Mapping[str, Any]) -> list[nn.Module]:
-    """Puts an adapter to each linear layer whose name has one of the ends; returns the adapters.
+    """Attaches an adapter to each linear layer whose name ends in one of `target_modules`; returns the adapters.
 
-    The layers keep their names and weights: an adapter is a part of the layer, and a hook adds what it makes.
+    The layers keep their names and weights: an adapter is a submodule of its layer, and a forward hook applies it.
     """
-    end = re.compile(rf"(^|\.)({'|'.join(map(re.escape, options['target_modules']))})$")
+    ends = re.compile(rf"(^|\.)({'|'.join(map(re.escape, options['target_modules']))})$")
     added: list[nn.Module] = []
     for name, layer in list(backbone.named_modules()):
-        widths = _widths_of(layer) if end.search(name) else None
+        widths = _widths_of(layer) if ends.search(name) else None
         if widths is None:
             continue
         weight: Any = next(layer.parameters())
@@ -108,8 +108,8 @@ def _adapt(layer: Any, inputs: Sequence[torch.Tensor], outputs: torch.Tensor) ->
 
 
 def _widths_of(layer: Any) -> tuple[int, int] | None:
-    """Returns the widths of what a linear layer reads and makes; `None` of another module."""
-    for read, made in (("in_features", "out_features"), ("nx", "nf")):  # the second of GPT-2's
+    """Returns input and output width of a linear layer, `None` for any other module."""
+    for read, made in (("in_features", "out_features"), ("nx", "nf")):  # the latter are GPT-2's
         if hasattr(layer, read) and hasattr(layer, made):
             return getattr(layer, read), getattr(layer, made)
     return None

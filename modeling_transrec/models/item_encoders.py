@@ -1,4 +1,4 @@
-"""The item encoder: what an item is, given by its content, its id or both, to an item embedding `(U, D)`.
+"""Encodes an item's content, its id or both to an item embedding `(U, D)`.
 
 Shapes: `U` distinct items of the batch, `D` hidden size.
 """
@@ -23,19 +23,19 @@ from .multimodal_encoders import MULTIMODAL_ENCODERS, DualEncoder
 from .projections import WhitenedProjection
 from .text_chunks import pad_on_the_right
 from .user_adapters import make_item_adapter
-from .whitening import unit_parts
+from .whitening import scale_segments
 
 
 class EmbeddingFromZero(nn.Embedding):
-    """A table of embeddings that start from zero, so that they change nothing at first."""
+    """A table of embeddings that start at zero, so that they change nothing at first."""
 
     def init_own_weights(self) -> None:
         """Sets the weights to zero."""
         init.zeros_(self.weight)
 
 
-def _turn_texts(items: ItemInputs) -> None:
-    """Puts padding behind texts, as the processor has it, where it stands before them."""
+def _move_text_padding_right(items: ItemInputs) -> None:
+    """Moves the padding of texts from the left to the right, where the processor puts it."""
     if "input_ids" in items:
         items["input_ids"], items["attention_mask"] = pad_on_the_right(items["input_ids"], items["attention_mask"])
 
@@ -93,12 +93,12 @@ class ItemEncoder(nn.Module):
             self.id_embedding = table(config.num_items, config.width // config.num_views)
             if self.parts and not reads_ids:
                 self.id_fusion = FUSIONS[config.id_fusion](config, 2)
-        # Width and usual length of what lies side by side in an item embedding.
-        self.lengths: list[tuple[int, float]] = [(config.width, 1.0)]
+        # Width and L2 norm of each segment of an item embedding.
+        self.segments: list[tuple[int, float]] = [(config.width, 1.0)]
         if self.fusion is not None and self.fusion.keeps_widths:
-            self.lengths = list(zip(sizes, self.fusion.scales, strict=True))
+            self.segments = list(zip(sizes, self.fusion.scales, strict=True))
         if config.num_views > 1:
-            self.lengths = [(config.width // config.num_views, config.num_views**-0.5)] * config.num_views
+            self.segments = [(config.width // config.num_views, config.num_views**-0.5)] * config.num_views
         self.adapter = make_item_adapter(config)
         self.dropout = nn.Dropout(config.item_dropout_prob)
         self.id_dropout = nn.Dropout(config.id_dropout_prob)
@@ -120,11 +120,12 @@ class ItemEncoder(nn.Module):
             return [config.width // config.num_views] * len(widths)
         if config.width == sum(widths):
             return widths
+        # Split in proportion to the features' widths; ends are rounded, not widths, so that the widths add up.
         ends = [round(config.width * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
     def add_ids(self, config: TransRecConfig, device: torch.device, dtype: torch.dtype) -> None:
-        """Puts a table of ids that start from zero, and are added, beside the contents."""
+        """Adds a table of ids, which starts at zero, beside the contents."""
         table = EmbeddingFromZero(config.num_items, config.width, device=device, dtype=dtype)  # type: ignore[arg-type]
         table.init_own_weights()
         self.id_embedding, self.id_fusion = table, FUSIONS[config.id_fusion](config, 2)
@@ -165,12 +166,12 @@ class ItemEncoder(nn.Module):
         return {name: one for name, one in layers.items() if one.quantises}
 
     def synthetic(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """Returns embeddings `(U, D)` of items that do not exist, one like each item; see `synthetic_negatives`.
+        """Returns embeddings `(U, D)` of items that do not exist, one made from each item; see `synthetic_negatives`.
 
-        One like an item without content is zero.
+        That of an item without content is zero.
         """
-        (part,) = self.parts  # the configuration sees to it
-        _turn_texts(items)
+        (part,) = self.parts  # the configuration allows one only
+        _move_text_padding_right(items)
         features = cast(dict, items).get(f"{part.modality}_features")
         features = part.features(**items) if features is None else features
         made = part.projection.layers.synthesize(features, self.synthetic_probability)
@@ -178,6 +179,7 @@ class ItemEncoder(nn.Module):
         index = part.index(**items)
         if index is None:
             return made
+        # -1 (no content) becomes the last row, which is zeros.
         return nn.functional.embedding(index % (len(made) + 1), nn.functional.pad(made, (0, 0, 0, 1)))
 
     @property
@@ -208,7 +210,7 @@ class ItemEncoder(nn.Module):
             ids = self.id_embedding(items["item_ids"])
             embeddings = ids if embeddings is None else self.id_fusion([embeddings, self.id_dropout(ids)])
         embeddings = self.adapter(embeddings, embeddings)
-        return self.dropout(unit_parts(embeddings, self.lengths) if self.starts_at_content else embeddings)
+        return self.dropout(scale_segments(embeddings, self.segments) if self.starts_at_content else embeddings)
 
     def encode_in_chunks(self, chunk_size: int, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes `chunk_size` items at a time, of like text length; activations are computed anew in the backward
@@ -227,7 +229,7 @@ class ItemEncoder(nn.Module):
 
     def forward(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Encodes items, see [`ItemInputs`], to embeddings `(U, D)`."""
-        _turn_texts(items)
+        _move_text_padding_right(items)
         if self.chunk_size is not None and self.backbones and torch.is_grad_enabled():
             return self.encode_in_chunks(self.chunk_size, **items)
         return self.encode(**items)

@@ -133,7 +133,7 @@ class TransRecModel(TransRecPreTrainedModel):
         super().__init__(config)
         config = self.config
         self.item_encoder = ItemEncoder(config, backbones)
-        self.user_encoder = make_user_encoder(config, self.item_encoder.lengths)
+        self.user_encoder = make_user_encoder(config, self.item_encoder.segments)
         if config.initialization == "ninerec":
             text = self.item_encoder.text
             of_text = [] if text is None else [one for one in text.projection.modules() if isinstance(one, nn.Linear)]

@@ -37,11 +37,11 @@ from .histories import Recorded
 from .item_encoders import ItemEncoder
 from .modalities import BACKBONES
 from .offloading import align_module_device
-from .quantised_weights import has_quantised_layers, in_whole_precision, left_as_they_are
+from .quantised_weights import has_quantised_layers, in_full_precision, skip_loading_quantised
 from .sentence_folders import read_text_pooling
 from .user_adapters import add_adapters, choose_platform, freeze_but_adapters
 from .user_encoders import UserEncoder
-from .whitening import unit_parts
+from .whitening import scale_segments
 from .whole_saves import check_whole, whole_save
 
 
@@ -125,7 +125,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         The save is whole or, if it fails or the process is killed, not there: see [`whole_save`]. Over an older save
         of model and processor, the processor has to be saved, too, before it can be loaded again.
 
-        Quantised layers are saved in whole precision, with the weights that they compute with. Without
+        Quantised layers are saved in full precision, with the values that they compute with. Without
         [`saved_with_code`], a configuration that came with code does not refer to it any more. The local path
         that a backbone was loaded from is not saved.
 
@@ -158,7 +158,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         self.config.backbone_references = references
         quantised = []
         if has_quantised_layers(self) and getattr(self, "hf_quantizer", None) is None:  # else transformers saves it
-            state_dict = in_whole_precision(self, self.state_dict() if state_dict is None else state_dict)
+            state_dict = in_full_precision(self, self.state_dict() if state_dict is None else state_dict)
             parts = (getattr(self.config, name) for name in self.config.sub_configs_defaults)
             quantised = [
                 (part, vars(part).pop("quantization_config")) for part in parts if hasattr(part, "quantization_config")
@@ -179,8 +179,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 part.quantization_config = how
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        """As in torch, but quantised layers, which are frozen, stay as they are: checkpoints have them whole."""
-        with left_as_they_are(self):
+        """As in torch, but skips quantised layers: they are frozen, and checkpoints have them in full precision."""
+        with skip_loading_quantised(self):
             return super().load_state_dict(state_dict, strict, assign)
 
     def push_to_hub(self, *args, save_backbone: bool = True, **kwargs):
@@ -366,7 +366,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         These are the embeddings themselves, except for `normalize_scores` and `temperature`.
         """
         if self.config.normalize_scores:
-            vectors = unit_parts(vectors, self.item_encoder.lengths)
+            vectors = scale_segments(vectors, self.item_encoder.segments)
         elif self.config.num_views > 1:
             vectors = vectors * self.config.num_views**-0.5  # a score is the mean of the views'
         if self.config.learn_temperature:

@@ -1,4 +1,4 @@
-"""Layers of backbones that are quantised: they are frozen, and a checkpoint holds their weights in whole precision."""
+"""Quantised layers of backbones: they are frozen, and a checkpoint holds their weights in full precision."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 
-def in_whole_precision(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a state dict with the weights that quantised layers compute with, as those of ordinary layers.
+def in_full_precision(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a state dict in which quantised layers have the dequantised weights of ordinary layers.
 
-    So a checkpoint is loaded wherever the model is, with or without the library that quantised it.
+    Such a checkpoint loads with or without the library that quantised the model.
 
     Args:
-        model: with layers of bitsandbytes, torchao or torch's own dynamic quantisation, or without any.
-        state_dict: of the model.
+        model: the model; its quantised layers, if any, are of bitsandbytes, torchao or torch's dynamic quantisation.
+        state_dict: the model's state dict.
     """
     found = dict(state_dict)
     for name, module in _quantised_layers(model):
@@ -28,13 +28,13 @@ def in_whole_precision(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[
 
 
 def has_quantised_layers(model: nn.Module) -> bool:
-    """Returns whether a layer of a model is quantised."""
+    """Returns whether a model has a quantised layer."""
     return next(_quantised_layers(model), None) is not None
 
 
 @contextlib.contextmanager
-def left_as_they_are(model: nn.Module) -> Iterator[None]:
-    """Within it, `load_state_dict` passes quantised layers by: what is frozen is as it began."""
+def skip_loading_quantised(model: nn.Module) -> Iterator[None]:
+    """Makes `load_state_dict` skip quantised layers, which are frozen and so unchanged."""
     kept = [part for _, module in _quantised_layers(model) for part in module.modules()]
     for module in kept:
         module._load_from_state_dict = lambda *args, **kwargs: None
@@ -47,7 +47,7 @@ def left_as_they_are(model: nn.Module) -> Iterator[None]:
 
 def _quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
-        weight = vars(module)["_parameters"].get("weight")  # of its own: adapters show that of the layer within
+        weight = vars(module)["_parameters"].get("weight")  # its own: adapters expose that of the layer within
         if _is_of_torch(module) or _is_of_bitsandbytes(weight) or type(weight).__module__.startswith("torchao."):
             yield name, module
 

@@ -24,7 +24,7 @@ from .projections import LinearFromZero
 from .time_encoder import HSTUUserEncoder
 from .user_adapters import make_adapter
 from .user_encoder_base import UserEncoder
-from .whitening import decayed_histories, decayed_history, unit_parts
+from .whitening import decayed_histories, decayed_history, scale_segments
 
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class ResidualUserEncoder(UserEncoder):
 
     Args:
         config: with `history_decay` and, for the width of the other user encoder, `user_hidden_size`.
-        lengths: width and usual length of the parts that lie side by side in an item embedding, and in the sum.
+        segments: width and L2 norm of each segment of an item embedding, and of the sum.
     """
 
-    def __init__(self, config: TransRecConfig, lengths: Sequence[tuple[int, float]]):
+    def __init__(self, config: TransRecConfig, segments: Sequence[tuple[int, float]]):
         super().__init__(config)
-        self.lengths = lengths
+        self.segments = segments
         self.decay: Any = config.history_decay  # never None with this user encoder
         self.inner = USER_ENCODERS[config.user_encoder_type](config)
         self.inner.mask_embedding = None  # this one's stands in the histories
@@ -60,13 +60,13 @@ class ResidualUserEncoder(UserEncoder):
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""
         total = decayed_histories(item_embeddings, histories.visible, self.decay)
         states = self.inner(self.down(item_embeddings), histories)
-        return (unit_parts(total, self.lengths) + self.out(states)) * histories.mask[:, :, None]
+        return (scale_segments(total, self.segments) + self.out(states)) * histories.mask[:, :, None]
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """As in [`UserEncoder`]; one sum per user."""
         total = decayed_history(item_embeddings, histories.visible, self.decay)
         states = self.inner.last(self.down(item_embeddings), histories)
-        return unit_parts(total, self.lengths) + self.out(states)
+        return scale_segments(total, self.segments) + self.out(states)
 
 
 class ViewsUserEncoder(UserEncoder):
@@ -376,16 +376,16 @@ class DSSMUserEncoder(UserEncoder):
         return user[:, None].expand(-1, histories.mask.shape[1], -1)
 
 
-def make_user_encoder(config: TransRecConfig, lengths: Sequence[tuple[int, float]]) -> UserEncoder:
+def make_user_encoder(config: TransRecConfig, segments: Sequence[tuple[int, float]]) -> UserEncoder:
     """Makes the user encoder that the configuration names, with a `history_decay` beside the decayed history, or one
     for each view of the items.
 
     Args:
         config: the model's.
-        lengths: see [`ResidualUserEncoder`].
+        segments: see [`ResidualUserEncoder`].
     """
     if config.history_decay is not None:
-        return ResidualUserEncoder(config, lengths)
+        return ResidualUserEncoder(config, segments)
     if config.num_views > 1:
         return ViewsUserEncoder(config)
     return USER_ENCODERS[config.user_encoder_type](config)

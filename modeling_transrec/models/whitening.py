@@ -120,20 +120,20 @@ def unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / length.where(length > 0, 1)
 
 
-def unit_parts(vectors: torch.Tensor, lengths: Sequence[tuple[int, float]]) -> torch.Tensor:
-    """Gives each part of vectors `(…, D)` a length of its own; a part of zeros stays one, see [`unit_length`].
+def scale_segments(vectors: torch.Tensor, segments: Sequence[tuple[int, float]]) -> torch.Tensor:
+    """Scales each segment of vectors `(…, D)` to its own L2 norm; a segment of zeros stays zero, see [`unit_length`].
 
     Args:
-        vectors: whose parts lie side by side.
-        lengths: width and length of each part.
+        vectors: segments lie side by side along `D`.
+        segments: width and norm of each segment.
 
     >>> import torch
-    >>> unit_parts(torch.tensor([[3.0, 4.0, 7.0], [0.0, 2.0, 0.0]]), [(2, 1.0), (1, 0.5)])
+    >>> scale_segments(torch.tensor([[3.0, 4.0, 7.0], [0.0, 2.0, 0.0]]), [(2, 1.0), (1, 0.5)])
     tensor([[0.6000, 0.8000, 0.5000],
             [0.0000, 1.0000, 0.0000]])
     """
-    parts = zip(vectors.split([width for width, _ in lengths], dim=-1), lengths, strict=True)
-    return torch.cat([unit_length(part) * length for part, (_, length) in parts], dim=-1)
+    parts = zip(vectors.split([width for width, _ in segments], dim=-1), segments, strict=True)
+    return torch.cat([unit_length(part) * norm for part, (_, norm) in parts], dim=-1)
 
 
 def decayed_history(embeddings: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:

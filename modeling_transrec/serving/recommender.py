@@ -36,7 +36,9 @@ from .platform import add_counts, as_sequences, fit_content
 from .recommender_files import export, hub_arguments, load_catalogue, load_model, publish, save
 
 
-_changing = threading.RLock()  # allows one change of a catalogue at a time, over all recommenders
+# Allows one change of a catalogue at a time. All recommenders share it: with a lock of its own, a recommender could be
+# neither copied nor pickled.
+_changing = threading.RLock()
 
 
 class Recommender:
@@ -118,14 +120,14 @@ class Recommender:
         recommender.reads_features, recommender.bf16 = True, bf16
         return recommender
 
-    def load_catalogue(self, pretrained_model_name_or_path: str | os.PathLike, **where) -> bool:
+    def load_catalogue(self, pretrained_model_name_or_path: str | os.PathLike, **hub_kwargs) -> bool:
         """Loads the catalogue that was saved with the model, and returns whether there is one.
 
         Args:
             pretrained_model_name_or_path: the Hub id or folder.
-            where: `revision`, `token`, `cache_dir`, `subfolder`, …
+            hub_kwargs: `revision`, `token`, `cache_dir`, `subfolder`, …
         """
-        found = load_catalogue(pretrained_model_name_or_path, self.model, self.processor, **where)
+        found = load_catalogue(pretrained_model_name_or_path, self.model, self.processor, **hub_kwargs)
         if found is None:
             return False
         catalogue, self.reads_features = found
@@ -309,12 +311,16 @@ class Recommender:
                 `item_id` and the columns that the processor reads, such as `text_en`; `join_columns` makes it of
                 several columns.
             chunk_size: items encoded at a time.
-            histories: the platform's interactions, a table with columns `user_id`, `item_id` and, where known,
-                `timestamp` and `weight` (what an interaction counts: a click less than a purchase). Their transitions
-                are counted and added to the scores, with the weight that ranks each history's last item best;
-                [`observe`] keeps the counts up to date. Or lists of item ids: a recommender made by [`from_backbone`]
-                counts them likewise, and a model that has not been trained on this platform centres its scores by
-                them (give a few hundred users or more), see [`~scoring.center`].
+            histories: the platform's interactions, in one of two forms.
+
+                - A table with columns `user_id`, `item_id` and optionally `timestamp` and `weight` (what an
+                  interaction counts: a click less than a purchase). Their transitions are counted and added to the
+                  scores, with the weight that ranks each history's last item best; [`observe`] keeps the counts up to
+                  date.
+                - Lists of item ids. A recommender made by [`from_backbone`] counts them in the same way. A model
+                  loaded by [`from_pretrained`] does not count them, but centres its scores by them: for zero-shot,
+                  with a few hundred users or more, see [`~scoring.center`]. For a model trained on this platform, give
+                  a table.
 
         Returns: itself.
         """
@@ -429,17 +435,17 @@ class Recommender:
     def search_with(self, index: str | ItemIndex, **options: Any) -> "Recommender":
         """Searches the catalogue with another index from now on.
 
-        Args:
-            index: `"exact"`, which looks at every item and is the default; `"faiss"`, `"int8"` and `"binary"`
-                (quantised, the best chosen by whole vectors), for millions of items; `"usearch"`, embedded, which can
-                be saved and mapped into memory; `"qdrant"` or `"pgvector"`, databases. Or an index of one's own that
-                follows changes, see [`ItemIndex`][modeling_transrec.serving.item_index.ItemIndex].
-            options: of a named index, such as `string_factory` or `url`, see its class.
+        An index that follows changes gets and loses items as the catalogue does, in milliseconds; a change that a
+        database refuses is not made in the catalogue, either. Other indexes are rebuilt once added or removed items
+        reach an eighth of the catalogue, or when it is encoded anew; until then added items are searched exhaustively.
 
-        Those that follow changes get and lose items as the catalogue does, in milliseconds; what a database refuses is
-        not changed here, either. For the others, items that are added later are looked at one by one until they are an
-        eighth of the catalogue; then, and when as many have been removed, or the catalogue is encoded anew, the index
-        is built again.
+        Args:
+            index: `"exact"`, which scores every item and is the default; `"faiss"`, `"int8"` and `"binary"`
+                (quantised, the best rescored with full-precision vectors), for millions of items; `"usearch"`,
+                embedded, which can be saved and mapped into memory; `"qdrant"` or `"pgvector"`, databases. Or an index
+                of one's own that follows changes, see
+                [`ItemIndex`][modeling_transrec.serving.item_index.ItemIndex].
+            options: options of a named index, such as `string_factory` or `url`, see its class.
 
         Returns: itself.
 
@@ -505,10 +511,10 @@ class Recommender:
                 (`"raise"`). A user all of whose items are left out has no history.
             where: which items may be recommended, popular ones included: a value or a list of values for each column
                 that the catalogue keeps, such as `{"in_stock": True, "kind": ["a", "b"]}`, all of which must hold
-                (`None` stands for a missing value); or a predicate over these columns in Arrow's words, such as
+                (`None` stands for a missing value); or a `pyarrow.compute` expression over these columns, such as
                 `pyarrow.compute.field("price") < 10`.
-            diversity: from 0, the best items, to 1, items that are as unlike one another as possible: weighs the
-                cosine of the item embeddings against the scores, among the best `5 * k` items; see
+            diversity: from 0, the best items, to 1, the least similar ones: trades score for dissimilarity (by the
+                cosine of the item embeddings) among the best `5 * k` items; see
                 [`maximal_marginal_relevance`][modeling_transrec.evaluation.diversity.maximal_marginal_relevance]. The
                 items come in the order in which they were chosen, with their scores. Popular items stay as they are.
             timestamps: the time of each interaction of `history`, in the same form, in seconds; only for models that
@@ -599,11 +605,11 @@ class Recommender:
         return self._catalogue
 
     def _use(self, catalogue: Catalogue, added: datasets.Dataset | None = None, removed: Sequence[str] = ()) -> None:
-        """Recommends from this catalogue from now on; without an index if one must be built and cannot be.
+        """Switches to this catalogue; if the index cannot be rebuilt, searches exhaustively and raises.
 
         Args:
-            catalogue: the next one.
-            added, removed: columns of the items that came, and ids of those that went, for an index that follows.
+            catalogue: the next catalogue.
+            added, removed: columns of added items and ids of removed ones, for an index that follows changes.
         """
         with _changing:
             if self._index is not None:

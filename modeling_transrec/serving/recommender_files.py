@@ -52,19 +52,19 @@ _SAVING_OPTIONS |= {"max_per_item", "min_count", "with_code", "with_handler"}
 
 def load_model(name_or_path: str | os.PathLike, backend: str, **kwargs) -> tuple[Any, TransRecProcessor]:
     """Loads model and processor; arguments and errors as in [`Recommender.from_pretrained`]."""
-    where = hub_arguments(kwargs)
+    hub_kwargs = hub_arguments(kwargs)
     check_name_or_path(name_or_path)
     is_asked = backend != "torch" or os.path.isdir(name_or_path)  # not of the Hub for nothing
-    manifest = _find_file(name_or_path, MANIFEST_FILE, where) if is_asked else None
+    manifest = _find_file(name_or_path, MANIFEST_FILE, hub_kwargs) if is_asked else None
     check_backend(backend, manifest, name_or_path)
     if backend != "onnx":
         model: Any = TransRecModel.from_pretrained(name_or_path, **kwargs)
     else:
-        unread = set(kwargs) - {*where, "providers"}
+        unread = set(kwargs) - {*hub_kwargs, "providers"}
         if unread:
             raise TypeError(f"{', '.join(sorted(unread))} is no argument of backend='onnx'")
-        model = _load_onnx(name_or_path, str(manifest), where, kwargs.get("providers"))
-    return model, TransRecProcessor.from_pretrained(name_or_path, **where)
+        model = _load_onnx(name_or_path, str(manifest), hub_kwargs, kwargs.get("providers"))
+    return model, TransRecProcessor.from_pretrained(name_or_path, **hub_kwargs)
 
 
 def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -73,17 +73,17 @@ def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_catalogue(
-    name_or_path: str | os.PathLike, model: TransRecPreTrainedModel, processor: TransRecProcessor, **where
+    name_or_path: str | os.PathLike, model: TransRecPreTrainedModel, processor: TransRecProcessor, **hub_kwargs
 ) -> tuple[Catalogue, bool] | None:
     """Loads the catalogue that was saved with a model, and says whether content kNN scores it.
 
     Returns: `None` if there is none.
     """
-    file = _find_file(name_or_path, CATALOGUE_FILE, where)
+    file = _find_file(name_or_path, CATALOGUE_FILE, hub_kwargs)
     if file is None:
         return None
     beside = (f"{CATALOGUE_FOLDER}/{name}" for name in (SCORING_FILE, TRANSITIONS_FILE))
-    scoring_file, counts_file = (_find_file(name_or_path, name, where) for name in beside)
+    scoring_file, counts_file = (_find_file(name_or_path, name, hub_kwargs) for name in beside)
     knn, scoring = load_scoring(scoring_file, counts_file)
     scores: Any = model if knn is None else knn
     catalogue = Catalogue.load(file, scores, checkpoint_hash(model, processor))
@@ -189,25 +189,25 @@ def _check_unchanged(
 
 
 def _load_onnx(
-    name_or_path: str | os.PathLike, manifest_file: str, where: dict, providers: Sequence[str] | None
+    name_or_path: str | os.PathLike, manifest_file: str, hub_kwargs: dict, providers: Sequence[str] | None
 ) -> OnnxModel:
     """Loads the towers that an export's manifest names."""
     manifest, folder = read_manifest(manifest_file), Path(manifest_file).parent / "onnx"
     for name in towers_in(manifest):
-        if _find_file(name_or_path, name, where) is None:
+        if _find_file(name_or_path, name, hub_kwargs) is None:
             raise FileNotFoundError(f"{name_or_path} has no {name}: export the checkpoint again")
-    config = TransRecConfig.from_pretrained(name_or_path, **where)
+    config = TransRecConfig.from_pretrained(name_or_path, **hub_kwargs)
     return OnnxModel(folder, config, manifest, providers)
 
 
-def _find_file(name_or_path: str | os.PathLike, name: str, where: dict) -> str | None:
+def _find_file(name_or_path: str | os.PathLike, name: str, hub_kwargs: dict) -> str | None:
     """Returns the local path of a checkpoint's file, or `None` if the checkpoint has no such file."""
     if os.path.isdir(name_or_path):
-        return local_file(os.path.join(name_or_path, where.get("subfolder", ""), name))
+        return local_file(os.path.join(name_or_path, hub_kwargs.get("subfolder", ""), name))
     try:
-        return hf_hub_download(str(name_or_path), name, **where)
+        return hf_hub_download(str(name_or_path), name, **hub_kwargs)
     except LocalEntryNotFoundError:
-        if is_offline_mode() or where.get("local_files_only"):
+        if is_offline_mode() or hub_kwargs.get("local_files_only"):
             return None  # it is not in the cache
         raise
     except EntryNotFoundError:

@@ -1,4 +1,4 @@
-"""Quantised backbones: they recommend, train adapters, and are saved in whole precision."""
+"""Quantised backbones: they recommend, train adapters, and are saved in full precision."""
 
 import copy
 
