@@ -302,7 +302,9 @@ class FullRankingEvaluator:
                 candidates are -inf by then, and ranks `(2, B)`: how many items are better, and how many others tied.
         """
         self.check_same_on_ranks()
-        parts = []
+        # No small tensor outlives its block: it would lie where the next block's scores had room, and memory grew.
+        width = 2 + self._needs_lists * min(self.ks[-1], len(self.items))
+        ranks_of_all, ranked = torch.empty(len(self.targets), width, dtype=torch.long), [np.zeros(0, np.int64)]
         for histories, users in self.batches(device):
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
@@ -316,16 +318,18 @@ class FullRankingEvaluator:
                     scores = remove_seen(scores, seen)  # a target that was seen is ranked, but never recommended
                 generator = torch.Generator().manual_seed(int(users[0]))
                 found = torch.cat([found, list_items(scores, self.ks[-1], generator)], dim=1)
-            parts.append((users, found.cpu()))
+            ranks_of_all[users] = found.cpu()
+            ranked.append(users)
         if PartialState().num_processes > 1:
-            parts = gather_object(parts)
-        ranks = torch.empty(len(self.targets), parts[0][1].shape[1], dtype=torch.long)
-        for users, found in parts:
-            ranks[users] = found
+            mine = np.concatenate(ranked)
+            for users, found in gather_object([(mine, ranks_of_all[mine])]):
+                ranks_of_all[users] = found
         # In the order of the split, whoever ranked them: sums are equal to the last bit.
-        top_items = ranks[:, 2:] if self._needs_lists else None
+        top_items = ranks_of_all[:, 2:] if self._needs_lists else None
         histories = self._only_histories[:]["history"]  # on disk, where the histories are
-        self.rankings = Rankings(ranks[:, 0], ranks[:, 1], top_items, self.item_counts, self.item_features, histories)
+        self.rankings = Rankings(
+            ranks_of_all[:, 0], ranks_of_all[:, 1], top_items, self.item_counts, self.item_features, histories
+        )
         return ranking_metrics(self.rankings, self.ks, self.metrics)
 
     def metrics_of_groups(

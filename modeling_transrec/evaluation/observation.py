@@ -40,34 +40,35 @@ class Observation:
         self.targets = targets
         self.preprocess = preprocess
         self.on_block = on_block
-        self._parts: list[tuple[np.ndarray, dict[str, Any]]] = []
-        self._whole: dict[str, Any] | None = None
+        self._losses = torch.zeros(len(targets))  # not block by block, see [`FullRankingEvaluator.evaluate`]
+        self._users = [np.zeros(0, np.int64)]
+        self._made: list[Any] = []
 
     def __call__(self, histories: torch.Tensor, users: np.ndarray, scores: torch.Tensor, ranks: torch.Tensor) -> None:
         """Looks at a block of users that has been ranked."""
         targets = torch.from_numpy(self.targets[users]).long().to(scores.device)
         lines = lines_in_cache(scores)  # of which cross_entropy makes as many numbers again
         parts = zip(scores.split(lines), targets.split(lines), strict=True)
-        kept = {"losses": torch.cat([F.cross_entropy(*part, reduction="none") for part in parts])}
+        losses = torch.cat([F.cross_entropy(*part, reduction="none") for part in parts])
+        self._losses[torch.from_numpy(users)] = losses.to("cpu", self._losses.dtype)
+        self._users.append(users)
         if self.preprocess is not None:
-            kept["made"] = self.preprocess(scores, targets)
-        self._parts.append((users, send_to_device(kept, "cpu")))
+            self._made.append(send_to_device(self.preprocess(scores, targets), "cpu"))
         if self.on_block is not None:
             self.on_block()
 
     def losses(self) -> np.ndarray:
         """Returns each user's loss `(N,)`: the cross-entropy of the target among the candidates."""
-        return self._gathered()["losses"]
+        if PartialState().num_processes > 1:
+            mine = np.concatenate(self._users)
+            for users, losses in gather_object([(mine, self._losses[mine])]):
+                self._losses[users] = losses
+        return self._losses.numpy()
 
     def made(self) -> Any:
-        """Returns what `preprocess` made of all users, as arrays."""
-        return self._gathered()["made"]
-
-    def _gathered(self) -> dict[str, Any]:
-        """Returns what all processes have kept, in the order of the split."""
-        if self._whole is None:
-            parts = self._parts if PartialState().num_processes == 1 else gather_object(self._parts)
-            order = torch.from_numpy(np.argsort(np.concatenate([users for users, _ in parts])))
-            joined = concatenate([kept for _, kept in parts])
-            self._whole = recursively_apply(lambda values: values[order].numpy(), joined)
-        return self._whole
+        """Returns what `preprocess` made of all users, as arrays, in the order of the split."""
+        parts = list(zip(self._users[1:], self._made, strict=True))
+        if PartialState().num_processes > 1:
+            parts = gather_object(parts)
+        order = torch.from_numpy(np.argsort(np.concatenate([users for users, _ in parts])))
+        return recursively_apply(lambda values: values[order].numpy(), concatenate([made for _, made in parts]))
