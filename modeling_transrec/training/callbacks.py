@@ -43,6 +43,13 @@ class FindIntents(TrainerCallback):
     def __init__(self, trainer: "TransRecTrainer"):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step and _is_within_epoch(state):
+            raise ValueError(
+                "the checkpoint is of the middle of an epoch (max_train_minutes), whose clusters of users are not "
+                "kept; start another training in another output_dir"
+            )
+
     def on_epoch_begin(self, args, state, control, **kwargs):
         trainer, collator = self.trainer, self.trainer.data_collator
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -70,7 +77,8 @@ class FitStatistics(TrainerCallback):
         self.trainer = trainer
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self.trainer.fit_statistics()
+        if not _is_within_epoch(state):  # where max_train_minutes has ended it
+            self.trainer.fit_statistics()
 
 
 def _saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict[str, Any]:
@@ -79,43 +87,56 @@ def _saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict[st
     return saved["attributes"] if saved and state.global_step else {}
 
 
+def _is_within_epoch(state: TrainerState) -> bool:
+    return abs(state.epoch - round(state.epoch)) > 1e-6
+
+
 class EarlyStopping(EarlyStoppingCallback):
     """As in transformers, and a resumed training goes on counting where it was interrupted."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience = args.early_stopping_patience  # of now, whatever a checkpoint has
         self.early_stopping_patience_counter = _saved_attributes(self, state).get("early_stopping_patience_counter", 0)
 
 
 class StopAfterMinutes(TrainerCallback, ExportableState):
-    """Stops training after a number of minutes, with what is done at the end of each epoch.
+    """Stops training after `max_train_minutes`, with what is done at the end of each epoch.
 
-    Processes stop together, by the clock of the main one.
-
-    Args:
-        minutes: limit; evaluations count, and so does the time before the training was resumed.
+    Evaluations count, and so does the time before a training was resumed. Processes stop together, by the clock of the
+    main one.
     """
 
-    def __init__(self, minutes: float):
-        self.minutes = minutes
+    def __init__(self):
         self.minutes_before = 0.0  # until it was interrupted
-        self._start = time.monotonic()
+        self._start: float | None = None  # while there is no training
 
     def _spent(self) -> float:
-        return self.minutes_before + (time.monotonic() - self._start) / 60
+        return self.minutes_before + (0.0 if self._start is None else (time.monotonic() - self._start) / 60)
 
     def state(self) -> dict:
-        """Returns what a checkpoint stores: the limit, and the minutes spent so far."""
-        return {"args": {"minutes": self.minutes}, "attributes": {"minutes_before": self._spent()}}
+        """Returns what a checkpoint stores: the minutes spent so far."""
+        return {"args": {}, "attributes": {"minutes_before": self._spent()}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.minutes_before = _saved_attributes(self, state).get("minutes_before", 0.0)
         self._start = time.monotonic()
 
+    def on_train_end(self, args, state, control, **kwargs):
+        self._start = None
+
     def on_step_end(self, args, state, control, **kwargs):
-        if of_main_process(self._spent) < self.minutes:
-            return
-        logger.warning("Training stops after %.4g minutes, in epoch %.3g", self.minutes, state.epoch)
+        if self._stops(args, state, control):
+            control.should_evaluate = control.should_evaluate or args.eval_strategy == "steps"
+            control.should_save = control.should_save or args.save_strategy == "steps"
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self._start is not None:  # not one that the user asks for
+            self._stops(args, state, control)
+
+    def _stops(self, args, state, control) -> bool:
+        if control.should_training_stop or of_main_process(self._spent) < args.max_train_minutes:
+            return False
+        logger.warning("Training stops after %.4g minutes, in epoch %.3g", args.max_train_minutes, state.epoch)
         control.should_training_stop = True
-        control.should_evaluate = control.should_evaluate or args.eval_strategy == "steps"
-        control.should_save = control.should_save or args.save_strategy == "steps"
+        return True

@@ -135,7 +135,7 @@ def check_engine(trainer: "TransRecTrainer") -> None:
         return
     if args.keep_start or args.pull_to_start:
         raise ValueError("keep_start and pull_to_start need unsharded weights, and FSDP and DeepSpeed shard them")
-    if model.item_encoder.whitened and not model.has_frozen_backbone:
+    if trainer.train_dataset is not None and model.item_encoder.whitened and not model.has_frozen_backbone:
         raise ValueError(
             "item_projection='whitened' recomputes the features' statistics after each epoch, which needs unsharded "
             "weights; give freeze_backbone=True"

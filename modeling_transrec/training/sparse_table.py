@@ -31,7 +31,8 @@ class JoinedOptimizer(torch.optim.Optimizer):
 
     def __init__(self, parts: list[torch.optim.Optimizer]):
         self.parts = parts
-        super().__init__([group for part in parts for group in part.param_groups], defaults={})
+        groups = [group for part in parts for group in part.param_groups]
+        super().__init__(groups, defaults={"lr": parts[0].defaults["lr"]})  # which some schedules read
         self._share()
 
     def _share(self) -> None:

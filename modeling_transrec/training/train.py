@@ -117,14 +117,8 @@ def build_trainer(
         validation = data_args.load_sequences("validation", max_seq_len)
         eval_items = data_args.load_eval_items(max_seq_len)
     model, processor = load_model_and_processor(model_args, items, train_split["user_id"])
-    trains_all = model_args.peft is None and not training_args.freeze_backbone
-    if starting_backbones(model.config) and trains_all and training_args.backbone_learning_rate is None:
-        logger.warning(
-            "The pretrained backbone is trained at --learning_rate %g; the paper's rates for backbones are 5e-6 to "
-            "5e-5: --backbone_learning_rate 1e-5",
-            training_args.learning_rate,
-        )
-    return TransRecTrainer(
+    is_pretrained = bool(starting_backbones(model.config))
+    trainer = TransRecTrainer(
         model,
         training_args,
         items,
@@ -134,6 +128,14 @@ def build_trainer(
         whole_sequences=data_args.load_training_histories,
         eval_items=eval_items,
     )
+    trains_all = not model.has_frozen_backbone and model.config.peft_config is None
+    if is_pretrained and trains_all and training_args.backbone_learning_rate is None:
+        logger.warning(
+            "The pretrained backbone is trained at --learning_rate %g; the paper's rates for backbones are 5e-6 to "
+            "5e-5: --backbone_learning_rate 1e-5",
+            training_args.learning_rate,
+        )
+    return trainer
 
 
 def trained_share(model: torch.nn.Module) -> str:

@@ -190,12 +190,18 @@ class TransRecTrainer(Trainer):
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStopping(args.early_stopping_patience))
         if args.max_train_minutes is not None:
-            callbacks.append(StopAfterMinutes(args.max_train_minutes))
+            callbacks.append(StopAfterMinutes())
         if train_dataset is not None and not args.sparse_id_table:
             warn_of_large_table(model.config)
         _prepare_model(model, args)
-        has_own_optimizer = optimizers[0] is not None or optimizer_cls_and_kwargs is not None
-        check_model(model, args, compute_loss_func, has_own_optimizer, trains=train_dataset is not None)
+        self._check_model = functools.partial(
+            check_model,
+            args=args,
+            compute_loss_func=compute_loss_func,
+            has_own_optimizer=optimizers[0] is not None or optimizer_cls_and_kwargs is not None,
+            trains=train_dataset is not None,
+        )
+        self._check_model(model)
         super().__init__(
             model=model,
             args=args,
@@ -340,6 +346,7 @@ class TransRecTrainer(Trainer):
         model = cast(TransRecForSequentialRecommendation, super().call_model_init(trial))
         self.model = model
         _prepare_model(model, self.args)
+        self._check_model(model)
         self._move_model_to_device(model, self.args.device)
         self._compute_frozen()
         if self._plain_items is not None:
@@ -517,6 +524,7 @@ class TransRecTrainer(Trainer):
                 f"{self.args.output_dir} has an interrupted training: go on with train(resume_from_checkpoint=True), "
                 "choose another output_dir, or remove the folder"
             )
+        self._hp_search_setup(kwargs.get("trial"))  # before the model is made and anything is checked by its options
         if self.model is None:  # hyperparameter_search sets it to None
             self.call_model_init(kwargs.get("trial"))
         self._run = describe_training(self)

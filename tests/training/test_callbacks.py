@@ -5,11 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import TrainerCallback
 
 from modeling_transrec import TransRecTrainingArguments
 from modeling_transrec.training import callbacks
 
-from ..checks import Interrupt
+from ..checks import Interrupt, assert_equal_weights, weights
 
 
 @pytest.fixture
@@ -44,6 +45,52 @@ def test_a_resumed_training_has_the_minutes_that_are_left(make_trainer, minute_a
     assert abs(trainer.state.global_step - whole.state.global_step) <= 1  # the clock is looked at for checkpoints, too
 
 
+def test_a_limit_that_passes_during_a_validation_costs_no_further_step(make_trainer, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    class SlowEvaluation(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            clock.now += 300
+
+    trainer = make_trainer("id", callbacks=[SlowEvaluation()], num_train_epochs=9, max_train_minutes=8)
+    trainer.train()
+    evaluated = [entry["epoch"] for entry in trainer.state.log_history if "eval_hr@10" in entry]
+    assert evaluated == [1, 2] and trainer.state.epoch == 2
+    clock.now += 10**6
+    trainer.evaluate()  # of the user's own, which stops nothing
+    assert trainer.state.epoch == 2
+
+
+def test_more_minutes_lead_to_the_weights_of_an_uninterrupted_training(make_trainer, monkeypatch):
+    options = {
+        "model_fields": {"item_projection": "whitened", "hidden_size": None, "num_attention_heads": 2},
+        "num_train_epochs": 3,
+        "save_total_limit": None,
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+    }
+    whole = make_trainer("text", output="whole", **options)
+    whole.train()
+    looks = iter(range(0, 10**6, 60))
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
+        stopped = make_trainer("text", max_train_minutes=5, **options)
+        stopped.train()
+    assert stopped.state.epoch % 1 != 0
+    more = make_trainer("text", max_train_minutes=1000, **options)
+    more.train(resume_from_checkpoint=True)
+    assert_equal_weights(weights(more.model), weights(whole.model), atol=0)
+
+
+def test_clusters_of_users_cannot_be_resumed_within_an_epoch(make_trainer, minute_a_look):
+    fields = {"auxiliary_loss_type": "intents", "num_intents": 4}
+    options = {"model_fields": fields, "num_train_epochs": 3, "save_strategy": "epoch"}
+    make_trainer("id", max_train_minutes=2, **options).train()
+    with pytest.raises(ValueError, match="of the middle of an epoch"):
+        make_trainer("id", **options).train(resume_from_checkpoint=True)
+
+
 def test_minutes_must_be_some():
     with pytest.raises(ValueError, match="max_train_minutes must be above 0, got 0"):
         TransRecTrainingArguments("out", max_train_minutes=0)
@@ -72,6 +119,9 @@ def test_callbacks_are_restored_by_transformers_option_too(make_trainer):
     options = {"num_train_epochs": 3, "max_train_minutes": 60, "early_stopping_patience": 2}
     with pytest.raises(KeyboardInterrupt):
         make_trainer("id", callbacks=[Interrupt(8)], **options).train()
+    options |= {"max_train_minutes": 90, "early_stopping_patience": 7}
     trainer = make_trainer("id", restore_callback_states_from_checkpoint=True, **options)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.epoch == 3
+    kept = [one for one in trainer.callback_handler.callbacks if isinstance(one, callbacks.EarlyStopping)]
+    assert [one.early_stopping_patience for one in kept] == [7]  # that of now

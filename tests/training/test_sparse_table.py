@@ -60,6 +60,14 @@ def test_a_step_changes_the_rows_of_its_batch():
         adam.param_groups[0]["lr"] *= 0.5
 
 
+@pytest.mark.parametrize("schedule", ["polynomial", "cosine_with_min_lr"])
+def test_schedules_that_read_the_rate_of_the_optimizer(schedule, make_trainer):
+    options = {"lr_scheduler_kwargs": {"min_lr": 1e-5}} if "min_lr" in schedule else {}
+    trainer = make_trainer("id", lr_scheduler_type=schedule, num_train_epochs=1, **SPARSE, **options)
+    trainer.train()
+    assert all(group["lr"] < 1e-3 for group in trainer.optimizer.param_groups)
+
+
 def test_a_resumed_training_equals_an_uninterrupted_one(make_trainer):
     options = {
         **SPARSE,

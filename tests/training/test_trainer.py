@@ -578,6 +578,36 @@ def test_hyper_parameters_are_searched(make_trainer, make_model):
     assert set(found.hyperparameters) == {"learning_rate"} and 0 <= found.objective <= 1
 
 
+@pytest.mark.slow
+def test_a_search_prepares_each_model_by_the_options_of_its_trial(make_trainer, make_model):
+    optuna = pytest.importorskip("optuna", reason="needs optuna: pip install modeling_transrec[tune]")
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            seen.append((args.freeze_backbone, model.has_frozen_backbone))
+
+    options = {"max_steps": 1, "report_to": "none", "callbacks": [Look()], "freeze_backbone": True}
+    space = {"freeze_backbone": [True, False]}
+    trainer = make_trainer("text", model_init=lambda: make_model("text"), **options)
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"freeze_backbone": trial.suggest_categorical("freeze_backbone", [True, False])},
+        compute_objective=lambda metrics: metrics["eval_hr@10"],
+        n_trials=2,
+        direction="maximize",
+        sampler=optuna.samplers.GridSampler(space),
+    )
+    assert sorted(seen) == [(False, False), (True, True)]
+
+
+def test_later_models_of_model_init_are_checked_too(make_trainer, make_model):
+    codes = {"item_projection": "codes", "num_codebooks": 2, "codebook_size": 4}
+    trainer = make_trainer("text", model_init=lambda: make_model("text", **codes), freeze_backbone=True)
+    trainer.args.freeze_backbone = False
+    with pytest.raises(ValueError, match="gives the backbone no gradient"):
+        trainer.call_model_init()
+
+
 def test_an_evaluation_in_bfloat16_changes_no_weight(make_trainer, items, validation_split):
     trainer = make_trainer(bf16_full_eval=True)
     before, exact = weights(trainer.model), make_trainer().evaluate()
