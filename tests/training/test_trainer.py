@@ -466,7 +466,7 @@ def test_options_that_the_data_have_no_use_for_are_refused(make_trainer, make_tr
 def test_what_another_platform_cannot_judge_is_refused(make_trainer_of_platforms):
     with pytest.raises(ValueError, match="--transition_weight, or set it to 0"):
         make_trainer_of_platforms(transition_weight="auto")
-    with pytest.raises(ValueError, match="cannot be validated on another"):
+    with pytest.raises(ValueError, match="can only be validated on the platform that it is trained on"):
         make_trainer_of_platforms(kind="id")
 
 
