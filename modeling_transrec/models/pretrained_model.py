@@ -478,8 +478,10 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Uses a platform's adapters, and trains only them; those of `"source"` are none.
 
         Raises:
-            ValueError: if there is no such platform.
+            ValueError: if there is no such platform, or the model has none.
         """
+        if self.config.platforms is None:
+            raise ValueError(f"the model has no platforms to choose {name!r} from: add_platform() before")
         self._configure(platform=name)
         choose_platform(self.base_model, self.config.platform_index)
         self.train(self.training)
@@ -495,10 +497,19 @@ class TransRecPreTrainedModel(PreTrainedModel):
             for name, value in fields.items():
                 setattr(self.config, name, value)
             self.config.validate_architecture()
-        except ValueError:
+        except Exception as error:  # a value of the wrong type is no ValueError
             for name, value in before.items():
                 setattr(self.config, name, value)
-            raise
+            raise ValueError(str(error)) from error
+
+    def _check_unshared(self, change: str) -> None:
+        """Raises `ValueError` where platforms share what a change would train."""
+        if self.config.platforms is not None:
+            names = ", ".join(self.config.platforms)
+            raise ValueError(
+                f"{change} would change what the platforms {names} share, which stays as it is: do it before the "
+                "first platform is added"
+            )
 
     @property
     def has_frozen_backbone(self) -> bool:
@@ -596,8 +607,9 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Makes a model of codes ready for another catalogue as VQ-Rec does, see [`CodesProjection`].
 
         Its quantiser is forgotten, so that the next training learns one for its catalogue, and which row of the table
-        each code takes; [`merge_code_permutation`] ends this.
+        each code takes; [`merge_code_permutation`] ends this. A model with platforms keeps its codes.
         """
+        self._check_unshared("permute_codes")
         if self.config.permute_codes:
             raise ValueError("the codes are permuted already: merge_code_permutation() before")
         self._configure(permute_codes=True)
@@ -605,7 +617,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
             projection.permute()
 
     def merge_code_permutation(self) -> None:
-        """Puts the rows of the table in the order of the codes, and trains the table again; outputs stay the same."""
+        """Puts the rows of the table in the order of the codes, and trains the table again; outputs stay the same.
+
+        A model with platforms keeps its codes.
+        """
+        self._check_unshared("merge_code_permutation")
         if not self.config.permute_codes:
             raise ValueError("no codes are permuted: permute_codes() before")
         self._configure(permute_codes=False)
@@ -615,13 +631,15 @@ class TransRecPreTrainedModel(PreTrainedModel):
     def add_peft_adapter(self, peft_config) -> None:
         """Puts adapters of the `peft` library, or bottlenecks, into the backbones, and trains only them there.
 
-        They are part of the model: it is saved, loaded and pushed with them, like any other model.
+        They are part of the model: it is saved, loaded and pushed with them, like any other model. A model with
+        platforms gets none: its backbones are frozen.
 
         Args:
             peft_config: `peft.LoraConfig`, another of `PEFT_KINDS` in `adapters.py`, or its dictionary with
                 `"peft_type"`; or `{"peft_type": "BOTTLENECK"}` with `placement`, `reduction` and `target_modules`, see
                 [`bottleneck_config`]. The modules that it names need to be in only one of several backbones.
         """
+        self._check_unshared("a peft adapter")
         if self.config.peft_config is not None:
             raise ValueError("the model has adapters already; merge them first: merge_peft_adapter()")
         backbones = self._partsto("put adapters into")
@@ -639,8 +657,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
         self._adapters_changed()
 
     def _adapters_changed(self) -> None:
-        """Trains the adapters and nothing else of the backbones; everything, where there are none any more."""
+        """Trains the adapters and nothing else of the backbones; everything, where there are none any more.
+
+        Of a model with platforms, only the chosen platform's adapters are still trained.
+        """
         leave_out_untrainable(self.item_encoder.backbones)
+        if self.config.platforms is not None:
+            choose_platform(self.base_model, self.config.platform_index)
         self.train(self.training)
 
     def _partsto(self, purpose: str) -> dict[str, PreTrainedModel]:

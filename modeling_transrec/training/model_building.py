@@ -114,6 +114,12 @@ def _from_checkpoint(
         model.set_platform(args.platform)
     elif args.user_adapter is not None and config.user_adapter is None:
         model.add_user_adapter(placement, reduction)
+    if model.config.platforms is not None and model.config.platform == SOURCE:
+        names = ", ".join(model.config.platforms)
+        raise ValueError(
+            f"the platforms {names} share the source, so it is not trained: give --platform with one of them or a new "
+            "one"
+        )
     if args.permute_codes is not None and args.permute_codes != config.permute_codes:
         change = model.permute_codes if args.permute_codes else model.merge_code_permutation
         change()

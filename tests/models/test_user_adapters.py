@@ -14,7 +14,7 @@ from modeling_transrec import (
 from modeling_transrec.models.user_adapters import BottleneckAdapter
 from modeling_transrec.models.user_encoders import USER_ENCODERS
 
-from ..checks import perturb
+from ..checks import perturb, trained
 from ..tiny import make_batch
 
 
@@ -108,8 +108,7 @@ def test_platforms_share_a_model_and_change_nothing_of_one_another(make_model, m
     for name in ("books", "games"):
         model.add_platform(name, reduction=2)
         assert torch.equal(model(**batch).logits, results["source"])  # a new one starts there
-        trained = {key for key, weight in model.named_parameters() if weight.requires_grad}
-        assert trained and all(f"adapters.{len(results) - 1}." in key for key in trained)
+        assert trained(model) and all(f"adapters.{len(results) - 1}." in key for key in trained(model))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         for _ in range(2):
             optimizer.zero_grad()
@@ -128,13 +127,9 @@ def test_platforms_share_a_model_and_change_nothing_of_one_another(make_model, m
         assert torch.equal(again(**batch).logits, logits)
         assert any(weight.requires_grad for weight in again.parameters()) == (name != "source")
         again.freeze_user_encoder()
-        assert all(f"adapters.{['books', 'games'].index(name)}." in key for key in _trained_of_users(again))
+        assert all(f"adapters.{['books', 'games'].index(name)}." in key for key in trained(again.user_encoder))
     with pytest.raises(ValueError, match="did you mean 'games'"):
         TransRecForSequentialRecommendation.from_pretrained(tmp_path, platform="gams")
-
-
-def _trained_of_users(model):
-    return [key for key, weight in model.user_encoder.named_parameters() if weight.requires_grad]
 
 
 def test_what_no_platform_can_have_is_refused(make_model):
@@ -155,3 +150,31 @@ def test_what_no_platform_can_have_is_refused(make_model):
     adapted.add_user_adapter()
     with pytest.raises(ValueError, match="which are no platform's"):
         adapted.add_platform("books")
+
+
+def test_what_platforms_share_is_never_trained(make_model):
+    """Adapters of the backbone and permutations would be trained; merging adapters leaves the rest frozen."""
+    lora = {"peft_type": "LORA", "r": 2, "target_modules": ["query"]}
+    model = make_model("text", item_projection="codes", num_codebooks=2, codebook_size=4)
+    model.add_peft_adapter(lora)
+    model.add_platform("books")
+    own = trained(model)
+    model.merge_peft_adapter()
+    assert own and all("adapters.0." in key for key in own) and trained(model) == own
+    for change in (lambda: model.add_peft_adapter(lora), model.permute_codes, model.merge_code_permutation):
+        with pytest.raises(ValueError, match="what the platforms books share, .* before the first platform is added"):
+            change()
+    assert trained(model) == own and not model.config.permute_codes and model.config.peft_config is None
+
+
+def test_a_platform_that_is_refused_leaves_the_model_as_it_was(make_model):
+    model = make_model("text")
+    before, weights = model.config.to_dict(), trained(model)
+    for change, message in [
+        (lambda: model.set_platform("source"), "no platforms to choose 'source' from: add_platform"),
+        (lambda: model.add_platform(5), "'platforms'"),
+        (lambda: model.add_user_adapter("serial", reduction=2.5), "expected int, got float"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            change()
+        assert model.config.to_dict() == before and trained(model) == weights

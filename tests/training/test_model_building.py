@@ -13,6 +13,8 @@ from modeling_transrec.models.modalities import MODALITIES
 from modeling_transrec.training.model_arguments import backbone_options
 from modeling_transrec.training.model_building import load_model_and_processor
 
+from ..checks import trained
+
 
 @pytest.fixture
 def sounds() -> datasets.Dataset:
@@ -118,3 +120,24 @@ def test_ids_are_put_beside_the_content_of_a_checkpoint(sounds, tokenizer, make_
         moved.add_item_ids(4)
     with pytest.raises(ValueError, match="--modality text[+]id"):
         ModelArguments(add_item_ids=True)
+
+
+def test_a_platform_of_a_checkpoint_is_trained_alone(sounds, tokenizer, make_model, tmp_path):
+    model, peft = make_model("text"), '{"target_modules": ["query"]}'
+    model.save_pretrained(tmp_path)
+    TransRecProcessor(tokenizer).save_pretrained(tmp_path)
+    for options, message in [
+        ({"platform": "source"}, "has no platforms to choose 'source' from"),
+        ({"platform": "books", "peft": "lora", "peft_config": peft}, "a peft adapter would change what .* share"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_model_and_processor(ModelArguments(str(tmp_path), **options), sounds)
+    model.add_platform("books")
+    model.set_platform("source")
+    model.save_pretrained(tmp_path)
+    TransRecProcessor(tokenizer).save_pretrained(tmp_path)
+    for options in ({}, {"platform": "source"}):
+        with pytest.raises(ValueError, match="the platforms books share the source, so it is not trained"):
+            load_model_and_processor(ModelArguments(str(tmp_path), **options), sounds)
+    model, _ = load_model_and_processor(ModelArguments(str(tmp_path), platform="books"), sounds)
+    assert trained(model) and all("adapters.0." in key for key in trained(model))
