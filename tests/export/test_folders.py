@@ -1,6 +1,7 @@
 """Exports: what comes back from each format is what the checkpoint itself computes."""
 
 import json
+from typing import Any
 
 import datasets
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from modeling_transrec import Recommender
 from modeling_transrec.cli.main import main
+from modeling_transrec.data.preparation import prepare_items
+from modeling_transrec.evaluation.encoding import encode_catalogue
 from modeling_transrec.export.folders import MANIFEST_FILE, read_manifest
+from modeling_transrec.export.onnx_model import OnnxModel
 from modeling_transrec.hub.facts import checkpoint_hash
 
 from ..checks import perturb
@@ -84,6 +88,17 @@ def test_a_catalogue_is_whitened_by_its_own_statistics(recommender, items, tmp_p
     torch.testing.assert_close(loaded.item_embeddings, expected.item_embeddings, atol=1e-4, rtol=0)
     assert (loaded.item_embeddings - before).abs().max() > 1e-2  # else the first statistics would do
     assert loaded.model.checkpoint_hash(loaded.processor) != of_first
+
+
+@pytest.mark.parametrize("kind", ["id", "text"])
+def test_a_catalogue_is_encoded_by_the_parts_that_an_export_has(kind, recommender, items, tmp_path):
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    expected = recommender(kind).index(items)
+    exported: Any = OnnxModel(tmp_path, expected.model.config, {})
+    exported._run = lambda graph, **given: {"item_embeddings": expected.model.get_item_features(**given)}  # its graphs
+    prepared = prepare_items(items, expected.processor)
+    found = encode_catalogue(exported, prepared, expected.processor)
+    torch.testing.assert_close(found, expected.item_embeddings)
 
 
 @pytest.mark.slow
