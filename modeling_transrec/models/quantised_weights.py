@@ -19,7 +19,8 @@ def in_full_precision(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[s
     """
     found = dict(state_dict)
     for name, module in _quantised_layers(model):
-        for key in [key for key in found if key.startswith(f"{name}.") and key != f"{name}.bias"]:
+        kept = (f"{name}.bias", *(f"{name}.{child}." for child in _adapters_of(module)))
+        for key in [key for key in found if key.startswith(f"{name}.") and not key.startswith(kept)]:
             del found[key]  # packed weights, scales and code tables
         found[f"{name}.weight"] = _dequantised(module)
         if _is_of_torch(module) and module.bias() is not None:
@@ -34,8 +35,11 @@ def has_quantised_layers(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def skip_loading_quantised(model: nn.Module) -> Iterator[None]:
-    """Makes `load_state_dict` skip quantised layers, which are frozen and so unchanged."""
-    kept = [part for _, module in _quantised_layers(model) for part in module.modules()]
+    """Makes `load_state_dict` skip quantised layers, which are frozen and so unchanged, but not their adapters."""
+    kept = []
+    for _, module in _quantised_layers(model):
+        trained = {part for child in _adapters_of(module) for part in module.get_submodule(child).modules()}
+        kept += [part for part in module.modules() if part not in trained]
     for module in kept:
         module._load_from_state_dict = lambda *args, **kwargs: None
     try:
@@ -50,6 +54,11 @@ def _quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
         weight = vars(module)["_parameters"].get("weight")  # its own: adapters expose that of the layer within
         if _is_of_torch(module) or _is_of_bitsandbytes(weight) or type(weight).__module__.startswith("torchao."):
             yield name, module
+
+
+def _adapters_of(module: nn.Module) -> tuple[str, ...]:
+    """Returns the names of a layer's children that are trained: bottlenecks, which it has within."""
+    return getattr(module, "adapter_layer_names", ())
 
 
 def _is_of_torch(module: nn.Module) -> bool:

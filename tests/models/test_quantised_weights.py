@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from modeling_transrec import Recommender, TransRecForSequentialRecommendation
+from modeling_transrec.hub.facts import checkpoint_hash
+from modeling_transrec.models import quantised_weights
+from modeling_transrec.models.bottlenecks import BottleneckAdapter
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -96,3 +99,34 @@ def test_what_is_saved_computes_the_same_without_the_library(kind, make_model, m
         assert torch.equal(saved_again.state_dict()[name], loaded.state_dict()[name])
     with pytest.raises(RuntimeError, match="Unexpected key.*more"):
         model.load_state_dict({**state, "more": torch.zeros(1)})
+
+
+class Params4bit(nn.Parameter):
+    """Is known by its name, as bitsandbytes' is."""
+
+
+def test_bottlenecks_in_quantised_layers_are_saved_loaded_and_hashed(
+    make_model, make_collator, text_processor, histories, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quantised_weights, "_dequantised", lambda module: module.weight.detach().clone())
+    model = make_model("text")
+    batch = make_collator("text", model)([histories[0], histories[5]])
+    for layer in model.item_encoder.text.backbone.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight = Params4bit(layer.weight.detach(), requires_grad=False)
+    model.add_peft_adapter({"peft_type": "BOTTLENECK", "reduction": 4})
+    before = checkpoint_hash(model, text_processor)
+    adapters = [part for part in model.modules() if isinstance(part, BottleneckAdapter)]
+    for part in adapters:
+        nn.init.normal_(part.up.weight)
+    assert checkpoint_hash(model, text_processor) != before
+    expected = model(**batch).loss
+    model.save_pretrained(tmp_path)
+    again = TransRecForSequentialRecommendation.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**batch).loss, expected)
+
+    # A state dict changes the adapters and leaves the layers around them alone.
+    model.load_state_dict({name: torch.zeros_like(weight) for name, weight in again.state_dict().items()})
+    assert not any(weight.any() for part in adapters for weight in part.parameters())
+    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "weight", None), Params4bit)]
+    assert layers and all(layer.weight.any() for layer in layers)
