@@ -36,7 +36,7 @@ def write_sentence_transformer(model: TransRecPreTrainedModel, processor: TransR
 
     Raises:
         ImportError: if sentence-transformers is not installed.
-        ValueError: if the model reads something else than a text.
+        ValueError: if the model reads something else than a text, or has adapters.
     """
     if model.config.modality != "text" or model.item_encoder.text is None:
         raise ValueError(
@@ -47,6 +47,12 @@ def write_sentence_transformer(model: TransRecPreTrainedModel, processor: TransR
         raise ValueError(
             f"the adapters of platform={model.config.platform!r} are no modules of sentence-transformers: use "
             "--format onnx or --format torch-export"
+        )
+    if model.config.peft_config is not None:
+        raise ValueError(
+            f"{model.config.peft_config['peft_type']} adapters in a backbone are no modules of sentence-transformers: "
+            "merge them with merge_peft_adapter(), or, if they cannot be merged, use --format onnx or --format "
+            "torch-export"
         )
     try:
         from sentence_transformers import SentenceTransformer

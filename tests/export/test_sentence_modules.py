@@ -72,3 +72,11 @@ def test_a_backbone_of_sentence_transformers_comes_out_as_it_went_in(pooling, ma
     assert (again.max_seq_length, again[1].pooling_mode) == (whole.max_seq_length, whole[1].pooling_mode)
     for read in (read_item_prefix, read_max_length):
         assert read(tmp_path / "out") == read(tmp_path / "in")
+
+
+def test_adapters_that_cannot_be_merged_are_refused(make_model, text_processor, tmp_path):
+    model = make_model("text")
+    model.add_peft_adapter({"peft_type": "BOTTLENECK"})
+    with pytest.raises(ValueError, match="BOTTLENECK adapters in a backbone are no modules of sentence-transformers"):
+        Recommender(model, text_processor).export(tmp_path / "out", format="sentence-transformers")
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
