@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from .bottlenecks import BOTTLENECK, add_bottlenecks, bottleneck_config
@@ -111,6 +112,16 @@ def _inject_bottlenecks(backbones: Sequence[PreTrainedModel], options: dict) -> 
         for module in (module for adapter in adapters for module in adapter.modules()):
             module._is_hf_initialized = True  # type: ignore[assignment]
     return options
+
+
+def adapter_keys(model: nn.Module) -> set[str]:
+    """Returns the names of the weights of the adapters in a model's backbones, as its state dict has them."""
+    parts = tuple(
+        ".".join(filter(None, (name, part)))
+        for name, module in model.named_modules()
+        for part in getattr(module, "adapter_layer_names", ())  # an attribute of peft's layers
+    )
+    return {key for key in model.state_dict() if key.startswith(parts)}
 
 
 def can_be_merged(peft_config: dict | None) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .adapters import can_be_merged, inject_adapters, merge_adapters
+from .adapters import adapter_keys, can_be_merged, inject_adapters, merge_adapters
 from .backbone_references import (
     check_referable,
     load_backbone_of_commit,
@@ -219,8 +219,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: if there are no weights as safetensors.
             ValueError: if the weights are said to lie outside the checkpoint, are far fewer than configured, have
-                other shapes, or lack a part of the model; if those of a backbone that were left out are not what the
-                checkpoint refers to.
+                other shapes, or lack a part of the model; if those of adapters are missing, whatever is allowed; if
+                those of a backbone that were left out are not what the checkpoint refers to.
         """
         check_name_or_path(pretrained_model_name_or_path)
         if check_whole(pretrained_model_name_or_path, "model", kwargs.get("subfolder")) and kwargs.get("config"):
@@ -258,6 +258,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 f"the weights of {pretrained_model_name_or_path} lack {len(missing)} of the model's, first "
                 f"{missing[0]}, which would be random: they were saved for another configuration or by another "
                 "version. To start these parts anew, give allow_missing_weights=True"
+            )
+        not_loaded = {*missing, *(name for name, *_ in info["mismatched_keys"])}
+        if model.config.peft_config is not None and (of_adapters := not_loaded & adapter_keys(model)):
+            raise ValueError(
+                f"the weights of {pretrained_model_name_or_path} lack {len(of_adapters)} of its adapters', or have "
+                f"them in another shape, first {min(of_adapters)}; adapters are not started anew in loading: load it "
+                "with peft_config=None, and put new ones in with add_peft_adapter()"
             )
         if model.config.backbone_references:
             saved = weight_names(str(pretrained_model_name_or_path), kwargs) if reads_files else kwargs["state_dict"]

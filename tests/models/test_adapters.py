@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from modeling_transrec import (
-    TransRecForSequentialRecommendation,
-)
+from modeling_transrec import TransRecConfig, TransRecForSequentialRecommendation
 from modeling_transrec.models.adapters import PEFT_KINDS, PEFT_OPTIONS
 
-from ..checks import trained
+from ..checks import assert_equal_weights, trained, weights
 
 
 OPTIONS_OF = {  # those that a width of 20 calls for
@@ -135,6 +134,27 @@ class TestAdapters:
         again.merge_peft_adapter()
         assert torch.allclose(again(**batch).loss, loss, atol=1e-5)
         assert trained(again) == trained(make_model("text+image"))
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"peft_type": "BOTTLENECK", "reduction": 4}, {"peft_type": "LORA", "r": 2, "target_modules": ["query"]}],
+    )
+    def test_a_checkpoint_that_lacks_them_is_refused(self, options, make_model, tmp_path):
+        model = make_model("text")
+        plain = weights(model)
+        model.add_peft_adapter(options)
+        model.save_pretrained(tmp_path)
+        load = TransRecForSequentialRecommendation.from_pretrained
+        size = "reduction" if "reduction" in options else "r"
+        config = TransRecConfig.from_pretrained(tmp_path, peft_config={**options, size: 1})
+        with pytest.raises(ValueError, match="adapters are not started anew"):
+            load(tmp_path, config=config, ignore_mismatched_sizes=True)
+        save_file(plain, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match="adapters are not started anew.*with peft_config=None"):
+            load(tmp_path, allow_missing_weights=True)
+        again = load(tmp_path, peft_config=None)
+        assert_equal_weights(again.state_dict(), plain)
+        again.add_peft_adapter(options)
 
     def test_merged_it_trains_what_it_trained_before(self, make_model):
         model = make_model("clip")
