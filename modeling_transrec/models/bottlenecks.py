@@ -8,6 +8,7 @@ of Parameter-Efficient Transfer Learning", ICLR 2022, for those beside a layer; 
 Transfer Learning for Recommender Systems" (Adapter4Rec), WSDM 2024, for recommenders.
 """
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,8 @@ PLACEMENTS = ("serial", "parallel")
 # Name suffixes of the last linear layers of attention and feed-forward networks, before the residual is added.
 LAST_LAYERS = (
     "output.dense attn.c_proj mlp.c_proj out_proj o_proj down_proj fc2 out_lin lin2 SelfAttention.o DenseReluDense.wo "
-    "attention.dense dense_4h_to_h attn.proj Wo"
+    "attention.dense self_attention.dense self_attn.dense dense_4h_to_h attn.proj attn.o Wo output_dense "
+    "ffn_output mlp.fc_out"
 ).split()
 
 
@@ -85,14 +87,24 @@ def add_bottlenecks(backbone: nn.Module, options: Mapping[str, Any]) -> list[nn.
     """Attaches an adapter to each linear layer whose name ends in one of `target_modules`; returns the adapters.
 
     The layers keep their names and weights: an adapter is a submodule of its layer, and a forward hook applies it.
+    Attention that hands the weights of its layers to one function of torch, as WavLM's, never calls these layers: they
+    get none.
+
+    Raises:
+        ValueError: if a layer is quantised by torch itself and so passes no gradients on.
     """
     ends = re.compile(rf"(^|\.)({'|'.join(map(re.escape, options['target_modules']))})$")
+    found = [(name, layer, _widths_of(layer)) for name, layer in backbone.named_modules() if ends.search(name)]
     added: list[nn.Module] = []
-    for name, layer in list(backbone.named_modules()):
-        widths = _widths_of(layer) if ends.search(name) else None
-        if widths is None:
+    for name, layer, widths in found:
+        if widths is None or _reads_weights(backbone.get_submodule(name.rpartition(".")[0])):
             continue
-        weight: Any = next(layer.parameters())
+        weight: Any = next(layer.parameters(), None)
+        if weight is None:
+            raise ValueError(
+                f"{name} has no weights that gradients pass, as layers of torch's dynamic quantisation: adapters "
+                "before it would not be trained; quantise the backbone with bitsandbytes or torchao"
+            )
         adapter = BottleneckAdapter(widths[1], options["reduction"], options["placement"], read_width=widths[0])
         adapter.start()
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
@@ -113,3 +125,9 @@ def _widths_of(layer: Any) -> tuple[int, int] | None:
         if hasattr(layer, read) and hasattr(layer, made):
             return getattr(layer, read), getattr(layer, made)
     return None
+
+
+def _reads_weights(module: nn.Module) -> bool:
+    """Returns whether attention reads the weights of its linear layers and does not call them."""
+    functions = (inspect.unwrap(one) for _, one in inspect.getmembers(type(module), inspect.isfunction))
+    return any("multi_head_attention_forward" in one.__code__.co_names for one in functions)

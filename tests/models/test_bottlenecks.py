@@ -56,8 +56,13 @@ def test_an_adapter_adds_to_its_layer(placement, make_model):
     torch.testing.assert_close(layer(inputs), expected)
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "opt", "qwen2", "t5", "vit", "clip_vision_model"])
-def test_each_layer_of_usual_backbones_gets_two(kind):
+KINDS = (
+    "bert distilbert mpnet gpt2 opt qwen2 t5 bloom falcon phi vit clip_vision_model siglip_vision_model wav2vec2 wavlm"
+).split()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_layer_of_usual_backbones_gets_two_and_calls_them(kind):
     size = {
         "hidden_size": 16,
         "num_attention_heads": 2,
@@ -68,15 +73,35 @@ def test_each_layer_of_usual_backbones_gets_two(kind):
     size |= {"n_embd": 16, "n_layer": 2, "n_head": 2, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 20}
     size |= {"num_key_value_heads": 2, "vocab_size": 50, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 20}
     size |= {"word_embed_proj_dim": 16, "image_size": 16, "patch_size": 8, "d_kv": 8}
+    size |= {"conv_dim": [6], "conv_kernel": [10], "conv_stride": [5], "num_feat_extract_layers": 1}
+    size |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "pad_token_id": 0}
     known = AutoConfig.for_model(kind).to_dict()
     backbone = AutoModel.from_config(AutoConfig.for_model(kind, **{k: v for k, v in size.items() if k in known}))
     inject_adapters([backbone], {"peft_type": "BOTTLENECK"})
-    found = [name for name, one in backbone.named_modules() if isinstance(one, BottleneckAdapter)]
-    assert len(found) == (8 if kind == "t5" else 4), found  # T5 has a decoder, too
+    adapters = {one: name for name, one in backbone.named_modules() if isinstance(one, BottleneckAdapter)}
+    # T5 has a decoder, too; SigLIP pools by attention; WavLM's attention never calls its layers.
+    count = {"t5": 8, "siglip_vision_model": 5, "wavlm": 2}.get(kind, 4)
+    assert len(adapters) == count, adapters
+    called = set()
+    for one in adapters:
+        one.register_forward_hook(lambda module, *_: called.add(module))
+    if hasattr(backbone.config, "image_size"):
+        backbone(pixel_values=torch.rand(2, 3, 16, 16))
+    elif hasattr(backbone.config, "conv_dim"):
+        backbone(torch.rand(2, 100))
+    else:
+        ids = torch.randint(5, 40, (2, 4))
+        backbone(input_ids=ids, **({"decoder_input_ids": ids} if kind == "t5" else {}))
+    assert called == set(adapters)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_they_cannot_be_is_refused(make_model):
     model = make_model("text")
+    quantised = copy.deepcopy(model)
+    torch.ao.quantization.quantize_dynamic(quantised.item_encoder.text.backbone, {torch.nn.Linear}, inplace=True)
+    with pytest.raises(ValueError, match="output.dense has no weights that gradients pass"):
+        quantised.add_peft_adapter({"peft_type": "BOTTLENECK"})
     for options, message in [
         ({"placement": "beside"}, "choose serial or parallel"),
         ({"reduction": 0}, "at least 1"),
