@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import HfArgumentParser
@@ -15,9 +15,10 @@ from transformers import HfArgumentParser
 from ..data.arguments import DataArguments, SourceArguments
 from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.baselines import LANGUAGE_MODEL, known_baselines
+from ..evaluation.candidate_sets import SampledRankingEvaluator
 from ..evaluation.evaluate import EvaluationTask
 from ..evaluation.metrics import METRICS, Rankings
-from ..models.checkpoint_files import public_name
+from ..models.checkpoint_files import load_config, public_name
 from ..models.modeling_transrec import TransRecModel
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
@@ -139,6 +140,7 @@ class Worker:
         names = dict(spec["backbones"])
         counted = {"model_name_or_path": "content-knn" if names else "transitions", **names}
         prompted = {"model_name_or_path": LANGUAGE_MODEL, "language_model_name_or_path": spec.get("language_model")}
+        self._check_candidates(spec, spec["max_seq_len"])
         lines: list[dict] = []
         for title, of_table in self._tables(spec):
             of_table["max_seq_len"] = spec["max_seq_len"]
@@ -177,6 +179,14 @@ class Worker:
             options = {**sampled, "num_candidates": count, "metrics": metrics}
             yield sampled_title(spec["dataset"], count), {**options, "eval_ks": [1, *spec["evaluation"]["eval_ks"]]}
 
+    def _check_candidates(self, spec: Mapping[str, Any], max_seq_len: int | None) -> None:
+        """Raises `ValueError` if a table samples more candidates than there are for some user."""
+        for _, of_table in self._tables(spec):
+            if "num_candidates" in of_table:
+                options = {**of_table, "model_name_or_path": "random", "max_seq_len": max_seq_len}
+                evaluator = self._evaluation(spec, **options).evaluator
+                cast(SampledRankingEvaluator, evaluator).candidates  # noqa: B018  # draws them
+
     def _read_features(self, spec: Mapping[str, Any], of_table: Mapping[str, Any]) -> dict[str, str]:
         """Returns the backbones by whose features a metric of a table compares items; none where none does."""
         metrics = of_table.get("metrics", spec["evaluation"]["metrics"])
@@ -199,6 +209,10 @@ class Worker:
             before = json.loads((self.pretrained(spec["pretrain"]) / "benchmark.json").read_text(encoding="utf-8"))
             seconds["pretraining"] = before["seconds"]
             facts["sources"] = before["options"].get("dataset_config_name") or [SourceArguments.sample]
+        max_seq_len = options.get("max_seq_len")
+        if "pretrain" in spec:
+            max_seq_len = load_config(str(self.pretrained(spec["pretrain"]))).max_seq_len
+        self._check_candidates(spec, max_seq_len)
         if spec["trains"]:
             shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not end
             trainer = self.train(spec, options, folder)

@@ -17,7 +17,7 @@ from .ranking import count
 
 def at(scores: torch.Tensor, owner: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """Returns the scores `(E,)` of users `owner` and `items`, both `(E,)`, of all scores `(B, V)`."""
-    return scores.view(-1).index_select(0, owner * scores.shape[1] + items)
+    return scores.reshape(-1).index_select(0, owner * scores.shape[1] + items)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Observation:
         self._losses[torch.from_numpy(users)] = losses.to("cpu", self._losses.dtype)
         self._users.append(users)
         if self.preprocess is not None:
-            self._made.append(send_to_device(self.preprocess(scores, targets), "cpu"))
+            self._made.append(send_to_device(self.preprocess(scores.contiguous(), targets), "cpu"))
         if self.on_block is not None:
             self.on_block()
 
