@@ -128,7 +128,8 @@ class EvaluationArguments:
         default=None,
         metadata={
             "help": "Encode items and users in bfloat16, by autocast (default: false; but true for the backbones of "
-            "content-knn on a CPU with instructions for it)."
+            f"content-knn on a CPU with instructions for it); convert the weights of {LANGUAGE_MODEL} (default: as "
+            "they are saved)."
         },
     )
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
@@ -177,6 +178,10 @@ class EvaluationArguments:
             raise ValueError(
                 f"--metrics {lists[0]} reads lists of the whole catalogue; leave it or --num_candidates out"
             )
+        if self.center_scores and is_baseline:
+            raise ValueError(f"--center_scores is for a checkpoint; {name} has no embeddings: leave it out")
+        if self.bf16 and is_baseline and not given and name != LANGUAGE_MODEL:
+            raise ValueError(f"--bf16 is the precision of a model, and {name} reads none: leave it out")
         unread = [option for option in TEXT_OPTIONS if getattr(self, option) is not None]
         if unread and not given:
             raise ValueError(f"--{unread[0]} says how --{CONTENT_OPTIONS[0]} is read; give that, too")

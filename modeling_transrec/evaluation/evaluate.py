@@ -16,7 +16,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor
 from .arguments import CONTENT_OPTIONS, TEXT_OPTIONS, EvaluationArguments
-from .baselines import BASELINES, Platform, evaluate_baselines, evaluate_model, rank
+from .baselines import BASELINES, LANGUAGE_MODEL, Platform, evaluate_baselines, evaluate_model, rank
 from .candidate_sets import SampledRankingEvaluator
 from .evaluator import FullRankingEvaluator
 from .features import Content, content_of, content_of_start, starting_backbones
@@ -127,7 +127,8 @@ class EvaluationTask:
         if self.args.by_group:
             found["groups"] = self.evaluator.metrics_of_groups(self.platform.num_interactions, rankings)
         dataset = f"{self.data_args.dataset_name}/{self.data_args.dataset_config_name}"
-        dtype = result["protocol"].get("scoring", {}).get("content", {}).get("dtype")
+        scoring = result["protocol"].get("scoring", {})
+        dtype = scoring.get("content", scoring.get(LANGUAGE_MODEL, {})).get("dtype")
         bf16 = bool(self.args.bf16) if dtype is None else dtype == "bfloat16"
         facts = {"dataset": dataset, "model": name, "max_seq_len": self.max_seq_len, "bf16": bf16}
         if not self.is_baseline and self.checkpoint[0].config.platforms is not None:
@@ -178,7 +179,8 @@ class EvaluationTask:
         titles = self.platform.items[f"text_{self.args.language or 'en'}"]
         known = [title or item_id for title, item_id in zip(titles, self.platform.items["item_id"], strict=True)]
         ranker = LanguageModelRanker.from_pretrained(self.args.language_model_name_or_path, known)
-        ranker.model.to(self.state.device)
+        dtype = {None: None, True: torch.bfloat16, False: torch.float32}[self.args.bf16]
+        ranker.model.to(self.state.device, dtype)
         return ranker
 
     def _load_validation(self) -> FullRankingEvaluator:

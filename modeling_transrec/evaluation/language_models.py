@@ -8,6 +8,7 @@ Shapes: `B` users, `L` history length, `C` candidates, `T` tokens of a title, `V
 """
 
 import copy
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,8 @@ class LanguageModelRanker:
     [`SampledRankingEvaluator`] compares it, as a [`LanguageModelScorer`], with a model of ours on the same candidates.
 
     Args:
-        model: any causal or encoder-decoder language model of transformers.
+        model: an encoder-decoder language model of transformers, or a causal one with a key-value cache, which
+            Mamba, RWKV and XLNet lack.
         tokenizer: the model's.
         titles: of the catalogue's items, in its order; an item without one must have its id here.
         prompt: text with `{history}`, in whose place the titles stand.
@@ -96,8 +98,14 @@ class LanguageModelRanker:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the scores depend on beside the model."""
-        return {"prompt": self.prompt, "max_history": self.max_history, "per_token": self.per_token}
+        """What the scores depend on beside the model; of the titles a hash, which tells languages apart."""
+        return {
+            "prompt": self.prompt,
+            "max_history": self.max_history,
+            "per_token": self.per_token,
+            "titles": hashlib.sha256("\n".join(self.titles).encode()).hexdigest()[:16],
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
 
     def prompt_of(self, history: Sequence[int]) -> str:
         """Returns the prompt of a history of indices into the catalogue, oldest first."""
@@ -122,7 +130,7 @@ class LanguageModelRanker:
         """
         limit = getattr(self.model.config, "max_position_embeddings", None)
         prompt = self.prompt_of(history)
-        if limit is None:
+        if limit is None or limit < 1:  # such as -1 of XLNet
             return prompt
         longest = 0 if self.model.config.is_encoder_decoder else max(map(len, self.tokenizer([*titles])["input_ids"]))
         while len(self.tokenizer(prompt)["input_ids"]) + longest >= limit:
@@ -181,10 +189,20 @@ def _name_of_cache(model: Any) -> str:
 def causal_likelihoods(
     model: Any, tokenizer: Any, prompt: str, titles: Sequence[str], ranker: LanguageModelRanker
 ) -> torch.Tensor:
-    """Scores titles `(C,)` as the continuation of a prompt, by a causal language model."""
+    """Scores titles `(C,)` as the continuation of a prompt, by a causal language model.
+
+    Raises:
+        ValueError: if the model returns no cache that can be repeated for several titles.
+    """
     prefix = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     lists = [tokenizer(f" {title}", add_special_tokens=False)["input_ids"] for title in titles]
     read, name = model(prefix, use_cache=True), _name_of_cache(model)
+    layers = getattr(read.get(name), "layers", ())
+    if not layers or not all(hasattr(layer, "batch_repeat_interleave") for layer in layers):
+        raise ValueError(
+            f"{type(model).__name__} has no key-value cache, which the candidates of a user share; choose another "
+            "language model, such as a GPT-2, Llama or Qwen"
+        )
     first, scores = read.logits[:, -1:], []  # (1, 1, V)
     for start in range(0, len(lists), ranker.batch_size):
         tokens, is_token = _padded(lists[start : start + ranker.batch_size], prefix.device)

@@ -5,7 +5,16 @@ import functools
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 from modeling_transrec import DataArguments, EvaluationArguments, FullRankingEvaluator, evaluate
 from modeling_transrec.evaluation.baselines import empty_scorer
@@ -99,6 +108,14 @@ def test_bad_prompts_and_titles_are_refused(causal, tokenizer, titles):
         LanguageModelRanker(causal, tokenizer, ["red rope", " "])
 
 
+def test_a_model_whose_state_candidates_cannot_share_is_refused(tokenizer, titles):
+    size = {"vocab_size": len(tokenizer), "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
+    xlnet = {"vocab_size": len(tokenizer), "d_model": 8, "n_layer": 1, "n_head": 1, "d_inner": 8}
+    for model in (MambaForCausalLM(MambaConfig(**size)), XLNetLMHeadModel(XLNetConfig(**xlnet))):
+        with pytest.raises(ValueError, match=f"{type(model).__name__} has no key-value cache"):
+            LanguageModelRanker(model, tokenizer, titles)(HISTORIES, CANDIDATES)
+
+
 def test_candidates_are_the_target_and_items_outside_the_history(items, validation_split):
     evaluator = SampledRankingEvaluator(items, validation_split, num_candidates=6)
     known, drawn = list(items["item_id"]), evaluator.candidates
@@ -185,11 +202,19 @@ def test_it_is_a_row_of_what_needs_no_training(tokenizer, tmp_path):
     assert protocol["scoring"]["language-model"]["source"] == tmp_path.name
     random = evaluate(EvaluationArguments("random", **options), DataArguments())
     assert random["metrics"]["hr@1"] == 0.25 and random["protocol"]["fingerprint"] == protocol["fingerprint"]
+    assert (protocol["bf16"], protocol["scoring"]["language-model"]["dtype"]) == (False, "float32")
+    for changed in ({"bf16": True}, {"language": "zh"}):
+        other = evaluate(EvaluationArguments("language-model", **named, **options, **changed), DataArguments())
+        assert other["protocol"]["scoring"]["fingerprint"] != protocol["scoring"]["fingerprint"]
+        assert other["protocol"]["bf16"] == ("bf16" in changed)
+    backbone = {"text_model_name_or_path": str(tmp_path)}
     for wrong, message in [
         ({"model_name_or_path": "language-model"}, "belong together"),
         ({"model_name_or_path": "random", **named}, "belong together"),
         ({"model_name_or_path": "random", "num_candidates": 1}, "--num_candidates must be at least 2"),
         ({"model_name_or_path": "random", "num_candidates": 4, "metrics": ["coverage"]}, "--metrics coverage reads"),
+        ({"model_name_or_path": "random", "bf16": True}, "random reads none: leave it out"),
+        ({"model_name_or_path": "content-knn", **backbone, "center_scores": True}, "content-knn has no embeddings"),
     ]:
         with pytest.raises(ValueError, match=message):
             EvaluationArguments(**wrong)
