@@ -26,6 +26,7 @@ from modeling_transrec.models.user_encoders import USER_ENCODERS
 from modeling_transrec.training.splits import keep_teaching
 
 from . import HUB_PORT
+from .browser import headless_chromium
 from .environments import build, make_environment
 from .hub_server import HubServer
 from .tiny import (
@@ -212,6 +213,13 @@ def environment(dist, tmp_path_factory):
         return make_environment(tmp_path_factory.mktemp("environment") / "venv", wheel, requirement)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium."""
+    with headless_chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

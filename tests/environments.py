@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 
 ROOT = Path(__file__).parents[1]
+_SMALL = 4_000_000  # bytes
 
 
 def run(*command, cwd: Path, **environment: str) -> str:
@@ -82,10 +83,18 @@ def _needed_by(distribution: importlib.metadata.Distribution, extras: Iterable[s
 
 
 def _link(distribution: importlib.metadata.Distribution, packages: Path) -> None:
-    """Links a distribution's files into another environment, except its programs."""
+    """Links a distribution's files into another environment, except its programs.
+
+    Links are hard, because servers of files follow no symbolic ones; on another file system, small files are copied.
+    """
     files = [path for path in distribution.files or () if ".." not in path.parts]
     assert files, f"{distribution.name} does not say what its files are"
     for folder in {packages / path.parent for path in files}:
         folder.mkdir(parents=True, exist_ok=True)
     for path in files:
-        (packages / path).symlink_to(distribution.locate_file(path))
+        source, target = Path(str(distribution.locate_file(path))), packages / path
+        try:
+            os.link(source, target)
+        except OSError:
+            link = shutil.copy if source.stat().st_size < _SMALL else os.symlink
+            link(source, target)

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from limits import parse as parse_rate
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
@@ -66,7 +68,9 @@ class _Strict(BaseModel):
 class RecommendRequest(_Strict):
     """A user's history, and what is wanted for it."""
 
-    history: list[Id] = Field(description="Item ids, oldest first.", examples=[["t0001", "t0002"]])
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["t0001", "t0002"], "k": 10}]})
+
+    history: list[Id] = Field(description="Item ids, oldest first.")
     timestamps: list[int] | None = Field(
         default=None, description="When each item of the history was met, for models that read times (HSTU)."
     )
@@ -184,10 +188,10 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
             yield
         service.close()
 
-    app = FastAPI(title="transrec", version=__version__, lifespan=lifespan, description=_ABOUT)
+    app = FastAPIOffline(title="transrec", version=__version__, lifespan=lifespan, description=_ABOUT)
     app.state.service = service
     _answer_errors(app)
-    _add_routes(app, service, limits, metrics, _guard(token, limits))
+    _add_routes(app, service, limits, metrics, _guards(token, limits))
     app.add_middleware(_Observed, metrics=metrics, max_body=limits.max_body)
     return app
 
@@ -198,8 +202,8 @@ _ABOUT = (
 )
 
 
-def _guard(token: str | None, limits: Limits):
-    """Returns a dependency that lets a request pass: by its token and its client's rate."""
+def _guards(token: str | None, limits: Limits) -> list:
+    """Returns dependencies that let a request pass: by its token and its client's rate."""
     rate = None if limits.rate is None else parse_rate(limits.rate)
     limiter = MovingWindowRateLimiter(MemoryStorage())
 
@@ -211,7 +215,8 @@ def _guard(token: str | None, limits: Limits):
         if rate is not None and not await limiter.hit(rate, client):
             raise _Refused(429, f"more than {limits.rate} requests", {"Retry-After": "1"})
 
-    return passes
+    asks_for_token = [] if token is None else [Depends(HTTPBearer(auto_error=False))]  # at `/docs`
+    return [*asks_for_token, Depends(passes)]
 
 
 def _check(value: int, most: int, what: str) -> None:
@@ -219,9 +224,7 @@ def _check(value: int, most: int, what: str) -> None:
         raise _Refused(422, f"{what} is {value:,}, and at most {most:,} are allowed")
 
 
-def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metrics, guard) -> None:
-    guarded = [Depends(guard)]
-
+def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metrics, guarded: list) -> None:
     @app.post("/recommend", dependencies=guarded)
     async def recommend(request: RecommendRequest) -> dict[str, list[dict[str, Any]]]:
         """Recommends the best items for a history."""

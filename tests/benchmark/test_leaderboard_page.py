@@ -1,34 +1,16 @@
 """The leaderboard in a browser: sorted, filtered, opened; no errors, nothing asked of others."""
 
-import json
-import shutil
-
 import pytest
 
 from modeling_transrec.benchmark.leaderboard import write_leaderboard
 
+from ..browser import requests_of
 from .lines import result_line
 
 
 pytestmark = pytest.mark.slow
 OTHER = "fedcba9876543210"
 HOSTILE = '</script><img src="https://example.org/x.png" onerror="document.title=1">'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium that records its console and its requests."""
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-    if driver is None or chromium is None:
-        pytest.skip("there is no Chromium with its driver: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install .[test]")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +33,6 @@ def board(browser, page):
     """The browser with the page newly opened."""
     browser.get(page)
     return browser
-
-
-def requests_of(browser) -> set[str]:
-    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    return {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
 
 
 def find_all(browser, selector: str) -> list:

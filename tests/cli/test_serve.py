@@ -30,6 +30,9 @@ from modeling_transrec.cli import OptionError  # noqa: E402
 from modeling_transrec.cli.serve import ServeArguments, loader, main  # noqa: E402
 from modeling_transrec.serving.indexes import INDEXES  # noqa: E402
 
+from ..browser import SpacePage, requests_of, served_space, wait_for  # noqa: E402
+from ..environments import run  # noqa: E402
+
 
 DOCKERFILE = Path(__file__).parents[2] / "docker" / "Dockerfile"
 TINY = '{"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, '
@@ -93,34 +96,92 @@ def test_a_data_set_is_encoded_and_a_token_is_asked_for(make_model, text_process
         assert len(found.json()["items"]) == 3
 
 
-@pytest.mark.slow
-def test_from_training_to_answers_by_a_name_on_the_hub(environment, hub, tmp_path):
-    """A model is trained and published; a server that has only the package and the model's name answers as it here."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model that was trained on the sample, with the catalogue of its platform."""
+    folder = tmp_path_factory.mktemp("model")
     model = ModelArguments(text_config=TINY, hidden_size=16, max_seq_len=8)
-    training = TransRecTrainingArguments(str(tmp_path / "model"), max_steps=3, use_cpu=True, disable_tqdm=True)
-    train(model, DataArguments(), training)
-    items = load_items("ninerec", "Sample_Target")
-    recommender = Recommender.from_pretrained(tmp_path / "model").index(items)
-    recommender.push_to_hub("shop/videos", private=True)
+    train(model, DataArguments(), TransRecTrainingArguments(str(folder), max_steps=3, use_cpu=True, disable_tqdm=True))
+    return Recommender.from_pretrained(folder).index(load_items("ninerec", "Sample_Target"))
+
+
+def elsewhere(folder: Path) -> dict[str, str]:
+    """Returns the variables of a machine that shares only the Hub with this one."""
+    return {"HF_HOME": str(folder / "elsewhere"), "HF_HUB_OFFLINE": "0", "PYTHONPATH": ""}
+
+
+@pytest.mark.slow
+def test_from_training_to_answers_by_a_name_on_the_hub(environment, hub, trained, tmp_path):
+    """A model is trained and published; a server that has only the package and the model's name answers as it here."""
+    trained.push_to_hub("shop/videos", private=True)
     programs = environment("modeling_transrec[serve]")
-    variables = {"HF_HOME": str(tmp_path / "elsewhere"), "HF_HUB_OFFLINE": "0", "PYTHONPATH": ""}
-    with served("shop/videos", program=[programs / "transrec"], **variables) as (process, client):
+    with served("shop/videos", program=[programs / "transrec"], **elsewhere(tmp_path)) as (process, client):
         for history in load_sequences("ninerec", "Sample_Target", "test")["item_ids"][:7]:
             question = {"history": history, "k": 5, "explain": True}
-            found, expected = (
-                client.post("/recommend", json=question).json()["items"],
-                recommender.recommend(history, 5),
-            )
+            found, expected = client.post("/recommend", json=question).json()["items"], trained.recommend(history, 5)
             assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
             assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
             assert all(one["because_of"] in history for one in found)
             similar = client.post("/similar-items", json={"item_id": history[0], "k": 3}).json()["items"]
-            expected = recommender.similar_items(history[0], 3)
+            expected = trained.similar_items(history[0], 3)
             assert [one["item_id"] for one in similar] == [one["item_id"] for one in expected]
         (health,) = re.findall(r"HEALTHCHECK .*\n +CMD (\[.*\])", DOCKERFILE.read_text())
         command = json.loads(health.replace("127.0.0.1:8000", f"127.0.0.1:{client.base_url.port}"))
         assert subprocess.run([programs / "python", *command[1:]]).returncode == 0  # as the image asks it
     assert hub.count("GET /shop/videos/resolve/*/catalogue/*.parquet") == 1
+
+
+@pytest.mark.slow
+def test_from_training_to_the_page_of_the_service(environment, hub, trained, browser, tmp_path):
+    """In the browser, someone who has the token tries what the service can do; nothing is asked of other servers."""
+    trained.push_to_hub("shop/videos", private=True)
+    programs = environment("modeling_transrec[serve]")
+    variables = {**elsewhere(tmp_path), "TRANSREC_TOKEN": "secret"}
+    with served("shop/videos", program=[programs / "transrec"], **variables) as (process, client):
+
+        def find(selector: str):
+            shown = [one for one in browser.find_elements("css selector", selector) if one.is_displayed()]
+            return shown[0] if shown else None
+
+        def click(selector: str):
+            wait_for(lambda: find(selector), f"no {selector}").click()
+
+        requests_of(browser)  # of earlier pages
+        browser.get(f"{client.base_url}/docs")
+        click(".btn.authorize")
+        wait_for(lambda: find(".auth-container input"), "no place for the token").send_keys("secret")
+        click(".modal-btn.auth.authorize")
+        click(".modal-btn.auth.btn-done")
+        question, answers = ".opblock-post[id$=recommend_post]", ".live-responses-table"
+        click(f"{question} .opblock-summary-control")
+        click(f"{question} .try-out__btn")
+        click(f"{question} .execute")  # the example in the page
+        status = wait_for(lambda: find(f"{answers} td.response-col_status"), "no answer")
+        assert status.text.split()[0] == "200"
+        answer = json.loads(find(f"{answers} .highlight-code code").text)
+        expected = trained.recommend(["t0001", "t0002"], 10)
+        assert [one["item_id"] for one in answer["items"]] == [one["item_id"] for one in expected]
+        asked = [address for address in requests_of(browser) if not address.startswith(("data:", "blob:"))]
+        assert asked and all(address.startswith(str(client.base_url)) for address in asked)
+
+
+@pytest.mark.slow
+def test_from_training_to_a_page_for_everyone(environment, hub, trained, browser, tmp_path):
+    """The Space of the published model, written and run where only the package and the model's name are."""
+    pytest.importorskip("gradio", reason='needs pip install ".[space]"')
+    trained.push_to_hub("shop/videos", private=True)
+    programs, variables = environment("modeling_transrec[space]"), elsewhere(tmp_path)
+    folder = tmp_path / "space"
+    run(programs / "transrec", "space", "shop/videos", "--output_dir", folder, cwd=tmp_path, **variables)
+    assert not (folder / "checkpoint").exists()  # the model is named, and loaded from the Hub when the page starts
+    titles = dict(zip(trained.item_ids, trained.items["text_en"], strict=True))
+    with served_space(folder / "app.py", programs / "python", **variables) as address:
+        page = SpacePage(browser, address)
+        page.choose(0, 1)
+        chosen = trained.item_ids[:2]
+        expected = [titles[one["item_id"]] for one in trained.recommend(chosen)]
+        wait_for(lambda: page.cards() == expected, f"{page.cards()} in place of {expected}")
+        assert page.reasons() <= {titles[item_id] for item_id in chosen}
 
 
 def test_it_searches_with_the_index_that_is_named(make_model, text_processor, items, tmp_path):
