@@ -1,7 +1,7 @@
-"""Encodes a catalogue of titles in four ways, and compares what int8 recommends.
+"""Encodes catalogues of titles in four ways, and compares what int8 recommends.
 
-    OMP_NUM_THREADS=1 python benchmarks/encoding.py --dataset ML100K --data_dir DATA --text_model MINILM \
-        --output benchmarks/results/encoding.md
+    OMP_NUM_THREADS=1 python benchmarks/encoding.py --datasets ML100K Industrial --data_dir DATA \
+        --text_model MINILM --output benchmarks/results/encoding.md
 
 `Recommender.index` (tokens, backbone, whitening), the same with towers of ONNX in float32 and in int8, and
 `SentenceTransformer.encode` of the same backbone, which pools and does no more, encode the same titles in turn, cut at
@@ -37,18 +37,10 @@ def ndcg_at_10(best: list[list[str]], targets: list[str]) -> float:
     return float(np.mean([1 / np.log2(2 + found.index(target)) if target in found else 0 for found, target in pairs]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="ML100K")
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--text_model", required=True)
-    parser.add_argument("--num_titles", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
-
-    items = load_items("ninerec", args.dataset, data_dir=args.data_dir).select_columns(["item_id", "text_en"])
-    users = load_sequences("ninerec", args.dataset, "test", data_dir=args.data_dir)
+def measure(dataset: str, args: argparse.Namespace) -> list[str]:
+    """Returns the lines of the report about a catalogue."""
+    items = load_items("ninerec", dataset, data_dir=args.data_dir).select_columns(["item_id", "text_en"])
+    users = load_sequences("ninerec", dataset, "test", data_dir=args.data_dir)
     histories, targets = users["item_ids"][:], users["target"][:]
     fields = {"item_projection": "whitened", "hidden_size": None, "history_decay": 0.8, "user_hidden_size": 64}
     model = TransRecModel.from_encoder_pretrained(args.text_model, **fields).eval()
@@ -85,10 +77,10 @@ def main() -> None:
 
     base = seconds["`SentenceTransformer.encode`"]
     lines = [
-        "# Encoding a catalogue",
         "",
-        f"{len(titles):,} titles of {args.dataset}, {torch.get_num_threads()} thread of a CPU that others used, too: "
-        f"ratios are the medians over {args.rounds} rounds in turn.",
+        f"## {dataset}",
+        "",
+        f"{len(titles):,} titles of {len(items):,}:",
         "",
         "| what | items per second, median | times `SentenceTransformer.encode` | item tower, MB |",
         "|---|---:|---:|---:|",
@@ -98,12 +90,33 @@ def main() -> None:
         size = sizes.get(name.partition(", ")[2])
         shown = "" if size is None else f"{size:.0f}"
         lines.append(f"| {name} | {len(titles) / statistics.median(times):.0f} | {ratio:.2f} | {shown} |")
-    lines += ["", f"Ten best items of {len(histories):,} test users, of {len(items):,} items:", ""]
+    lines += ["", f"Ten best items of {len(histories):,} test users:", ""]
     lines += ["| towers | the same items as torch's | NDCG@10 | 1 - mean cosine to torch's |", "|---|---:|---:|---:|"]
     for name, best in found.items():
         same = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(best, found["torch"], strict=True)])
         distance = 1 - torch.cosine_similarity(embeddings[name], embeddings["torch"]).mean()
         lines.append(f"| {name} | {same:.4f} | {ndcg_at_10(best, targets):.4f} | {max(float(distance), 0):.1e} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=["ML100K"])
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--text_model", required=True)
+    parser.add_argument("--num_titles", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+
+    lines = [
+        "# Encoding a catalogue",
+        "",
+        f"{torch.get_num_threads()} thread of a CPU that others used, too: ratios are medians over rounds in turn "
+        f"({args.rounds}).",
+    ]
+    for dataset in args.datasets:
+        lines += measure(dataset, args)
     command = command_line({args.data_dir: "DATA", args.text_model: "MINILM"})
     text = "\n".join([*lines, "", f"`{command}`", ""])
     print(text)

@@ -24,7 +24,8 @@ class ExportArguments(CheckpointArguments):
     output_dir: str = field(metadata={"help": "New or empty folder to write into."})
     format: str = field(default="onnx", metadata={"help": "What is written.", "choices": FORMATS})
     quantize: str | None = field(
-        default=None, metadata={"help": "Weights of 8 bits in the backbones, for ONNX.", "choices": QUANTIZATIONS}
+        default=None,
+        metadata={"help": "Weights of 8 and 16 bits in the backbones, for ONNX.", "choices": QUANTIZATIONS},
     )
     _argument_group_name = "export"
 

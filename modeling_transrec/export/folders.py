@@ -65,7 +65,7 @@ def write_export(
         processor: the model's processor.
         folder: an existing, empty folder.
         format: one of [`FORMATS`].
-        quantize: `"int8"` for weights of 8 bits in the backbones; only for ONNX.
+        quantize: `"int8"` for weights of 8 and 16 bits in the backbones; only for ONNX.
     """
     check_processor(processor, model.config)
     checkpoint = checkpoint_hash(model, processor, torch.float32)

@@ -1,8 +1,10 @@
 """Writes the parts of a model as graphs: of `torch.export`, or of ONNX, in float32 or with weights of 8 bits."""
 
+import ast
+import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from .towers import ITEM_TOWER, Tower
 
 
 ONNX_NEEDED = 'ONNX needs pip install "modeling_transrec[export]"'
-_SCOPES, _BACKBONE = "pkg.torch.onnx.name_scopes", ".backbone"  # of nodes, in the exporter's metadata
+_SCOPES = "pkg.torch.onnx.name_scopes"  # modules that a node is of, in the exporter's metadata
+_BLOCK_SIZE = 16  # weights that share a scale and an offset
+_LARGE_TABLE = 1_000_000  # weights, from which on a table is worth fewer bits
 _LARGEST_FILE = 1_900_000_000  # bytes; a file of ONNX has at most 2 GB, and larger weights lie beside it
 
 
@@ -28,8 +32,9 @@ def write_onnx(towers: dict[str, Tower], folder: Path, quantize: str | None = No
     Args:
         towers: the parts.
         folder: an existing folder.
-        quantize: `"int8"` for weights of 8 bits, with a scale for each 16 of them, in the linear layers of the item
-            tower's backbones. All else stays in float32.
+        quantize: `"int8"` for fewer bits in the item tower's backbones: 8, with a scale and an offset for each 16
+            weights, in tables of tokens and in the linear layers of the first half of the blocks; 16-bit floats in the
+            other linear layers. All else stays in float32.
 
     Raises:
         ImportError: if ONNX's packages are not installed.
@@ -42,8 +47,7 @@ def write_onnx(towers: dict[str, Tower], folder: Path, quantize: str | None = No
         raise ImportError(f"{ONNX_NEEDED} ({error})") from error
     for name, tower in towers.items():
         program, path = _translate(tower), folder / f"{name}.onnx"
-        nodes = [*program.model.graph]
-        outside = [node.name for node in nodes if _BACKBONE not in node.metadata_props.get(_SCOPES, "")]
+        first_half, rest = _by_depth(program.model.graph)
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # lines of code and folders of this machine
         is_large = _size(tower) > _LARGEST_FILE
@@ -53,7 +57,7 @@ def write_onnx(towers: dict[str, Tower], folder: Path, quantize: str | None = No
         with tempfile.TemporaryDirectory() as aside:
             whole = Path(aside, path.name)
             program.save(whole, external_data=is_large)
-            _quantize(whole, path, outside, is_large)
+            _quantize(whole, path, first_half, rest, is_large)
 
 
 def _size(tower: Tower) -> int:
@@ -83,17 +87,93 @@ def _remainder(dividend, divisor):
     return op.Mod(dividend, op.CastLike(divisor, dividend))
 
 
-def _quantize(source: Path, target: Path, outside: Sequence[str], is_large: bool) -> None:
-    """Writes a graph in which products with weights have weights of 8 bits, but for the nodes named by `outside`.
+def _by_depth(graph: Any) -> tuple[set[str], set[str]]:
+    """Returns the names of a graph's nodes in the first half of the blocks of each backbone, and in the rest of it."""
+    blocks: dict[str, tuple[str, int]] = {}  # of each node the stack and its number there
+    rest = set()
+    for node in graph:
+        inside = [scope for scope in ast.literal_eval(node.metadata_props.get(_SCOPES, "[]")) if ".backbone" in scope]
+        found = next(filter(None, (re.fullmatch(r"(.*\.backbone\..*?)\.(\d+)", scope) for scope in inside)), None)
+        if found is not None:
+            blocks[node.name] = found[1], int(found[2])
+        elif inside:
+            rest.add(node.name)
+    last: Counter = Counter()
+    for stack, number in blocks.values():
+        last[stack] = max(last[stack], number)
+    first_half = {name for name, (stack, number) in blocks.items() if 2 * number <= last[stack]}
+    return first_half, rest | blocks.keys() - first_half
 
-    Each 16 weights have a scale and an offset. Activations stay floats: with integers in their place, as in dynamic
-    quantisation, several times as many of the ten best items are others.
+
+def _quantize(source: Path, target: Path, first_half: set[str], rest: set[str], is_large: bool) -> None:
+    """Writes a graph with fewer bits in its backbones, see [`write_onnx`].
+
+    Activations stay floats: with integers in their place, as in dynamic quantisation, several times as many of the ten
+    best items are others. Later blocks have 16 bits: of six with 8 bits, the last one alone makes half of the error.
+
+    Args:
+        source: the graph in float32.
+        target: the file to write.
+        first_half, rest: names of nodes, see [`_by_depth`].
+        is_large: whether weights are written into a file beside it.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    quantizer = MatMulNBitsQuantizer(
-        onnx.load(source), bits=8, block_size=16, is_symmetric=False, nodes_to_exclude=[*outside]
-    )
+    model = onnx.load(source)
+    graph = model.graph
+    casts: list[Any] = []
+    weights = {one.name: one for one in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    for node in graph.node:
+        position = {"Gather": 0, "MatMul": 1}.get(node.op_type)
+        weight = None if position is None else weights.get(node.input[position])
+        if weight is None or readers[weight.name] > 1:
+            continue
+        if node.op_type == "Gather" and node.name in first_half | rest:
+            _quantize_table(graph, node, weight)
+        elif node.op_type == "MatMul" and node.name in rest:
+            casts.append(_halve(weight, node))
+    for cast in casts:
+        graph.node.insert(0, cast)
+    kept = [node.name for node in graph.node if node.name not in first_half]
+    quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=_BLOCK_SIZE, is_symmetric=False, nodes_to_exclude=kept)
     quantizer.process()
     quantizer.model.save_model_to_file(str(target), is_large)
+
+
+def _quantize_table(graph, node, table) -> None:
+    """Gives a large table weights of 8 bits, and makes its `Gather` one that reads them."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        DefaultWeightOnlyQuantizer,
+    )
+
+    values = onnx.numpy_helper.to_array(table)
+    if values.ndim != 2 or values.size < _LARGE_TABLE or values.shape[1] % _BLOCK_SIZE:
+        return
+    config = DefaultWeightOnlyQuantConfig(block_size=_BLOCK_SIZE, is_symmetric=False, bits=8)
+    packed, scales, offsets = DefaultWeightOnlyQuantizer(config).qbits_block_quant(values.T.copy())
+    rows, name = len(values), table.name
+    table.CopyFrom(onnx.numpy_helper.from_array(packed.reshape(values.shape), name))
+    beside = {f"{name}_scales": scales.reshape(rows, -1), f"{name}_offsets": offsets.reshape(rows, -1)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, key) for key, array in beside.items())
+    attributes = {"bits": 8, "block_size": _BLOCK_SIZE, "gather_axis": 0, "quantize_axis": 1}
+    reads = [name, node.input[1], *beside]
+    node.CopyFrom(
+        onnx.helper.make_node(
+            "GatherBlockQuantized", reads, [*node.output], node.name, domain="com.microsoft", **attributes
+        )
+    )
+
+
+def _halve(weight, node):
+    """Gives a weight 16 bits, and returns the node that makes it float32 again for the one that reads it."""
+    import numpy as np
+    import onnx
+
+    whole = f"{weight.name}_float32"
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    node.input[1] = whole
+    return onnx.helper.make_node("Cast", [weight.name], [whole], f"{node.name}_float32", to=onnx.TensorProto.FLOAT)

@@ -181,7 +181,7 @@ class Recommender:
             output_dir: a new or empty folder, or one that has an export of this format, which is replaced.
             format: `"onnx"`, for [`from_pretrained`] with `backend="onnx"`; `"torch-export"`, for `torch.export.load`;
                 or `"sentence-transformers"`, the item tower of a model of texts.
-            quantize: `"int8"` for ONNX with weights of 8 bits in the backbones.
+            quantize: `"int8"` for ONNX with weights of 8 and 16 bits in the backbones.
 
         Raises:
             ImportError: if a package that writes the format is not installed.

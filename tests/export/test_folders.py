@@ -1,6 +1,7 @@
 """Exports: what comes back from each format is what the checkpoint itself computes."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ from modeling_transrec import Recommender
 from modeling_transrec.cli.main import main
 from modeling_transrec.data.preparation import prepare_items
 from modeling_transrec.evaluation.encoding import encode_catalogue
+from modeling_transrec.export import graphs
 from modeling_transrec.export.folders import MANIFEST_FILE, read_manifest
 from modeling_transrec.export.onnx_model import OnnxModel
 from modeling_transrec.hub.facts import checkpoint_hash
@@ -113,15 +115,23 @@ def test_a_model_of_users_needs_their_ids(recommender, items, processor_of, tmp_
 
 
 @pytest.mark.slow
-def test_int8_is_near_and_known_as_another(recommender, items, tmp_path):
+def test_int8_is_near_and_known_as_another(recommender, items, processor_of, monkeypatch, tmp_path):
+    onnx = pytest.importorskip("onnx", reason='needs pip install ".[export]"')
     pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
-    expected = recommender("text").index(items)
+    monkeypatch.setattr(graphs, "_LARGE_TABLE", 1000)
+    size = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    vocabulary = {"vocab_size": max(100, len(processor_of["text"].tokenizer)), "max_position_embeddings": 40}
+    expected = recommender("text", text_config={"model_type": "bert", **size, **vocabulary}).index(items)
     for quantize in (None, "int8"):
         expected.export(tmp_path / str(quantize), quantize=quantize)
     whole = Recommender.from_pretrained(tmp_path / "None", backend="onnx")
     small = Recommender.from_pretrained(tmp_path / "int8", backend="onnx")
     sizes = [(tmp_path / name / "onnx" / "item_tower.onnx").stat().st_size for name in ("None", "int8")]
-    assert sizes[1] < sizes[0]
+    assert sizes[1] < 0.9 * sizes[0]
+    graph = onnx.load(tmp_path / "int8" / "onnx" / "item_tower.onnx").graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert (kinds["GatherBlockQuantized"], kinds["MatMulNBits"]) == (1, 12)  # two blocks
+    assert sum(one.data_type == onnx.TensorProto.FLOAT16 for one in graph.initializer) == 12  # the other two
     assert small.items is None  # vectors of float32 stay with float32
     small.index(items)
     cosines = torch.cosine_similarity(small.item_embeddings, expected.item_embeddings)
