@@ -156,7 +156,7 @@ def test_from_training_to_the_page_of_the_service(environment, hub, trained, bro
         click(f"{question} .opblock-summary-control")
         click(f"{question} .try-out__btn")
         click(f"{question} .execute")  # the example in the page
-        status = wait_for(lambda: find(f"{answers} td.response-col_status"), "no answer")
+        status = wait_for(lambda: find(f"{answers} .response .response-col_status"), "no answer")
         assert status.text.split()[0] == "200"
         answer = json.loads(find(f"{answers} .highlight-code code").text)
         expected = trained.recommend(["t0001", "t0002"], 10)
