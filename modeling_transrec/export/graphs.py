@@ -159,7 +159,7 @@ def _quantize_table(graph, node, table) -> None:
     table.CopyFrom(onnx.numpy_helper.from_array(packed.reshape(values.shape), name))
     beside = {f"{name}_scales": scales.reshape(rows, -1), f"{name}_offsets": offsets.reshape(rows, -1)}
     graph.initializer.extend(onnx.numpy_helper.from_array(array, key) for key, array in beside.items())
-    attributes = {"bits": 8, "block_size": _BLOCK_SIZE, "gather_axis": 0, "quantize_axis": 1}
+    attributes: dict[str, Any] = {"bits": 8, "block_size": _BLOCK_SIZE, "gather_axis": 0, "quantize_axis": 1}
     reads = [name, node.input[1], *beside]
     node.CopyFrom(
         onnx.helper.make_node(
