@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -31,6 +32,7 @@ from modeling_transrec.models.processing_transrec import train_tokenizer
 from modeling_transrec.training.model_building import SMALL_BERT
 
 
+AT_LEAST, AT_MOST = 20, 1000  # items of a change; a service takes no more by default
 LUA = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
@@ -120,23 +122,28 @@ def to_ms(text: str) -> float:
     return float(number) * factor[unit]
 
 
-def change(server: Server, num_items: int, stop: threading.Event) -> list[tuple[float, int]]:
-    """Puts and deletes items, a tenth of the catalogue a minute, until it is stopped.
+def change(server: Server, num_items: int, stop: threading.Event) -> tuple[list[tuple[float, int]], float]:
+    """Puts and deletes items, a tenth of the catalogue a minute by the clock, until it is stopped.
 
-    Returns: the server's memory in MB and the status at each change.
+    Returns: the server's memory in MB and the status at each change; and the share of the catalogue that was put and
+        deleted again in a minute.
     """
-    found, number, at_a_time = [], 0, 20
+    found, number, done, start = [], 0, 0, time.perf_counter()
+    per_second = num_items / 10 / 60
     with httpx.Client(base_url=server.address, timeout=60) as client:
-        while not stop.wait(at_a_time / (num_items / 10 / 60)):
-            ids = [f"new{number + place}" for place in range(at_a_time)]
+        while not stop.wait(max(0.0, start + (number + AT_LEAST) / per_second - time.perf_counter())):
+            due = int((time.perf_counter() - start) * per_second) - number
+            count = min(max(due, AT_LEAST), AT_MOST)  # more than usual after requests that took long
+            ids = [f"new{number + place}" for place in range(count)]
             items = [{"item_id": one, "text_en": f"thing {one}"} for one in ids]
-            answers = (
-                client.put("/items", json={"items": items}),
-                client.request("DELETE", "/items", json={"item_ids": ids}),
-            )
-            found += [(server.memory(), answer.status_code) for answer in answers]
-            number += at_a_time
-    return found
+            statuses = [
+                client.put("/items", json={"items": items}).status_code,
+                client.request("DELETE", "/items", json={"item_ids": ids}).status_code,
+            ]
+            found += [(server.memory(), status) for status in statuses]
+            number += count
+            done += count if statuses == [200, 200] else 0
+    return found, done / num_items / ((time.perf_counter() - start) / 60)
 
 
 def main() -> None:
@@ -190,12 +197,14 @@ def under_changes(folder: str, script: str, args: argparse.Namespace) -> list[st
     log = Path(folder, "events.jsonl")
     with Server(folder, "--log_file", str(log)) as server:
         server.load(16, 5, script)
-        stop, changes = threading.Event(), []
-        thread = threading.Thread(target=lambda: changes.extend(change(server, args.items, stop)))
-        thread.start()
-        found = server.load(16, round(args.minutes * 60), script)
-        stop.set()
-        thread.join()
+        stop = threading.Event()
+        with ThreadPoolExecutor(1) as thread:
+            changing = thread.submit(change, server, args.items, stop)
+            try:
+                found = server.load(16, round(args.minutes * 60), script)
+            finally:
+                stop.set()
+        changes, share = changing.result()
         httpx.put(
             f"{server.address}/items", json={"items": [{"item_id": "last", "text_en": "thing"}]}
         ).raise_for_status()
@@ -206,8 +215,8 @@ def under_changes(folder: str, script: str, args: argparse.Namespace) -> list[st
     failed = sum(status != 200 for _, status in changes)
     memory, middle = [used for used, _ in changes], len(changes) // 2
     return [
-        f"{args.minutes:g} minutes from 16 connections, while a tenth of the catalogue a minute is put and deleted "
-        f"again: {found['per_second']:.0f} requests a second, p99 {found['p99']:.0f} ms, {found['failed']} failed; "
+        f"{args.minutes:g} minutes from 16 connections, while {100 * share:.1f} % of the catalogue a minute are put and "
+        f"deleted again: {found['per_second']:.0f} requests a second, p99 {found['p99']:.0f} ms, {found['failed']} failed; "
         f"{len(changes)} changes, {failed} failed; memory at most {max(memory[:middle]):.0f} MB in the first half of "
         f"the time and {max(memory[middle:]):.0f} MB in the second. Killed and started again, it has made {events} "
         f"changes again; the last one is {'there' if has_last else 'LOST'}.",
