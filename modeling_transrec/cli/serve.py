@@ -101,17 +101,21 @@ def main(args: Sequence[str] | None = None) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    limits = Limits(
-        max_k=arguments.max_k,
-        max_history=arguments.max_history,
-        max_items=arguments.max_items,
-        max_body=arguments.max_body,
-        rate=arguments.rate_limit,
-        max_batch=arguments.max_batch,
-    )
+    try:
+        limits = Limits(
+            max_k=arguments.max_k,
+            max_history=arguments.max_history,
+            max_items=arguments.max_items,
+            max_body=arguments.max_body,
+            rate=arguments.rate_limit,
+            max_batch=arguments.max_batch,
+        )
+    except ValueError as error:
+        raise OptionError(str(error)) from error
     service = Service(loader(arguments, data), arguments.log_file)
     app = create_app(service, os.environ.get(TOKEN) or None, limits)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False, log_level="warning")
+    options: dict[str, Any] = {"access_log": False, "log_level": "warning", "log_config": None}  # by the handler above
+    uvicorn.run(app, host=arguments.host, port=arguments.port, **options)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def _as_column(values: Any) -> Any:
         return values
     try:
         return pa.array(values, from_pandas=True).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         values = [None if value is pd.NA else value for value in values]
     if all(value is None or isinstance(value, str | numbers.Number | np.generic) for value in values):
         return [as_text(value) for value in values]

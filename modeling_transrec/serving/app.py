@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -15,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from limits import RateLimitItem
 from limits import parse as parse_rate
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
@@ -25,12 +27,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..version import __version__
 from .batching import Batcher, BusyError
+from .columns import with_media_decoded
 from .service import NotKeptError, Service
 
 
 logger = logging.getLogger(__name__)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Time = Annotated[int, Field(ge=-(2**62), le=2**62)]  # differences of two fit into 64 bits
 Value = StrictStr | StrictBool | StrictInt | StrictFloat | None
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -50,6 +54,9 @@ class Limits:
             where there are tokens, else an address.
         max_waiting: requests that wait for an answer; more get 503.
         max_batch: requests that are computed together.
+
+    Raises:
+        ValueError: if a number is below 1, or the rate cannot be read.
     """
 
     max_k: int = 1000
@@ -59,6 +66,19 @@ class Limits:
     rate: str | None = None
     max_waiting: int = 4096
     max_batch: int = 256
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        try:
+            self.parsed_rate()
+        except ValueError as error:
+            raise ValueError(f"the rate limit must be such as 100/second, got {self.rate!r}") from error
+
+    def parsed_rate(self) -> RateLimitItem | None:
+        """Returns the rate as `limits` has it."""
+        return None if self.rate is None else parse_rate(self.rate)
 
 
 class _Strict(BaseModel):
@@ -71,7 +91,7 @@ class RecommendRequest(_Strict):
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["t0001", "t0002"], "k": 10}]})
 
     history: list[Id] = Field(description="Item ids, oldest first.")
-    timestamps: list[int] | None = Field(
+    timestamps: list[Time] | None = Field(
         default=None, description="When each item of the history was met, for models that read times (HSTU)."
     )
     user_id: Id | None = Field(default=None, description="Whose history it is, for models of user ids (DSSM).")
@@ -111,8 +131,16 @@ class ScoreRequest(_Strict):
     item_ids: list[Id] = Field(min_length=1, description="Items to score.")
 
 
+class Item(BaseModel):
+    """An item: its id, and columns of the catalogue; an image or a sound is the file's bytes in base64."""
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: Id
+
+
 class ItemsRequest(_Strict):
-    items: list[dict[str, Any]] = Field(
+    items: list[Item] = Field(
         min_length=1,
         description="Items with `item_id` and the columns of the catalogue.",
         examples=[[{"item_id": "new", "text_en": "a red kettle"}]],
@@ -126,8 +154,10 @@ class ItemIdsRequest(_Strict):
 class Interaction(_Strict):
     user_id: Id
     item_id: Id
-    timestamp: int | None = Field(default=None, description="Seconds since 1970.")
-    weight: float | None = Field(default=None, gt=0, description="What it counts; a click less than a purchase.")
+    timestamp: Time | None = Field(default=None, description="Seconds since 1970.")
+    weight: float | None = Field(
+        default=None, gt=0, le=1e6, description="What it counts; a click less than a purchase."
+    )
 
 
 class InteractionsRequest(_Strict):
@@ -204,7 +234,7 @@ _ABOUT = (
 
 def _guards(token: str | None, limits: Limits) -> list:
     """Returns dependencies that let a request pass: by its token and its client's rate."""
-    rate = None if limits.rate is None else parse_rate(limits.rate)
+    rate = limits.parsed_rate()
     limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def passes(request: Request) -> None:
@@ -254,8 +284,9 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
     async def put_items(request: ItemsRequest) -> dict[str, int]:
         """Adds items to the catalogue, or replaces those with the same id."""
         _check(len(request.items), limits.max_items, "the number of items")
-        await asyncio.to_thread(service.put_items, request.items)
-        return {"items": len(request.items)}
+        items = with_media_decoded([item.model_dump() for item in request.items])
+        await asyncio.to_thread(service.put_items, items)
+        return {"items": len(items)}
 
     @app.delete("/items", dependencies=guarded)
     async def delete_items(request: ItemIdsRequest) -> dict[str, int]:
@@ -278,7 +309,7 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         try:
             await asyncio.to_thread(service.reload)
         except (OSError, ValueError) as error:
-            logger.error("The checkpoint could not be loaded again: %s", error)
+            logger.error("The checkpoint could not be loaded again", exc_info=error)
             raise _Refused(503, "the checkpoint could not be loaded, see the log; the old one answers") from error
         return {"catalogue": len(service.recommender.snapshot or ())}
 
@@ -330,8 +361,12 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(NotKeptError)
     async def not_kept(request: Request, error: NotKeptError) -> JSONResponse:
-        logger.error("A change could not be kept: %s", error)
+        logger.error("A change could not be kept", exc_info=error)
         return answer(507, "the change could not be kept, and was not made")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:  # it is raised again, and logged
+        return answer(500, "the service failed at this request; its log says where")
 
 
 class _Observed:
@@ -372,11 +407,32 @@ class _Observed:
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes each record of a log as a line of JSON."""
+    """
+    Writes each record of a log as a line of JSON.
+
+    Of an error it has the type and the places in the code, not its message, which may hold what a client sent; that of
+    an `OSError`, which is of files and addresses, is there.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": self.formatTime(record), "level": record.levelname, "message": record.getMessage()}
+        line: dict[str, Any] = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
         line |= getattr(record, "request", {})
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["errors"] = _described(record.exc_info[1])
         return json.dumps(line)
+
+
+def _described(error: BaseException | None) -> list[dict[str, Any]]:
+    """Returns the type of an error and where it was raised, then the same of those that caused it."""
+    found: list[dict[str, Any]] = []
+    while error is not None:
+        frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+        places = [f"{code.co_filename}:{line} {code.co_name}" for code, line in frames]
+        message = {"message": str(error)} if isinstance(error, OSError) else {}
+        found.append({"type": type(error).__name__, **message, "traceback": places})
+        error = error.__cause__ or error.__context__
+    return found

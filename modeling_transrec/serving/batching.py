@@ -6,6 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
+# What a value may make `compute` raise; others, such as a database that is gone, are the same for all values.
+_OF_A_VALUE = (ValueError, TypeError, ArithmeticError, LookupError)
+
+
 class Batcher:
     """
     Collects calls of many coroutines into calls of one function with a list, in a thread of its own.
@@ -85,11 +89,7 @@ class Batcher:
         if self.observe is not None:
             self.observe(len(batch))
         values = [value for _, value, _ in batch]
-        results: Sequence
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self.compute, key, values)
-        except Exception as error:
-            results = [error] * len(batch)
+        results = await asyncio.get_running_loop().run_in_executor(self._thread, self._results, key, values)
         for (_, _, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue
@@ -97,6 +97,15 @@ class Batcher:
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+    def _results(self, key: Any, values: list) -> Sequence:
+        """Returns a result or an exception for each value; what one value makes fail does not fail the others."""
+        try:
+            return self.compute(key, values)
+        except Exception as error:
+            if len(values) == 1 or not isinstance(error, _OF_A_VALUE):
+                return [error] * len(values)
+            return [result for value in values for result in self._results(key, [value])]
 
 
 class BusyError(RuntimeError):

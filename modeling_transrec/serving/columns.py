@@ -1,7 +1,8 @@
 """Columns of a catalogue: which are taken along, and what is checked of them."""
 
+import base64
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -40,6 +41,53 @@ def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
     if len(set(item_ids)) != len(items):
         raise ValueError("items have an item_id twice; ids must be distinct")
     return items
+
+
+def with_media_decoded(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns items that a client sent, the files of their images and sounds as bytes in place of base64.
+
+    Nothing else stands for a file: a path would be opened on this machine.
+
+    Raises:
+        ValueError: if an image or a sound is not base64.
+    """
+    media = [name for name, modality in MODALITIES.items() if modality.is_sparse]
+    found = [dict(item) for item in items]
+    for number, item in enumerate(found):
+        for name in media:
+            if item.get(name) is None:
+                continue
+            try:
+                item[name] = base64.b64decode(item[name], validate=True)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"items.{number}.{name}: give the bytes of the file in base64; paths and addresses are not read"
+                ) from error
+    return found
+
+
+def with_types(columns: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
+    """Returns columns of items in the types of a catalogue's.
+
+    Raises:
+        ValueError: if a value is of another type; its column is named.
+    """
+
+    def cast(some: datasets.Dataset, types: datasets.Features) -> datasets.Dataset | Exception:
+        try:
+            return some.cast(types)
+        except (TypeError, ValueError, NotImplementedError) as error:  # of datasets, of Arrow
+            return error
+
+    found = cast(columns, features)
+    if isinstance(found, datasets.Dataset):
+        return found
+    for name, feature in features.items():
+        error = cast(columns.select_columns([name]), datasets.Features({name: feature}))
+        if isinstance(error, Exception):
+            kind = feature.dtype if isinstance(feature, datasets.Value) else feature
+            raise ValueError(f"the column {name} of the catalogue holds {kind}: {error}") from error
+    raise found
 
 
 def check_names(columns: Iterable[str]) -> None:

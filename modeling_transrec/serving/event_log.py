@@ -1,17 +1,22 @@
 """What a service was told since its catalogue was made, in a file that is only added to."""
 
+import base64
 import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 
+_BYTES = "$base64"  # the only key of what stands for bytes
+
+
 class EventLog:
     """
-    Keeps events as JSON lines, each of which is on the disk before [`append`] returns.
+    Keeps events as JSON lines, each of which is on the disk before [`append`] returns; bytes in them are base64.
 
     A process has the file for itself. An event that a kill has cut was never confirmed: it is cut off when the file is
     opened again.
@@ -62,7 +67,8 @@ class EventLog:
         Raises:
             OSError: if it cannot be written.
         """
-        size, line = self._file.seek(0, os.SEEK_END), json.dumps(event, ensure_ascii=False).encode() + b"\n"
+        size = self._file.seek(0, os.SEEK_END)
+        line = json.dumps(event, ensure_ascii=False, default=_as_json).encode() + b"\n"
         try:
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -76,8 +82,8 @@ class EventLog:
         with self.path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    event = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
+                    event = json.loads(line, object_hook=_as_it_was)
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{self.path}:{number}: the line is damaged: {error}") from error
                 if not isinstance(event, dict) or "kind" not in event:
                     raise ValueError(f"{self.path}:{number}: this is no event of a service")
@@ -86,3 +92,13 @@ class EventLog:
     def _cut_unfinished(self) -> None:
         whole = self.path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(whole)
+
+
+def _as_json(value: Any) -> dict[str, str]:
+    if not isinstance(value, bytes):
+        raise TypeError(f"a log cannot keep a value of {type(value).__name__}")
+    return {_BYTES: base64.b64encode(value).decode()}
+
+
+def _as_it_was(value: dict) -> Any:
+    return base64.b64decode(value[_BYTES], validate=True) if value.keys() == {_BYTES} else value

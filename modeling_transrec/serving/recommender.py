@@ -28,7 +28,7 @@ from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import check_number_of_items
 from .catalogue import Catalogue
-from .columns import checked_items, item_columns
+from .columns import checked_items, item_columns, with_types
 from .filters import Where
 from .indexes import make_index
 from .item_index import ItemIndex
@@ -39,6 +39,7 @@ from .recommender_files import export, hub_arguments, load_catalogue, load_model
 # Allows one change of a catalogue at a time. All recommenders share it: with a lock of its own, a recommender could be
 # neither copied nor pickled.
 _changing = threading.RLock()
+_FARTHEST_TIME = 2**62  # differences of two times fit into 64 bits
 
 
 class Recommender:
@@ -414,7 +415,10 @@ class Recommender:
             raise ValueError(f"the catalogue has no column {', '.join(sorted(unknown))}; it has {', '.join(known)}")
         for name in set(known) - set(columns.column_names):
             columns = columns.add_column(name, [None] * len(columns))
-        columns, item_embeddings = columns.select_columns(list(known)).cast(known), self._encode(items, chunk_size)
+        columns, item_embeddings = (
+            with_types(columns.select_columns(list(known)), known),
+            self._encode(items, chunk_size),
+        )
         with _changing:
             catalogue = self._indexed()
             if catalogue.scorer.model is not before.scorer.model or catalogue.features != known:
@@ -650,6 +654,8 @@ class Recommender:
         times: Any = as_histories(given)[0]
         if [*map(len, times)] != [*map(len, histories)]:
             raise ValueError("timestamps must have a time for each item of each history")
+        if any(not -_FARTHEST_TIME <= time <= _FARTHEST_TIME for one in times for time in one):
+            raise ValueError(f"timestamps must be at most {_FARTHEST_TIME} before or after 1970")
         return times
 
     def _user_index(self, user_id: str | Sequence[str] | None, count: int) -> torch.Tensor | None:

@@ -78,9 +78,13 @@ def test_a_server_that_is_killed_loses_nothing_that_it_answered(make_model, text
         assert client.get("/ready").json()["catalogue"] == 42
         after = client.post("/recommend", json=question).json()
         assert [one["item_id"] for one in after["items"]] == [one["item_id"] for one in before["items"]]
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as other:
+            other.sendall(b"nonsense\r\n\r\n")
+            assert other.recv(20).startswith(b"HTTP/1.1 400")
         process.terminate()
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)  # it ends by itself, and says why
         lines = [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
+        assert any(line["message"].startswith("Invalid HTTP") for line in lines)  # uvicorn's own are of JSON, too
         assert any(line.get("route") == "/recommend" and line["status"] == 200 for line in lines)
 
 
@@ -201,6 +205,8 @@ def test_what_cannot_be_meant():
     for options in ("{", "[1]"):
         with pytest.raises(OptionError, match="--index_options"):
             loader(ServeArguments(model_name_or_path="checkpoint", index_options=options), None)
+    with pytest.raises(OptionError, match="the rate limit must be such as 100/second, got 'nonsense'"):
+        main(["checkpoint", "--rate_limit", "nonsense"])  # before it is loaded
     with pytest.raises(OptionError, match="did you mean --max_k"):
         main(["checkpoint", "--maxk", "3"])
     with pytest.raises(OptionError, match="--min_rating is an option of a data set"):

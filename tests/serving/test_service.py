@@ -1,12 +1,17 @@
 """The service: what it answers, refuses, and keeps."""
 
 import asyncio
+import base64
+import io
 import json
 import logging
 import os
 import threading
 
 import pytest
+import torch
+
+from ..tiny import tiny_image
 
 
 fastapi = pytest.importorskip("fastapi", reason='needs pip install ".[serve]"')
@@ -25,13 +30,15 @@ HISTORIES = {
     "item_id": ["i001", "i002", "i003", "i001", "i002", "i004"],
     "timestamp": [1, 2, 3, 4, 5, 6],
 }
+CLICK = {"user_id": "u1", "item_id": "i001"}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(make_model, text_processor, items, tmp_path_factory):
     """A recommender with a catalogue and counts."""
     folder = tmp_path_factory.mktemp("shop")
-    recommender = Recommender(make_model("text"), text_processor).index(items, histories=HISTORIES)
+    dated = items.add_column("year", list(range(len(items))))
+    recommender = Recommender(make_model("text"), text_processor).index(dated, histories=HISTORIES)
     recommender.save_pretrained(folder)
     return folder
 
@@ -75,6 +82,8 @@ def test_a_model_that_reads_times_gets_those_of_the_request(make_model, text_pro
         assert found == [recommender.recommend(history, k=5, timestamps=one) for one in times] and found[0] != found[1]
         refused = client.post("/recommend", json={"history": history})
         assert refused.status_code == 422 and "give timestamps" in refused.json()["error"]
+    with pytest.raises(ValueError, match="timestamps must be at most 4611686018427387904 before or after 1970"):
+        recommender.recommend(history, timestamps=[0, 1, 10**30])
 
 
 def test_a_model_of_users_gets_the_id_of_the_request(make_model, processor_of, items):
@@ -146,11 +155,30 @@ def test_changes_are_used_at_once_and_made_again_after_a_restart(load, tmp_path)
         ("POST", "/recommend", {"history": ["i001"], "diversity": 1.5}, "diversity: Input should be less"),
         ("POST", "/similar-items", {"item_id": "nope"}, "'nope' is not in"),
         ("POST", "/score", {"history": ["i001"], "item_ids": []}, "item_ids: List should have at least 1"),
-        ("PUT", "/items", {"items": [{"text_en": "x"}]}, "item_id"),
+        ("PUT", "/items", {"items": [{"text_en": "x"}]}, "items.0.item_id: Field required"),
+        ("PUT", "/items", {"items": [{"item_id": ""}]}, "items.0.item_id: String"),
+        (
+            "PUT",
+            "/items",
+            {"items": [{"item_id": "a", "text_en": ["x"]}]},
+            "column text_en of the catalogue holds string",
+        ),
+        ("PUT", "/items", {"items": [{"item_id": "a", "text_en": {"x": 1}}]}, "column text_en of the catalogue holds"),
+        ("PUT", "/items", {"items": [{"item_id": "a", "year": "old"}]}, "column year of the catalogue holds int64"),
+        ("PUT", "/items", {"items": [{"item_id": "a", "year": 10**30}]}, "column year of the catalogue holds int64"),
+        ("PUT", "/items", {"items": [{"item_id": "a", "image": "/any/path"}]}, "items.0.image: give the bytes of the"),
         ("PUT", "/items", {"items": [{"item_id": "a", "colour": "red"}]}, "no column colour"),
         ("DELETE", "/items", {"item_ids": ["nope"]}, "'nope' is not in the catalogue"),
         ("POST", "/interactions", {"interactions": [{"user_id": "u", "item_id": "nope"}]}, "'nope' of the inter"),
         ("POST", "/interactions", {"interactions": [{"user_id": "", "item_id": "i001"}]}, "user_id: String"),
+        (
+            "POST",
+            "/interactions",
+            {"interactions": [{**CLICK, "timestamp": 2**63}]},
+            "timestamp: Input should be less",
+        ),
+        ("POST", "/interactions", {"interactions": [{**CLICK, "weight": 1e308}]}, "weight: Input should be less"),
+        ("POST", "/recommend", {"history": ["i001"], "timestamps": [10**30]}, "timestamps.0: Input should be less"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(client, method, path, body, sentence, tmp_path):
@@ -183,8 +211,21 @@ def test_a_token_is_asked_for(load):
 
 def test_clients_have_a_rate(load):
     with TestClient(create_app(Service(load), limits=Limits(rate="3/minute"))) as client:
-        statuses = [client.post("/recommend", json={"history": ["i001"]}).status_code for _ in range(4)]
-    assert statuses == [200] * 3 + [429]
+        answers = [client.post("/recommend", json={"history": ["i001"]}) for _ in range(4)]
+    assert [one.status_code for one in answers] == [200] * 3 + [429]
+    assert answers[-1].json() == {"error": "more than 3/minute requests"} and answers[-1].headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"rate": "nonsense"}, "the rate limit must be such as 100/second, got 'nonsense'"),
+        ({"max_batch": 0}, "max_batch"),
+    ],
+)
+def test_limits_that_cannot_be_meant(limits, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Limits(**limits)
 
 
 def test_metrics_and_logs_have_no_personal_data(client, caplog):
@@ -198,6 +239,57 @@ def test_metrics_and_logs_have_no_personal_data(client, caplog):
     parsed = [json.loads(line) for line in lines]
     assert [one["route"] for one in parsed if "route" in one][:2] == ["/recommend", "/interactions"]
     assert not any("somebody" in line or "i007" in line for line in lines)
+
+
+def test_a_failure_is_logged_as_a_line_without_what_was_sent(load, caplog, monkeypatch):
+    service = Service(load)
+
+    def fail(*_):
+        raise KeyError("somebody")
+
+    monkeypatch.setattr(service, "similar_items", fail)
+    with TestClient(create_app(service), raise_server_exceptions=False) as client:
+        found = client.post("/similar-items", json={"item_id": "i001"})
+        assert found.status_code == 500 and "its log says where" in found.json()["error"]
+        monkeypatch.setattr(service, "reload", lambda: fail_to_load("somebody"))
+        assert client.post("/reload").status_code == 503
+    record = next(record for record in caplog.records if record.exc_info)
+    (line,) = JsonFormatter().format(record).splitlines()
+    assert "somebody" not in line and "somebody" not in record.getMessage()
+    outer, inner = json.loads(line)["errors"]
+    assert (outer["type"], inner["type"]) == ("ValueError", "OSError") and inner["message"] == "no such file"
+    assert any(place.endswith(" fail_to_load") for place in outer["traceback"])
+
+
+def fail_to_load(item_id):
+    try:
+        raise OSError("no such file")
+    except OSError as error:
+        raise ValueError(f"item {item_id!r} of the interactions is not in the catalogue") from error
+
+
+def test_images_come_as_base64_and_are_kept(make_model, processor_of, items, tmp_path):
+    def load():
+        return Recommender(make_model("image"), processor_of["image"]).index(items)
+
+    file = io.BytesIO()
+    tiny_image(99).save(file, "PNG")
+    path, content = tmp_path / "new.png", file.getvalue()
+    path.write_bytes(content)
+    expected = load().add_items([{"item_id": "new", "image": content}]).item_embeddings[-1]
+    assert not torch.allclose(expected, load().add_items([{"item_id": "new"}]).item_embeddings[-1])
+    with TestClient(create_app(Service(load, tmp_path / "events.jsonl"))) as client:
+        for image in (str(path), f"file://{path}", {"path": str(path), "bytes": None}, [1], 3):
+            found = client.put("/items", json={"items": [{"item_id": "old"}, {"item_id": "new", "image": image}]})
+            assert found.status_code == 422 and found.json()["error"].startswith("items.1.image: give the bytes"), (
+                image
+            )
+        sent = {"item_id": "new", "image": base64.b64encode(content).decode()}
+        assert client.put("/items", json={"items": [sent]}).json() == {"items": 1}
+        torch.testing.assert_close(client.app.state.service.recommender.item_embeddings[-1], expected)
+    again = Service(load, tmp_path / "events.jsonl")
+    torch.testing.assert_close(again.recommender.item_embeddings[-1], expected)
+    again.close()
 
 
 def test_a_change_that_cannot_be_kept_is_not_made(client, monkeypatch, tmp_path):
@@ -297,6 +389,24 @@ class TestBatcher:
 
         first, second, third = asyncio.run(main())
         assert (first, third) == (0, 2) and isinstance(second, ValueError)
+
+    def test_a_value_that_fails_leaves_the_others_and_what_fails_for_all_is_not_tried_again(self):
+        calls = []
+
+        def compute(key, values):
+            calls.append(values)
+            if key == "down":
+                raise ConnectionError("the database is gone")
+            return [10 // value for value in values]
+
+        async def main():
+            async with Batcher(compute) as batcher:
+                tasks = [asyncio.create_task(batcher.submit(key, n)) for key in ("", "down") for n in range(3)]
+                return await asyncio.gather(*tasks, return_exceptions=True)
+
+        first, *found, gone, _, _ = asyncio.run(main())
+        assert isinstance(first, ZeroDivisionError) and found == [10, 5] and isinstance(gone, ConnectionError)
+        assert calls == [[0, 1, 2], [0], [1], [2], [0, 1, 2]]
 
     def test_too_many_that_wait_are_refused(self):
         may_go = threading.Event()
