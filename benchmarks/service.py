@@ -215,11 +215,12 @@ def under_changes(folder: str, script: str, args: argparse.Namespace) -> list[st
     failed = sum(status != 200 for _, status in changes)
     memory, middle = [used for used, _ in changes], len(changes) // 2
     return [
-        f"{args.minutes:g} minutes from 16 connections, while {100 * share:.1f} % of the catalogue a minute are put and "
-        f"deleted again: {found['per_second']:.0f} requests a second, p99 {found['p99']:.0f} ms, {found['failed']} failed; "
-        f"{len(changes)} changes, {failed} failed; memory at most {max(memory[:middle]):.0f} MB in the first half of "
-        f"the time and {max(memory[middle:]):.0f} MB in the second. Killed and started again, it has made {events} "
-        f"changes again; the last one is {'there' if has_last else 'LOST'}.",
+        f"{args.minutes:g} minutes from 16 connections, while {100 * share:.1f} % of the catalogue a minute are put "
+        f"and deleted again: {found['per_second']:.0f} requests a second, p99 {found['p99']:.0f} ms, "
+        f"{found['failed']} failed; {len(changes)} changes, {failed} failed; memory at most "
+        f"{max(memory[:middle]):.0f} MB in the first half of the time and {max(memory[middle:]):.0f} MB in the "
+        f"second. Killed and started again, it has made {events} changes again; the last one is "
+        f"{'there' if has_last else 'LOST'}.",
     ]
 
 

@@ -10,6 +10,7 @@ numbers of `transrec recommend --output_dir`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -76,6 +77,8 @@ class UserScorer:
 
 def main(args: Sequence[str] | None = None) -> None:
     options, data = parse_arguments((RayArguments, DataArguments), args, __doc__)
+    if any(Path(options.output_dir).glob("*.parquet")):  # Ray would add its files to them
+        raise OptionError(f"{options.output_dir} has files of another run: give another --output_dir, or remove them")
     try:
         import ray
     except ImportError as error:

@@ -1,14 +1,16 @@
 """Answers requests of a Hugging Face Inference Endpoint. `hub_with_handler` puts this file beside a checkpoint."""
 
 import copy
+import inspect
 import os
 from typing import Any
 
 from modeling_transrec import Recommender
 from modeling_transrec.evaluation.encoding import kept_statistics
+from modeling_transrec.serving.columns import with_media_decoded
 
 
-_PARAMETERS = ("k", "exclude_seen", "explain", "cold_users", "unknown_items")
+_PARAMETERS = [name for name in inspect.signature(Recommender.recommend).parameters if name not in ("self", "history")]
 
 
 class EndpointHandler:
@@ -21,7 +23,7 @@ class EndpointHandler:
     Example:
 
     ```json
-    {"inputs": ["i1", "i2"], "parameters": {"k": 3}}
+    {"inputs": ["i1", "i2"], "parameters": {"k": 3, "where": {"in_stock": true}}}
     {"inputs": {"history": ["i1"], "items": [{"item_id": "i1", "text_en": "red rope"}, …]}}
     ```
     """
@@ -34,8 +36,9 @@ class EndpointHandler:
 
         Args:
             data: `"inputs"` is a history of item ids, a list of such histories, or a dictionary of a `"history"` and
-                `"items"` to choose from, with `item_id` and content; without items, those of the checkpoint's
-                catalogue. `"parameters"` are those of [`Recommender.recommend`].
+                `"items"` to choose from, with `item_id` and content (images and sounds as files in base64); without
+                items, those of the checkpoint's catalogue. `"parameters"` are those of [`Recommender.recommend`]:
+                models that read times or user ids need `"timestamps"` or `"user_id"`.
 
         Raises:
             ValueError: if a field is missing or unknown, or there is no catalogue; an endpoint answers with its text.
@@ -67,4 +70,4 @@ class EndpointHandler:
         if foreign:
             raise ValueError(f"the model's id table lacks {foreign[0]!r}: give only items that it was trained on")
         with kept_statistics(self.recommender.model):
-            return copy.copy(self.recommender).index(items)
+            return copy.copy(self.recommender).index(with_media_decoded(items))

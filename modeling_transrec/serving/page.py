@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from .recommender import Recommender
+from .space import check_shown
 
 
 SHOWN, K, MOST_HISTORY = 20, 10, 50  # items that are found, recommended, and chosen at most
@@ -68,6 +69,7 @@ class Shop:
     """
 
     def __init__(self, recommender: Recommender, images: str | os.PathLike | None = None):
+        check_shown(recommender)
         self.recommender = recommender
         self.item_ids = recommender.item_ids
         self._titles = dict(zip(self.item_ids, _titles(recommender), strict=True))
@@ -164,7 +166,10 @@ def read_table(path: str | os.PathLike) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"the file is not in UTF-8 (byte {error.start}); save it as such") from error
     header = text.partition("\n")[0]
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t" if "\t" in header else ",") if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t" if "\t" in header else ",") if row]
+    except csv.Error as error:
+        raise ValueError(f"the file is no table of CSV ({error}); is a quotation mark not closed?") from error
     if rows and [name.strip().lower() for name in rows[0]] in (["id", "text"], ["item_id", "text"], ["id", "title"]):
         rows = rows[1:]
     for number, row in enumerate(rows, start=1):

@@ -52,10 +52,11 @@ def write_space(
         The path of `app.py`.
 
     Raises:
-        ValueError: if the recommender has no catalogue.
+        ValueError: if the recommender has no catalogue, or reads more of a user than a page knows.
     """
     if recommender.items is None:
         raise ValueError("there is no catalogue to show: call index(items), or name a data set")
+    check_shown(recommender)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     has_images = items is not None and "image" in items.column_names
@@ -85,6 +86,17 @@ def write_space(
         else:
             (folder / IMAGES).unlink(missing_ok=True)
     return folder / "app.py"
+
+
+def check_shown(recommender: Recommender) -> None:
+    """Raises `ValueError` for a recommender that needs more of a visitor than the items that were chosen."""
+    if recommender.processor.user_ids is not None:
+        raise ValueError("this model knows users by id (DSSM), and visitors of a page have none: show another model")
+    if getattr(recommender.model.config, "reads_timestamps", False):
+        raise ValueError(
+            "this model reads the times of interactions (HSTU), and items that are chosen on a page have none: show "
+            "another model"
+        )
 
 
 def push_space(folder: str | os.PathLike, space_id: str, private: bool | None = None, token: str | None = None) -> str:

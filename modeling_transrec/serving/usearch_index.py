@@ -14,6 +14,7 @@ from .item_index import as_rows, as_scores, values_by_column
 
 
 _INDEX, _ITEMS = "index.usearch", "items.json"
+_DTYPES = ("f32", "f16", "bf16")
 _ROWS_AT_A_TIME = 10_000
 _SMALL = 4096  # an index of fewer items is searched whole
 
@@ -25,13 +26,15 @@ class UsearchIndex:
     It finds most of the best items, not always all.
 
     Args:
-        dtype: of the vectors in the graph: `"f32"`, `"f16"`, `"bf16"` or `"i8"`; scores are rounded likewise.
+        dtype: of the vectors in the graph: `"f32"`, `"f16"` or `"bf16"`; scores are rounded likewise. In usearch's
+            `"i8"` all vectors have the same length, so that its scores are cosines: it is refused.
         connectivity: neighbours of an item in the graph.
         expansion_add: items looked at to find the neighbours of a new one.
         expansion_search: items looked at for a query, at least; more find more of the best.
 
     Raises:
         ImportError: if usearch is not installed.
+        ValueError: if there is no such `dtype`.
     """
 
     follows_changes, filters_itself = True, False
@@ -43,6 +46,10 @@ class UsearchIndex:
             from usearch.index import Index
         except ImportError as error:
             raise ImportError("searching with usearch needs it: pip install modeling_transrec[usearch]") from error
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}: other vectors lose their lengths"
+            )
         self._make: Any = Index
         self.options = {
             "dtype": dtype,

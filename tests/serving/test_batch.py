@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from modeling_transrec import Recommender, load_items, load_sequences
+from modeling_transrec.cli import OptionError
 from modeling_transrec.cli.recommend import main
 from modeling_transrec.serving.batch import index_in_shares, recommended_table, write_recommendations
 
@@ -120,6 +121,12 @@ def test_two_processes_equal_one(make_model, text_processor, tmp_path, capsys):
     recommender = Recommender.from_pretrained(tmp_path / "model").index(load_items("ninerec", "Sample_Target"))
     expected = recommender.recommend([*user["item_ids"], user["target"]])
     assert row["user_id"] == user["user_id"] and row["item_ids"] == [item["item_id"] for item in expected]
+
+
+def test_ray_adds_no_files_to_those_of_another_run(script, tmp_path):
+    (tmp_path / "0_000000.parquet").touch()
+    with pytest.raises(OptionError, match="has files of another run: give another --output_dir"):
+        script("recommend_ray").main(["--model_name_or_path", "checkpoint", "--output_dir", str(tmp_path)])
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The handler of Inference Endpoints: `EndpointHandler(path)`, called with the body of each request."""
 
+import base64
 import importlib.util
+import io
 import json
 
 import pytest
@@ -70,6 +72,35 @@ def test_what_it_cannot_answer_is_a_sentence(handler_of, make_model, processor_o
     ):
         with pytest.raises(ValueError, match=sentence):
             handler(body)
+
+
+def test_models_of_times_and_of_users_get_them(handler_of, make_model, processor_of, items, tmp_path):
+    users = type(processor_of["id"])(item_ids=items["item_id"][:], user_ids=[f"u{n}" for n in range(13)])
+    for kind, encoder, processor, known in (
+        ("text", "hstu", processor_of["text"], {"timestamps": [0, 90_000_000]}),
+        ("id", "dssm", users, {"user_id": "u7"}),
+    ):
+        recommender = Recommender(make_model(kind, user_encoder_type=encoder), processor).index(items)
+        recommender.save_pretrained(tmp_path / kind, with_handler=True)
+        parameters = {"k": 3, "where": {"item_id": ["i004", "i007", "i009", "i010"]}, "diversity": 0.5, **known}
+        found = handler_of(tmp_path / kind)({"inputs": HISTORY, "parameters": parameters})
+        assert found == recommender.recommend(HISTORY, **parameters) and len(found) == 3
+
+
+def test_images_come_as_base64(handler_of, make_model, processor_of, items, tmp_path):
+    Recommender(make_model("image"), processor_of["image"]).save_pretrained(tmp_path, with_handler=True)
+    handler, some = handler_of(tmp_path), []
+    for row in (0, 2, 3, 4):
+        file = io.BytesIO()
+        items["image"][row].save(file, "PNG")
+        some.append({"item_id": f"new{row}", "image": file.getvalue()})
+    sent = [{**one, "image": base64.b64encode(one["image"]).decode()} for one in some]
+    found = handler({"inputs": {"history": ["new0"], "items": sent}})
+    expected = Recommender(make_model("image"), processor_of["image"]).index(some).recommend(["new0"])
+    assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected])
+    with pytest.raises(ValueError, match="items.1.image: give the bytes of the file in base64; paths"):
+        handler({"inputs": {"history": ["new0"], "items": [sent[0], {"item_id": "b", "image": __file__}]}})
 
 
 @pytest.mark.slow

@@ -217,6 +217,17 @@ def test_a_graph_finds_most_of_the_best(monkeypatch):
     assert sum(len(set(map(int, ids)) & set(one)) for ids, one in zip(found, best, strict=True)) > 190
 
 
+def test_vectors_of_a_graph_keep_their_lengths():
+    pytest.importorskip("usearch")
+    for dtype in ("f32", "f16", "bf16"):
+        index = make_index("usearch", dtype=dtype)
+        index.add(["short", "long"], torch.eye(8)[:1] * torch.tensor([[1.0], [5.0]]))
+        scores, found = index.search(torch.eye(8)[:1], 2)
+        assert found == [["long", "short"]] and scores.tolist()[0] == pytest.approx([5, 1])
+    with pytest.raises(ValueError, match="dtype must be one of f32, f16, bf16, got 'i8'"):
+        make_index("usearch", dtype="i8")
+
+
 def test_an_index_that_follows_is_brought_back_with_its_catalogue(make_model, text_processor, items):
     """As a service does with a change that cannot be kept."""
     pytest.importorskip("usearch")

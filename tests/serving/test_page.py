@@ -95,6 +95,7 @@ def test_a_catalogue_of_ones_own(page, tmp_path):
         (b"1,a\n1,b\n", "the id of item 2, '1', is empty or there twice"),
         (b"1,a\n", "there must be 2 to 2,000 items, and there are 1"),
         (b"1,a\n2,\xff\n", r"not in UTF-8 \(byte 6\)"),
+        (b'1,"a\n' + b"2,b\n" * 40_000, "no table of CSV .*; is a quotation mark not closed"),
         (b"1," + b"a" * 3_000_000, "at most 2,000,000 bytes"),
     ],
 )

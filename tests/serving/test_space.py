@@ -76,3 +76,14 @@ def test_what_cannot_be_meant(make_model, text_processor, tmp_path):
         main([str(tmp_path), "--push_to_hub", "true"])
     with pytest.raises(ValueError, match=r"there is no catalogue to show: call index\(items\)"):
         write_space(Recommender.from_pretrained(tmp_path), tmp_path)
+
+
+def test_models_that_read_more_than_items_are_refused(make_model, text_processor, processor_of, items, tmp_path):
+    users = type(processor_of["id"])(item_ids=items["item_id"][:], user_ids=[f"u{n}" for n in range(13)])
+    for model, processor, sentence in (
+        (make_model("text", user_encoder_type="hstu"), text_processor, r"reads the times of interactions \(HSTU\)"),
+        (make_model("id", user_encoder_type="dssm"), users, r"knows users by id \(DSSM\)"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            write_space(Recommender(model, processor).index(items), tmp_path / "space")
+    assert not (tmp_path / "space").exists()
