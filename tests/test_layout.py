@@ -3,6 +3,7 @@
 import ast
 import configparser
 import importlib
+import inspect
 import itertools
 import subprocess
 import sys
@@ -14,8 +15,15 @@ import modeling_transrec
 from modeling_transrec import (
     TransRecForSequentialRecommendation,
     TransRecForUserClassification,
+    TransRecModel,
     TransRecProcessor,
 )
+from modeling_transrec.models.auxiliary_losses import AUXILIARY_LOSSES
+from modeling_transrec.models.fusions import FUSIONS
+from modeling_transrec.models.losses import LOSSES
+from modeling_transrec.models.multimodal_encoders import MULTIMODAL_ENCODERS
+from modeling_transrec.models.projections import PROJECTIONS
+from modeling_transrec.models.user_encoders import USER_ENCODERS
 
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +93,46 @@ def test_what_travels_with_a_checkpoint_is_models_and_nothing_else():
             if isinstance(node, ast.ImportFrom) and node.level:
                 waiting.append(path.parent / f"{node.module}.py")
     assert closure == {path for path in files_of("models") if path.name != "__init__.py"}
+
+
+# Names of rows that mean something else where they are compared.
+OTHER_MEANINGS = {
+    "hub/authors_checkpoints.py": {"sasrec", "bert4rec", "nextitnet", "gelu"},  # parts of NineRec's own checkpoints
+    "models/losses.py": {"mixed"},  # a source of candidates
+    "models/auxiliary_losses.py": {"same_target"},  # a kind of view
+    "data/collator.py": {"same_target"},  # the same kind
+}
+
+
+def compared_strings(source: str) -> set[str]:
+    """The strings that are compared with something, or are one of several that are."""
+    compared = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Compare | ast.MatchValue))
+    constants = (part for node in compared for part in ast.walk(node) if isinstance(part, ast.Constant))
+    return {part.value for part in constants if isinstance(part.value, str)}
+
+
+def test_comparisons_are_found():
+    assert compared_strings("a == 'b'; c not in ('d', 'e'); f['g'] = 'h'") == {"b", "d", "e"}
+
+
+def test_no_row_of_a_table_is_asked_for_by_its_name():
+    """What the code wants to know of a user encoder, a loss, a fusion or a projection is an attribute of its row."""
+    tables = (USER_ENCODERS, LOSSES, AUXILIARY_LOSSES, FUSIONS, PROJECTIONS, MULTIMODAL_ENCODERS)
+    names = set(itertools.chain.from_iterable(tables))
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE).as_posix()
+        found = compared_strings(path.read_text(encoding="utf-8")) & names
+        assert found == OTHER_MEANINGS.get(place, set()), f"{path} compares {found}"
+
+
+@pytest.mark.parametrize(
+    "model_class", [TransRecModel, TransRecForSequentialRecommendation, TransRecForUserClassification]
+)
+def test_no_model_lists_the_items_tensors(model_class):
+    """They are `**items`, so that the parameters that remain can be read."""
+    kinds = [one.kind for one in inspect.signature(model_class.forward).parameters.values()]
+    assert inspect.Parameter.VAR_KEYWORD in kinds
+    assert len(kinds) - 2 <= 8, "beside self and the items' tensors"
 
 
 def test_no_test_module_imports_another():

@@ -13,6 +13,7 @@ SECTIONS = {
     "ninerec": "Reading data sets",
     "evaluation": "Evaluation",
     "training": "Training",
+    "export": "Export",
     "serving": "Serving",
     "hub": "Hub",
     "benchmark": "Benchmarks",

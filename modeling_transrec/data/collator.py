@@ -129,7 +129,7 @@ class TransRecDataCollator:
         if loss.candidates == "position":
             negatives = self.sample_negatives(rows, users)[:, -targets.shape[1] :]  # (B, L, N)
             parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
-        elif loss.candidates in ("shared", "mixed"):
+        elif loss.samples:
             parts.append(self.sample_shared_negatives(rows, users))  # (N,)
         views = None if self.auxiliary is None else self.make_views(rows, users)  # (2, B, L)
         if views is not None:

@@ -48,7 +48,7 @@ def encode_items(
     Yields: indices into the catalogue `(C,)` and the items' embeddings `(C, D)`, float32.
     """
 
-    if model.config.modality == "id":
+    if not model.config.contents:
         chunk_size = max(chunk_size, IDS_AT_A_TIME)
 
     def inputs_of_chunks() -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ..evaluation.encoding import with_features
+from ..models.modalities import MODALITIES
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..models.user_encoders import USER_ENCODERS
@@ -121,8 +122,12 @@ def towers_of(
         ValueError: if the model cannot be exported.
     """
     config: Any = model.config
-    if config.multimodal_config is not None and config.multimodal_config.model_type == "vilt":
-        raise ValueError("ViLT chooses patches by the values of its inputs, which no graph can: it cannot be exported")
+    for part in model.item_encoder.parts:
+        if not part.has_fixed_graph:
+            raise ValueError(
+                f"{type(part.whole).__name__} computes other things for other values of its inputs, which no graph "
+                "can: it cannot be exported"
+            )
     width, length = config.width, min(4, config.max_seq_len)
     items, users = _example_items(processor), range(_NUM_EXAMPLES)
     mask = torch.arange(length) >= torch.tensor(users)[:, None].clamp(max=length - 1)  # (B, L)
@@ -168,10 +173,10 @@ def _example_items(processor: TransRecProcessor) -> dict[str, torch.Tensor]:
 
 
 def _item_sizes(name: str) -> dict[int, str]:
-    if name in ("input_ids", "attention_mask"):
-        return {0: "items", 1: "tokens"}
-    if name in ("input_values", "input_features", "audio_mask", "audio_features"):
-        return {0: "sounds"}
-    if name.endswith(STATISTICS):
-        return {}
-    return {0: "images" if name in ("pixel_values", "image_features") else "items"}
+    """Names the sizes of a tensor that describes items, by dimension, where they may be any."""
+    for modality in MODALITIES.values():
+        if name in modality.inputs:
+            return modality.sizes(name)
+        if name == f"{modality.name}_features":
+            return {0: modality.entries}
+    return {} if name.endswith(STATISTICS) else {0: "items"}

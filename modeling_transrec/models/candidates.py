@@ -136,9 +136,9 @@ def make_candidates(
         )
     if loss.reads_batch and log_q is not None:
         num_uniform = 0
-        if loss.candidates == "mixed" and config.negative_sampling == "popularity":
+        if loss.samples and config.negative_sampling == "popularity":
             num_draws = num_draws + config.num_negatives
-        elif loss.candidates == "mixed":
+        elif loss.samples:
             num_uniform = config.num_negatives
         log_q = log_inclusion_probability(
             full_precision(log_q), num_draws, num_uniform, inputs.get("num_catalogue_items", 1)

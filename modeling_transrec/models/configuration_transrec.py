@@ -396,7 +396,7 @@ class TransRecConfig(PretrainedConfig):
         fusion = FUSIONS[self.fusion]
         row = PROJECTIONS[self.item_projection]
         of_vectors = row.starts_at_content or row.quantises
-        if of_vectors and fusion.reads_tokens and len(set((self.modality or "").split("+")) - {"id"}) > 1:
+        if of_vectors and fusion.reads_tokens and len(self.contents) > 1:
             raise ValueError(
                 f"item_projection={self.item_projection!r} makes one vector of a content, and fusion={self.fusion!r} "
                 "reads token vectors; choose fusion='weighted_concat'"
@@ -424,7 +424,7 @@ class TransRecConfig(PretrainedConfig):
             )
         if not fusion.reads_ids or self.modality is None:
             return
-        if self.num_items is None or self.modality == "id":
+        if self.num_items is None or not self.contents:
             raise ValueError(f"fusion={self.fusion!r} reads contents and ids; give a backbone and num_items")
         if self.history_decay is not None or PROJECTIONS[self.item_projection].starts_at_content:
             raise ValueError(
@@ -593,6 +593,11 @@ class TransRecConfig(PretrainedConfig):
         """What items are read by: `"text"`, `"image"`, `"audio"`, `"id"`, or several: `"text+image"`; `None` while
         nothing is set."""
         return "+".join(name for name, modality in MODALITIES.items() if modality.is_read(self)) or None
+
+    @property
+    def contents(self) -> list[str]:
+        """The modalities that are content, which transfers: all that items are read by, except ids."""
+        return [name for name, one in MODALITIES.items() if one.encoder_class is not None and one.is_read(self)]
 
 
 def described_fields(cls: type) -> dict[str, str]:

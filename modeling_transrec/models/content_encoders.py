@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def fuses_tokens(config: "TransRecConfig") -> bool:
     """Returns whether there is something to fuse, and the fusion reads tokens."""
-    fusion, contents = FUSIONS[config.fusion], set(config.modality.split("+")) - {"id"}
-    return fusion.reads_tokens and (len(contents) > 1 or fusion.reads_ids)
+    fusion = FUSIONS[config.fusion]
+    return fusion.reads_tokens and (len(config.contents) > 1 or fusion.reads_ids)
 
 
 class ContentEncoder(nn.Module):
@@ -51,6 +51,7 @@ class ContentEncoder(nn.Module):
     gives_tokens = True
     starts_from_states: bool = False  # whether the backbone can start from states behind its frozen layers
     has_missing = True  # whether a learned embedding stands for what an item lacks
+    has_fixed_graph = True  # whether the same operations run whatever the values are, so that it can be exported
 
     def __init__(self, backbone: PreTrainedModel | None, width: int, config: "TransRecConfig"):
         super().__init__()

@@ -46,6 +46,7 @@ class Modality:
         stored: columns of prepared items and their types.
         is_sparse: whether its tensors have entries only for the items that have the content, and an index tells which.
         is_saved: whether the processor's part is saved in files of its own.
+        entries: what the first dimension of its tensors counts: `"items"`, or those that have the content.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class Modality:
     stored: ClassVar[dict[str, Any]]
     is_sparse = False
     is_saved = True
+    entries = "items"
     loading: ClassVar[dict[str, str]] = {}
 
     def is_read(self, config: "TransRecConfig") -> bool:
@@ -69,6 +71,10 @@ class Modality:
     def column(self, processor: "TransRecProcessor") -> str:
         """Returns the column of the items table that holds it."""
         return self.name
+
+    def sizes(self, name: str) -> dict[int, str]:
+        """Names the sizes of one of its `inputs` that differ between batches, by dimension."""
+        return {0: self.entries}
 
     def check(self, processor: "TransRecProcessor") -> None:
         """Raises `ValueError` if the processor's part cannot be used."""
@@ -126,6 +132,10 @@ class TextModality(Modality):
         """Returns the column of the texts in the processor's language."""
         return f"text_{processor.language}"
 
+    def sizes(self, name: str) -> dict[int, str]:
+        """Names the number of items and, of tokens and their mask, the length of the longest text."""
+        return {0: self.entries} if name == "has_text" else {0: self.entries, 1: "tokens"}
+
     def check(self, processor: "TransRecProcessor") -> None:
         """Raises `ValueError` if the tokenizer cannot pad, or leaves no room for a token."""
         tokenizer = processor.tokenizer
@@ -173,7 +183,7 @@ class ImageModality(Modality):
     encoder_class = ImageEncoder
     inputs = ("pixel_values",)
     stored: ClassVar[dict[str, Any]] = {"pixels": "binary"}
-    is_sparse = True
+    is_sparse, entries = True, "images"
     loading: ClassVar[dict[str, str]] = {"backend": "pil"}
 
     def check(self, processor: "TransRecProcessor") -> None:
@@ -228,7 +238,7 @@ class AudioModality(Modality):
     encoder_class = AudioEncoder
     inputs = ("input_values", "input_features", "audio_mask")
     stored: ClassVar[dict[str, Any]] = {"audio_values": "binary"}
-    is_sparse = True
+    is_sparse, entries = True, "sounds"
 
     def check(self, processor: "TransRecProcessor") -> None:
         """Raises `ValueError` for a length outside the allowed range."""

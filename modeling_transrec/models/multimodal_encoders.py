@@ -150,7 +150,7 @@ class ViltEncoder(ContentEncoder):
 
     modality = "item"
     inputs = ("input_ids", "attention_mask", "pixel_values")
-    gives_tokens = has_missing = False
+    gives_tokens = has_missing = has_fixed_graph = False  # it chooses patches by the values of its inputs
 
     def __init__(self, config: "TransRecConfig", backbone: PreTrainedModel | None = None):
         backbone = adopt(backbone, config, "multimodal_config")

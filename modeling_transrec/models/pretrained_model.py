@@ -575,7 +575,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
     def drop_item_ids(self) -> None:
         """Drops the id part of a model of content and ids, and keeps the content part: ids do not transfer."""
-        if self.config.num_items is None or self.config.modality == "id":
+        if self.config.num_items is None or not self.config.contents:
             raise ValueError(f"a model of {self.config.modality} has no id part beside a content part to drop")
         if self.config.num_views > 1:
             raise ValueError(

@@ -17,6 +17,7 @@ from transformers import (
 from ..data.arguments import read_json
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.image_processors import load_image_processor, ninerec_image_processor
+from ..models.auxiliary_losses import AUXILIARY_LOSSES
 from ..models.backbones import image_normalization
 from ..models.checkpoint_files import check_name_or_path, load_config
 from ..models.configuration_transrec import TransRecConfig
@@ -251,9 +252,10 @@ def _backbone_config(kind: str, given: str | None, small: dict) -> dict:
 def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendation) -> None:
     """Refuses options that this model does not read, unless they have the default's value."""
     config, encoder, loss = model.config, model.item_encoder, LOSSES[model.config.loss_type]
+    auxiliary = AUXILIARY_LOSSES.get(config.auxiliary_loss_type)
     has_text, has_image = "text" in encoder.modalities, "image" in encoder.modalities
     reads = {
-        "item_projection": set(encoder.modalities) != {"id"},
+        "item_projection": bool(encoder.parts),
         "fusion": encoder.fusion is not None,
         "fusion_weights": encoder.fusion is not None,
         "id_fusion": encoder.id_fusion is not None,
@@ -276,14 +278,14 @@ def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendat
         "distillation_weight": loss.reads_views,
         "distillation_warmup_epochs": loss.reads_views,
         "distillation_temperature": loss.reads_views,
-        "auxiliary_weight": config.auxiliary_loss_type is not None,
-        "auxiliary_temperature": config.auxiliary_loss_type is not None,
-        "num_intents": config.auxiliary_loss_type == "intents",
-        "intent_weight": config.auxiliary_loss_type == "intents",
+        "auxiliary_weight": auxiliary is not None,
+        "auxiliary_temperature": auxiliary is not None,
+        "num_intents": auxiliary is not None and auxiliary.reads_intents,
+        "intent_weight": auxiliary is not None and auxiliary.reads_intents,
     }
-    has_projection, projection = set(encoder.modalities) != {"id"}, PROJECTIONS[config.item_projection]
+    projection = PROJECTIONS[config.item_projection]
     for name in {name for row in PROJECTIONS.values() for name in row.options}:
-        reads[name] = has_projection and name in projection.options
+        reads[name] = bool(encoder.parts) and name in projection.options
     own_options = {name for one in USER_ENCODERS.values() for name in one.options}
     reads |= {name: name in USER_ENCODERS[config.user_encoder_type].options for name in own_options}
     defaults = TransRecConfig().to_dict()

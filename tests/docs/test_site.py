@@ -37,6 +37,14 @@ def test_readme_is_a_first_screen():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
 
 
+def test_every_folder_of_the_package_is_in_the_reference():
+    pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
+    pages = runpy.run_path(str(ROOT / "docs" / "scripts" / "reference_pages.py"))["modules"]()
+    folders = {path.parent.name for path in (ROOT / "modeling_transrec").glob("*/__init__.py")}
+    assert set(pages) == folders | {"ninerec"}
+    assert all(pages.values())
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
