@@ -4,6 +4,7 @@ A block that cannot run here has a comment before it in the page's source, `<!--
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -22,10 +23,17 @@ from sybil import Example  # noqa: E402
 from sybil.document import Document  # noqa: E402
 from sybil.parsers.markdown import CodeBlockParser, SkipParser  # noqa: E402
 
+from modeling_transrec.cli import main as command_line  # noqa: E402
+
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Their blocks take hours, or need what is elsewhere: only the commands and their options are looked at.
+OTHER_PAGES = sorted(
+    {*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "dataset_scripts").rglob("*.md")} - {*PAGES}
+)
 NUMBER = re.compile(r"-?\d+\.\d+")
+_COMMAND = re.compile(r"^ *(?:\w+=\S+ )*transrec ([\w-]+)([^\n|;&#]*)", flags=re.MULTILINE)
 TOLERANCE = 0.03  # a small model's metrics move by this with the number of threads
 COMMAND = Path(sys.executable).with_name("transrec")
 
@@ -91,3 +99,23 @@ def test_every_block_has_a_language(page):
     languages = [fence.split()[0] if fence else "" for fence in fences[::2]]
     assert set(languages) <= {"python", "bash", "text", "bibtex"}
     assert shutil.which("bash")
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """The options that `transrec COMMAND --help` lists."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        assert command_line.main([command, "--help"]) is None
+    return set(re.findall(r"--\w+", printed.getvalue()))
+
+
+@pytest.mark.parametrize("page", PAGES + OTHER_PAGES, ids=[str(one.relative_to(ROOT)) for one in PAGES + OTHER_PAGES])
+def test_commands_have_the_options_that_pages_give_them(page):
+    """Of blocks that are skipped, too: those that train for hours or need data of others."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
+    for command, given in _COMMAND.findall("\n".join(blocks)):
+        assert command in command_line.COMMANDS, command
+        unknown = set(re.findall(r"(?<!\S)--\w+", given)) - options_of(command)
+        assert not unknown, f"transrec {command} has no {unknown}"
