@@ -19,7 +19,7 @@ from .files import DERIVED, SOURCES, TARGETS, UNPACKED, DatasetFiles, data_folde
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
 from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
-from .tables.archives import Member, file_sizes, read_files
+from .tables.archives import Archives, Member
 from .tables.items import select_catalogue
 from .tables.media import AUDIO, find_media
 from .tables.options import ITEM_COLUMNS, ColumnNames, TableOptions
@@ -248,16 +248,17 @@ def _item_tables(items: pa.Table, **files: tuple[str | Member | None, ...]) -> I
     is no text.
     """
     copied = {name for name, column in files.items() if any(map(_is_copied, column))}
-    sizes = sum((file_sizes(files[name]) for name in copied), start=np.zeros(len(items)))
-    for number, (first, end) in enumerate(_pieces(sizes, ARCHIVED_FILES_PER_TABLE if copied else ROWS_PER_TABLE)):
-        rows = items.slice(first, end - first)
-        for name, column in files.items():
-            chosen: list = list(column[first:end])
-            contents = pa.array(read_files(chosen) if name in copied else [None] * len(chosen), pa.binary())
-            paths = pa.array([_stored_path(file) for file in chosen], pa.string())
-            stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
-            rows = rows.append_column(name, stored)
-        yield number, _with_types(rows, ITEM_FEATURES)
+    with Archives() as archives:
+        sizes = sum((archives.sizes(files[name]) for name in copied), start=np.zeros(len(items)))
+        for number, (first, end) in enumerate(_pieces(sizes, ARCHIVED_FILES_PER_TABLE if copied else ROWS_PER_TABLE)):
+            rows = items.slice(first, end - first)
+            for name, column in files.items():
+                chosen: list = list(column[first:end])
+                contents = pa.array(archives.read(chosen) if name in copied else [None] * len(chosen), pa.binary())
+                paths = pa.array([_stored_path(file) for file in chosen], pa.string())
+                stored = pa.StructArray.from_arrays([contents, paths], names=["bytes", "path"], mask=paths.is_null())
+                rows = rows.append_column(name, stored)
+            yield number, _with_types(rows, ITEM_FEATURES)
 
 
 def _pieces(sizes: np.ndarray, most_rows: int) -> Iterator[tuple[int, int]]:

@@ -107,7 +107,7 @@ class DatasetFiles:
         return hashlib.sha256("\n".join(state).encode(errors="surrogateescape")).hexdigest()
 
     def tables(self, folder: Path, options: TableOptions = EVERYTHING) -> tuple[Path, Path]:
-        """Items and interactions as plain files; what is in an archive or compressed is written below `folder`."""
+        """Returns items and interactions as plain files; what is archived or compressed is written below `folder`."""
         found = []
         for table in (self.items, self.interactions):
             path = table.extract(folder) if isinstance(table, Member) else table

@@ -1,4 +1,4 @@
-"""What a number was measured with: versions, hardware, memory, energy."""
+"""Says what a number was measured with: versions, hardware, memory, energy."""
 
 import contextlib
 import importlib.metadata

@@ -44,11 +44,11 @@ class Row:
         return 10 if self.lines[0]["protocol"]["num_candidates"] > 10 else 1
 
     def mean(self, metric: str) -> float:
-        """A metric's mean over seeds."""
+        """Returns a metric's mean over seeds."""
         return float(np.mean([line["metrics"][metric] for line in self.lines]))
 
     def seconds(self) -> float:
-        """Mean time of training and evaluation, with that of the pretraining."""
+        """Returns the mean time of training and evaluation, with that of the pretraining."""
         return float(np.mean([sum(line["seconds"].values()) for line in self.lines]))
 
 
@@ -158,7 +158,7 @@ def results_table(rows: Sequence[Row], reference: str) -> str:
 
 
 def _has_same_users(row: Row, base: Row) -> bool:
-    """Whether two rows rank the same targets after the same histories, seed by seed."""
+    """Returns whether two rows rank the same targets after the same histories, seed by seed."""
     users = [{(line["seed"], line["protocol"]["fingerprint"]) for line in one.lines} for one in (row, base)]
     if row.lines[0]["known_users"] is None:
         users = [{fingerprint for _, fingerprint in one} for one in users]

@@ -1,4 +1,4 @@
-"""What the commands' options have in common: presets, help texts, and hints for misspelt options."""
+"""Parses the commands' options, with what they have in common: presets, help texts, and hints for misspelt options."""
 
 import argparse
 import dataclasses
@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments
+from ..evaluation.arguments import CheckpointArguments
 from ..models.folder_locks import without_secrets
 from ..serving.recommender import Recommender
 from ..training.arguments import TransRecTrainingArguments
@@ -35,27 +36,6 @@ _METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}
 _INHERITED = {one.name for one in dataclasses.fields(TrainingArguments)} - set(
     TransRecTrainingArguments.__annotations__  # those that we changed
 )
-
-
-@dataclasses.dataclass(kw_only=True)
-class CheckpointArguments:
-    """Names the checkpoint that a command works with."""
-
-    model_name_or_path: str = dataclasses.field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    model_revision: str = dataclasses.field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
-    )
-    platform: str | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "Platform whose adapters the checkpoint uses, where several share it; 'source' is without any "
-            "(default: the one that it was saved with)."
-        },
-    )
-
-    def platform_kwargs(self) -> dict[str, Any]:
-        """Returns the arguments of `from_pretrained` that choose the platform."""
-        return {} if self.platform is None else {"platform": self.platform}
 
 
 def with_checkpoint_named(args: Sequence[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is computed once and kept on disk: where it lies, what it depends on."""
+"""Says where that lies which is computed once and kept on disk, and what it depends on."""
 
 import hashlib
 from collections.abc import Iterable

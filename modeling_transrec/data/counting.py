@@ -65,7 +65,7 @@ class TransitionSettings:
             raise ValueError(f"half_life must be above 0, got {self.half_life}")
 
     def pair_weights(self) -> np.ndarray:
-        """`(2, window)`: by distance, of the way forward and of the way back."""
+        """Returns what a pair weighs by its distance, of the way forward and of the way back: `(2, window)`."""
         forward = self.decay ** np.arange(self.window)
         return np.round(np.stack([forward, self.backward * forward]) * _EXACT) / _EXACT
 
@@ -213,14 +213,14 @@ def count_pairs(
 
 
 def square_matrix(values: np.ndarray, columns: np.ndarray, row_starts: np.ndarray) -> csr_array:
-    """A square matrix in compressed rows, which shares these arrays: `scipy` asks for indices of one type."""
+    """Makes a square matrix in compressed rows, which shares these arrays: `scipy` asks for indices of one type."""
     integer = np.int32 if row_starts[-1] < 2**31 else np.int64
     shape = (len(row_starts) - 1,) * 2
     return csr_array((values, columns.astype(integer, copy=False), row_starts.astype(integer)), shape=shape)
 
 
 def whole_column(sequences: datasets.Dataset, column: str) -> pa.Array:
-    """A column as one array."""
+    """Returns a column as one array."""
     values = sequences.select_columns([column]).with_format("arrow")[:][column]
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
@@ -263,7 +263,7 @@ def _as_times(column: "pl.Series") -> "pl.Series":
 
 
 def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
-    """One row an interaction to one row a user: histories in time order, as [`Transitions.from_sequences`] reads them.
+    """Makes histories in time order, a row a user, of interactions, as [`Transitions.from_sequences`] reads them.
 
     Args:
         interactions: columns `user_id`, `item_id` and, where known, `timestamp` and `weight`: a DataFrame, data set

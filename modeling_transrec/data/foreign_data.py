@@ -78,7 +78,7 @@ def _check_place(where: str, place: Any) -> None:
 
 @contextlib.contextmanager
 def named_data_errors(name: str) -> Iterator[None]:
-    """Within it, whatever damaged files make the libraries raise says which data set it is.
+    """Lets whatever damaged files make the libraries raise within it say which data set it is.
 
     Raises:
         ValueError: in place of errors that name neither the data set nor what it lacks.

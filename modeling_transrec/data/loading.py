@@ -208,7 +208,7 @@ def index_histories(sequences: datasets.Dataset, item_ids: Sequence[str]) -> dat
 
 
 def choose_users(sequences: datasets.Dataset, count: int) -> datasets.Dataset:
-    """So many of the users, in order, the same ones every time; all where there are no more."""
+    """Chooses so many of the users, in order, the same ones every time; all where there are no more."""
     if len(sequences) <= count:
         return sequences
     return sequences.select(np.sort(np.random.default_rng(0).choice(len(sequences), count, replace=False)))

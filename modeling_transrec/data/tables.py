@@ -1,4 +1,4 @@
-"""What people hold items and histories in: lists, numpy, pandas, polars, Arrow, data sets."""
+"""Reads what people hold items and histories in: lists, numpy, pandas, polars, Arrow, data sets."""
 
 import numbers
 from collections.abc import Iterable, Mapping, Sequence

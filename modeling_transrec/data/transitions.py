@@ -142,7 +142,7 @@ class Transitions:
         return f"Transitions({len(self):,} items, {self.num_pairs:,} pairs, {self.settings})"
 
     def __getitem__(self, item_id: str) -> dict[str, float]:
-        """The raw counts from one item to others, by item id."""
+        """Returns the raw counts from one item to others, by item id."""
         if item_id not in self:
             raise KeyError(item_id)
         row = self._settled._counts[self.index_of([item_id])]
@@ -158,7 +158,7 @@ class Transitions:
         return self._settled._counts.nnz
 
     def to_dense(self) -> np.ndarray:
-        """The raw counts `(V, V)`; for few items."""
+        """Returns the raw counts `(V, V)`; for few items."""
         return self._settled._counts.toarray().astype(np.float64)
 
     # Reading
@@ -181,7 +181,7 @@ class Transitions:
         return scales
 
     def with_settings(self, **settings) -> "Transitions":
-        """The same counts, read with another `power` or `history_decay`; nothing is copied."""
+        """Returns the same counts, read with another `power` or `history_decay`; nothing is copied."""
         fixed = {"window", "decay", "backward", "half_life"} & set(settings)
         if fixed:
             raise ValueError(f"{', '.join(sorted(fixed))} belong to counting; make the transitions anew")
@@ -197,7 +197,7 @@ class Transitions:
         return csr_array((weights, (users, row)), shape=(len(histories), rows.shape[0])) @ rows
 
     def contributions(self, history: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """What each item of a history `(L,)` adds to the scores of some items `(K,)`: `(L, K)`."""
+        """Returns what each item of a history `(L,)` adds to the scores of some items `(K,)`: `(L, K)`."""
         rows, _, places, row, weights = self._read(np.asarray(history)[None])
         found = np.zeros((len(history), len(items)))
         found[places] = weights[:, None] * rows[:, items].toarray()[row]
@@ -296,7 +296,7 @@ class Transitions:
         return self._with_events((), events, -1)._with_user(user_id, (), -len(events), -1)
 
     def _history(self, user_id: str) -> tuple[Event, ...]:
-        """The interactions of a user that are kept."""
+        """Returns the interactions of a user that are kept."""
         counted = self._kept.of(user_id) if self._kept is not None else ()
         return self._histories.get(user_id, counted)
 

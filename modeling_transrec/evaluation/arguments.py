@@ -3,6 +3,7 @@
 import difflib
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..models.checkpoint_files import is_hub_id
 from ..models.pooling import TEXT_POOLINGS
@@ -15,8 +16,29 @@ CONTENT_OPTIONS = tuple(f"{part}_model_name_or_path" for part in ("text", "visio
 TEXT_OPTIONS = ("item_prefix", "text_pooling")
 
 
+@dataclass(kw_only=True)
+class CheckpointArguments:
+    """Names the checkpoint that a command works with."""
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
+    )
+    platform: str | None = field(
+        default=None,
+        metadata={
+            "help": "Platform whose adapters the checkpoint uses, where several share it; 'source' is without any "
+            "(default: the one that it was saved with)."
+        },
+    )
+
+    def platform_kwargs(self) -> dict[str, Any]:
+        """Returns the arguments of `from_pretrained` that choose the platform."""
+        return {} if self.platform is None else {"platform": self.platform}
+
+
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(CheckpointArguments):
     """Says what is evaluated, on which split and how.
 
     Example:
@@ -76,16 +98,6 @@ class EvaluationArguments:
         metadata={
             "help": "Weight of the counted transitions of the training interactions beside a checkpoint's scores, in "
             "units of their spread; 'auto' chooses it on the validation split."
-        },
-    )
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path, where it is a Hub id."}
-    )
-    platform: str | None = field(
-        default=None,
-        metadata={
-            "help": "Platform whose adapters the checkpoint uses, where several share it; 'source' is without any "
-            "(default: the one that it was saved with)."
         },
     )
     split: str = field(default="test", metadata={"help": "Split to evaluate on.", "choices": ["validation", "test"]})

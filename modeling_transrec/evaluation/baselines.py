@@ -1,4 +1,4 @@
-"""What needs no training: the one table whose rows stand in every table that a command prints, and in every card.
+"""Lists what needs no training; the rows stand in every table that a command prints, and in every card.
 
 A model is worth what it adds to them. Only training interactions are counted.
 """

@@ -99,7 +99,7 @@ class ContentKNN(nn.Module):
         return torch.cat(parts, dim=1)
 
     def get_user_features(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""
+        """Maps item embeddings of histories `(B, L, D)` and their mask `(B, L)` to user embeddings `(B, D)`."""
         sums = decayed_history(embeddings, mask, self.history_decay)
         if not self.whitenings:  # nothing is known of the items
             return sums
@@ -107,5 +107,5 @@ class ContentKNN(nn.Module):
         return torch.cat([unit_length(part) * weight**0.5 for part, weight in parts], dim=1)
 
     def to_scoring_space(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Dot products are the scores as they are."""
+        """Returns the embeddings as they are: their dot products are the scores."""
         return vectors

@@ -142,7 +142,7 @@ class EvaluationTask:
     def checkpoint(self) -> tuple[TransRecModel, TransRecProcessor]:
         """The model and its processor."""
         name, where = self.args.model_name_or_path, dict[str, Any](revision=self.args.model_revision)
-        choice: dict[str, Any] = {} if self.args.platform is None else {"platform": self.args.platform}
+        choice = self.args.platform_kwargs()
         model = TransRecModel.from_pretrained(name, **where, **choice).to(self.state.device)
         processor = TransRecProcessor.from_pretrained(name, **where)
         processor = drop_foreign_ids(model, processor, self.platform.items["item_id"][:])

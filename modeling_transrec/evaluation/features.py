@@ -172,7 +172,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def _precision(device: torch.device, bf16: bool | None) -> contextlib.AbstractContextManager:
-    """Within it, backbones compute in bfloat16 or not; where nothing is said or gained, as the caller has it."""
+    """Makes backbones compute in bfloat16 within it, or not; where nothing is said or gained, as the caller does."""
     if bf16 is None and not has_bfloat16(device):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 is not False)

@@ -162,13 +162,13 @@ class LanguageModelScorer(CatalogueScorer):
         self.ranker = ranker
 
     def scores(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
-        """As of any scorer; every title of the catalogue is read for every user."""
+        """Scores as any scorer does; every title of the catalogue is read for every user."""
         return self.scores_of(histories, torch.arange(len(self.ranker.titles)).expand(len(histories), -1))
 
     def scores_of(
         self, histories: torch.Tensor, candidates: torch.Tensor, user_inputs: UserInputs | None = None
     ) -> torch.Tensor:
-        """As of any scorer; only the candidates' titles are read."""
+        """Scores candidates as any scorer does; only the candidates' titles are read."""
         return self.ranker(histories, candidates)
 
 

@@ -64,7 +64,7 @@ class Rankings:
 
 
 def _mean_gain(gains: torch.Tensor, num_better: torch.Tensor, num_tied: torch.Tensor) -> torch.Tensor:
-    """Expected gain `(B,)` of a target placed uniformly on the ranks `num_better + 1 ... num_better + num_tied + 1`.
+    """Returns the mean gain `(B,)` of a target over the ranks from `num_better + 1` to `num_better + num_tied + 1`.
 
     `gains` `(R,)` is the gain of ranks 1 to R; ranks beyond R gain nothing.
     """
@@ -87,7 +87,7 @@ def _check(num_better: torch.Tensor, num_tied: torch.Tensor) -> None:
 
 
 def hit_rate(num_better: torch.Tensor, num_tied: torch.Tensor, k: int) -> torch.Tensor:
-    """HR@K per user `(B,)`: 1 when the target is among the first `k`. With one relevant item it equals recall@K.
+    """Returns HR@K of each user `(B,)`: 1 when the target is among the first `k`. Of one relevant item it is recall@K.
 
     Args:
         num_better: `(B,)` integers, candidates that score strictly better than the target.
@@ -105,7 +105,7 @@ def hit_rate(num_better: torch.Tensor, num_tied: torch.Tensor, k: int) -> torch.
 
 
 def ndcg(num_better: torch.Tensor, num_tied: torch.Tensor, k: int) -> torch.Tensor:
-    """NDCG@K per user `(B,)`: `1 / log2(rank + 1)` when the target is among the first `k`, else 0.
+    """Returns NDCG@K of each user `(B,)`: `1 / log2(rank + 1)` when the target is among the first `k`, else 0.
 
     With a single relevant item the ideal gain is 1 (Järvelin and Kekäläinen, TOIS 2002).
 
@@ -121,7 +121,7 @@ def ndcg(num_better: torch.Tensor, num_tied: torch.Tensor, k: int) -> torch.Tens
 
 
 def reciprocal_rank(num_better: torch.Tensor, num_tied: torch.Tensor, k: int | None = None) -> torch.Tensor:
-    """Reciprocal rank per user `(B,)`, by default without a cut-off; its mean is the MRR.
+    """Returns the reciprocal rank of each user `(B,)`, by default without a cut-off; its mean is the MRR.
 
     Example:
 
@@ -137,7 +137,7 @@ def reciprocal_rank(num_better: torch.Tensor, num_tied: torch.Tensor, k: int | N
 
 
 def coverage(rankings: Rankings, k: int) -> float:
-    """Share of the catalogue that is in at least one user's first `k` items (Ge et al., RecSys 2010).
+    """Returns the share of the catalogue that is in at least one user's first `k` items (Ge et al., RecSys 2010).
 
     Example:
 
@@ -150,7 +150,7 @@ def coverage(rankings: Rankings, k: int) -> float:
 
 
 def novelty(rankings: Rankings, k: int) -> float:
-    """Mean information of the first `k` items, in bits: `-log2` of an item's share of the training interactions.
+    """Returns the mean information of the first `k` items: `-log2` of their share of the training interactions.
 
     Every item counts as taken once more than it was, so that a new one has a finite value (Zhou et al., PNAS 2010;
     Vargas and Castells, RecSys 2011).
@@ -167,7 +167,7 @@ def novelty(rankings: Rankings, k: int) -> float:
 
 
 def popularity_bias(rankings: Rankings, k: int) -> float:
-    """How many times as popular the first `k` items are as the items that users take themselves.
+    """Says how many times as popular the first `k` items are as the items that users take themselves.
 
     It is the mean number of training interactions of recommended items (Yin et al., VLDB 2012), divided by that of
     the training interactions' own items: 1 says that popular items are recommended as often as they are taken.
@@ -185,7 +185,7 @@ def popularity_bias(rankings: Rankings, k: int) -> float:
 
 
 def diversity(rankings: Rankings, k: int) -> float:
-    """How unlike the first `k` items of a list are: the mean of 1 - cosine of their content, over pairs and users.
+    """Says how unlike the first `k` items of a list are: 1 - cosine of their content, the mean over pairs and users.
 
     Items without content are left out, and so are lists that have fewer than two others (Smyth and McClave, ICCBR
     2001; Ziegler et al., "Improving Recommendation Lists Through Topic Diversification", WWW 2005).
@@ -241,7 +241,7 @@ def popularity_groups(item_counts: np.ndarray) -> np.ndarray:
 
 
 def calibration(rankings: Rankings, k: int) -> float:
-    """How far the first `k` items are from a user's history in their popularity: 0 is calibrated, 1 as far as can be.
+    """Says how far the first `k` items are in popularity from a user's history: 0 is calibrated, 1 as far as can be.
 
     It is the mean over users of the Jensen-Shannon divergence, in bits, between the shares of popular, middle and rare
     items in the list and in the history, see [`popularity_groups`] (the user popularity deviation of Abdollahpouri et

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of its scores beside the ranks: losses, and what a function of the user makes of them."""
+"""Keeps what an evaluation needs of its scores beside ranks: losses, and what a function of the user returns."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""From scores of the whole catalogue to ranks of targets and to the best items. Nothing loops over users.
+"""Turns scores of the whole catalogue into ranks of targets and into the best items. Nothing loops over users.
 
 Shapes: `B` users, `V` catalogue items, `S` seen items, `K` cut-off.
 """
@@ -43,7 +43,7 @@ def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | N
 def rank_targets(
     scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many candidates score better than the target, and how many others the same: two `(B,)` of integers.
+    """Counts the candidates that score better than the target and the others that score the same: two `(B,)`.
 
     Args:
         scores: `(B, V)`; changed in place where `seen` is given.
@@ -79,7 +79,7 @@ def lines_in_cache(scores: torch.Tensor) -> int:
 
 
 def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:
-    """For how many of each line's scores `(B, V)` the comparison with the target's `(B, 1)` holds: `(B,)`.
+    """Counts the scores of each line `(B, V)` whose comparison with the target's `(B, 1)` holds: `(B,)`.
 
     A CPU compares into numbers of the scores' own type, for which it has vector instructions, and adds those up; exact
     to 2**24 items.
@@ -89,7 +89,7 @@ def count(compare: Callable, scores: torch.Tensor, target_scores: torch.Tensor) 
 
 
 def top_items(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `k` best candidates of each user, best first: scores and indices into the catalogue, both `(B, K)`.
+    """Returns the `k` best candidates of each user, best first: scores and indices into the catalogue, both `(B, K)`.
 
     Of items with the same score the first in the catalogue is better. Where fewer than `k` candidates are left, the
     rest has score -inf.

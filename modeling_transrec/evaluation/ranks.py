@@ -1,4 +1,4 @@
-"""What several processes of one run have to agree about: what one of them found out, and what all were given."""
+"""Lets several processes of one run agree about what one of them found out, and what all were given."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar

@@ -238,7 +238,7 @@ def _dense_scores(
 def _gains_of(
     scores: torch.Tensor, histories: torch.Tensor, users: np.ndarray, evaluator: FullRankingEvaluator
 ) -> torch.Tensor:
-    """NDCG@10 of each user `(B,)`; changes the scores `(B, V)` in place."""
+    """Returns NDCG@10 of each user `(B,)`; changes the scores `(B, V)` in place."""
     targets = torch.from_numpy(evaluator.targets[users]).long()
     return gains(torch.stack(rank_targets(scores, targets, histories if evaluator.exclude_seen else None)))
 

@@ -1,1 +1,1 @@
-"""What goes to the Hub and comes back: cards and repositories."""
+"""Makes cards and repositories, which go to the Hub and come back."""

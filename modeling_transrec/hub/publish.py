@@ -1,4 +1,4 @@
-"""Writing a checkpoint's card and results, and uploading them: to a new repository, or into a published card."""
+"""Writes a checkpoint's card and results, and uploads them: to a new repository, or into a published card."""
 
 import json
 import os
@@ -147,7 +147,7 @@ def push_results(repo_id: str, rows: Sequence[dict], token: str | None = None, c
 
 
 def _files(card: str, results: Sequence[dict]) -> dict[str, str]:
-    """The files of a card and its results: name to content."""
+    """Returns the files of a card and its results: name to content."""
     return {
         CARD_NAME: card,
         RESULTS_NAME: _to_json(results),

@@ -112,7 +112,7 @@ def _describe_scores(row: dict) -> str:
 
 
 def _order(row: dict) -> tuple:
-    """By data set and split: what needs no training first, the model itself last."""
+    """Sorts by data set and split: what needs no training first, the model itself last."""
     untrained = [*BASELINES, row["model"]].index(row["model"])
     return _split_of(row), row["model"] == THIS_MODEL, untrained
 

@@ -12,7 +12,7 @@ from ..models.processing_transrec import TransRecProcessor
 
 @contextlib.contextmanager
 def saved_with_code(model: TransRecPreTrainedModel, processor: TransRecProcessor) -> Iterator[None]:
-    """Within this context, model and processor are saved with this package's code beside them.
+    """Saves models and processors, within this context, with this package's code beside them.
 
     Such a checkpoint loads with `AutoModel.from_pretrained(…, trust_remote_code=True)` where the package is missing.
     """

@@ -125,7 +125,7 @@ def adapter_keys(model: nn.Module) -> set[str]:
 
 
 def can_be_merged(peft_config: dict | None) -> bool:
-    """Whether adapters can be added to the weights of their layers; `None` are none."""
+    """Returns whether adapters can be added to the weights of their layers; `None` are none."""
     return peft_config is not None and peft_config["peft_type"] != BOTTLENECK
 
 

@@ -59,7 +59,7 @@ class TransformerUserEncoder(UserEncoder):
         return histories.pad(self.finish(hidden))
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """As in [`UserEncoder`]; in the last layer only each user's last item attends."""
+        """Encodes histories as [`UserEncoder.last`] says; in the last layer only each user's last item attends."""
         *layers, last_layer = self.layers
         hidden = self.through(layers, self.embed(item_embeddings, histories), histories)
         visible = torch.zeros(histories.mask.shape, dtype=hidden.dtype, device=hidden.device)

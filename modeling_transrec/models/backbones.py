@@ -182,7 +182,7 @@ def image_size_of(backbone: Any) -> tuple[int, int]:
 
 
 def no_masking(sequence: torch.Tensor, noise=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ViTMAE's `random_masking`, which hides and shuffles patches even in evaluation, with all of them in order."""
+    """Keeps all patches in order: in place of ViTMAE's `random_masking`, which shuffles them even in evaluation."""
     order = torch.arange(sequence.shape[1], device=sequence.device).expand(len(sequence), -1)
     return sequence, torch.zeros_like(order, dtype=sequence.dtype), order
 

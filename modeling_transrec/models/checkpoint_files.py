@@ -1,4 +1,4 @@
-"""What is read of a checkpoint: safetensors of its own folder or repository, nothing else."""
+"""Lets nothing be read of a checkpoint but safetensors of its own folder or repository."""
 
 import contextlib
 import itertools
@@ -92,7 +92,7 @@ def load_config(name_or_path: str | os.PathLike, revision: str = "main") -> Tran
 
 
 def check_weight_files(name_or_path: str, loading: dict) -> int | None:
-    """The size of a checkpoint's safetensors files in bytes; refuses other files, and paths out of the checkpoint.
+    """Returns the size of a checkpoint's safetensors files in bytes; refuses other files, and paths that lead out.
 
     `None` where there is no such repository or revision: transformers then says so.
 
@@ -182,7 +182,7 @@ def _find_file(
 
 @contextlib.contextmanager
 def named_file(file: str | os.PathLike | None) -> Iterator[None]:
-    """Within it, whatever a damaged or hostile file makes a library raise is a `ValueError` that names the file."""
+    """Makes whatever a damaged or hostile file makes a library raise a `ValueError` that names the file."""
     try:
         yield
     except MemoryError:
@@ -233,7 +233,7 @@ def check_backbone_files(name: str, revision: str, where: dict[str, Any]) -> int
 
 @contextlib.contextmanager
 def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
-    """Within it, whatever a damaged or hostile checkpoint makes the libraries raise says which checkpoint it is.
+    """Lets whatever a damaged or hostile checkpoint makes the libraries raise within it say which one it is.
 
     Raises:
         ValueError: in place of errors of other kinds, which tell about code, not the checkpoint. A `RuntimeError`,
@@ -258,7 +258,7 @@ def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def checked_weights(name_or_path: str | os.PathLike, loading: dict) -> Iterator[None]:
-    """Within this context a model is built for a checkpoint's weights; see [`check_weight_files`], [`check_size`]."""
+    """Checks weights, and models built for them within it, as [`check_weight_files`] and [`check_size`] do."""
     with named_errors(name_or_path):
         size = check_weight_files(str(name_or_path), loading)
         token = _weights.set(None if size is None else _Weights(size, loading))

@@ -1,4 +1,4 @@
-"""What a configuration may not ask for, whoever wrote it: files, addresses, code, and sizes that nobody could build.
+"""Refuses configurations that ask for files, addresses, code or sizes that nobody could build, whoever wrote them.
 
 A configuration is read before anything else of a checkpoint, and decides what is built and loaded; it is a stranger's.
 """

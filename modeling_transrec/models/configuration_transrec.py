@@ -338,7 +338,7 @@ class TransRecConfig(PretrainedConfig):
         return {name: field for name, field in cls.__dataclass_fields__.items() if name not in inherited}
 
     def to_dict(self):
-        """As in transformers, with a list of the attributes of one's own, which only then are no unknown options."""
+        """Returns what transformers does, with the names of one's own attributes: then they are no unknown options."""
         found = super().to_dict()
         declared = {*self.__dataclass_fields__, *_TRANSFORMERS_KEYS, "transformers_version"}
         own_attributes = [name for name in found if name in vars(self) and name not in declared and name[0] != "_"]
@@ -346,7 +346,7 @@ class TransRecConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As in transformers; values given in `kwargs` are checked like those of the dictionary."""
+        """Reads it as transformers does; values given in `kwargs` are checked like those of the dictionary."""
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise ValueError(
@@ -547,7 +547,10 @@ class TransRecConfig(PretrainedConfig):
             )
 
     def get_text_config(self, *args, **kwargs):
-        """As in transformers; of a model of text and image its part for texts, whose vocabulary may grow."""
+        """Returns what transformers does; of a model of text and image its part for texts.
+
+        It has the vocabulary, which may grow.
+        """
         whole: Any = self.multimodal_config
         return super().get_text_config(*args, **kwargs) if whole is None else whole.get_text_config(*args, **kwargs)
 

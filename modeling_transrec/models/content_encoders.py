@@ -94,7 +94,7 @@ class ContentEncoder(nn.Module):
         return {name: cast(dict, items)[name] for name in self.inputs}
 
     def started_from(self, states: torch.Tensor | None) -> contextlib.AbstractContextManager:
-        """Within it, the backbone starts from states of its frozen layers, where they are given."""
+        """Makes the backbone start, within it, from states of its frozen layers, where they are given."""
         if states is None:
             return contextlib.nullcontext()
         if self.frozen_layers is None:

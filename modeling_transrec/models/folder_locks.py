@@ -25,7 +25,7 @@ _SECRET = re.compile(r"hf_\w{4,}|(?<=token[ =])\S+")
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, wait: float = 0.0) -> Iterator[None]:
-    """Within it, no other process or thread writes into a folder that takes this lock, too.
+    """Keeps other processes and threads that take this lock, too, from writing into a folder.
 
     The operating system holds the lock, so that it goes with its process however that ends, and none is ever stale.
     A thread that has it may take it again.

@@ -36,7 +36,7 @@ class FrozenLayers:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Within this context, each pass appends the last frozen layer's hidden states to the list that it yields."""
+        """Records the last frozen layer's hidden states of each pass within it, in the list that it yields."""
         found = []
 
         def remember(layer_index: int, module: nn.Module, args: tuple, output) -> None:
@@ -51,7 +51,7 @@ class FrozenLayers:
 
     @contextlib.contextmanager
     def giving(self, states: torch.Tensor) -> Iterator[None]:
-        """Within this context, the backbone's one forward pass starts from the recorded hidden states."""
+        """Makes the backbone's one forward pass within this context start from the recorded hidden states."""
         if any(is_trained(layer) for layer in self.layers):
             raise RuntimeError("layers whose outputs were recorded are trainable now; make a new TransRecTrainer")
         calls = []

@@ -17,7 +17,7 @@ _WHITE_IS_ZERO, _BITS = 262, 258  # tags of TIFF
 _HALF_TRANSPARENT = {"La": "LA", "RGBa": "RGBA"}  # modes that are converted to RGB by way of another
 # Judged by a file's content, whatever it is called; the decoders of other formats are never run.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-_MOST_PIXELS = 2**27  # 400 MB decoded; no phone takes larger pictures
+_MOST_PIXELS = 2**27  # 400 MB decoded; no phone takes larger images
 _VALUES_AT_ONCE = 2**22
 _LONGEST_SHAPE = 100  # a longer side over a shorter one
 # By libsndfile's name of the container; how the samples in it may be stored.
@@ -69,11 +69,11 @@ def _checked(value: bytes | str) -> BinaryIO | str:
 
 
 def _check_size(width: int, height: int) -> None:
-    """Refuses images that are far larger than any picture, or so long that resizing them would make one."""
+    """Refuses images that are far larger than those of any item, or so long that resizing them would make one."""
     if width * height > _MOST_PIXELS:
         raise ValueError(f"it has {width:,} x {height:,} pixels, and more than {_MOST_PIXELS:,} are not decoded")
     if max(width, height) > _LONGEST_SHAPE * min(width, height):
-        raise ValueError(f"{width:,} x {height:,} pixels are the shape of no picture")
+        raise ValueError(f"{width:,} x {height:,} pixels are not the shape of an image of an item")
 
 
 def _upright(image: Image.Image, in_place: bool) -> Image.Image:

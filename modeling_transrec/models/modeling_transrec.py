@@ -338,7 +338,7 @@ class TransRecHeadModel(TransRecPreTrainedModel):
         return self.model.user_encoder
 
     def get_item_features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
-        """See [`TransRecModel.get_item_features`]."""
+        """Encodes items, see [`TransRecModel.get_item_features`]."""
         return self.model.get_item_features(**items)
 
     def get_user_features(
@@ -348,7 +348,7 @@ class TransRecHeadModel(TransRecPreTrainedModel):
         user_ids: torch.Tensor | None = None,
         timestamps: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See [`TransRecModel.get_user_features`]."""
+        """Encodes histories, see [`TransRecModel.get_user_features`]."""
         return self.model.get_user_features(item_embeddings, mask, user_ids, timestamps)
 
 

@@ -1,4 +1,4 @@
-"""From a backbone's vectors of tokens to the vector of a text, an image or a sound.
+"""Pools a backbone's vectors of tokens to the vector of a text, an image or a sound.
 
 Shapes: `U` texts, `T` tokens, `H` width of the backbone.
 """
@@ -54,7 +54,7 @@ TEXT_POOLINGS = {
 
 
 def default_text_pooling(model_type: str) -> str:
-    """`"cls"` for masked language models, `"mean"` for the rest (the paper: CLS for BERT, mean for OPT).
+    """Returns `"cls"` for masked language models, `"mean"` for the rest (the paper: CLS for BERT, mean for OPT).
 
     >>> default_text_pooling("roberta"), default_text_pooling("opt")
     ('cls', 'mean')
@@ -63,7 +63,7 @@ def default_text_pooling(model_type: str) -> str:
 
 
 def default_image_pooling(model_type: str) -> str:
-    """`"pooler"`, but for models whose pooler is a layer that no pretraining has trained.
+    """Returns `"pooler"`, but not for models whose pooler is a layer that no pretraining has trained.
 
     >>> default_image_pooling("vit"), default_image_pooling("swin"), default_image_pooling("timm_wrapper")
     ('cls', 'pooler', 'pooler')

@@ -1,4 +1,4 @@
-"""What all TransRec models have: new weights, saving and loading, frozen parts, adapters, the scoring space."""
+"""Defines what all TransRec models have: new weights, saving, loading, frozen parts, adapters, the scoring space."""
 
 import contextlib
 import copy
@@ -79,8 +79,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """Xavier-normal weights and zero biases, as NineRec, which leaves some as torch has them (`initialization`);
-        backbones initialise themselves."""
+        """Makes Xavier-normal weights and zero biases, as NineRec, which leaves some as torch has them
+        (`initialization`); backbones initialise themselves."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | nn.Conv1d) and getattr(module, "starts_as_in_torch", False):
             bound = module.weight[0].numel() ** -0.5
@@ -100,7 +100,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             module.init_own_weights()
 
     def resize_token_embeddings(self, *args, **kwargs):
-        """As in transformers, for the text backbone's tokens."""
+        """Resizes as transformers does, for the text backbone's tokens."""
         if "text" not in self.item_encoder.modalities:
             raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
         return super().resize_token_embeddings(*args, **kwargs)
@@ -120,7 +120,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         save_backbone: bool = True,
         **kwargs,
     ):
-        """As in transformers, but keys keep the names they have in memory, which the Trainer needs to resume.
+        """Saves as transformers does, but keys keep the names they have in memory, which the Trainer needs to resume.
 
         The save is whole or, if it fails or the process is killed, not there: see [`whole_save`]. Over an older save
         of model and processor, the processor has to be saved, too, before it can be loaded again.
@@ -179,12 +179,12 @@ class TransRecPreTrainedModel(PreTrainedModel):
                 part.quantization_config = how
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        """As in torch, but skips quantised layers: they are frozen, and checkpoints have them in full precision."""
+        """Loads as torch does, but skips quantised layers: they are frozen, and in full precision in checkpoints."""
         with skip_loading_quantised(self):
             return super().load_state_dict(state_dict, strict, assign)
 
     def push_to_hub(self, *args, save_backbone: bool = True, **kwargs):
-        """As in transformers, with the tags by which recommenders are found; `save_backbone` as in
+        """Uploads as transformers does, with the tags by which recommenders are found; `save_backbone` as in
         [`save_pretrained`]."""
         kwargs["tags"] = [*MODEL_TAGS, *(kwargs.get("tags") or [])]
         with contextlib.nullcontext() if save_backbone else saved_without_backbone(self):
@@ -201,13 +201,13 @@ class TransRecPreTrainedModel(PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs,
     ):
-        """As in transformers, but reads weights only from safetensors, and all that the model has.
+        """Loads as transformers does, but reads weights only from safetensors, and all that the model has.
 
         Weights of backbones that were left out (`save_backbone=False`) are read from the Hub or its cache, at the
         commit that the checkpoint names, and only if they have the hash that it names. Backbones that have adapters
         are frozen again.
 
-        Of a model with platforms, `platform` chooses one, whose adapters alone are trained.
+        Of a model with platforms, `platform` chooses one, and only its adapters are trained.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder.
@@ -525,8 +525,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         return bool(backbones) and not any(is_trained(backbone) for backbone in backbones)
 
     def train(self, mode: bool = True):
-        """As in torch, but frozen modules of a backbone stay in evaluation mode (beside adapters, batch norms do), and
-        so does a user encoder that is frozen whole."""
+        """Sets the mode as torch does, but frozen modules of a backbone stay in evaluation mode (beside adapters,
+        batch norms do), and so does a user encoder that is frozen whole."""
         super().train(mode)
         if mode:
             keep_frozen_in_evaluation(self.item_encoder.backbones)
@@ -682,7 +682,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
 
 @contextlib.contextmanager
 def saved_without_backbone(model: TransRecPreTrainedModel) -> Iterator[None]:
-    """Within this context, a model is saved with `save_backbone=False`, whoever saves it.
+    """Saves models, within this context, with `save_backbone=False`, whoever saves it.
 
     Raises:
         ValueError: at once, if [`check_referable`] does.

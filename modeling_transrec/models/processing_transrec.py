@@ -137,7 +137,7 @@ class TransRecProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers.
+        """Loads as transformers does.
 
         Raises:
             ValueError: if its files are damaged, or the model beside it was saved over an older save, and the
@@ -150,7 +150,7 @@ class TransRecProcessor(ProcessorMixin):
         return loaded
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers; without code, what came with code does not refer to it any more.
+        """Saves as transformers does; without code, what came with code does not refer to it any more.
 
         The save is whole or not there, as a model's is.
         """
@@ -272,11 +272,11 @@ class TransRecProcessor(ProcessorMixin):
         return BatchFeature(batch)
 
     def without_item_ids(self) -> "TransRecProcessor":
-        """The same for content alone: what a model of content and ids keeps on another catalogue."""
+        """Returns the same processor for content only: what a model of content and ids keeps on another catalogue."""
         return self._with_ids(None)
 
     def with_item_ids(self, item_ids: Sequence[str]) -> "TransRecProcessor":
-        """The same for content and these ids, see [`~TransRecPreTrainedModel.add_item_ids`]."""
+        """Returns the same processor for content and these ids, see [`~TransRecPreTrainedModel.add_item_ids`]."""
         return self._with_ids(list(item_ids))
 
     def _with_ids(self, item_ids: list[str] | None) -> "TransRecProcessor":
@@ -358,10 +358,10 @@ def _check_texts(processor: TransRecProcessor, config: TransRecConfig) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
-    """A lower-casing sub-word tokenizer trained on these texts, for backbones trained from scratch.
+    """Trains a lower-casing sub-word tokenizer on these texts, for backbones trained from scratch.
 
     Byte-pair encoding (Sennrich et al., ACL 2016) over BERT's words and single Chinese characters, `[CLS]` before and
-    `[SEP]` after a text. Unlike the WordPiece trainer's, its result depends on the texts alone, so every process and
+    `[SEP]` after a text. Unlike the WordPiece trainer's, its result depends only on the texts, so every process and
     every resumed run gets the same one.
 
     Example:

@@ -1,4 +1,4 @@
-"""From a backbone's features to item embeddings, and what stands for content that an item lacks.
+"""Maps a backbone's features to item embeddings, and has what stands for content that an item lacks.
 
 Shapes: `U` distinct items of the batch, `P` of them that have the content, `S` tokens (of a text, an image or a
 sound), `D` hidden size, `H` width of a backbone.

@@ -63,7 +63,7 @@ class ResidualUserEncoder(UserEncoder):
         return (scale_segments(total, self.segments) + self.out(states)) * histories.mask[:, :, None]
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """As in [`UserEncoder`]; one sum per user."""
+        """Encodes histories as [`UserEncoder.last`] says; one sum per user."""
         total = decayed_history(item_embeddings, histories.visible, self.decay)
         states = self.inner.last(self.down(item_embeddings), histories)
         return scale_segments(total, self.segments) + self.out(states)
@@ -104,7 +104,7 @@ class ViewsUserEncoder(UserEncoder):
         return torch.cat([view(part, histories) for view, part in zip(self.views, parts, strict=True)], dim=-1)
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """As in [`UserEncoder`]."""
+        """Encodes histories as [`UserEncoder.last`] says."""
         parts = self._split(item_embeddings)
         return torch.cat([view.last(part, histories) for view, part in zip(self.views, parts, strict=True)], dim=-1)
 
@@ -280,7 +280,7 @@ class MLPUserEncoder(UserEncoder):
         return histories.pad(self.mlp(histories.pack(mean)))
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """As in [`UserEncoder`]; the perceptron reads one mean per user."""
+        """Encodes histories as [`UserEncoder.last`] says; the perceptron reads one mean per user."""
         count = histories.mask.sum(dim=1, keepdim=True)
         mean = (self.dropout(item_embeddings) * histories.mask[:, :, None]).sum(dim=1) / count.clamp(min=1)
         return self.mlp(mean) * (count > 0)
@@ -329,7 +329,7 @@ class DNNUserEncoder(UserEncoder):
         return histories.pad(self.mlp(histories.pack(total / count.clamp(min=1))))
 
     def last(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
-        """As in [`UserEncoder`]; the perceptron reads one mean per user."""
+        """Encodes histories as [`UserEncoder.last`] says; the perceptron reads one mean per user."""
         read = histories.visible[:, :, None]
         items = item_embeddings * read
         total, count = items.sum(1), read.sum(1)

@@ -214,7 +214,7 @@ def write_out(path: Path) -> None:
 
 @contextlib.contextmanager
 def named_disk_errors(folder: str | os.PathLike, state: str) -> Iterator[None]:
-    """Within it, whatever a full disk makes the libraries raise says so, and which disk it is.
+    """Lets whatever a full disk makes the libraries raise within it say so, and which disk it is.
 
     Args:
         folder: that is written into.

@@ -315,7 +315,7 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
 
     @app.get("/metrics", dependencies=guarded, response_class=PlainTextResponse)
     async def prometheus() -> Response:
-        """What Prometheus reads."""
+        """Returns what Prometheus reads."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health")

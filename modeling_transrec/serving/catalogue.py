@@ -133,7 +133,7 @@ class Catalogue:
             raise ValueError(
                 "the catalogue's vectors were made by another checkpoint, or the same one in another language ("
                 f"{made_by[:12]} in place of {checkpoint[:12]}), and cannot be compared with this one's; encode the "
-                "items again: index(items). from_pretrained(…, load_catalogue=False) loads the model alone"
+                "items again: index(items). from_pretrained(…, load_catalogue=False) loads only the model"
             )
         width = model.config.hidden_size
         embeddings = torch.from_numpy(embeddings_of(dataset, width)).to(model.device)

@@ -1,4 +1,4 @@
-"""What an index of item vectors is, and those that lie in memory."""
+"""Defines what an index of item vectors is, and those that lie in memory."""
 
 import json
 import math

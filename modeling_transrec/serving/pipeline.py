@@ -60,7 +60,7 @@ class SequentialRecommendationPipeline(Pipeline):
             self.recommender.use_catalogue(self.recommender.catalogue, histories)
 
     def __call__(self, history, **kwargs) -> list[dict] | list[list[dict]]:
-        """The best items for a history.
+        """Returns the best items for a history.
 
         Args:
             history: item ids, oldest first; or a list, generator or torch data set of such histories.

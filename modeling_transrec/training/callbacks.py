@@ -92,7 +92,7 @@ def _is_within_epoch(state: TrainerState) -> bool:
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """As in transformers, and a resumed training goes on counting where it was interrupted."""
+    """Stops as transformers does, and a resumed training goes on counting where it was interrupted."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)

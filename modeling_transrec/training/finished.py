@@ -1,4 +1,4 @@
-"""What a training was run with, kept in its folder, so that the same command goes on where it stopped."""
+"""Keeps in its folder what a training was run with, so that the same command goes on where it stopped."""
 
 import hashlib
 import json

@@ -21,7 +21,7 @@ _is_watched = threading.Lock()
 
 @contextlib.contextmanager
 def watched(timeout: float) -> Iterator[None]:
-    """Within it, this process ends itself if another one of the training has not answered for so many seconds.
+    """Ends this process, within it, if another one of the training has not answered for so many seconds.
 
     A process that was stopped (SIGSTOP, a frozen machine) keeps its connections, so that gloo's barrier and the end of
     a process wait for it without a limit. A thread of each process therefore counts up in the store by which they have

@@ -50,7 +50,7 @@ def config_options() -> dict[str, dataclasses.Field]:
 
 
 def _parsed_type(declared: Any) -> Any:
-    """The type that the command line parses for a field: of `float | int`, which configurations have, `float`."""
+    """Returns the type that the command line parses for a field: `float` for the `float | int` of configurations."""
     kinds = [kind for kind in get_args(declared) or (declared,) if kind is not NoneType]
     return (float if float in kinds else kinds[0]) | None
 

@@ -1,4 +1,4 @@
-"""From options to a model and its processor: a checkpoint, or a new model around backbones or ids."""
+"""Makes a model and its processor from options: of a checkpoint, or a new model around backbones or ids."""
 
 import json
 import logging
@@ -238,7 +238,7 @@ class _NewModel:
 
 
 def _backbone_config(kind: str, given: str | None, small: dict) -> dict:
-    """The configuration of a backbone that is trained from scratch."""
+    """Returns the configuration of a backbone that is trained from scratch."""
     if given is None:
         logger.warning("No %s backbone was named: a small %s (%s) is trained", kind, small["model_type"], small)
         return dict(small)

@@ -194,7 +194,7 @@ def _of_dataset(name: str, row: _Row) -> dict[str, Options]:
 
 
 def _of_named_checkpoints(paper: dict[str, Options]) -> dict[str, Options]:
-    """Options of the runs that make the named checkpoints, such as `ninerec/sasrec-bert-bili2m`."""
+    """Returns options of the runs that make the named checkpoints, such as `ninerec/sasrec-bert-bili2m`."""
     ours = {"num_train_epochs": 30, "early_stopping_patience": 3, "seed": 42}
     presets = {}
     for encoder, unused in _NAMED_ENCODERS.items():

@@ -117,7 +117,7 @@ def is_interrupted(output_dir: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def one_training(output_dir: str | os.PathLike) -> Iterator[None]:
-    """Within it, no other run trains in a folder; what killed runs have left there half-written is removed.
+    """Keeps other runs from training in a folder; what killed runs have left there half-written is removed.
 
     The main process has the lock, see [`locked`].
 

@@ -1,4 +1,4 @@
-"""What makes two trainings the same: a checkpoint is resumed with the data and options that it was written with."""
+"""Says what makes two trainings the same: a checkpoint is resumed with the data and options that wrote it."""
 
 import hashlib
 import json

@@ -43,7 +43,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
             part.param_groups, part.state, start = self.param_groups[start:stop], self.state, stop
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch; the parts go on with what was loaded."""
+        """Loads as torch does; the parts go on with what was loaded."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -68,7 +68,7 @@ def join_with_table(
 
 
 def warn_of_large_table(config: TransRecConfig) -> None:
-    """Says how a large id table is trained faster, where the loss leaves most of its rows alone."""
+    """Says how a large id table is trained faster, where the loss does not touch most of its rows."""
     if (config.num_items or 0) >= LARGE and LOSSES[config.loss_type].candidates != "catalogue":
         logger.warning(
             "Every step changes all %s rows of the id table; with sparse_id_table=True only those of its batch",

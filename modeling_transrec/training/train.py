@@ -150,7 +150,7 @@ def trained_share(model: torch.nn.Module) -> str:
 
 
 def _best_result(trainer: TransRecTrainer) -> str:
-    """The best validation result and its epoch, as the end of a sentence; empty where nothing was evaluated."""
+    """Returns the best validation result and its epoch, as a sentence's end; empty where nothing was evaluated."""
     state = trainer.state
     if trainer.kept_start:
         return ": the model that training started from, since no epoch gained more than one standard error"

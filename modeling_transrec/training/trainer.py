@@ -332,7 +332,7 @@ class TransRecTrainer(Trainer):
                 fit_quantisers(model, self.prepared_items, self.processing_class, self.args.item_batch_size)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """As in transformers; the checkpoint's frozen weights may be others than those that the run began with."""
+        """Loads as transformers does; the checkpoint's frozen weights may be others than those the run began with."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:  # which has sharded the weights by now
             self._compute_frozen()
@@ -342,7 +342,7 @@ class TransRecTrainer(Trainer):
                 self.fit_statistics()
 
     def call_model_init(self, trial=None) -> TransRecForSequentialRecommendation:
-        """As in transformers; frozen parts of the new model are computed once again."""
+        """Makes a model as transformers does; frozen parts of the new model are computed once again."""
         model = cast(TransRecForSequentialRecommendation, super().call_model_init(trial))
         self.model = model
         _prepare_model(model, self.args)
@@ -356,16 +356,16 @@ class TransRecTrainer(Trainer):
         return model
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
-        """The users in order: they are ranked as they are, whatever sampler the training has."""
+        """Loads the users in order: they are ranked as they are, whatever sampler the training has."""
         given = self.eval_dataset if eval_dataset is None else eval_dataset
         return self.get_test_dataloader(self.eval_dataset[given] if isinstance(given, str) else given)
 
     def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
-        """The users in order, see [`get_eval_dataloader`]."""
+        """Loads the users in order, see [`get_eval_dataloader`]."""
         return torch.utils.data.DataLoader(as_dataset(test_dataset), batch_size=self.args.eval_batch_size)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The optimizer of the arguments, with the backbone's own learning rate and weight decay."""
+        """Makes the optimizer of the arguments, with the backbone's own learning rate and weight decay."""
         model = self.model if model is None else model
         if self.optimizer is not None:
             return self.optimizer
@@ -384,7 +384,7 @@ class TransRecTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Full ranking of the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`.
+        """Ranks the catalogue for the split behind `dataloader`; metrics `eval_hr@10`, `eval_ndcg@10`, …, `eval_mrr`.
 
         `eval_loss` is the cross-entropy of the target among the candidates, whatever loss is trained with.
         Predictions are the rank of each user's target, 1 for the best, and the mean one of those that tie, or what
@@ -500,7 +500,7 @@ class TransRecTrainer(Trainer):
         return self.evaluator_of(self.eval_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As in transformers; `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
+        """Trains as transformers does; `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
 
         Raises:
             BlockingIOError: if another process trains in `output_dir`.
@@ -567,7 +567,7 @@ class TransRecTrainer(Trainer):
         return ndcg(rankings.num_better, rankings.num_tied, k=10)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers, but the training arguments are kept as JSON, not as a pickle.
+        """Saves as transformers does, but the training arguments are kept as JSON, not as a pickle.
 
         With `save_backbone=False`, the weights of the backbones are left out, except from checkpoints to resume from.
         """
@@ -596,7 +596,7 @@ class TransRecTrainer(Trainer):
             self.push_to_hub(commit_message="Model save")
 
     def _run_epoch(self, **kwargs) -> None:
-        """As in transformers, but takes no further step if the checkpoint is of the last one."""
+        """Trains an epoch as transformers does, but takes no further step if the checkpoint is of the last one."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             at_last = [entry for entry in self.state.log_history if entry["step"] == self.state.global_step]
@@ -607,7 +607,7 @@ class TransRecTrainer(Trainer):
         super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As in transformers; an older checkpoint of the same name is made invalid before anything is written."""
+        """Saves as transformers does; an older checkpoint of this name is made invalid before anything is written."""
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A folder in which the blocks of the documentation run, with what the pages name: a checkpoint, two tables, results."""
+"""A folder for the blocks of the documentation, with what the pages name: a checkpoint, two tables, results."""
 
 import shutil
 from pathlib import Path

@@ -1,5 +1,11 @@
-"""Zip archives, read as they come: tables are taken out one by one, images and audio are read where they lie."""
+"""Zip archives, read as they come: tables are taken out one by one, images and audio are read where they lie.
 
+`zipfile` reads them, kept open by [`Archives`]: 20,000 JPEGs of 2 kB take 0.4 s, and 2,000 of them at random 0.13 s.
+`fsspec.filesystem("zip")`, with `cat_file`, takes 0.6 s and 0.2 s; a URL `zip://NAME::ARCHIVE` opens the archive anew
+for every file, which takes 0.17 s each.
+"""
+
+import contextlib
 import hashlib
 import logging
 import lzma
@@ -24,7 +30,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError,
 
 
 _ALWAYS_UNPACKED = 2**20  # bytes, however well they were packed
-_LARGEST_FILE = 2**28  # bytes of a picture or a sound; one that is compressed says its size before it is unpacked
+_LARGEST_FILE = 2**28  # bytes of an image or a sound; one that is compressed says its size before it is unpacked
 
 
 @dataclass(frozen=True)
@@ -117,26 +123,37 @@ def members_of(folders: Iterable[Member]) -> dict[str, tuple[Member, int]]:
     return found
 
 
-def read_files(files: Sequence[str | Member | None]) -> list[bytes | None]:
-    """Returns the bytes of files, `None` for `None`; damaged ones of archives are empty, which no image is."""
-    contents = [_read_file(file) if isinstance(file, str) else None for file in files]
-    for archive in {file.archive for file in files if isinstance(file, Member)}:
-        with zipfile.ZipFile(archive) as opened:
-            for index, file in enumerate(files):
-                if isinstance(file, Member) and file.archive == archive:
-                    contents[index] = _read(opened, file.name)
-    return contents
+class Archives(contextlib.ExitStack):
+    """Reads files, of folders and of archives, which it opens once and closes together.
 
+    Opening an archive reads the list of what it holds, which for 20,000 images takes as long as reading 1,000.
+    """
 
-def file_sizes(files: Sequence[str | Member | None]) -> np.ndarray:
-    """Returns the bytes of files, those of archives unpacked; 0 for `None`."""
-    sizes = np.array([os.path.getsize(file) if isinstance(file, str) else 0 for file in files], dtype=np.int64)
-    for archive in {file.archive for file in files if isinstance(file, Member)}:
-        with zipfile.ZipFile(archive) as opened:
-            for index, file in enumerate(files):
-                if isinstance(file, Member) and file.archive == archive:
-                    sizes[index] = opened.getinfo(file.name).file_size
-    return sizes
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened: dict[Path, zipfile.ZipFile] = {}
+
+    def read(self, files: Iterable[str | Member | None]) -> list[bytes | None]:
+        """Returns the bytes of files, `None` for `None`; damaged ones of archives are empty, which no image is."""
+        return [None if file is None else self._read(file) for file in files]
+
+    def sizes(self, files: Sequence[str | Member | None]) -> np.ndarray:
+        """Returns the bytes of files, those of archives unpacked; 0 for `None`."""
+        sizes = np.zeros(len(files), dtype=np.int64)
+        for index, file in enumerate(files):
+            if isinstance(file, Member):
+                sizes[index] = self._open(file.archive).getinfo(file.name).file_size
+            elif file is not None:
+                sizes[index] = os.path.getsize(file)
+        return sizes
+
+    def _read(self, file: str | Member) -> bytes:
+        return _read_member(self._open(file.archive), file.name) if isinstance(file, Member) else _read_file(file)
+
+    def _open(self, archive: Path) -> zipfile.ZipFile:
+        if archive not in self._opened:
+            self._opened[archive] = self.enter_context(zipfile.ZipFile(archive))
+        return self._opened[archive]
 
 
 def _read_file(path: str) -> bytes:
@@ -145,15 +162,15 @@ def _read_file(path: str) -> bytes:
 
 def _is_no_bomb(name: str, size: int, packed: int | None = None) -> bool:
     if size > _LARGEST_FILE:
-        logger.warning("%s has %d MB, as no picture of an item has, and counts as missing", name, size // 10**6)
+        logger.warning("%s has %d MB, as no image of an item has, and counts as missing", name, size // 10**6)
         return False
     if packed is not None and size > max(_ALWAYS_UNPACKED, LARGEST_RATIO * packed):
-        logger.warning("%s has %d bytes for %d packed ones, as no picture has: it is missing", name, size, packed)
+        logger.warning("%s has %d bytes for %d packed ones, as no image has: it is missing", name, size, packed)
         return False
     return True
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         info = archive.getinfo(name)
         return archive.read(name) if _is_no_bomb(name, info.file_size, info.compress_size) else b""

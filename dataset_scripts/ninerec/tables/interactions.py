@@ -132,7 +132,7 @@ def _build(
     chunks: Chunks,
     times: TimeForm = WHOLE,
 ) -> Sequences:
-    """`folder` is for a temporary file. Times are sorted by ticks; in the result they are units."""
+    """Makes sequences; `folder` is for a temporary file. Times are sorted by ticks; in the result they are units."""
     table = to_arrow(item_ids)
     limits = (min_actions, max_actions, min_item_actions)
     for seed in range(4):

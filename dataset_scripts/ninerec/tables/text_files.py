@@ -95,7 +95,7 @@ def _checked(path: Path, rows: Iterator[tuple[int, list[Any]]]) -> Iterator[tupl
 
 
 def _csv_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterator[tuple[int, list[str]]]:
-    """After a row that breaks quoting, the next line is read."""
+    """Reads rows; after one that breaks quoting, the next line is read."""
     line, num_broken = 1, 0
     while num_broken <= MAX_BROKEN_ROWS:
         with open(path, encoding="utf-8-sig", errors=_errors(on_problem), newline="") as file:

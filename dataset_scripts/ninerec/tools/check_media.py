@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..tables.archives import Member, members_of, read_files
+from ..tables.archives import Archives, Member, members_of
 from ..tables.media import IMAGE, ItemFiles, Media, entries_within
 from ..tables.problems import Problems
 
@@ -52,10 +52,10 @@ def check_media(
     names = [name for found in items.by_stem.values() for name in found]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own about size and metadata
-        with ThreadPoolExecutor(num_workers) as pool:
+        with ThreadPoolExecutor(num_workers) as pool, Archives() as archives:
             for start in range(0, len(names), READ_AT_ONCE):
                 chunk = names[start : start + READ_AT_ONCE]
-                contents = _opened([files[name][0] for name in chunk])
+                contents = _opened(archives, [files[name][0] for name in chunk])
                 for name, findings in zip(chunk, pool.map(check, chunk, contents), strict=True):
                     for severity, what, details in findings:
                         problems.add(severity, folder, what, f"{name}: {details}" if details else name)
@@ -80,9 +80,9 @@ def check_media(
         problems.add("note", folder, f"{media.word}s of no item: not used", *names, count=len(unused))
 
 
-def _opened(files: list[Path | Member]) -> list[File]:
+def _opened(archives: Archives, files: list[Path | Member]) -> list[File]:
     """Returns what the checks read: the paths of files in folders, the contents of files in archives."""
-    contents = iter(read_files([file for file in files if isinstance(file, Member)]))
+    contents = iter(archives.read([file for file in files if isinstance(file, Member)]))
     return [io.BytesIO(next(contents) or b"") if isinstance(file, Member) else file for file in files]
 
 
@@ -116,7 +116,7 @@ def check_image(name: str, file: File) -> list[Finding]:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
             if max(image.size) > LONGEST_SHAPE * min(image.size):
-                what = "images of the shape of no picture: count as missing; cut them"
+                what = "images far longer than wide or far wider than long: count as missing; cut them"
                 return [("warning", what, f"{name}: {image.width:,} x {image.height:,} pixels")]
             findings = _describe(name, image)
             # A small version shows as well whether all is there, and costs a quarter.

@@ -112,7 +112,7 @@ def statistics(
 
 
 def _counts(sequences: Sequences) -> dict:
-    """Returns what the interactions alone tell."""
+    """Returns what only the interactions tell."""
     counts, lengths, times = np.sort(sequences.item_counts())[::-1], sequences.lengths, sequences.timestamps
     num_items, total = int((counts > 0).sum()), len(sequences.items)
     spread = {"min": lengths.min(), "median": np.median(lengths), "mean": lengths.mean(), "max": lengths.max()}

@@ -11,7 +11,7 @@ from PIL import Image
 
 import modeling_transrec  # noqa: F401
 from modeling_transrec.ninerec import builder
-from modeling_transrec.ninerec.tables.archives import Member, read_files
+from modeling_transrec.ninerec.tables.archives import Archives, Member
 from modeling_transrec.ninerec.tables.media import IMAGE, ItemFiles
 
 
@@ -102,9 +102,10 @@ def test_files_that_would_take_all_memory_count_as_missing(tmp_path, caplog, mon
         archive.writestr("i3.jpg", bytes(3 * 10**6))
         archive.writestr("i4.jpg", b"small")
     members = [Member(tmp_path / "covers.zip", name) for name in ("i3.jpg", "i4.jpg")]
-    found = read_files([str(tmp_path / "i1.jpg"), str(tmp_path / "i2.jpg"), None, *members])
+    with Archives() as archives:
+        found = archives.read([str(tmp_path / "i1.jpg"), str(tmp_path / "i2.jpg"), None, *members])
     assert [None if one is None else len(one) for one in found] == [0, 10**6, None, 0, 5]
-    assert "i1.jpg has 1 MB, as no picture" in caplog.text and "i3.jpg has 3 MB" in caplog.text
+    assert "i1.jpg has 1 MB, as no image" in caplog.text and "i3.jpg has 3 MB" in caplog.text
 
 
 def test_large_files_of_an_archive_are_copied_a_few_at_a_time(tmp_path, monkeypatch):
@@ -118,8 +119,28 @@ def test_large_files_of_an_archive_are_copied_a_few_at_a_time(tmp_path, monkeypa
         "user_id,item_id,timestamp\n" + "".join(f"u{n % 4},i{n % 5},{n}\n" for n in range(40))
     )
     monkeypatch.setattr(builder, "BYTES_PER_TABLE", 1000)
-    read, read_files = [], builder.read_files
-    monkeypatch.setattr(builder, "read_files", lambda files: read.append(len(files)) or read_files(files))
+    read, opened = [], []
+
+    class CountedArchives(Archives):
+        def read(self, files):
+            read.append(len(files))
+            return super().read(files)
+
+    class CountedZip(zipfile.ZipFile):
+        def __init__(self, file, *args):
+            opened.append(file)
+            super().__init__(file, *args)
+
+    monkeypatch.setattr(builder, "Archives", CountedArchives)
+    read_table = builder._item_tables
+
+    def counted(*args, **files):
+        with monkeypatch.context() as patch:
+            patch.setattr("modeling_transrec.ninerec.tables.archives.zipfile.ZipFile", CountedZip)
+            yield from read_table(*args, **files)
+
+    monkeypatch.setattr(builder, "_item_tables", counted)
     items = load_dataset("ninerec", "X_items", data_dir=str(tmp_path), cache_dir=tmp_path / "cache")["train"]
     items = items.cast_column("image", datasets.Image(decode=False))
     assert [len(image["bytes"]) for image in items["image"]] == sizes and read == [2, 1, 1, 1]
+    assert len(opened) == 1, "the list of what an archive holds is read once, not for every piece"
