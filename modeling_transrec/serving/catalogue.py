@@ -428,15 +428,21 @@ class Catalogue:
         return changed._rebuilt_if_due()
 
     def with_index(self, index: ItemIndex) -> "Catalogue":
-        """Returns the catalogue searched by an index, which then has the items of the catalogue.
+        """Returns the catalogue searched by an index, which then has the items of the catalogue and no others.
 
         Raises:
             ValueError: if the index has vectors of another checkpoint or catalogue.
         """
-        rebuilt = self.rebuilt()
-        claim(index, rebuilt.stamp)
-        fill(index, rebuilt.item_ids, rebuilt.scorer.candidates, rebuilt._columns)
-        return rebuilt._searched_by(index)
+        searched = self if index.follows_changes else self.rebuilt()
+        candidates, is_candidate = searched.scorer.candidates, searched.is_candidate
+        claim(index, searched.stamp)
+        fill(
+            index,
+            searched.item_ids,
+            candidates if is_candidate is None else candidates[is_candidate],
+            searched.items.with_format("arrow")[:],
+        )
+        return searched._searched_by(index)
 
     def with_change_of(
         self, index: ItemIndex, added: datasets.Dataset | None = None, removed: Sequence[str] = ()
@@ -444,11 +450,9 @@ class Catalogue:
         """Returns the catalogue searched by an index that follows it.
 
         Args:
-            index: has the items of the catalogue before the change.
+            index: has the items of the catalogue before the change, with vectors of the same [`stamp`].
             added, removed: columns of the items that came, and ids of those that went.
         """
-        if self.scorer.nearest is None:
-            return self.with_index(index)
         if removed:
             index.remove(removed)
         if added is not None:

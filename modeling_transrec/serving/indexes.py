@@ -107,6 +107,6 @@ def fill(index: ItemIndex, item_ids: Sequence[str], vectors: torch.Tensor, colum
     """Makes an index have these items and no others."""
     known = set(item_ids)
     gone = [item_id for item_id in index.item_ids() if item_id not in known]
+    index.add(item_ids, vectors, columns)
     if gone:
         index.remove(gone)
-    index.add(item_ids, vectors, columns)

@@ -1,10 +1,13 @@
 """Defines what an index of item vectors is, and those that lie in memory."""
 
+import copy
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +21,11 @@ from .filters import matching
 
 FILE = "index.parquet"
 _ROWS_AT_A_TIME = 10_000
+T = TypeVar("T", bound="ItemIndex")
+
+
+class IndexUnavailableError(ConnectionError):
+    """The database of an index cannot be reached, or has lost its items."""
 
 
 class ItemIndex(Protocol):
@@ -42,7 +50,7 @@ class ItemIndex(Protocol):
         """Adds items with their vectors `(N, D)`, or replaces those that are there."""
 
     def remove(self, item_ids: Sequence[str]) -> None:
-        """Takes items out; raises `KeyError` for one that is not there."""
+        """Takes items out; one that is not there need not be."""
 
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
@@ -67,6 +75,18 @@ class ItemIndex(Protocol):
     def clear(self) -> None:
         """Takes all items out."""
 
+    def another(self, checkpoint: str) -> "ItemIndex":
+        """Returns an index of the same kind and options for the vectors of a checkpoint; this one stays as it is.
+
+        In memory it is empty. In a database it is the checkpoint's own table or collection under the same name.
+        """
+
+    def drop_others(self) -> None:
+        """Drops what a database has of other checkpoints under the same name; in memory there is nothing."""
+
+    def check(self) -> None:
+        """Raises [`IndexUnavailableError`] if the index cannot be searched, such as without its database."""
+
     def save(self, folder: Path) -> None:
         """Writes all items into a folder, from which [`load`] fills an index of any kind."""
 
@@ -80,13 +100,35 @@ def claim(index: ItemIndex, checkpoint: str) -> None:
     Raises:
         ValueError: if it has vectors of another one, which cannot be compared with these.
     """
-    if len(index) and index.checkpoint != checkpoint:
+    if index.checkpoint != checkpoint and len(index):
         raise ValueError(
             f"the index has vectors of another checkpoint or catalogue ({str(index.checkpoint)[:12]} in place of "
             f"{checkpoint[:12]}), which cannot be compared with these: name another table, collection or folder, or "
             "empty it by its method clear()"
         )
     index.checkpoint = checkpoint
+
+
+def name_of(base: str, checkpoint: str | None) -> str:
+    """Returns the name of the table or collection with a checkpoint's vectors.
+
+    >>> name_of("shop", "0f3a"), name_of("shop", None)
+    ('shop_21cbad2f90cc', 'shop')
+    """
+    return base if checkpoint is None else f"{base}_{hashlib.sha256(checkpoint.encode()).hexdigest()[:12]}"
+
+
+def is_name_of(name: str, base: str) -> bool:
+    """Returns whether a name is one that [`name_of`] gives to some checkpoint's vectors."""
+    return name.startswith(f"{base}_") and re.fullmatch("[0-9a-f]{12}", name[len(base) + 1 :]) is not None
+
+
+def emptied(index: T, checkpoint: str) -> T:
+    """Returns an empty index with the options of one in memory, for the vectors of a checkpoint."""
+    other = copy.copy(index)
+    other.clear()
+    other.checkpoint = checkpoint
+    return other
 
 
 def save_rows(index: ItemIndex, folder: Path) -> None:
@@ -200,7 +242,7 @@ class ExactIndex:
 
     def remove(self, item_ids: Sequence[str]) -> None:
         for item_id in item_ids:
-            del self._row_of[item_id]
+            self._row_of.pop(item_id, None)
 
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
@@ -248,6 +290,15 @@ class ExactIndex:
         for start in range(0, len(numbers), _ROWS_AT_A_TIME):
             some = numbers[start : start + _ROWS_AT_A_TIME]
             yield [self._ids[row] for row in some], self.vectors[some], columns.take(some)
+
+    def another(self, checkpoint: str) -> "ExactIndex":
+        return emptied(self, checkpoint)
+
+    def drop_others(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
 
     def save(self, folder: Path) -> None:
         save_rows(self, folder)

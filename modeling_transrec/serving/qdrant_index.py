@@ -1,5 +1,8 @@
 """A collection of Qdrant as an index."""
 
+import contextlib
+import copy
+import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +11,19 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from .item_index import as_rows, as_scores, load_rows, save_rows, values_by_column
+from .item_index import (
+    IndexUnavailableError,
+    as_rows,
+    as_scores,
+    is_name_of,
+    load_rows,
+    name_of,
+    save_rows,
+    values_by_column,
+)
 
+
+logger = logging.getLogger(__name__)
 
 _SPACE = uuid.UUID("7a0e3ad5-40a5-4c17-9d40-5b1e1bb7a1c6")  # ids of items become ids of points in it
 _ROWS_AT_A_TIME = 1_000
@@ -19,15 +33,19 @@ class QdrantIndex:
     """
     A collection of Qdrant, on a server, or of the client in this process.
 
-    A point has the payload `item_id`, `checkpoint` and `columns`. A server filters a large collection fast by columns
-    of which it has a payload index: `client.create_payload_index(collection, "columns.in_stock", "bool")`.
+    A point has the payload `item_id`, `checkpoint` and `columns`. Each checkpoint's vectors have a collection of their
+    own, whose `name` is `collection` and twelve letters and digits, so that one checkpoint can be searched while
+    another's collection is filled. A server filters a large collection fast by columns of which it has a payload
+    index: `client.create_payload_index(index.name, "columns.in_stock", "bool")`; a new checkpoint's collection needs
+    its own.
 
     Args:
-        collection: its name; it is created when the first items are added.
+        collection: what the collections' names begin with; they are created when the first items are added.
         client: those of `QdrantClient`: `url` and `api_key`, `path`, …; by default `location=":memory:"`.
 
     Raises:
         ImportError: if the client is not installed.
+        IndexUnavailableError: if the server cannot be reached.
     """
 
     follows_changes = filters_itself = True
@@ -38,57 +56,116 @@ class QdrantIndex:
         except ImportError as error:
             raise ImportError("searching with Qdrant needs it: pip install modeling_transrec[qdrant]") from error
         self._models: Any = qdrant_client.models
+        self._refused = qdrant_client.http.exceptions.UnexpectedResponse
         self.client = qdrant_client.QdrantClient(**(client or {"location": ":memory:"}))
         self.collection = collection
-        self.checkpoint: str | None = None
-        if self._exists():
-            first, _ = self.client.scroll(collection, limit=1)
-            self.checkpoint = first[0].payload["checkpoint"] if first else None
+        self._had_collection = False
+        self.checkpoint: str | None = self._found_checkpoint()
+
+    @property
+    def name(self) -> str:
+        """Name of the collection."""
+        return name_of(self.collection, self.checkpoint)
+
+    def _found_checkpoint(self) -> str | None:
+        """Returns a checkpoint of which there are vectors."""
+        with _reached():
+            for name in self._names():
+                for point in self.client.scroll(name, limit=1)[0]:
+                    return point.payload["checkpoint"]
+        return None
+
+    def _names(self) -> list[str]:
+        """Returns the names of all checkpoints' collections."""
+        there = self.client.get_collections().collections
+        return sorted(one.name for one in there if is_name_of(one.name, self.collection))
 
     def _exists(self) -> bool:
-        return self.client.collection_exists(self.collection)
+        return self.client.collection_exists(self.name)
 
     def __len__(self) -> int:
-        return self.client.count(self.collection, exact=True).count if self._exists() else 0
+        with _reached():
+            return self.client.count(self.name, exact=True).count if self._exists() else 0
 
     def clear(self) -> None:
-        self.client.delete_collection(self.collection)
-        self.checkpoint = None
+        with _reached():
+            self.client.delete_collection(self.name)
+        self.checkpoint, self._had_collection = None, False
+
+    def another(self, checkpoint: str) -> "QdrantIndex":
+        other = copy.copy(self)
+        other.checkpoint, other._had_collection = checkpoint, False
+        return other
+
+    def drop_others(self) -> None:
+        try:
+            with _reached():
+                for name in self._names():
+                    if name != self.name:
+                        self.client.delete_collection(name)
+        except IndexUnavailableError as error:
+            logger.warning("collections of earlier checkpoints are left in the database: %s", error)
+
+    def check(self) -> None:
+        with _reached():
+            self._exists()
+
+    def _is_there(self) -> bool:
+        """Returns whether there is a collection to change.
+
+        Raises:
+            IndexUnavailableError: if there was one.
+        """
+        if self._exists():
+            self._had_collection = True
+        elif self._had_collection:
+            raise IndexUnavailableError(
+                f"the collection {self.name!r} is gone: another recommender searches with {self.collection!r}, too; "
+                "give each a collection of its own"
+            )
+        return self._had_collection
 
     def add(self, item_ids: Sequence[str], vectors: torch.Tensor, columns: pa.Table | None = None) -> None:
         models, rows = self._models, as_rows(columns, len(item_ids))
-        if not self._exists():
-            size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT)
-            self.client.create_collection(self.collection, vectors_config=size)
         values = vectors.float().cpu().numpy()
-        for start in range(0, len(item_ids), _ROWS_AT_A_TIME):
-            points = [
-                models.PointStruct(
-                    id=_point(item_ids[place]),
-                    vector=values[place].tolist(),
-                    payload={"item_id": item_ids[place], "checkpoint": self.checkpoint, "columns": rows[place]},
-                )
-                for place in range(start, min(start + _ROWS_AT_A_TIME, len(item_ids)))
-            ]
-            self.client.upsert(self.collection, points)
+        with _reached():
+            if not self._is_there():
+                size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT)
+                self.client.create_collection(self.name, vectors_config=size)
+                self._had_collection = True
+            for start in range(0, len(item_ids), _ROWS_AT_A_TIME):
+                points = [
+                    models.PointStruct(
+                        id=_point(item_ids[place]),
+                        vector=values[place].tolist(),
+                        payload={"item_id": item_ids[place], "checkpoint": self.checkpoint, "columns": rows[place]},
+                    )
+                    for place in range(start, min(start + _ROWS_AT_A_TIME, len(item_ids)))
+                ]
+                self.client.upsert(self.name, points)
 
     def remove(self, item_ids: Sequence[str]) -> None:
-        points = [_point(item_id) for item_id in item_ids]
-        there = {point.id for point in self.client.retrieve(self.collection, points, with_payload=False)}
-        missing = [item_id for item_id, point in zip(item_ids, points, strict=True) if point not in there]
-        if missing:
-            raise KeyError(missing[0])
-        self.client.delete(self.collection, self._models.PointIdsList(points=points))
+        with _reached():
+            if self._is_there():
+                points = [_point(item_id) for item_id in item_ids]
+                self.client.delete(self.name, self._models.PointIdsList(points=points))
 
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[torch.Tensor, list[list[str]]]:
         wanted = values_by_column(where or {})
+        nothing: list[list[str]] = [[] for _ in queries]
         if not all(wanted.values()):  # in Qdrant, no value would allow all of them
-            return queries.new_empty(len(queries), 0), [[] for _ in queries]
+            return queries.new_empty(len(queries), 0), nothing
         options = {"limit": k, "with_payload": ["item_id"], "filter": self._filter(wanted)}
         requests = [self._models.QueryRequest(query=query, **options) for query in queries.float().cpu().tolist()]
-        found = [one.points for one in self.client.query_batch_points(self.collection, requests)]
+        with _reached():
+            try:
+                found = [one.points for one in self.client.query_batch_points(self.name, requests)]
+            except (ValueError, self._refused):  # by the client in this process, by a server
+                if self._exists():
+                    raise
+                return queries.new_empty(len(queries), 0), nothing  # another checkpoint has taken its place
         scores = as_scores([[point.score for point in one] for one in found], queries.device)
         return scores, [[point.payload["item_id"] for point in one] for one in found]
 
@@ -121,7 +198,7 @@ class QdrantIndex:
     def _parts(self, **options: Any) -> Iterator[list]:
         offset: Any = None
         while self._exists():
-            points, offset = self.client.scroll(self.collection, limit=_ROWS_AT_A_TIME, offset=offset, **options)
+            points, offset = self.client.scroll(self.name, limit=_ROWS_AT_A_TIME, offset=offset, **options)
             if points:
                 yield points
             if offset is None:
@@ -136,3 +213,14 @@ class QdrantIndex:
 
 def _point(item_id: str) -> str:
     return str(uuid.uuid5(_SPACE, item_id))
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Within it, a server that cannot be reached is an [`IndexUnavailableError`]."""
+    from qdrant_client.http.exceptions import ResponseHandlingException
+
+    try:
+        yield
+    except ResponseHandlingException as error:
+        raise IndexUnavailableError(f"Qdrant cannot be reached: {error}") from error

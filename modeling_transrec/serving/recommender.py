@@ -247,7 +247,7 @@ class Recommender:
         return self._catalogue
 
     def restore(self, snapshot: Catalogue | None) -> None:
-        """Recommends from an earlier [`snapshot`] again."""
+        """Recommends from an earlier [`snapshot`] again; an index that follows changes is filled with its items."""
         with _changing:
             if self._index is None or snapshot is None:
                 self._catalogue = snapshot
@@ -440,8 +440,10 @@ class Recommender:
         """Searches the catalogue with another index from now on.
 
         An index that follows changes gets and loses items as the catalogue does, in milliseconds; a change that a
-        database refuses is not made in the catalogue, either. Other indexes are rebuilt once added or removed items
-        reach an eighth of the catalogue, or when it is encoded anew; until then added items are searched exhaustively.
+        database refuses is not made in the catalogue, either. In a database each checkpoint has a table or collection
+        of its own, and those of others under the same name are dropped: a name belongs to one recommender. Other
+        indexes are rebuilt once added or removed items reach an eighth of the catalogue, or when it is encoded anew;
+        until then added items are searched exhaustively.
 
         Args:
             index: `"exact"`, which scores every item and is the default; `"faiss"`, `"int8"` and `"binary"`
@@ -455,7 +457,7 @@ class Recommender:
 
         Raises:
             ImportError: if a package is missing.
-            ValueError: if there is no such index, or it has vectors of another checkpoint.
+            ValueError: if there is no such index, or one of one's own has vectors of another checkpoint.
         """
         make = functools.partial(make_index, index, **options) if isinstance(index, str) else None
         made: Any = index if make is None else make()
@@ -467,9 +469,12 @@ class Recommender:
             self._make_index = self._index = None
             if index == "exact":
                 return self
+            if make is not None and made.follows_changes:
+                made = made.another(self._catalogue.stamp)
             self._catalogue = self._catalogue.with_index(made)
             if made.follows_changes:
                 self._index = made
+                made.drop_others()
             else:
                 self._make_index = make
         return self
@@ -611,13 +616,15 @@ class Recommender:
     def _use(self, catalogue: Catalogue, added: datasets.Dataset | None = None, removed: Sequence[str] = ()) -> None:
         """Switches to this catalogue; if the index cannot be rebuilt, searches exhaustively and raises.
 
+        A change that an index which follows changes refuses is not made.
+
         Args:
             catalogue: the next catalogue.
-            added, removed: columns of added items and ids of removed ones, for an index that follows changes.
+            added, removed: columns of added items and ids of removed ones, where it is the one before with a change.
         """
         with _changing:
             if self._index is not None:
-                self._catalogue = catalogue.with_change_of(self._index, added, removed)
+                self._follow(catalogue, self._index, added, removed)
                 return
             make, self._make_index = self._make_index, None
             try:
@@ -626,6 +633,22 @@ class Recommender:
                 self._make_index = make
             finally:
                 self._catalogue = catalogue
+
+    def _follow(
+        self, catalogue: Catalogue, index: ItemIndex, added: datasets.Dataset | None, removed: Sequence[str]
+    ) -> None:
+        """Switches to a catalogue and an index that follows it; arguments as in [`_use`]."""
+        is_change = added is not None or len(removed) > 0
+        is_comparable = catalogue.scorer.nearest is not None or catalogue.stamp == index.checkpoint
+        if is_change and is_comparable:
+            self._catalogue = catalogue.with_change_of(index, added, removed)
+            return
+        if not is_change:
+            self._catalogue, self._index = catalogue, None  # until the index has it
+        if not is_comparable:  # such as centred by another mean
+            index = index.another(catalogue.stamp)
+        self._catalogue, self._index = catalogue.with_index(index), index
+        index.drop_others()
 
     def _encode(self, items: datasets.Dataset, chunk_size: int, is_catalogue: bool = False) -> torch.Tensor:
         """Encodes items to embeddings `(V, D)`: a whole catalogue, or items that are added to one."""

@@ -1,6 +1,9 @@
 """An embedded index that is mapped into memory from a file: usearch."""
 
+import contextlib
 import json
+import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,13 @@ import pyarrow as pa
 import torch
 
 from ..models.checkpoint_files import named_file
-from .item_index import as_rows, as_scores, values_by_column
+from ..models.whole_saves import write_out, write_whole
+from .item_index import as_rows, as_scores, emptied, values_by_column
 
 
-_INDEX, _ITEMS = "index.usearch", "items.json"
+_ITEMS = "items.json"  # names the file of the graph that belongs to it
 _DTYPES = ("f32", "f16", "bf16")
+_GRAPH = re.compile(r"graph-[0-9a-f]{32}\.usearch")
 _ROWS_AT_A_TIME = 10_000
 _SMALL = 4096  # an index of fewer items is searched whole
 
@@ -90,6 +95,7 @@ class UsearchIndex:
         self._keys |= {item_ids[place]: int(key) for key, place in zip(keys, new, strict=True)}
         for key in before:
             self.index.remove(key)
+            del self._ids[key]
 
     def _has(self, item_id: str, vector: np.ndarray) -> bool:
         """Returns whether an item is there with this very vector, which then need not be put in again."""
@@ -101,11 +107,13 @@ class UsearchIndex:
             self.index, self._is_mapped = self.index.copy(), False
 
     def remove(self, item_ids: Sequence[str]) -> None:
-        keys = [self._keys[item_id] for item_id in item_ids]
-        self._make_writable()
-        for item_id, key in zip(item_ids, keys, strict=True):
+        there = [item_id for item_id in dict.fromkeys(item_ids) if item_id in self._keys]
+        if there:
+            self._make_writable()
+        for item_id in there:
+            key = self._keys.pop(item_id)
             self.index.remove(key)
-            del self._keys[item_id], self._columns[item_id]
+            del self._ids[key], self._columns[item_id]
 
     def search(
         self, queries: torch.Tensor, k: int, where: Mapping[str, Any] | None = None
@@ -120,8 +128,12 @@ class UsearchIndex:
         while count:
             matches = self.index.search(query, count, exact=total < _SMALL)
             pairs = zip((1 - matches.distances).tolist(), matches.keys.tolist(), strict=True)
-            found = [(score, self._ids[key]) for score, key in pairs]
-            found = [pair for pair in found if _passes(self._columns.get(pair[1], {}), wanted)]
+            named = [(score, self._ids.get(key)) for score, key in pairs]  # one may be removed meanwhile
+            found = [
+                (score, item_id)
+                for score, item_id in named
+                if item_id is not None and _passes(self._columns.get(item_id, {}), wanted)
+            ]
             if len(found) >= min(k, total) or count == total or len(matches) < count:
                 return found[:k]
             count = min(2 * count, total)
@@ -137,25 +149,48 @@ class UsearchIndex:
             vectors = np.stack([self.index.get(self._keys[item_id]) for item_id in some])
             yield some, torch.from_numpy(vectors), pa.Table.from_pylist([self._columns[one] for one in some])
 
+    def another(self, checkpoint: str) -> "UsearchIndex":
+        return emptied(self, checkpoint)
+
+    def drop_others(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"checkpoint": self.checkpoint, "options": self.options, "columns": self._columns, "keys": self._keys}
-        names = _INDEX, _ITEMS
-        if self.index is not None:
-            self.index.save(str(folder / f"{_INDEX}.unfinished"))
-        (folder / f"{_ITEMS}.unfinished").write_text(json.dumps(facts, default=str), encoding="utf-8")
-        for name in names:
-            (folder / f"{name}.unfinished").replace(folder / name)
+        graph = None if self.index is None else f"graph-{uuid.uuid4().hex}.usearch"
+        if graph is not None:
+            self.index.save(str(folder / graph))
+            write_out(folder / graph)
+        facts = {
+            "checkpoint": self.checkpoint,
+            "options": self.options,
+            "graph": graph,
+            "columns": self._columns,
+            "keys": self._keys,
+        }
+        write_whole(folder / _ITEMS, json.dumps(facts, default=str))
+        for path in folder.glob("graph-*.usearch"):
+            if path.name != graph and _GRAPH.fullmatch(path.name):
+                with contextlib.suppress(PermissionError):  # on Windows, while it is mapped
+                    path.unlink()
 
     def load(self, folder: Path) -> None:
         with named_file(str(folder / _ITEMS)):
             facts = json.loads((folder / _ITEMS).read_text(encoding="utf-8"))
+            graph = facts["graph"]
+            if graph is not None and not _GRAPH.fullmatch(graph):
+                raise ValueError(f"{graph!r} is no name of a graph's file")
+            self.clear()
             self.checkpoint, self.options = facts["checkpoint"], facts["options"]
             self._keys, self._columns = facts["keys"], facts["columns"]
             self._ids = {key: item_id for item_id, key in self._keys.items()}
             self._next = max(self._ids, default=-1) + 1
-        with named_file(str(folder / _INDEX)):
-            self.index, self._is_mapped = self._make.restore(str(folder / _INDEX), view=True), True
+        if graph is not None:
+            with named_file(str(folder / graph)):
+                self.index, self._is_mapped = self._make.restore(str(folder / graph), view=True), True
 
 
 def _passes(row: Mapping[str, Any], wanted: Mapping[str, list]) -> bool:

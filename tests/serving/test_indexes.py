@@ -3,11 +3,14 @@
 import contextlib
 import datetime
 import importlib.util
+import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +20,9 @@ import torch
 
 from modeling_transrec import Recommender
 from modeling_transrec.serving import usearch_index
+from modeling_transrec.serving.catalogue import Catalogue
 from modeling_transrec.serving.indexes import INDEXES, make_index
-from modeling_transrec.serving.item_index import claim
+from modeling_transrec.serving.item_index import IndexUnavailableError, claim
 
 
 PACKAGES = {"faiss": "faiss", "int8": "faiss", "binary": "faiss", "usearch": "usearch", "qdrant": "qdrant_client"}
@@ -116,8 +120,7 @@ def check_changes_and_filters(index):
     index.remove(["n3", "n8", "n40"])
     for item_id in ("n3", "n8", "n40"):
         del kept[item_id]
-    with pytest.raises(KeyError):
-        index.remove(["n3"])
+    index.remove(["n3", "never"])  # nothing is left to take out
     kept["n5"] = vectors_of(1, seed=2)[0]
     index.add(["n5"], kept["n5"][None], pa.table({name: values[5:6] for name, values in COLUMNS.items()}))
     assert len(index) == 38
@@ -125,6 +128,11 @@ def check_changes_and_filters(index):
     with pytest.raises(ValueError, match="another checkpoint or catalogue \\(one in place of two"):
         claim(index, "two")
     assert index.checkpoint == "one"
+    other = index.another("two")
+    other.add(["n0"], vectors_of(1, seed=4))
+    assert (len(other), other.checkpoint, len(index), index.checkpoint) == (1, "two", 38, "one")
+    index.drop_others()
+    index.check()
     return kept, queries
 
 
@@ -228,8 +236,59 @@ def test_vectors_of_a_graph_keep_their_lengths():
         make_index("usearch", dtype="i8")
 
 
+class TestUsearchIndex:
+    @pytest.fixture
+    def index(self):
+        pytest.importorskip("usearch")
+        index = make_index("usearch")
+        index.add(IDS, vectors_of(41))
+        return index
+
+    def test_what_is_gone_takes_no_memory(self, index):
+        for seed in range(5):
+            index.add(IDS[:7], vectors_of(7, seed))
+            index.remove(IDS[:3])
+        assert len(index._ids) == len(index._keys) == len(index._columns) == 38
+
+    def test_an_empty_one_is_saved(self, tmp_path):
+        pytest.importorskip("usearch")
+        empty = make_index("usearch", connectivity=8)
+        empty.checkpoint = "one"
+        empty.save(tmp_path)
+        again = make_index("usearch")
+        again.load(tmp_path)
+        assert (len(again), again.checkpoint, again.options["connectivity"]) == (0, "one", 8)
+        again.add(IDS, vectors_of(41))
+        assert again.search(vectors_of(1), 1)[1] == [["n0"]]
+
+    def test_a_kill_while_it_is_saved_leaves_what_was_there(self, index, tmp_path, monkeypatch):
+        index.save(tmp_path)
+        kept, queries = dict(zip(IDS, vectors_of(41), strict=True)), vectors_of(5, seed=1)
+        index.add(IDS, vectors_of(41, seed=2))
+
+        def kill(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(usearch_index, "write_whole", kill)
+        with pytest.raises(KeyboardInterrupt):
+            index.save(tmp_path)
+        again = make_index("usearch")
+        again.load(tmp_path)
+        expected = [sorted(kept, key=lambda one: -float(kept[one] @ query))[:6] for query in queries]  # noqa: B023
+        assert again.search(queries, 6)[1] == expected
+        monkeypatch.undo()
+        index.save(tmp_path)
+        assert len([*tmp_path.glob("graph-*")]) == 1
+
+    def test_a_name_that_leads_elsewhere_is_refused(self, index, tmp_path):
+        index.save(tmp_path)
+        facts = tmp_path / "items.json"
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {"graph": "../graph.usearch"}))
+        with pytest.raises(ValueError, match=r"items.json: '../graph.usearch' is no name of a graph"):
+            make_index("usearch").load(tmp_path)
+
+
 def test_an_index_that_follows_is_brought_back_with_its_catalogue(make_model, text_processor, items):
-    """As a service does with a change that cannot be kept."""
     pytest.importorskip("usearch")
     index = make_index("usearch")
     recommender = Recommender(make_model("text"), text_processor).index(items).search_with(index)
@@ -241,6 +300,93 @@ def test_an_index_that_follows_is_brought_back_with_its_catalogue(make_model, te
     assert found_ids(recommender) == before and len(index) == 37
     with pytest.raises(ValueError, match="another checkpoint or catalogue"):
         Recommender(make_model("text", hidden_size=48), text_processor).index(items).search_with(index)
+
+
+@pytest.fixture(params=["usearch", "qdrant"])
+def following(request, monkeypatch):
+    """An index that follows changes, of which a list tells which items are put into it."""
+    pytest.importorskip(PACKAGES[request.param])
+    added, kind = [], type(make_index(request.param))
+    add = kind.add
+    monkeypatch.setattr(kind, "add", lambda index, ids, *rest: added.append([*ids]) or add(index, ids, *rest))
+    return request.param, added
+
+
+@pytest.fixture
+def rebuilt_at_once(monkeypatch):
+    """Every change copies the catalogue, as otherwise those of an eighth of it do."""
+    monkeypatch.setattr(Catalogue, "_rebuilt_if_due", Catalogue.rebuilt)
+
+
+def change(recommender):
+    recommender.remove_items(["i007", "i012"])
+    recommender.add_items([{"item_id": "new", "text_en": "red lamp"}, {"item_id": "i009", "text_en": "blue shoe"}])
+
+
+def test_a_copied_catalogue_puts_only_what_is_new_into_the_index(
+    following, rebuilt_at_once, make_model, text_processor, items
+):
+    name, added = following
+    recommender, afresh = (Recommender(make_model("text"), text_processor).index(items) for _ in range(2))
+    recommender.search_with(name)
+    added.clear()
+    for one in (recommender, afresh):
+        change(one)
+    assert len(recommender.scorer.candidates) == 36  # copied
+    assert added == [["new", "i009"]]
+    assert found_ids(recommender) == found_ids(afresh) and len(recommender.scorer.nearest.index) == 36
+
+
+def test_a_centred_catalogue_that_is_copied_is_found_by_its_new_mean(
+    following, rebuilt_at_once, make_model, text_processor, items
+):
+    name, _ = following
+    recommender, afresh = (
+        Recommender(make_model("text"), text_processor).index(items, histories=HISTORIES) for _ in range(2)
+    )
+    recommender.search_with(name)
+    snapshot, before, old = recommender.snapshot, found_ids(recommender), recommender.scorer.nearest.index
+    for one in (recommender, afresh):
+        change(one)
+    index = recommender.scorer.nearest.index
+    assert found_ids(recommender) == found_ids(afresh) and index.checkpoint == recommender.snapshot.stamp
+    assert index.checkpoint != old.checkpoint and len(index) == 36 and (name != "qdrant" or len(old) == 0)
+    assert snapshot.top_k(snapshot.histories_as_indices(HISTORIES), 8) is not None  # a reader that is still there
+    recommender.restore(snapshot)
+    assert found_ids(recommender) == before and len(recommender.scorer.nearest.index) == 37
+
+
+def test_a_catalogue_that_changes_the_statistics_is_indexed_again(following, make_model, text_processor, items):
+    """Whitened features of other items are other vectors, also in an index that the recommender made itself."""
+    name, _ = following
+    whitened = {"item_projection": "whitened", "history_decay": 0.8}
+    recommender, afresh = (Recommender(make_model("text", **whitened), text_processor) for _ in range(2))
+    recommender.index(items).search_with(name)
+    old = recommender.scorer.nearest.index.checkpoint
+    some = items.select(range(30))
+    assert found_ids(recommender.index(some)) == found_ids(afresh.index(some))
+    index = recommender.scorer.nearest.index
+    assert index.checkpoint == recommender.snapshot.stamp != old and len(index) == 30
+    recommender.remove_items(["i007"])
+    assert len(index) == 29
+
+
+def test_what_a_new_catalogue_cannot_fill_is_searched_exhaustively(make_model, text_processor, items, monkeypatch):
+    pytest.importorskip("qdrant_client")
+    index = make_index("qdrant")
+    recommender, afresh = (Recommender(make_model("text"), text_processor).index(items) for _ in range(2))
+    recommender.search_with(index)
+
+    def fail(*_):
+        raise IndexUnavailableError("gone")
+
+    monkeypatch.setattr(index, "add", fail)
+    some = items.select(range(30))
+    with pytest.raises(IndexUnavailableError):
+        recommender.index(some)
+    for one in (recommender, afresh.index(some)):
+        one.remove_items(["i007"])
+    assert found_ids(recommender) == found_ids(afresh) and recommender.scorer.nearest is None
 
 
 def test_what_fails_in_the_index_is_not_changed_in_the_catalogue(make_model, text_processor, items, monkeypatch):
@@ -275,9 +421,9 @@ def check_few_of_many(index):
     kinds = ["far" if number in far else "near" for number in range(2000)]
     index.clear()
     index.add([str(number) for number in range(2000)], vectors, pa.table({"kind": kinds}))
-    index.connection.execute("SET enable_seqscan = off")
-    with contextlib.suppress(index.connection.OperationalError):
-        index.connection.execute("SET hnsw.max_scan_tuples = 100")
+    index._reading.run(lambda connection: connection.execute("SET enable_seqscan = off"))
+    with contextlib.suppress(IndexUnavailableError):  # of pgvector before 0.8
+        index._reading.run(lambda connection: connection.execute("SET hnsw.max_scan_tuples = 100"))
     for k in (10, 12, 20):
         _, found = index.search(query, k, {"kind": "far"})
         assert found == [[str(number) for number in far[::-1][:k]]]
@@ -301,6 +447,51 @@ def test_pgvector_on_a_real_server(hnsw, postgres, make_model, text_processor, i
 
     recommender, afresh = (Recommender(make_model("text"), text_processor).index(items) for _ in range(2))
     with pytest.raises(ValueError, match="another checkpoint or catalogue"):
-        recommender.search_with("pgvector", conninfo=postgres, table=odd)
+        recommender.search_with(again)
+    recommender.search_with("pgvector", conninfo=postgres, table=odd)  # another checkpoint's table takes the place
+    assert make_index("pgvector", conninfo=postgres, table=odd).checkpoint == recommender.snapshot.stamp
+    assert len(index) == 0 and index.search(queries, 3)[1] == [[]] * 5
+    with pytest.raises(IndexUnavailableError, match="is gone: another recommender"):
+        index.add(["n0"], vectors_of(1))
     if not hnsw:  # a graph does not find all
         check_recommender(recommender, afresh, "pgvector", conninfo=postgres, table="shop")
+
+
+@pytest.mark.slow
+def test_searches_in_pgvector_outlive_connections_and_wait_for_no_change(postgres):
+    import psycopg
+
+    index, query = make_index("pgvector", conninfo=postgres, table="lost"), vectors_of(1, seed=1)
+    index.checkpoint = "one"
+    index.add(IDS, vectors_of(41), pa.table(COLUMNS))
+    expected = index.search(query, 5)[1]
+    with psycopg.connect(postgres) as other:
+        other.execute(f"UPDATE {index.name} SET checkpoint = 'one' WHERE item_id = 'n0'")  # is not committed yet
+        with ThreadPoolExecutor(2) as threads:
+            changed = threads.submit(index.add, ["n0"], vectors_of(1, seed=2))
+            time.sleep(0.2)
+            found = threads.submit(index.search, query, 5).result(timeout=20)
+            assert found[1] == expected and not changed.done()
+            other.rollback()
+            changed.result(timeout=20)
+        first = vectors_of(41)[:1]
+        for change in (lambda: index.add(["n0"], first), lambda: index.remove(["never"]), index.check):
+            other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            other.commit()
+            change()
+            assert index.search(query, 5)[1] == expected
+    assert len(index) == 41
+    with pytest.raises(ValueError, match="PostgreSQL does not take one of these items"):
+        index.add(["a\0b"], vectors_of(1))
+
+
+def test_a_database_that_is_not_there_is_named(tmp_path):
+    pytest.importorskip("psycopg")
+    pytest.importorskip("pgvector")
+    with pytest.raises(IndexUnavailableError, match="PostgreSQL cannot be reached"):
+        make_index("pgvector", conninfo=f"host={tmp_path}")
+    with pytest.raises(ValueError, match="longer than 50 bytes"):
+        make_index("pgvector", conninfo=f"host={tmp_path}", table="ö" * 26)
+    pytest.importorskip("qdrant_client")
+    with pytest.raises(IndexUnavailableError, match="Qdrant cannot be reached"):
+        make_index("qdrant", url="http://127.0.0.1:9", check_compatibility=False)
