@@ -11,8 +11,8 @@ of its training interactions:
 
 `/docs` shows all that it answers: /recommend, /similar-items, /score, /items (PUT, DELETE), /interactions, /reload,
 /metrics, /health, /ready. With --log_file, changes of the catalogue and interactions are on the disk before they are
-answered, and made again at the next start. The token, where one is wanted, is read from the environment variable
-TRANSREC_TOKEN. Needs pip install "modeling_transrec[serve]".
+answered, and made again at the next start and by /reload. The token, where one is wanted, is read from the environment
+variable TRANSREC_TOKEN. Needs pip install "modeling_transrec[serve]".
 """
 
 import json
@@ -62,23 +62,21 @@ class ServeArguments(CheckpointArguments):
 
 
 def loader(args: ServeArguments, data: DataArguments | None) -> Callable[[], Recommender]:
-    """Returns a function that loads the recommender, encodes a data set where one is named, and makes the index.
-
-    Raises:
-        OptionError: if `--index_options` is no JSON object.
-    """
-    options = _index_options(args.index_options)
+    """Returns a function that loads the recommender, and encodes a data set where one is named."""
 
     def load() -> Recommender:
         recommender, _ = load_recommender(args, data, PartialState(cpu=args.use_cpu).device)
-        if recommender.snapshot is None or (args.index == "exact" and not options):
-            return recommender
-        return recommender.search_with(args.index, **options)
+        return recommender
 
     return load
 
 
-def _index_options(given: str | None) -> dict[str, Any]:
+def parsed_options(given: str | None) -> dict[str, Any]:
+    """Returns the options of the index.
+
+    Raises:
+        OptionError: if `--index_options` is no JSON object.
+    """
     try:
         options = json.loads(given or "{}")
     except ValueError as error:
@@ -91,6 +89,7 @@ def _index_options(given: str | None) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `transrec serve` until it is stopped; requests that are being answered are answered first."""
     arguments, data = parse_checkpoint_and_data(ServeArguments, args, __doc__)
+    index_options = parsed_options(arguments.index_options)
     try:
         import uvicorn
 
@@ -112,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         raise OptionError(str(error)) from error
-    service = Service(loader(arguments, data), arguments.log_file)
+    service = Service(loader(arguments, data), arguments.log_file, arguments.index, index_options)
     app = create_app(service, os.environ.get(TOKEN) or None, limits)
     options: dict[str, Any] = {"access_log": False, "log_level": "warning", "log_config": None}  # by the handler above
     uvicorn.run(app, host=arguments.host, port=arguments.port, **options)

@@ -6,7 +6,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Annotated, Any
@@ -28,7 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..version import __version__
 from .batching import Batcher, BusyError
 from .columns import with_media_decoded
-from .service import NotKeptError, Service
+from .item_index import IndexUnavailableError
+from .service import NotKeptError, NotLoadedError, Service
 
 
 logger = logging.getLogger(__name__)
@@ -164,6 +166,14 @@ class InteractionsRequest(_Strict):
     interactions: list[Interaction] = Field(min_length=1)
 
 
+class ReloadRequest(_Strict):
+    since: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds since 1970; what was logged before is in the checkpoint, and is not replayed.",
+    )
+
+
 class _Refused(Exception):
     """A request that gets a status and a sentence."""
 
@@ -187,6 +197,12 @@ class _Metrics:
         )
         items = Gauge("transrec_catalogue_items", "Items of the catalogue.", registry=self.registry)
         items.set_function(lambda: len(service.recommender.snapshot or ()))
+        skipped = Gauge(
+            "transrec_log_skipped",
+            "Items and interactions of the log that did not fit the checkpoint when it was loaded.",
+            registry=self.registry,
+        )
+        skipped.set_function(lambda: service.skipped)
 
 
 def create_app(service: Service, token: str | None = None, limits: Limits | None = None) -> FastAPI:
@@ -213,9 +229,12 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
             return service.recommend(users, **json.loads(key[0]))
 
         sizes = limits.max_batch, limits.max_waiting
-        async with Batcher(compute, *sizes, observe=metrics.batches.observe) as batcher:
-            app.state.batcher = batcher
-            yield
+        # Changes wait for each other and for a reload; in threads of their own, nothing else waits for them.
+        with ThreadPoolExecutor(1, "change") as changing, ThreadPoolExecutor(1, "reload") as reloading:
+            app.state.changing, app.state.reloading = changing, reloading
+            async with Batcher(compute, *sizes, observe=metrics.batches.observe) as batcher:
+                app.state.batcher = batcher
+                yield
         service.close()
 
     app = FastAPIOffline(title="transrec", version=__version__, lifespan=lifespan, description=_ABOUT)
@@ -255,6 +274,9 @@ def _check(value: int, most: int, what: str) -> None:
 
 
 def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metrics, guarded: list) -> None:
+    async def change(make: Callable[[Any], None], given: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(app.state.changing, make, given)
+
     @app.post("/recommend", dependencies=guarded)
     async def recommend(request: RecommendRequest) -> dict[str, list[dict[str, Any]]]:
         """Recommends the best items for a history."""
@@ -285,14 +307,14 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         """Adds items to the catalogue, or replaces those with the same id."""
         _check(len(request.items), limits.max_items, "the number of items")
         items = with_media_decoded([item.model_dump() for item in request.items])
-        await asyncio.to_thread(service.put_items, items)
+        await change(service.put_items, items)
         return {"items": len(items)}
 
     @app.delete("/items", dependencies=guarded)
     async def delete_items(request: ItemIdsRequest) -> dict[str, int]:
         """Takes items out of the catalogue."""
         _check(len(request.item_ids), limits.max_items, "the number of item_ids")
-        await asyncio.to_thread(service.delete_items, request.item_ids)
+        await change(service.delete_items, request.item_ids)
         return {"items": len(request.item_ids)}
 
     @app.post("/interactions", dependencies=guarded)
@@ -300,18 +322,19 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         """Counts interactions; the next recommendations use them."""
         _check(len(request.interactions), limits.max_items, "the number of interactions")
         rows = [one.model_dump(exclude_none=True) for one in request.interactions]
-        await asyncio.to_thread(service.add_interactions, rows)
+        await change(service.add_interactions, rows)
         return {"interactions": len(rows)}
 
     @app.post("/reload", dependencies=guarded)
-    async def reload() -> dict[str, int]:
-        """Loads the checkpoint again; until it is there, the old one answers."""
+    async def reload(request: ReloadRequest | None = None) -> dict[str, int]:
+        """Loads the checkpoint again, and replays the log; until it is there, the old one answers."""
+        since = None if request is None else request.since
         try:
-            await asyncio.to_thread(service.reload)
-        except (OSError, ValueError) as error:
+            await asyncio.get_running_loop().run_in_executor(app.state.reloading, service.reload, since)
+        except NotLoadedError as error:
             logger.error("The checkpoint could not be loaded again", exc_info=error)
             raise _Refused(503, "the checkpoint could not be loaded, see the log; the old one answers") from error
-        return {"catalogue": len(service.recommender.snapshot or ())}
+        return {"catalogue": len(service.recommender.snapshot or ()), "skipped": service.skipped}
 
     @app.get("/metrics", dependencies=guarded, response_class=PlainTextResponse)
     async def prometheus() -> Response:
@@ -325,7 +348,8 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
 
     @app.get("/ready")
     async def ready() -> dict[str, Any]:
-        """Answers when there is a catalogue to recommend from."""
+        """Answers when there is a catalogue to recommend from, and an index that can be searched."""
+        await asyncio.to_thread(service.check)
         return {"status": "ready", "catalogue": len(service.recommender.snapshot or ()), "version": __version__}
 
 
@@ -363,6 +387,11 @@ def _answer_errors(app: FastAPI) -> None:
     async def not_kept(request: Request, error: NotKeptError) -> JSONResponse:
         logger.error("A change could not be kept", exc_info=error)
         return answer(507, "the change could not be kept, and was not made")
+
+    @app.exception_handler(IndexUnavailableError)
+    async def unavailable(request: Request, error: IndexUnavailableError) -> JSONResponse:
+        logger.error("The index cannot be searched or changed", exc_info=error)
+        return answer(503, "the index cannot be reached, see the log", {"Retry-After": "1"})
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:  # it is raised again, and logged

@@ -1,9 +1,11 @@
-"""What a service was told since its catalogue was made, in a file that is only added to."""
+"""What a service was told since its checkpoint was made, in a file that is only added to."""
 
 import base64
 import errno
+import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ _BYTES = "$base64"  # the only key of what stands for bytes
 
 class EventLog:
     """
-    Keeps events as JSON lines, each of which is on the disk before [`append`] returns; bytes in them are base64.
+    Keeps events and their times as JSON lines, each of which is on the disk before [`append`] returns; bytes in them
+    are base64.
 
     A process has the file for itself. An event that a kill has cut was never confirmed: it is cut off when the file is
     opened again.
@@ -33,10 +36,10 @@ class EventLog:
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/events.jsonl"
     >>> with EventLog(path) as log:
-    ...     log.append({"kind": "remove", "item_ids": ["a"]})
+    ...     size = log.append({"kind": "remove", "item_ids": ["a"]})
     >>> with EventLog(path) as log:
-    ...     print(*log.events())
-    {'kind': 'remove', 'item_ids': ['a']}
+    ...     print(*(event["item_ids"] for event in log.events()))
+    ['a']
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -49,6 +52,7 @@ class EventLog:
             raise RuntimeError(f"another process writes {self.path}: a log belongs to one service") from None
         self._file = self.path.open("ab", buffering=0)
         self._cut_unfinished()
+        self._sync_folder()
 
     def __enter__(self) -> "EventLog":
         return self
@@ -61,12 +65,15 @@ class EventLog:
         self._file.close()
         self._lock.release()
 
-    def append(self, event: dict) -> None:
-        """Adds an event. If it cannot be written whole, the file is as it was before.
+    def append(self, event: dict) -> int:
+        """Adds an event, with its `time` in seconds since 1970. If it cannot be written whole, the file is as before.
+
+        Returns: the size of the file without the event, to which [`truncate`] brings it back.
 
         Raises:
             OSError: if it cannot be written.
         """
+        event = {"time": round(time.time(), 3), **event}
         size = self._file.seek(0, os.SEEK_END)
         line = json.dumps(event, ensure_ascii=False, default=_as_json).encode() + b"\n"
         try:
@@ -76,18 +83,73 @@ class EventLog:
         except OSError:
             self._file.truncate(size)
             raise
+        return size
 
-    def events(self) -> Iterator[dict]:
-        """Yields all events, the first one first."""
-        with self.path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    event = json.loads(line, object_hook=_as_it_was)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{self.path}:{number}: the line is damaged: {error}") from error
-                if not isinstance(event, dict) or "kind" not in event:
-                    raise ValueError(f"{self.path}:{number}: this is no event of a service")
-                yield event
+    def truncate(self, size: int) -> None:
+        """Takes out what was added since the file had a size."""
+        self._file.truncate(size)
+
+    def events(self, since: float | None = None) -> Iterator[dict]:
+        """Yields all events, or those since a time, the first one first; each with the `line` in which it stands."""
+        for number, line in enumerate(self._lines(), start=1):
+            event = self._parsed(number, line)
+            if since is None or event["time"] >= since:
+                yield event | {"line": number}
+
+    def move_before(self, since: float) -> Path | None:
+        """Moves the events before a time into a file beside this one: its name and `.1`, `.2`, ….
+
+        Returns: that file; `None` if there are no such events.
+
+        Raises:
+            OSError: if the files cannot be written; this one is as it was before.
+        """
+        number = next(number for number in itertools.count(1) if not self._beside(str(number)).exists())
+        older, newer = self._beside(f"{number}.unfinished"), self._beside("unfinished")
+        try:
+            with older.open("wb") as before, newer.open("wb") as after:
+                for place, line in enumerate(self._lines(), start=1):
+                    (before if self._parsed(place, line)["time"] < since else after).write(line)
+                for file in (before, after):
+                    file.flush()
+                    os.fsync(file.fileno())
+            if older.stat().st_size == 0:
+                return None
+            moved = older.replace(self._beside(str(number)))
+            newer.replace(self.path)
+        finally:
+            older.unlink(missing_ok=True)
+            newer.unlink(missing_ok=True)
+        self._file.close()
+        self._file = self.path.open("ab", buffering=0)
+        self._sync_folder()
+        return moved
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{ending}")
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            yield from file
+
+    def _parsed(self, number: int, line: bytes) -> dict:
+        """Returns the event of a line."""
+        try:
+            event = json.loads(line, object_hook=_as_it_was)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path}:{number}: the line is damaged: {error}") from error
+        if not isinstance(event, dict) or "kind" not in event or not isinstance(event.get("time"), int | float):
+            raise ValueError(f"{self.path}:{number}: this is no event of a service")
+        return event
+
+    def _sync_folder(self) -> None:
+        """Waits until the folder's names are on the disk, too."""
+        if os.name == "posix":
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def _cut_unfinished(self) -> None:
         whole = self.path.read_bytes().rfind(b"\n") + 1

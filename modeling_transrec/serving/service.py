@@ -1,20 +1,31 @@
 """What a service does with a recommender: answers, learns from interactions, changes its catalogue, loses nothing."""
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .event_log import EventLog
+from .indexes import make_index
 from .recommender import Recommender
 
 
 logger = logging.getLogger(__name__)
 
+_ROWS = {"put": "items", "remove": "item_ids", "observe": "interactions"}  # of each kind of event
+_KIND_OF_ROW = {"items": "items", "item_ids": "items", "interactions": "interactions"}
+
 
 class NotKeptError(OSError):
     """A change could not be written to the log, and was not made."""
+
+
+class NotLoadedError(RuntimeError):
+    """The checkpoint could not be loaded again; the old one answers."""
 
 
 class Service:
@@ -23,9 +34,18 @@ class Service:
 
     Readers never wait: they see the catalogue before a change or after it. Changes are made one after the other.
 
+    The log has the events that the checkpoint does not have. They are replayed on whatever checkpoint is loaded, at
+    the start or by [`reload`]. What does not fit its catalogue is left out, and stays in the log: interactions of
+    items that it does not have and items that it does not take, which are counted (`skipped`), and columns of items.
+
     Args:
         load: makes the recommender as it is saved, with its catalogue; called again when it is reloaded.
         log: file of events, see [`EventLog`]; without one, changes are lost when the process ends.
+        index: name of the index that searches the catalogue, see [`Recommender.search_with`].
+        index_options: options of the index.
+
+    Attributes:
+        skipped: items and interactions of the log that did not fit the checkpoint when it was loaded.
 
     Example:
 
@@ -36,36 +56,103 @@ class Service:
     ```
     """
 
-    def __init__(self, load: Callable[[], Recommender], log: str | os.PathLike | None = None):
+    def __init__(
+        self,
+        load: Callable[[], Recommender],
+        log: str | os.PathLike | None = None,
+        index: str = "exact",
+        index_options: Mapping[str, Any] | None = None,
+    ):
         self.load = load
-        self._changing = threading.Lock()
-        self._log = None if log is None else EventLog(log)
-        self.recommender = self._loaded()
+        self._changing, self._loading = threading.Lock(), threading.Lock()
+        self._index_name, self._index_options = index, dict(index_options or {})
+        self._index: Any = None  # one that follows changes; each recommender gets another of its kind
+        with contextlib.ExitStack() as opened:
+            self._log = None if log is None else opened.enter_context(EventLog(log))
+            self.recommender = self._loaded()
+            self.skipped = self._replay(self.recommender)
+            self._search_with_index(self.recommender)
+            opened.pop_all()
 
     def _loaded(self) -> Recommender:
-        """Returns the recommender as it is saved, with all that has happened since."""
-        recommender, count = self.load(), 0
+        """Returns the recommender as it is saved."""
+        recommender = self.load()
         if recommender.snapshot is None:
             raise ValueError(
                 "this checkpoint has no catalogue: save it with one (Recommender.index, then save_pretrained), or "
                 "name a data set to encode"
             )
-        for event in self._log.events() if self._log is not None else ():
-            _apply(recommender, event)
+        return recommender
+
+    def _replay(self, recommender: Recommender, since: float | None = None) -> int:
+        """Replays the events of the log, and returns how many items and interactions did not fit."""
+        if self._log is None:
+            return 0
+        count, left_out, first = 0, Counter[str](), None
+        for event in self._log.events(since):
+            skipped = _apply_what_fits(recommender, event)
+            left_out += skipped
+            first = first or (event["line"] if skipped else None)
             count += 1
         if count:
-            logger.info("%d changes of the catalogue and its counts were made again from the log", count)
-        return recommender
+            logger.info("%d changes of the catalogue and its counts were replayed from the log", count)
+        if left_out:
+            logger.warning(
+                "%s of %s were left out, because they do not fit the checkpoint: interactions of items that it does "
+                "not have, columns that it lacks; the first stand in line %d",
+                " and ".join(f"{number} {what}" for what, number in left_out.items()),
+                self._log.path,
+                first,
+            )
+        return left_out["items"] + left_out["interactions"]
+
+    def _search_with_index(self, recommender: Recommender) -> None:
+        if self._index_name == "exact" and not self._index_options:
+            return
+        made = make_index(self._index_name, **self._index_options) if self._index is None else self._index
+        if not made.follows_changes:
+            recommender.search_with(self._index_name, **self._index_options)
+            return
+        self._index = made
+        catalogue: Any = recommender.snapshot
+        recommender.search_with(made.another(catalogue.stamp))
 
     def close(self) -> None:
         """Gives the log back."""
         if self._log is not None:
             self._log.close()
 
-    def reload(self) -> None:
-        """Loads the recommender again, a new checkpoint or catalogue; until it is there, the old one answers."""
-        with self._changing:
-            self.recommender = self._loaded()
+    def check(self) -> None:
+        """Raises [`IndexUnavailableError`] if the index cannot be searched, such as without its database."""
+        if self._index is not None:
+            self._index.check()
+
+    def reload(self, since: float | None = None) -> None:
+        """Loads the recommender again, a new checkpoint or catalogue; until it is there, the old one answers.
+
+        Args:
+            since: seconds since 1970; what was logged before is in the checkpoint. It is not replayed, and is moved
+                into a file beside the log, `events.jsonl.1`, `.2`, …. By default, all of the log is replayed.
+
+        Raises:
+            ValueError: if `since` is in the future, or there is no log.
+            NotLoadedError: if the recommender cannot be loaded, or its index not be filled.
+        """
+        if since is not None and self._log is None:
+            raise ValueError("there is no log of events, of which some could be left out: leave out since")
+        if since is not None and since > time.time():
+            raise ValueError("since is in the future: give seconds since 1970")
+        with self._loading:
+            try:
+                recommender = self._loaded()
+                with self._changing:
+                    skipped = self._replay(recommender, since)
+                    if since is not None and self._log is not None:
+                        self._log.move_before(since)
+                    self._search_with_index(recommender)
+                    self.recommender, self.skipped = recommender, skipped
+            except Exception as error:
+                raise NotLoadedError("the checkpoint could not be loaded again; the old one answers") from error
 
     def recommend(self, users: Sequence[dict[str, Any]], **options: Any) -> list:
         """Returns recommendations for several users; one that fails gets its error in place of them.
@@ -116,17 +203,49 @@ class Service:
         self._change({"kind": "observe", "interactions": list(interactions)})
 
     def _change(self, event: dict) -> None:
-        """Makes a change, and keeps it; one that cannot be kept is not made."""
+        """Keeps a change, and makes it; one that cannot be made is not kept, and the other way round."""
         with self._changing:
-            before = self.recommender.snapshot
-            _apply(self.recommender, event)
             if self._log is None:
+                _apply(self.recommender, event)
                 return
             try:
-                self._log.append(event)
+                size = self._log.append(event)
             except OSError as error:
-                self.recommender.restore(before)
                 raise NotKeptError(str(error)) from error
+            try:
+                _apply(self.recommender, event)
+            except BaseException:
+                self._log.truncate(size)
+                raise
+
+
+def _apply_what_fits(recommender: Recommender, event: dict) -> Counter[str]:
+    """Replays an event of a log, and returns how many of its items or interactions did not fit the catalogue."""
+    try:
+        _apply(recommender, event)
+        return Counter()
+    except (ValueError, TypeError):
+        if event["kind"] not in _ROWS:
+            raise
+    name = _ROWS[event["kind"]]
+    rows, fitting = event[name], _fitting(recommender, name, event[name])
+    if fitting == rows:
+        if len(rows) == 1:
+            return Counter([_KIND_OF_ROW[name]])
+        return sum((_apply_what_fits(recommender, event | {name: [row]}) for row in rows), Counter())
+    left_out = Counter({_KIND_OF_ROW[name]: len(rows) - len(fitting)} if name == "interactions" else {})
+    return left_out + _apply_what_fits(recommender, event | {name: fitting}) if fitting else left_out
+
+
+def _fitting(recommender: Recommender, name: str, rows: list) -> list:
+    """Returns what a catalogue takes: columns of items that it has, of ids and interactions those of its items."""
+    known: Any = recommender.snapshot
+    if name == "items":
+        columns = {*known.features, *recommender.processor.item_columns}
+        return [{column: value for column, value in row.items() if column in columns} for row in rows]
+    if name == "item_ids":
+        return [item_id for item_id in rows if item_id in known]  # others are gone already
+    return [] if known.scorer.transitions is None else [row for row in rows if row["item_id"] in known]
 
 
 def _apply(recommender: Recommender, event: dict) -> None:

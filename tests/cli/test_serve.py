@@ -27,8 +27,9 @@ from modeling_transrec import (  # noqa: E402
     train,
 )
 from modeling_transrec.cli import OptionError  # noqa: E402
-from modeling_transrec.cli.serve import ServeArguments, loader, main  # noqa: E402
+from modeling_transrec.cli.serve import ServeArguments, loader, main, parsed_options  # noqa: E402
 from modeling_transrec.serving.indexes import INDEXES  # noqa: E402
+from modeling_transrec.serving.service import Service  # noqa: E402
 
 from ..browser import SpacePage, requests_of, served_space, wait_for  # noqa: E402
 from ..environments import run  # noqa: E402
@@ -192,10 +193,9 @@ def test_it_searches_with_the_index_that_is_named(make_model, text_processor, it
     pytest.importorskip("usearch", reason='needs pip install ".[usearch]"')
     expected = Recommender(make_model("text"), text_processor).index(items)
     expected.save_pretrained(tmp_path)
-    arguments = ServeArguments(
-        model_name_or_path=str(tmp_path), index="usearch", index_options='{"connectivity": 8}', use_cpu=True
-    )
-    found = loader(arguments, None)()
+    arguments = ServeArguments(model_name_or_path=str(tmp_path), use_cpu=True)
+    options = parsed_options('{"connectivity": 8}')
+    found = Service(loader(arguments, None), index="usearch", index_options=options).recommender
     assert isinstance(found.scorer.nearest.index, INDEXES["usearch"])
     assert found.scorer.nearest.index.options["connectivity"] == 8
     assert found.recommend(["i001"], k=1)[0]["item_id"] == expected.recommend(["i001"], k=1)[0]["item_id"]
@@ -204,7 +204,7 @@ def test_it_searches_with_the_index_that_is_named(make_model, text_processor, it
 def test_what_cannot_be_meant():
     for options in ("{", "[1]"):
         with pytest.raises(OptionError, match="--index_options"):
-            loader(ServeArguments(model_name_or_path="checkpoint", index_options=options), None)
+            main(["checkpoint", "--index_options", options])
     with pytest.raises(OptionError, match="the rate limit must be such as 100/second, got 'nonsense'"):
         main(["checkpoint", "--rate_limit", "nonsense"])  # before it is loaded
     with pytest.raises(OptionError, match="did you mean --max_k"):

@@ -23,6 +23,7 @@ from modeling_transrec.serving import usearch_index
 from modeling_transrec.serving.catalogue import Catalogue
 from modeling_transrec.serving.indexes import INDEXES, make_index
 from modeling_transrec.serving.item_index import IndexUnavailableError, claim
+from modeling_transrec.serving.service import Service
 
 
 PACKAGES = {"faiss": "faiss", "int8": "faiss", "binary": "faiss", "usearch": "usearch", "qdrant": "qdrant_client"}
@@ -483,6 +484,36 @@ def test_searches_in_pgvector_outlive_connections_and_wait_for_no_change(postgre
     assert len(index) == 41
     with pytest.raises(ValueError, match="PostgreSQL does not take one of these items"):
         index.add(["a\0b"], vectors_of(1))
+
+
+@pytest.mark.slow
+def test_a_service_goes_from_one_checkpoint_to_another_in_pgvector(
+    postgres, make_model, text_processor, items, tmp_path
+):
+    """By a reload and by a restart; a log that is replayed leaves the table of the one that answers alone."""
+    models = [make_model("text"), make_model("text", hidden_size=48)]
+    made = iter([0, 0, 1, 0])
+    options = {"conninfo": postgres, "table": "service"}
+
+    def load():
+        return Recommender(models[next(made)], text_processor).index(items)
+
+    service = Service(load, tmp_path / "events.jsonl", "pgvector", options)
+    service.put_items([{"item_id": "new", "text_en": "red lamp"}])
+    first = service.recommender
+    for is_same in (True, False):
+        service.reload()
+        assert [one["item_id"] for one in first.recommend(HISTORIES[0], k=8)] == found_ids(first)[0]
+        expected = Recommender(service.recommender.model, text_processor).index(items)
+        expected.add_items([{"item_id": "new", "text_en": "red lamp"}])
+        assert found_ids(service.recommender) == found_ids(expected)
+        index = service.recommender.scorer.nearest.index
+        assert len(index) == 38 and (len(first.scorer.nearest.index) == 38) == is_same
+    service.close()
+    again = Service(load, tmp_path / "events.jsonl", "pgvector", options)
+    assert again.recommender.scorer.nearest.index.name == first.scorer.nearest.index.name
+    assert len(index) == 0 and len(again.recommender.scorer.nearest.index) == 38
+    again.close()
 
 
 def test_a_database_that_is_not_there_is_named(tmp_path):

@@ -3,10 +3,13 @@
 import asyncio
 import base64
 import io
+import itertools
 import json
 import logging
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -251,12 +254,12 @@ def test_a_failure_is_logged_as_a_line_without_what_was_sent(load, caplog, monke
     with TestClient(create_app(service), raise_server_exceptions=False) as client:
         found = client.post("/similar-items", json={"item_id": "i001"})
         assert found.status_code == 500 and "its log says where" in found.json()["error"]
-        monkeypatch.setattr(service, "reload", lambda: fail_to_load("somebody"))
+        monkeypatch.setattr(service, "load", lambda: fail_to_load("somebody"))
         assert client.post("/reload").status_code == 503
     record = next(record for record in caplog.records if record.exc_info)
     (line,) = JsonFormatter().format(record).splitlines()
     assert "somebody" not in line and "somebody" not in record.getMessage()
-    outer, inner = json.loads(line)["errors"]
+    _, outer, inner = json.loads(line)["errors"]
     assert (outer["type"], inner["type"]) == ("ValueError", "OSError") and inner["message"] == "no such file"
     assert any(place.endswith(" fail_to_load") for place in outer["traceback"])
 
@@ -305,27 +308,209 @@ def test_a_change_that_cannot_be_kept_is_not_made(client, monkeypatch, tmp_path)
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_new_checkpoint_is_swapped_in_without_a_failed_request(checkpoint, items):
-    sizes = iter([37, 20])
+@pytest.mark.parametrize("index", ["exact", "usearch", pytest.param("qdrant", marks=pytest.mark.slow)])
+def test_a_new_checkpoint_is_swapped_in_without_a_failed_request(
+    index, checkpoint, make_model, text_processor, items, tmp_path
+):
+    """While clients ask and change the catalogue, whose changes are in the new one, too."""
+    pytest.importorskip({"exact": "torch", "qdrant": "qdrant_client"}.get(index, index))
+    made = iter([Recommender.from_pretrained(checkpoint)])
 
     def load():
-        recommender = Recommender.from_pretrained(checkpoint)
-        return recommender.index(items.select(range(next(sizes))))
+        return next(made, None) or Recommender(make_model("text", hidden_size=48), text_processor).index(
+            items.select(range(20)), histories=HISTORIES
+        )
 
-    with TestClient(create_app(Service(load))) as client:
+    service = Service(load, tmp_path / "events.jsonl", index)
+    with TestClient(create_app(service)) as client:
         statuses, stop = [], threading.Event()
 
-        def ask():
-            while not stop.is_set():
-                statuses.append(client.post("/recommend", json={"history": ["i001"], "k": 3}).status_code)
+        def ask(number):
+            for count in itertools.count():
+                if stop.is_set():
+                    return count
+                new = {"item_id": f"new{number}-{count}", "text_en": "red rope"}
+                for path, body in (
+                    ("/recommend", {"history": ["i001"], "k": 3}),
+                    ("/score", {"history": ["i001"], "item_ids": ["i002"]}),
+                    ("/interactions", {"interactions": [CLICK]}),
+                ):
+                    statuses.append(client.post(path, json=body).status_code)
+                statuses.append(client.put("/items", json={"items": [new]}).status_code)
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        assert client.post("/reload").json() == {"catalogue": 20}
-        stop.set()
-        thread.join()
-        assert statuses and set(statuses) == {200}
-        assert client.get("/ready").json()["catalogue"] == 20
+        with ThreadPoolExecutor(4) as threads:
+            asking = [threads.submit(ask, number) for number in range(4)]
+            reloaded = client.post("/reload").json()
+            stop.set()
+            counts = [one.result() for one in asking]
+        assert len(statuses) >= 16 and set(statuses) == {200}
+        assert reloaded["skipped"] == 0 and client.get("/ready").json()["catalogue"] == 20 + sum(counts)
+        assert service.recommender.item_embeddings.shape[1] == 48
+        found = client.post("/recommend", json={"history": ["i001"], "k": 3}).json()["items"]
+        expected = service.recommender.search_with("exact").recommend(["i001"], k=3)
+        assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
+
+
+class TestReload:
+    """What a log has is made again on another checkpoint, as far as it fits."""
+
+    @pytest.fixture
+    def shop(self, checkpoint, make_model, text_processor, items, tmp_path):
+        """A service, and a function by which the shop publishes another catalogue."""
+        published = []
+
+        def load():
+            return published[-1]() if published else Recommender.from_pretrained(checkpoint)
+
+        def publish(rows, histories=HISTORIES):
+            published.append(lambda: Recommender(make_model("text"), text_processor).index(rows, histories=histories))
+
+        service = Service(load, tmp_path / "events.jsonl")
+        with TestClient(create_app(service)) as client:
+            yield client, publish, lambda: Service(load, tmp_path / "events.jsonl")
+
+    def test_what_does_not_fit_another_catalogue_is_left_out_and_counted(self, shop, items, tmp_path, caplog):
+        client, publish, again = shop
+        new = {"item_id": "new", "text_en": "red rope"}
+        clicks = [{"user_id": "u9", "item_id": one, "timestamp": 1} for one in ("i020", "new", "i021")]
+        assert client.request("DELETE", "/items", json={"item_ids": ["i030", "i004"]}).status_code == 200
+        for row in (new | {"year": 3}, {"item_id": "i000", "text_en": "blue shoe", "year": 4}):
+            assert client.put("/items", json={"items": [row]}).status_code == 200
+        assert client.post("/interactions", json={"interactions": clicks}).status_code == 200
+        assert client.post("/interactions", json={"interactions": clicks[:1]}).status_code == 200
+        kept = (tmp_path / "events.jsonl").read_text()
+
+        publish(items.select(range(20)))  # without i020, i021 and i030, and without the column year
+        assert client.post("/reload").json() == {"catalogue": 20, "skipped": 3}
+        assert "transrec_log_skipped 3.0" in client.get("/metrics").text
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert "3 interactions of" in warning and "line 4" in warning and "i020" not in warning
+        recommender = client.app.state.service.recommender
+        assert {"new", "i000"} <= set(recommender.item_ids) and "i004" not in recommender.item_ids
+        assert recommender.scorer.transitions.item_counts[recommender.scorer.transitions.index_of(["new"])] == [1]
+        assert (tmp_path / "events.jsonl").read_text() == kept
+        client.app.state.service.close()
+        service = again()
+        assert service.skipped == 3 and service.recommender.item_ids == recommender.item_ids
+        service.close()
+
+    def test_a_catalogue_without_counts_takes_no_interactions(self, shop, items):
+        client, publish, _ = shop
+        assert client.post("/interactions", json={"interactions": [CLICK] * 5}).status_code == 200
+        publish(items, None)
+        assert client.post("/reload").json() == {"catalogue": 37, "skipped": 5}
+
+    def test_what_the_checkpoint_has_already_is_not_made_again(self, shop, items, tmp_path, monkeypatch):
+        client, publish, again = shop
+
+        def at(seconds, method, path, body):
+            monkeypatch.setattr(time, "time", lambda: seconds)
+            assert client.request(method, path, json=body).status_code == 200
+
+        at(100, "POST", "/interactions", {"interactions": [CLICK]})
+        at(101, "DELETE", "/items", {"item_ids": ["i005"]})
+        at(200, "POST", "/interactions", {"interactions": [CLICK, CLICK]})
+        monkeypatch.undo()
+        publish(items)  # with i005 again, and all that was until 150
+        assert client.post("/reload", json={"since": 150}).json() == {"catalogue": 37, "skipped": 0}
+        moved = [json.loads(line)["time"] for line in (tmp_path / "events.jsonl.1").read_text().splitlines()]
+        assert moved == [100, 101]
+
+        def count(service):
+            transitions = service.recommender.scorer.transitions
+            return transitions.item_counts[transitions.index_of(["i001"])].tolist()
+
+        assert count(client.app.state.service) == [2 + 2]  # of HISTORIES and after 150
+        client.app.state.service.close()
+        service = again()
+        assert count(service) == [2 + 2] and "i005" in service.recommender.item_ids
+        service.close()
+
+    def test_a_time_that_cannot_be_meant_is_refused(self, shop, load):
+        client, _, _ = shop
+        for since, sentence in ((1e12, "since is in the future"), (-1, "since: Input should be greater")):
+            found = client.post("/reload", json={"since": since})
+            assert found.status_code == 422 and sentence in found.json()["error"]
+        with TestClient(create_app(Service(load))) as client:
+            found = client.post("/reload", json={"since": 1})
+            assert found.status_code == 422 and "there is no log" in found.json()["error"]
+
+    def test_one_that_fails_leaves_log_and_index_as_they_were(self, checkpoint, tmp_path, monkeypatch):
+        pytest.importorskip("qdrant_client")
+        service = Service(lambda: Recommender.from_pretrained(checkpoint), tmp_path / "events.jsonl", "qdrant")
+        with TestClient(create_app(service)) as client:
+            assert client.put("/items", json={"items": [{"item_id": "new", "text_en": "red"}]}).status_code == 200
+            index = service.recommender.scorer.nearest.index
+
+            def fail(*_):
+                raise RuntimeError("not now")
+
+            monkeypatch.setattr(service, "_replay", fail)
+            assert client.post("/reload").status_code == 503
+            assert "new" in index.item_ids() and len(index) == 38
+            assert client.request("DELETE", "/items", json={"item_ids": ["new"]}).status_code == 200
+
+    def test_a_database_of_another_checkpoint_is_filled_anew(self, load, make_model, text_processor, items, tmp_path):
+        """At a start and at a reload, and what the earlier checkpoint left in it goes."""
+        pytest.importorskip("qdrant_client")
+        options = {"path": str(tmp_path / "qdrant")}
+
+        def load_other():
+            return Recommender(make_model("text", hidden_size=48), text_processor).index(items)
+
+        for loads in ([load, load_other], [load, load]):
+            each = iter(loads)
+            service = Service(lambda: next(each)(), tmp_path / "events.jsonl", "qdrant", options)  # noqa: B023
+            service.reload()
+            recommender, client = service.recommender, service._index.client
+            assert len(client.get_collections().collections) == 1
+            index = recommender.scorer.nearest.index
+            assert index.checkpoint == recommender.snapshot.stamp and len(index) == 37
+            client.close()
+            service.close()
+
+
+def test_answers_do_not_wait_for_changes(client):
+    """However many wait."""
+    service = client.app.state.service
+    with ThreadPoolExecutor(60) as threads:
+        with service._changing:  # as while a checkpoint is swapped in
+            waiting = [threads.submit(client.post, "/interactions", json={"interactions": [CLICK]}) for _ in range(50)]
+            waiting.append(threads.submit(client.post, "/reload"))
+            time.sleep(0.2)
+            for path, body in (
+                ("/score", {"history": ["i001"], "item_ids": ["i002"]}),
+                ("/similar-items", {"item_id": "i001"}),
+                ("/recommend", {"history": ["i001"]}),
+            ):
+                assert threads.submit(client.post, path, json=body).result(timeout=20).status_code == 200
+            assert threads.submit(client.get, "/ready").result(timeout=20).status_code == 200
+            assert not any(one.done() for one in waiting)
+        assert {one.result().status_code for one in waiting} == {200}
+
+
+def test_an_index_that_cannot_be_reached_is_told(load, monkeypatch):
+    pytest.importorskip("qdrant_client")
+    from qdrant_client.http.exceptions import ResponseHandlingException
+
+    service = Service(load, index="qdrant")
+
+    def fail(*_, **__):
+        raise ResponseHandlingException(ConnectionError("gone"))
+
+    with TestClient(create_app(service)) as client:
+        for name in ("collection_exists", "query_batch_points"):
+            monkeypatch.setattr(service._index.client, name, fail)
+        for method, path, body in (
+            ("GET", "/ready", None),
+            ("POST", "/recommend", {"history": ["i001"]}),
+            ("DELETE", "/items", {"item_ids": ["i001"]}),
+        ):
+            found = client.request(method, path, json=body)
+            assert found.status_code == 503 and "the index cannot be reached" in found.json()["error"]
+        monkeypatch.undo()
+        assert client.get("/ready").json()["catalogue"] == 37
+        assert client.post("/recommend", json={"history": ["i001"]}).status_code == 200
 
 
 def test_a_checkpoint_that_is_gone_leaves_the_old_one(load):
@@ -434,12 +619,47 @@ class TestEventLog:
 
     def test_a_damaged_line_is_named(self, tmp_path):
         path = tmp_path / "events.jsonl"
-        path.write_text('{"kind": "remove", "item_ids": []}\nnothing\n[]\n')
+        path.write_text('{"kind": "remove", "item_ids": [], "time": 1}\nnothing\n[]\n')
         with EventLog(path) as log, pytest.raises(ValueError, match="events.jsonl:2: the line is damaged"):
             list(log.events())
-        path.write_text("[]\n")
-        with EventLog(path) as log, pytest.raises(ValueError, match="events.jsonl:1: this is no event"):
-            list(log.events())
+        for line in ("[]", '{"time": 1}', '{"kind": "remove"}'):
+            path.write_text(f"{line}\n")
+            with EventLog(path) as log, pytest.raises(ValueError, match="events.jsonl:1: this is no event"):
+                list(log.events())
+
+    def test_older_events_are_moved_into_a_file_beside(self, tmp_path, monkeypatch):
+        path = tmp_path / "events.jsonl"
+        with EventLog(path) as log:
+            for second in range(1, 6):
+                monkeypatch.setattr(time, "time", lambda: second)  # noqa: B023
+                log.append({"kind": "remove", "item_ids": [str(second)]})
+            assert [event["item_ids"] for event in log.events(since=4)] == [["4"], ["5"]]
+            whole = path.read_text()
+            assert log.move_before(1) is None and path.read_text() == whole
+            assert [log.move_before(3).name, log.move_before(4).name] == ["events.jsonl.1", "events.jsonl.2"]
+            log.append({"kind": "remove", "item_ids": ["6"]})
+        beside = [tmp_path / f"events.jsonl.{number}" for number in (1, 2)]
+        assert "".join(part.read_text() for part in (*beside, path)).startswith(whole)
+        with EventLog(path) as log:
+            assert [event["item_ids"] for event in log.events()] == [["4"], ["5"], ["6"]]
+            assert sorted(one.name for one in tmp_path.iterdir() if "unfinished" in one.name) == []
+
+    def test_a_full_disk_moves_nothing(self, tmp_path, monkeypatch):
+        path = tmp_path / "events.jsonl"
+        with EventLog(path) as log:
+            log.append({"kind": "remove", "item_ids": ["a"]})
+            before = path.read_bytes()
+
+            def full(descriptor):
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                log.move_before(2**40)
+            monkeypatch.undo()
+            assert path.read_bytes() == before and not [*tmp_path.glob("events.jsonl.[!l]*")]
+            log.append({"kind": "remove", "item_ids": ["b"]})
+            assert len([*log.events()]) == 2
 
     def test_it_belongs_to_one_process(self, tmp_path):
         path = tmp_path / "events.jsonl"
