@@ -45,7 +45,7 @@ def train_and_show(data_type: type[DataArguments], args: Sequence[str] | None, d
     if getattr(data_args, "since", None) is not None and model_args.model_name_or_path is None:
         raise OptionError("--since trains a checkpoint on what is new; name it by --model_name_or_path")
     trainer = train(model_args, data_args, training_args)
-    results = read_facts(trainer.args.output_dir).results if trainer.is_world_process_zero() else []
+    results = read_facts(training_args.output_dir).results if trainer.is_world_process_zero() else []
     if results:
         print(f"\n{show_results(results)}", flush=True)
 

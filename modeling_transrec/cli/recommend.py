@@ -95,9 +95,10 @@ def recommend(
     return recommender.recommend(histories, k=args.k, exclude_seen=not args.include_seen, **known)
 
 
-def write_all(recommender: Recommender, sequences: datasets.Dataset, args: RecommendationArguments) -> None:
+def write_all(
+    recommender: Recommender, sequences: datasets.Dataset, path: Path, args: RecommendationArguments
+) -> None:
     """Writes recommendations that follow the whole known history of every user, the held-out target included."""
-    path = Path(args.output_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
@@ -113,9 +114,13 @@ def write_all(recommender: Recommender, sequences: datasets.Dataset, args: Recom
 
 
 def write_files(
-    recommender: Recommender, items: datasets.Dataset, data_args: DataArguments, args: RecommendationArguments
+    recommender: Recommender,
+    items: datasets.Dataset,
+    data_args: DataArguments,
+    folder: Path,
+    args: RecommendationArguments,
 ) -> None:
-    """Writes the files of `--output_dir`, each process its share of them."""
+    """Writes recommendations for every user into a folder, each process its share of the files."""
     state = PartialState()
     index_in_shares(recommender, items)
     with state.local_main_process_first():
@@ -123,7 +128,7 @@ def write_files(
     num_kept = write_recommendations(
         recommender,
         sequences,
-        args.output_dir,
+        folder,
         k=args.k,
         exclude_seen=not args.include_seen,
         batch_size=args.batch_size,
@@ -134,7 +139,7 @@ def write_files(
     num_kept = sum(gather_object([num_kept]))  # all are ready, too
     if state.is_main_process:
         before = f", {num_kept} of its files by an earlier run" if num_kept else ""
-        print(f"{len(sequences)} users written to {args.output_dir}{before}")
+        print(f"{len(sequences)} users written to {folder}{before}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -151,7 +156,7 @@ def main(args: Sequence[str] | None = None) -> None:
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
     if options.output_dir is not None:
-        write_files(recommender, items, data_args, options)
+        write_files(recommender, items, data_args, Path(options.output_dir), options)
         return
     recommender.index(items)
     column = f"text_{recommender.processor.language}"
@@ -166,7 +171,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     sequences = data_args.load_sequences("test", max_seq_len)
     if options.output_file is not None:
-        write_all(recommender, sequences, options)
+        write_all(recommender, sequences, Path(options.output_file), options)
         return
     for user in sequences.select(range(min(options.num_users, len(sequences)))):
         times = user.get("timestamps")

@@ -83,7 +83,7 @@ class TransferModelArguments(ModelArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model_name_or_path is not None or "id" in self.modality.split("+"):
+        if self.model_name_or_path is not None or "id" in self.modalities:
             raise ValueError("transrec transfer makes its models itself; leave out --model_name_or_path and ids")
 
 
@@ -98,7 +98,7 @@ class TransferTrainingArguments(TransRecTrainingArguments):
     transition_weight: str = field(
         default="auto", metadata={"help": "Weight of transitions beside each model: a number, auto, or 0 for none."}
     )
-    output_dir: str | None = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
+    output_dir: str = field(default="outputs/transfer", metadata={"help": "Folder of all that is written."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -193,7 +193,7 @@ class Comparison:
 
         # Without a pretrained backbone, NoPT starts from the same random architecture and the source's tokenizer.
         of_text = (self.model_args.text_model_name_or_path, self.model_args.multimodal_model_name_or_path)
-        scratch = "text" in self.model_args.modality.split("+") and not any(of_text)
+        scratch = "text" in self.model_args.modalities and not any(of_text)
         no_pt_args = replace(self.model_args, tokenizer_name_or_path=pretrained) if scratch else self.model_args
         no_pt = self.train("no_pt", no_pt_args, self.target)
         self.evaluate("TransRec NoPT", no_pt)

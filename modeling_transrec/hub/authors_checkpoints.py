@@ -257,6 +257,11 @@ class _Conversion:
         if not holds:
             raise ValueError(f"{self.path}: {sentence}")
 
+    def given(self, value: str | None, sentence: str) -> str:
+        """Returns an option that is needed, and raises `ValueError` if it was left out."""
+        self.check(value, sentence)
+        return value or ""
+
     def refuse(self, names: Iterable[str]) -> None:
         """Raises `ValueError` for weights of which it is known why they have no place."""
         for name in names:
@@ -330,7 +335,7 @@ class _Conversion:
         if not weights:
             self.check(name is None, "it has no text backbone; leave out --text_model_name_or_path")
             return
-        self.check(name, "its text backbone's configuration is not in the file; give --text_model_name_or_path")
+        name = self.given(name, "its text backbone's configuration is not in the file; give --text_model_name_or_path")
         self.backbones["text"] = self.restore_backbone(AutoConfig.from_pretrained(name), weights)
         self.parts |= {"tokenizer": AutoTokenizer.from_pretrained(name), "language": language}
         self.parts["max_text_length"] = MAX_TEXT_LENGTH
@@ -345,7 +350,8 @@ class _Conversion:
         if not weights:
             self.check(name is None, "it has no image backbone; leave out --vision_model_name_or_path")
             return
-        self.check(name, "its image backbone's configuration is not in the file; give --vision_model_name_or_path")
+        needed = "its image backbone's configuration is not in the file; give --vision_model_name_or_path"
+        name = self.given(name, needed)
         config = AutoConfig.from_pretrained(name)
         if config.model_type == "timm_wrapper":
             weights = {f"timm_model.{name}": tensor for name, tensor in weights.items()}
@@ -478,7 +484,7 @@ class _Conversion:
             items["pixel_values"] = torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
             expected.append(self._encode_images(items["pixel_values"]))
         if self.table is not None:
-            items["item_ids"] = torch.arange(3) % model.config.num_items
+            items["item_ids"] = torch.arange(3) % self.fields["num_items"]
             expected.append(self.table[1 + items["item_ids"]])
         embeddings = torch.stack(expected).sum(dim=0)  # of several modalities theirs takes the sum
         differences = [(model.get_item_features(**items) - embeddings).abs().max()]

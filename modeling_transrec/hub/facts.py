@@ -132,7 +132,7 @@ def describe_model(
         "base_models": [name for name in base_models if is_hub_id(name)] or backbones,
         "language": processor.language if "text" in processor.modalities else None,
         "parameters": counts,
-        "example_ids": [] if config.contents else list(processor.item_ids[:3]),
+        "example_ids": [] if config.contents else list((processor.item_ids or [])[:3]),
         "example_user": processor.user_ids[0] if processor.user_ids else None,
     }
 

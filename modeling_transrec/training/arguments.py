@@ -4,6 +4,7 @@ import logging
 import os
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TrainingArguments
@@ -208,6 +209,9 @@ class TransRecTrainingArguments(TrainingArguments):
     mix_platforms: bool = False
     do_predict: bool = False
     _argument_group_name = "training"
+
+    if TYPE_CHECKING:
+        output_dir: str = ""  # `None` is replaced at initialisation
 
     def __post_init__(self):
         if self.dataloader_num_workers is None:

@@ -174,8 +174,13 @@ class ModelArguments:
 
         def __getattr__(self, name: str) -> Any: ...  # the fields that _with_fields adds
 
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities of a new model; none of a checkpoint, which has its own."""
+        return [] if self.modality is None else self.modality.split("+")
+
     def __post_init__(self):
-        parts = [] if self.modality is None else self.modality.split("+")
+        parts = self.modalities
         if not set(parts) <= set(MODALITIES):
             raise ValueError(
                 f"--modality {self.modality} is unknown; choose {', '.join(MODALITIES)}, or several joined by +"

@@ -159,7 +159,7 @@ class _NewModel:
             raise ValueError("--permute_codes moves a checkpoint of codes to another catalogue: --model_name_or_path")
         for name in (*backbones.values(), args.tokenizer_name_or_path):
             check_name_or_path(name)
-        for part in args.modality.split("+"):
+        for part in args.modalities:
             getattr(self, f"read_{part}")()
         self.read_users()
         if backbones:
