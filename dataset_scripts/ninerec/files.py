@@ -269,20 +269,23 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
     )
     if not items or not interactions:
         missing = f"{name}_item.csv" if not items else f"{name}_pair.csv or {name}_behaviour.tsv"
-        known = ", ".join(find_names(root)) or "none"
-        closed = sorted(file for _, _, files in _walk(root) for file in files if file.lower().endswith(PACKED))
-        closed += [archive.name for archive in _archives(root) if not list_members(archive)]
-        closed += [str(member) for member in packed() if member.name.lower().endswith((".zip", *PACKED))]
-        unpack = f" Not unpacked yet: {', '.join(closed[:5])}." if closed else ""
-        advice = advice_on_files(name, (file for _, _, files in _walk(root) for file in files))
-        raise FileNotFoundError(
-            f"No {missing} under {str(root)!r}. Data sets found there: {known}.{unpack}{advice}{_how_to_get(name)}"
-        )
+        raise FileNotFoundError(f"No {missing} under {str(root)!r}.{_what_is_there(name, root, packed())}")
     for same_role in (items, interactions):
         _check_one_form(root, same_role)
     best_items, best = _only_items(root, items, released), _best_interactions(root, interactions, released)
     images, audio = (_find_folder(media, name, root, on_disk, packed, best_items, best) for media in MEDIA)
     return DatasetFiles(name, root, best_items, best, images, audio)
+
+
+def _what_is_there(name: str, root: Path, packed: list[Member]) -> str:
+    """Says what a folder without the tables of data set `name` has, and how to get them."""
+    known = ", ".join(find_names(root)) or "none"
+    closed = sorted(file for _, _, files in _walk(root) for file in files if file.lower().endswith(PACKED))
+    closed += [archive.name for archive in _archives(root) if not list_members(archive)]
+    closed += [str(member) for member in packed if member.name.lower().endswith((".zip", *PACKED))]
+    unpack = f" Not unpacked yet: {', '.join(closed[:5])}." if closed else ""
+    advice = advice_on_files(name, (file for _, _, files in _walk(root) for file in files))
+    return f" Data sets found there: {known}.{unpack}{advice}{_how_to_get(name)}"
 
 
 def _distinct(tables: Iterable[Place]) -> list[Place]:

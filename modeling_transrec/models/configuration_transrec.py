@@ -382,7 +382,9 @@ class TransRecConfig(PretrainedConfig):
             )
         self._check_start()
         self._check_id_aware()
-        self._check_training()
+        self._check_objective()
+        self._check_user_encoder()
+        self._check_loss()
         self._check_views()
         for field, reference in (self.backbone_references or {}).items():
             if field not in self.sub_configs_defaults or getattr(self, field) is None:
@@ -439,8 +441,8 @@ class TransRecConfig(PretrainedConfig):
                 f"num_attention_heads ({self.num_attention_heads})"
             )
 
-    def _check_training(self) -> None:
-        """Refuses an objective, a loss or user ids that the user encoder or the loss cannot serve."""
+    def _check_objective(self) -> None:
+        """Refuses an objective that the user encoder cannot serve."""
         user_encoder = USER_ENCODERS[self.user_encoder_type]
         if self.objective == "masked_item" and not user_encoder.supports_masked_item:
             able = [name for name, encoder in USER_ENCODERS.items() if encoder.supports_masked_item]
@@ -459,21 +461,6 @@ class TransRecConfig(PretrainedConfig):
                 "the decayed sum of a history has the item that objective='other_items' predicts; leave out "
                 "history_decay, or give objective='last_item'"
             )
-        if self.user_adapter is not None and not user_encoder.supports_adapters:
-            raise ValueError(
-                f"user_encoder_type={self.user_encoder_type!r} has no layers to put adapters into; leave out "
-                "user_adapter"
-            )
-        if self.platforms is not None and self.user_adapter is None:
-            raise ValueError("platforms have adapters of their own; give user_adapter, 'serial' or 'parallel'")
-        wrong = [name for name in self.platforms or () if name == SOURCE or (self.platforms or []).count(name) > 1]
-        if wrong:
-            raise ValueError(
-                f"platforms names {wrong[0]!r}, which is what they share: choose another name"
-                if wrong[0] == SOURCE
-                else f"platforms names {wrong[0]!r} twice"
-            )
-        _check_choice("platform", self.platform, [SOURCE, *(self.platforms or ())])
         if self.objective not in ("masked_item", "every_prefix") and not user_encoder.causal:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} reads both sides of an item, so that "
@@ -490,6 +477,25 @@ class TransRecConfig(PretrainedConfig):
                 "padding_embedding fills what stands before a history, and objective='every_prefix' encodes its "
                 "beginnings where they stand: leave one of them out"
             )
+
+    def _check_user_encoder(self) -> None:
+        """Refuses adapters, platforms or users that the user encoder does not read."""
+        user_encoder = USER_ENCODERS[self.user_encoder_type]
+        if self.user_adapter is not None and not user_encoder.supports_adapters:
+            raise ValueError(
+                f"user_encoder_type={self.user_encoder_type!r} has no layers to put adapters into; leave out "
+                "user_adapter"
+            )
+        if self.platforms is not None and self.user_adapter is None:
+            raise ValueError("platforms have adapters of their own; give user_adapter, 'serial' or 'parallel'")
+        wrong = [name for name in self.platforms or () if name == SOURCE or (self.platforms or []).count(name) > 1]
+        if wrong:
+            raise ValueError(
+                f"platforms names {wrong[0]!r}, which is what they share: choose another name"
+                if wrong[0] == SOURCE
+                else f"platforms names {wrong[0]!r} twice"
+            )
+        _check_choice("platform", self.platform, [SOURCE, *(self.platforms or ())])
         if user_encoder.reads_user_ids and self.num_users is None:
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} needs num_users, the size of its table of user ids"
@@ -498,6 +504,9 @@ class TransRecConfig(PretrainedConfig):
             raise ValueError(
                 f"user_encoder_type={self.user_encoder_type!r} has no table of user ids; leave out num_users"
             )
+
+    def _check_loss(self) -> None:
+        """Refuses options of the training that its loss, or the items' projection, does not read."""
         if self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size must be a power of 2, got {self.codebook_size}")
         if self.permute_codes and not PROJECTIONS[self.item_projection].quantises:

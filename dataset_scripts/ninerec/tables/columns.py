@@ -200,26 +200,8 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
             f"{path}:{line}: its columns {first} name no {' and no '.join(role[:-3] for role in absent)}; say what "
             f"they are called, such as {call}"
         )
-    times = [name for name in first if TIME_NAME.search(name.strip().lower())]
-    if header and len(times) > 1 and "timestamp" not in columns:
-        raise ValueError(
-            f"{path}:{line}: {' and '.join(map(repr, times))} may both be the time; say which: "
-            f"{call_of({'timestamp': likeliest_time(times)})}"
-        )
-    for role in wanted if header else ():
-        twice = [name for name, other in zip(first, named, strict=True) if other == role]
-        if len(twice) > 1:
-            raise ValueError(
-                f"{path}:{line}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
-                f"{call_of({role: most_usual(HEADER_NAMES.get(role, []), twice)})}"
-            )
-    if header and not options.are_interactions(named):
-        raise ValueError(
-            f"{path}:{line}: the header {first} does not name user, item and timestamp once each; name its columns "
-            f"{','.join(INTERACTION_COLUMNS)} in the order of the file, or say what the time is called: "
-            f"{call_of({'timestamp': times[0] if times else '…'})}, or {call_of({'timestamp': None})} where there is "
-            "none"
-        )
+    if header:
+        _check_header(f"{path}:{line}", first, named, options)
     roles: list[str | None]
     if options.pair_columns is not None:
         roles = [column if column in wanted else None for column in options.pair_columns]
@@ -251,6 +233,31 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
                 f"it is: {how}"
             )
     return roles, line if header and may_be_header else None
+
+
+def _check_header(place: str, first: list[str], named: list[str | None], options: TableOptions) -> None:
+    """Raises if names of columns may mean several things; `named` has the role of each name in `first`."""
+    columns = options.of_interactions
+    times = [name for name in first if TIME_NAME.search(name.strip().lower())]
+    if len(times) > 1 and "timestamp" not in columns:
+        raise ValueError(
+            f"{place}: {' and '.join(map(repr, times))} may both be the time; say which: "
+            f"{call_of({'timestamp': likeliest_time(times)})}"
+        )
+    for role in (*INTERACTION_COLUMNS, *options.asked_for):
+        twice = [name for name, other in zip(first, named, strict=True) if other == role]
+        if len(twice) > 1:
+            raise ValueError(
+                f"{place}: {' and '.join(map(repr, twice))} are both taken for {role}; say which column it is: "
+                f"{call_of({role: most_usual(HEADER_NAMES.get(role, []), twice)})}"
+            )
+    if not options.are_interactions(named):
+        raise ValueError(
+            f"{place}: the header {first} does not name user, item and timestamp once each; name its columns "
+            f"{','.join(INTERACTION_COLUMNS)} in the order of the file, or say what the time is called: "
+            f"{call_of({'timestamp': times[0] if times else '…'})}, or {call_of({'timestamp': None})} where there is "
+            "none"
+        )
 
 
 def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:
