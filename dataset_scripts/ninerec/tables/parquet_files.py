@@ -20,8 +20,11 @@ KINDS = {
     "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     "decimal": (pa.types.is_decimal,),
     "number": (pa.types.is_floating,),
-    "time": (pa.types.is_timestamp, pa.types.is_date),
+    "datetime": (pa.types.is_timestamp,),
+    "date": (pa.types.is_date,),
 }
+# What lies in the folder of a table whose log, not the folder, tells which of the files are its present rows.
+LOGGED = {"Delta": "_delta_log", "Iceberg": "metadata/*.metadata.json", "Hudi": ".hoodie"}
 
 
 @contextlib.contextmanager
@@ -36,6 +39,12 @@ def _parts(path: Path) -> list[Path]:
     """Returns the files of a table, in the order of the numbers in their names."""
     if not path.is_dir():
         return [path]
+    for kind, log in LOGGED.items():
+        if any(path.glob(log)):
+            raise ValueError(
+                f"{path} is a {kind} table, whose log tells which of its files are still part of it; export its rows "
+                f'to plain Parquet, in Spark by spark.read.format("{kind.lower()}").load(…).write.parquet(…)'
+            )
     inside = [part.relative_to(path) for part in path.rglob("*") if not part.is_dir()]
     inside = [part for part in inside if not any(name.startswith((".", "_")) for name in part.parts)]
     for part in inside:
@@ -60,6 +69,9 @@ def _kinds(path: Path, part: Path) -> dict[str, str]:
     """Returns the columns of a part, and of which kind each is: parts may differ in the width of a number only."""
     with _whole_parquet(part):
         schema = pyarrow.parquet.read_schema(part)
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise ValueError(f"{part}: two columns are called {name!r}; rename or remove one of them")
     return {field.name: _kind(field.type) for field in schema} | dict.fromkeys(_folder_values(path, part), "string")
 
 

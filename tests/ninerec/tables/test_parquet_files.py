@@ -11,7 +11,7 @@ import pytest
 from modeling_transrec.ninerec.tables import parquet_files, unpacking
 from modeling_transrec.ninerec.tables.items import read_items
 from modeling_transrec.ninerec.tables.options import TableOptions
-from modeling_transrec.ninerec.tables.parquet_files import as_strings, parquet_chunks
+from modeling_transrec.ninerec.tables.parquet_files import as_strings, parquet_chunks, parquet_columns
 
 
 ONE = uuid.UUID("12345678-90ab-cdef-1234-567890abcdef")
@@ -85,6 +85,12 @@ def test_a_text_of_columns_of_any_type(tmp_path):
     assert read_items(path, options).rows() == [("i1", "", text)]
     with pytest.raises(ValueError, match=r'columns={"text_en": \["tags"\]} makes a text of lists'):
         read_items(path, TableOptions(columns={"text_en": "tags"}))
+
+
+def test_two_columns_of_one_name(tmp_path):
+    pyarrow.parquet.write_table(pa.table([["i1"], ["i2"]], names=["item_id", "item_id"]), tmp_path / "X.parquet")
+    with pytest.raises(ValueError, match=r"X\.parquet: two columns are called 'item_id'; rename or remove"):
+        parquet_columns(tmp_path / "X.parquet")
 
 
 def test_wide_rows_are_read_few_at_a_time(tmp_path, monkeypatch):

@@ -59,7 +59,11 @@ def test_columns_in_the_names_of_folders(tmp_path, expected):
     ("name", "frame", "message"),
     [
         ("part-9.parquet", PAIRS.drop("time"), "part-9.parquet: column 'time' is absent, and integer in .*part-0"),
-        ("part-9.parquet", PAIRS.cast({"time": pl.Datetime}), "part-9.parquet: column 'time' is time, and integer in"),
+        (
+            "part-9.parquet",
+            PAIRS.cast({"time": pl.Datetime}),
+            "part-9.parquet: column 'time' is datetime, and integer in",
+        ),
         ("notes.csv", None, "notes.csv is no Parquet file among the parts"),
         ("part-9.parquet", None, "part-9.parquet is no whole Parquet file"),
     ],
@@ -71,6 +75,27 @@ def test_parts_of_another_table_are_refused(tmp_path, expected, name, frame, mes
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
     assert any(problem.severity == "error" for problem in validate("X", tmp_path))
+
+
+def test_times_of_day_are_not_lost_between_parts(tmp_path, expected):
+    folder = tmp_path / "X_interactions.parquet"
+    in_parts(folder, PAIRS.cast({"time": pl.Datetime}), 2)
+    PAIRS.slice(30).cast({"time": pl.Date}).write_parquet(folder / "part-1.parquet")
+    with pytest.raises(ValueError, match="part-1.parquet: column 'time' is date, and datetime in .*part-0.parquet"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "log"), [("Delta", "_delta_log/0.json"), ("Iceberg", "metadata/v1.metadata.json"), ("Hudi", ".hoodie/x")]
+)
+def test_tables_whose_files_are_told_by_a_log_are_refused(tmp_path, expected, kind, log):
+    """Their folders hold rows that were deleted, too."""
+    folder = tmp_path / "X_interactions.parquet"
+    in_parts(folder, PAIRS, 2)
+    (folder / log).parent.mkdir()
+    (folder / log).touch()
+    with pytest.raises(ValueError, match=f'X_interactions.parquet is a {kind} table.* export .*"{kind.lower()}"'):
+        read(tmp_path)
 
 
 def test_a_folder_without_parts(tmp_path, expected):
