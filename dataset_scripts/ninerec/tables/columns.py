@@ -48,6 +48,8 @@ HEADER_NAMES = {
 SEVERAL_ITEMS = ("item_ids", "items", "video_ids")  # headers of a column that holds all items of a user
 PLACE = re.compile(r"column [1-9]\d*")
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
+DAY_NAME = re.compile(r"(^|_)date$|^day$")
+TIME_OF_DAY_NAME = re.compile(r"(^|_)(time|hour|hours|hourmin|hour_min|hour_of_day|time_of_day|minute)$")
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
 
@@ -59,7 +61,7 @@ def header_roles(row: list[str], columns: Mapping[str, str | None] | None = None
         columns: what the columns are called, where it is not by one of the usual names: `{"user_id": "customer"}`.
     """
     names = [field.strip().lower() for field in row]
-    spelled = [re.sub(r"[\s-]+", "_", name) for name in names]  # "User ID" is user_id
+    spelled = [_spelled(name) for name in row]
     named = {role: name and name.strip().lower() for role, name in (columns or {}).items()}
     given = {name: role for role, name in named.items() if name in names}
     absent = {role for role, name in named.items() if name is None}
@@ -67,6 +69,11 @@ def header_roles(row: list[str], columns: Mapping[str, str | None] | None = None
     taken = absent | found | ({"title"} if {"text_zh", "text_en"} & found else set())
     usual = {name: role for role, known in HEADER_NAMES.items() for name in known if role not in taken}
     return [given.get(name, usual.get(other)) for name, other in zip(names, spelled, strict=True)]
+
+
+def _spelled(name: str) -> str:
+    """Returns a name as one of `HEADER_NAMES` is spelled: "User ID" is user_id."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def check_columns(options: TableOptions, items: Path, interactions: Path) -> None:
@@ -239,6 +246,8 @@ def _check_header(place: str, first: list[str], named: list[str | None], options
     """Raises if names of columns may mean several things; `named` has the role of each name in `first`."""
     columns = options.of_interactions
     times = [name for name in first if TIME_NAME.search(name.strip().lower())]
+    if "timestamp" not in columns:
+        _check_day_and_time(place, first, times)
     if len(times) > 1 and "timestamp" not in columns:
         raise ValueError(
             f"{place}: {' and '.join(map(repr, times))} may both be the time; say which: "
@@ -257,6 +266,18 @@ def _check_header(place: str, first: list[str], named: list[str | None], options
             f"{','.join(INTERACTION_COLUMNS)} in the order of the file, or say what the time is called: "
             f"{call_of({'timestamp': times[0] if times else '…'})}, or {call_of({'timestamp': None})} where there is "
             "none"
+        )
+
+
+def _check_day_and_time(place: str, names: list[str], times: list[str]) -> None:
+    """Raises if the time may be in two columns: one of the day, and one of the time of day."""
+    day = next((name for name in names if DAY_NAME.search(_spelled(name))), None)
+    of_day = next((name for name in names if TIME_OF_DAY_NAME.search(_spelled(name))), None)
+    if day is not None and of_day is not None and not set(times) - {day, of_day}:
+        raise ValueError(
+            f"{place}: {day!r} and {of_day!r} may be the day and the time of day: join them in one column, such as "
+            "2021-05-07 12:30:00; where one of them is the whole time, or all that counts, say which: "
+            f"{call_of({'timestamp': '…'})}"
         )
 
 

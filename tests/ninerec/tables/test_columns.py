@@ -164,6 +164,15 @@ def test_interactions_that_leave_a_doubt(load, pairs, call):
     assert call in str(caught.value)
 
 
+@pytest.mark.parametrize("header", ["date,time", "date,hour", "Date,Time of day", "day,hour", "order_date,hourmin"])
+def test_the_day_and_the_time_of_day_are_two_columns(load, header):
+    first, second = header.split(",")
+    message = f"X_interactions.csv:1: '{first}' and '{second}' may be the day and the time of day: join them"
+    with pytest.raises(ValueError, match=message):
+        load((f"user_id,item_id,{header}", "u i T t"))
+    assert load((f"user_id,item_id,{header}", "u i T t"), columns={"timestamp": second})[0] == IN_TIME
+
+
 @pytest.mark.parametrize(
     ("products", "call"),
     [
