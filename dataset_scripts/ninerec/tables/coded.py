@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .interaction_rows import Chunks, to_arrow
+from .numbers import WHOLE, TimeForm, UnitsOfTimes
 from .options import TableOptions
 from .problems import RAISE, Problems, shown, warn
 
@@ -69,22 +70,29 @@ def write_coded(
     options: TableOptions,
     seed: int = 0,
     on_problem: Problems = RAISE,
+    times: TimeForm = WHOLE,
 ) -> int:
     """Writes the interactions that count, with known items, as numbers, and returns how many there are.
 
     `user` and `check` are hashes of the user's id, `item` is an index into the items table, `row` that of a row of the
     file, from 0; `weight` is there if the options have weights, `line` if the chunks have it.
+
+    Raises:
+        ValueError: if no interaction is with a known item or, unless problems are collected, if times, of the form
+            `times`, are in two units.
     """
     num_known = num_selected = row = 0
     unknown_items: set[str] = set()
     num_unknown, example, writer = 0, None, None
-    selection = _Selection(path, options, on_problem)
+    selection, units = _Selection(path, options, on_problem), UnitsOfTimes(path, times)
     with pa.OSFile(str(file), "wb") as sink:
         for read in chunks():
             chunk = selection.apply(
                 read.with_columns(pl.int_range(row, row + read.height, dtype=pl.Int64).alias("row"))
             )
             row += read.height
+            if "timestamp" in read.columns and not on_problem.collects:
+                units.add(read["timestamp"])
             num_selected += chunk.height
             item = pc.index_in(to_arrow(chunk["item_id"]), value_set=table)
             coded = chunk.select(
@@ -110,6 +118,7 @@ def write_coded(
         if writer is not None:
             writer.close()
     selection.finish(num_selected)
+    units.check()
     if num_known == 0 and example is not None:
         raise ValueError(
             f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "

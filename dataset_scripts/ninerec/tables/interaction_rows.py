@@ -103,12 +103,12 @@ def _form_of_column(path: Path, name: str, options: TableOptions) -> TimeForm:
     first = next(chunks, pl.Series([]))
     if isinstance(first.dtype, pl.Datetime | pl.Date):
         return DATE
+    if options.time_format is not None:
+        return form_of_format(options.time_format)
     if first.dtype.is_float() or isinstance(first.dtype, pl.Decimal):
         return decimal_form(path, first.cast(pl.Float64))
     if not isinstance(first.dtype, pl.String | pl.Categorical | pl.Enum):
         return WHOLE
-    if options.time_format is not None:
-        return form_of_format(options.time_format)
     return form_of_times(path, (chunk.cast(pl.String) for chunk in itertools.chain([first], chunks)))
 
 
@@ -148,9 +148,7 @@ def _wrong_number(role: str, value: object, times: TimeForm) -> str:
 
 
 def _what_is_wrong(role: str, times: TimeForm) -> str:
-    if role == "rating":
-        return "ratings that are no numbers"
-    return f"timestamps that are no {times.name}, unlike the first; write all times in one form: {TIMES}"
+    return "ratings that are no numbers" if role == "rating" else times.wrong_ones
 
 
 class _Kept:
@@ -272,6 +270,8 @@ def _parquet_numbers(path: Path, role: str, values: pl.Series, times: TimeForm) 
         raise ValueError(f"{path}: column {values.name!r} is of type {values.dtype}; write {form}")
     if role == "rating":
         return values.cast(pl.Float64).fill_nan(None)
+    if times.is_date:
+        return times.parse(values.cast(pl.String))
     if times.ticks > 1:
         return (values.cast(pl.Float64) * times.ticks).round().cast(pl.Int64, strict=False)
     return values.cast(pl.Int64, strict=False)

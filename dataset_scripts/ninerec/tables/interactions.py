@@ -31,7 +31,7 @@ from .interaction_rows import (
     values_at,
 )
 from .layouts import with_layout
-from .numbers import LARGEST_RATING, WHOLE, TimeForm
+from .numbers import LARGEST_COUNT, LARGEST_RATING, WHOLE, TimeForm
 from .options import EVERYTHING, TableOptions
 from .problems import RAISE, Problems, warn
 from .text_files import Irregular
@@ -138,7 +138,7 @@ def _build(
     for seed in range(4):
         try:
             report = _Report()
-            num_interactions = write_coded(path, chunks, table, folder / "coded.arrow", options, seed)
+            num_interactions = write_coded(path, chunks, table, folder / "coded.arrow", options, seed, times=times)
             parts = read_parts(folder / "coded.arrow", num_interactions, ROWS_PER_PART)
             sequences = _merge([_sequences_of(part, table, *limits, report) for part in parts])
             break
@@ -180,13 +180,13 @@ def _build(
 
 
 def _warn_of_ratings(path: Path, timestamps: np.ndarray) -> None:
-    """Warns where what is taken for times looks like ratings, or like no time at all."""
+    """Warns where what is taken for times looks like ratings or counts."""
     if len(timestamps) > LARGEST_RATING and 0 <= timestamps.min():
-        if timestamps.max() <= LARGEST_RATING:
+        if timestamps.max() <= LARGEST_COUNT:
             logger.warning(
-                "%s: the times are numbers from %d to %d: are they ratings? Name the columns, or say that there is no "
-                'time: columns={"timestamp": None}, or of a file without header pair_columns=("user_id", "item_id", '
-                '"rating", …)',
+                "%s: the times are numbers from %d to %d: are they ratings or counts? Name the columns, or say that "
+                'there is no time: columns={"timestamp": None}, or of a file without header '
+                'pair_columns=("user_id", "item_id", "rating", …)',
                 path,
                 timestamps.min(),
                 timestamps.max(),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from .numbers import form_of_format
+
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 ITEM_COLUMNS = ("item_id", "text_zh", "text_en")
@@ -43,7 +45,8 @@ class TableOptions:
         encoding: of texts that are not UTF-8, as Python calls it, e.g. `"gbk"` or `"latin-1"`; tables that are UTF-8
             or begin with a byte order mark are read as what they are.
         time_format: of dates that are written in none of the usual ways, or may be read in two: that of `strftime`,
-            e.g. `"%d/%m/%Y %H:%M"`.
+            e.g. `"%d/%m/%Y %H:%M"`. It needs a year (`%y`: of two digits); offsets are `%z`, names of zones are
+            refused; integers, too, are read by it, with the zeros that they lost at their front.
     """
 
     columns: ColumnNames | None = None
@@ -90,6 +93,8 @@ class TableOptions:
             raise ValueError(
                 f"time_format must be one of strftime, such as '%d/%m/%Y %H:%M', got {self.time_format!r}"
             )
+        if self.time_format is not None:
+            form_of_format(str(self.time_format))  # raises an error of one that does not tell times
         if self.min_rating is not None and not _is_number(self.min_rating):
             raise ValueError(f"min_rating must be a number, got {self.min_rating!r}")
         if self.event_weights is not None:

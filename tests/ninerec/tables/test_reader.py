@@ -188,8 +188,8 @@ def test_users_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     path = write(tmp_path / "X_pair.csv", "user,item,time\n" + "".join(f"u{n % 3},i1,{n}\n" for n in range(9)))
     written, seeds = interactions.write_coded, []
 
-    def colliding(path, chunks, table, file, options, seed):
-        count = written(path, chunks, table, file, options, seed)
+    def colliding(path, chunks, table, file, options, seed, times):
+        count = written(path, chunks, table, file, options, seed, times=times)
         seeds.append(seed)
         if seed == 0:
             with pa.OSFile(str(file), "rb") as source:
@@ -642,7 +642,7 @@ def test_there_is_no_time(tmp_path):
 def test_ratings_are_not_silently_times(tmp_path, caplog):
     rows = [(f"u{n % 3}", f"i{n % 3 + 1}", n % 5 + 1) for n in range(12)]
     pairs(tmp_path, "".join(f"{u},{i},{t}\n" for u, i, t in rows))
-    assert "the times are numbers from 1 to 5: are they ratings?" in caplog.text
+    assert "the times are numbers from 1 to 5: are they ratings or counts?" in caplog.text
     caplog.clear()
     pairs(tmp_path, "".join(f"{u},{i},{t + 1_600_000_000}\n" for u, i, t in rows))
     assert caplog.text == ""
