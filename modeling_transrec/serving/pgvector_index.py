@@ -138,7 +138,7 @@ class PgvectorIndex:
             for name in self._names():
                 if name != self.name:
                     self._drop(name)
-        except IndexUnavailableError as error:
+        except (IndexUnavailableError, self._psycopg.Error) as error:  # such as of a role that may not drop them
             logger.warning("tables of earlier checkpoints are left in the database: %s", error)
 
     def check(self) -> None:

@@ -103,7 +103,7 @@ class QdrantIndex:
                 for name in self._names():
                     if name != self.name:
                         self.client.delete_collection(name)
-        except IndexUnavailableError as error:
+        except (IndexUnavailableError, self._refused) as error:  # such as by a key that may not delete them
             logger.warning("collections of earlier checkpoints are left in the database: %s", error)
 
     def check(self) -> None:

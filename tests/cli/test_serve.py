@@ -65,25 +65,46 @@ def served(*options, program=(sys.executable, "-m", "modeling_transrec.cli.main"
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_loses_nothing_that_it_answered(make_model, text_processor, items, tmp_path):
-    Recommender(make_model("text"), text_processor).index(items).save_pretrained(tmp_path / "shop")
+    counted = {"user_id": ["u1"] * 3, "item_id": ["i001", "i002", "i003"]}
+    Recommender(make_model("text"), text_processor).index(items, histories=counted).save_pretrained(tmp_path / "shop")
     options = [tmp_path / "shop", "--log_file", tmp_path / "events.jsonl"]
-    question = {"history": ["i001"], "k": 40}
+    expected = Recommender.from_pretrained(tmp_path / "shop").remove_items(["i009"])
     with served(*options) as (process, client):
         for number in range(5):
             new = {"item_id": f"new{number}", "text_en": "red rope"}
             assert client.put("/items", json={"items": [new]}).status_code == 200
-        before = client.post("/recommend", json=question).json()
-        process.send_signal(signal.SIGKILL)
+            expected.add_items([new])
+        assert client.request("DELETE", "/items", json={"item_ids": ["i009"]}).status_code == 200
+        for number in range(7):
+            clicks = [{"user_id": f"u{number}", "item_id": one, "timestamp": 1} for one in ("i001", "new3")]
+            assert client.post("/interactions", json={"interactions": clicks}).status_code == 200
+            expected.observe(clicks)
+        process.send_signal(signal.SIGKILL)  # before anything else is asked
         process.wait()
     with served(*options) as (process, client):
-        assert client.get("/ready").json()["catalogue"] == 42
-        after = client.post("/recommend", json=question).json()
-        assert [one["item_id"] for one in after["items"]] == [one["item_id"] for one in before["items"]]
+        assert client.get("/ready").json()["catalogue"] == 41
+        found = client.post("/recommend", json={"history": ["i001"], "k": 40}).json()["items"]
+        scores = {one["item_id"]: one["score"] for one in expected.recommend(["i001"], k=40)}
+        assert {one["item_id"]: one["score"] for one in found} == pytest.approx(scores, abs=1e-5)
+        assert len(scores) == 40
         with socket.create_connection((client.base_url.host, client.base_url.port)) as other:
             other.sendall(b"nonsense\r\n\r\n")
             assert other.recv(20).startswith(b"HTTP/1.1 400")
-        process.terminate()
+        body = json.dumps({"interactions": clicks}).encode()
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as asked:
+            head = f"POST /interactions HTTP/1.1\r\nHost: shop\r\nContent-Length: {len(body)}\r\n"
+            asked.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body[:9])
+            client.get("/health")  # it has read that by now
+            process.terminate()
+            with pytest.raises(httpx.TransportError):
+                while True:  # until it takes no more
+                    httpx.get(f"{client.base_url}/health")
+                    time.sleep(0.05)
+            asked.sendall(body[9:])
+            assert asked.recv(100).startswith(b"HTTP/1.1 200")  # what was asked before is answered
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)  # it ends by itself, and says why
+        kept = (tmp_path / "events.jsonl").read_text().splitlines()
+        assert json.loads(kept[-1])["interactions"] == clicks and len(kept) == 5 + 1 + 7 + 1
         lines = [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
         assert any(line["message"].startswith("Invalid HTTP") for line in lines)  # uvicorn's own are of JSON, too
         assert any(line.get("route") == "/recommend" and line["status"] == 200 for line in lines)

@@ -390,6 +390,27 @@ def test_what_a_new_catalogue_cannot_fill_is_searched_exhaustively(make_model, t
     assert found_ids(recommender) == found_ids(afresh) and recommender.scorer.nearest is None
 
 
+def test_what_cannot_be_dropped_is_left_with_a_warning(make_model, text_processor, items, monkeypatch, caplog):
+    pytest.importorskip("qdrant_client")
+    from qdrant_client.http.exceptions import UnexpectedResponse
+
+    recommender = Recommender(make_model("text"), text_processor).index(items)
+    index, old = make_index("qdrant"), make_index("qdrant")
+    old.client = index.client
+    old.checkpoint = "one"
+    old.add(["n0"], vectors_of(1))
+
+    def forbid(*_, **__):
+        raise UnexpectedResponse(403, "Forbidden", b"", None)
+
+    monkeypatch.setattr(index.client, "delete_collection", forbid)
+    recommender.search_with(index)
+    assert len(index) == 37 and len(old) == 1 and "collections of earlier checkpoints are left" in caplog.text
+    monkeypatch.undo()
+    index.drop_others()
+    assert len(index) == 37 and len(old) == 0
+
+
 def test_what_fails_in_the_index_is_not_changed_in_the_catalogue(make_model, text_processor, items, monkeypatch):
     pytest.importorskip("qdrant_client")
     index = make_index("qdrant")
