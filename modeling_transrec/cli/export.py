@@ -2,9 +2,10 @@
 
     transrec export outputs/has_pt --format onnx --output_dir outputs/onnx
 
-Recommender.from_pretrained("outputs/onnx", backend="onnx") loads it, with the catalogue that the checkpoint was saved
-with; without one, or with --quantize int8, call .index(items) first. Needs
-pip install "modeling_transrec[export]" for ONNX, "modeling_transrec[sentence-transformers]" for sentence-transformers.
+transrec serve outputs/onnx --backend onnx and Recommender.from_pretrained("outputs/onnx", backend="onnx") load it,
+with the catalogue that the checkpoint was saved with; without one, or with --quantize int8, name a data set or call
+.index(items) first. Needs pip install "modeling_transrec[export]" for ONNX, "modeling_transrec[sentence-transformers]"
+for sentence-transformers.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ def main(args: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((ExportArguments,), with_checkpoint_named(args), __doc__)
     try:
         check_export(Path(arguments.output_dir), arguments.format, arguments.quantize)
-        kwargs = {"revision": arguments.model_revision, **arguments.platform_kwargs()}
-        recommender = Recommender.from_pretrained(arguments.model_name_or_path, dtype="float32", **kwargs)
+        kwargs = {"dtype": "float32", **arguments.loading_kwargs()}
+        recommender = Recommender.from_pretrained(arguments.model_name_or_path, **kwargs)
         recommender.export(arguments.output_dir, arguments.format, arguments.quantize)
     except (ImportError, ValueError) as error:
         raise OptionError(str(error)) from error

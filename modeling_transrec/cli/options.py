@@ -15,6 +15,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments
 from ..evaluation.arguments import CheckpointArguments
+from ..export.folders import BACKENDS
 from ..models.folder_locks import without_secrets
 from ..serving.recommender import Recommender
 from ..training.arguments import TransRecTrainingArguments
@@ -36,6 +37,28 @@ _METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}
 _INHERITED = {one.name for one in dataclasses.fields(TrainingArguments)} - set(
     TransRecTrainingArguments.__annotations__  # those that we changed
 )
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunArguments(CheckpointArguments):
+    """Names the checkpoint that a command recommends from, or an export of it."""
+
+    backend: str = dataclasses.field(
+        default="torch",
+        metadata={"help": "What runs the model; onnx for a folder of transrec export.", "choices": BACKENDS},
+    )
+
+    def loading_kwargs(self) -> dict[str, Any]:
+        """Returns the arguments of `from_pretrained` that are given by options.
+
+        Raises:
+            OptionError: if they exclude each other.
+        """
+        if self.backend == "onnx" and self.platform is not None:
+            raise OptionError(
+                "an export has one platform, that of the checkpoint that was exported: leave --platform out"
+            )
+        return {**super().loading_kwargs(), "backend": self.backend}
 
 
 def with_checkpoint_named(args: Sequence[str] | None) -> list[str]:
@@ -73,11 +96,11 @@ def load_recommender(
     Returns:
         The recommender, which has no catalogue where neither has one, and the items of the data set.
     """
-    name, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
-    recommender = Recommender.from_pretrained(name, load_catalogue=False, **hub_kwargs, **arguments.platform_kwargs())
+    name = arguments.model_name_or_path
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **arguments.loading_kwargs())
     recommender.model.to(device)
     if data is None:
-        recommender.load_catalogue(name, **hub_kwargs)
+        recommender.load_catalogue(name, revision=arguments.model_revision)
         return recommender, None
     items = data.load_items(recommender.model.config.max_seq_len)
     return recommender.index(items, histories=data.load_training_histories()), items

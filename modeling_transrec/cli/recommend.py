@@ -29,11 +29,11 @@ from ..data.arguments import DataArguments
 from ..models.checkpoint_files import load_config
 from ..serving.batch import index_in_shares, known_of_users, whole_histories, write_recommendations
 from ..serving.recommender import Recommender
-from .options import CheckpointArguments, parse_arguments
+from .options import RunArguments, parse_arguments
 
 
 @dataclass
-class RecommendationArguments(CheckpointArguments):
+class RecommendationArguments(RunArguments):
     """Says which checkpoint recommends, to whom and how many items."""
 
     history: str | None = field(default=None, metadata={"help": "Item ids separated by spaces, oldest first."})
@@ -148,11 +148,11 @@ def main(args: Sequence[str] | None = None) -> None:
     state = PartialState(cpu=options.use_cpu)
     if options.output_dir is None and not state.is_main_process:
         return
-    name, hub_kwargs = options.model_name_or_path, {"revision": options.model_revision}
-    max_seq_len = load_config(name, **hub_kwargs).max_seq_len
+    name = options.model_name_or_path
+    max_seq_len = load_config(name, revision=options.model_revision).max_seq_len
     with state.local_main_process_first() if options.output_dir is not None else contextlib.nullcontext():
         items = data_args.load_items(max_seq_len)
-    recommender = Recommender.from_pretrained(name, load_catalogue=False, **hub_kwargs, **options.platform_kwargs())
+    recommender = Recommender.from_pretrained(name, load_catalogue=False, **options.loading_kwargs())
     recommender.model.to(state.device)
     recommender.processor.language = options.language or recommender.processor.language
     if options.output_dir is not None:

@@ -28,14 +28,14 @@ from ..data.arguments import DataArguments
 from ..serving.indexes import INDEXES
 from ..serving.recommender import Recommender
 from . import OptionError
-from .options import CheckpointArguments, load_recommender, parse_checkpoint_and_data
+from .options import RunArguments, load_recommender, parse_checkpoint_and_data
 
 
 TOKEN = "TRANSREC_TOKEN"
 
 
 @dataclass
-class ServeArguments(CheckpointArguments):
+class ServeArguments(RunArguments):
     """Says what is served, and how."""
 
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 for all."})

@@ -32,9 +32,9 @@ class CheckpointArguments:
         },
     )
 
-    def platform_kwargs(self) -> dict[str, Any]:
-        """Returns the arguments of `from_pretrained` that choose the platform."""
-        return {} if self.platform is None else {"platform": self.platform}
+    def loading_kwargs(self) -> dict[str, Any]:
+        """Returns the arguments of `from_pretrained` that are given by options."""
+        return {"revision": self.model_revision, **({} if self.platform is None else {"platform": self.platform})}
 
 
 @dataclass

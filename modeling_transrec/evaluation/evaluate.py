@@ -141,10 +141,9 @@ class EvaluationTask:
     @functools.cached_property
     def checkpoint(self) -> tuple[TransRecModel, TransRecProcessor]:
         """The model and its processor."""
-        name, where = self.args.model_name_or_path, dict[str, Any](revision=self.args.model_revision)
-        choice = self.args.platform_kwargs()
-        model = TransRecModel.from_pretrained(name, **where, **choice).to(self.state.device)
-        processor = TransRecProcessor.from_pretrained(name, **where)
+        name = self.args.model_name_or_path
+        model = TransRecModel.from_pretrained(name, **self.args.loading_kwargs()).to(self.state.device)
+        processor = TransRecProcessor.from_pretrained(name, revision=self.args.model_revision)
         processor = drop_foreign_ids(model, processor, self.platform.items["item_id"][:])
         processor.language = self.args.language or processor.language
         return model, processor

@@ -24,6 +24,7 @@ MANIFEST_FILE = "export.json"
 STATISTICS_FILE = "onnx/statistics.safetensors"  # of the catalogue that the model encoded last
 FORMATS = ("onnx", "torch-export", "sentence-transformers")
 QUANTIZATIONS = ("int8",)
+BACKENDS = ("torch", "onnx")
 # Folders within, which a later export into the same folder replaces whole.
 TOWER_FOLDERS = ("onnx", "torch-export")
 
@@ -144,7 +145,7 @@ def check_backend(backend: str, manifest_file: str | None, name: str | os.PathLi
         manifest_file: manifest of an export, where the checkpoint has one.
         name: the checkpoint's, for the message.
     """
-    if backend not in ("torch", "onnx"):
+    if backend not in BACKENDS:
         raise ValueError(f'backend must be "torch" or "onnx", got {backend!r}')
     if backend == "torch" and manifest_file is None:
         return
@@ -152,7 +153,7 @@ def check_backend(backend: str, manifest_file: str | None, name: str | os.PathLi
         raise ValueError(f"{name} is no export: run transrec export {name} --format onnx --output_dir DIR, load DIR")
     format = read_manifest(manifest_file)["format"]
     if backend == "torch" and format == "onnx":
-        raise ValueError(f'{name} has towers of ONNX: load it with backend="onnx"')
+        raise ValueError(f'{name} has towers of ONNX: load it with backend="onnx" (--backend onnx)')
     if format != "onnx":
         other = {"torch-export": "torch.export.load", "sentence-transformers": "SentenceTransformer"}[format]
         raise ValueError(f"{name} is an export of format {format}, which {other} loads; a recommender reads onnx")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
@@ -268,12 +268,32 @@ def _guards(token: str | None, limits: Limits) -> list:
     return [*asks_for_token, Depends(passes)]
 
 
+def _queue(max_waiting: int) -> params.Depends:
+    """Returns a dependency that counts requests until they are answered, and refuses more than so many."""
+    waiting = 0
+
+    async def waits() -> AsyncIterator[None]:
+        nonlocal waiting
+        if waiting >= max_waiting:
+            raise BusyError(f"{max_waiting} requests wait already")
+        waiting += 1
+        try:
+            yield
+        finally:
+            waiting -= 1
+
+    return Depends(waits)
+
+
 def _check(value: int, most: int, what: str) -> None:
     if value > most:
         raise _Refused(422, f"{what} is {value:,}, and at most {most:,} are allowed")
 
 
 def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metrics, guarded: list) -> None:
+    # Of what is not computed in batches; neither kind is refused because of the other.
+    reading, changed = ([*guarded, _queue(limits.max_waiting)] for _ in range(2))
+
     async def change(make: Callable[[Any], None], given: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(app.state.changing, make, given)
 
@@ -289,20 +309,20 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         found = await app.state.batcher.submit(key, user)
         return {"items": found}
 
-    @app.post("/similar-items", dependencies=guarded)
+    @app.post("/similar-items", dependencies=reading)
     async def similar_items(request: SimilarItemsRequest) -> dict[str, list[dict[str, Any]]]:
         """Finds the items most like one."""
         _check(request.k, limits.max_k, "k")
         return {"items": await asyncio.to_thread(service.similar_items, request.item_id, request.k)}
 
-    @app.post("/score", dependencies=guarded)
+    @app.post("/score", dependencies=reading)
     async def score(request: ScoreRequest) -> dict[str, list[float]]:
         """Scores some items for a history."""
         _check(len(request.history), limits.max_history, "the number of items in history")
         _check(len(request.item_ids), limits.max_items, "the number of item_ids")
         return {"scores": await asyncio.to_thread(service.score, request.history, request.item_ids)}
 
-    @app.put("/items", dependencies=guarded)
+    @app.put("/items", dependencies=changed)
     async def put_items(request: ItemsRequest) -> dict[str, int]:
         """Adds items to the catalogue, or replaces those with the same id."""
         _check(len(request.items), limits.max_items, "the number of items")
@@ -310,14 +330,14 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         await change(service.put_items, items)
         return {"items": len(items)}
 
-    @app.delete("/items", dependencies=guarded)
+    @app.delete("/items", dependencies=changed)
     async def delete_items(request: ItemIdsRequest) -> dict[str, int]:
         """Takes items out of the catalogue."""
         _check(len(request.item_ids), limits.max_items, "the number of item_ids")
         await change(service.delete_items, request.item_ids)
         return {"items": len(request.item_ids)}
 
-    @app.post("/interactions", dependencies=guarded)
+    @app.post("/interactions", dependencies=changed)
     async def interactions(request: InteractionsRequest) -> dict[str, int]:
         """Counts interactions; the next recommendations use them."""
         _check(len(request.interactions), limits.max_items, "the number of interactions")
@@ -325,7 +345,7 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         await change(service.add_interactions, rows)
         return {"interactions": len(rows)}
 
-    @app.post("/reload", dependencies=guarded)
+    @app.post("/reload", dependencies=changed)
     async def reload(request: ReloadRequest | None = None) -> dict[str, int]:
         """Loads the checkpoint again, and replays the log; until it is there, the old one answers."""
         since = None if request is None else request.since

@@ -26,8 +26,9 @@ from modeling_transrec import (  # noqa: E402
     load_sequences,
     train,
 )
-from modeling_transrec.cli import OptionError  # noqa: E402
+from modeling_transrec.cli import OptionError, recommend  # noqa: E402
 from modeling_transrec.cli.serve import ServeArguments, loader, main, parsed_options  # noqa: E402
+from modeling_transrec.export.onnx_model import OnnxModel  # noqa: E402
 from modeling_transrec.serving.indexes import INDEXES  # noqa: E402
 from modeling_transrec.serving.service import Service  # noqa: E402
 
@@ -222,7 +223,33 @@ def test_it_searches_with_the_index_that_is_named(make_model, text_processor, it
     assert found.recommend(["i001"], k=1)[0]["item_id"] == expected.recommend(["i001"], k=1)[0]["item_id"]
 
 
+@pytest.mark.slow
+def test_an_export_is_served_and_recommends(make_model, text_processor, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason='needs pip install ".[export]"')
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    items, history = load_items("ninerec", "Sample_Target"), ["t0001", "t0002"]
+    recommender = Recommender(make_model("text"), text_processor).index(items)
+    recommender.export(tmp_path)
+    ids = [one["item_id"] for one in recommender.recommend(history)]
+    arguments = ServeArguments(model_name_or_path=str(tmp_path), backend="onnx", use_cpu=True)
+    found = loader(arguments, None)()  # with the catalogue that went along
+    assert isinstance(found.model, OnnxModel) and [one["item_id"] for one in found.recommend(history)] == ids
+    data = DataArguments(dataset_config_name="Sample_Target")
+    counted = loader(arguments, data)().recommend(history, explain=True)
+    expected = recommender.index(items, histories=data.load_training_histories()).recommend(history, explain=True)
+    assert [one["item_id"] for one in counted] == [one["item_id"] for one in expected]
+    assert any(one["transitions"] for one in counted)
+
+    recommend.main([f"--model_name_or_path={tmp_path}", "--backend", "onnx", "--history", "t0001 t0002"])
+    shown = capsys.readouterr().out.partition("recommended")[2]
+    assert re.findall(r"^ +\d+ +(t\d+)", shown, flags=re.MULTILINE) == ids
+    with pytest.raises(ValueError, match=r'has towers of ONNX: load it with backend="onnx" \(--backend onnx\)'):
+        loader(ServeArguments(model_name_or_path=str(tmp_path), use_cpu=True), None)()
+
+
 def test_what_cannot_be_meant():
+    with pytest.raises(OptionError, match="an export has one platform, .* leave --platform out"):
+        loader(ServeArguments(model_name_or_path="checkpoint", backend="onnx", platform="a", use_cpu=True), None)()
     for options in ("{", "[1]"):
         with pytest.raises(OptionError, match="--index_options"):
             main(["checkpoint", "--index_options", options])

@@ -19,6 +19,7 @@ from ..tiny import tiny_image
 
 fastapi = pytest.importorskip("fastapi", reason='needs pip install ".[serve]"')
 
+import httpx  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from modeling_transrec import Recommender  # noqa: E402
@@ -229,6 +230,29 @@ def test_clients_have_a_rate(load):
 def test_limits_that_cannot_be_meant(limits, sentence):
     with pytest.raises(ValueError, match=sentence):
         Limits(**limits)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/score", {"history": ["i001"], "item_ids": ["i002"]}), ("/similar-items", {"item_id": "i001"})],
+)
+def test_only_so_many_wait(path, body, load, monkeypatch):
+    service, may_go = Service(load), threading.Event()
+    for name in ("score", "similar_items"):
+        monkeypatch.setattr(service, name, lambda *_: [] if may_go.wait(10) else None)
+    transport = httpx.ASGITransport(create_app(service, limits=Limits(max_waiting=2)))
+
+    async def main():
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            tasks = [asyncio.create_task(client.post(path, json=body)) for _ in range(5)]
+            await asyncio.wait(tasks[2:], timeout=10)
+            may_go.set()
+            answers = await asyncio.gather(*tasks)
+            return [*answers, await client.post(path, json=body)]
+
+    answers = asyncio.run(main())
+    assert [one.status_code for one in answers] == [200, 200, 503, 503, 503, 200]
+    assert answers[2].json() == {"error": "2 requests wait already"} and answers[2].headers["Retry-After"] == "1"
 
 
 def test_metrics_and_logs_have_no_personal_data(client, caplog):
