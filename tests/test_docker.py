@@ -1,9 +1,10 @@
-"""The image and the compose file, as far as they can be checked where there is no Docker."""
+"""The image, the compose file and the workflow that builds it, as far as they can be checked without Docker."""
 
 import configparser
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modeling_transrec import DataArguments, ModelArguments, TransRecTrainingArguments
+from modeling_transrec.cli.options import parse_arguments, parse_checkpoint_and_data
 from modeling_transrec.cli.serve import ServeArguments
 
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE, COMPOSE = ROOT / "docker" / "Dockerfile", ROOT / "docker" / "compose.yaml"
+WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
 
 
 def tool(name: str, package: str) -> str:
@@ -37,8 +41,9 @@ def test_hadolint_has_nothing_to_say():
 
 
 @pytest.mark.slow
-def test_the_compose_file_is_one():
-    run(tool("check-jsonschema", "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
+@pytest.mark.parametrize(("schema", "file"), [("compose-spec", COMPOSE), ("github-workflows", WORKFLOW)])
+def test_files_follow_their_schemas(schema, file):
+    run(tool("check-jsonschema", "check-jsonschema"), "--builtin-schema", f"vendor.{schema}", file)
 
 
 def test_what_runs_is_not_root_and_says_whether_it_is_well():
@@ -59,6 +64,21 @@ def test_the_image_has_what_the_package_is_built_of():
     assert needed <= {line.removeprefix("!") for line in ignored.splitlines() if line.startswith("!")}
     extras = re.search(r"^ARG EXTRAS=(\w+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)[1]
     assert extras in setup["options.extras_require"]
+
+
+def test_the_workflow_builds_the_image_and_runs_commands_that_there_are():
+    steps = [step.get("run", "") for step in yaml.safe_load(WORKFLOW.read_text())["jobs"]["image"]["steps"]]
+    lines = [shlex.split(line) for line in "\n".join(steps).replace("\\\n", " ").splitlines() if line]
+    assert (
+        lines[0] == "docker build --file docker/Dockerfile --tag transrec .".split() and (ROOT / lines[0][3]).is_file()
+    )
+    trains, serves = (line for line in lines if line[:2] == ["docker", "run"])
+    options = trains[trains.index("finetune") + 1 :]
+    types = ModelArguments, DataArguments, TransRecTrainingArguments
+    parse_arguments(types, [*options, "--output_dir", os.devnull], None, has_presets=True)
+    options = serves[serves.index("transrec") + 1 :]
+    arguments, data = parse_checkpoint_and_data(ServeArguments, options, None)
+    assert arguments.model_name_or_path == "/data/model" and data.dataset_config_name == "Sample_Target"
 
 
 def test_the_services_are_started_with_options_that_there_are():
