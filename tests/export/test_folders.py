@@ -16,6 +16,7 @@ from modeling_transrec.export import graphs
 from modeling_transrec.export.folders import MANIFEST_FILE, read_manifest
 from modeling_transrec.export.onnx_model import OnnxModel
 from modeling_transrec.hub.facts import checkpoint_hash
+from modeling_transrec.models.modalities import MODALITIES
 
 from ..checks import perturb
 
@@ -37,6 +38,8 @@ def recommender(make_model, processor_of):
 
 def assert_same_answers(found: Recommender, expected: Recommender, atol: float = 1e-4):
     torch.testing.assert_close(found.item_embeddings, expected.item_embeddings, atol=atol, rtol=0)
+    users = [each.scorer.encode_users(each.snapshot.histories_as_indices(HISTORIES)) for each in (found, expected)]
+    torch.testing.assert_close(*users, atol=atol, rtol=0)
     for one, other in zip(found.recommend(HISTORIES, k=5), expected.recommend(HISTORIES, k=5), strict=True):
         assert [item["item_id"] for item in one] == [item["item_id"] for item in other]
         scores = torch.tensor([[item["score"] for item in answer] for answer in (one, other)])
@@ -52,6 +55,7 @@ def assert_same_answers(found: Recommender, expected: Recommender, atol: float =
     [
         ("text", {"item_projection": "whitened", "hidden_size": 12, "history_decay": 0.8, "user_hidden_size": 8}),
         ("id", {"normalize_scores": True, "temperature": 0.1, "user_encoder_type": "gru4rec"}),
+        ("image", {}),
         ("text+image", {"learn_temperature": True, "user_encoder_type": "bert4rec"}),
         ("text+id", {"user_encoder_type": "nextitnet"}),
     ],
@@ -136,14 +140,27 @@ def test_int8_is_near_and_known_as_another(recommender, items, processor_of, mon
     small.index(items)
     cosines = torch.cosine_similarity(small.item_embeddings, expected.item_embeddings)
     assert 0.999 < cosines.min() and not torch.equal(small.item_embeddings, expected.item_embeddings)
+    best = [
+        [{item["item_id"] for item in one} for one in each.recommend(HISTORIES, k=10)] for each in (small, expected)
+    ]
+    assert sum(len(one & other) for one, other in zip(*best, strict=True)) >= 28  # of 30
     with pytest.raises(ValueError, match="made by another checkpoint"):
         small.use_catalogue(expected.catalogue)
     assert_same_answers(whole.use_catalogue(expected.catalogue), expected)
 
 
 @pytest.mark.slow
-def test_torch_export_is_loaded_by_torch(recommender, items, tmp_path):
-    expected = recommender("text+image", normalize_scores=True).index(items)
+@pytest.mark.parametrize(
+    "kind, fields",
+    [
+        ("text+image", {"normalize_scores": True}),
+        ("text", {"item_projection": "whitened", "hidden_size": 12, "history_decay": 0.8, "user_hidden_size": 8}),
+        ("id", {"user_encoder_type": "gru4rec"}),
+        ("audio", {"user_encoder_type": "bert4rec"}),
+    ],
+)
+def test_torch_export_is_loaded_by_torch(kind, fields, recommender, items, tmp_path):
+    expected = recommender(kind, **fields).index(items)
     expected.export(tmp_path / "graphs", format="torch-export")
     manifest = read_manifest(tmp_path / "graphs" / MANIFEST_FILE)
     assert manifest["checkpoint"] == checkpoint_hash(expected.model, expected.processor)
@@ -153,7 +170,9 @@ def test_torch_export_is_loaded_by_torch(recommender, items, tmp_path):
     }
     model, processor = expected.model, expected.processor
     for count in (2, 7):
-        inputs = dict(processor(text=items["text_en"][:count], images=items["image"][:count]))
+        columns = {"text": "text_en", "image": "image", "audio": "audio", "id": "item_id"}
+        given = {MODALITIES[part].argument: items[columns[part]][:count] for part in kind.split("+")}
+        inputs = dict(processor(**given))
         embeddings = graphs["item_tower"](inputs)
         torch.testing.assert_close(embeddings, model.get_item_features(**inputs), atol=1e-5, rtol=0)
         history = {"item_embeddings": embeddings.expand(2, -1, -1), "mask": torch.ones(2, count, dtype=torch.bool)}
