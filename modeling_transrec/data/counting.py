@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import datasets
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
 from .loading import as_ids, values_of_interactions
+from .tables import Table, as_dataset
 
 
 if TYPE_CHECKING:
@@ -225,13 +226,53 @@ def whole_column(sequences: datasets.Dataset, column: str) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-# What columns of interactions are often called.
-_OTHER_NAMES = {
-    "user_id": ("user", "userid", "uid", "user id"),
-    "item_id": ("item", "itemid", "iid", "item id"),
-    "timestamp": ("time", "ts", "date", "datetime", "timestamps", "unixtime"),
-    "weight": ("weights",),
-}
+def _check_names(table: datasets.Dataset) -> None:
+    """Refuses columns that another name would make a user, an item, a time or a weight: none is left out in silence.
+
+    What columns are usually called is known to the reader of files.
+    """
+    from ..ninerec.tables.advice import ROW_KEYS
+    from ..ninerec.tables.columns import TIME_NAME, header_roles
+
+    names = table.column_names
+    roles = dict(zip(names, header_roles(names), strict=True))
+    for name, role in roles.items():
+        if name.strip().lower() in ("weight", "weights"):
+            roles[name] = "weight"
+        elif role is None and (TIME_NAME.search(name.strip().lower()) or _is_of_times(table.features[name])):
+            roles[name] = "timestamp"
+    for role in ("user_id", "item_id", "timestamp", "weight"):
+        called = [name for name in names if roles[name] == role and name.strip().lower() not in ROW_KEYS]
+        if role not in names and called:
+            raise ValueError(
+                f"interactions have no column {role}, but {called[0]}: rename it to {role}, or leave it out"
+            )
+    if not {"user_id", "item_id"} <= set(names):
+        raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(names)}")
+
+
+def _is_of_times(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype.startswith(("timestamp", "date"))
+
+
+def _as_ids(column: "pl.Series") -> "pl.Series":
+    import polars as pl
+
+    name = column.name
+    if isinstance(column.dtype, pl.List | pl.Array):
+        raise ValueError(
+            f"{name} holds lists, and must hold one id in a row; for a row a user, call the lists item_ids, and give "
+            "them in time order"
+        )
+    unknown = column.is_null() | (column.is_nan() if column.dtype.is_float() else column.is_null())
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} interactions have no {name}, the first in row {unknown.arg_max()}: leave them out; "
+            "visitors without an account need an id for each session"
+        )
+    if not (column.dtype == pl.String or column.dtype.is_integer()):
+        raise ValueError(f"{name} must hold strings or whole numbers, not {column.first()!r}")
+    return column.cast(pl.String)
 
 
 def _as_numbers(column: "pl.Series") -> "pl.Series":
@@ -246,12 +287,13 @@ def _as_times(column: "pl.Series") -> "pl.Series":
     """Returns times as numbers; dates as seconds since 1970."""
     import polars as pl
 
-    if column.dtype.is_temporal():
+    if isinstance(column.dtype, pl.Datetime | pl.Date):
         column = column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
     elif not column.dtype.is_numeric():
+        what = "text" if column.dtype == pl.String else "durations or times of day"
         raise ValueError(
-            f"timestamp must hold numbers or dates, not text such as {column.drop_nulls().first()!r}: convert it, "
-            "with pandas by pandas.to_datetime"
+            f"timestamp must hold numbers or dates, not {what} such as {str(column.drop_nulls().first())!r}: convert "
+            "it, with pandas by pandas.to_datetime"
         )
     unknown = column.is_null() | (column.is_nan() if column.dtype.is_float() else column.is_null())
     if unknown.any():
@@ -262,14 +304,14 @@ def _as_times(column: "pl.Series") -> "pl.Series":
     return column
 
 
-def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
+def from_interactions(interactions: Table) -> datasets.Dataset:
     """Makes histories in time order, a row a user, of interactions, as [`Transitions.from_sequences`] reads them.
 
     Args:
         interactions: columns `user_id`, `item_id` and, where known, `timestamp` and `weight`: a DataFrame, data set
             or dict. Without times the rows of a user are taken to be in time order. The weight is what an interaction
             counts, such as 0.1 for a click and 1 for a purchase; those of weight 0 are left out. Of rows that are
-            equal, their time included, one counts.
+            equal, their time included, one counts. Other columns, such as ratings, are not read.
 
     Raises:
         ValueError: if a column is missing or has another name, or a user, an item or a time is unknown.
@@ -280,25 +322,14 @@ def from_interactions(interactions: Mapping[str, Sequence]) -> datasets.Dataset:
     """
     import polars as pl
 
+    given = as_dataset(interactions)
+    if not given.column_names or len(given) == 0:
+        raise ValueError("the table has no interactions")
+    _check_names(given)
     lists = {"item_id": "item_ids", "timestamp": "timestamps", "weight": "weights"}
-    names = [name for name in ("user_id", *lists) if name in interactions]
-    for name, others in _OTHER_NAMES.items():
-        called = [one for one in interactions if str(one).lower() in others]
-        if name not in names and called:
-            raise ValueError(
-                f"interactions have no column {name}, but {called[0]}: rename it to {name}, or leave it out"
-            )
-    if not {"user_id", "item_id"} <= set(names):
-        raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(interactions)}")
-    table = pl.DataFrame({name: list(interactions[name]) for name in names}, strict=False)
-    for name in ("user_id", "item_id"):
-        unknown = table[name].is_null()
-        if unknown.any():
-            raise ValueError(
-                f"{unknown.sum()} interactions have no {name}, the first in row {unknown.arg_max()}: leave them out; "
-                "visitors without an account need an id for each session"
-            )
-    table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+    names = [name for name in ("user_id", *lists) if name in given.column_names]
+    table = cast(pl.DataFrame, pl.from_arrow(given.select_columns(names).with_format("arrow")[:]))
+    table = table.with_columns(_as_ids(table["user_id"]), _as_ids(table["item_id"]))
     if "weight" in names:
         table = table.with_columns(_as_numbers(table["weight"]))
         if not (table["weight"].ge(0) & table["weight"].is_finite()).fill_null(False).all():

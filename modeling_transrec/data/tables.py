@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import datasets
 import numpy as np
@@ -18,7 +18,13 @@ Table: TypeAlias = datasets.Dataset | datasets.DatasetDict | pd.DataFrame | pa.T
 def is_table(given: Any) -> bool:
     """Returns whether something has named columns, as opposed to a list of rows."""
     known = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | pd.DataFrame | Mapping
-    return isinstance(given, known) or (hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns"))
+    is_arrow = hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns")
+    return isinstance(given, known) or is_arrow or _is_lazy(given)
+
+
+def _is_lazy(given: Any) -> bool:
+    """Returns whether something is a query of polars that was not run yet."""
+    return hasattr(given, "collect_schema") and not hasattr(given, "__len__")
 
 
 def is_rows(given: Any) -> bool:
@@ -52,13 +58,18 @@ def as_dataset(table: Table | Iterable[Mapping]) -> datasets.Dataset:
         table = next(iter(table.values()))
     if isinstance(table, datasets.Dataset):
         return table
+    if _is_lazy(table):
+        table = cast(Any, table).collect()
     if isinstance(table, pd.DataFrame):
+        if not table.columns.is_unique:
+            twice = table.columns[table.columns.duplicated()][0]
+            raise ValueError(f"the table has two columns {str(twice)!r}; rename or drop one of them")
         table = table.reset_index() if any(name is not None for name in table.index.names) else table
         return _of_columns({str(name): table[name].array for name in table.columns})
     if isinstance(table, Mapping):
         return _of_columns(table)
     if is_table(table) and not isinstance(table, datasets.IterableDataset):
-        return datasets.Dataset(pa.table(table))
+        return datasets.Dataset(_without_categories(pa.table(table)))
     given: Any = table
     is_indexed = hasattr(given, "__getitem__") and hasattr(given, "__len__")  # as a data set of torch
     rows: list = [given[index] for index in range(len(given))] if is_indexed else list(given)
@@ -66,6 +77,15 @@ def as_dataset(table: Table | Iterable[Mapping]) -> datasets.Dataset:
         raise ValueError('give items as a table, or as dictionaries, one an item: [{"item_id": "a", "text_en": "…"}]')
     names = dict.fromkeys(name for row in rows for name in row)
     return _of_columns({name: [row.get(name) for row in rows] for name in names})
+
+
+def _without_categories(table: pa.Table) -> pa.Table:
+    """Returns a table with the texts of its categories in every row; views of texts are texts, too."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in table[place].chunks]
+            table = table.set_column(place, field.name, pa.chunked_array(chunks, pa.large_string()))
+    return table
 
 
 def _of_columns(columns: Mapping[str, Sequence]) -> datasets.Dataset:

@@ -43,16 +43,19 @@ def as_sequences(histories: Table | Sequence[Sequence[str]], known: Container[st
     if is_table(histories) or is_rows(histories):
         table = as_dataset(histories)
         is_whole = {"user_id", "item_ids"} <= set(table.column_names)
-        sequences = table if is_whole else from_interactions({name: table[name][:] for name in table.column_names})
+        sequences = table if is_whole else from_interactions(table)
     else:
         lists, is_single = as_histories(histories)
         if is_single:
             raise ValueError("histories must be a table of interactions, or lists of item ids, one for each user")
         users = [f"user {number}" for number in range(len(lists))]
         sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": lists})
-    unknown = next((item for one in sequences["item_ids"] for item in one if item not in known), None)
-    if unknown is not None:
-        raise ValueError(f"item {unknown!r} of the interactions is not in the catalogue; index it, too")
+    for row, history in enumerate(sequences["item_ids"]):
+        for item in history:
+            if item is None:
+                raise ValueError(f"the history of row {row} has an item without an id (None); leave it out")
+            if item not in known:
+                raise ValueError(f"item {item!r} of the interactions is not in the catalogue; index it, too")
     return sequences
 
 

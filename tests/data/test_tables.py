@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from modeling_transrec import Recommender
+from modeling_transrec import SAMPLE_BACKBONE, Recommender
 from modeling_transrec.data.tables import as_dataset, as_histories
 from modeling_transrec.evaluation import scoring
 
@@ -44,6 +44,9 @@ def recommender(make_model, text_processor):
         pd.DataFrame(ROWS),
         pd.DataFrame(ROWS).set_index("item_id"),
         pl.DataFrame(ROWS),
+        pl.DataFrame(ROWS).lazy(),
+        pl.DataFrame(ROWS).with_columns(pl.col("item_id").cast(pl.Categorical)),
+        pl.DataFrame(ROWS).with_columns(pl.col("item_id").cast(pl.Enum(["d", "c", "b", "a"]))),
         pa.table(COLUMNS),
         datasets.Dataset.from_dict(COLUMNS),
         datasets.DatasetDict({"train": datasets.Dataset.from_dict(COLUMNS)}),
@@ -77,7 +80,15 @@ def test_what_only_later_rows_have_is_kept():
     assert np.array_equal(np.asarray(image), np.asarray(tiny_image(1)))
 
 
+def test_histories_with_what_is_no_item_are_refused(recommender):
+    for histories in ([["a", None], ["b", "c"]], {"user_id": ["u"], "item_ids": [["a", None]]}):
+        with pytest.raises(ValueError, match=r"the history of row 0 has an item without an id \(None\)"):
+            Recommender.from_backbone(SAMPLE_BACKBONE).index(ROWS, histories=histories)
+
+
 def test_tables_that_are_not_clear_are_refused(recommender):
+    with pytest.raises(ValueError, match="two columns 'text_en'; rename or drop one"):
+        recommender.index(pd.concat([pd.DataFrame(ROWS), pd.DataFrame(ROWS)[["text_en"]]], axis=1))
     several = datasets.DatasetDict(dict.fromkeys(("train", "test"), datasets.Dataset.from_dict(COLUMNS)))
     for items, message in (
         (several, r"several splits; give one of them: data\['train'\]"),

@@ -335,7 +335,21 @@ def test_no_history_at_all():
         ({"item_id": [None, "a"]}, "1 interactions have no item_id, the first in row 0"),
         ({"timestamp": [1.0, float("nan")]}, "1 interactions have no timestamp, the first in row 1"),
         ({"timestamp": ["2024-05-07", "2024-05-08"]}, "not text such as '2024-05-07'"),
-        ({"time": [2, 1]}, "no column timestamp, but time: rename it to timestamp"),
+        ({"user_id": [1.0, float("nan")]}, "1 interactions have no user_id, the first in row 1"),
+        ({"user_id": [1.5, 2.0]}, "user_id must hold strings or whole numbers, not 1.5"),
+        ({"item_id": [["a", "b"], ["a"]]}, "item_id holds lists, .*; for a row a user, call the lists item_ids"),
+        (
+            {"timestamp": [datetime.timedelta(1), datetime.timedelta(2)]},
+            "not durations or times of day such as '1 day",
+        ),
+        ({"timestamp": [datetime.time(1), datetime.time(2)]}, "not durations or times of day such as '01:00:00'"),
+        ({"bought": [datetime.date(2024, 5, 8), None]}, "but bought: rename it to timestamp, or leave it out"),
+        *(
+            ({name: [2, 1]}, f"no column timestamp, but {name}: rename it to timestamp")
+            for name in ("time", "Timestamp", "created_at", "Event Time", "unix_timestamp", "time_ms", "bought_at")
+        ),
+        ({"Weight": [2, 1]}, "no column weight, but Weight: rename it to weight"),
+        ({"user_id": [], "item_id": [], "timestamp": []}, "the table has no interactions"),
         ({"weight": [1.0, float("inf")]}, "finite number"),
         ({"weight": ["a", "b"]}, "weight must hold numbers, not 'a'"),
     ],
@@ -343,6 +357,12 @@ def test_no_history_at_all():
 def test_interactions_that_would_be_misread_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         from_interactions({"user_id": ["u", "u"], "item_id": ["a", "b"], **changes})
+
+
+def test_columns_of_other_meanings_are_not_read():
+    table = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [2, 1]}
+    others = {"rating": [1, 5], "event_type": ["x", "y"], "id": [7, 8], "date": ["2024", "2023"]}
+    assert from_interactions({**table, **others})[:] == from_interactions(table)[:]
 
 
 def test_dates_are_seconds_and_equal_rows_are_one_interaction():
