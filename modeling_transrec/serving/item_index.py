@@ -113,7 +113,7 @@ def name_of(base: str, checkpoint: str | None) -> str:
     """Returns the name of the table or collection with a checkpoint's vectors.
 
     >>> name_of("shop", "0f3a"), name_of("shop", None)
-    ('shop_21cbad2f90cc', 'shop')
+    ('shop_fc5f05b91159', 'shop')
     """
     return base if checkpoint is None else f"{base}_{hashlib.sha256(checkpoint.encode()).hexdigest()[:12]}"
 
