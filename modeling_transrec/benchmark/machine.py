@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from ..version import __version__
 
@@ -46,9 +47,10 @@ def _git(folder: Path, *command: str) -> str:
 
 
 def hardware() -> dict[str, str | int | None]:
-    """Returns the processor, the threads that are computed with, and the GPU where there is one."""
+    """Returns the processor, the threads and processes that are computed with, and the GPU where there is one."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": _processor(), "threads": torch.get_num_threads(), "gpu": gpu}
+    threads, processes = torch.get_num_threads(), PartialState().num_processes
+    return {"processor": _processor(), "threads": threads, "processes": processes, "gpu": gpu}
 
 
 def _processor() -> str:

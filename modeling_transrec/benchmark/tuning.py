@@ -1,15 +1,18 @@
 """Searches hyper-parameters of a row on the validation split, the same number of settings for every row."""
 
 import json
-import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from transformers.utils import logging
 
+from ..evaluation.ranks import of_main_process
+from ..models.whole_saves import write_whole
 from .suites import Task
 
 
@@ -23,8 +26,10 @@ def tune(worker: "Worker", task: Task) -> None:
     """Finds the setting that ranks best on the validation split, by the metric that chooses the best epoch.
 
     The first setting that is tried is the suite's own, so that tuning never ends below it on the validation split. A
-    search that was interrupted goes on where it stopped. What it finds is kept as JSON: the best `options`, `value`
-    and `untuned`, the values of the best and of the suite's own setting, and `num_trials`.
+    search that was interrupted goes on where it stopped, with the setting that it was trying. Of several processes the
+    main one chooses the settings, and all train with them. What it finds is kept as JSON: the best `options`, `value`
+    and `untuned`, the values of the best and of the suite's own setting, the `metric`, `num_trials`, and the `seconds`
+    that all of them took.
 
     Args:
         worker: trains.
@@ -32,38 +37,94 @@ def tune(worker: "Worker", task: Task) -> None:
             that are to be tried by their order of magnitude, `log: true`.
     """
     spec, file = task.spec, worker.tuned(task.id)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(file.with_suffix(".log")))),
-        study_name=task.id,
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=spec["seed"]),
-        load_if_exists=True,
-    )
-    if not study.trials:
-        study.enqueue_trial(own_setting(spec["space"], spec["options"]))
+    folder = file.with_suffix("")
+    arguments = worker.arguments(spec, spec["options"], folder)[1]
+    metric, best = f"eval_{arguments.metric_for_best_model}", max if arguments.greater_is_better else min
+    search = Search(spec, file, arguments.greater_is_better) if worker.is_main_process else None
+    while (options := of_main_process(lambda: search and search.ask())) is not None:
+        worker.remove(folder)
+        try:
+            trainer = worker.train(spec, {**spec["options"], **options}, folder)
+        except Exception:
+            if search is not None:
+                search.fail()
+            raise
+        value = best(entry[metric] for entry in trainer.state.log_history if metric in entry)
+        worker.remove(folder)
+        if search is not None:
+            search.tell(value)
+            logger.warning("setting %d: %s %.4f with %s", search.num_tried, metric, value, options)
+    if search is not None:
+        found = {**search.found(), "metric": metric.removeprefix("eval_")}
+        write_whole(file, json.dumps(found) + "\n")
 
-    def train(trial: optuna.Trial) -> float:
-        folder = file.with_suffix("")
-        shutil.rmtree(folder, ignore_errors=True)
-        options = {name: suggest(trial, name, values) for name, values in spec["space"].items()}
-        trainer = worker.train(spec, {**spec["options"], **options}, folder)
-        metric = f"eval_{trainer.args.metric_for_best_model}"
-        value = max(entry[metric] for entry in trainer.state.log_history if metric in entry)
-        shutil.rmtree(folder, ignore_errors=True)
-        logger.warning("setting %d: %s %.4f with %s", trial.number + 1, metric, value, options)
-        return value
 
-    left = spec["num_trials"] - sum(trial.state.is_finished() for trial in study.trials)
-    study.optimize(train, n_trials=max(left, 0))
-    found = {
-        "options": study.best_params,
-        "value": study.best_value,
-        "untuned": study.trials[0].value,
-        "num_trials": len(study.trials),
-    }
-    file.write_text(json.dumps(found) + "\n", encoding="utf-8")
+class Search:
+    """
+    A search for hyper-parameters that is kept on disk, whatever becomes of its process.
+
+    Args:
+        spec: of the task.
+        file: JSON of what will be found, beside which Optuna keeps its journal.
+        greater_is_better: whether the highest value is the best.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], file: Path, greater_is_better: bool | None = True):
+        self.spec = spec
+        file.parent.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(file.with_suffix(".log")))),
+            study_name=file.stem,
+            direction="maximize" if greater_is_better else "minimize",
+            load_if_exists=True,
+        )
+        trials = self.study.get_trials()
+        self.study.sampler = optuna.samplers.TPESampler(
+            seed=spec["seed"] + len(trials)
+        )  # draws others when it goes on
+        own = own_setting(spec["space"], spec["options"])
+        if not trials:
+            self.study.enqueue_trial(own, user_attrs={"is_own": True})
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:  # its process was killed
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                setting = {**(own if trial.user_attrs.get("is_own") else {}), **trial.params}
+                self.study.enqueue_trial(setting, user_attrs={**trial.user_attrs, "again": True})
+
+    @property
+    def num_tried(self) -> int:
+        """Number of settings that were tried to their end, or failed; each counts once."""
+        trials = self.study.get_trials()
+        return sum(one.state.is_finished() for one in trials) - sum("again" in one.user_attrs for one in trials)
+
+    def ask(self) -> dict[str, Any] | None:
+        """Returns the next setting; `None` when as many were tried as are to be."""
+        if self.num_tried >= self.spec["num_trials"]:
+            return None
+        self.trial = self.study.ask()
+        return {name: suggest(self.trial, name, values) for name, values in self.spec["space"].items()}
+
+    def tell(self, value: float) -> None:
+        """Takes what the setting that was asked for last is worth."""
+        self.study.tell(self.trial, value)
+
+    def fail(self) -> None:
+        """Notes that the setting that was asked for last cannot be trained with."""
+        self.study.tell(self.trial, state=TrialState.FAIL)
+
+    def found(self) -> dict[str, Any]:
+        """Returns what is best."""
+        complete = self.study.get_trials(states=(TrialState.COMPLETE,))
+        if not complete:
+            raise ValueError(f"all {self.num_tried} settings have failed; the logs of this task's runs say why")
+        return {
+            "options": self.study.best_params,
+            "value": self.study.best_value,
+            "untuned": next((one.value for one in complete if one.user_attrs.get("is_own")), None),
+            "num_trials": self.num_tried,
+            "seconds": round(sum(one.duration.total_seconds() for one in complete if one.duration), 1),
+        }
 
 
 def suggest(trial: optuna.Trial, name: str, values: Any) -> Any:

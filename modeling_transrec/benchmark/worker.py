@@ -3,23 +3,27 @@
 import datetime
 import json
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from ..data.arguments import DataArguments, SourceArguments
-from ..evaluation.arguments import EvaluationArguments
-from ..evaluation.baselines import LANGUAGE_MODEL, known_baselines
+from ..evaluation.arguments import CONTENT_OPTIONS, EvaluationArguments
+from ..evaluation.baselines import CONTENT_BASELINES, LANGUAGE_MODEL, SLOW_BASELINES, known_baselines
 from ..evaluation.candidate_sets import SampledRankingEvaluator
 from ..evaluation.evaluate import EvaluationTask
 from ..evaluation.metrics import METRICS, Rankings
 from ..models.checkpoint_files import load_config, public_name
 from ..models.modeling_transrec import TransRecModel
+from ..models.whole_saves import write_whole
 from ..training.arguments import TransRecTrainingArguments
 from ..training.model_arguments import ModelArguments
 from ..training.presets import to_options
@@ -32,6 +36,14 @@ from .suites import FEW_TITLES, Task, sampled_title
 SCHEMA = 1  # version of the format of a results line
 _OWN, _SUM = "own", "own + transitions"  # scores
 _QUIET = {"disable_tqdm": True, "report_to": "none"}
+_PRETRAINED, _MODEL = "PRETRAINED", "MODEL"  # folders in commands
+# What several rows read that need no training: done once, and its time is in each of them.
+_SHARED = {
+    "content": CONTENT_BASELINES,
+    "content_settings": CONTENT_BASELINES,
+    "transitions": ("last-item-transitions", "transitions", "content-and-transitions"),
+    "taken": tuple(SLOW_BASELINES),
+}
 
 
 class OptionsParser(HfArgumentParser):
@@ -82,10 +94,14 @@ class Worker:
         data_dir: folder of the raw files.
         use_cpu: whether to compute on the CPU even if there is an accelerator.
         keep_models: whether trained models are kept, under `models/ID`.
+
+    Attributes:
+        failed: of each row of a task that failed beside others the error.
     """
 
     def __init__(self, folder: Path, data_dir: str | None = None, use_cpu: bool = False, keep_models: bool = False):
         self.folder, self.data_dir, self.use_cpu, self.keep_models = folder, data_dir, use_cpu, keep_models
+        self.failed: dict[str, str] = {}
 
     def run(self, task: Task) -> list[dict]:
         """Does a task; returns the lines of results that it adds, and leaves the rest in the folder."""
@@ -93,8 +109,8 @@ class Worker:
         with measure_energy() as energy:
             lines = does[task.kind](task)
         # The two lines of a model (own scores, with transitions) are one run; the energy of many rows is not divided.
-        is_one_run = len(lines) <= 2
-        return [{**line, "energy_joules": energy.joules if is_one_run else None} for line in lines]
+        of_process = {"energy_joules": energy.joules if len(lines) <= 2 else None, "peak_memory_bytes": peak_memory()}
+        return [{**line, **of_process} for line in lines]
 
     def pretrained(self, task_id: str) -> Path:
         """Returns the folder of a pretraining."""
@@ -106,28 +122,54 @@ class Worker:
 
     def platform(self, spec: Mapping[str, Any]) -> DataArguments:
         """Returns the data set of a task."""
-        named = {"dataset_config_name": spec["dataset"], "data_dir": self.data_dir, **spec["data"]}
         if spec["known_users"] is None:
-            return DataArguments(**named)
-        return KnownUsersArguments(**named, num_known_users=spec["known_users"], draw=spec["seed"])
+            return DataArguments(**self._named(spec))
+        return KnownUsersArguments(**self._named(spec), num_known_users=spec["known_users"], draw=spec["seed"])
 
     def train(self, spec: Mapping[str, Any], options: Mapping[str, Any], folder: Path):
         """Trains the model of a task with options into a folder; returns its Trainer."""
+        model_args, training_args = self.arguments(spec, options, folder)
+        return train(model_args, self.platform(spec), training_args, with_card=self.keep_models)
+
+    def arguments(
+        self, spec: Mapping[str, Any], options: Mapping[str, Any], folder: Path
+    ) -> tuple[ModelArguments, TransRecTrainingArguments]:
+        """Returns what [`train`] trains with."""
         named = {"model_name_or_path": str(self.pretrained(spec["pretrain"]))} if "pretrain" in spec else {}
         model_args, _, training_args = parse_options({**options, **named, **self._fixed(spec, folder)})
-        return train(model_args, self.platform(spec), training_args, with_card=self.keep_models)
+        return model_args, training_args
 
     def _fixed(self, spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return {"seed": spec["seed"], "output_dir": str(folder), "use_cpu": self.use_cpu, **_QUIET}
 
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this one of a task's processes writes files."""
+        return PartialState(cpu=self.use_cpu).is_main_process
+
+    def remove(self, folder: Path) -> None:
+        """Removes a folder when none of the task's processes needs it any more, and before one needs it again."""
+        state = PartialState(cpu=self.use_cpu)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        state.wait_for_everyone()
+
     def _pretrain(self, task: Task) -> list[dict]:
         folder, started = self.pretrained(task.id), time.perf_counter()
         options = {"data_dir": self.data_dir, **task.spec["data"], **task.spec["options"]}
-        options |= self._fixed(task.spec, folder)
-        train(*parse_options(options, SourceArguments), with_card=False)
+        train(*parse_options({**options, **self._fixed(task.spec, folder)}, SourceArguments), with_card=False)
+        named = {**options, "seed": task.spec["seed"], "output_dir": _PRETRAINED}
         facts = {"seconds": round(time.perf_counter() - started, 1), "options": task.spec["options"]}
-        (folder / "benchmark.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        facts["command"] = ["transrec", "pretrain", *to_options(self._public(named))]
+        if self.is_main_process:
+            write_whole(folder / "benchmark.json", json.dumps(facts) + "\n")
         return []
+
+    def _public(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns options without those that are not given, and without the folders of this machine."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return _without_folders(given | ({} if self.data_dir is None else {"data_dir": "DATA"}))
 
     def _tune(self, task: Task) -> list[dict]:
         from .tuning import tune  # Optuna is imported only where it is needed
@@ -150,25 +192,38 @@ class Worker:
         return lines
 
     def _untrained(self, task: Task, title: str, options: dict[str, Any]) -> Iterator[dict]:
-        """Yields the lines of one table of what needs no training: all but the language model, or only this."""
-        spec, is_prompted = task.spec, options["model_name_or_path"] == LANGUAGE_MODEL
+        """Yields the lines of one table of what needs no training: all but the language model, or this alone."""
+        spec, is_prompted, stopwatch = task.spec, options["model_name_or_path"] == LANGUAGE_MODEL, _Stopwatch()
         evaluation = self._evaluation(spec, **options)
-        rows = [LANGUAGE_MODEL]
-        if not is_prompted:
-            named = spec["models"] or known_baselines(evaluation.platform)
-            rows = [name for name in named if name != LANGUAGE_MODEL]
-        num_titles = len(evaluation.evaluator.targets) * len(evaluation.platform.items)
+        platform, rows = evaluation.platform, [LANGUAGE_MODEL]
+        num_titles = len(evaluation.evaluator.targets) * len(platform.items)
         if is_prompted and options.get("num_candidates") is None and num_titles > FEW_TITLES:
             return
+        seconds = stopwatch.lap("preparation")
+        if not is_prompted:
+            if spec["models"] is None:
+                _ = platform.content  # whether there is any decides which rows are known
+                seconds |= stopwatch.lap("content")
+            rows = [name for name in spec["models"] or known_baselines(platform) if name != LANGUAGE_MODEL]
         for name in rows:
             stopwatch = _Stopwatch()
-            (result,) = evaluation.evaluate_baselines([name], with_rankings=True).values()
+            try:
+                shared = [part for part, readers in _SHARED.items() if name in readers]
+                for part in shared:
+                    if part not in seconds:
+                        getattr(platform, part)
+                        seconds |= stopwatch.lap(part)
+                (result,) = evaluation.evaluate_baselines([name], with_rankings=True).values()
+            except Exception as error:
+                if PartialState().num_processes > 1:  # the others may wait for this one
+                    raise
+                traceback.print_exc()
+                self.failed[name if title == spec["dataset"] else f"{name} ({title})"] = str(error)
+                continue
+            took = {part: seconds[part] for part in ("preparation", *shared)} | stopwatch.lap("evaluation")
             facts = {"model": name, "kind": "baseline", "modality": None, "seed": spec["seed"], "sources": []}
-            of_table = ("language_model_name_or_path", "num_candidates", "max_eval_users")
-            given = {key: options[key] for key in of_table if key in options}
-            command = ["transrec", "evaluate", *to_options({"model_name_or_path": name, **given})]
-            seconds = stopwatch.lap("evaluation")
-            yield self._line(task, result, _OWN, facts, seconds, command, stopwatch, title)
+            commands = [self._evaluate_command(spec, {**options, "model_name_or_path": name})]
+            yield self._line(task, evaluation, result, _OWN, facts, took, commands, stopwatch, title)
 
     def _tables(self, spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the name of each table of a data set, and the options of an evaluation that are its own."""
@@ -200,40 +255,44 @@ class Worker:
     def _model(self, task: Task) -> list[dict]:
         spec, stopwatch = task.spec, _Stopwatch()
         folder = self.folder / "models" / task.id
-        options, num_trials = dict(spec["options"]), 0
+        options, num_trials, commands = dict(spec["options"]), 0, []
+        seconds, facts = {}, {"sources": [], "num_trained_parameters": 0}
         if "tune" in spec:
             found = json.loads(self.tuned(spec["tune"]).read_text(encoding="utf-8"))
             options, num_trials = {**options, **found["options"]}, found["num_trials"]
-        seconds, facts = {}, {"sources": [], "num_trained_parameters": 0}
+            seconds["tuning"] = found["seconds"]
         if "pretrain" in spec:
             before = json.loads((self.pretrained(spec["pretrain"]) / "benchmark.json").read_text(encoding="utf-8"))
             seconds["pretraining"] = before["seconds"]
+            commands += [before["command"]] if "command" in before else []
             facts["sources"] = before["options"].get("dataset_config_name") or [SourceArguments.sample]
         max_seq_len = options.get("max_seq_len")
         if "pretrain" in spec:
             max_seq_len = load_config(str(self.pretrained(spec["pretrain"]))).max_seq_len
         self._check_candidates(spec, max_seq_len)
         if spec["trains"]:
-            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not end
+            self.remove(folder)  # of an attempt that did not end
             trainer = self.train(spec, options, folder)
             model = trainer.model
             facts["num_trained_parameters"] = sum(one.numel() for one in model.parameters() if one.requires_grad)
             seconds |= stopwatch.lap("training")
+            commands.append(self._finetune_command(spec, options))
         checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
         lines = []
         for title, sampled in self._tables(spec):
-            named = {**sampled, **self._read_features(spec, sampled), "transition_weight": "auto"}
-            evaluation = self._evaluation(spec, model_name_or_path=str(checkpoint), **named)
+            named = {**sampled, **self._read_features(spec, sampled)}
+            weighed = {"model_name_or_path": str(checkpoint), **named, "transition_weight": "auto"}
+            evaluation = self._evaluation(spec, **weighed)
             results = evaluation.evaluate(with_rankings=True)
             seconds |= stopwatch.lap("evaluation")
             facts |= self._facts(spec, evaluation.checkpoint[0]) | {"num_trials": num_trials, "options": options}
-            command = self._command(spec, options)
-            lines += [
-                self._line(task, result, scores, facts, seconds, command, stopwatch, title)
-                for result, scores in zip(results, (_OWN, _SUM), strict=True)
-            ]
+            for result, scores in zip(results, (_OWN, _SUM), strict=True):
+                name = {"model_name_or_path": _MODEL if spec["trains"] else _PRETRAINED}
+                evaluated = self._evaluate_command(spec, {**(weighed if scores == _SUM else named), **name})
+                run = [*commands, evaluated]
+                lines.append(self._line(task, evaluation, result, scores, facts, seconds, run, stopwatch, title))
         if not self.keep_models:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remove(folder)
         return lines
 
     def _facts(self, spec: Mapping[str, Any], model: TransRecModel) -> dict[str, Any]:
@@ -246,20 +305,36 @@ class Worker:
             "num_parameters": model.num_parameters(),
         }
 
-    def _command(self, spec: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-        named = {"model_name_or_path": "PRETRAINED"} if "pretrain" in spec else {}
-        if not spec["trains"]:
-            return ["transrec", "evaluate", *to_options({**named, "transition_weight": "auto"})]
-        return ["transrec", "finetune", *to_options({**options, **named, "seed": spec["seed"]})]
+    def _finetune_command(self, spec: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+        pretrained = {"model_name_or_path": _PRETRAINED} if "pretrain" in spec else {}
+        named = {**pretrained, **self._named(spec), **options, "seed": spec["seed"], "output_dir": _MODEL}
+        return ["transrec", "finetune", *to_options(self._public(named))]
+
+    def _evaluate_command(self, spec: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+        """Returns the command that finds the numbers of a row again, after those that make its checkpoint."""
+        given = {
+            "model_name_or_path": options["model_name_or_path"],
+            **self._named(spec),
+            **spec["evaluation"],
+            **options,
+        }
+        if given["model_name_or_path"] not in CONTENT_BASELINES and not self._read_features(spec, given):
+            given = {name: value for name, value in given.items() if name not in CONTENT_OPTIONS}
+        return ["transrec", "evaluate", *to_options(self._public({**given, "by_group": True}))]
+
+    def _named(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options that name a task's data set."""
+        return {"dataset_config_name": spec["dataset"], "data_dir": self.data_dir, **spec["data"]}
 
     def _line(
         self,
         task: Task,
+        evaluation: EvaluationTask,
         result: dict,
         scores: str,
         facts: Mapping[str, Any],
         seconds: Mapping[str, float],
-        command: list[str],
+        commands: list[list[str]],
         stopwatch: "_Stopwatch",
         title: str,
     ) -> dict:
@@ -268,8 +343,13 @@ class Worker:
         name = f"{task.id}-{facts['model'] if facts['kind'] == 'baseline' else scores.replace(' ', '')}"
         if title != spec["dataset"]:
             name += f"-of-{result['protocol']['num_candidates']}"
-        on_platform = {"dataset_config_name": spec["dataset"], "data_dir": "DATA", **spec["data"]}
-        save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"])
+        users = None
+        if spec["known_users"] is not None:  # other users with each seed, which no command but the suite's tests
+            users = evaluation.evaluator.sequences["user_id"][:]
+            only = {"datasets": [spec["dataset"]], "seeds": [spec["seed"]]}
+            commands = [["transrec", "benchmark", "SUITE", *to_options(only)]]
+        if self.is_main_process:
+            save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"], users)
         return {
             "schema": SCHEMA,
             "id": task.id,
@@ -292,8 +372,7 @@ class Worker:
             "hardware": hardware(),
             "started": stopwatch.started,
             "seconds": dict(seconds),
-            "peak_memory_bytes": peak_memory(),
-            "command": " ".join(_without_folders([*command, *to_options(on_platform)])),
+            "command": " && ".join(map(shlex.join, commands)),
             "card": None,
         }
 
@@ -311,14 +390,19 @@ class _Stopwatch:
         return {name: round(self._last - last, 2)}
 
 
-def save_rankings(path: Path, rankings: Rankings) -> None:
-    """Keeps the ranks of the users' targets, for statistics over users."""
+def save_rankings(path: Path, rankings: Rankings, users: Sequence[str] | None = None) -> None:
+    """Keeps the ranks of the users' targets, for statistics over users.
+
+    Args:
+        path: the file.
+        rankings: of the users.
+        users: their ids, where not every seed has the same users in the same order.
+    """
+    ranks = {"num_better": rankings.num_better.int().numpy(), "num_tied": rankings.num_tied.int().numpy()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("wb") as file:
-        np.savez_compressed(
-            file, num_better=rankings.num_better.int().numpy(), num_tied=rankings.num_tied.int().numpy()
-        )
+        np.savez_compressed(file, **ranks, **({} if users is None else {"users": np.asarray(users, dtype=str)}))
     unfinished.replace(path)
 
 

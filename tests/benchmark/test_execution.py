@@ -1,11 +1,27 @@
 """How tasks are run: in order, once, with failures apart."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
-from modeling_transrec.benchmark.execution import FAILURES, RESULTS, Execution, append_line, read_lines
+from modeling_transrec.benchmark import execution as module
+from modeling_transrec.benchmark.execution import (
+    FAILURES,
+    RESULTS,
+    Execution,
+    _Progress,
+    end_with,
+    read_lines,
+    replace_lines,
+)
 from modeling_transrec.benchmark.suites import Suite, Task
+from modeling_transrec.models.folder_locks import locked
 
 
 SUITE = Suite("A suite", {"m": {}}, ["A"], name="mine")
@@ -17,14 +33,15 @@ class FakeExecution(Execution):
     def _run_one(self, task):
         self.__dict__.setdefault("done", []).append(task.id)
         if task.spec.get("bad"):
-            return [], 1.0, ["Traceback …", "ValueError: it is bad"]
+            rows = [{"id": task.id, "kind": "baseline", "model": one} for one in task.spec.get("rows", ())]
+            return rows, 1.0, ["Traceback …", "ValueError: it is bad"]
         if task.kind == "pretrain":
             mark = self.folder / "pretrained" / task.id / "benchmark.json"
             mark.parent.mkdir(parents=True)
             mark.write_text("{}")
             return [], 1.0, None
         line = {"id": task.id, "kind": "trained", "scores": "own", "metrics": {"hr@10": 0.5, "ndcg@10": 0.25}}
-        return [line], 1.0, None
+        return [line] * task.spec.get("num_lines", 1), 1.0, None
 
 
 def chain(bad: bool = False) -> list[Task]:
@@ -58,17 +75,68 @@ def test_a_failure_stops_only_what_needs_it_and_is_tried_again(tmp_path):
     assert again.done == [chain(bad=True)[0].id]
 
 
-def test_a_line_that_a_kill_has_cut_is_done_again(tmp_path):
-    tasks = chain()
-    FakeExecution(tmp_path).run(SUITE, tasks, str)
-    path = tmp_path / RESULTS
-    path.write_bytes(path.read_bytes()[:-10])
+def test_a_task_that_succeeds_later_is_no_failure_any_more(tmp_path):
+    """Its failure is dropped, and the lines that were there of it are replaced."""
+    task, other = Task("baselines", "rows", {"bad": True, "rows": ["a", "b"]}), Task("dance", "other", {"bad": True})
+    FakeExecution(tmp_path).run(SUITE, [task, other], str)
+    assert [line["model"] for line in read_lines(tmp_path / RESULTS)] == ["a", "b"]
+    assert {line["id"] for line in read_lines(tmp_path / FAILURES)} == {task.id, other.id}
     again = FakeExecution(tmp_path)
-    assert len(again.run(SUITE, tasks, str)) == 2 and len(again.done) == 1
+    again._run_one = lambda one: ([{"id": one.id, "kind": "baseline", "model": "c"}], 1.0, None)
+    again.run(SUITE, [task], str)
+    assert [line["model"] for line in read_lines(tmp_path / RESULTS)] == ["c"]
+    assert [line["id"] for line in read_lines(tmp_path / FAILURES)] == [other.id]
+
+
+def test_a_full_disk_leaves_all_lines_of_a_task_or_none(tmp_path, monkeypatch):
+    """The write fails in the middle; the task is done again, and nothing of it is twice."""
+    tasks = [Task("model", "one", {"num_lines": 3}), Task("model", "other", {"num_lines": 3, "seed": 2})]
+    FakeExecution(tmp_path).run(SUITE, tasks[:1], str)
+    before = (tmp_path / RESULTS).read_bytes()
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("modeling_transrec.models.whole_saves.write_out", full)
+    with pytest.raises(OSError, match="no room left"):
+        FakeExecution(tmp_path).run(SUITE, tasks, str)
+    assert (tmp_path / RESULTS).read_bytes() == before
+    monkeypatch.undo()
+    again = FakeExecution(tmp_path)
+    assert len(again.run(SUITE, tasks, str)) == 6 and again.done == [tasks[1].id]
+
+
+def test_one_command_at_a_time_runs_in_a_folder(tmp_path):
+    code = "import sys, time; from modeling_transrec.models.folder_locks import locked\n"
+    code += "with locked(sys.argv[1]): print('locked', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"locked\n"
+            with pytest.raises(BlockingIOError, match=f"process {other.pid} .* writes into {tmp_path}"):
+                FakeExecution(tmp_path).run(SUITE, chain(), str)
+        finally:
+            other.kill()
+    assert len(FakeExecution(tmp_path).run(SUITE, chain(), str)) == 2  # the lock went with its process
+    with locked(tmp_path):
+        pass
+
+
+def test_what_is_left_takes_as_long_as_its_like_by_so_many_at_a_time():
+    said = []
+    quick = [Task("baselines", f"quick {number}", {"number": number}) for number in range(2)]
+    slow = [Task("model", f"slow {number}", {"number": number, "trains": True}) for number in range(5)]
+    progress = _Progress([*quick, *slow], num_processes=2, say=said.append)
+    progress.end(quick[0], "done", 2.0)
+    progress.end(slow[0], "done", 60.0)
+    assert said[-1].endswith("about 2 min left")  # (2 + 4 * 60) / 2 = 121 s, not 5 * 31
+    for task in slow[1:4]:
+        progress.end(task, "done", 60.0)
+    progress.end(quick[1], "done", 2.0)
+    assert said[-1].endswith("about 60 s left")  # one training is not divided
 
 
 def test_other_lines_of_the_folder_are_kept(tmp_path):
-    append_line(tmp_path / RESULTS, {"id": "of another suite"})
+    replace_lines(tmp_path / RESULTS, "x", [{"id": "of another suite"}])
     assert len(FakeExecution(tmp_path).run(SUITE, chain(), str)) == 2
     assert len(read_lines(tmp_path / RESULTS)) == 3
 
@@ -91,3 +159,72 @@ def test_a_process_that_fails_leaves_its_last_words(tmp_path):
     (failure,) = read_lines(tmp_path / FAILURES)
     assert "KeyError: 'dance'" in failure["problem"][-1] and "FAILED" in said[0]
     assert "KeyError" in (tmp_path / "logs" / f"{failure['id']}.log").read_text()
+
+
+def test_a_process_ends_with_the_one_it_watches():
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    code = "import sys, time; from modeling_transrec.benchmark import execution; execution._BETWEEN_LOOKS = 0.05\n"
+    code += "execution.end_with(sys.argv[1], int(sys.argv[2])); print('watching', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, module.socket.gethostname(), str(parent.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout.readline() == b"watching\n"
+            time.sleep(0.3)
+            assert child.poll() is None
+            parent.kill()
+            parent.wait()
+            assert child.wait(timeout=10) == 1
+        finally:
+            child.kill()
+
+
+def test_another_host_is_not_watched(monkeypatch):
+    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("it watches"))
+    end_with("another.host", os.getpid())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [None, sys.executable])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_task_ends_with_the_command(tmp_path, launcher, how):
+    """The task trains for hours; its process is gone seconds after the command's."""
+    code = f"""
+import sys
+from pathlib import Path
+from modeling_transrec.benchmark.execution import Execution
+from modeling_transrec.benchmark.suites import Suite
+
+if __name__ == "__main__":
+    row = {{"modality": "id", "hidden_size": 16, "num_train_epochs": 100_000}}
+    suite = Suite("A suite", {{"IDRec": row}}, ["Sample_Target"], baselines=[], seeds=[1])
+    Execution(Path(sys.argv[1]), launcher={launcher!r}, use_cpu=True).run(suite, suite.tasks())
+"""
+    (tmp_path / "command.py").write_text(code)
+    folder = tmp_path / "out"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = subprocess.Popen([sys.executable, str(tmp_path / "command.py"), str(folder)], env=environment)
+    try:
+        wait_for(lambda: any(folder.glob("models/*/_locked_by.json")), 120)
+        (owner,) = folder.glob("models/*/_locked_by.json")
+        task = json.loads(owner.read_text())["process"]
+        command.send_signal(how)
+        command.wait(timeout=60)
+        wait_for(lambda: not is_running(task), 20)
+    finally:
+        command.kill()
+
+
+def wait_for(happens, seconds):
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+
+
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{process}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"

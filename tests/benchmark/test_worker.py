@@ -1,9 +1,17 @@
 """Tasks of a benchmark, in this process."""
 
+import shlex
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from modeling_transrec import SAMPLE_BACKBONE
+from modeling_transrec.benchmark.known_users import KnownUsersArguments
 from modeling_transrec.benchmark.suites import Suite
 from modeling_transrec.benchmark.worker import Worker
+from modeling_transrec.cli import evaluate, finetune, pretrain
+from modeling_transrec.evaluation.baselines import BASELINES
 
 
 def test_too_many_candidates_are_refused_before_anything_is_trained_or_ranked(tmp_path, monkeypatch):
@@ -15,3 +23,112 @@ def test_too_many_candidates_are_refused_before_anything_is_trained_or_ranked(tm
     for task in tasks:
         with pytest.raises(ValueError, match="400 candidates need 399; give fewer"):
             Worker(tmp_path, use_cpu=True).run(task)
+
+
+def baselines(**changes):
+    made = {"datasets": ["Sample_Target"], "models": {}, "max_seq_len": 7, "metrics": ["hr", "ndcg"], **changes}
+    (task,) = Suite("A suite", **made).tasks()
+    return task
+
+
+def test_a_row_that_fails_does_not_lose_the_others(tmp_path, monkeypatch, capsys):
+    def fail(platform):
+        raise MemoryError("no room")
+
+    monkeypatch.setitem(BASELINES, "transitions", fail)
+    worker = Worker(tmp_path, use_cpu=True)
+    lines = worker.run(baselines(baselines=["random", "transitions", "popularity"]))
+    assert [line["model"] for line in lines] == ["random", "popularity"]
+    assert worker.failed == {"transitions": "no room"} and "MemoryError" in capsys.readouterr().err
+
+
+def test_work_that_rows_share_is_in_each_that_needs_it(tmp_path):
+    named = ["random", "content-knn", "content-and-transitions", "transitions"]
+    task = baselines(baselines=named, backbones={"text_model_name_or_path": SAMPLE_BACKBONE})
+    lines = {line["model"]: line for line in Worker(tmp_path, use_cpu=True).run(task)}
+    seconds = {name: line["seconds"] for name, line in lines.items()}
+    assert [*seconds["random"]] == ["preparation", "evaluation"]
+    content, both = seconds["content-knn"], seconds["content-and-transitions"]
+    assert content["content"] == both["content"] > 0 and content["content_settings"] == both["content_settings"] > 0
+    assert both["transitions"] == seconds["transitions"]["transitions"] and "content" not in seconds["transitions"]
+    assert len({line["peak_memory_bytes"] for line in lines.values()}) == 1  # of the one process
+
+
+def test_users_are_named_where_each_seed_tests_others(tmp_path):
+    lines, users = [], {}
+    suite = Suite("A suite", {}, ["Sample_Target"], known_users=[700], baselines=["popularity"], seeds=[1, 2])
+    for task in suite.tasks():
+        (line,) = Worker(tmp_path, use_cpu=True).run(task)
+        users[line["seed"]] = np.load(tmp_path / line["rankings"])["users"].tolist()
+        lines.append(line)
+        data = KnownUsersArguments(num_known_users=700, draw=line["seed"])
+        assert users[line["seed"]] == data.load_sequences("test", max_seq_len=50)["user_id"][:]
+    assert users[1] != users[2] and len(users[1]) == 100
+    assert lines[0]["command"] == "transrec benchmark SUITE --datasets Sample_Target --seeds 1"
+    (line,) = Worker(tmp_path, use_cpu=True).run(baselines(baselines=["popularity"]))
+    assert set(np.load(tmp_path / line["rankings"])) == {"num_better", "num_tied"}
+
+
+COMMANDS = {"pretrain": pretrain.main, "finetune": finetune.main, "evaluate": evaluate.main}
+
+
+def run(command, folder):
+    """Runs the command of a line in a folder; returns what the last part of it returns."""
+    known = {
+        "PRETRAINED": folder / "PRETRAINED",
+        "MODEL": folder / "MODEL",
+        Path(SAMPLE_BACKBONE).name: SAMPLE_BACKBONE,
+    }
+    found = None
+    for part in command.split(" && "):
+        program, name, *options = shlex.split(part)
+        assert program == "transrec"
+        if name != "evaluate":
+            options += ["--disable_tqdm", "true", "--report_to", "none"]
+        found = COMMANDS[name]([str(known.get(one, one)) for one in [*options, "--use_cpu", "true"]])
+    return found
+
+
+def same_as_its_command(line, folder):
+    found = run(line["command"], folder)
+    assert found["protocol"]["fingerprint"] == line["protocol"]["fingerprint"]
+    assert {name: round(value, 6) for name, value in found["metrics"].items()} == line["metrics"]
+    assert found["groups"].keys() == line["groups"].keys()
+
+
+def test_the_command_of_a_row_that_needs_no_training_finds_its_numbers(tmp_path):
+    named = ["content-knn", "last-item-transitions"]
+    backbones = {"text_model_name_or_path": SAMPLE_BACKBONE}
+    changes = {"data": {"min_actions": 6}, "sampled": {"num_candidates": [9], "max_eval_users": 50}}
+    lines = Worker(tmp_path, use_cpu=True).run(baselines(baselines=named, backbones=backbones, **changes))
+    assert len(lines) == 4
+    for line in lines:
+        same_as_its_command(line, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_commands_of_models_find_their_numbers(tmp_path):
+    """From pretraining to the test split; each part as a command of its own, and options that are text with spaces."""
+    steps = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    suite = Suite(
+        "A suite",
+        {
+            "HasPT": {"pretrained": "source", "learning_rate": 2e-3},
+            "zero-shot": {"pretrained": "source", "train": False},
+            "text": {"reads": "text", "freeze_backbone": True, "item_prefix": "passage: "},
+        },
+        ["Sample_Target"],
+        seeds=[3],
+        max_seq_len=9,
+        metrics=["hr", "ndcg", "diversity"],
+        backbones={"text_model_name_or_path": SAMPLE_BACKBONE},
+        baselines=["popularity", "content-and-transitions"],
+        pretraining={"source": {"dataset_config_name": ["Sample_Source"], "modality": "text"}},
+        train={"hidden_size": 16, "num_attention_heads": 1, **steps},
+    )
+    worker, lines = Worker(tmp_path / "suite", use_cpu=True), []
+    for task in suite.tasks():
+        lines += worker.run(task)
+    assert {(line["model"], line["scores"]) for line in lines} > {("HasPT", "own"), ("HasPT", "own + transitions")}
+    for number, line in enumerate(lines):
+        same_as_its_command(line, tmp_path / str(number))
