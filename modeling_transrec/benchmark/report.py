@@ -1,22 +1,23 @@
 """Tells what a suite has found, as Markdown: tables with intervals, and what is shown in words."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..evaluation.baselines import BASELINES, describe_left_out, num_settings, num_weights
 from ..evaluation.metrics import METRICS
 from ..hub.results import markdown_table
+from ..models.whole_saves import write_whole
 from .published import published_results
 from .statistics import Difference, Estimate, compare, estimate, values_of_users
 from .suites import Suite
 
 
-_GROUPS = {"cold": ("target 0",), "warm": ("target 50+",), "short": ("history 1-4",), "long": ("history 50+",)}
+_PUBLISHED = ("hr@10", "ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -25,56 +26,99 @@ class Row:
     A model on a data set, by its own scores or with transitions, over its seeds.
 
     Args:
-        lines: lines of results, one a seed.
-        values: `(S, N)` of seeds and users, by metric.
+        name: the model's, and what is added to its scores.
+        lines: lines of results, one a seed, by seed.
+        values: `(S, N)` of seeds and users, by metric; NaN where a user is not tested with a seed.
     """
 
+    name: str
     lines: Sequence[dict]
     values: dict[str, np.ndarray]
 
     @property
-    def name(self) -> str:
-        """The model's name, and what is added to its scores."""
-        scores = self.lines[0]["scores"]
-        return self.lines[0]["model"] + scores.removeprefix("own")
+    def seeds(self) -> list[int | None]:
+        """The seeds; `None` of what has none."""
+        return [line["seed"] for line in self.lines]
+
+    @property
+    def num_settings(self) -> int:
+        """Number of settings of hyper-parameters that were tried on the validation split."""
+        first = self.lines[0]
+        return num_settings(first["model"]) if first["kind"] == "baseline" else max(1, first["num_trials"])
 
     @property
     def k(self) -> int:
-        """Cut-off of the main table: 10, or 1 where there are no more candidates than that."""
-        return 10 if self.lines[0]["protocol"]["num_candidates"] > 10 else 1
+        """Cut-off of the main table."""
+        return _cutoff(self.lines[0])
 
     def mean(self, metric: str) -> float:
         """Returns a metric's mean over seeds."""
         return float(np.mean([line["metrics"][metric] for line in self.lines]))
 
     def seconds(self) -> float:
-        """Returns the mean time of training and evaluation, with that of the pretraining."""
+        """Mean time of training and evaluation, with that of the pretraining and of the search for settings."""
         return float(np.mean([sum(line["seconds"].values()) for line in self.lines]))
 
 
 def read_rows(lines: Iterable[dict], folder: Path) -> list[Row]:
-    """Returns the rows of one data set: what lines of the same model and scores say, with the users' ranks.
+    """Returns the rows of one data set: what lines of the same model, scores and budget say, with the users' ranks.
 
     Args:
         lines: of one data set and one number of known users.
         folder: where `rankings/` lies.
     """
-    by_row = defaultdict(list)
+    by_row: dict[tuple, dict[int | None, dict]] = {}
     for line in lines:
-        by_row[line["model"], line["scores"]].append(line)
+        by_row.setdefault((line["model"], line["scores"], line["num_trials"]), {})[line["seed"]] = line
+    budgets: dict[tuple, int] = {}
+    for model, scores, _ in by_row:
+        budgets[model, scores] = budgets.get((model, scores), 0) + 1
+    found = [
+        (
+            (model, scores, num_trials),
+            [of_seeds[seed] for seed in sorted(of_seeds, key=lambda one: (one is None, one))],
+        )
+        for (model, scores, num_trials), of_seeds in by_row.items()
+    ]
+    ranks = {line["rankings"]: dict(np.load(folder / line["rankings"])) for _, seeds in found for line in seeds}
+    users = [one["users"] for one in ranks.values() if "users" in one]  # with each seed others
+    everybody = np.unique(np.concatenate(users)) if users else None
     rows = []
-    for found in by_row.values():
-        ranks = [np.load(folder / line["rankings"], allow_pickle=False) for line in found]
-        k = Row(found, {}).k
+    for (model, scores, num_trials), of_seeds in found:
+        name = model + scores.removeprefix("own")
+        if budgets[model, scores] > 1:
+            name += f", {max(1, num_trials)} settings"
         values = {
-            metric: np.stack([values_of_users(one["num_better"], one["num_tied"], metric, k) for one in ranks])
+            metric: np.stack([_values(ranks[line["rankings"]], metric, _cutoff(line), everybody) for line in of_seeds])
             for metric in ("hr", "ndcg")
         }
-        rows.append(Row(found, values))
+        rows.append(Row(name, of_seeds, values))
     return rows
 
 
-def write_report(suite: Suite, lines: Sequence[dict], folder: Path, tuned: Iterable[dict] = ()) -> Path:
+def _cutoff(line: Mapping[str, Any]) -> int:
+    """Returns 10, or 1 where there are no more candidates than that."""
+    return 10 if line["protocol"]["num_candidates"] > 10 else 1
+
+
+def _values(ranks: Mapping[str, np.ndarray], metric: str, k: int, everybody: np.ndarray | None) -> np.ndarray:
+    """Returns a metric of each user `(N,)`; of everybody, if users are named, and then NaN of those not tested."""
+    values = values_of_users(ranks["num_better"], ranks["num_tied"], metric, k)
+    if everybody is None:
+        return values
+    of_all = np.full(len(everybody), np.nan)
+    of_all[np.searchsorted(everybody, ranks["users"])] = values
+    return of_all
+
+
+def write_report(
+    suite: Suite,
+    lines: Sequence[dict],
+    folder: Path,
+    tuned: Iterable[dict] = (),
+    failures: Sequence[dict] = (),
+    num_others: int = 0,
+) -> Path:
     """Writes `results.md`, and returns its path.
 
     Args:
@@ -82,49 +126,89 @@ def write_report(suite: Suite, lines: Sequence[dict], folder: Path, tuned: Itera
         lines: its lines of results.
         folder: of the benchmark.
         tuned: what searches for hyper-parameters have found, see [`~tuning.tune`], each with its `title`.
+        failures: lines of `failures.jsonl`.
+        num_others: number of lines in the folder that are of the suite with other options, and not shown.
     """
-    parts = [f"# {suite.title}", suite.about.strip(), *_describe_runs(suite, lines)]
-    for dataset in (table for name in suite.datasets for table in suite.tables(name)):
-        of_dataset = [line for line in lines if line["dataset"] == dataset]
-        curves: dict[int | None, list[Row]] = {}
-        for known in suite.known_users:
-            users = None if known == "all" else int(known)
-            rows = read_rows((line for line in of_dataset if line["known_users"] == users), folder)
-            if rows:
-                curves[users] = rows
-        for users, rows in curves.items():
-            parts += _sections(suite, dataset if users is None else f"{dataset}, {users:,} users known", rows)
-        if len(curves) > 1:
-            parts += ["### By the number of known users: NDCG@10", learning_curve(curves)]
-        if None in curves:
-            parts += _published(dataset)
+    parts = [f"# {suite.title}", suite.about.strip(), *_describe_runs(lines, suite.reference), _failed(failures)]
+    if num_others:
+        parts.append(
+            f"{num_others:,} more lines of `results.jsonl` are not shown: they were made with other options or "
+            "backbones, or by another version of the suite."
+        )
+    for dataset in suite.datasets:
+        for table in suite.tables(dataset):
+            of_table = [line for line in lines if line["dataset"] == table]
+            curves: dict[int | None, list[Row]] = {}
+            for known in suite.known_users:
+                users = None if known == "all" else int(known)
+                rows = read_rows((line for line in of_table if line["known_users"] == users), folder)
+                if rows:
+                    curves[users] = rows
+            for users, rows in curves.items():
+                title = table if users is None else f"{table}, {users:,} users known"
+                parts += [f"## {title}", *_sections(suite, rows, failures)]
+            if not curves:
+                parts += [f"## {table}", "Nothing has been run yet."]
+            if len(curves) > 1:
+                parts += ["### By the number of known users: NDCG@10", learning_curve(curves)]
+            if "all" in suite.known_users:
+                parts += _published(suite, table, curves.get(None, []))
     parts += _tuning(list(tuned))
     path = folder / "results.md"
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 
 
-def _describe_runs(suite: Suite, lines: Sequence[dict]) -> list[str]:
+def _describe_runs(lines: Sequence[dict], reference: str) -> list[str]:
     if not lines:
         return ["Nothing has been run yet."]
     machines = sorted({f"{line['hardware']['gpu'] or line['hardware']['processor']}" for line in lines})
-    packages = lines[-1]["versions"]
-    used = ", ".join(f"{name} {packages[name]}" for name in ("modeling_transrec", "torch", "transformers"))
+    seeds = sorted({line["seed"] for line in lines} - {None})
     return [
         f"Test split, whole catalogue, items of the history left out; epochs, weights and settings chosen on the "
-        f"validation split. Seeds {', '.join(map(str, suite.seeds))}. In brackets 95 % intervals over users, who are "
+        f"validation split. Seeds {', '.join(map(str, seeds))}. In brackets 95 % intervals over users, who are "
         "drawn again 2,000 times; ± is the standard deviation over seeds. *Better* and *worse* than "
-        f"{suite.reference} need both the interval and p < 0.05 over users and over seeds, corrected for the number "
-        f"of rows (Benjamini and Hochberg). {used}; {', '.join(machines)}."
+        f"{reference} need both the interval and p < 0.05 over users and over seeds, corrected for the number "
+        "of rows (Benjamini and Hochberg).",
+        "*Settings* is how many settings of hyper-parameters were tried on the validation split; for transitions that "
+        f"are added to a model's scores, {num_weights()} weights and settings more, without another training. "
+        "*Seconds* are those of a row: pretraining, search, training and evaluation; what several rows that need no "
+        "training share, such as encoding, is in each that needs it. *GiB* is the most memory of the process, one for "
+        "all rows that need no training.",
+        f"{_describe_versions(lines)}; {', '.join(machines)}.",
     ]
 
 
-def _sections(suite: Suite, title: str, rows: Sequence[Row]) -> list[str]:
+def _describe_versions(lines: Sequence[dict]) -> str:
+    """Returns the versions of packages, and says so if they are not the same for all lines."""
+    counts: dict[str, int] = {}
+    for line in lines:
+        packages = line["versions"]
+        used = [
+            f"{name} {packages[name]}" for name in ("modeling_transrec", "torch", "transformers") if name in packages
+        ]
+        used += [f"commit {line['git_commit'][:12]}"] if line["git_commit"] else []
+        counts[", ".join(used)] = counts.get(", ".join(used), 0) + 1
+    if len(counts) == 1:
+        return next(iter(counts))
+    listed = "; ".join(f"{count:,} lines with {used}" for used, count in counts.items())
+    return f"**The lines are of several versions**, and may differ for that: {listed}"
+
+
+def _failed(failures: Sequence[dict]) -> str:
+    if not failures:
+        return ""
+    listed = "\n".join(f"- {one['title']}: `{one['problem'][-1].replace('`', '')}`" for one in failures)
+    return f"## Failed\n\nThe same command tries these again, and what needs them:\n\n{listed}"
+
+
+def _sections(suite: Suite, rows: Sequence[Row], failures: Sequence[dict]) -> list[str]:
     protocol = rows[0].lines[0]["protocol"]
     size = f"{protocol['num_users']:,} users, {protocol['num_candidates']:,} items"
     ranking = "" if protocol["ranking"].startswith("full") else f", {protocol['ranking']}"
     about = f"{size}{ranking}, fingerprint `{protocol['fingerprint']}`."
-    parts = [f"## {title}", about, results_table(rows, suite.reference)]
+    parts = [about, results_table(rows, suite.reference), _left_out(suite, rows, failures)]
     measured = rows[0].lines[0]["metrics"]  # of a few candidates there are no lists
     beyond = [
         name for name in METRICS if METRICS[name].needs_lists and name in suite.metrics and f"{name}@10" in measured
@@ -135,34 +219,54 @@ def _sections(suite: Suite, title: str, rows: Sequence[Row]) -> list[str]:
     return [*parts, "### By group: NDCG@10", groups] if groups else parts
 
 
+def _left_out(suite: Suite, rows: Sequence[Row], failures: Sequence[dict]) -> str:
+    """Returns which rows of what needs no training a table lacks, and why."""
+    there = {row.lines[0]["model"] for row in rows}
+    if suite.baselines is None:
+        failed = " ".join(one["problem"][-1] for one in failures)  # they stand in a section of their own
+        return describe_left_out(there | {name for name in BASELINES if f"{name} failed" in failed})
+    others = [name for name in BASELINES if name not in suite.baselines]
+    return f"The suite leaves out {', '.join(others)}." if others and suite.baselines else ""
+
+
 def results_table(rows: Sequence[Row], reference: str) -> str:
     """Returns the main table: metrics with intervals, and what each row is worth beside the reference."""
     base = next((row for row in rows if row.name == reference), None)
-    compared = [] if base is None else [row for row in rows if row is not base and _has_same_users(row, base)]
-    found = compare([row.values["ndcg"] for row in compared], base.values["ndcg"]) if base is not None else []
-    shown = {row.name: _difference(one) for row, one in zip(compared, found, strict=True)}
+    pairs = {row.name: _pair(row, base) for row in rows if row is not base} if base is not None else {}
+    compared = {name: pair for name, pair in pairs.items() if pair is not None}
+    shown = dict(zip(compared, map(_difference, compare(list(compared.values()))), strict=True))
     cells = [
         (
             row.name,
             _estimate(estimate(row.values["hr"])),
             _estimate(estimate(row.values["ndcg"])),
             shown.get(row.name, "reference" if row is base else "other histories" if base is not None else ""),
+            str(row.num_settings),
             f"{row.seconds():,.0f}",
             f"{max(line['peak_memory_bytes'] for line in row.lines) / 2**30:.1f}",
         )
         for row in rows
     ]
     k = rows[0].k
-    header = ("model", f"HR@{k}", f"NDCG@{k}", f"NDCG@{k} beside {reference}", "seconds", "GiB")
+    header = ("model", f"HR@{k}", f"NDCG@{k}", f"NDCG@{k} beside {reference}", "settings", "seconds", "GiB")
     return markdown_table(header, cells, aligned=True)
 
 
-def _has_same_users(row: Row, base: Row) -> bool:
-    """Returns whether two rows rank the same targets after the same histories, seed by seed."""
-    users = [{(line["seed"], line["protocol"]["fingerprint"]) for line in one.lines} for one in (row, base)]
-    if row.lines[0]["known_users"] is None:
-        users = [{fingerprint for _, fingerprint in one} for one in users]
-    return users[0] == users[1]
+def _pair(row: Row, base: Row) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the values of two rows for the same seeds and users; `None` if they ranked after other histories."""
+    prints, of_base = ({line["seed"]: line["protocol"]["fingerprint"] for line in one.lines} for one in (row, base))
+    values, reference = row.values["ndcg"], base.values["ndcg"]
+    if row.lines[0]["known_users"] is None:  # the same users with every seed
+        if {*prints.values()} != {*of_base.values()}:
+            return None
+        if [None] in (row.seeds, base.seeds):
+            return values, reference
+    common = [seed for seed in row.seeds if seed in base.seeds]
+    if any(prints[seed] != of_base[seed] for seed in common):
+        return None
+    if not common:
+        return (values, reference.mean(axis=0, keepdims=True)) if row.lines[0]["known_users"] is None else None
+    return values[[row.seeds.index(seed) for seed in common]], reference[[base.seeds.index(seed) for seed in common]]
 
 
 def _estimate(found: Estimate) -> str:
@@ -208,21 +312,27 @@ def learning_curve(curves: dict[int | None, list[Row]]) -> str:
     return markdown_table(("model", *header), cells, aligned=True)
 
 
-def _published(dataset: str) -> list[str]:
+def _published(suite: Suite, dataset: str, rows: Sequence[Row]) -> list[str]:
+    """Returns the published numbers below the suite's own models, whose cells are empty until they are run."""
     found = published_results(dataset)
     if not found:
         return []
+    models = [name for name, row in suite.models.items() if dataset in row.get("datasets", suite.datasets)]
+    run = [row for row in rows if row.lines[0]["kind"] != "baseline"]
+    ours = [(row.name, *(f"{row.mean(name):.4f}" for name in _PUBLISHED), "this suite", "") for row in run]
+    there = {row.lines[0]["model"] for row in run}
+    ours += [(name, "", "", "this suite, not run yet", "") for name in models if name not in there]
     cells = [
         (
-            one.name,
-            *(f"{one.metrics[name]:.4f}" if name in one.metrics else "" for name in ("hr@10", "ndcg@10")),
+            f"{one.name}, {one.setting}",
+            *(f"{one.metrics[name]:.4f}" if name in one.metrics else "" for name in _PUBLISHED),
             f"[{one.where}]({one.url}), {one.run_by}",
-            " ".join(one.differences) or "nothing that is known",
+            " ".join(f"{sentence.rstrip('.')}." for sentence in one.differences),
         )
         for one in sorted(found, key=lambda one: -one.metrics.get("ndcg@10", 0.0))
     ]
-    table = markdown_table(("published", "HR@10", "NDCG@10", "source", "what differs"), cells, aligned=True)
-    return [f"### {dataset}: published by others", table]
+    table = markdown_table(("model", "HR@10", "NDCG@10", "source", "what differs"), [*ours, *cells], aligned=True)
+    return [f"### {dataset}: beside what others have published", table]
 
 
 def _tuning(tuned: Sequence[dict[str, Any]]) -> list[str]:
@@ -232,11 +342,12 @@ def _tuning(tuned: Sequence[dict[str, Any]]) -> list[str]:
         (
             one["title"],
             str(one["num_trials"]),
+            f"validation {one['metric']}",
             "" if one["untuned"] is None else f"{one['untuned']:.4f}",
             f"{one['value']:.4f}",
             f"`{json.dumps(one['options'])}`",
         )
         for one in tuned
     ]
-    header = ("searched", "settings", "validation HR@10, as it was", "tuned", "found")
+    header = ("searched", "settings", "chosen by", "as it was", "tuned", "found")
     return ["## What tuning gains", markdown_table(header, cells, aligned=True)]

@@ -47,22 +47,36 @@ class Estimate:
 def estimate(values: np.ndarray) -> Estimate:
     """Returns mean and interval of values `(S, N)` of `S` seeds and `N` users.
 
+    Args:
+        values: NaN where a user is not tested with a seed, as where few users are known.
+
     >>> found = estimate(np.array([[0.0, 1.0, 0.5, 0.5]] * 3))
     >>> found.mean, found.spread, found.low < 0.5 < found.high
     (0.5, 0.0, True)
     """
-    of_seeds = values.mean(axis=1)
-    low, high = _interval(values.mean(axis=0))
+    values = _tested(values)
+    of_seeds = np.nanmean(values, axis=1)
+    low, high = _interval(values)
     spread = float(of_seeds.std(ddof=1)) if len(values) > 1 else None
-    return Estimate(float(values.mean()), low, high, spread, len(values))
+    return Estimate(float(np.nanmean(values)), low, high, spread, len(values))
+
+
+def _tested(values: np.ndarray) -> np.ndarray:
+    """Returns the columns of the users that are tested with any seed."""
+    return values[:, np.isfinite(values).any(axis=0)]
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    if values.min() == values.max():  # the bootstrap of a constant
-        return float(values[0]), float(values[0])
+    """Returns the interval of the mean of values `(S, N)` over users, each drawn with all of the user's seeds."""
+    of_users, counts = np.nanmean(values, axis=0), np.isfinite(values).sum(axis=0)
+    if of_users.min() == of_users.max():  # the bootstrap of a constant
+        return float(of_users[0]), float(of_users[0])
+    is_even = counts.min() == counts.max()
     found = scipy.stats.bootstrap(
-        (values,),
-        np.mean,
+        (of_users,) if is_even else (of_users * counts, counts),
+        np.mean if is_even else lambda sums, numbers, axis: sums.sum(axis=axis) / numbers.sum(axis=axis),
+        paired=True,
+        vectorized=True,
         n_resamples=RESAMPLES,
         batch=_USERS_AT_A_TIME,
         confidence_level=CONFIDENCE,
@@ -81,7 +95,8 @@ class Difference:
         mean: of the differences.
         low, high: 95 % interval over users (paired bootstrap).
         p_users: p-value of the paired t-test over users.
-        p_seeds: p-value of the t-test over seeds, paired where both models have several; `None` with fewer than three.
+        p_seeds: p-value of the t-test over seeds, each paired with itself where both models have several; `None` with
+            fewer than three.
         p_corrected: the larger of both, corrected for the number of comparisons (Benjamini and Hochberg, 1995).
     """
 
@@ -100,22 +115,23 @@ class Difference:
         return "better" if self.mean > 0 else "worse"
 
 
-def compare(models: Sequence[np.ndarray], reference: np.ndarray) -> list[Difference]:
-    """Compares models with a reference, and corrects for how many they are.
+def compare(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Difference]:
+    """Compares models, each with its reference, and corrects for how many they are.
 
     Args:
-        models: values `(S, N)` of each model, of `S` seeds and the same `N` users.
-        reference: values `(S, N)`, or `(1, N)` of what has no seed.
+        pairs: of each model its values and the reference's `(S, N)`, of the same users and the same seeds in their
+            order; `(1, N)` of one that has no seed. NaN where a user is not tested with a seed, in both.
 
     Example:
 
     >>> generator = np.random.default_rng(0)
     >>> reference = generator.random((1, 500))
-    >>> same, better = compare([reference + 0.2 * generator.normal(size=(3, 500)), reference + 0.1], reference)
+    >>> models = [reference + 0.2 * generator.normal(size=(3, 500)), reference + 0.1]
+    >>> same, better = compare([(model, reference) for model in models])
     >>> same.in_words, better.in_words
     ('no difference shown', 'better')
     """
-    found = [_compare(values, reference) for values in models]
+    found = [_compare(*pair) for pair in pairs]
     if not found:
         return []
     worst = [max(one.p_users, one.p_users if one.p_seeds is None else one.p_seeds) for one in found]
@@ -127,11 +143,11 @@ def compare(models: Sequence[np.ndarray], reference: np.ndarray) -> list[Differe
 
 
 def _compare(values: np.ndarray, reference: np.ndarray) -> Difference:
-    of_users = (values.mean(axis=0) - reference.mean(axis=0)).round(12)  # means of the same values differ by less
-    seeds = values.mean(axis=1) - (reference.mean(axis=1) if len(reference) == len(values) else reference.mean())
-    low, high = _interval(of_users)
-    p_seeds = _p_value(seeds) if len(seeds) > 2 else None
-    return Difference(float(of_users.mean()), low, high, _p_value(of_users), p_seeds)
+    differences = _tested(values - reference).round(12)  # `(S, N)`; means of the same values differ by less
+    seeds = np.nanmean(differences, axis=1)
+    low, high = _interval(differences)
+    p_users = _p_value(np.nanmean(differences, axis=0).round(12))
+    return Difference(float(np.nanmean(differences)), low, high, p_users, _p_value(seeds) if len(seeds) > 2 else None)
 
 
 def _p_value(differences: np.ndarray) -> float:

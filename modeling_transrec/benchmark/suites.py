@@ -178,6 +178,11 @@ class Suite:
         for name, row in {**self.pretraining, **self.models}.items():
             self._check_row(name, row)
 
+    @property
+    def has_space(self) -> bool:
+        """Whether there are hyper-parameters to search."""
+        return bool(self.tune) or any("tune" in row for row in self.models.values())
+
     def _check_row(self, name: str, row: Mapping[str, Any]) -> None:
         _check(isinstance(row, Mapping), f"{name} must be a table of options")
         for part in _listed(row.get("reads", [])):
@@ -220,7 +225,7 @@ class Suite:
         Args:
             num_trials: settings of hyper-parameters that are tried for each model on each data set.
         """
-        if num_trials and not (self.tune or any("tune" in row for row in self.models.values())):
+        if num_trials and not self.has_space:
             raise ValueError(f"--tune {num_trials}: the suite says no space of hyper-parameters; add one as tune:")
         first: list[Task] = []
         last: list[Task] = []

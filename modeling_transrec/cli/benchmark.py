@@ -8,21 +8,26 @@ sets, models and seeds; docs/benchmark.md explains it. The suite's backbones may
     transrec benchmark amazon --data_dir DATA --text_model_name_or_path all-MiniLM-L6-v2 --output_dir outputs/amazon
 
 Each run is a process of its own. A command that is given again does what is missing: what failed, or what a suite has
-more than before. `results.jsonl` has a line for each run, `results.md` tables with intervals, `failures.jsonl` what
-failed; `transrec leaderboard` makes a page of such lines. Part of a suite, hyper-parameters searched with 10 settings
-a model, two runs at a time, and each run on several GPUs:
+more than before. `results.jsonl` has a line for each run, `results.md` tables of all of them with intervals,
+`failures.jsonl` what failed, so that the exit status is 1; `transrec leaderboard` makes a page of such lines. Only the
+tables, with the options of the run (backbones, data):
+
+    transrec benchmark sample --output_dir outputs/benchmark --report_only true
+
+Part of a suite, hyper-parameters searched with 10 settings a model, two runs at a time, and each run on several GPUs:
 
     transrec benchmark sample --models IDRec --seeds 42 --tune 10 --num_processes 2
     transrec benchmark amazon --launcher "accelerate launch --multi_gpu"
 """
 
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..benchmark.execution import Execution
+from ..benchmark.execution import FAILURES, RESULTS, Execution, read_lines
 from ..benchmark.report import write_report
 from ..benchmark.suites import SUITES, Suite, Task, read_suite
 from ..benchmark.worker import check_tasks
@@ -68,6 +73,9 @@ class BenchmarkArguments:
             "where the suite has such tables (prompting)."
         },
     )
+    report_only: bool = field(
+        default=False, metadata={"help": "Run nothing, and write the tables of what the folder has."}
+    )
     keep_models: bool = field(default=False, metadata={"help": "Keep the trained models, in models/."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     _argument_group_name = "benchmark"
@@ -79,46 +87,73 @@ class BenchmarkArguments:
             raise ValueError(f"--num_processes must be at least 1, got {self.num_processes}")
 
     def read_suite(self) -> Suite:
-        """Returns what is run."""
+        """Returns the whole suite."""
         named = {option: getattr(self, option) for option in CONTENT_OPTIONS if getattr(self, option) is not None}
-        suite = read_suite(self.suite, named, self.language_model_name_or_path)
+        return read_suite(self.suite, named, self.language_model_name_or_path)
+
+    def choose(self, suite: Suite) -> Suite:
+        """Returns the part of a suite that is run."""
         return suite.only(datasets=self.datasets, models=self.models, seeds=self.seeds)
 
 
-def run_benchmark(args: BenchmarkArguments) -> Path:
-    """Runs a suite, and returns the file of its tables.
+def run_benchmark(args: BenchmarkArguments) -> tuple[Path, bool]:
+    """Runs a suite, and writes the tables of all that its folder has of it.
+
+    Returns:
+        The file of the tables, and whether nothing of what was to run has failed.
 
     Raises:
         OptionError: for a suite that cannot be meant, before anything runs.
     """
     try:
         suite = args.read_suite()
-        tasks = suite.tasks(args.tune)
+        tasks = args.choose(suite).tasks(args.tune)
         check_tasks(tasks)
     except ValueError as error:
         raise OptionError(str(error)) from error
     folder = Path(args.output_dir or Path("outputs", "benchmark", suite.name))
-    execution = Execution(folder, args.data_dir, args.launcher, args.num_processes, args.use_cpu, args.keep_models)
-    lines = execution.run(suite, tasks, lambda sentence: print(sentence, flush=True))
-    return write_report(suite, lines, folder, _read_tuned(tasks, folder))
+    if not args.report_only:
+        given = (args.data_dir, args.launcher, args.num_processes, args.use_cpu, args.keep_models)
+        Execution(folder, *given).run(suite, tasks, lambda sentence: print(sentence, flush=True))
+    report = _write_report(suite, args, folder)
+    failed = {line["id"] for line in read_lines(folder / FAILURES)}
+    return report, args.report_only or not failed & {task.id for task in tasks}
 
 
-def _read_tuned(tasks: Sequence[Task], folder: Path) -> list[dict]:
+def _write_report(suite: Suite, args: BenchmarkArguments, folder: Path) -> Path:
+    """Writes the tables of the whole suite, whichever part of it was run now."""
+    lines = [line for line in read_lines(folder / RESULTS) if line.get("suite") == suite.name]
+    found = list(dict.fromkeys(line["seed"] for line in lines if line["seed"] is not None))
+    added = [*suite.seeds, *(seed for seed in found if seed not in suite.seeds)]
+    searched = {0, args.tune}
+    if suite.has_space:
+        searched |= {line["num_trials"] for line in lines}
+    tasks: dict[str, Task] = {}
+    for seeds, num_trials in itertools.product((suite.seeds, args.seeds, found, added), sorted(searched)):
+        tasks |= {task.id: task for task in suite.only(seeds=seeds or None).tasks(num_trials)}
+    failures = [line for line in read_lines(folder / FAILURES) if line["id"] in tasks]
+    order = {task_id: place for place, task_id in enumerate(tasks)}  # whichever ended first
+    known = sorted((line for line in lines if line["id"] in order), key=lambda line: order[line["id"]])
+    return write_report(suite, known, folder, _read_tuned(tasks.values(), folder), failures, len(lines) - len(known))
+
+
+def _read_tuned(tasks: Iterable[Task], folder: Path) -> list[dict]:
     files = [(task.title, folder / "tuned" / f"{task.id}.json") for task in tasks if task.kind == "tune"]
     return [
         {"title": title, **json.loads(file.read_text(encoding="utf-8"))} for title, file in files if file.is_file()
     ]
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Runs `transrec benchmark`."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs `transrec benchmark`; returns the exit status, 1 if something has failed."""
     given = [*(sys.argv[1:] if args is None else args)]
     if given and not given[0].startswith("-"):
         given = ["--suite", *given]
     (parsed,) = parse_arguments((BenchmarkArguments,), given, __doc__)
-    report = run_benchmark(parsed)
+    report, is_whole = run_benchmark(parsed)
     print(f"\n{report.read_text(encoding='utf-8')}\nWritten to {report}", flush=True)
+    return 0 if is_whole else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,7 @@ A model is worth what it adds to them. Only training interactions are counted.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import datasets
@@ -24,6 +24,10 @@ from .features import Content
 from .language_models import LanguageModelRanker, LanguageModelScorer
 from .scoring import CatalogueScorer
 from .weighing import (
+    CONTENT_SETTINGS,
+    POPULARITY_WEIGHTS,
+    TRANSITION_SETTINGS,
+    TRANSITION_WEIGHTS,
     ScoringChoice,
     best_scorer,
     choose,
@@ -271,6 +275,60 @@ SLOW_BASELINES = {"item-knn": 5_000, "session-knn": 5_000, "ease": 5_000, "slim"
 COUNTING_BASELINES = ("popularity", "recent-popularity", "last-item-transitions", "transitions", *SLOW_BASELINES)
 COUNTING_BASELINES += ("content-and-transitions",)
 LATEST_SHARES = (0.1, 0.03, 0.3)  # of all interactions
+
+
+def num_settings(name: str) -> int:
+    """Returns how many settings of a baseline are tried on the validation split.
+
+    >>> {name: num_settings(name) for name in ("popularity", "transitions", "ease", "content-and-transitions")}
+    {'popularity': 1, 'transitions': 6, 'ease': 5, 'content-and-transitions': 49}
+    """
+    from .neighbours import SETTINGS  # scikit-learn takes a second
+
+    tried = {
+        "recent-popularity": len(LATEST_SHARES),
+        "transitions": len(TRANSITION_SETTINGS),
+        "content-knn": len(CONTENT_SETTINGS),
+        "content-and-transitions": len(CONTENT_SETTINGS) + num_weights(),
+    }
+    return tried[name] if name in tried else len(SETTINGS.get(name, [{}]))
+
+
+def num_weights() -> int:
+    """Returns how many settings and weights of transitions and popularity are tried beside any scores."""
+    without_none = len(TRANSITION_WEIGHTS) - 1  # without transitions their settings do nothing
+    return 1 + without_none * len(TRANSITION_SETTINGS) + len(POPULARITY_WEIGHTS)
+
+
+def describe_left_out(rows: Collection[str]) -> str:
+    """Returns sentences on the baselines that [`known_baselines`] has left out of a table, and why.
+
+    Args:
+        rows: names of the table's rows.
+
+    Example:
+
+    >>> describe_left_out([name for name in BASELINES if name != "slim"])
+    'Without slim: it takes long above 1,000 users or items.'
+    """
+    missing = [name for name in BASELINES if name not in rows and name != LANGUAGE_MODEL]
+    sentences = []
+    if "popularity" in rows:
+        for limit in sorted(set(SLOW_BASELINES.values())):
+            slow = [name for name in missing if SLOW_BASELINES.get(name) == limit]
+            if slow:
+                takes = "it takes" if len(slow) == 1 else "they take"
+                sentences.append(f"Without {_listed(slow)}: {takes} long above {limit:,} users or items.")
+        if "recent-popularity" in missing:
+            sentences.append("Without recent-popularity: the times of the interactions are not known.")
+    of_content = [name for name in missing if name in CONTENT_BASELINES]
+    if len(of_content) == len(CONTENT_BASELINES) and set(rows) & set(BASELINES):
+        sentences.append(f"Without {_listed(of_content)}: no pretrained backbone was at hand for them.")
+    return " ".join(sentences)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def rank(

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from ..evaluation.baselines import BASELINES, CONTENT_BASELINES
+from ..evaluation.baselines import BASELINES, describe_left_out
 from ..models.checkpoint_files import public_name
 from .benchmark_files import task_id
 from .names import EVAL_RESULTS_FOLDER
@@ -93,12 +93,9 @@ def results_table(results: Sequence[dict]) -> str:
 
 
 def show_results(results: Sequence[dict]) -> str:
-    """Returns the table, and a sentence about rows that it lacks."""
-    measured = {row["model"] for row in results}
-    if not measured & BASELINES.keys() or measured & set(CONTENT_BASELINES):
-        return results_table(results)
-    missing = f"Without {' and '.join(CONTENT_BASELINES)}: no pretrained backbone was at hand for them."
-    return f"{results_table(results)}\n\n{missing}"
+    """Returns the table, and sentences about rows that it lacks."""
+    missing = describe_left_out({row["model"] for row in results})
+    return f"{results_table(results)}\n\n{missing}" if missing else results_table(results)
 
 
 def _describe_scores(row: dict) -> str:

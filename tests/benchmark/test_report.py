@@ -14,10 +14,11 @@ NUM_USERS = 400
 def add(tmp_path):
     """Adds a line with ranks of users, and returns it."""
 
-    def line(model, seed, ranks, scores="own", known_users=None, fingerprint="f00d", **facts):
-        name = f"rankings/{model}-{seed}-{scores}-{known_users}.npz"
+    def line(model, seed, ranks, scores="own", known_users=None, fingerprint="f00d", users=None, **facts):
+        name = f"rankings/{model}-{seed}-{scores}-{known_users}-{facts.get('num_trials', 0)}.npz"
         (tmp_path / "rankings").mkdir(exist_ok=True)
-        np.savez(tmp_path / name, num_better=ranks, num_tied=np.zeros_like(ranks))
+        named = {} if users is None else {"users": np.array(users, dtype=str)}
+        np.savez(tmp_path / name, num_better=ranks, num_tied=np.zeros_like(ranks), **named)
         gains = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0)
         metrics = {"hr@10": float((ranks < 10).mean()), "ndcg@10": float(gains.mean()), "coverage@10": 0.5}
         return {
@@ -27,7 +28,8 @@ def add(tmp_path):
             "protocol": {"fingerprint": fingerprint, "ranking": "full", "num_users": len(ranks), "num_candidates": 99},
             "hardware": {"gpu": None, "processor": "A processor", "threads": 1},
             "versions": {"modeling_transrec": "1", "torch": "2", "transformers": "3"},
-            "seconds": {"training": 10.0 * seed, "evaluation": 1.0},
+            **{"git_commit": "0123456789abcdef", "num_trials": 0},
+            "seconds": {"training": 10.0 * (seed or 0), "evaluation": 1.0},
             "peak_memory_bytes": 2**30,
             **facts,
         }
@@ -41,7 +43,7 @@ def lines(add):
     base = generator.integers(0, 40, NUM_USERS)
     worse = [add("IDRec", seed, base + generator.integers(0, 20, NUM_USERS)) for seed in (1, 2, 3)]
     same = [add("IDRec", seed, base, scores="own + transitions") for seed in (1, 2, 3)]
-    return [add("content-and-transitions", 1, base, kind="baseline"), *worse, *same]
+    return [add("content-and-transitions", None, base, kind="baseline"), *worse, *same]
 
 
 SUITE = Suite("What it shows", {"IDRec": {}}, ["Amazon_Beauty"], metrics=["hr", "ndcg", "coverage"], seeds=[1, 2, 3])
@@ -83,11 +85,79 @@ def test_learning_curves_and_tuning(lines, add, tmp_path):
     few = [add("IDRec", seed, np.full(30, 3), known_users=50) for seed in (1, 2, 3)]
     suite = Suite("x", {"IDRec": {}}, ["Amazon_Beauty"], known_users=[50, "all"], metrics=["hr", "ndcg"])
     tuned = [{"title": "IDRec: 9 settings", "num_trials": 9, "untuned": 0.1, "value": 0.2, "options": {"a": 1}}]
+    tuned[0]["metric"] = "ndcg@10"
     report = write_report(suite, [*lines, *few], tmp_path, tuned).read_text()
     assert "## Amazon_Beauty, 50 users known" in report and "### By the number of known users" in report
     curve = report.partition("### By the number of known users")[2]
     assert cells(curve, "IDRec  ")[1] == f"{1 / np.log2(5):.4f}" and cells(curve, "content-and-transitions")[1] == ""
-    assert cells(report, "IDRec: 9 settings") == ["IDRec: 9 settings", "9", "0.1000", "0.2000", '`{"a": 1}`']
+    found = ["IDRec: 9 settings", "9", "validation ndcg@10", "0.1000", "0.2000", '`{"a": 1}`']
+    assert cells(report, "IDRec: 9 settings") == found
+
+
+def test_lines_are_paired_by_their_seeds_in_any_order(add, tmp_path):
+    generator = np.random.default_rng(3)
+    base = {seed: generator.integers(0, 10 * seed, NUM_USERS) for seed in (1, 2, 3)}
+    reference = [add("content-and-transitions", seed, base[seed]) for seed in (3, 1, 2)]
+    model = [add("IDRec", seed, base[seed] + 1) for seed in (1, 2, 3)]
+    found = [row.seeds for row in read_rows([*reference, *model], tmp_path)]
+    assert found == [[1, 2, 3], [1, 2, 3]]
+    part = write_report(SUITE, [*reference[:2], *model], tmp_path).read_text()  # seeds 1 and 3 of both
+    mean = np.mean([line["metrics"]["ndcg@10"] for line in model if line["seed"] != 2])
+    of_base = np.mean([line["metrics"]["ndcg@10"] for line in reference if line["seed"] != 2])
+    assert cells(part, "IDRec  ")[3].startswith(f"{mean - of_base:+.4f}")
+
+
+def test_where_few_users_are_known_each_seed_tests_others(add, tmp_path):
+    generator = np.random.default_rng(4)
+    rank_of = generator.integers(0, 12, 60)
+    lines = []
+    for seed in (1, 2, 3):
+        users = generator.permutation(60)[:40]
+        facts = {"known_users": 20, "users": users, "fingerprint": f"f00{seed}", "tested": users.tolist()}
+        lines.append(add("IDRec", seed, rank_of[users], **facts))
+        lines.append(add("content-and-transitions", seed, rank_of[users] + 1, **facts))
+    rows = {row.name: row for row in read_rows(lines, tmp_path)}
+    values, num_tested = rows["IDRec"].values["hr"], len({user for line in lines for user in line.pop("tested")})
+    assert values.shape == (3, num_tested) and np.isfinite(values).sum(axis=1).tolist() == [40] * 3
+    assert np.nanmax(np.nanstd(values, axis=0)) == 0  # a column is one user
+    suite = Suite("x", {"IDRec": {}}, ["Amazon_Beauty"], known_users=[20], metrics=["hr", "ndcg"])
+    assert cells(write_report(suite, lines, tmp_path).read_text(), "IDRec  ")[3].endswith("better")
+
+
+def test_failures_and_lines_of_several_versions_are_named(lines, tmp_path):
+    lines[0]["git_commit"], lines[1]["versions"] = "fedcba9876543210+", {"modeling_transrec": "2", "torch": "2"}
+    failures = [{"id": "1", "title": "IDRec, seed 7", "problem": ["Traceback", "ValueError: `bad`"]}]
+    report = write_report(SUITE, lines, tmp_path, failures=failures, num_others=2).read_text()
+    assert "- IDRec, seed 7: `ValueError: bad`" in report.partition("## Failed")[2]
+    assert "several versions" in report and "1 lines with modeling_transrec 2, torch 2" in report
+    assert "2 more lines of `results.jsonl` are not shown" in report
+    assert "commit fedcba987654" in report and "commit 0123456789ab" in report
+
+
+def test_the_budget_of_each_row_and_what_is_left_out(lines, add, tmp_path):
+    ranks = np.arange(NUM_USERS)
+    more = [add(name, None, ranks, kind="baseline") for name in ("popularity", "ease")]
+    searched = [add("IDRec", seed, ranks, num_trials=9) for seed in (1, 2)]
+    report = write_report(SUITE, [*lines, *more, *searched], tmp_path).read_text()
+    budgets = {name: cells(report, name)[4] for name in ("popularity", "ease", "content-and-tran", "IDRec + trans")}
+    assert budgets == {"popularity": "1", "ease": "5", "content-and-tran": "49", "IDRec + trans": "1"}
+    assert cells(report, "IDRec, 9 settings")[4] == "9" and cells(report, "IDRec, 1 settings")[4] == "1"
+    assert "Without slim: it takes long above 1,000" in report
+    assert "Without recent-popularity: the times of the interactions are not known" in report
+    failures = [{"id": "1", "title": "x", "problem": ["RuntimeError: slim failed: no memory"]}]
+    assert "Without slim" not in write_report(SUITE, [*lines, *more], tmp_path, failures=failures).read_text()
+
+
+def test_published_numbers_stand_beside_models_that_are_not_run_yet(lines, tmp_path):
+    suite = Suite("x", {"IDRec": {}, "text": {}}, ["Amazon_Beauty", "KU"], metrics=["hr", "ndcg"])
+    report = write_report(suite, lines, tmp_path).read_text()
+    of_beauty = report.partition("### Amazon_Beauty: beside")[2].partition("## KU")[0]
+    assert cells(of_beauty, "IDRec  ")[2] == f"{np.mean([line['metrics']['ndcg@10'] for line in lines[1:4]]):.4f}"
+    assert cells(of_beauty, "text ")[1:3] == ["", ""] and "BSARec" in of_beauty
+    of_ku = report.partition("## KU")[2]
+    assert "Nothing has been run yet." in of_ku and cells(of_ku, "IDRec ")[1:3] == ["", ""] and "HasPT" in of_ku
+    differences = cells(of_beauty, "BSARec")[-1]
+    assert differences.endswith(".") and ".." not in differences and " The " not in differences.replace(". The", "")
 
 
 def test_nothing_has_been_run(tmp_path):

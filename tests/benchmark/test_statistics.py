@@ -27,10 +27,10 @@ def test_pairing_finds_what_unpaired_intervals_hide():
     generator = np.random.default_rng(2)
     reference = generator.random((1, 1000))
     better = reference + 0.01 + 0.01 * generator.normal(size=(3, 1000))
-    (found,) = compare([better], reference)
+    (found,) = compare([(better, reference)])
     assert estimate(better).low < estimate(reference).high  # the intervals overlap
     assert found.in_words == "better" and found.low < 0.01 < found.high
-    (found,) = compare([reference], better)
+    (found,) = compare([(reference, better)])
     assert found.in_words == "worse"
 
 
@@ -38,7 +38,7 @@ def test_of_many_rows_without_a_difference_none_is_shown():
     generator = np.random.default_rng(3)
     reference = generator.random((3, 300))
     rows = [reference + 0.3 * generator.normal(size=(3, 300)) for _ in range(40)]
-    found = compare(rows, reference)
+    found = compare([(row, reference) for row in rows])
     assert min(one.p_users for one in found) < 0.05  # one alone would be taken for a difference
     assert {one.in_words for one in found} == {"no difference shown"}
 
@@ -48,12 +48,38 @@ def test_seeds_that_disagree_show_nothing():
     reference = np.random.default_rng(4).random((1, 2000))
     rows = np.concatenate([reference + change for change in (0.05, 0.06, -0.04)])
     rows += 0.1 * np.random.default_rng(5).normal(size=rows.shape)
-    (found,) = compare([rows], reference)
+    (found,) = compare([(rows, reference)])
     assert found.p_users < 1e-6 < 0.05 < found.p_seeds and found.in_words == "no difference shown"
 
 
 def test_the_same_ranking_is_no_difference():
     reference = np.random.default_rng(6).random((1, 50))
-    (found,) = compare([np.repeat(reference, 3, axis=0)], reference)
+    (found,) = compare([(np.repeat(reference, 3, axis=0), reference)])
     assert (found.mean, found.low, found.high, found.p_users) == (0, 0, 0, 1)
-    assert compare([], reference) == []
+    assert compare([]) == []
+
+
+def test_users_are_paired_by_who_they_are_where_each_seed_tests_others():
+    """A difference that depends on the user: the same users make the interval, whichever seed has tested them."""
+    generator = np.random.default_rng(7)
+    hard = generator.random(400)
+    reference = np.stack([np.where(generator.random(400) < 0.5, hard, np.nan) for _ in range(3)])
+    model = reference + 0.01 + 0.3 * (hard - hard.mean())
+    (found,) = compare([(model, reference)])
+    differences = (model - reference)[~np.isnan(reference)]
+    assert found.mean == pytest.approx(differences.mean(), abs=1e-9)
+    of_users = np.nanmean((model - reference)[:, ~np.isnan(reference).all(axis=0)], axis=0)
+    half = 1.96 * of_users.std(ddof=1) / len(of_users) ** 0.5
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)  # not that of three times as many users
+    assert estimate(reference).mean == pytest.approx(np.nanmean(reference)) and estimate(reference).num_seeds == 3
+
+
+def test_seeds_are_paired_with_themselves():
+    """What varies from seed to seed alike in both is no doubt about their difference."""
+    generator = np.random.default_rng(8)
+    reference = generator.random((3, 500)) + np.array([[0.0], [0.3], [-0.3]])
+    model = reference + 0.02 + 0.01 * generator.normal(size=(3, 500))
+    (found,) = compare([(model, reference)])
+    assert found.p_seeds < 0.05 and found.in_words == "better"
+    (crossed,) = compare([(model, reference[[1, 2, 0]])])
+    assert crossed.p_seeds > 0.5

@@ -1,6 +1,7 @@
 """`transrec benchmark` from a suite to its tables."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_a_suite_from_yaml_to_tables(tmp_path, capsys):
     path, folder = tmp_path / "small.yaml", tmp_path / "out"
     path.write_text(SUITE)
     options = [str(path), "--output_dir", str(folder), "--use_cpu", "true", "--tune", "2"]
-    main(options)
+    assert main(options) == 0
     printed, lines = capsys.readouterr().out, read_lines(folder / "results.jsonl")
     assert not (folder / "failures.jsonl").exists(), (folder / "failures.jsonl").read_text()
     found = {(line["model"], line["scores"], line["seed"]) for line in lines}
@@ -61,9 +62,100 @@ def test_a_suite_from_yaml_to_tables(tmp_path, capsys):
     assert "## What tuning gains" in printed and "| transitions " in printed and "reference" in printed
     assert list((folder / "models").iterdir()) == []
 
-    main(options)
+    assert main(options) == 0
     assert "11 of 11 tasks are done already" in capsys.readouterr().out
     assert read_lines(folder / "results.jsonl") == lines
+
+    report = (folder / "results.md").read_text()
+    main([*options, "--models", "IDRec", "--seeds", "2"])  # another seed is tuned and trained; the others stay
+    more = (folder / "results.md").read_text()
+    assert rows_of(more) == rows_of(report)
+    (folder / "results.md").unlink()
+    assert main([str(path), "--output_dir", str(folder), "--report_only", "true"]) == 0  # without --tune
+    assert rows_of((folder / "results.md").read_text()) == rows_of(report)
+
+
+def rows_of(report):
+    return {line.split("|")[1].strip() for line in report.splitlines() if line.startswith("| ")}
+
+
+ON_TWO = """
+title: On two processes
+datasets: [Sample_Target]
+seeds: [1]
+max_seq_len: 10
+metrics: [hr, ndcg]
+baselines: [popularity, transitions]
+pretraining:
+  source: {dataset_config_name: [Sample_Source], modality: text}
+train: {hidden_size: 16, num_attention_heads: 1, max_steps: 3, eval_strategy: steps, eval_steps: 3, save_steps: 3, \
+save_strategy: steps, max_eval_users: 50}
+models:
+  IDRec: {modality: id}
+  HasPT: {pretrained: source, learning_rate: 1e-3}
+tune:
+  learning_rate: {low: 1e-4, high: 1e-2, log: true}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["0", "3"])
+def test_a_suite_on_two_processes_of_each_task(tmp_path, tune):
+    """What is ranked does not depend on the number of processes; files are written once."""
+    path = tmp_path / "two.yaml"
+    path.write_text(ON_TWO)
+    launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2"
+    options = [str(path), "--use_cpu", "true", "--tune", tune]
+    assert main([*options, "--output_dir", str(tmp_path / "two"), "--launcher", launcher]) == 0, logs(tmp_path / "two")
+    lines = {(line["model"], line["scores"]): line for line in read_lines(tmp_path / "two" / "results.jsonl")}
+    assert len(lines) == 6 and len({line["protocol"]["fingerprint"] for line in lines.values()}) == 1
+    for line in lines.values():
+        assert line["hardware"]["processes"] == 2
+        ranks = np.load(tmp_path / "two" / line["rankings"])
+        assert values_of_users(**ranks).mean() == pytest.approx(line["metrics"]["ndcg@10"], abs=1e-6)
+    assert list((tmp_path / "two" / "models").iterdir()) == []
+    if tune == "0":
+        main([str(path), "--use_cpu", "true", "--models", "IDRec", "--output_dir", str(tmp_path / "one")])
+        for line in read_lines(tmp_path / "one" / "results.jsonl"):
+            if line["kind"] == "baseline":
+                assert lines[line["model"], "own"]["metrics"] == line["metrics"]
+    else:
+        for file in (tmp_path / "two" / "tuned").glob("*.json"):
+            assert json.loads(file.read_text())["num_trials"] == 3
+
+
+def logs(folder):
+    return "\n".join(path.read_text()[-2000:] for path in folder.glob("logs/*.log"))
+
+
+FAILING = """
+title: A suite that fails in part
+datasets: [Sample_Target]
+seeds: [1]
+baselines: [popularity, recent-popularity]
+models:
+  zero-shot: {pretrained: source, train: false}
+pretraining:
+  source: {dataset_config_name: [Sample_Source], modality: text, max_steps: 2, text_model_name_or_path: nowhere/none}
+"""
+
+
+@pytest.mark.slow
+def test_what_fails_is_in_the_report_and_in_the_exit_status(tmp_path, capsys):
+    path = tmp_path / "failing.yaml"
+    (tmp_path / "none").mkdir()
+    path.write_text(FAILING.replace("nowhere/none", str(tmp_path / "none")))
+    options = [str(path), "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"]
+    assert main(options) == 1
+    report = capsys.readouterr().out
+    assert "left out: what it needs has failed" in report
+    assert "- source, seed 1: `" in report.partition("## Failed")[2]
+    assert [line["model"] for line in read_lines(tmp_path / "out" / "results.jsonl")] == [
+        "popularity",
+        "recent-popularity",
+    ]
+    path.write_text(path.read_text().replace(f", text_model_name_or_path: {tmp_path / 'none'}", ""))
+    assert main(options) == 0 and "## Failed" not in capsys.readouterr().out
 
 
 SAMPLED = """
