@@ -17,11 +17,15 @@ What needs no training, by its name in place of a checkpoint's, and the transiti
         --text_model_name_or_path sentence-transformers/all-MiniLM-L6-v2
     transrec evaluate --model_name_or_path outputs/has_pt --transition_weight auto
 
+The standard output is JSON; the standard error shows what needs no training on the same split beside it, for which the
+catalogue is encoded once more, by the backbone that the model started from. --with_baselines false leaves that out.
+
 Metrics of the lists beyond their hits: --metrics hr ndcg mrr coverage novelty popularity_bias diversity calibration.
 On several GPUs: accelerate launch --multi_gpu -m modeling_transrec.cli.evaluate --model_name_or_path outputs/has_pt
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,22 +38,15 @@ from ..models.whole_saves import write_whole
 from .options import parse_arguments
 
 
-def push_evaluation(task: EvaluationTask, results: Sequence[dict]) -> str | None:
-    """Adds results to the checkpoint's card, beside those of what needs no training on the same split.
+def compare_with_baselines(task: EvaluationTask, results: Sequence[dict]) -> list[dict]:
+    """Returns a checkpoint's results as rows of a table, after those of what needs no training on the same split.
 
     Args:
         task: what was evaluated.
         results: what the task returned for the checkpoint.
-
-    Returns:
-        The commit's address; `None` on all processes but the main one.
     """
     found = [*task.evaluate_baselines().items(), *((THIS_MODEL, result) for result in results)]
-    if not task.state.is_main_process:
-        return None
-    rows = [result_row(name, result["metrics"], result["protocol"]) for name, result in found]
-    print(show_results(rows))
-    return push_results(task.args.model_name_or_path, rows, create_pr=task.args.create_pr)
+    return [result_row(name, result["metrics"], result["protocol"]) for name, result in found]
 
 
 def main(args: Sequence[str] | None = None) -> dict:
@@ -59,12 +56,16 @@ def main(args: Sequence[str] | None = None) -> dict:
     results = task.evaluate()
     if task.state.is_main_process:
         text = json.dumps(results[-1], indent=2, ensure_ascii=False)
-        print(text)
+        print(text, flush=True)
         if evaluation_args.output_file is not None:
             Path(evaluation_args.output_file).parent.mkdir(parents=True, exist_ok=True)
             write_whole(evaluation_args.output_file, text + "\n")
-    if evaluation_args.push_to_hub:
-        push_evaluation(task, results)
+    if evaluation_args.push_to_hub or (evaluation_args.with_baselines and not task.is_baseline):
+        rows = compare_with_baselines(task, results)
+        if task.state.is_main_process:
+            print(f"\n{show_results(rows)}", file=sys.stderr, flush=True)  # the standard output is JSON
+            if evaluation_args.push_to_hub:
+                push_results(evaluation_args.model_name_or_path, rows, create_pr=evaluation_args.create_pr)
     return results[-1]
 
 

@@ -55,7 +55,7 @@ class EvaluationArguments(CheckpointArguments):
         metadata={
             "help": "Text backbone of content-knn and content-and-transitions: a Hub id or folder, such as one of "
             "sentence-transformers; or a TransRec checkpoint, of which all backbones are read. By default, "
-            "with --push_to_hub and for the metric diversity, those that the checkpoint started from."
+            "beside a checkpoint and for the metric diversity, those that the checkpoint started from."
         },
     )
     vision_model_name_or_path: str | None = field(default=None, metadata={"help": "Vision backbone of the same."})
@@ -145,6 +145,13 @@ class EvaluationArguments(CheckpointArguments):
         },
     )
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
+    with_baselines: bool = field(
+        default=True,
+        metadata={
+            "help": "Show beside a checkpoint what needs no training on the same split; its content is encoded once "
+            "more, by the backbones that the checkpoint started from or that are named."
+        },
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Add the results to the checkpoint's card on the Hub."})
     create_pr: bool = field(
         default=False,
@@ -169,9 +176,11 @@ class EvaluationArguments(CheckpointArguments):
         given = [option for option in CONTENT_OPTIONS if getattr(self, option) is not None]
         if name in CONTENT_BASELINES and not given:
             raise ValueError(f"{name} needs a backbone: give --{CONTENT_OPTIONS[0]}")
-        if given and name not in CONTENT_BASELINES and not self.push_to_hub and not compares:
+        shows_others = not is_baseline and (self.with_baselines or self.push_to_hub)
+        if given and name not in CONTENT_BASELINES and not shows_others and not compares:
             raise ValueError(
-                f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}, and of --metrics diversity"
+                f"--{given[0]} is an option of {' and '.join(CONTENT_BASELINES)}, which --with_baselines shows, and "
+                "of --metrics diversity"
             )
         if (name == LANGUAGE_MODEL) != (self.language_model_name_or_path is not None):
             raise ValueError(

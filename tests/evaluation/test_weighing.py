@@ -123,7 +123,10 @@ def test_content_needs_a_backbone(platform, catalogue):
     "options, match",
     [
         ({"model_name_or_path": "transitions", "text_model_name_or_path": "x"}, "option of content-knn"),
-        ({"model_name_or_path": "x", "text_model_name_or_path": "x"}, "option of content-knn"),
+        (
+            {"model_name_or_path": "x", "text_model_name_or_path": "x", "with_baselines": False},
+            "option of content-knn",
+        ),
         ({"model_name_or_path": "transitions", "transition_weight": "auto"}, "for a checkpoint"),
         ({"model_name_or_path": "x", "transition_weight": "much"}, "auto or a number"),
         ({"model_name_or_path": "x", "transition_weight": "-1"}, "auto or a number"),

@@ -194,7 +194,7 @@ class TestTrouble:
         of_model = [(THIS_MODEL, own), (THIS_MODEL, f"{own} + transitions")]
         assert rows == [*((name, name) for name in BASELINES if name != LANGUAGE_MODEL), *of_model]
         card = ModelCard(files["README.md"].decode()).text
-        shown = capsys.readouterr().out
+        shown = capsys.readouterr().err
         for name in ("random", "content-knn (sample_backbone)", "content-and-transitions (sample_backbone)"):
             assert f"| {name} " in card and f"| {name} " in shown
         assert f"**{result['metrics']['hr@10']:.4f}**" in card
