@@ -25,36 +25,37 @@ _OWN_SCORES = "own"
 _TASK_FIELDS = ("id", "config", "split")
 
 
-def task_id(config_name: str, split: str, metric: str) -> str:
-    """Returns the name of a task: a metric on a split of a configuration.
+def task_id(table: str, split: str, metric: str) -> str:
+    """Returns the name of a task: a metric on a split of a configuration, or of a suite's table of it.
 
     >>> task_id("Amazon_Beauty", "test", "hr@10")
     'Amazon_Beauty_test_hr@10'
     """
-    return f"{config_name}_{split}_{metric}"
+    return f"{table}_{split}_{metric}"
 
 
-def eval_yaml(name: str, description: str, tasks: Iterable[tuple[str, str, str]]) -> str:
+def eval_yaml(name: str, description: str, tasks: Iterable[tuple[str, str, str, str]]) -> str:
     """Returns the content of `eval.yaml`, which makes a data set on the Hub a benchmark.
 
     Args:
         name: of the benchmark.
         description: what is measured, and by which protocol.
-        tasks: of each task its configuration, split and metric.
+        tasks: of each task the table that it belongs to, its configuration, split and metric.
 
     Example:
 
-    >>> print(eval_yaml("Shops", "Next item.", [("Beauty", "test", "hr@10")]))
+    >>> print(eval_yaml("Shops", "Next item.", [("Beauty by time", "Beauty", "test", "hr@10")]))
     name: Shops
     description: Next item.
     tasks:
-    - id: Beauty_test_hr@10
+    - id: Beauty by time_test_hr@10
       config: Beauty
       split: test
     <BLANKLINE>
     """
     entries = [
-        {"id": task_id(config, split, metric), "config": config, "split": split} for config, split, metric in tasks
+        {"id": task_id(table, split, metric), "config": config, "split": split}
+        for table, config, split, metric in tasks
     ]
     content = {"name": name, "description": description, "tasks": entries}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
@@ -155,7 +156,11 @@ def write_benchmark_files(results: Sequence[Mapping[str, Any]], benchmark_id: st
     if not whole:
         raise ValueError("there are no results of a whole data set, which a benchmark on the Hub is about")
     _check_protocols(whole)
-    tasks = {(line["dataset"], line["split"], metric): None for line in whole for metric in line["metrics"]}
+    tasks = {
+        (line["dataset"], _config_name(line), line["split"], metric): None
+        for line in whole
+        for metric in line["metrics"]
+    }
     suites = ", ".join(dict.fromkeys(line["suite"] for line in whole))
     description = "Next-item recommendation by full ranking; one protocol for each data set and split."
     benchmark = eval_yaml(f"{benchmark_id.rpartition('/')[2]} ({suites})", description, tasks)
@@ -174,6 +179,11 @@ def write_benchmark_files(results: Sequence[Mapping[str, Any]], benchmark_id: st
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return list(files)
+
+
+def _config_name(line: Mapping[str, Any]) -> str:
+    """Returns the configuration of the data set; a suite may have another name for a table of it."""
+    return line["protocol"].get("dataset", line["dataset"]).rpartition("/")[2]
 
 
 def _check_id(name: str) -> None:

@@ -12,7 +12,7 @@ from modeling_transrec.hub.benchmark_files import (
 )
 
 
-BENCHMARK = eval_yaml("Shops", "Next item.", [("Beauty", "test", "hr@10"), ("Beauty", "test", "ndcg@10")])
+BENCHMARK = eval_yaml("Shops", "Next item.", [("Beauty", "Beauty", "test", one) for one in ("hr@10", "ndcg@10")])
 PROTOCOL = {"fingerprint": "0123456789abcdef", "ranking": "full", "seen_items": "excluded"}
 
 
@@ -71,6 +71,15 @@ def test_a_wrong_benchmark_is_refused(text, problem):
 )
 def test_wrong_results_are_refused(text, problem):
     assert any(problem in one for one in check_eval_results(text, {"me/shops": BENCHMARK}))
+
+
+def test_a_table_with_a_name_of_its_own_is_of_the_configuration_that_there_is(tmp_path):
+    protocol = {**PROTOCOL, "dataset": "ninerec/Beauty"}
+    lines = [result(protocol=protocol), result(dataset="Beauty by time", protocol=protocol, card=None)]
+    benchmark, results = write_benchmark_files(lines, "me/shops", tmp_path)
+    tasks = yaml.safe_load(benchmark.read_text())["tasks"]
+    assert {task["config"] for task in tasks} == {"Beauty"} and len({task["id"] for task in tasks}) == 4
+    assert "Beauty_test_hr@10" in results.read_text()
 
 
 def test_results_of_models_with_a_card_are_written_for_the_hub(tmp_path):
