@@ -3,27 +3,69 @@ import math
 import numpy as np
 import pytest
 import torch
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
+from torchmetrics.functional import retrieval
 
 from modeling_transrec.evaluation.metrics import Rankings, hit_rate, ndcg, ranking_metrics, reciprocal_rank
+from modeling_transrec.evaluation.ranking import rank_targets
 
 
-def test_equals_torchmetrics_where_nothing_ties():
-    rng = np.random.default_rng(1)
-    users, candidates, k = 37, 23, 7
-    scores = torch.from_numpy(rng.permuted(np.tile(np.arange(1, candidates + 1), (users, 1)), axis=1)).float()
-    targets = torch.from_numpy(rng.integers(candidates, size=users))
-    num_better = (scores > scores.gather(1, targets[:, None])).sum(1)
-    ours = ranking_metrics(Rankings(num_better, torch.zeros_like(num_better)), ks=[k])
+USERS, CANDIDATES, K = 37, 23, 7
 
-    relevant = torch.nn.functional.one_hot(targets, candidates).flatten()
-    indexes = torch.arange(users).repeat_interleave(candidates)
-    theirs = {
-        f"hr@{k}": RetrievalHitRate(top_k=k)(scores.flatten(), relevant, indexes),
-        f"ndcg@{k}": RetrievalNormalizedDCG(top_k=k)(scores.flatten(), relevant, indexes),
-        "mrr": RetrievalMRR()(scores.flatten(), relevant, indexes),
-    }
-    assert ours == pytest.approx({name: value.item() for name, value in theirs.items()}, abs=1e-6)
+
+def draw(levels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns scores and targets; of few levels nearly all scores tie."""
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(1, levels + 1, size=(USERS, CANDIDATES)).astype(np.float64)
+    return torch.from_numpy(scores), torch.from_numpy(rng.integers(CANDIDATES, size=USERS))
+
+
+def our_metrics(scores: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    return ranking_metrics(Rankings(*rank_targets(scores.clone(), targets)), ks=[K])
+
+
+def orders(scores: np.ndarray, target: int):
+    """Yields scores without ties, of each place that the target may have among those that tie with it."""
+    others = np.flatnonzero((scores == scores[target]) & (np.arange(len(scores)) != target))
+    for place in range(len(others) + 1):
+        untied = scores.copy()
+        untied[others] += np.where(np.arange(len(others)) < place, 0.25, -0.25)
+        yield untied
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+def test_equals_torchmetrics(in_float64, levels):
+    """Their NDCG averages over ties; their hit rate and reciprocal rank are averaged over the target's places."""
+    scores, targets = draw(levels)
+    relevant = torch.nn.functional.one_hot(targets, CANDIDATES).bool()
+    users = list(zip(scores, relevant, strict=True))
+    theirs = {f"ndcg@{K}": [retrieval.retrieval_normalized_dcg(*user, top_k=K).item() for user in users]}
+    theirs |= {f"hr@{K}": [], "mrr": []}
+    for own, wanted, target in zip(scores.numpy(), relevant, targets.tolist(), strict=True):
+        untied = [torch.from_numpy(one) for one in orders(own, target)]
+        hits = [retrieval.retrieval_hit_rate(one, wanted, top_k=K).item() for one in untied]
+        theirs[f"hr@{K}"].append(np.mean(hits))
+        theirs["mrr"].append(np.mean([retrieval.retrieval_reciprocal_rank(one, wanted).item() for one in untied]))
+    expected = {name: np.mean(values) for name, values in theirs.items()}
+    assert our_metrics(scores, targets) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_equals_ranx(levels):
+    """It has no ties: each of the places that the target may have is a query."""
+    ranx = pytest.importorskip("ranx", reason="ranx is not installed; `pip install ranx` for this test")
+    scores, targets = draw(levels)
+    values: dict[str, list] = {f"hr@{K}": [], f"ndcg@{K}": [], "mrr": []}
+    for own, target in zip(scores.numpy(), targets.tolist(), strict=True):
+        untied = {
+            f"q{place}": {f"i{item}": float(score) for item, score in enumerate(one)}
+            for place, one in enumerate(orders(own, target))
+        }
+        wanted = ranx.Qrels({query: {f"i{target}": 1} for query in untied})
+        found = ranx.evaluate(wanted, ranx.Run(untied), [f"hit_rate@{K}", f"ndcg@{K}", "mrr"])
+        for name, value in zip(values, found.values(), strict=True):
+            values[name].append(value)
+    expected = {name: np.mean(one) for name, one in values.items()}
+    assert our_metrics(scores, targets) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("num_better", "num_tied"), [(0, 0), (3, 4), (8, 5), (12, 2), (0, 30)])
