@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..models.folder_locks import locked
+from filelock import FileLock, Timeout
+
+from ..models.folder_locks import LOCK_NAME, locked
 from ..models.whole_saves import write_whole
 from .suites import Suite, Task
 
@@ -137,8 +138,7 @@ class Execution:
         lines.unlink(missing_ok=True)
         options: dict[str, Any] = {"folder": str(self.folder), "data_dir": self.data_dir}
         options |= {"use_cpu": self.use_cpu, "keep_models": self.keep_models}
-        given = {"options": options, "task": asdict(task), "parent": [socket.gethostname(), os.getpid()]}
-        spec.write_text(json.dumps(given) + "\n", encoding="utf-8")
+        spec.write_text(json.dumps({"options": options, "task": asdict(task)}) + "\n", encoding="utf-8")
         start = time.perf_counter()
         status = self._fork(spec, log) if self.launcher is None else self._launch(spec, log)
         seconds = time.perf_counter() - start
@@ -191,7 +191,8 @@ def run_spec(spec: str) -> None:
         RuntimeError: if some rows of the task failed; the lines of the others are there.
     """
     given = json.loads(Path(spec).read_text(encoding="utf-8"))
-    end_with(*given["parent"])
+    options = {**given["options"], "folder": Path(given["options"]["folder"])}
+    end_with_command(options["folder"])
 
     import datasets
     from accelerate import PartialState
@@ -201,8 +202,7 @@ def run_spec(spec: str) -> None:
 
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
-    options = given["options"]
-    worker = Worker(**{**options, "folder": Path(options["folder"])})
+    worker = Worker(**options)
     lines = worker.run(Task(**given["task"]))
     if PartialState().is_main_process:
         write_whole(Path(spec).with_suffix(".jsonl"), "".join(f"{json.dumps(line)}\n" for line in lines))
@@ -210,27 +210,28 @@ def run_spec(spec: str) -> None:
         raise RuntimeError("; ".join(f"{name} failed: {error}" for name, error in worker.failed.items()))
 
 
-def end_with(host: str, parent: int) -> None:
-    """Ends this process soon after another one has ended, however that was; on other hosts nothing is watched."""
-    if host != socket.gethostname() or not _is_there(parent):  # in a container, it has another number
-        return
+def end_with_command(folder: Path) -> None:
+    """Ends this process soon after the command that runs in a folder has ended, however that was.
+
+    The operating system takes the command's lock from it then; numbers of processes say less, as in containers.
+    """
 
     def watch() -> None:
-        while _is_there(parent):
+        while _is_locked(folder):
             time.sleep(_BETWEEN_LOOKS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _is_there(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+def _is_locked(folder: Path) -> bool:
+    if not (folder / LOCK_NAME).exists():
         return False
-    except PermissionError:
-        pass
-    return True
+    try:
+        with FileLock(folder / LOCK_NAME, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def replace_lines(path: Path, task_id: str, values: Sequence[Mapping[str, Any]]) -> None:

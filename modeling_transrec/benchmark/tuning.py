@@ -41,7 +41,7 @@ def tune(worker: "Worker", task: Task) -> None:
     arguments = worker.arguments(spec, spec["options"], folder)[1]
     metric, best = f"eval_{arguments.metric_for_best_model}", max if arguments.greater_is_better else min
     search = Search(spec, file, arguments.greater_is_better) if worker.is_main_process else None
-    while (options := of_main_process(lambda: search and search.ask())) is not None:
+    while (options := of_main_process(lambda: None if search is None else search.ask())) is not None:
         worker.remove(folder)
         try:
             trainer = worker.train(spec, {**spec["options"], **options}, folder)

@@ -398,11 +398,14 @@ def save_rankings(path: Path, rankings: Rankings, users: Sequence[str] | None = 
         rankings: of the users.
         users: their ids, where not every seed has the same users in the same order.
     """
-    ranks = {"num_better": rankings.num_better.int().numpy(), "num_tied": rankings.num_tied.int().numpy()}
+    arrays: dict[str, Any] = {"num_better": rankings.num_better.int().numpy()}
+    arrays["num_tied"] = rankings.num_tied.int().numpy()
+    if users is not None:
+        arrays["users"] = np.asarray(users, dtype=str)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("wb") as file:
-        np.savez_compressed(file, **ranks, **({} if users is None else {"users": np.asarray(users, dtype=str)}))
+        np.savez_compressed(file, **arrays)
     unfinished.replace(path)
 
 

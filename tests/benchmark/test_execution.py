@@ -5,18 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from modeling_transrec.benchmark import execution as module
 from modeling_transrec.benchmark.execution import (
     FAILURES,
     RESULTS,
     Execution,
     _Progress,
-    end_with,
     read_lines,
     replace_lines,
 )
@@ -161,26 +158,32 @@ def test_a_process_that_fails_leaves_its_last_words(tmp_path):
     assert "KeyError" in (tmp_path / "logs" / f"{failure['id']}.log").read_text()
 
 
-def test_a_process_ends_with_the_one_it_watches():
-    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    code = "import sys, time; from modeling_transrec.benchmark import execution; execution._BETWEEN_LOOKS = 0.05\n"
-    code += "execution.end_with(sys.argv[1], int(sys.argv[2])); print('watching', flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", code, module.socket.gethostname(), str(parent.pid)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        try:
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_process_ends_with_the_command_of_its_folder(tmp_path, is_late):
+    """Also where that has ended before anybody looked, and nobody asks how."""
+    lock = "import sys, time; from modeling_transrec.models.folder_locks import locked\n"
+    lock += "with locked(sys.argv[1]): print('locked', flush=True); time.sleep(60)"
+    watch = "import sys, time; from pathlib import Path; from modeling_transrec.benchmark import execution\n"
+    watch += "execution._BETWEEN_LOOKS = 0.05; execution.end_with_command(Path(sys.argv[1]))\n"
+    watch += "print('watching', flush=True); time.sleep(60)"
+    command = child = subprocess.Popen([sys.executable, "-c", lock, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert command.stdout.readline() == b"locked\n"
+        if is_late:
+            command.kill()
+            command.stdout.read()  # until it has ended
+        child = subprocess.Popen([sys.executable, "-c", watch, str(tmp_path)], stdout=subprocess.PIPE)
+        if not is_late:
             assert child.stdout.readline() == b"watching\n"
             time.sleep(0.3)
             assert child.poll() is None
-            parent.kill()
-            parent.wait()
-            assert child.wait(timeout=10) == 1
-        finally:
-            child.kill()
-
-
-def test_another_host_is_not_watched(monkeypatch):
-    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("it watches"))
-    end_with("another.host", os.getpid())
+            command.kill()
+        assert child.wait(timeout=30) == 1
+    finally:
+        for process in (command, child):
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Tasks of a benchmark, in this process."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from modeling_transrec import SAMPLE_BACKBONE
 from modeling_transrec.benchmark.known_users import KnownUsersArguments
-from modeling_transrec.benchmark.suites import Suite
+from modeling_transrec.benchmark.report import write_report
+from modeling_transrec.benchmark.suites import Suite, read_suite
 from modeling_transrec.benchmark.worker import Worker
 from modeling_transrec.cli import evaluate, finetune, pretrain
 from modeling_transrec.evaluation.baselines import BASELINES
@@ -132,3 +134,37 @@ def test_the_commands_of_models_find_their_numbers(tmp_path):
     assert {(line["model"], line["scores"]) for line in lines} > {("HasPT", "own"), ("HasPT", "own + transitions")}
     for number, line in enumerate(lines):
         same_as_its_command(line, tmp_path / str(number))
+
+
+@pytest.mark.slow
+def test_the_suite_of_ninerec_runs_on_data_in_its_layout(tmp_path):
+    """Made data under the name of a target platform; what is not run stays empty beside the paper's numbers."""
+    place = tmp_path / "raw" / "KU"
+    place.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    pairs = [(user, item, time) for user in range(30) for time, item in enumerate(generator.permutation(23)[:8])]
+    (place / "KU_pair.csv").write_text("".join(f"u{user},i{item},{time}\n" for user, item, time in pairs))
+    (place / "KU_item.csv").write_text("".join(f"i{item},视频 {item},video number {item}\n" for item in range(23)))
+    whole = read_suite("ninerec", {"text_model_name_or_path": SAMPLE_BACKBONE})
+    part = whole.only(datasets=["KU"], models=["IDRec", "SASRec × BERT, NoPT"], seeds=[42])
+    shorter = replace(part, train={**part.train, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 2})
+    shorter = replace(shorter, train={**shorter.train, "save_strategy": "steps", "save_steps": 2})
+    lines = []
+    for task in shorter.tasks():
+        lines += Worker(tmp_path / "out", data_dir=str(place.parent), use_cpu=True).run(task)
+    assert {line["protocol"]["max_seq_len"] for line in lines} == {20}
+    assert len({line["protocol"]["fingerprint"] for line in lines}) == 1
+    report = write_report(whole, lines, tmp_path / "out").read_text()
+    of_ku = report.partition("### KU: beside")[2].partition("\n## ")[0]
+    rows = {
+        row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:4]]
+        for row in of_ku.splitlines()
+        if row.startswith("|")
+    }
+    own = {line["model"]: line["metrics"] for line in lines if line["scores"] == "own"}
+    for name in ("IDRec", "SASRec × BERT, NoPT"):
+        assert rows[name] == [f"{own[name][metric]:.4f}" for metric in ("hr@10", "ndcg@10")]
+    assert rows["SASRec × BERT, HasPT"] == ["", ""]
+    assert rows["SASRec, IDRec"] == ["0.2836", "0.2479"]  # the paper's
+    of_dance = report.partition("## Bili_Dance")[2].partition("\n## ")[0]
+    assert "Nothing has been run yet." in of_dance and "SASRec, IDRec" in of_dance

@@ -12,7 +12,7 @@ from modeling_transrec.cli.evaluate import main
 def checkpoint(make_model, processor_of, tmp_path):
     make_model("text", max_seq_len=6).save_pretrained(tmp_path)
     processor_of["text"].save_pretrained(tmp_path)
-    return ["--model_name_or_path", str(tmp_path), "--use_cpu", "true", "--eval_ks", "10"]
+    return ["--model_name_or_path", str(tmp_path), "--use_cpu", "true", "--max_eval_users", "50"]
 
 
 @pytest.mark.parametrize("centered", ["false", "true"])

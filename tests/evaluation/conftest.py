@@ -18,6 +18,7 @@ class InFloat64:
 def in_float64(monkeypatch):
     """Lets the functions of torchmetrics compute in float64, which they do not by themselves."""
     monkeypatch.setattr(ndcg, "torch", InFloat64())
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
