@@ -142,11 +142,15 @@ def test_the_suite_of_ninerec_runs_on_data_in_its_layout(tmp_path):
     place = tmp_path / "raw" / "KU"
     place.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    pairs = [(user, item, time) for user in range(30) for time, item in enumerate(generator.permutation(23)[:8])]
+    pairs = [
+        (user, item, 1_600_000_000 + time)
+        for user in range(30)
+        for time, item in enumerate(generator.permutation(23)[:8])
+    ]
     (place / "KU_pair.csv").write_text("".join(f"u{user},i{item},{time}\n" for user, item, time in pairs))
     (place / "KU_item.csv").write_text("".join(f"i{item},视频 {item},video number {item}\n" for item in range(23)))
     whole = read_suite("ninerec", {"text_model_name_or_path": SAMPLE_BACKBONE})
-    part = whole.only(datasets=["KU"], models=["IDRec", "SASRec × BERT, NoPT"], seeds=[42])
+    part = whole.only(datasets=["KU"], models=["IDRec"], seeds=[42])
     shorter = replace(part, train={**part.train, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 2})
     shorter = replace(shorter, train={**shorter.train, "save_strategy": "steps", "save_steps": 2})
     lines = []
@@ -162,9 +166,8 @@ def test_the_suite_of_ninerec_runs_on_data_in_its_layout(tmp_path):
         if row.startswith("|")
     }
     own = {line["model"]: line["metrics"] for line in lines if line["scores"] == "own"}
-    for name in ("IDRec", "SASRec × BERT, NoPT"):
-        assert rows[name] == [f"{own[name][metric]:.4f}" for metric in ("hr@10", "ndcg@10")]
-    assert rows["SASRec × BERT, HasPT"] == ["", ""]
+    assert rows["IDRec"] == [f"{own['IDRec'][metric]:.4f}" for metric in ("hr@10", "ndcg@10")]
+    assert rows["SASRec × BERT, NoPT"] == rows["SASRec × BERT, HasPT"] == ["", ""]
     assert rows["SASRec, IDRec"] == ["0.2836", "0.2479"]  # the paper's
     of_dance = report.partition("## Bili_Dance")[2].partition("\n## ")[0]
     assert "Nothing has been run yet." in of_dance and "SASRec, IDRec" in of_dance
