@@ -56,7 +56,7 @@ class Row:
         return float(np.mean([line["metrics"][metric] for line in self.lines]))
 
     def seconds(self) -> float:
-        """Mean time of training and evaluation, with that of the pretraining and of the search for settings."""
+        """Returns the mean time of training and evaluation, with pretraining and search for settings."""
         return float(np.mean([sum(line["seconds"].values()) for line in self.lines]))
 
 

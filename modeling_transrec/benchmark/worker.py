@@ -192,7 +192,7 @@ class Worker:
         return lines
 
     def _untrained(self, task: Task, title: str, options: dict[str, Any]) -> Iterator[dict]:
-        """Yields the lines of one table of what needs no training: all but the language model, or this alone."""
+        """Yields the lines of one table of what needs no training: all but the language model, or only this."""
         spec, is_prompted, stopwatch = task.spec, options["model_name_or_path"] == LANGUAGE_MODEL, _Stopwatch()
         evaluation = self._evaluation(spec, **options)
         platform, rows = evaluation.platform, [LANGUAGE_MODEL]
