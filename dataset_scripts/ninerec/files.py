@@ -172,7 +172,8 @@ def find_names(data_dir: str | Path) -> list[str]:
     tables += [member for archive in _archives(root) for member in list_members(archive)]
     for table in tables:
         stem, suffix, _ = split_name(_base(table).name)
-        if not suffix or (isinstance(table, Path) and not is_table(table)):
+        # Parts of Parquet are read where they are unpacked.
+        if not suffix or not (is_table(table) if isinstance(table, Path) else not table.is_folder):
             continue
         named = {kind: stem.removesuffix(end) for kind, ends in ENDS.items() for end in ends if stem.endswith(end)}
         if not named and (kind := _kind_of_table(table)) is not None:
@@ -256,7 +257,7 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
         if not there:  # what lies on disk comes first
             for member in packed():
                 stem, suffix, _ = split_name(member.path.name)
-                if suffix and not member.name.endswith("/") and stem in (*wanted, name):
+                if suffix and not member.is_folder and stem in (*wanted, name):
                     if (wanted.get(stem) or _kind_of_table(member)) == kind:
                         there.setdefault((stem, suffix), {})[str(member)] = member
     order = [*own, name, *released]  # the header of a table of a bare name tells what it is
@@ -283,6 +284,7 @@ def _what_is_there(name: str, root: Path, packed: list[Member]) -> str:
     closed = sorted(file for _, _, files in _walk(root) for file in files if file.lower().endswith(PACKED))
     closed += [archive.name for archive in _archives(root) if not list_members(archive)]
     closed += [str(member) for member in packed if member.name.lower().endswith((".zip", *PACKED))]
+    closed += [str(member) for member in packed if member.is_folder and split_name(member.path.name).suffix]
     unpack = f" Not unpacked yet: {', '.join(closed[:5])}." if closed else ""
     advice = advice_on_files(name, (file for _, _, files in _walk(root) for file in files))
     return f" Data sets found there: {known}.{unpack}{advice}{_how_to_get(name)}"
@@ -350,7 +352,7 @@ def _find_folder(
     wanted = [*(f"{name}_{folder}" for folder in media.folders), *shared, *media.folders]
 
     def called(entry: str, folders: Iterable[Place]) -> list[Place]:
-        named = [one for one in folders if _base(one).name == entry]
+        named = [one for one in folders if _folder_name(one) == entry]
         return [one for one in named if entry not in media.folders or os.path.abspath(one.parent) == beside]
 
     for entry in wanted:
@@ -360,15 +362,21 @@ def _find_folder(
             while (folder / folder.name).is_dir():  # an archive unpacked into a folder of its name
                 folder = folder / folder.name
             return folder
-    packed_folders = [member for member in packed() if member.name.endswith("/")]
+    packed_folders = [member for member in packed() if member.is_folder]
+    with_files = dict.fromkeys(member.archive for member in packed() if media.is_named(member.name))
     for entry in wanted:
-        candidates = called(entry, packed_folders)
+        candidates = called(entry, packed_folders) or called(entry, [Member(archive, "") for archive in with_files])
         outer = [one for one in candidates if not any(_is_within(one, other) for other in candidates)]
         if len({one.name for one in outer}) > 1:
             _only(entry, root, outer)
         if outer:
             return tuple(_innermost(one, set(packed_folders)) for one in outer)
     return None
+
+
+def _folder_name(folder: Path | Member) -> str:
+    """Returns the name of a folder; what an archive holds at its top has that of the archive."""
+    return folder.archive.stem if isinstance(folder, Member) and not folder.name else _base(folder).name
 
 
 def _is_within(folder: Member, other: Member) -> bool:

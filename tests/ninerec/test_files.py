@@ -1,6 +1,7 @@
 """`modeling_transrec.ninerec.files` on small folders written by the tests."""
 
 import os
+import zipfile
 
 import polars as pl
 import pytest
@@ -139,6 +140,37 @@ def test_missing_files_say_what_is_missing(tmp_path):
         find_files("X", tmp_path)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         find_files("X", tmp_path / "absent")
+
+
+def test_parts_of_parquet_in_an_archive_are_to_be_unpacked(tmp_path):
+    write(tmp_path / "X_items.csv", "item_id,text_en\ni1,a\n")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("X_interactions.parquet/part-0.parquet", b"")
+    assert find_names(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match=r"found there: none\. Not unpacked yet: .*X_interactions\.parquet/\."):
+        find_files("X", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["X_cover.zip", "images.zip"])
+def test_covers_at_the_top_of_an_archive(tmp_path, name, caplog):
+    make_dataset(tmp_path)
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("i1.jpg", b"1")
+        archive.writestr("small/i2.jpg", b"2")
+    found = find_files("X", tmp_path)
+    assert [one and one.name for one in find_media(IMAGE, found.images, ["i1", "i2", "i3"])] == [
+        "i1.jpg",
+        "small/i2.jpg",
+        None,
+    ]
+    before = found.state_hash(with_media=True)
+    with zipfile.ZipFile(tmp_path / name, "a") as archive:
+        archive.writestr("i3.jpg", b"3")
+    assert find_files("X", tmp_path).state_hash(with_media=True) != before
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("X_cover\\i1.jpg", b"1")
+    find_files("X", tmp_path)
+    assert f"{name} separates folders by backslashes" in caplog.text
 
 
 def test_one_table_in_two_forms_is_refused(tmp_path):

@@ -35,13 +35,17 @@ _LARGEST_FILE = 2**28  # bytes of an image or a sound; one that is compressed sa
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, or a folder, whose `name` ends with `/`."""
+    """A file in an archive, or a folder, whose `name` ends with `/`; the archive's top has an empty one."""
 
     archive: Path
     name: str
 
     def __str__(self) -> str:
-        return f"{self.archive}::{self.name}"
+        return f"{self.archive}::{self.name}" if self.name else str(self.archive)
+
+    @property
+    def is_folder(self) -> bool:
+        return not self.name or self.name.endswith("/")
 
     @property
     def path(self) -> PurePosixPath:
@@ -59,7 +63,7 @@ class Member:
             inside = sorted(
                 (info.filename, info.file_size, info.CRC)
                 for info in opened.infolist()
-                if info.filename == self.name or (self.name.endswith("/") and info.filename.startswith(self.name))
+                if info.filename == self.name or (self.is_folder and info.filename.startswith(self.name))
             )
         times = f"{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\t{stat.st_ino}"
         return f"{self.archive.absolute()}\t{times}\t{self.name}\t{inside}"
@@ -99,6 +103,12 @@ def list_members(archive: Path) -> list[Member]:
         return []
     hidden = [name for name in files if any(p.startswith(".") or p == "__MACOSX" for p in PurePosixPath(name).parts)]
     files = sorted(set(files) - set(hidden))
+    if backslashes := [name for name in files if "\\" in name]:
+        logger.warning(
+            "%s separates folders by backslashes, as in %r, and is not searched for them: unpack it, and pack it anew",
+            archive,
+            backslashes[0],
+        )
     folders = {f"{parent}/" for name in files for parent in PurePosixPath(name).parents if str(parent) != "."}
     return [Member(archive, name) for name in [*files, *sorted(folders)]]
 

@@ -14,6 +14,7 @@ from .interaction_rows import Chunks, to_arrow
 from .numbers import WHOLE, TimeForm, UnitsOfTimes
 from .options import TableOptions
 from .problems import RAISE, Problems, shown, warn
+from .spellings import advice_on_unknown
 
 
 class _Selection:
@@ -122,7 +123,7 @@ def write_coded(
     if num_known == 0 and example is not None:
         raise ValueError(
             f"{path}: none of its item ids (e.g. {example[1]!r}) is in the items table "
-            f"(e.g. {table[0].as_py()!r}); {_advice(example[1], table)}"
+            f"(e.g. {table[0].as_py()!r}); {_advice(example[1], unknown_items, table)}"
         )
     if num_known == 0:
         raise ValueError(f"{path}: no row can be read from this file")
@@ -135,11 +136,11 @@ def write_coded(
     return num_known
 
 
-def _advice(item_id: str, table: pa.Array) -> str:
+def _advice(item_id: str, item_ids: set[str], table: pa.Array) -> str:
     parts = re.split(r"[ ,;|]+", item_id)
     if len(parts) > 1 and pc.index_in(pa.array(parts, table.type), value_set=table).null_count == 0:
         return f"it is several that are: write a row of several items as a list, such as {json.dumps(parts[:3])}"
-    return "are these files of the same data set?"
+    return advice_on_unknown(pl.Series(sorted(item_ids), dtype=pl.String), cast(pl.Series, pl.from_arrow(table)))
 
 
 def read_parts(file: Path, num_interactions: int, rows_per_part: int) -> Iterator[pl.DataFrame]:

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from .advice import (
     or_header,
     separated_by,
 )
-from .forms import FORMS, form_of, is_lines_a_user
+from .forms import FORMS, dialect_of, form_of, is_lines_a_user
 from .interaction_rows import Chunks, to_arrow
-from .layouts import with_layout
+from .layouts import Layout, with_layout
 from .options import INTERACTION_COLUMNS, ITEM_COLUMNS, ITEMS_OWN_ID, OPTION_OF, TableOptions, named_columns, text_of
 from .problems import RAISE, Problems
-from .text_files import first_row
+from .spellings import advice_on_unknown
+from .text_files import first_row, text_rows
 
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,12 @@ PLACE = re.compile(r"column [1-9]\d*")
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts)(_|$)|_at$")
 DAY_NAME = re.compile(r"(^|_)date$|^day$")
 TIME_OF_DAY_NAME = re.compile(r"(^|_)(time|hour|hours|hourmin|hour_min|hour_of_day|time_of_day|minute)$")
+# What is clearly a time: seconds or milliseconds from 1990 to 2033, and days.
+CLEAR_TIME = re.compile(
+    r"(1\d{9}|[6-9]\d{8})(\d{3})?(\.\d+)?|(19|20)\d\d(0[1-9]|1[0-2])[0-3]\d|\d{4}[-/.]\d\d?[-/.]\d\d?.*"
+    r"|\d\d?[-/.]\d\d?[-/.]\d{4}.*"
+)
+SAMPLE_ROWS = 100  # that tell whether a column is one of times
 DISTINCT_BITS = 24  # size of the bitmap that counts distinct values
 
 
@@ -225,6 +233,8 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
         )
     elif len(first) in (2, 3):
         roles = ["column 1", "column 2", "timestamp"][: len(first)]
+        if len(first) == 3:
+            _check_time_is_last(path, line, options)
     else:
         raise ValueError(
             f"{path}:{line}: {len(first)} columns where 2 or 3 are expected (user, item, timestamp), separated by "
@@ -281,6 +291,32 @@ def _check_day_and_time(place: str, names: list[str], times: list[str]) -> None:
         )
 
 
+def _check_time_is_last(path: Path, line: int, options: TableOptions) -> None:
+    """Refuses a table without header whose third column can be no time while another clearly is one."""
+    rows = islice(text_rows(path, dialect_of(path, options), Problems()), SAMPLE_ROWS)
+    columns = list(zip(*(row for _, row in rows if len(row) == 3), strict=True))
+    are_times = [all(CLEAR_TIME.fullmatch(value.strip()) for value in column) for column in columns]
+    if any(are_times[:2]) and not are_times[2]:
+        place = are_times.index(True)
+        call = call_of(guess_places([values[0] for values in columns]))
+        raise ValueError(
+            f"{path}:{line}: without a header the third column is taken for the time, but column {place + 1} is like "
+            f"one ({columns[place][0]!r}) and the third is not ({columns[2][0]!r}); say which is which, such as {call}"
+        )
+
+
+def check_layout(path: Path, chunks: Chunks, item_ids: pl.Series, layout: Layout) -> None:
+    """Refuses a table that only looks like that of a layout: its users overlap more with the items than its items."""
+    jaccard, _, example = _overlaps(path, chunks, item_ids, ("user_id", "item_id"))
+    if jaccard["item_id"] == 0 or jaccard["user_id"] > jaccard["item_id"]:
+        user, item = example
+        raise ValueError(
+            f"{path}: its rows look like those of {layout.name}, read by {call_of(layout.columns)}, but "
+            f"users (e.g. {user!r}) are in the items table (e.g. {item_ids[0]!r}) as often as items (e.g. {item!r}), "
+            "or more; say which column is which: columns={…}"
+        )
+
+
 def name_roles(path: Path, chunks: Chunks, columns: list[str | None], item_ids: pl.Series) -> list[str | None]:
     """Returns what each column is, with the columns of users and items told apart by their values where need be."""
     if "user_id" in columns:
@@ -296,7 +332,34 @@ def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str,
     Containment does not suffice: where both ids are integers from 1, all users are item ids, too. Then only the usual
     order, user before item, is believed, and only if the items are nearly all of the table, and the users are not.
     """
-    names = ("column 1", "column 2")
+    jaccard, contained, example = _overlaps(path, chunks, item_ids, ("column 1", "column 2"))
+    user, item = sorted(jaccard, key=jaccard.__getitem__)
+    if jaccard[item] == 0:
+        raise ValueError(
+            f"{path}: no user or item id (e.g. {example}) is in the items table (e.g. {item_ids[0]!r}); "
+            f"{advice_on_unknown(pl.Series(example), item_ids)}"
+        )
+    overlaps = ", ".join(f"{column} {value:.3f}" for column, value in jaccard.items())
+    both_look_like_items = min(contained.values()) >= 0.5
+    unusual = item != "column 2" or jaccard[item] < 0.9
+    if (both_look_like_items and unusual) or jaccard[item] < 1.25 * jaccard[user]:
+        raise ValueError(
+            f"{path}: cannot tell users from items: overlap with the items table is {overlaps}. "
+            "Add a header line such as user_id,item_id,timestamp in the order of the file, or give the option "
+            'pair_columns=("user_id", "item_id", "timestamp"), in a script --pair_columns user_id item_id timestamp '
+            "(without timestamp where there is none)."
+        )
+    logger.info("%s: %s holds items, %s users (overlap with the items table: %s)", path.name, item, user, overlaps)
+    return user, item
+
+
+def _overlaps(
+    path: Path, chunks: Chunks, item_ids: pl.Series, names: tuple[str, str]
+) -> tuple[dict[str, float], dict[str, float], tuple[str, str]]:
+    """Returns how far the distinct values of two columns are those of the items table, and the values of a row.
+
+    Returns: by column the share of both together that is common; the share of the column's; and the first row.
+    """
     table = to_arrow(item_ids)
     counters = {name: DistinctCounter() for name in names}
     in_table = {name: np.zeros(len(table), dtype=bool) for name in names}
@@ -315,24 +378,7 @@ def _detect_order(path: Path, chunks: Chunks, item_ids: pl.Series) -> tuple[str,
         common, distinct = int(in_table[name].sum()), counters[name].estimate()
         jaccard[name] = common / (distinct + len(table) - common)
         contained[name] = common / distinct
-    user, item = sorted(jaccard, key=jaccard.__getitem__)
-    if jaccard[item] == 0:
-        raise ValueError(
-            f"{path}: no user or item id (e.g. {example}) is in the items table (e.g. {item_ids[0]!r}); "
-            "are these files of the same data set?"
-        )
-    overlaps = ", ".join(f"{column} {value:.3f}" for column, value in jaccard.items())
-    both_look_like_items = min(contained.values()) >= 0.5
-    unusual = item != "column 2" or jaccard[item] < 0.9
-    if (both_look_like_items and unusual) or jaccard[item] < 1.25 * jaccard[user]:
-        raise ValueError(
-            f"{path}: cannot tell users from items: overlap with the items table is {overlaps}. "
-            "Add a header line such as user_id,item_id,timestamp in the order of the file, or give the option "
-            'pair_columns=("user_id", "item_id", "timestamp"), in a script --pair_columns user_id item_id timestamp '
-            "(without timestamp where there is none)."
-        )
-    logger.info("%s: %s holds items, %s users (overlap with the items table: %s)", path.name, item, user, overlaps)
-    return user, item
+    return jaccard, contained, example
 
 
 class DistinctCounter:

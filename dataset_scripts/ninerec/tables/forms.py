@@ -48,6 +48,8 @@ FORMS = {
     ".inter": Form(separator="\t", role="interactions"),  # RecBole's atomic files
     ".item": Form(separator="\t", role="items"),
 }
+# As programs write that a value is missing; NA may be a name. It is kept as it is, and told.
+MISSING = ("NULL", "null", "\\N", "NaN", "nan", "NaT", "None", "<NA>", "#N/A")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 SAMPLE_BYTES = 1 << 16  # of a file, that tell its separator

@@ -52,6 +52,7 @@ PARQUET_ROWS = 1 << 21  # rows read at a time
 ROW = "row in the file"
 HISTORIES = 1 << 14  # rows read at a time where each has lists
 NUMBERS = ("timestamp", "rating")
+OBJECT = r'^\{("|\})'  # how JSON begins one, and no id
 
 # Makes a new iterator over the rows of a file, in its order: `user_id`, `item_id` and, where known, `timestamp`.
 Chunks = Callable[[], Iterator[pl.DataFrame]]
@@ -315,6 +316,14 @@ def pairs_line_by_line(
         )
         if lists:
             rows = _with_lists(path, rows, lists, on_problem)
+        for name in index if form_of(path).kind == "json" else ():
+            objects = rows.filter(pl.col(name).str.contains(OBJECT))
+            if not objects.is_empty():
+                lines = [(line, shown(text)) for line, text in _head(objects.select("line", name), on_problem)]
+                what = f"rows whose {name} is an object; write the value in it that is meant"
+                message = f"{name} is an object, {lines[0][1]}; write the value in it that is meant"
+                on_problem.error(path, what, objects.height, lines, message)
+                rows = rows.filter(~pl.col(name).str.contains(OBJECT))
         for name in index:
             empty = rows.filter(pl.col(name) == "")
             if not empty.is_empty():

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..sequences import Sequences, by_first_row, filter_interactions, find_repeated, keep_last
 from ..whole_folders import scratch_folder
 from .coded import read_parts, write_coded
-from .columns import behaviour_header, is_behaviour, name_roles, pair_roles
-from .forms import form_of
+from .columns import behaviour_header, check_layout, is_behaviour, name_roles, pair_roles
+from .forms import MISSING, form_of
 from .impressions import impression_chunks
 from .interaction_rows import (
     Chunks,
@@ -30,7 +31,7 @@ from .interaction_rows import (
     to_arrow,
     values_at,
 )
-from .layouts import with_layout
+from .layouts import assumed_layout, with_layout
 from .numbers import LARGEST_COUNT, LARGEST_RATING, WHOLE, TimeForm
 from .options import EVERYTHING, TableOptions
 from .problems import RAISE, Problems, warn
@@ -39,6 +40,10 @@ from .text_files import Irregular
 
 logger = logging.getLogger(__name__)
 
+OF_NOBODY = (
+    "have a user id that stands for a missing value: taken for one user; remove them, or give visitors without an "
+    "account an id for each session"
+)
 ROWS_PER_PART = 1 << 24  # interactions that are sorted at a time
 
 
@@ -89,6 +94,7 @@ def interaction_chunks(
     Returns:
         What makes a new iterator over the interactions, and the form of their times.
     """
+    assumed = assumed_layout(path, options) if form_of(path).kind == "text" else None
     options = with_layout(path, "interactions", options, on_problem)
     line_by_line = partial(pairs_line_by_line, path, options=options, on_problem=on_problem)
     lines: Chunks
@@ -110,12 +116,16 @@ def interaction_chunks(
     if on_problem.collects:
         without_report = partial(line_by_line, roles, header_line, times, on_problem=Problems())
         roles = name_roles(path, without_report, roles, item_ids)
-        chunks = partial(line_by_line, roles, header_line, times)
-        return kept_in_file(path, chunks, folder / "rows.arrow"), times
+        chunks = kept_in_file(path, partial(line_by_line, roles, header_line, times), folder / "rows.arrow")
+        if assumed is not None:
+            check_layout(path, chunks, item_ids, assumed)
+        return chunks, times
     if is_regular:
         chunks = regular_pairs(path, options, roles, header_line, times, folder / "rows.arrow")
     else:
         chunks = kept_in_file(path, partial(line_by_line, roles, header_line, times), folder / "rows.arrow")
+    if assumed is not None:
+        check_layout(path, chunks, item_ids, assumed)
     named = name_roles(path, chunks, roles, item_ids)
     names = {old: new for old, new in zip(roles, named, strict=True) if old is not None}
     return lambda: (chunk.rename(names) for chunk in chunks()), times
@@ -167,6 +177,13 @@ def _build(
         sequences = replace(sequences, timestamps=times.to_units(sequences.timestamps))
         _warn_of_ratings(path, sequences.timestamps)
     named = values_at(chunks, "user_id", sequences.user_ids.to_numpy())
+    missing = pc.is_in(named, value_set=pa.array(MISSING, named.type)).to_numpy(zero_copy_only=False)
+    if missing.any():
+        warn(
+            int(sequences.lengths[missing].sum()),
+            f"interactions in {path.name} {OF_NOBODY}",
+            named.to_pylist()[int(np.argmax(missing))],
+        )
     if report.repeated is not None:
         row, item, timestamp = report.repeated
         user = values_at(chunks, "user_id", np.array([row]))[0].as_py()

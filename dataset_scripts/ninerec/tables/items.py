@@ -12,11 +12,11 @@ import polars as pl
 
 from .advice import call_of
 from .columns import item_roles
-from .forms import dialect_of, form_of
+from .forms import MISSING, dialect_of, form_of
 from .joined_texts import join_columns
-from .json_files import as_field
+from .json_files import as_field, what_is_wrong
 from .layouts import with_layout
-from .options import EVERYTHING, ITEM_COLUMNS, TableOptions, named_columns
+from .options import EVERYTHING, ITEM_COLUMNS, TableOptions, named_columns, text_of
 from .parquet_files import as_strings, parquet_chunks, parquet_columns
 from .problems import RAISE, Problems, shown, warn
 from .text_files import advice_on_quotes, check_encoding, strip, text_rows
@@ -39,6 +39,7 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
         found = _read_item_parquet(path, options, on_problem)
     else:
         found = _read_item_text(path, options, on_problem)
+    _tell_missing(path, found, on_problem)
     for role, names in (options.columns or {}).items():
         if not isinstance(names, str | None):
             joined = join_columns({name: found.pop(f"{role}/{name}") for name in names}, names)
@@ -57,6 +58,28 @@ def read_items(path: Path, options: TableOptions = EVERYTHING, on_problem: Probl
         what = "rows that repeat an item id: the first row is kept"
         add_repeated(on_problem, "warning", path, what, items, again, "item_id")
     return items if on_problem.collects else items.drop("line")
+
+
+def _tell_missing(path: Path, found: dict[str, pl.Series], on_problem: Problems) -> None:
+    """Reports ids and texts that stand for a missing value; they are kept, as another program may mean them."""
+    for role, values in found.items():
+        if values.dtype == pl.Object:
+            values = pl.Series([one if isinstance(one, str) else "" for one in values], dtype=pl.String)
+        if values.dtype != pl.String:
+            continue
+        is_missing = values.str.strip_chars().is_in(MISSING).fill_null(False)
+        if is_missing.any():
+            name = role.rpartition("/")[2]
+            what = f"values of {name} that stand for a missing value: kept as they are; leave such fields empty"
+            lines = [
+                (line, shown(value))
+                for line, value in zip(
+                    found["line"].filter(is_missing).head(max(on_problem.max_examples, 1)),
+                    values.filter(is_missing),
+                    strict=False,
+                )
+            ]
+            on_problem.add_lines("warning", path, what, int(is_missing.sum()), lines)
 
 
 def add_repeated(
@@ -126,6 +149,11 @@ def _read_item_text(path: Path, options: TableOptions, on_problem: Problems) -> 
                 f"{len(row)} columns where {len(roles)} are expected: {row[:4]}; texts with commas or line breaks "
                 f"need double quotes around them{advice_on_quotes(row, dialect)}",
             )
+        elif odd := [(role, why) for role, number in index.items() if (why := what_is_wrong(row[number]))]:
+            name, why = text_of(odd[0][0]), odd[0][1]
+            what = f"rows whose {name} is an object, or cut within a character; ids and texts are strings or numbers"
+            of_item = f" of item {row[index['item_id']]!r}" if name != "item_id" else ""
+            on_problem.error(path, what, 1, [(line, f"{name} is {why}")], f"{name}{of_item} is {why}")
         elif wrong := [role for role, number in index.items() if "/" not in role and isinstance(row[number], list)]:
             what = f"rows with a list as {wrong[0]}; ids and texts are strings or numbers"
             fix = f'columns={{"{wrong[0]}": ["NAME"]}} makes a text of the lists in column NAME'

@@ -25,7 +25,7 @@ def json_columns(path: Path, on_problem: Problems = RAISE) -> list[str]:
 def json_rows(path: Path, on_problem: Problems = RAISE) -> Iterator[tuple[int, list[Any]]]:
     """Yields each row's values in the order of [`json_columns`], with its line; in an array with its number.
 
-    Numbers are as they are written, what is missing is empty, and lists are lists.
+    Numbers are as they are written, what is missing is empty, and lists and objects are what they are.
     """
     names = json_columns(path, Problems() if on_problem.collects else on_problem)
     known = set(names)
@@ -40,14 +40,30 @@ def json_rows(path: Path, on_problem: Problems = RAISE) -> Iterator[tuple[int, l
 def _value(value: Any) -> Any:
     if value is None:
         return ""
-    if isinstance(value, bool | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return value if isinstance(value, list) else str(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return value if isinstance(value, list | dict) else str(value)
 
 
 def as_field(value: Any) -> str:
     """Returns a value as a field of a text."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def what_is_wrong(value: Any) -> str | None:
+    r"""Returns why a value is no id and no text: an object, or a text cut within a character; else `None`.
+
+    >>> what_is_wrong({"$oid": "5f"}), what_is_wrong("a")
+    ('an object, \'{"$oid": "5f"}\'; write the value in it that is meant', None)
+    """
+    if isinstance(value, dict):
+        return f"an object, {shown(as_field(value))}; write the value in it that is meant"
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"cut within a character, {shown(value[-40:])}; cut texts between characters, or remove its rest"
+    return None
 
 
 def _objects(path: Path, on_problem: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -59,7 +75,7 @@ def _objects(path: Path, on_problem: Problems) -> Iterator[tuple[int, dict[str, 
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
-            found = _parse(text)
+            found = _parse(text.removeprefix("\ufeff"))
             if isinstance(found, dict) and not _is_of_columns(found):
                 yield line, found
                 continue

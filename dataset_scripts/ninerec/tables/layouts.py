@@ -251,6 +251,21 @@ def layout_of(
     return None, options
 
 
+def assumed_layout(path: Path, options: TableOptions) -> Layout | None:
+    """Returns the layout of a table whose columns of users and items only their places tell, if nobody named them.
+
+    Their ids are of one form, and what separates them is as usual, so that another table may look the same.
+    """
+    if options.pair_columns is not None or {"user_id", "item_id"} <= set(options.of_interactions):
+        return None
+    layout, _ = layout_of(path, "interactions", options)
+    if layout is None or not layout.fields or len(layout.options.get("separator", ",")) > 1:
+        return None
+    places = [int((layout.columns.get(role) or "column 0").split()[1]) - 1 for role in ("user_id", "item_id")]
+    user, item = (layout.fields[place] for place in places)
+    return layout if user == item else None
+
+
 def with_layout(path: Path, role: str, options: TableOptions, on_problem: Problems = RAISE) -> TableOptions:
     """Returns the options with what the layout of a table says, if it is of one; what is given counts more.
 

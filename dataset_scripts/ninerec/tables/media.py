@@ -3,7 +3,7 @@
 import contextlib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,14 +76,16 @@ class ItemFiles:
     Args:
         media: of which kind they are.
         names: their paths from the folder in which all of them lie.
+        item_ids: of all items: a file that has the very name of one is of no other.
     """
 
-    def __init__(self, media: Media, names: Iterable[str]):
+    def __init__(self, media: Media, names: Iterable[str], item_ids: Iterable[str]):
         self.media = media
         self.by_stem: dict[str, list[str]] = {}
         for name in sorted(filter(media.is_named, names), key=media.preference):
             self.by_stem.setdefault(_stem(name), []).append(name)
-        self._stems = {spelling: stem for stem in self.by_stem for spelling in _spellings(stem)}
+        owned = {unicodedata.normalize("NFC", item_id) for item_id in item_ids}
+        self._stems = {spelling: stem for stem in self.by_stem for spelling in _spellings(stem, owned)}
 
     def stem_of(self, item_id: str) -> str | None:
         """Returns the stem of an item's files, `None` where there are none."""
@@ -112,10 +114,14 @@ def _stem(name: str) -> str:
     return os.path.splitext(os.path.basename(name))[0]
 
 
-def _spellings(stem: str) -> Iterator[str]:
-    """Yields how a name may have been meant: composed accents; bytes that are GBK, or were taken for code page 437."""
-    yield unicodedata.normalize("NFC", stem)
-    if not stem.isascii():
+def _spellings(stem: str, owned: Container[str]) -> Iterator[str]:
+    """Yields how a name may have been meant: composed accents; bytes that are GBK, or were taken for code page 437.
+
+    One of `owned` is meant as it is.
+    """
+    composed = unicodedata.normalize("NFC", stem)
+    yield composed
+    if not stem.isascii() and composed not in owned:
         for before, meant in (("utf-8", "gb18030"), ("cp437", "utf-8"), ("cp437", "gb18030")):
             with contextlib.suppress(UnicodeError):
                 yield stem.encode(before, errors="surrogateescape").decode(meant)
@@ -136,7 +142,8 @@ def find_media(media: Media, folder: Folder, item_ids: Iterable[str]) -> list[st
         where = f"in {folder.name}"
     else:
         where = f"there is no {media.folders[0]} folder"
-    named = ItemFiles(media, found)
+    item_ids = list(item_ids)
+    named = ItemFiles(media, found, item_ids)
     try:
         names = [named.of(item_id) for item_id in item_ids]
     except ValueError as error:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from .forms import LINES_A_USER, Dialect, dialect_of, form_of, without_types
-from .json_files import as_field, json_columns, json_rows
+from .json_files import as_field, json_columns, json_rows, what_is_wrong
 from .options import EVERYTHING, TableOptions
 from .parquet_files import parquet_columns
 from .problems import RAISE, Problems, shown
@@ -31,6 +31,7 @@ MAX_BROKEN_ROWS = 100  # after which a file is not checked further
 CHUNK_ROWS = 500_000  # rows of a file that needs Python's CSV reader
 # As Unicode and polars have it; Python's `strip()` takes the separators of ASCII, 0x1c to 0x1f, for white space, too.
 WHITE_SPACE = "".join(char for char in map(chr, range(0x3001)) if char.isspace() and not "\x1c" <= char <= "\x1f")
+MARK = "\ufeff"  # the byte order mark
 csv.field_size_limit(1 << 30)  # a text may be long; Python's own limit is 131,072 characters
 
 
@@ -101,7 +102,7 @@ def _csv_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterator[tu
         with open(path, encoding="utf-8-sig", errors=_errors(on_problem), newline="") as file:
             start = line
             deque(islice(file, start - 1), maxlen=0)
-            reader = csv.reader(file, **dialect.csv_format)
+            reader = csv.reader(map(_without_mark, file), **dialect.csv_format)
             try:
                 for row in reader:
                     end = start + reader.line_num
@@ -117,6 +118,11 @@ def _csv_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterator[tu
                 check_encoding(path)
         num_broken += 1
         line += 1
+
+
+def _without_mark(line: str) -> str:
+    """Returns a line without the mark that begins a file, which may be one of several that were joined."""
+    return line.removeprefix(MARK)
 
 
 def _report_broken_row(
@@ -170,9 +176,9 @@ def _report_swallowed(path: Path, line: int, row: list[str], dialect: Dialect, o
         return
     told = [(number, shown(text)) for number, text in found]
     what = "lines within a text that look like rows"
-    if dialect.quoting is not None or _form_of_id(row[0]) not in {
-        _form_of_id(text.split(dialect.separator)[0]) for _, text in found
-    }:
+    if dialect.quoting is not None or not any(
+        _are_alike(row[0], text.split(dialect.separator)[0]) for _, text in found
+    ):
         on_problem.add_lines("warning", path, f"{what}: kept as they are", len(told), told)
         return
     fix = (
@@ -182,6 +188,18 @@ def _report_swallowed(path: Path, line: int, row: list[str], dialect: Dialect, o
     lines = f"lines {line} to {found[-1][0]}"
     message = f"{lines} are one row, within whose text there are lines that look like rows ({told[0][1]}); {fix}"
     on_problem.error(path, f"{what}; {fix}", len(told), [(line, f"{lines} are one row"), *told], message)
+
+
+def _are_alike(one: str, other: str) -> bool:
+    """Returns whether two ids are of one form, or both a word that mixes letters and digits, or as long.
+
+    >>> _are_alike("B001", "B7"), _are_alike("da844010", "6d80cbd2"), _are_alike("da844010", "hello")
+    (True, True, False)
+    """
+    words = [word for word in map(strip, (one, other)) if re.fullmatch(r"[\w-]{4,}", word)]
+    are_mixed = all(re.search(r"\d", word) and re.search(r"[^\W\d_]", word) for word in words)
+    are_long = len(strip(one)) == len(strip(other)) >= 8
+    return _form_of_id(one) == _form_of_id(other) or (len(words) == 2 and (are_mixed or are_long))
 
 
 def _form_of_id(text: str) -> str:
@@ -198,7 +216,7 @@ def _literal_rows(path: Path, dialect: Dialect, on_problem: Problems) -> Iterato
         try:
             for number, line in enumerate(file, 1):
                 if strip(line):
-                    yield number, line.rstrip("\n").split(dialect.separator)
+                    yield number, _without_mark(line).rstrip("\n").split(dialect.separator)
         except UnicodeDecodeError:
             check_encoding(path)
 
@@ -258,7 +276,7 @@ def _line_chunks(path: Path, on_problem: Problems = RAISE) -> Iterator[pl.DataFr
         except pa.ArrowInvalid:
             check_encoding(path)
         lines = pl.DataFrame({"line": np.arange(first, first + len(text)), "text": pl.from_arrow(text)})
-        lines = lines.with_columns(pl.col("text").str.strip_suffix("\n"))
+        lines = lines.with_columns(pl.col("text").str.strip_suffix("\n").str.strip_prefix(MARK))
         lines = lines.filter(pl.col("text").str.strip_chars() != "")
         if not lines.is_empty():
             found = True
@@ -305,12 +323,18 @@ def field_chunks(path: Path, dialect: Dialect, on_problem: Problems = RAISE) -> 
         while chunk := list(islice(rows, CHUNK_ROWS)):
             lines, rows_of_fields = zip(*chunk, strict=True)
             if is_json:
-                rows_of_fields = [[as_field(value) for value in row] for row in rows_of_fields]
+                rows_of_fields = [[_whole_field(path, line, value) for value in row] for line, row in chunk]
             fields = pl.from_arrow(pa.array(rows_of_fields, pa.large_list(pa.large_string())))  # faster than by row
             yield pl.DataFrame({"line": lines, "fields": fields}, schema_overrides={"line": pl.Int64})
         return
     for text in _line_chunks(path, on_problem):
         yield text.select("line", pl.col("text").str.split(dialect.separator).alias("fields"))
+
+
+def _whole_field(path: Path, line: int, value: Any) -> str:
+    if not isinstance(value, dict) and (why := what_is_wrong(value)):
+        raise ValueError(f"{path}:{line}: a value is {why}")
+    return as_field(value)
 
 
 class Irregular(Exception):
@@ -384,6 +408,8 @@ def _stripped(batch: pa.RecordBatch) -> pl.DataFrame:
     """Returns columns of strings without white space around each."""
     frame = cast(pl.DataFrame, pl.from_arrow(batch))
     spaced = [name for name, column in zip(batch.column_names, batch.columns, strict=True) if _may_have_space(column)]
+    if any(frame[name].str.contains(MARK, literal=True).any() for name in spaced):
+        raise Irregular("there is a byte order mark within it")
     return frame.with_columns(pl.col(spaced).str.strip_chars()) if spaced else frame
 
 

@@ -48,7 +48,7 @@ def check_media(
             problems.add("warning", folder, f"{media.word}s of zero bytes: count as missing", name)
         else:
             whole.append(name)
-    items = ItemFiles(media, whole)
+    items = ItemFiles(media, whole, item_ids)
     names = [name for found in items.by_stem.values() for name in found]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own about size and metadata

@@ -11,18 +11,21 @@ import polars as pl
 
 from ..tables.coded import read_parts, write_coded
 from ..tables.columns import is_behaviour
+from ..tables.forms import MISSING
 from ..tables.interaction_rows import Chunks, to_arrow
-from ..tables.interactions import interaction_chunks
+from ..tables.interactions import OF_NOBODY, interaction_chunks
 from ..tables.items import add_repeated
 from ..tables.numbers import TimeForm
 from ..tables.options import TableOptions
 from ..tables.problems import Problems, shown
+from ..tables.spellings import canonical
 
 
 ROUNDED = r"^\d(\.\d+)?[eE]\+?\d+$"
 ROUNDED_IDS = "ids as spreadsheets round them: different ids may have become one; export the table again, ids as text"
 CONTROL = r"[\x00-\x1f\x7f]"
 ROWS_PER_PART = 1 << 21  # interactions that are sorted at a time
+ODD = r"[^\x21-\x7e]|\.0+$"  # in an id that may be written otherwise
 LANGUAGES = ("text_zh", "text_en")
 EARLIEST = 631_152_000  # 1990 in seconds
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
@@ -49,6 +52,7 @@ def check_items(path: Path, items: pl.DataFrame, problems: Problems) -> None:
             what = "ids that are no plain names: such an item has no cover; never make a file name of the id"
             problems.add_lines("warning", path, what, 1, [(line, f"{shown(item_id)}: {reason}")])
     add("warning", ROUNDED_IDS, items.filter(pl.col("item_id").str.contains(ROUNDED)))
+    _check_spellings(path, [items["item_id"]], "item_id", problems)
     has_text = {language: pl.col(language).str.strip_chars() != "" for language in LANGUAGES}
     what = "items with an empty text in both languages: kept without text"
     add("warning", what, items.filter(~pl.any_horizontal(has_text.values())))
@@ -113,6 +117,8 @@ def check_interactions(
                 clock.check(chunk)
                 odd = chunk.filter(pl.col("user_id").str.contains(CONTROL))
                 problems.add_rows("note", path, "user ids with control characters", odd, "user_id")
+                nobody = chunk.filter(pl.col("user_id").is_in(MISSING))
+                problems.add_rows("warning", path, f"interactions that {OF_NOBODY}", nobody, "user_id")
                 rounded = chunk.filter(pl.any_horizontal(pl.col("user_id", "item_id").str.contains(ROUNDED)))
                 problems.add_rows("warning", path, ROUNDED_IDS, rounded, "user_id")
                 yield chunk
@@ -124,8 +130,24 @@ def check_interactions(
             used[part["item"].to_numpy()] = True
             users.check(part.drop("check", "row"))
         users.report(chunks)
+        _check_spellings(path, [chunk["user_id"].unique() for chunk in chunks()], "user_id", problems)
     what = 'items that nobody interacted with: not in the catalogue, unless catalogue="all"'
     problems.add_rows("warning", items_path, what, items.filter(~used), "item_id")
+
+
+def _check_spellings(path: Path, ids: list[pl.Series], role: str, problems: Problems) -> None:
+    """Warns of ids that differ only in how they are written, which are counted as those of several."""
+    odd = pl.concat([one.filter(one.str.contains(ODD)) for one in ids]).unique()
+    spelled = pl.DataFrame({"id": odd, "key": canonical(odd)}).filter(pl.col("id") != pl.col("key"))
+    if spelled.is_empty():
+        return
+    plain = pl.concat([one.filter(one.is_in(spelled["key"].unique().to_list())) for one in ids]).unique()
+    both = pl.concat([pl.DataFrame({"id": plain, "key": plain}), spelled])
+    several = both.group_by("key").agg(pl.col("id").unique().sort()).filter(pl.col("id").list.len() > 1).sort("key")
+    if several.height:
+        what = f"ids in {role} that differ only in accents, invisible characters or .0: taken for different ones"
+        found = several["id"].head(problems.max_examples).to_list()
+        problems.add("warning", path, what, *(" and ".join(map(ascii, one)) for one in found), count=several.height)
 
 
 class _Clock:

@@ -11,7 +11,10 @@ from ..tables.options import QUOTINGS, TableOptions
 def json_object(text: str) -> dict:
     """Returns an object that an option gives as JSON, or as a file of it."""
     if text.endswith(".json"):
-        text = Path(text).read_text(encoding="utf-8")
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text} cannot be read: {error.strerror or error}") from error
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:

@@ -76,7 +76,11 @@ def _linked_table(source: str, link: Path, kind: str) -> Path:
         link = link.with_name(f"{link.name}{suffix}{packing}")
         link.symlink_to(path.resolve())
         return link
-    if path.exists() or source.count("/") != 1:
+    if path.is_dir():
+        raise ValueError(
+            f"--{kind} {source} is a folder; if it has the parts of a Parquet table, let its name end in .parquet"
+        )
+    if path.exists() or source.count("/") != 1 or split_name(path.name).suffix:
         raise ValueError(f"--{kind} {source} is neither a file nor a Hub data set (owner/name)")
     link = link.with_name(f"{link.name}.parquet")
     load_dataset(source, split="train").to_parquet(link)

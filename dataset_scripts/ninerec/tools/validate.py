@@ -93,7 +93,8 @@ def _check_rows(
     with _readable(interactions, problems):
         check_interactions(interactions, items_path, items, problems, min_actions, options)
     if files.images is None:
-        problems.add("note", files.root, f"no folder {files.name}_cover: no images can be used", count=1)
+        what = f"no folder {files.name}_cover, on disk or in an archive, nor {files.name}_cover.zip"
+        problems.add("note", files.root, f"{what}: no images can be used", count=1)
     for media, folder in files.media.items():
         if folder is not None:
             with _readable(folder if isinstance(folder, Path) else folder[0].archive, problems):

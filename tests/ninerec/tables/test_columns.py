@@ -1,10 +1,13 @@
 """Columns by their meaning: however they are called and ordered, what loads is right, or the call is named."""
 
 import datasets
+import polars as pl
 import pytest
 from datasets import load_dataset
 
 import modeling_transrec  # noqa: F401
+from modeling_transrec.ninerec.tables.interactions import read_sequences
+from modeling_transrec.ninerec.tables.options import TableOptions
 
 
 START = 1_600_000_000
@@ -194,3 +197,27 @@ def test_items_that_leave_a_doubt(load, products, call):
     with pytest.raises(ValueError, match=r"X_items\.csv:1: ") as caught:
         load(products=products)
     assert call in str(caught.value)
+
+
+@pytest.mark.parametrize("day", ["1714521600", "20240501", "2024-05-01", "1714521600000"])
+def test_a_time_that_is_not_last_is_no_user(tmp_path, day):
+    path = tmp_path / "X_interactions.csv"
+    items = pl.Series([str(item) for item in range(1, 41)])
+    path.write_text("".join(f"{day},{user},{1 + user * step % 40}\n" for user in range(1, 31) for step in range(9)))
+    with pytest.raises(ValueError, match=r"column 1 is like one .*\"user_id\": \"column 2\", .*\"column 1\""):
+        read_sequences(path, items)
+    path.write_text("".join(f"{user},{1 + user * step % 40},{day}\n" for user in range(1, 31) for step in range(9)))
+    assert len(read_sequences(path, items, min_actions=1)) == 30
+
+
+@pytest.mark.parametrize("first", [1, 1001])
+def test_what_only_looks_like_movielens_is_refused(tmp_path, first):
+    path = tmp_path / "X_interactions.tsv"
+    rows = [(user, 1 + user * step % 40) for user in range(1, 31) for step in range(9)]
+    items = pl.Series([str(item) for item in range(first, first + 40)])
+    path.write_text("".join(f"{item}\t{user}\t{1 + user % 5}\t{1600000000 + user}\n" for user, item in rows))
+    with pytest.raises(ValueError, match=r"look like those of MovieLens, read by .*say which column is"):
+        read_sequences(path, items)
+    columns = {"user_id": "column 2", "item_id": "column 1", "timestamp": "column 4"}
+    known = pl.Series([str(item) for item in range(1, 41)])
+    assert len(read_sequences(path, known, min_actions=1, options=TableOptions(columns))) == 30

@@ -79,6 +79,17 @@ def test_interactions(tmp_path, form):
         ("X_items.jsonl", "\n", "jsonl: no object in the file has a name"),
         ("X_items.jsonl", '{"asin": "", "title": "a"}\n', r"jsonl:1: empty item_id"),
         ("X_items.jsonl", '{"asin": 1, "title": ["a"]}\n', r"jsonl:1: title is a list; columns="),
+        (
+            "X_items.jsonl",
+            '{"asin": 1, "title": "a"}\n{"asin": 2, "title": {"en": "a"}}\n',
+            "jsonl:2: title of item '2' is an object, '.*en.*'; write the value",
+        ),
+        ("X_items.json", '[{"asin": {"$oid": "5f"}, "title": "a"}]', r"json:1: item_id is an object"),
+        (
+            "X_items.jsonl",
+            '{"asin": "i5", "title": "cut \\ud83d"}\n',
+            r"jsonl:1: title of item 'i5' is cut within a character, 'cut \\ud83d'",
+        ),
         ("X_items.jsonl", '{"sku": 1, "title": "a"}\n', r"jsonl:0: .*does not name an id"),
     ],
 )
@@ -88,6 +99,27 @@ def test_wrong_files(tmp_path, name, text, message):
         read_items(path)
     written(tmp_path, "X_pair.csv", "u,1,2\n" * 9)
     assert any(problem.severity == "error" for problem in validate("X", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"user": {"id": "u0", "agent": "x"}}, "jsonl:3: user_id is an object, .*; write the value in it"),
+        ({"item": {"$oid": "5f"}}, "jsonl:3: item_id is an object"),
+        ({"time": {"$date": 5}}, "jsonl:3: timestamp is an object"),
+        ({"user": "cut \ud83d"}, "jsonl:3: a value is cut within a character"),
+    ],
+)
+def test_interactions_with_objects(tmp_path, changes, message):
+    rows = [{"user": "{u}", "item": "a", "time": 5, "seen": {"ua": n}} for n in range(2)]
+    path = written(tmp_path, "X_interactions.jsonl", FORMS[".jsonl"](rows))
+    assert read_sequences(path, pl.Series(["a"]), min_actions=1).user_ids.to_pylist() == ["{u}"]
+    path = written(tmp_path, "X_interactions.jsonl", FORMS[".jsonl"]([*rows, {**rows[0], **changes}]))
+    with pytest.raises(ValueError, match=message):
+        read_sequences(path, pl.Series(["a"]))
+    written(tmp_path, "X_items.csv", "item_id,text_en\na,b\n")
+    found = [problem.what for problem in validate("X", tmp_path) if problem.path == path]
+    assert any(message.split(": ")[1].split(",")[0].split(" is ")[1] in what for what in found)
 
 
 def test_names_that_come_late_are_told(tmp_path, monkeypatch, caplog):

@@ -90,8 +90,12 @@ def test_a_cover_of_an_archive_whose_names_are_gbk(tmp_path, make):
 
 def test_an_exact_name_comes_before_a_spelling():
     composed, apart = "é", unicodedata.normalize("NFD", "é")
-    files = ItemFiles(IMAGE, [f"{composed}.jpg", f"{apart}.jpg"])
+    files = ItemFiles(IMAGE, [f"{composed}.jpg", f"{apart}.jpg"], [composed, apart])
     assert files.of(composed) == f"{composed}.jpg" and files.of(apart) == f"{apart}.jpg"
+    in_gbk = composed.encode().decode("gbk")
+    assert ItemFiles(IMAGE, [f"{composed}.jpg"], [in_gbk]).of(in_gbk) == f"{composed}.jpg"
+    files = ItemFiles(IMAGE, [f"{apart}.jpg"], [composed, in_gbk])
+    assert files.of(composed) == f"{apart}.jpg" and files.of(in_gbk) is None
 
 
 def test_files_that_would_take_all_memory_count_as_missing(tmp_path, caplog, monkeypatch):

@@ -17,6 +17,7 @@ from modeling_transrec.ninerec.tables.interactions import read_sequences
 from modeling_transrec.ninerec.tables.items import read_items, select_catalogue
 from modeling_transrec.ninerec.tables.media import IMAGE, find_media
 from modeling_transrec.ninerec.tables.options import TableOptions
+from modeling_transrec.ninerec.tools.validate import validate
 
 
 IDS = pl.Series(["i1", "i2", "i3", "007"])
@@ -129,6 +130,22 @@ def test_what_may_be_a_header_is_reported(tmp_path, caplog):
 def test_lines_of_spaces_are_blank(tmp_path, quote):
     assert items(tmp_path, f"  \n1,一,{quote}b{quote}\n\t\n") == [("1", "一", "b")]
     assert pairs(tmp_path, f"  \nu,{quote}i1{quote},5\n \n") == [("u", "i1", 5)]
+
+
+@pytest.mark.parametrize("missing", ["NULL", "\\N", "NaN", "None", "<NA>", "nan"])
+def test_what_stands_for_a_missing_value_is_kept_and_told(tmp_path, caplog, missing):
+    found = pairs(tmp_path, f"a,i1,1\n{missing},i1,2\n{missing},i2,3\nNA,i1,4\n")
+    assert found == [("a", "i1", 1), (missing, "i1", 2), (missing, "i2", 3), ("NA", "i1", 4)]
+    assert "2 interactions in X_pair.csv have a user id that stands for a missing value" in caplog.text
+    caplog.clear()
+    path = write(tmp_path / "X_items.csv", f"item_id,title,brand\ni1,{missing},NA\ni2,b,{missing}\n")
+    assert read_items(path)["text_en"].to_list() == [missing, "b"]
+    assert "1 values of title that stand for a missing value: kept as they are" in caplog.text
+    caplog.clear()
+    read_items(path, TableOptions({"text_en": ["title", "brand"]}))
+    assert "e.g. line 3: " in caplog.text and "values of brand that stand" in caplog.text
+    told = [problem for problem in validate("X", tmp_path) if "missing value" in problem.what]
+    assert {one.path.name: one.count for one in told} == {"X_pair.csv": 2, "X_items.csv": 1}
 
 
 # Pair files
@@ -706,6 +723,33 @@ def test_interactions_that_vanish_in_an_id_are_refused(tmp_path, separator):
         interactions_in(path, IDS)
 
 
+@pytest.mark.parametrize(
+    "ids", ["da844010 2dae89fb 6d80cbd2 1d081476", "dQw4w9WgXcQ aaaaaaaaaaa hvL1339luv0 b-_bbbbbbbb"]
+)
+def test_ids_without_a_form_vanish_in_no_text(tmp_path, ids):
+    one, two, three, four = ids.split()
+    content = f'item_id,title\n{one},a\n{two},"Twelve\n{three},b\n{four},inch"\n'
+    with pytest.raises(ValueError, match=r":3: lines 3 to 5 are one row"):
+        read_items(write(tmp_path / "X_items.csv", content))
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_files_with_byte_order_marks_that_were_joined(tmp_path, quote):
+    content = f"\ufeffa,i1,1\nb,i1,2\n\ufeff{quote}a{quote},i2,3\n"
+    assert pairs(tmp_path, content) == [("a", "i1", 1), ("a", "i2", 3), ("b", "i1", 2)]
+    assert pairs(tmp_path, content, separator=",", quoting="none") == [
+        ("a", "i1", 1),
+        *([] if quote else [("a", "i2", 3)]),
+        ("b", "i1", 2),
+        *([('"a"', "i2", 3)] if quote else []),
+    ]
+    assert behaviour(tmp_path, "\ufeffa\ti1 i2\n\ufeffb\ti2\n") == [
+        ("a", "i1", None),
+        ("a", "i2", None),
+        ("b", "i2", None),
+    ]
+
+
 def test_quotes_may_follow_a_backslash_or_mean_nothing(tmp_path):
     path = write(tmp_path / "X_items.csv", 'item_id,title\ni1,"12\\" pizza, 1"\ni2,"C:\\\\"\ni3,plain\n')
     with pytest.raises(ValueError, match=r":2: .*breaks CSV quoting.*quoting=\"backslash\""):
@@ -740,3 +784,18 @@ def test_separators_of_ascii_are_no_white_space(tmp_path):
     path = tmp_path / "X_behaviour.tsv"
     with pytest.raises(ValueError, match=r"X_behaviour\.tsv:1: 1 columns where 2"):
         interactions_in(write(path, "\x1f\n"), IDS)
+
+
+@pytest.mark.parametrize(
+    ("item_id", "why"),
+    [
+        ("i2.0", "are these files of the same data set"),
+        ("7.0", "'7.0' may be '007', but one of them has zeros before the number"),
+        ("\ufeffI1", "'.*I1' may be 'i1', but they differ in capitals"),
+        ("i1\u200b", "may be 'i1', but they differ in invisible characters"),
+    ],
+)
+@pytest.mark.parametrize("header", ["", "user_id,item_id,timestamp\n"])
+def test_why_no_item_is_known(tmp_path, item_id, why, header):
+    with pytest.raises(ValueError, match=why):
+        pairs(tmp_path, f"{header}u,{item_id},1\n")

@@ -123,9 +123,18 @@ def test_a_folder_that_would_be_a_pattern_is_refused_before_any_work(tables):
     assert not (tables / "g[1]").exists()
 
 
-def test_wrong_options(tables):
+def test_wrong_options(tables, capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--columns", "absent.json"])
+    assert "argument --columns: absent.json cannot be read: No such file or directory" in capsys.readouterr().err
     with pytest.raises(ValueError, match="neither a file nor a Hub data set"):
         prepare_shop(tables, interactions="absent.csv")
+    (tables / "dir").mkdir()
+    with pytest.raises(ValueError, match="dir/typo.csv is neither a file nor a Hub data set"):
+        own = ["--interactions", "dir/typo.csv", "--items", str(tables / "products.tsv")]
+        prepare(make_parser().parse_args(["--dataset_config_name", "shop", "--output_dir", str(tables / "out"), *own]))
+    with pytest.raises(ValueError, match="dir is a folder; .* let its name end in .parquet"):
+        prepare_shop(tables, interactions="dir")
     (tables / "sales.xls").write_text("")
     with pytest.raises(ValueError, match="must end in .csv, .tsv, .parquet"):
         prepare_shop(tables, interactions="sales.xls")

@@ -489,3 +489,12 @@ def test_parquet_is_checked_as_csv_is(tmp_path, kind):
             if "load_dataset stops at" not in what
         ]
     assert kinds[".csv"] == kinds[".parquet"]
+
+
+def test_ids_that_are_written_in_two_ways_are_told(tmp_path):
+    users = ["12", "12.0", "a\u200b", "a", "e\u0301", "\u00e9", "b.0", "z\u200b"]
+    (tmp_path / "X_items.csv").write_text("item_id,text_en\n7,a b\n7.0,c d\n8,e f\n")
+    (tmp_path / "X_interactions.csv").write_text("".join(f"{user},{item},1\n" for user in users for item in (7, 8)))
+    told = {one.path.name: one for one in validate("X", tmp_path) if "taken for different ones" in one.what}
+    assert told["X_interactions.csv"].count == 3 and told["X_items.csv"].examples == ["'7' and '7.0'"]
+    assert told["X_interactions.csv"].examples == ["'12' and '12.0'", r"'a' and 'a\u200b'", r"'e\u0301' and '\xe9'"]
