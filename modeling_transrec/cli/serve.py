@@ -97,9 +97,6 @@ def main(args: Sequence[str] | None = None) -> None:
         from ..serving.service import Service
     except ImportError as error:
         raise OptionError(f'serving needs pip install "modeling_transrec[serve]" ({error})') from error
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     try:
         limits = Limits(
             max_k=arguments.max_k,
@@ -111,6 +108,9 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         raise OptionError(str(error)) from error
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     service = Service(loader(arguments, data), arguments.log_file, arguments.index, index_options)
     app = create_app(service, os.environ.get(TOKEN) or None, limits)
     options: dict[str, Any] = {"access_log": False, "log_level": "warning", "log_config": None}  # by the handler above
