@@ -1,6 +1,6 @@
 """Indexes of a recommender beside a bare matrix-vector product and top-k: how fast they are, and what they find.
 
-    OMP_NUM_THREADS=1 python benchmarks/indexes.py speed --num_items 10000 100000 1000000 --rounds 85
+    OMP_NUM_THREADS=1 python benchmarks/indexes.py speed --num_items 10000 100000 1000000 --rounds 65
     OMP_NUM_THREADS=1 python benchmarks/indexes.py quality --datasets Industrial --data_dir DATA \\
         --text_model_name_or_path MODEL
     python benchmarks/indexes.py page
