@@ -15,7 +15,7 @@ class Batcher:
     Collects calls of many coroutines into calls of one function with a list, in a thread of its own.
 
     Nothing waits for a batch to fill up: a call that comes alone is computed at once, and those that come meanwhile go
-    together. So one client has the latency of a single call, and many have the throughput of batches.
+    together. So one client waits for no other, and many have the throughput of batches.
 
     Args:
         compute: called with a key and the values that were given with it; returns a result for each value, where an
