@@ -7,7 +7,7 @@ import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -349,7 +349,9 @@ class Worker:
             only = {"datasets": [spec["dataset"]], "seeds": [spec["seed"]]}
             commands = [["transrec", "benchmark", "SUITE", *to_options(only)]]
         if self.is_main_process:
-            save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"], users)
+            arrays = {"target_counts": evaluation.platform.num_interactions[evaluation.evaluator.targets]}
+            arrays |= {"history_lengths": evaluation.evaluator.lengths} | ({} if users is None else {"users": users})
+            save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"], arrays)
         return {
             "schema": SCHEMA,
             "id": task.id,
@@ -390,18 +392,18 @@ class _Stopwatch:
         return {name: round(self._last - last, 2)}
 
 
-def save_rankings(path: Path, rankings: Rankings, users: Sequence[str] | None = None) -> None:
+def save_rankings(path: Path, rankings: Rankings, of_users: Mapping[str, Any]) -> None:
     """Keeps the ranks of the users' targets, for statistics over users.
 
     Args:
         path: the file.
         rankings: of the users.
-        users: their ids, where not every seed has the same users in the same order.
+        of_users: what else is kept of each of them: `target_counts` and `history_lengths`, by which they are grouped,
+            and the ids `users`, where not every seed has the same users in the same order.
     """
     arrays: dict[str, Any] = {"num_better": rankings.num_better.int().numpy()}
     arrays["num_tied"] = rankings.num_tied.int().numpy()
-    if users is not None:
-        arrays["users"] = np.asarray(users, dtype=str)
+    arrays |= {name: np.asarray(values, dtype=str if name == "users" else None) for name, values in of_users.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("wb") as file:

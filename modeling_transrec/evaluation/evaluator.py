@@ -344,13 +344,9 @@ class FullRankingEvaluator:
         Returns: `{"target 0": {"num_users": …, "hr@10": …}, …, "history 1-5": …}`; groups without users are left out.
         """
         rankings, found = self.rankings if rankings is None else rankings, {}
-        for name, values in (("target", np.asarray(item_counts)[self.targets]), ("history", self.lengths)):
-            for low, high in zip(GROUP_BOUNDS, [*GROUP_BOUNDS[1:], None], strict=True):
-                chosen = torch.from_numpy((values >= low) & ((values < high) if high is not None else True))
-                if chosen.any():
-                    label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
-                    metrics = ranking_metrics(rankings.of_users(chosen), self.ks, self.metrics)
-                    found[f"{name} {label}"] = {"num_users": int(chosen.sum()), **metrics}
+        for name, chosen in groups_of_users(np.asarray(item_counts)[self.targets], self.lengths).items():
+            metrics = ranking_metrics(rankings.of_users(torch.from_numpy(chosen)), self.ks, self.metrics)
+            found[name] = {"num_users": int(chosen.sum()), **metrics}
         return found
 
     def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
@@ -378,3 +374,25 @@ class FullRankingEvaluator:
             sums = gather_object(sums)
         total = torch.stack([part for _, part in sorted(sums, key=lambda part: part[0])]).sum(0)
         return (total / len(self.targets)).to(scorer.item_embeddings.device)
+
+
+def groups_of_users(target_counts: np.ndarray, history_lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns which users are in each group `(N,)`: of targets of like popularity, and of histories of like length.
+
+    Args:
+        target_counts: `(N,)` training interactions with each user's target.
+        history_lengths: `(N,)` items of each user's history.
+
+    Example:
+
+    >>> {name: users.tolist() for name, users in groups_of_users(np.array([0, 60]), np.array([3, 4])).items()}
+    {'target 0': [True, False], 'target 50+': [False, True], 'history 1-4': [True, True]}
+    """
+    found = {}
+    for name, values in (("target", target_counts), ("history", history_lengths)):
+        for low, high in zip(GROUP_BOUNDS, [*GROUP_BOUNDS[1:], None], strict=True):
+            chosen = (values >= low) & (True if high is None else values < high)
+            if chosen.any():
+                label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
+                found[f"{name} {label}"] = chosen
+    return found

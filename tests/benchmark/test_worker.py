@@ -2,19 +2,22 @@
 
 import re
 import shlex
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from modeling_transrec import SAMPLE_BACKBONE
+from modeling_transrec import SAMPLE_BACKBONE, DataArguments
 from modeling_transrec.benchmark.known_users import KnownUsersArguments
 from modeling_transrec.benchmark.report import write_report
+from modeling_transrec.benchmark.statistics import values_of_users
 from modeling_transrec.benchmark.suites import Suite, read_suite
 from modeling_transrec.benchmark.worker import Worker
 from modeling_transrec.cli import evaluate, finetune, pretrain
 from modeling_transrec.evaluation.baselines import BASELINES
+from modeling_transrec.evaluation.evaluator import groups_of_users
 
 
 def test_too_many_candidates_are_refused_before_anything_is_trained_or_ranked(tmp_path, monkeypatch):
@@ -69,7 +72,21 @@ def test_users_are_named_where_each_seed_tests_others(tmp_path):
     assert users[1] != users[2] and len(users[1]) == 100
     assert lines[0]["command"] == "transrec benchmark SUITE --datasets Sample_Target --seeds 1"
     (line,) = Worker(tmp_path, use_cpu=True).run(baselines(baselines=["popularity"]))
-    assert set(np.load(tmp_path / line["rankings"])) == {"num_better", "num_tied"}
+    assert set(np.load(tmp_path / line["rankings"])) == {"num_better", "num_tied", "target_counts", "history_lengths"}
+
+
+def test_what_is_kept_of_users_says_their_groups(tmp_path):
+    (line,) = Worker(tmp_path, use_cpu=True).run(baselines(baselines=["popularity"]))
+    kept, data = np.load(tmp_path / line["rankings"]), DataArguments(dataset_config_name="Sample_Target")
+    training, tested = (data.load_sequences(split, max_seq_len=7) for split in ("train", "test"))
+    taken = Counter(item for history in training["item_ids"] for item in history)
+    assert kept["target_counts"].tolist() == [taken[target] for target in tested["target"]]
+    assert kept["history_lengths"].tolist() == [*map(len, tested["item_ids"])]
+    gains = values_of_users(kept["num_better"], kept["num_tied"])
+    for name, chosen in groups_of_users(kept["target_counts"], kept["history_lengths"]).items():
+        of_group = line["groups"].pop(name)
+        assert of_group["num_users"] == chosen.sum() and of_group["ndcg@10"] == pytest.approx(gains[chosen].mean())
+    assert not line["groups"]
 
 
 COMMANDS = {"pretrain": pretrain.main, "finetune": finetune.main, "evaluate": evaluate.main}

@@ -53,7 +53,9 @@ def test_a_suite_from_yaml_to_tables(tmp_path, capsys):
     assert len({line["protocol"]["fingerprint"] for line in lines}) == 1  # all rank the same
     for line in lines:
         ranks = np.load(folder / line["rankings"])
-        assert values_of_users(**ranks).mean() == pytest.approx(line["metrics"]["ndcg@10"], abs=1e-6)
+        assert values_of_users(ranks["num_better"], ranks["num_tied"]).mean() == pytest.approx(
+            line["metrics"]["ndcg@10"], abs=1e-6
+        )
         assert str(tmp_path) not in json.dumps(line)
     of = {(line["model"], line["scores"], line["seed"]): line for line in lines}
     assert of["zero-shot", "own", 1]["kind"] == "zero-shot" and of["HasPT", "own", 1]["sources"] == ["Sample_Source"]
@@ -112,7 +114,9 @@ def test_a_suite_on_two_processes_of_each_task(tmp_path, tune):
     for line in lines.values():
         assert line["hardware"]["processes"] == 2
         ranks = np.load(tmp_path / "two" / line["rankings"])
-        assert values_of_users(**ranks).mean() == pytest.approx(line["metrics"]["ndcg@10"], abs=1e-6)
+        assert values_of_users(ranks["num_better"], ranks["num_tied"]).mean() == pytest.approx(
+            line["metrics"]["ndcg@10"], abs=1e-6
+        )
     assert list((tmp_path / "two" / "models").iterdir()) == []
     if tune == "0":
         main([str(path), "--use_cpu", "true", "--models", "IDRec", "--output_dir", str(tmp_path / "one")])
@@ -187,7 +191,9 @@ def test_tables_of_few_candidates_stand_beside_the_whole_catalogue(tokenizer, tm
     for line in read_lines(tmp_path / "out" / "results.jsonl"):
         found.setdefault(line["dataset"], {})[line["model"], line["scores"]] = line
         ranks = np.load(tmp_path / "out" / line["rankings"])
-        assert values_of_users(**ranks).mean() == pytest.approx(line["metrics"]["ndcg@10"], abs=1e-6)
+        assert values_of_users(ranks["num_better"], ranks["num_tied"]).mean() == pytest.approx(
+            line["metrics"]["ndcg@10"], abs=1e-6
+        )
     rows = {("random", "own"), ("transitions", "own"), ("IDRec", "own"), ("IDRec", "own + transitions")}
     prompted = {("language-model", "own")}
     assert {name: set(one) for name, one in found.items()} == {
