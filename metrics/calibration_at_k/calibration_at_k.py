@@ -1,11 +1,7 @@
-import datasets
-import numpy as np
-import pyarrow as pa
-
 from modeling_transrec.evaluation import modules
 
 
-class CalibrationAtK(modules.ListMetric):
+class CalibrationAtK(modules.HistoryListMetric):
     """
     Calibration: how far the first k items of a list are from their user's history in popularity.
 
@@ -32,7 +28,6 @@ class CalibrationAtK(modules.ListMetric):
 
     title = "Calibration@K"
     row = "calibration"
-    inputs = {"default": datasets.Features({"predictions": modules.IDS, "histories": modules.IDS})}
     bibtex = """\
 @inproceedings{abdollahpouri2021user,
   title     = {User-centered Evaluation of Popularity Bias in Recommender Systems},
@@ -43,9 +38,3 @@ class CalibrationAtK(modules.ListMetric):
 }
 """
     urls = ("https://doi.org/10.1145/3450613.3456821",)
-
-    def _compute(self, predictions, histories, item_counts=None, k=None):
-        counts = self.need(item_counts=item_counts)
-        taken = pa.array(modules.look_up(histories, [*counts]), pa.list_(pa.int64()))
-        item_counts = np.array([*counts.values()], dtype=float)
-        return self.measure_lists(predictions, [*counts], k, item_counts=item_counts, histories=taken)

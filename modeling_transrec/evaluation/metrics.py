@@ -167,21 +167,48 @@ def novelty(rankings: Rankings, k: int) -> float:
 
 
 def popularity_bias(rankings: Rankings, k: int) -> float:
-    """Says how many times as popular the first `k` items are as the items that users take themselves.
+    """Says how many times as popular the first `k` items are as the items of the users' own histories.
 
-    It is the mean number of training interactions of recommended items (Yin et al., VLDB 2012), divided by that of
-    the training interactions' own items: 1 says that popular items are recommended as often as they are taken.
+    It is the group average popularity of the lists divided by that of the histories: the mean number of training
+    interactions of a list's items, and of a history's, each averaged over users. 1 says that users are shown items as
+    popular as those that they take; what it is above 1 is the ΔGAP of Abdollahpouri et al., "The Unfairness of
+    Popularity Bias in Recommendation" (RMSE at RecSys 2019), also called popularity lift. Users whose list is empty
+    are left out.
 
     Example:
 
-    >>> none = torch.tensor([0, 0])
-    >>> rankings = Rankings(none, none, top_items=torch.tensor([[0, 1], [0, 2]]), item_counts=np.array([3, 1, 0, 0]))
+    >>> none, counts = torch.tensor([0, 0]), np.array([6, 4, 2, 0])
+    >>> rankings = Rankings(none, none, torch.tensor([[0, 1], [0, -1]]), counts, histories=pa.array([[2, 3, 2], [1]]))
     >>> popularity_bias(rankings, k=1), popularity_bias(rankings, k=2)
-    (1.2, 0.7)
+    (2.25, 2.0625)
     """
     counts = rankings.item_counts.astype(np.float64)
-    taken = (counts**2).sum() / counts.sum()
-    return float(counts[rankings.recommended(k)].mean() / taken)
+    owner, items, of_history, taken = _lists_and_histories(rankings, k)
+    num_users = len(rankings.top_items)
+    of_lists = _mean_of_users(counts[items], owner, num_users)
+    of_histories = _mean_of_users(counts[taken], of_history, num_users)
+    has_both = np.isfinite(of_lists) & np.isfinite(of_histories)
+    if not of_histories[has_both].sum() > 0:
+        raise ValueError(
+            f"popularity_bias@{k} compares lists with histories, and no user has both a list and a history with an "
+            "item that has training interactions"
+        )
+    return float(of_lists[has_both].mean() / of_histories[has_both].mean())
+
+
+def _lists_and_histories(rankings: Rankings, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns users and items of the lists of length `k`, and users and items of the histories, `(E,)` and `(H,)`."""
+    listed = rankings.top_items[:, :k].numpy()
+    owner, place = np.nonzero(listed >= 0)
+    lengths = pc.list_value_length(rankings.histories).to_numpy(zero_copy_only=False)
+    taken = pc.list_flatten(rankings.histories).to_numpy(zero_copy_only=False)
+    return owner, listed[owner, place], np.repeat(np.arange(len(lengths)), lengths), taken
+
+
+def _mean_of_users(values: np.ndarray, owner: np.ndarray, num_users: int) -> np.ndarray:
+    """Returns the mean of each user's values `(N,)`, NaN of users without any."""
+    number = np.bincount(owner, minlength=num_users)
+    return np.where(number > 0, np.bincount(owner, values, num_users) / np.maximum(number, 1), np.nan)
 
 
 def diversity(rankings: Rankings, k: int) -> float:
@@ -258,12 +285,9 @@ def calibration(rankings: Rankings, k: int) -> float:
     0.75
     """
     groups = popularity_groups(rankings.item_counts)
-    listed = rankings.top_items[:, :k].numpy()
-    owner, place = np.nonzero(listed >= 0)
-    in_list = _group_shares(owner, groups[listed[owner, place]], len(listed))
-    lengths = pc.list_value_length(rankings.histories).to_numpy(zero_copy_only=False)
-    items = pc.list_flatten(rankings.histories).to_numpy(zero_copy_only=False)
-    in_history = _group_shares(np.repeat(np.arange(len(lengths)), lengths), groups[items], len(lengths))
+    owner, items, of_history, taken = _lists_and_histories(rankings, k)
+    in_list = _group_shares(owner, groups[items], len(rankings.top_items))
+    in_history = _group_shares(of_history, groups[taken], len(rankings.top_items))
     has_both = (in_list.sum(axis=1) > 0) & (in_history.sum(axis=1) > 0)
     if not has_both.any():
         raise ValueError(f"calibration@{k} compares lists with histories, and no user has both")
@@ -305,7 +329,7 @@ METRICS = {
     ),
     "coverage": Metric(coverage, needs=("top_items", "item_counts")),
     "novelty": Metric(novelty, needs=("top_items", "item_counts")),
-    "popularity_bias": Metric(popularity_bias, needs=("top_items", "item_counts")),
+    "popularity_bias": Metric(popularity_bias, needs=("top_items", "item_counts", "histories")),
     "diversity": Metric(diversity, needs=("top_items", "item_features")),
     "calibration": Metric(calibration, needs=("top_items", "item_counts", "histories")),
 }

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import datasets
 import evaluate
 import numpy as np
+import pyarrow as pa
 import torch
 
 from .metrics import METRICS, Rankings
@@ -254,3 +255,21 @@ class CountedListMetric(ListMetric):
     ) -> dict[str, float]:
         counts = self.need(item_counts=item_counts)
         return self.measure_lists(predictions, [*counts], k, item_counts=np.array([*counts.values()], dtype=float))
+
+
+class HistoryListMetric(ListMetric):
+    """A metric of how popular listed items are beside those of the user's history."""
+
+    inputs = {"default": datasets.Features({"predictions": IDS, "histories": IDS})}
+
+    def _compute(
+        self,
+        predictions,
+        histories,
+        item_counts: Mapping[str, float] | None = None,
+        k: int | Sequence[int] | None = None,
+    ) -> dict[str, float]:
+        counts = self.need(item_counts=item_counts)
+        taken = pa.array(look_up(histories, [*counts]), pa.list_(pa.int64()))
+        numbers = np.array([*counts.values()], dtype=float)
+        return self.measure_lists(predictions, [*counts], k, item_counts=numbers, histories=taken)

@@ -1,11 +1,20 @@
+import dataclasses
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torchmetrics.functional import retrieval
 
-from modeling_transrec.evaluation.metrics import Rankings, hit_rate, ndcg, ranking_metrics, reciprocal_rank
+from modeling_transrec.evaluation.metrics import (
+    Rankings,
+    hit_rate,
+    ndcg,
+    popularity_bias,
+    ranking_metrics,
+    reciprocal_rank,
+)
 from modeling_transrec.evaluation.ranking import rank_targets
 
 
@@ -77,6 +86,17 @@ def test_ties_are_worth_the_mean_over_their_orders(num_better, num_tied):
     gains = [1 / math.log2(rank + 1) if rank <= k else 0 for rank in ranks]
     assert ndcg(better, tied, k).item() == pytest.approx(np.mean(gains))
     assert reciprocal_rank(better, tied).item() == pytest.approx(np.mean([1 / rank for rank in ranks]))
+
+
+def test_popularity_is_that_of_each_users_own_history():
+    """Every user counts once, however long the history; one without a list is left out, and so is its history."""
+    counts = np.array([100, 10, 1, 0])
+    none, lists = torch.zeros(3, dtype=torch.long), torch.tensor([[0, 1], [2, -1], [-1, -1]])
+    rankings = Rankings(none, none, lists, counts, histories=pa.array([[1], [0] * 20 + [3] * 20, [0]]))
+    assert popularity_bias(rankings, k=2) == pytest.approx(((100 + 10) / 2 + 1) / (10 + 50))
+    unknown = dataclasses.replace(rankings, histories=pa.array([[3], [3, 3], [0]]))
+    with pytest.raises(ValueError, match="no user has both a list and a history with an item that has training"):
+        popularity_bias(unknown, k=2)
 
 
 def test_floats_negatives_and_no_users_are_errors():
