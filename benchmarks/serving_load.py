@@ -151,8 +151,29 @@ def threads(num_items: int, num_threads: int) -> dict:
     return peak_of(run)
 
 
+def questions(num_items: int) -> dict:
+    """Sixty-four questions, one call each and all in one: scores of a hundred items, items like one."""
+    recommender, histories = make_recommender(num_items), make_histories(64, num_items)
+    wanted = [one for history in make_histories(10, num_items) for one in history]
+    first = [history[0] for history in histories]
+    ways = {
+        "score, 64 calls, ms": lambda: [recommender.score(history, wanted) for history in histories],
+        "score, one call, ms": lambda: recommender.score(histories, [wanted] * 64),
+        "similar_items, 64 calls, ms": lambda: [recommender.similar_items(item_id) for item_id in first],
+        "similar_items, one call, ms": lambda: recommender.similar_items(first),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(12):
+        for name, ask in ways.items():
+            start = time.process_time()
+            ask()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values[1:]) * 1e3 for name, values in seconds.items()}
+
+
 MEASUREMENTS: list[tuple[str, dict]] = [
     *(("change", {"num_items": 1_000_000, **more}) for more in ({}, {"counts": True}, {"faiss": "Flat"})),
+    *(("questions", {"num_items": number}) for number in (10_000, 100_000, 1_000_000)),
     ("many", {"num_items": 1_000_000, "num_users": 2_000}),
     ("many", {"num_items": 10_000, "num_users": 100_000}),
     ("threads", {"num_items": 1_000_000, "num_threads": 16}),
@@ -189,15 +210,16 @@ def render(record: dict) -> str:
         for row in (row for row in record["results"] if row["what"] == name):
             about = ", ".join(map(in_words, row["arguments"].items()))
             for unit, now in row["now"].items():
-                before = row["before"].get(unit, float("nan"))
-                lines.append(f"| {about}: {unit} | {before:,.3g} | {now:,.3g} | {now / before:.3g} |")
+                before = row["before"].get(unit)
+                then, ratio = ("", "") if before is None else (f"{before:,.3g}", f"{now / before:.3g}")
+                lines.append(f"| {about}: {unit} | {then} | {now:,.3g} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="A checkout of the version to compare with.")
-    parser.add_argument("--only", nargs="+", default=["recommend", "change", "many", "threads"])
+    parser.add_argument("--only", nargs="+", help="Measurements (default: all).")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--arguments", type=json.loads, default={}, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -208,8 +230,11 @@ def main() -> None:
         return
     file = RESULTS.with_suffix(".json")
     record = json.loads(file.read_text()) if file.exists() else {"results": []}
-    record["command"] = command_line({args.before: "CHECKOUT"})
-    for name, arguments in ((name, arguments) for name, arguments in MEASUREMENTS if name in args.only):
+    if args.only is None:
+        record["command"] = command_line({args.before: "CHECKOUT"})
+    for name, arguments in MEASUREMENTS:
+        if args.only is not None and name not in args.only:
+            continue
         row = {"what": name, "arguments": arguments}
         row["before"] = measure(name, arguments, args.before) if args.before else {}
         row["now"] = measure(name, arguments, ROOT)

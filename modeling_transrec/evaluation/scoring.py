@@ -218,11 +218,18 @@ class CatalogueScorer:
         self._transition_scores(histories).add_to(scores)
         return scores
 
+    @torch.no_grad()
     def scores_of(
         self, histories: torch.Tensor, candidates: torch.Tensor, user_inputs: UserInputs | None = None
     ) -> torch.Tensor:
-        """Returns the scores of candidates `(B, C)`, indices into the catalogue; other arguments as above."""
-        return self.scores(histories, user_inputs).gather(1, candidates)
+        """Returns the scores of candidates `(B, C)`, indices into the catalogue; other arguments as above.
+
+        No other item is scored.
+        """
+        queries = self.queries(histories, user_inputs)
+        blocks = user_blocks(len(queries), candidates.shape[1] * queries.shape[1])
+        products = [torch.einsum("bd,bcd->bc", queries[block], self.candidates[candidates[block]]) for block in blocks]
+        return torch.cat(products) + self._transition_scores(histories).of(candidates, len(self.candidates))
 
     def in_transitions(self, catalogue_index: np.ndarray) -> np.ndarray:
         """Returns the indices of items in the transitions, -1 where they lack one or there is none."""
@@ -368,6 +375,15 @@ class FewScores(NamedTuple):
     def add_to(self, scores: torch.Tensor) -> None:
         """Adds them to the scores `(B, V)` in place."""
         scores.index_put_((self.users, self.items), self.values, accumulate=True)
+
+    def of(self, items: torch.Tensor, num_items: int) -> torch.Tensor:
+        """Returns the scores of each user's items `(B, C)` of so many in all, 0 where there is none."""
+        keys, order = (self.users * num_items + self.items).sort()
+        users = torch.arange(len(items), device=items.device)[:, None]
+        place = torch.searchsorted(keys, users * num_items + items)
+        keys, values = torch.nn.functional.pad(keys, (0, 1), value=-1), self.values[order]
+        is_found = keys[place] == users * num_items + items
+        return torch.nn.functional.pad(values, (0, 1))[place] * is_found
 
     def by_user(self, num_users: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns each user's items and values `(B, M)`; users must come in order. The rest is -1 and 0."""

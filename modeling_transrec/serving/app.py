@@ -193,7 +193,7 @@ class _Metrics:
             "transrec_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=self.registry
         )
         self.batches = Histogram(
-            "transrec_batch_size", "Histories computed together.", buckets=_BATCHES, registry=self.registry
+            "transrec_batch_size", "Requests computed together.", ["route"], buckets=_BATCHES, registry=self.registry
         )
         items = Gauge("transrec_catalogue_items", "Items of the catalogue.", registry=self.registry)
         items.set_function(lambda: len(service.recommender.snapshot or ()))
@@ -225,15 +225,16 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def compute(key: tuple[str, ...], users: list[dict]) -> list:
-            return service.recommend(users, **json.loads(key[0]))
-
-        sizes = limits.max_batch, limits.max_waiting
         # Changes wait for each other and for a reload; in threads of their own, nothing else waits for them.
         with ThreadPoolExecutor(1, "change") as changing, ThreadPoolExecutor(1, "reload") as reloading:
             app.state.changing, app.state.reloading = changing, reloading
-            async with Batcher(compute, *sizes, observe=metrics.batches.observe) as batcher:
-                app.state.batcher = batcher
+            async with contextlib.AsyncExitStack() as opened:
+                app.state.batchers = {
+                    route: await opened.enter_async_context(
+                        Batcher(compute, limits.max_batch, limits.max_waiting, metrics.batches.labels(route).observe)
+                    )
+                    for route, compute in _batched(service).items()
+                }
                 yield
         service.close()
 
@@ -243,6 +244,21 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     _add_routes(app, service, limits, metrics, _guards(token, limits))
     app.add_middleware(_Observed, metrics=metrics, max_body=limits.max_body)
     return app
+
+
+def _batched(service: Service) -> dict[str, Callable[[Any, list], Any]]:
+    """Returns what answers the requests of a route together: from their common key, and from what each has."""
+
+    def recommend(key: tuple[str, ...], users: list[dict]) -> list:
+        return service.recommend(users, **json.loads(key[0]))
+
+    def similar_items(k: int, item_ids: list[str]) -> list:
+        return service.similar_items(item_ids, k)
+
+    def score(_: None, asked: list[tuple[list[str], list[str]]]) -> list:
+        return service.score(*zip(*asked, strict=True))
+
+    return {"/recommend": recommend, "/similar-items": similar_items, "/score": score}
 
 
 _ABOUT = (
@@ -291,8 +307,7 @@ def _check(value: int, most: int, what: str) -> None:
 
 
 def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metrics, guarded: list) -> None:
-    # Of what is not computed in batches; neither kind is refused because of the other.
-    reading, changed = ([*guarded, _queue(limits.max_waiting)] for _ in range(2))
+    changed = [*guarded, _queue(limits.max_waiting)]
 
     async def change(make: Callable[[Any], None], given: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(app.state.changing, make, given)
@@ -306,21 +321,20 @@ def _add_routes(app: FastAPI, service: Service, limits: Limits, metrics: _Metric
         user = request.model_dump(include=_OF_A_USER, exclude_none=True)
         # Requests with the same options that say the same of their users are answered together.
         key = json.dumps(options, sort_keys=True), *sorted(user)
-        found = await app.state.batcher.submit(key, user)
-        return {"items": found}
+        return {"items": await app.state.batchers["/recommend"].submit(key, user)}
 
-    @app.post("/similar-items", dependencies=reading)
+    @app.post("/similar-items", dependencies=guarded)
     async def similar_items(request: SimilarItemsRequest) -> dict[str, list[dict[str, Any]]]:
         """Finds the items most like one."""
         _check(request.k, limits.max_k, "k")
-        return {"items": await asyncio.to_thread(service.similar_items, request.item_id, request.k)}
+        return {"items": await app.state.batchers["/similar-items"].submit(request.k, request.item_id)}
 
-    @app.post("/score", dependencies=reading)
+    @app.post("/score", dependencies=guarded)
     async def score(request: ScoreRequest) -> dict[str, list[float]]:
         """Scores some items for a history."""
         _check(len(request.history), limits.max_history, "the number of items in history")
         _check(len(request.item_ids), limits.max_items, "the number of item_ids")
-        return {"scores": await asyncio.to_thread(service.score, request.history, request.item_ids)}
+        return {"scores": await app.state.batchers["/score"].submit(None, (request.history, request.item_ids))}
 
     @app.put("/items", dependencies=changed)
     async def put_items(request: ItemsRequest) -> dict[str, int]:

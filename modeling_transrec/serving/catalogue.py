@@ -23,7 +23,7 @@ from ..data.growing import GrowingList, Layers
 from ..evaluation.content import ContentKNN
 from ..evaluation.diversity import maximal_marginal_relevance
 from ..evaluation.ranking import top_items
-from ..evaluation.scoring import CatalogueScorer, user_blocks
+from ..evaluation.scoring import CatalogueScorer, dot_products, user_blocks
 from ..hub.names import CATALOGUE_FOLDER
 from ..models.batch import UserInputs
 from ..models.checkpoint_files import named_file
@@ -269,6 +269,10 @@ class Catalogue:
             if diversity > 0:
                 chosen = self._diverse(scores, indices, k, diversity)
                 scores, indices = scores.gather(1, chosen), indices.gather(1, chosen)
+        return self._named(scores, indices)
+
+    def _named(self, scores: torch.Tensor, indices: torch.Tensor) -> list[list[dict]]:
+        """Returns `{"item_id", "score"}` of each score and index `(B, K)`."""
         return [
             [
                 {"item_id": self.all_ids[index], "score": score}
@@ -333,29 +337,36 @@ class Catalogue:
             several.append([one | part for one, part in zip(recommended, parts, strict=True)])
         return several
 
-    def similar(self, item_id: str, k: int) -> list[dict]:
-        """Returns the items whose embeddings have the highest cosine with an item's, without itself."""
-        (index,) = self._indices_of([item_id])
-        embeddings = self.scorer.item_embeddings
-        likeness = embeddings @ embeddings[index] / (self._lengths * self._lengths[index]).clamp(min=1e-12)
-        if self.is_candidate is not None:
-            likeness = likeness.masked_fill(~self.is_candidate, float("-inf"))
-        likeness[index] = float("-inf")
-        scores, found = likeness.topk(min(k, len(self) - 1))
-        return [
-            {"item_id": self.all_ids[one], "score": score}
-            for one, score in zip(found.tolist(), scores.tolist(), strict=True)
-        ]
+    def similar(self, item_ids: Sequence[str], k: int) -> list[list[dict]]:
+        """Returns the items whose embeddings have the highest cosine with each item's, without itself."""
+        index, embeddings = torch.tensor(self._indices_of(item_ids)), self.scorer.item_embeddings
+        found: list[list[dict]] = []
+        for block in user_blocks(len(index), len(embeddings)):
+            items = index[block].to(embeddings.device)
+            likeness = dot_products(embeddings[items] / self._lengths[items, None], embeddings).div_(self._lengths)
+            if self.is_candidate is not None:
+                likeness.masked_fill_(~self.is_candidate, float("-inf"))
+            likeness.scatter_(1, items[:, None], float("-inf"))
+            scores, indices = likeness.topk(min(k, len(self) - 1))
+            found += self._named(scores, indices)
+        return found
 
     @functools.cached_property
     def _lengths(self) -> torch.Tensor:
-        """Lengths of the item embeddings `(V,)`."""
-        return torch.linalg.vector_norm(self.scorer.item_embeddings, dim=1)
+        """Lengths of the item embeddings `(V,)`, tiny for those that are 0."""
+        lengths = torch.linalg.vector_norm(self.scorer.item_embeddings, dim=1)
+        return lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
 
-    def scores_of(self, history: Sequence[str], item_ids: Sequence[str]) -> list[float]:
-        """Returns the scores of some items for one history."""
-        scores = self.scorer.scores(self.histories_as_indices([history]))[0]
-        return scores[self._indices_of(item_ids)].tolist()
+    def scores_of(self, histories: Sequence[Sequence[str]], item_ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Returns the scores of some items for each history."""
+        candidates = [self._indices_of(one) for one in item_ids]
+        found: list[list[float]] = []
+        for block in user_blocks(len(histories)):
+            indices = torch.from_numpy(left_pad_lists(candidates[block])).clamp(min=0)
+            indices = indices.to(self.scorer.item_embeddings.device)
+            scores = self.scorer.scores_of(self.histories_as_indices(histories[block]), indices).tolist()
+            found += [one[len(one) - len(wanted) :] for one, wanted in zip(scores, candidates[block], strict=True)]
+        return found
 
     def most_popular(self, k: int, where: Where | None = None) -> list[dict]:
         """Returns the items that occur most often, at most `k` of those that pass the filter; `"score"` is how often.

@@ -300,7 +300,7 @@ def _chooser(shop: gr.State) -> tuple:
 
     def some(shop: Shop):
         first = random.choice(shop.item_ids)
-        similar = shop.recommender.similar_items(first, k=2)
+        similar: list = shop.recommender.similar_items(first, k=2)
         return use(shop, [first, *(item["item_id"] for item in similar)])
 
     def anew(shop: Shop | None):

@@ -144,7 +144,7 @@ class Recommender:
         min_count: float = 0.0,
         **kwargs,
     ) -> None:
-        """Saves model, processor and catalogue into one folder.
+        """Saves model, processor and catalogue into one folder; an export (`backend="onnx"`) as an export.
 
         All of it is there in the end or, if it fails or the process is killed, what was there before; a catalogue that
         an older save left there is replaced or removed.
@@ -577,36 +577,44 @@ class Recommender:
                 found[number] = recommended
         return found[0] if is_single else found
 
-    def similar_items(self, item_id: str, k: int = 10) -> list[dict]:
+    def similar_items(self, item_id: str | Sequence[str], k: int = 10) -> list[dict] | list[list[dict]]:
         """Returns the `k` items most like one, by the cosine of their embeddings, best first.
 
         Args:
-            item_id: of the catalogue.
+            item_id: of the catalogue, or a list of such ids.
             k: number of items.
 
-        Returns: a list of `{"item_id", "score"}`.
+        Returns: a list of `{"item_id", "score"}`, or one list per id.
 
         Raises:
             ValueError: if there is no catalogue yet, or it does not have the item.
         """
         check_number_of_items(k)
-        return self._indexed().similar(item_id, k)
+        found = self._indexed().similar([item_id] if isinstance(item_id, str) else item_id, k)
+        return found[0] if isinstance(item_id, str) else found
 
-    def score(self, history: Sequence[str], item_ids: Sequence[str]) -> list[float]:
+    def score(
+        self, history: Sequence[str] | Sequence[Sequence[str]] | Any, item_ids: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[float] | list[list[float]]:
         """Returns the scores that [`recommend`] gives to some items, those of the history included.
 
         Args:
-            history: item ids, oldest first.
-            item_ids: items to score.
+            history: item ids, oldest first, or a list of such histories, as in [`recommend`].
+            item_ids: items to score, or a list of them for each history.
 
         Raises:
-            ValueError: if there is no catalogue yet, an item is not in it, or the history is empty.
+            ValueError: if there is no catalogue yet, an item is not in it, the history is empty, or there are not as
+                many lists of items as histories.
         """
         if self.processor.user_ids is not None:
             raise ValueError("this model knows users by id; only recommend reads them")
         if getattr(self.model.config, "reads_timestamps", False):
             raise ValueError("this model reads the times of interactions; only recommend takes them")
-        return self._indexed().scores_of(history, item_ids)
+        (several, is_single), (wanted, is_one_list) = as_histories(history), as_histories(item_ids)
+        if is_single != is_one_list or len(several) != len(wanted):
+            raise ValueError("give item_ids in the form of history: a list of items, or one for each history")
+        found = self._indexed().scores_of(several, wanted)
+        return found[0] if is_single else found
 
     def _indexed(self) -> Catalogue:
         if self._catalogue is None:

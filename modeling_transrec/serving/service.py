@@ -178,13 +178,13 @@ class Service:
         except ValueError:  # of one of them: which one is found by itself
             return [answer_one(user) for user in users]
 
-    def similar_items(self, item_id: str, k: int) -> list[dict]:
-        """Returns the items most like one, see [`Recommender.similar_items`]."""
-        return self.recommender.similar_items(item_id, k)
+    def similar_items(self, item_ids: Sequence[str], k: int) -> Any:
+        """Returns the items most like each of several, see [`Recommender.similar_items`]."""
+        return self.recommender.similar_items(item_ids, k)
 
-    def score(self, history: Sequence[str], item_ids: Sequence[str]) -> list[float]:
-        """Returns scores of some items, see [`Recommender.score`]."""
-        return self.recommender.score(history, item_ids)
+    def score(self, histories: Sequence[Sequence[str]], item_ids: Sequence[Sequence[str]]) -> Any:
+        """Returns scores of some items for each history, see [`Recommender.score`]."""
+        return self.recommender.score(histories, item_ids)
 
     def put_items(self, items: Sequence[dict]) -> None:
         """Adds items, or replaces those with the same id; returns when that is on the disk."""

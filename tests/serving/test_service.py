@@ -123,6 +123,27 @@ def test_scores_are_those_of_the_recommendations(load):
     assert recommender.score(history, ids) == pytest.approx([one["score"] for one in found], abs=1e-5)
 
 
+def test_several_are_answered_as_one_by_one(load):
+    """Lists of different lengths, an item whose embedding is zero, and one that has counts but was replaced."""
+    recommender = load().add_items([{"item_id": "i002", "text_en": "red rope"}]).remove_items(["i005"])
+    recommender.scorer.item_embeddings[7] = 0
+    histories, wanted = [["i001"], ["i003", "i010", "i001"]], [["i004"], ["i020", "i002", "i003"]]
+    expected = recommender.scorer.scores(recommender.snapshot.histories_as_indices(histories))
+    for scores, item_ids, found in zip(expected, wanted, recommender.score(histories, wanted), strict=True):
+        assert found == pytest.approx(
+            [scores[recommender.snapshot.index_of.get(one, -1)].item() for one in item_ids], abs=1e-5
+        )
+    assert recommender.score(histories[1], wanted[1]) == pytest.approx(recommender.score(histories, wanted)[1])
+    for item_id, found in zip(ids := ["i003", "i007", "i002"], recommender.similar_items(ids, k=40), strict=True):
+        alone = recommender.similar_items(item_id, k=40)
+        assert len(found) == 35 and {item_id, "i005"}.isdisjoint(one["item_id"] for one in found)
+        assert [one["score"] for one in found] == pytest.approx([one["score"] for one in alone], abs=1e-6)
+        assert {one["item_id"]: one["score"] for one in found}.get("i007", 0) == 0
+    for item_ids in (["i001"], [["i001"]]):
+        with pytest.raises(ValueError, match="in the form of history"):
+            recommender.score(histories, item_ids)
+
+
 def test_changes_are_used_at_once_and_made_again_after_a_restart(load, tmp_path):
     new, question = {"item_id": "new", "text_en": "red rope"}, {"history": ["i001"], "k": 40}
     clicks = [{"user_id": "u9", "item_id": one, "timestamp": time} for time, one in enumerate(["i001", "new"])]
@@ -232,27 +253,48 @@ def test_limits_that_cannot_be_meant(limits, sentence):
         Limits(**limits)
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [("/score", {"history": ["i001"], "item_ids": ["i002"]}), ("/similar-items", {"item_id": "i001"})],
-)
-def test_only_so_many_wait(path, body, load, monkeypatch):
-    service, may_go = Service(load), threading.Event()
-    for name in ("score", "similar_items"):
-        monkeypatch.setattr(service, name, lambda *_: [] if may_go.wait(10) else None)
-    transport = httpx.ASGITransport(create_app(service, limits=Limits(max_waiting=2)))
+QUESTIONS = [
+    ("/recommend", {"history": ["i001"]}),
+    ("/score", {"history": ["i001"], "item_ids": ["i002"]}),
+    ("/similar-items", {"item_id": "i001"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), QUESTIONS)
+def test_what_comes_while_a_batch_is_computed_is_the_next_and_only_so_many_wait(path, body, load, monkeypatch):
+    service, sizes, may_go = Service(load), [], threading.Event()
+    name = path[1:].replace("-", "_")
+    compute = getattr(service, name)
+
+    def slow(values, *rest, **options):
+        sizes.append(len(values))
+        assert may_go.wait(10)
+        return compute(values, *rest, **options)
+
+    monkeypatch.setattr(service, name, slow)
+    app = create_app(service, limits=Limits(max_waiting=2))
 
     async def main():
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-            tasks = [asyncio.create_task(client.post(path, json=body)) for _ in range(5)]
-            await asyncio.wait(tasks[2:], timeout=10)
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            first = asyncio.create_task(client.post(path, json=body))
+            while not sizes:
+                await asyncio.sleep(0.01)
+            tasks = [asyncio.create_task(client.post(path, json=body)) for _ in range(4)]
+            await asyncio.wait(tasks, timeout=10, return_when=asyncio.FIRST_COMPLETED)
             may_go.set()
-            answers = await asyncio.gather(*tasks)
-            return [*answers, await client.post(path, json=body)]
+            answers = await asyncio.gather(first, *tasks)
+            metrics = (await client.get("/metrics")).text
+            return [*answers, await client.post(path, json=body)], metrics
 
-    answers = asyncio.run(main())
-    assert [one.status_code for one in answers] == [200, 200, 503, 503, 503, 200]
-    assert answers[2].json() == {"error": "2 requests wait already"} and answers[2].headers["Retry-After"] == "1"
+    answers, metrics = asyncio.run(main())
+    assert [one.status_code for one in answers] == [200, 200, 200, 503, 503, 200] and sizes == [1, 2, 1]
+    assert answers[3].json() == {"error": "2 requests wait already"} and answers[3].headers["Retry-After"] == "1"
+    assert f'transrec_batch_size_sum{{route="{path}"}} 3.0' in metrics
+    assert answers[1].json() == answers[2].json()
 
 
 def test_metrics_and_logs_have_no_personal_data(client, caplog):
@@ -261,7 +303,7 @@ def test_metrics_and_logs_have_no_personal_data(client, caplog):
     client.post("/interactions", json={"interactions": [{"user_id": "somebody", "item_id": "i007"}]})
     metrics = client.get("/metrics").text
     assert 'transrec_requests_total{route="/recommend",status="200"} 1.0' in metrics
-    assert "transrec_catalogue_items 37.0" in metrics and "transrec_batch_size_count 1.0" in metrics
+    assert "transrec_catalogue_items 37.0" in metrics and 'batch_size_count{route="/recommend"} 1.0' in metrics
     lines = [JsonFormatter().format(record) for record in caplog.records]
     parsed = [json.loads(line) for line in lines]
     assert [one["route"] for one in parsed if "route" in one][:2] == ["/recommend", "/interactions"]
@@ -502,11 +544,7 @@ def test_answers_do_not_wait_for_changes(client):
             waiting = [threads.submit(client.post, "/interactions", json={"interactions": [CLICK]}) for _ in range(50)]
             waiting.append(threads.submit(client.post, "/reload"))
             time.sleep(0.2)
-            for path, body in (
-                ("/score", {"history": ["i001"], "item_ids": ["i002"]}),
-                ("/similar-items", {"item_id": "i001"}),
-                ("/recommend", {"history": ["i001"]}),
-            ):
+            for path, body in QUESTIONS:
                 assert threads.submit(client.post, path, json=body).result(timeout=20).status_code == 200
             assert threads.submit(client.get, "/ready").result(timeout=20).status_code == 200
             assert not any(one.done() for one in waiting)
@@ -552,6 +590,24 @@ def gone():
 def test_a_checkpoint_without_a_catalogue_is_refused(make_model, text_processor):
     with pytest.raises(ValueError, match="has no catalogue: save it with one"):
         Service(lambda: Recommender(make_model("text"), text_processor))
+
+
+@pytest.mark.parametrize(("path", "body"), QUESTIONS)
+def test_one_wrong_request_does_not_fail_those_of_its_batch(path, body, load):
+    app = create_app(Service(load))
+    wrong = {name: "nope" if name == "item_id" else ["nope"] for name in body}
+
+    async def main():
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            return await asyncio.gather(*(client.post(path, json=one) for one in (body, wrong, body)))
+
+    first, failed, last = asyncio.run(main())
+    assert first.status_code == last.status_code == 200 and first.json() == last.json()
+    assert failed.status_code == 422 and "'nope' is not in the indexed catalogue" in failed.json()["error"]
 
 
 def test_one_wrong_history_does_not_fail_the_others(load):
