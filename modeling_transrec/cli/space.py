@@ -8,6 +8,10 @@ with the transitions of its training interactions:
 
     transrec space outputs/has_pt --dataset_config_name Sample_Target --title "My shop"
 
+An export is shown by ONNX Runtime:
+
+    transrec space outputs/onnx --backend onnx
+
 Publish it, with a log-in of `hf auth login`; a checkpoint of the Hub is named there, not copied:
 
     transrec space me/my-shop --push_to_hub true --hub_space_id me/my-shop-page
@@ -21,11 +25,11 @@ from dataclasses import dataclass, field
 from ..models.checkpoint_files import is_hub_id
 from ..serving.space import push_space, write_space
 from . import OptionError
-from .options import CheckpointArguments, load_recommender, parse_checkpoint_and_data
+from .options import RunArguments, load_recommender, parse_checkpoint_and_data
 
 
 @dataclass
-class SpaceArguments(CheckpointArguments):
+class SpaceArguments(RunArguments):
     """Says which recommender a Space shows, and where it is published."""
 
     output_dir: str = field(default="outputs/space", metadata={"help": "Folder to write."})

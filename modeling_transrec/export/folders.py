@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from ..hub.facts import checkpoint_hash
 from ..models.adapters import can_be_merged
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
+from ..models.projections import WhitenedProjection
 from ..version import __version__
 from .graphs import write_onnx, write_torch_export
 from .sentence_modules import write_sentence_transformer
@@ -85,14 +87,7 @@ def write_export(
         (folder / format).mkdir()
         if format == "onnx":
             write_onnx(towers, folder / format, quantize)
-            statistics = {
-                f"{name}.{buffer}": values.contiguous()
-                for name, projection in model.item_encoder.whitened.items()
-                for buffer, values in projection.named_buffers()
-                if buffer in projection.state_dict()
-            }
-            if statistics:
-                save_file(statistics, folder / STATISTICS_FILE)
+            save_statistics(model.item_encoder.whitened, folder)
         else:
             write_torch_export(towers, folder / format)
         config = copy.deepcopy(model.config)
@@ -105,12 +100,29 @@ def write_export(
         "modality": model.config.modality,
         "checkpoint": checkpoint,
         "made_from": made_from,
-        "processor": _hash(processor.fingerprint),
-        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         "versions": {"modeling_transrec": __version__, "torch": torch.__version__},
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest, processor)
     return checkpoint
+
+
+def save_statistics(whitened: Mapping[str, WhitenedProjection], folder: Path) -> None:
+    """Writes the statistics by which features are whitened, by the names of the features, where there are some."""
+    statistics = {
+        f"{name}.{buffer}": values.contiguous()
+        for name, projection in whitened.items()
+        for buffer, values in projection.named_buffers()
+        if buffer in projection.state_dict()
+    }
+    if statistics:
+        save_file(statistics, folder / STATISTICS_FILE)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], processor: TransRecProcessor) -> None:
+    """Writes a manifest of all files in a folder and of the processor that is saved there."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    whole = {**manifest, "processor": _hash(processor.fingerprint), "files": files}
+    (folder / MANIFEST_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 Shapes: `U` items, `B` users, `L` history length, `D` hidden size.
 """
 
+import copy
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +22,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.modalities import MODALITIES
 from ..models.processing_transrec import TransRecProcessor
 from ..models.projections import WhitenedProjection
-from .folders import STATISTICS_FILE, stamp_of
+from .folders import STATISTICS_FILE, save_statistics, stamp_of, towers_in, write_manifest
 from .graphs import ONNX_NEEDED
 from .towers import ITEM_PROJECTION, ITEM_TOWER, SCORING_SPACE, STATISTICS, USER_TOWER
 
@@ -54,7 +56,7 @@ class OnnxItemEncoder:
 
 class OnnxModel(nn.Module):
     """
-    Encodes items and users by exported towers. It has no weights of torch, and is not trained or saved.
+    Encodes items and users by exported towers. It has no weights of torch, and is not trained.
 
     A model that whitens features takes the statistics of each catalogue that it encodes, as it did before the export.
 
@@ -80,6 +82,7 @@ class OnnxModel(nn.Module):
         except ImportError as error:
             raise ImportError(f"{ONNX_NEEDED} ({error})") from error
         self.config = config
+        self.folder = folder
         self.manifest = manifest
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -92,6 +95,13 @@ class OnnxModel(nn.Module):
         }
         self.item_encoder = OnnxItemEncoder(self._run, _load_statistics(folder.parent / STATISTICS_FILE, config))
         self._exported = {name: values.clone() for name, values in self.item_encoder.statistics().items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxModel":
+        """Copies the statistics; copies compute by the same sessions, which never change."""
+        other = memo[id(self)] = self.__class__.__new__(self.__class__)
+        memo[id(self._sessions)] = self._sessions
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
 
     def checkpoint_hash(self, processor: TransRecProcessor) -> str:
         """Returns the hash that its embeddings are known by.
@@ -144,9 +154,21 @@ class OnnxModel(nn.Module):
             "id part: load the checkpoint with backend='torch', index the catalogue there, and export that recommender"
         )
 
-    def save_pretrained(self, save_directory, **kwargs) -> NoReturn:
-        """Raises `ValueError`: there are no weights to save."""
-        raise ValueError("an exported model has no weights to save: copy its folder, or save the checkpoint itself")
+    def save_export(self, folder: Path, processor: TransRecProcessor) -> None:
+        """Writes the export again, without a catalogue, with the statistics by which it whitens now.
+
+        Args:
+            folder: an existing, empty folder.
+            processor: the model's processor.
+        """
+        (folder / "onnx").mkdir()
+        for name in towers_in(self.manifest):
+            shutil.copyfile(self.folder.parent / name, folder / name)
+        if self.item_encoder.whitened:
+            save_statistics(self.item_encoder.whitened, folder)
+        self.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_manifest(folder, {**self.manifest, "checkpoint": self.checkpoint_hash(processor)}, processor)
 
     def _run(self, graph: str, /, **given: torch.Tensor) -> dict[str, torch.Tensor]:
         """Computes a graph's results, by their names, of those inputs that it reads."""

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, is_offline_mode
@@ -111,14 +111,20 @@ def save(
     """Saves model, processor and catalogue; arguments and errors as in [`Recommender.save_pretrained`]."""
     _check_unchanged(model, processor, catalogue, "saving")
     check_names(kwargs, _SAVING_OPTIONS, "save_pretrained")
-    with whole_save(folder, replaced=[CATALOGUE_FOLDER]) as unfinished:
-        with saved_with_code(model, processor) if with_code else contextlib.nullcontext():
-            model.save_pretrained(unfinished, **kwargs)
-            processor.save_pretrained(unfinished)
+    is_export = isinstance(model, OnnxModel)
+    if is_export and (with_code or with_handler or kwargs):
+        raise ValueError("an export is saved without code, without a handler and without options of its weights")
+    with whole_save(folder, replaced=[*(TOWER_FOLDERS if is_export else ()), CATALOGUE_FOLDER]) as unfinished:
+        if is_export:
+            cast(OnnxModel, model).save_export(unfinished, processor)
+        else:
+            with saved_with_code(model, processor) if with_code else contextlib.nullcontext():
+                model.save_pretrained(unfinished, **kwargs)
+                processor.save_pretrained(unfinished)
         if with_handler:
             write_handler(unfinished, model)
         if catalogue is not None:
-            other = [dtype for dtype in _DTYPES if dtype != model.dtype]
+            other = [dtype for dtype in _DTYPES if dtype != model.dtype and not is_export]
             catalogue.save(unfinished, [checkpoint_hash(model, processor, dtype) for dtype in other])
             scorer = catalogue.rebuilt().scorer
             save_scoring(scorer, unfinished / CATALOGUE_FOLDER, max_per_item=max_per_item, min_count=min_count)
@@ -157,6 +163,8 @@ def publish(
     **kwargs,
 ) -> CommitInfo:
     """Publishes the files that [`save`] saves; arguments as in [`Recommender.push_to_hub`]."""
+    if isinstance(model, OnnxModel):
+        raise ValueError("an export is not published as a checkpoint: publish the checkpoint itself")
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 from PIL import Image
 
+from ..export.folders import MANIFEST_FILE
+from ..export.onnx_model import OnnxModel
 from ..hub.names import CARD_NAME
 from ..hub.safety import NOT_PUBLISHED, PUBLISHED_FILES, check_links
 from ..models.adapters import can_be_merged
@@ -26,6 +28,7 @@ SDK_VERSION = "6.31.0"  # of gradio, with which the page is tested
 CHECKPOINT, IMAGES = "checkpoint", "images.parquet"
 _IMAGES_AT_A_TIME = 1000
 _FILES = (CARD_NAME, "app.py", "requirements.txt", IMAGES)
+_GRAPHS = ("onnx/*.onnx", "onnx/*.onnx.data")
 
 
 def write_space(
@@ -52,12 +55,15 @@ def write_space(
         The path of `app.py`.
 
     Raises:
-        ValueError: if the recommender has no catalogue, or reads more of a user than a page knows.
+        ValueError: if the recommender has no catalogue, or reads more of a user than a page knows; or if the folder
+            has a checkpoint where this is an export, or the other way round.
     """
     if recommender.items is None:
         raise ValueError("there is no catalogue to show: call index(items), or name a data set")
     check_shown(recommender)
-    folder = Path(output_dir)
+    folder, is_export = Path(output_dir), isinstance(recommender.model, OnnxModel)
+    if (folder / CHECKPOINT).is_dir() and (folder / CHECKPOINT / MANIFEST_FILE).exists() != is_export:
+        raise ValueError(f"{folder} has {'a checkpoint' if is_export else 'an export'}: name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     has_images = items is not None and "image" in items.column_names
     environment = jinja2.Environment(
@@ -68,6 +74,7 @@ def write_space(
         "title": title,
         "checkpoint": hub_id,
         "revision": revision,
+        "with_backend": ', backend="onnx"' if is_export else "",
         "has_images": has_images,
         "num_items": len(recommender.item_ids),
         "reads_text": "text" in recommender.processor.modalities,
@@ -120,7 +127,7 @@ def push_space(folder: str | os.PathLike, space_id: str, private: bool | None = 
         repo_type="space",
         folder_path=Path(folder),
         commit_message="Upload the page of a recommender",
-        allow_patterns=[*_FILES, *(f"{CHECKPOINT}/{pattern}" for pattern in PUBLISHED_FILES)],
+        allow_patterns=[*_FILES, *(f"{CHECKPOINT}/{pattern}" for pattern in (*PUBLISHED_FILES, *_GRAPHS))],
         ignore_patterns=[f"{CHECKPOINT}/{pattern}" for pattern in NOT_PUBLISHED],
         delete_patterns=deleted,
     )
@@ -135,10 +142,12 @@ def _plain_line(title: str) -> str:
 def _extras(recommender: Recommender) -> list[str]:
     """Returns the extras of this package that loading the model needs."""
     modalities, config = recommender.processor.modalities, recommender.model.config
+    is_export = isinstance(recommender.model, OnnxModel)
     needed = {
         "vision": "image" in modalities,
         "audio": "audio" in modalities,
-        "peft": can_be_merged(config.peft_config),
+        "peft": can_be_merged(config.peft_config) and not is_export,
+        "export": is_export,
     }
     return [name for name, is_needed in needed.items() if is_needed]
 

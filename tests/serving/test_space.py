@@ -1,17 +1,21 @@
 """The folder of a Space: what is in it, and what is published."""
 
 import ast
+import copy
 import io
 import re
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from modeling_transrec import Recommender
 from modeling_transrec.cli import OptionError
 from modeling_transrec.cli.space import main
+from modeling_transrec.export.folders import towers_in
+from modeling_transrec.serving.catalogue import CATALOGUE_FILE
 from modeling_transrec.serving.space import push_space, write_space
 
 
@@ -65,6 +69,48 @@ def test_a_checkpoint_of_the_hub_is_named_and_not_copied(hub, recommender, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "app.py", "requirements.txt"}
     assert "Recommender.from_pretrained('me/shop', revision='main')" in (tmp_path / "app.py").read_text()
     assert card_of(hub.files("me/page", "spaces")["README.md"].decode())["models"] == ["me/shop"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_whitened", [False, True])
+def test_an_export_is_shown_by_its_graphs(is_whitened, make_model, text_processor, items, hub, tmp_path):
+    pytest.importorskip("onnxscript", reason='needs pip install ".[export]"')
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
+    whitened = {"item_projection": "whitened", "hidden_size": 12, "history_decay": 0.8, "user_hidden_size": 8}
+    recommender = Recommender(make_model("text", **whitened if is_whitened else {}), text_processor).index(items)
+    recommender.export(tmp_path / "onnx")
+    options = ["--backend", "onnx", "--output_dir", str(tmp_path / "space")]
+    main([str(tmp_path / "onnx"), *options, "--push_to_hub", "true", "--hub_space_id", "me/page"])
+    app = (tmp_path / "space" / "app.py").read_text()
+    assert 'recommender = Recommender.from_pretrained(HERE / "checkpoint", backend="onnx")' in app.splitlines()
+    assert (tmp_path / "space" / "requirements.txt").read_text().startswith("modeling_transrec[export]==")
+    shown = Recommender.from_pretrained(tmp_path / "space" / "checkpoint", backend="onnx")
+    assert_same_items(shown.recommend(["i001"]), recommender.recommend(["i001"]))
+    published = {name.removeprefix("checkpoint/") for name in hub.files("me/page", "spaces") if "checkpoint/" in name}
+    assert {*towers_in(shown.model.manifest), "export.json", CATALOGUE_FILE} <= published
+
+    # A page copies the model for tables that are uploaded: that a copy encodes another catalogue changes nothing here.
+    other = Recommender(*copy.deepcopy((shown.model, shown.processor))).index(items.select(range(5, 30)))
+    assert_same_items(shown.recommend(["i001"]), recommender.recommend(["i001"]))
+    # Another catalogue is saved with the statistics by which it was encoded, under a stamp of its own.
+    write_space(other, tmp_path / "space")
+    again = Recommender.from_pretrained(tmp_path / "space" / "checkpoint", backend="onnx")
+    assert (again.catalogue["checkpoint"][0] == shown.catalogue["checkpoint"][0]) != is_whitened
+    assert again.recommend(["i007"]) == other.recommend(["i007"])
+    again.index(items.select(range(5, 30)))
+    torch.testing.assert_close(again.item_embeddings, other.item_embeddings)
+
+    with pytest.raises(ValueError, match="has an export: name another folder"):
+        write_space(recommender, tmp_path / "space")
+    with pytest.raises(ValueError, match="without code, without a handler"):
+        again.save_pretrained(tmp_path / "other", with_handler=True)
+    with pytest.raises(ValueError, match="publish the checkpoint itself"):
+        again.push_to_hub("me/shop")
+
+
+def assert_same_items(found: list[dict], expected: list[dict]):
+    assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-4)
 
 
 def test_what_cannot_be_meant(make_model, text_processor, tmp_path):
