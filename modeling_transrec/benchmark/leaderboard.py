@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from ..version import __version__
-from .published import PublishedResult, published_results
+from .published import PROTOCOL_FACTS, PublishedResult, published_results
 
 
 TEMPLATES = Path(__file__).parent / "space"
@@ -109,8 +109,10 @@ def leaderboard_data(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         results: lines of results.
 
     Returns:
-        `"tables"`, one for each data set, split and fingerprint, each with its protocol and rows; `"published"`, what
-        is known of the same data sets from elsewhere.
+        `"tables"`, one for each data set, split and fingerprint, each with its protocol, its rows and
+        `"best_published"`, of each metric the highest number of others for the same targets among the same items;
+        `"published"`, what is known from elsewhere of data sets of these names, in tables by whether users and targets
+        are the same.
     """
     tables: dict[tuple, list[Mapping[str, Any]]] = {}
     for result in _distinct(results):
@@ -119,8 +121,13 @@ def leaderboard_data(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     made = [_table(key, lines) for key, lines in tables.items()]
     made.sort(key=lambda table: (table["known_users"] is not None, table["dataset"], table["split"], -table["size"]))
     datasets = list(dict.fromkeys(table["dataset"] for table in made))
-    published = {dataset: [_published(one) for one in published_results(dataset)] for dataset in datasets}
-    return {"tables": made, "published": {dataset: rows for dataset, rows in published.items() if rows}}
+    published = [
+        {"dataset": dataset, "same_targets": same, "rows": rows}
+        for dataset in datasets
+        for same in (True, None, False)
+        if (rows := [_published(one) for one in published_results(dataset) if one.same_targets is same])
+    ]
+    return {"tables": made, "published": published}
 
 
 def _distinct(results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -161,9 +168,22 @@ def _table(key: tuple, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **facts,
         "protocol": protocol,
         "protocol_words": describe_protocol(protocol),
+        "best_published": _best_published(facts, protocol),
         "size": len(lines),
         "rows": made,
     }
+
+
+def _best_published(facts: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns of each metric the highest published number that can be compared with a table."""
+    best: dict[str, dict[str, Any]] = {}
+    if facts["split"] != "test" or facts["known_users"] is not None:
+        return best
+    for one in published_results(facts["dataset"]):
+        for metric, value in one.metrics.items() if one.is_on(protocol) else ():
+            if value > best.get(metric, {"value": 0.0})["value"]:
+                best[metric] = {"value": value, "model": one.name}
+    return best
 
 
 def describe_protocol(protocol: Mapping[str, Any]) -> str:
@@ -205,12 +225,13 @@ def _published(result: PublishedResult) -> dict[str, Any]:
         "model": result.name,
         "kind": "published",
         "modality": result.modality,
-        "setting": ", ".join(filter(None, (result.setting, result.training, *result.pretrained_on))),
+        "setting": ", ".join(filter(None, (result.setting, result.training, *result.pretrained_on))) or None,
         "metrics": {name: {"mean": value, "spread": None} for name, value in result.metrics.items()},
-        "run_by": result.run_by,
-        "source": f"{result.citation}; {result.where}",
+        "run_by": result.run_by or "not recorded",
+        "source": result.source,
+        "short_source": result.short_source,
         "url": result.url,
-        "same_targets": result.same_targets,
+        "protocol": {PROTOCOL_FACTS[name]: fact for name, fact in result.protocol.items() if fact is not None},
         "differences": list(result.differences),
         "remarks": result.remarks,
     }

@@ -84,6 +84,17 @@ class PublishedResult:
         model = self.model or "model not recorded"
         return model if self.item_encoder is None else f"{model} × {self.item_encoder}"
 
+    @property
+    def source(self) -> str:
+        """The paper and where in it the numbers are, in words."""
+        return f"{self.citation or 'source not recorded'}; {self.where or 'place not recorded'}"
+
+    @property
+    def short_source(self) -> str:
+        """The same for a column: the paper's number at arXiv or, without one, its first words."""
+        citation = self.citation or "not recorded"
+        return citation[citation.index("arXiv ") :] if "arXiv " in citation else citation.partition(",")[0]
+
     def is_on(self, protocol: Mapping[str, Any]) -> bool:
         """Returns whether the numbers rank the same targets among the same items as results of this library do.
 

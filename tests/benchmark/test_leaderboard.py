@@ -79,13 +79,41 @@ def test_a_fingerprint_cannot_be_borrowed():
         leaderboard_data([result_line("IDRec"), result_line("mine", 0.9, protocol=protocol)])
 
 
-def test_published_numbers_of_the_same_data_stand_apart():
+def test_published_numbers_stand_apart_by_whether_the_data_are_the_same():
     data = leaderboard_data([result_line(), result_line(dataset="my_shop")])
-    assert data["published"].keys() == {"Amazon_Beauty"}
-    rows = data["published"]["Amazon_Beauty"]
-    assert len(rows) == len(published_results("Amazon_Beauty")) > 10
-    assert all(row["kind"] == "published" and row["differences"] and row["source"] and row["url"] for row in rows)
+    assert [(one["dataset"], one["same_targets"]) for one in data["published"]] == [
+        ("Amazon_Beauty", same) for same in (True, None, False)
+    ]
+    models = [{row["model"] for row in one["rows"]} for one in data["published"]]
+    assert "BSARec" in models[0] and "OneRec-Foundation × Qwen3" in models[1] and models[2] == {"LIGER"}
+    rows = [row for one in data["published"] for row in one["rows"]]
+    assert len(rows) == len(published_results("Amazon_Beauty")) > 30
+    assert all(row["kind"] == "published" and row["differences"] and row["source"] for row in rows)
+    assert {row["model"] for row in rows if row["url"] is None} == {"LC-Rec", "UniSRec", "RecFormer"}
+    assert all(row["source"].startswith("source not recorded") for row in rows if row["url"] is None)
     assert not any(row["kind"] == "published" for table in data["tables"] for row in table["rows"])
+
+
+WHOLE = {**PROTOCOL, "num_users": 22_363, "num_candidates": 12_101}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": {**WHOLE, "num_users": 22_362}},
+        {"protocol": {**WHOLE, "num_candidates": 12_100}},
+        {"protocol": {**WHOLE, "ranking": "100 candidates: the target and 99 sampled ones"}},
+        {"known_users": 1000},
+        {"split": "validation"},
+        {"dataset": "Amazon_Toys"},
+    ],
+)
+def test_the_best_published_number_is_shown_beside_the_same_data_only(change):
+    (table,) = leaderboard_data([result_line(protocol=WHOLE)])["tables"]
+    assert table["best_published"]["ndcg@10"] == {"value": 0.0611, "model": "BSARec"}
+    assert table["best_published"]["hr@10"] == {"value": 0.1008, "model": "BSARec"}
+    (table,) = leaderboard_data([result_line(**{"protocol": WHOLE, **change})])["tables"]
+    assert table["best_published"] == {}
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from modeling_transrec.benchmark.leaderboard import write_leaderboard
 
 from ..browser import requests_of
-from .lines import result_line
+from .lines import PROTOCOL, result_line
 
 
 pytestmark = pytest.mark.slow
@@ -70,9 +70,23 @@ def test_two_protocols_are_two_tables(board):
     assert models(board) == ["IDRec", "text", "popularity"]
     assert models(board, OTHER) == ["zero", HOSTILE]  # as text
     assert not find_all(board, "main img")
-    apart = find(board, "section.elsewhere")
-    assert "published, protocol may differ" in apart.text and "BSARec" in apart.text
-    assert "Histories of up to 50 items" in apart.text
+    same, unknown, other, of_ku = find_all(board, "section.elsewhere")
+    assert "published, same users and targets" in same.text and "BSARec" in same.text
+    assert "Histories of up to 50 items" in same.text
+    assert "published, cut not compared" in unknown.text and "OneRec-Foundation" in unknown.text
+    assert "published, another cut" in other.text and "LIGER" in other.text
+    assert "published, cut not compared" in of_ku.text and "HasPT, E2E, Bili_500K" in of_ku.text
+    assert not any("best published" in one.text for one in sections)  # the tables are of a part of these data
+
+
+def test_the_best_published_number_is_marked_where_the_data_are_the_same(browser, tmp_path):
+    whole = {**PROTOCOL, "num_users": 22_363, "num_candidates": 12_101}
+    lines = [result_line("IDRec", 0.05, protocol=whole), result_line("few", 0.05, known_users=50, fingerprint=OTHER)]
+    browser.get(write_leaderboard(lines, tmp_path).as_uri())
+    marked = find(browser, f'section[data-fingerprint="{PROTOCOL["fingerprint"]}"]')
+    assert "best published NDCG@10 on the same users, items and targets, 0.0611 (BSARec)" in marked.text
+    assert find_all(browser, f'section[data-fingerprint="{PROTOCOL["fingerprint"]}"] .track u')
+    assert not find_all(browser, f'section[data-fingerprint="{OTHER}"] .track u')
 
 
 def test_it_sorts_by_any_column(board):

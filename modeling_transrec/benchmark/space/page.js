@@ -5,6 +5,12 @@ const KINDS = {
   baseline: "needs no training", trained: "trained", pretrained: "pretrained", "zero-shot": "zero-shot",
   external: "other systems", published: "published",
 };
+// By whether users, items and targets are those of the tables above: yes, nobody has compared, no.
+const PUBLISHED_DATA = new Map([
+  [true, ["same users and targets", "Numbers that others have published on the same users, items and targets; their rules may differ."]],
+  [null, ["cut not compared", "Numbers that others have published on data of this name. Whether users, items and targets are the same has not been compared, so they are not compared with the tables above."]],
+  [false, ["another cut", "Numbers that others have published on another cut of this data. They are not to be compared with the tables above."]],
+]);
 const MAIN = ["hr@10", "ndcg@10", "mrr"];
 const HIGHER_IS_BETTER = /^(hr|ndcg|mrr|recall|precision|map)(@|$)/; // of coverage, novelty and others nobody can say
 const NAMES = { seconds: "time", num_trials: "trials", model: "model", seeds: "seeds" };
@@ -44,7 +50,7 @@ function count(value) {
 // Tables and rows
 
 const tables = data.tables.map((table, index) => ({ ...table, index, published: false }));
-for (const [dataset, rows] of Object.entries(data.published)) tables.push({ dataset, rows, index: tables.length, published: true });
+for (const table of data.published) tables.push({ ...table, index: tables.length, published: true });
 const places = [...new Set(data.tables.map((table) => table.dataset))];
 tables.sort((a, b) => places.indexOf(a.dataset) - places.indexOf(b.dataset) || a.published - b.published);
 for (const table of tables) table.rows.forEach((row, index) => { row.key = `${table.index}-${index}`; row.table = table; });
@@ -131,7 +137,7 @@ function bodyRow(row, rank, columns, bests, scale, mark) {
     return el("td", {}, el("span", { class: metric.mean === bests[name] ? "best" : null }, number(metric.mean)), spread);
   });
   const last = row.table.published
-    ? [el("td", { class: "left" }, row.run_by), el("td", { class: "left" }, link(row.url, row.source.replace(/.*arXiv (\S+);.*/, "arXiv $1"))),
+    ? [el("td", { class: "left" }, row.run_by), el("td", { class: "left" }, link(row.url, row.short_source)),
       el("td", { class: "differs" }, `${row.differences.join(". ")}.`)]
     : [el("td", {}, seeds(row) ? String(seeds(row)) : "–"), el("td", {}, row.num_trials ? String(row.num_trials) : "–"), el("td", {}, duration(row.seconds))];
   return el("tr", { class: "row", id: `row-${row.key}` }, el("td", { class: "rank" }, String(rank)),
@@ -141,9 +147,7 @@ function bodyRow(row, rank, columns, bests, scale, mark) {
 
 function detail(row, span) {
   const facts = row.table.published ? {
-    "How it was run": row.setting, "Run by": row.run_by,
-    "Same users and targets": row.same_targets === null ? "nobody has compared" : row.same_targets ? "yes" : "no",
-    "To know": row.remarks,
+    "How it was run": row.setting, "Run by": row.run_by, ...row.protocol, "To know": row.remarks,
   } : {
     Kind: KINDS[row.kind], Suite: row.suite, Scores: row.scores, "Pretrained on": row.sources.join(", "),
     Tuning: row.num_trials ? `${row.num_trials} trials on validation` : "none", Histories: `up to ${row.max_seq_len} items`,
@@ -192,25 +196,23 @@ function about(table, published) {
   const metric = document.getElementById("metric").value;
   const known = table.known_users ? `, ${table.known_users.toLocaleString("en")} known users` : "";
   if (table.published) {
-    return el("div", { class: "about" }, el("h2", {}, `${table.dataset} `, el("span", { class: "split" }, "published, protocol may differ")),
-      el("p", {}, "Numbers that others have published. Their cuts, candidates and rules are not those of the tables above; each row says what is known to differ."));
+    const [title, words] = PUBLISHED_DATA.get(table.same_targets);
+    return el("div", { class: "about" }, el("h2", {}, `${table.dataset} `, el("span", { class: "split" }, `published, ${title}`)),
+      el("p", {}, `${words} Each row says what is known to differ.`));
   }
   return el("div", { class: "about" }, el("h2", {}, `${table.dataset} `, el("span", { class: "split" }, `${table.split}${known}`)),
     el("p", {}, `${table.protocol_words} `, el("code", { title: "fingerprint of the protocol" }, table.fingerprint)),
-    published === undefined ? null : el("p", {}, el("span", { class: "key" }), `best published ${metricName(metric)}, ${number(published.value)} (${published.model}); its protocol may differ`));
+    published === undefined ? null : el("p", {}, el("span", { class: "key" }), `best published ${metricName(metric)} on the same users, items and targets, ${number(published.value)} (${published.model})`));
 }
 
-function bestPublished(dataset) {
-  const metric = document.getElementById("metric").value;
-  const rows = (data.published[dataset] ?? []).filter((row) => row.metrics[metric]);
-  if (!rows.length || !state.kinds.has("published")) return undefined;
-  const best = rows.reduce((a, b) => a.metrics[metric].mean >= b.metrics[metric].mean ? a : b);
-  return { value: best.metrics[metric].mean, model: best.model };
+function bestPublished(table) {
+  const best = table.best_published?.[document.getElementById("metric").value];
+  return state.kinds.has("published") ? best : undefined;
 }
 
 function section(table, rows) {
   const columns = columnsOf(table);
-  const published = table.published ? undefined : bestPublished(table.dataset);
+  const published = bestPublished(table);
   const metric = document.getElementById("metric").value;
   const tops = table.rows.map((row) => row.metrics[metric]).filter(Boolean).map((one) => one.mean + (one.spread ?? 0));
   const scale = Math.max(0, published?.value ?? 0, ...tops) * 1.04;
@@ -220,7 +222,7 @@ function section(table, rows) {
     body.append(bodyRow(row, index + 1, columns, bests, scale, published?.value));
     if (state.open.has(row.key)) body.append(detail(row, columns.length + 6));
   });
-  const name = table.published ? `${table.dataset}, published by others` : `${table.dataset}, ${table.split}, protocol ${table.fingerprint}`;
+  const name = table.published ? `${table.dataset}, published by others, ${PUBLISHED_DATA.get(table.same_targets)[0]}` : `${table.dataset}, ${table.split}, protocol ${table.fingerprint}`;
   return el("section", { class: table.published ? "elsewhere" : null, "data-fingerprint": table.fingerprint, "aria-label": name },
     about(table, published),
     el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": name }, el("table", {}, el("caption", {}, name), head(table, columns), body)));
