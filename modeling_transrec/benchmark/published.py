@@ -232,6 +232,16 @@ def published_results(dataset: str) -> tuple[PublishedResult, ...]:
     return tuple(one for one in load_published() if one.dataset == dataset)
 
 
+def find_published(dataset: str, facts: Mapping[str, Any]) -> tuple[PublishedResult, ...]:
+    """Returns the results on a data set that have all of some facts.
+
+    >>> found = find_published("KU", {"model": "SASRec", "item_encoder": "Swin-B", "setting": "NoPT"})
+    >>> [one.metrics["hr@10"] for one in found]
+    [0.3308]
+    """
+    return tuple(one for one in published_results(dataset) if one.has(facts))
+
+
 def best_published(
     dataset: str, metric: str = "hr@10", modality: str | None = None, same_targets: bool = False
 ) -> PublishedResult | None:

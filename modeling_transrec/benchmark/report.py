@@ -12,12 +12,9 @@ from ..evaluation.baselines import BASELINES, describe_left_out, num_settings, n
 from ..evaluation.metrics import METRICS
 from ..hub.results import markdown_table
 from ..models.whole_saves import write_whole
-from .published import published_results
+from .beside_published import published_sections
 from .statistics import Difference, Estimate, compare, estimate, values_of_users
 from .suites import Suite
-
-
-_PUBLISHED = ("hr@10", "ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def write_report(
             if len(curves) > 1:
                 parts += ["### By the number of known users: NDCG@10", learning_curve(curves)]
             if "all" in suite.known_users:
-                parts += _published(suite, table, curves.get(None, []))
+                parts += published_sections(suite, table, curves.get(None, []))
     parts += _tuning(list(tuned))
     path = folder / "results.md"
     folder.mkdir(parents=True, exist_ok=True)
@@ -310,29 +307,6 @@ def learning_curve(curves: dict[int | None, list[Row]]) -> str:
     ]
     header = ("all" if users is None else f"{users:,}" for users in curves)
     return markdown_table(("model", *header), cells, aligned=True)
-
-
-def _published(suite: Suite, dataset: str, rows: Sequence[Row]) -> list[str]:
-    """Returns the published numbers below the suite's own models, whose cells are empty until they are run."""
-    found = published_results(dataset)
-    if not found:
-        return []
-    models = [name for name, row in suite.models.items() if dataset in row.get("datasets", suite.datasets)]
-    run = [row for row in rows if row.lines[0]["kind"] != "baseline"]
-    ours = [(row.name, *(f"{row.mean(name):.4f}" for name in _PUBLISHED), "this suite", "") for row in run]
-    there = {row.lines[0]["model"] for row in run}
-    ours += [(name, "", "", "this suite, not run yet", "") for name in models if name not in there]
-    cells = [
-        (
-            f"{one.name}, {one.setting}",
-            *(f"{one.metrics[name]:.4f}" if name in one.metrics else "" for name in _PUBLISHED),
-            f"[{one.where}]({one.url}), {one.run_by}",
-            " ".join(f"{sentence.rstrip('.')}." for sentence in one.differences),
-        )
-        for one in sorted(found, key=lambda one: -one.metrics.get("ndcg@10", 0.0))
-    ]
-    table = markdown_table(("model", "HR@10", "NDCG@10", "source", "what differs"), [*ours, *cells], aligned=True)
-    return [f"### {dataset}: beside what others have published", table]
 
 
 def _tuning(tuned: Sequence[dict[str, Any]]) -> list[str]:

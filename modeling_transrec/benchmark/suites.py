@@ -39,6 +39,7 @@ from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..ninerec.sample import SAMPLE_BACKBONE
 from ..training.model_arguments import ModelArguments
 from ..training.presets import load_preset
+from .published import NAMING_FACTS, find_published
 
 
 SUITES = Path(__file__).parent / "suites"  # those that ship
@@ -55,6 +56,7 @@ _KEYS_OF_ROWS = (
     "train",
     "tune",
     "datasets",
+    "published",
 )  # all others are options of the training
 
 
@@ -89,9 +91,10 @@ class Suite:
 
     Args:
         title: one line.
-        models: of each model its options of `transrec finetune`, and `preset`, `reads` (modalities whose backbones of
-            the suite it gets), `pretrained` (a name in `pretraining`), `train` (false: it is used as it was
-            pretrained), `tune` (a space of its own), `datasets` (those that it is for, by default all).
+        models: of each model its options of `transrec finetune` (`null` takes one of the preset away), and `preset`,
+            `reads` (modalities whose backbones of the suite it gets), `pretrained` (a name in `pretraining`), `train`
+            (false: it is used as it was pretrained), `tune` (a space of its own), `datasets` (those that it is for, by
+            default all), `published` (facts that find its published numbers, see [`~published.NAMING_FACTS`]).
         datasets: names of data sets, each with all models; or of each name its options, so that one data set can stand
             there twice: `{ML100K by time: {dataset_config_name: ML100K, split_strategy: temporal}}`.
         name: by default the file's.
@@ -194,10 +197,13 @@ class Suite:
         _check_names(f"{name}: datasets", row.get("datasets", []), self.datasets)
         _check(row.get("train", True) or "pretrained" in row, f"{name} is neither trained nor pretrained")
         if row.get("train", True) is False:
-            given = sorted(row.keys() - {"pretrained", "train", "datasets"})
+            given = sorted(row.keys() - {"pretrained", "train", "datasets", "published"})
             _check(not given, f"{name} is not trained: {', '.join(given)} would have no effect")
         check_space(row.get("tune", {}))
+        _check_names(f"{name}: published", row.get("published", {}), NAMING_FACTS)
         for dataset in row.get("datasets", self.datasets):
+            is_found = "published" not in row or find_published(dataset, row["published"])
+            _check(bool(is_found), f"{name}: published: nobody has published such numbers on {dataset}")
             self._options(row, dataset)  # a preset that there is
 
     def _data(self, dataset: str) -> dict[str, Any]:
@@ -215,6 +221,7 @@ class Suite:
         options |= {"max_seq_len": self.max_seq_len, **self.train}
         options |= {_READERS[part]: self.backbones[_READERS[part]] for part in _listed(row.get("reads", []))}
         options |= {name: value for name, value in row.items() if name not in _KEYS_OF_ROWS}
+        options = {name: value for name, value in options.items() if value is not None}
         if "pretrained" in row:  # the checkpoint brings them
             options = {name: value for name, value in options.items() if name not in ModelArguments.making_options()}
         return options

@@ -9,6 +9,7 @@ from modeling_transrec.benchmark.published import (
     PROTOCOL_FACTS,
     PUBLISHED_FILE,
     best_published,
+    find_published,
     load_published,
     published_results,
 )
@@ -19,7 +20,7 @@ NINEREC_TARGETS = ("Bili_Food", "Bili_Dance", "Bili_Movie", "Bili_Cartoon", "Bil
 
 def found(dataset: str, **facts):
     """The one result on a data set that has these facts."""
-    matches = [one for one in published_results(dataset) if one.has(facts)]
+    matches = find_published(dataset, facts)
     assert len(matches) == 1, (dataset, facts, [one.name for one in matches])
     return matches[0].metrics
 

@@ -168,7 +168,7 @@ def test_the_suite_of_ninerec_runs_on_data_in_its_layout(tmp_path):
     (place / "KU_pair.csv").write_text("".join(f"u{user},i{item},{time}\n" for user, item, time in pairs))
     (place / "KU_item.csv").write_text("".join(f"i{item},视频 {item},video number {item}\n" for item in range(23)))
     whole = read_suite("ninerec", {"text_model_name_or_path": SAMPLE_BACKBONE})
-    part = whole.only(datasets=["KU"], models=["IDRec"], seeds=[42])
+    part = whole.only(datasets=["KU"], models=["SASRec, IDRec", "DSSM-variant, IDRec"], seeds=[42])
     shorter = replace(part, train={**part.train, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 2})
     shorter = replace(shorter, train={**shorter.train, "save_strategy": "steps", "save_steps": 2})
     lines = []
@@ -179,10 +179,11 @@ def test_the_suite_of_ninerec_runs_on_data_in_its_layout(tmp_path):
     report = write_report(whole, lines, tmp_path / "out").read_text()
     of_ku = report.partition("### KU: beside")[2].partition("\n## ")[0]
     own = {line["model"]: line["metrics"] for line in lines if line["scores"] == "own"}
-    found = " \\| ".join(f"{own['IDRec'][metric]:.4f}" for metric in ("hr@10", "ndcg@10"))
-    assert re.search(rf"\| IDRec +\| {found} +\| this suite ", of_ku)
-    for name in ("SASRec × BERT, NoPT", "SASRec × BERT, HasPT"):
-        assert re.search(rf"\| {name} +\| +\| +\| this suite, not run yet ", of_ku)
-    assert re.search(r"SASRec, IDRec +\| 0.2836 \| 0.2479 ", of_ku)  # the paper's
+    of_paper = {"SASRec, IDRec": r"0.2836 +\| 0.2479", "DSSM-variant, IDRec": r"0.2065 +\| 0.2004"}
+    for name, numbers in of_paper.items():
+        found = " +\\| ".join(f"{own[name][metric]:.4f}" for metric in ("hr@10", "ndcg@10"))
+        assert re.search(rf"\| {name} +\| {found} +\| {numbers} ", of_ku)
+    assert re.search(rf"\| random +\| {own['random']['hr@10']:.4f} +\| [0-9.]+ +\| 0.0049 ", of_ku)
+    assert re.search(r"\| SASRec × BERT, HasPT +\| +\| +\| 0.3136 +\| 0.2619 ", of_ku)  # not run
     of_dance = report.partition("## Bili_Dance")[2].partition("\n## ")[0]
     assert "Nothing has been run yet." in of_dance and "SASRec, IDRec" in of_dance
