@@ -148,16 +148,43 @@ def test_the_budget_of_each_row_and_what_is_left_out(lines, add, tmp_path):
     assert "Without slim" not in write_report(SUITE, [*lines, *more], tmp_path, failures=failures).read_text()
 
 
+def on_the_whole(lines):
+    """The lines as if they were of the users and items on which others have published numbers."""
+    sizes = {"num_users": 22_363, "num_candidates": 12_101}
+    return [{**line, "protocol": {**line["protocol"], **sizes}} for line in lines]
+
+
 def test_published_numbers_stand_beside_models_that_are_not_run_yet(lines, tmp_path):
-    suite = Suite("x", {"IDRec": {}, "text": {}}, ["Amazon_Beauty", "KU"], metrics=["hr", "ndcg"])
-    report = write_report(suite, lines, tmp_path).read_text()
-    of_beauty = report.partition("### Amazon_Beauty: beside")[2].partition("## KU")[0]
-    assert cells(of_beauty, "IDRec  ")[2] == f"{np.mean([line['metrics']['ndcg@10'] for line in lines[1:4]]):.4f}"
-    assert cells(of_beauty, "text ")[1:3] == ["", ""] and "BSARec" in of_beauty
+    of_sasrec = {"model": "SASRec", "setting": "IDRec"}
+    models = {"IDRec": {"published": of_sasrec, "datasets": ["KU"]}, "text": {}}
+    suite = Suite("x", models, ["Amazon_Beauty", "KU"], metrics=["hr", "ndcg"])
+    report = write_report(suite, on_the_whole(lines), tmp_path).read_text()
+    of_beauty = report.partition("### Amazon_Beauty: beside")[2].partition("###")[0]
+    mean = f"{np.mean([line['metrics']['ndcg@10'] for line in lines[1:4]]):.4f}"
+    assert cells(of_beauty, "IDRec  ")[2:6] == [mean, "", "", "this suite"]
+    assert cells(of_beauty, "text ")[1:6] == ["", "", "", "", "this suite, not run yet"]
+    assert cells(of_beauty, "BSARec, IDRec")[1:5] == ["", "", "0.1008", "0.0611"]
     of_ku = report.partition("## KU")[2]
-    assert "Nothing has been run yet." in of_ku and cells(of_ku, "IDRec ")[1:3] == ["", ""] and "HasPT" in of_ku
+    assert "Nothing has been run yet." in of_ku
+    assert cells(of_ku, "IDRec ")[1:5] == ["", "", "0.2836", "0.2479"]  # the paper's beside the suite's own
+    assert "have not been compared" in cells(of_ku, "IDRec ")[-1] and "SASRec, IDRec" not in of_ku
+    assert "HasPT" not in of_ku.partition("### KU: published on other cuts")[0]
     differences = cells(of_beauty, "BSARec")[-1]
     assert differences.endswith(".") and ".." not in differences and " The " not in differences.replace(". The", "")
+
+
+def test_numbers_of_another_cut_stand_apart(lines, tmp_path):
+    """Those that others have published on another cut, and all of them where the suite's own cut is another one."""
+    report = write_report(SUITE, on_the_whole(lines), tmp_path).read_text()
+    beside, _, apart = report.partition("### Amazon_Beauty: published on other cuts")
+    assert "these numbers are not to be compared with those above" in apart
+    assert cells(beside, "BSARec, IDRec") and "| BSARec" not in apart
+    assert cells(apart, "OneRec-Foundation × Qwen3, HasPT")[1:3] == ["0.0924", ""] and "OneRec" not in beside
+    assert cells(apart, "OneRec-Foundation")[4] == "not compared" and cells(apart, "LIGER")[4] == "no"
+    assert cells(apart, "RecFormer")[3] == "not recorded, place not recorded, quoted"
+    report = write_report(SUITE, lines, tmp_path).read_text()  # of 400 users and 99 items
+    assert "beside what others have published" not in report
+    assert cells(report, "BSARec, IDRec")[1:3] == ["0.1008", "0.0611"] and cells(report, "BSARec, IDRec")[4] == "no"
 
 
 def test_nothing_has_been_run(tmp_path):

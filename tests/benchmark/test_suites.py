@@ -86,6 +86,20 @@ def test_presets_are_those_of_the_data_set():
     assert rates == {"KU": 1e-4, "QB": 5e-5}
 
 
+def test_a_row_takes_an_option_of_its_preset_away():
+    models = {"GRU4Rec": {"preset": "ku-id", "user_encoder_type": "gru4rec", "num_attention_heads": None}}
+    tasks = suite(models=models, max_seq_len=20).tasks()
+    options = [task.spec["options"] for task in tasks if task.kind == "model"]
+    assert all("num_attention_heads" not in one and one["num_hidden_layers"] == 2 for one in options)
+    check_tasks(tasks)
+
+
+def test_what_is_published_changes_no_task():
+    named = {"IDRec": {"modality": "id", "published": {"model": "SASRec", "setting": "IDRec"}}}
+    ids = [{task.id for task in suite(datasets=["KU"], models=models).tasks()} for models in (MODELS, named)]
+    assert ids[0] == ids[1]
+
+
 def test_one_data_set_stands_in_a_suite_with_two_splits():
     by_time = {"dataset_config_name": "KU", "split_strategy": "temporal"}
     platforms = {"KU": None, "KU by time": by_time}
@@ -127,6 +141,11 @@ def test_a_part_of_a_suite():
         (
             {"models": {"x": {"pretrained": "on source", "train": False, "seed": 3}}, "pretraining": SOURCE},
             "x is not trained: seed would have no effect",
+        ),
+        ({"models": {"x": {"published": {"modle": "SASRec"}}}}, "x: published: modle is unknown; did you mean model"),
+        (
+            {"models": {"x": {"published": {"model": "SASRec", "setting": "NoPT"}}}, "datasets": ["Amazon_Beauty"]},
+            "x: published: nobody has published such numbers on Amazon_Beauty",
         ),
         ({"tune": {"learning_rate": 3}}, "must be a list of choices"),
         ({"tune": {"learning_rate": {"low": 1, "high": 1}}}, "low must be below high"),
