@@ -1,6 +1,7 @@
 """Parses the commands' options, with what they have in common: presets, help texts, and hints for misspelt options."""
 
 import argparse
+import atexit
 import dataclasses
 import difflib
 import logging
@@ -37,6 +38,16 @@ _METAVARS = {int: "N", float: "X", string_to_bool: "true|false"}
 _INHERITED = {one.name for one in dataclasses.fields(TrainingArguments)} - set(
     TransRecTrainingArguments.__annotations__  # those that we changed
 )
+
+
+@atexit.register
+def _leave_process_group() -> None:
+    """Ends the threads of the processes' communication while Python can still wait for them.
+
+    One that frees a tensor after Python has begun to end aborts the process, whose work is done: exit status 134.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @dataclasses.dataclass(kw_only=True)

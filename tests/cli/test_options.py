@@ -123,3 +123,15 @@ def test_a_token_on_the_command_line_is_warned_of_and_not_repeated(tmp_path, cap
     with pytest.raises(ValueError) as error:
         parse_arguments(TYPES, [*options, "hf_ABCDEF"], None)
     assert "hf_ABCDEF" not in str(error.value) and "***" in str(error.value)
+
+
+def test_a_process_leaves_its_group_before_python_ends():
+    """Else a thread of gloo that frees a tensor as Python ends aborts the process, at times, after all is done."""
+    program = """
+import atexit, torch
+atexit.register(lambda: print("still in a group:", torch.distributed.is_initialized()))  # the last to be called
+import modeling_transrec.cli.options
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "still in a group: False\n"), done.stderr
