@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from ..evaluation.candidate_sets import SampledRankingEvaluator
 from ..evaluation.evaluate import EvaluationTask
 from ..evaluation.metrics import METRICS, Rankings
 from ..models.checkpoint_files import load_config, public_name
+from ..models.modalities import BACKBONES, MODALITIES
 from ..models.modeling_transrec import TransRecModel
 from ..models.whole_saves import write_whole
 from ..training.arguments import TransRecTrainingArguments
@@ -32,6 +34,8 @@ from .known_users import KnownUsersArguments
 from .machine import git_commit, hardware, measure_energy, peak_memory, versions
 from .suites import FEW_TITLES, Task, sampled_title
 
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = 1  # version of the format of a results line
 _OWN, _SUM = "own", "own + transitions"  # scores
@@ -179,7 +183,7 @@ class Worker:
 
     def _baselines(self, task: Task) -> list[dict]:
         spec = task.spec
-        names = dict(spec["backbones"])
+        names = self._backbones(spec, spec["max_seq_len"])
         counted = {"model_name_or_path": "content-knn" if names else "transitions", **names}
         prompted = {"model_name_or_path": LANGUAGE_MODEL, "language_model_name_or_path": spec.get("language_model")}
         self._check_candidates(spec, spec["max_seq_len"])
@@ -188,7 +192,9 @@ class Worker:
             of_table["max_seq_len"] = spec["max_seq_len"]
             lines += self._untrained(task, title, {**counted, **of_table})
             if "language_model" in spec:
-                lines += self._untrained(task, title, {**prompted, **self._read_features(spec, of_table), **of_table})
+                lines += self._untrained(
+                    task, title, {**prompted, **self._read_features(spec, of_table, spec["max_seq_len"]), **of_table}
+                )
         return lines
 
     def _untrained(self, task: Task, title: str, options: dict[str, Any]) -> Iterator[dict]:
@@ -242,11 +248,23 @@ class Worker:
                 evaluator = self._evaluation(spec, **options).evaluator
                 cast(SampledRankingEvaluator, evaluator).candidates  # noqa: B018  # draws them
 
-    def _read_features(self, spec: Mapping[str, Any], of_table: Mapping[str, Any]) -> dict[str, str]:
+    def _read_features(self, spec: Mapping[str, Any], of_table: Mapping[str, Any], max_seq_len: int) -> dict[str, str]:
         """Returns the backbones by whose features a metric of a table compares items; none where none does."""
         metrics = of_table.get("metrics", spec["evaluation"]["metrics"])
         needs_features = any("item_features" in METRICS[name].needs for name in metrics)
-        return dict(spec["backbones"]) if needs_features else {}
+        return self._backbones(spec, max_seq_len) if needs_features else {}
+
+    def _backbones(self, spec: Mapping[str, Any], max_seq_len: int) -> dict[str, str]:
+        """Returns the backbones that find something to read in a data set: one of images only where there are any."""
+        named = dict(spec["backbones"])
+        for backbone in (one for one in BACKBONES.values() if one.option in named):
+            for part in (MODALITIES[name] for name in backbone.reads if MODALITIES[name].is_sparse):
+                items = self.platform(spec).load_items(max_seq_len)
+                if part.name not in items.features or items.data[part.name].null_count == len(items):
+                    why = f"no item has {part.content}"
+                    logger.warning("%s: %s, so %s is left out", spec["dataset"], why, backbone.option)
+                    del named[backbone.option]
+        return named
 
     def _evaluation(self, spec: Mapping[str, Any], **options: Any) -> EvaluationTask:
         arguments = EvaluationArguments(by_group=True, use_cpu=self.use_cpu, **{**spec["evaluation"], **options})
@@ -280,7 +298,7 @@ class Worker:
         checkpoint = folder if spec["trains"] else self.pretrained(spec["pretrain"])
         lines = []
         for title, sampled in self._tables(spec):
-            named = {**sampled, **self._read_features(spec, sampled)}
+            named = {**sampled, **self._read_features(spec, sampled, max_seq_len)}
             weighed = {"model_name_or_path": str(checkpoint), **named, "transition_weight": "auto"}
             evaluation = self._evaluation(spec, **weighed)
             results = evaluation.evaluate(with_rankings=True)

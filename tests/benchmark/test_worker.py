@@ -60,6 +60,18 @@ def test_work_that_rows_share_is_in_each_that_needs_it(tmp_path):
     assert len({line["peak_memory_bytes"] for line in lines.values()}) == 1  # of the one process
 
 
+def test_a_backbone_that_finds_nothing_to_read_is_left_out(tmp_path, caplog):
+    """A suite may have data sets with covers or sounds beside some without."""
+    backbones = {"text_model_name_or_path": SAMPLE_BACKBONE, "audio_model_name_or_path": "facebook/wav2vec2-base"}
+    task = baselines(baselines=["content-knn"], backbones=backbones, metrics=["ndcg", "diversity"])
+    (line,) = Worker(tmp_path, use_cpu=True).run(task)
+    assert "Sample_Target: no item has a sound, so audio_model_name_or_path is left out" in caplog.text
+    (alone,) = Worker(tmp_path, use_cpu=True).run(
+        baselines(baselines=["content-knn"], backbones={"text_model_name_or_path": SAMPLE_BACKBONE})
+    )
+    assert line["metrics"]["ndcg@10"] == alone["metrics"]["ndcg@10"] and "audio" not in line["command"]
+
+
 def test_users_are_named_where_each_seed_tests_others(tmp_path):
     lines, users = [], {}
     suite = Suite("A suite", {}, ["Sample_Target"], known_users=[700], baselines=["popularity"], seeds=[1, 2])
