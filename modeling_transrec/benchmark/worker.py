@@ -248,11 +248,14 @@ class Worker:
                 evaluator = self._evaluation(spec, **options).evaluator
                 cast(SampledRankingEvaluator, evaluator).candidates  # noqa: B018  # draws them
 
+    def _needs_features(self, spec: Mapping[str, Any], of_table: Mapping[str, Any]) -> bool:
+        """Returns whether a metric of a table compares items by the features of backbones."""
+        metrics = of_table.get("metrics", spec["evaluation"]["metrics"])
+        return any("item_features" in METRICS[name].needs for name in metrics)
+
     def _read_features(self, spec: Mapping[str, Any], of_table: Mapping[str, Any], max_seq_len: int) -> dict[str, str]:
         """Returns the backbones by whose features a metric of a table compares items; none where none does."""
-        metrics = of_table.get("metrics", spec["evaluation"]["metrics"])
-        needs_features = any("item_features" in METRICS[name].needs for name in metrics)
-        return self._backbones(spec, max_seq_len) if needs_features else {}
+        return self._backbones(spec, max_seq_len) if self._needs_features(spec, of_table) else {}
 
     def _backbones(self, spec: Mapping[str, Any], max_seq_len: int) -> dict[str, str]:
         """Returns the backbones that find something to read in a data set: one of images only where there are any."""
@@ -336,7 +339,7 @@ class Worker:
             **spec["evaluation"],
             **options,
         }
-        if given["model_name_or_path"] not in CONTENT_BASELINES and not self._read_features(spec, given):
+        if given["model_name_or_path"] not in CONTENT_BASELINES and not self._needs_features(spec, given):
             given = {name: value for name, value in given.items() if name not in CONTENT_OPTIONS}
         return ["transrec", "evaluate", *to_options(self._public({**given, "by_group": True}))]
 
