@@ -287,9 +287,8 @@ class Worker:
             seconds["pretraining"] = before["seconds"]
             commands += [before["command"]] if "command" in before else []
             facts["sources"] = before["options"].get("dataset_config_name") or [SourceArguments.sample]
-        max_seq_len = options.get("max_seq_len")
-        if "pretrain" in spec:
-            max_seq_len = load_config(str(self.pretrained(spec["pretrain"]))).max_seq_len
+        is_new = "pretrain" not in spec
+        max_seq_len = options["max_seq_len"] if is_new else load_config(self.pretrained(spec["pretrain"])).max_seq_len
         self._check_candidates(spec, max_seq_len)
         if spec["trains"]:
             self.remove(folder)  # of an attempt that did not end
