@@ -18,7 +18,7 @@ from .content_hashes import ContentHashes
 from .files import DERIVED, SOURCES, TARGETS, UNPACKED, DatasetFiles, data_folder, find_files, find_names
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
-from .sequences import Sequences, Split, leave_one_out, temporal_split, to_table, used_items
+from .sequences import Sequences, Split, leave_one_out, temporal_boundaries, temporal_split, to_table, used_items
 from .tables.archives import Archives, Member
 from .tables.items import select_catalogue
 from .tables.media import AUDIO, find_media
@@ -55,9 +55,8 @@ ITEM_FEATURES = datasets.Features(
 
 
 def _temporal_split(sequences: Sequences, config: "NineRecConfig") -> dict[str, Split]:
-    if config.test_start is None and sequences.timestamps is not None:
-        times = np.quantile(sequences.timestamps, (0.8, 0.9), method="higher")
-        config.validation_start, config.test_start = (int(time) for time in times)
+    if config.validation_start is None or config.test_start is None:
+        config.validation_start, config.test_start = temporal_boundaries(sequences)
     return temporal_split(sequences, config.validation_start, config.test_start, max_history=config.max_seq_len + 1)
 
 
@@ -119,7 +118,7 @@ class NineRecConfig(datasets.BuilderConfig):
         if self.catalogue not in ("interacted", "all"):
             raise ValueError(f"catalogue must be 'interacted' or 'all', got {self.catalogue!r}")
         self.tables = TableOptions(**{option.name: getattr(self, option.name) for option in fields(TableOptions)})
-        self.files: DatasetFiles | None = None
+        self.files: DatasetFiles  # set by the builder, once they are found
         self.cache_dir: str | None = None  # of the builder
 
     @property

@@ -37,7 +37,8 @@ def leakage(sequences: Sequences) -> dict[str, dict[str, float]]:
     >>> leakage(sequences)["leave_one_out"]["later_training"], leakage(sequences)["random"]["before_history"]
     (0.5, 0.667)
     """
-    if sequences.timestamps is None:
+    timestamps = sequences.timestamps
+    if timestamps is None:
         raise ValueError("leakage is a matter of time, and the interactions have no timestamps")
     if len(sequences) < 2:
         raise ValueError(
@@ -48,10 +49,11 @@ def leakage(sequences: Sequences) -> dict[str, dict[str, float]]:
     trains = np.ones(len(sequences.items), dtype=bool)
     everything, owner = np.arange(len(sequences.items)), np.repeat(np.arange(len(sequences)), lengths)
     last = np.repeat(ends - 1, lengths)  # each user's last interaction; without it, the last is the one before
-    drawn = _look_ahead(sequences, owner, everything, np.where(everything == last, last - 1, last), trains)
+    before = np.where(everything == last, last - 1, last)
+    drawn = _look_ahead(sequences, timestamps, owner, everything, before, trains)
     trains[splits["train"].stop] = trains[splits["test"].stop] = False
     held_out = splits["test"].stop
-    one_out = _look_ahead(sequences, np.arange(len(sequences)), held_out, held_out - 1, trains)
+    one_out = _look_ahead(sequences, timestamps, np.arange(len(sequences)), held_out, held_out - 1, trains)
     shares = {name: np.average(values, weights=1 / lengths[owner]) for name, values in drawn.items()}
     found = {"leave_one_out": {name: values.mean() for name, values in one_out.items()}, "random": shares}
     return {
@@ -61,18 +63,24 @@ def leakage(sequences: Sequences) -> dict[str, dict[str, float]]:
 
 
 def _look_ahead(
-    sequences: Sequences, owner: np.ndarray, targets: np.ndarray, before: np.ndarray, trains: np.ndarray
+    sequences: Sequences,
+    timestamps: np.ndarray,
+    owner: np.ndarray,
+    targets: np.ndarray,
+    before: np.ndarray,
+    trains: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Returns what is later than each target, `(T,)` each.
 
     Args:
         sequences: all interactions.
+        timestamps: `(N,)` their times.
         owner: `(T,)` users.
         targets: `(T,)` their targets, as positions in the interactions.
         before: `(T,)` the last items of their histories.
         trains: `(N,)` whether an interaction is one of training for other users' targets.
     """
-    distinct, times = np.unique(sequences.timestamps, return_inverse=True)
+    distinct, times = np.unique(timestamps, return_inverse=True)
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
     keys, ordered = (users * len(distinct) + times)[trains], np.sort(times[trains])
     own_end = np.concatenate([[0], np.cumsum(trains)])[sequences.offsets[1:]][owner]

@@ -212,6 +212,18 @@ def leave_one_out(sequences: Sequences) -> dict[str, Split]:
     }
 
 
+def _times_of(sequences: Sequences) -> np.ndarray:
+    if sequences.timestamps is None:
+        raise ValueError("a temporal split needs timestamps")
+    return sequences.timestamps
+
+
+def temporal_boundaries(sequences: Sequences) -> tuple[int, int]:
+    """Returns the times before which 80 and 90 % of all interactions are: the starts of validation and test."""
+    validation_start, test_start = np.quantile(_times_of(sequences), (0.8, 0.9), method="higher")
+    return int(validation_start), int(test_start)
+
+
 def temporal_split(sequences: Sequences, validation_start: int, test_start: int, max_history: int) -> dict[str, Split]:
     """Splits by time: training knows nothing that happened later than what is tested, on the whole platform.
 
@@ -226,14 +238,13 @@ def temporal_split(sequences: Sequences, validation_start: int, test_start: int,
         validation_start, test_start: in the timestamps' unit.
         max_history: the last interactions before the boundary that are kept.
     """
-    if sequences.timestamps is None:
-        raise ValueError("a temporal split needs timestamps")
+    timestamps = _times_of(sequences)
     if validation_start >= test_start:
         raise ValueError(f"validation_start {validation_start} must be before test_start {test_start}")
 
     def before(time: int) -> np.ndarray:
         """Returns the position of each user's first interaction at or after `time`."""
-        earlier = np.concatenate([[0], np.cumsum(sequences.timestamps < time)])
+        earlier = np.concatenate([[0], np.cumsum(timestamps < time)])
         return sequences.offsets[:-1] + np.diff(earlier[sequences.offsets])
 
     def split(stop: np.ndarray, end: np.ndarray | None) -> Split:

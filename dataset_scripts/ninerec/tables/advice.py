@@ -88,10 +88,10 @@ def likeliest_time(names: list[str]) -> str:
     return next((name for name in fine if "timestamp" in name.lower()), (fine or names)[-1])
 
 
-def guess_places(row: list[str]) -> dict[str, str]:
+def guess_places(row: list[str]) -> dict[str, str | None]:
     """Returns what the places of a row without a header may mean; for advice only."""
     if may_be_names(row):
-        return guess(("user_id", "item_id", "timestamp"), row)
+        return {**guess(("user_id", "item_id", "timestamp"), row)}
     places = [f"column {number}" for number in range(1, len(row) + 1)]
     is_time = [bool(re.fullmatch(r"\d{8,}(\.\d*)?|\d+[-/.]\d+[-/.]\d+.*", value.strip())) for value in row]
     time = places[is_time.index(True)] if any(is_time) else None

@@ -127,7 +127,7 @@ def write_coded(
         )
     if num_known == 0:
         raise ValueError(f"{path}: no row can be read from this file")
-    if num_unknown and not on_problem.collects:
+    if example is not None and not on_problem.collects:
         what = (
             f"interactions in {path.name} are with {len(unknown_items):,} items that are not in the items table: "
             "dropped"

@@ -232,7 +232,7 @@ def pair_roles(path: Path, options: TableOptions, on_problem: Problems = RAISE) 
             f"called, such as {call_of(guess(INTERACTION_COLUMNS, first))}"
         )
     elif len(first) in (2, 3):
-        roles = ["column 1", "column 2", "timestamp"][: len(first)]
+        roles = [*("column 1", "column 2", "timestamp")[: len(first)]]
         if len(first) == 3:
             _check_time_is_last(path, line, options)
     else:

@@ -127,7 +127,7 @@ def interaction_chunks(
     if assumed is not None:
         check_layout(path, chunks, item_ids, assumed)
     named = name_roles(path, chunks, roles, item_ids)
-    names = {old: new for old, new in zip(roles, named, strict=True) if old is not None}
+    names = {old: new for old, new in zip(roles, named, strict=True) if old is not None and new is not None}
     return lambda: (chunk.rename(names) for chunk in chunks()), times
 
 
@@ -174,8 +174,9 @@ def _build(
             "lower min_actions or check the files"
         )
     if sequences.timestamps is not None:
-        sequences = replace(sequences, timestamps=times.to_units(sequences.timestamps))
-        _warn_of_ratings(path, sequences.timestamps)
+        timestamps = times.to_units(sequences.timestamps)
+        sequences = replace(sequences, timestamps=timestamps)
+        _warn_of_ratings(path, timestamps)
     named = values_at(chunks, "user_id", sequences.user_ids.to_numpy())
     missing = pc.is_in(named, value_set=pa.array(MISSING, named.type)).to_numpy(zero_copy_only=False)
     if missing.any():

@@ -62,8 +62,10 @@ class TableOptions:
         if not isinstance(self.columns, Mapping | None):
             raise ValueError(f'columns must be names such as {{"user_id": "customer"}}, got {self.columns!r}')
         for role, column in (self.columns or {}).items():
-            is_several = role.startswith("text_") and isinstance(column, list | tuple) and len(column) > 0
-            are_names = all(isinstance(name, str) for name in (column if is_several else [column]))
+            names: Sequence[object] = [column]
+            if role.startswith("text_") and isinstance(column, list | tuple) and column:
+                names = column
+            are_names = all(isinstance(name, str) for name in names)
             if role not in ROLES or not (are_names or (role == "timestamp" and column is None)):
                 raise ValueError(f"columns must give names of {', '.join(ROLES)}, got {role!r}: {column!r}")
         if self.pair_columns is not None:
@@ -144,7 +146,7 @@ class TableOptions:
     @property
     def protocol(self) -> dict:
         """Returns which interactions count, where not all do."""
-        return {option: getattr(self, option) for option in map(OPTION_OF.get, self.asked_for)}
+        return {OPTION_OF[role]: getattr(self, OPTION_OF[role]) for role in self.asked_for}
 
 
 def named_columns(columns: ColumnNames | None) -> dict[str, str | None]:

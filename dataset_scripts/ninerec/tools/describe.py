@@ -140,7 +140,7 @@ def _image_sizes(covers: list[str | Member | None]) -> dict:
     with contextlib.ExitStack() as stack:
         archives = {cover.archive for cover in covers if isinstance(cover, Member)}
         opened = {archive: stack.enter_context(zipfile.ZipFile(archive)) for archive in archives}
-        for cover in filter(None, covers):
+        for cover in (one for one in covers if one):
             try:
                 with (
                     opened[cover.archive].open(cover.name) if isinstance(cover, Member) else open(cover, "rb") as file,
@@ -273,11 +273,13 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON list, for machines")
     args = parser.parse_args(arguments)
     folder = data_folder(None, args.data_dir)
-    if folder is None and not args.names:
-        parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
-    names = args.names or find_names(folder)
+    names = args.names
     if not names:
-        parser.error(f"no data set under {os.path.abspath(folder)!r}: NAME_item.csv and NAME_pair.csv are needed")
+        if folder is None:
+            parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
+        names = find_names(folder)
+        if not names:
+            parser.error(f"no data set under {os.path.abspath(folder)!r}: NAME_item.csv and NAME_pair.csv are needed")
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # where it is a TextIOWrapper
     try:
         with without_warnings():  # `validate` is for what is left out

@@ -28,7 +28,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from ..builder import ITEMS_SUFFIX
 from ..builder import SPLITS as SPLIT_STRATEGIES
 from ..files import DERIVED, SOURCES, TARGETS
-from ..protocol import PROTOCOL_FILE, split_protocol, write_protocol
+from ..protocol import PROTOCOL_FILE
 from ..whole_folders import made_once
 from .options import add_table_options, boolean, table_options
 from .own_tables import add_own_tables, in_own_words, linked
@@ -106,8 +106,8 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         for config in (name, name + ITEMS_SUFFIX):
             builder = load_dataset_builder("ninerec", config, **options)
             builder.download_and_prepare(str(made / config), file_format="parquet", max_shard_size=max_shard_size)
-            for file in ("dataset_info.json", PROTOCOL_FILE):  # the card and the file beside it say the same
-                (made / config / file).unlink()
+            (made / config / "dataset_info.json").unlink()  # the card says the same
+            (made / config / PROTOCOL_FILE).replace(made / PROTOCOL_FILE)  # one for both
             folders[config] = _named_by_content(made / config)
         for lock in made.glob("*.lock"):
             lock.unlink()
@@ -120,8 +120,7 @@ def export(name: str, folder: Path, max_shard_size: str = "500MB", **options) ->
         plot = draw(sequences, items)
         if plot is not None:
             (made / PLOT).write_bytes(plot)
-        protocol = split_protocol(builder)
-        write_protocol(made, protocol)
+        protocol = json.loads((made / PROTOCOL_FILE).read_text(encoding="utf-8"))
         write_card(name, made, folders, sequences, items, protocol)
         shutil.rmtree(cache)
     return folder
