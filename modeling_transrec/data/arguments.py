@@ -159,11 +159,11 @@ class DataArguments:
 
     def load_items(self, max_seq_len: int) -> datasets.Dataset:
         """Loads the catalogue of a model that reads histories of up to `max_seq_len` items."""
-        return load_items(self.dataset_name, self.dataset_config_name, **self.loading_kwargs(max_seq_len))
+        return load_items(self.dataset_name, self.title, **self.loading_kwargs(max_seq_len))
 
     @property
     def title(self) -> str:
-        """The data set's name, for a card."""
+        """The data set's name."""
         return str(self.dataset_config_name)
 
     @property
@@ -178,16 +178,14 @@ class DataArguments:
     def load_sequences(self, split: str, max_seq_len: int) -> datasets.Dataset:
         """Loads the histories of one split, `"train"`, `"validation"` or `"test"`."""
         kwargs = self.loading_kwargs(max_seq_len)
-        sequences = load_sequences(self.dataset_name, self.dataset_config_name, split, **kwargs)
+        sequences = load_sequences(self.dataset_name, self.title, split, **kwargs)
         if split != "validation":  # one warning is enough in training, which loads train and validation
             warn_if_cut_shorter(sequences, max_seq_len)
         return sequences
 
     def load_training_histories(self) -> datasets.Dataset:
         """Loads the training split with whole histories, however long a model's are: for counting."""
-        return load_sequences(
-            self.dataset_name, self.dataset_config_name, "train", **self.loading_kwargs(max_seq_len=UNCUT)
-        )
+        return load_sequences(self.dataset_name, self.title, "train", **self.loading_kwargs(max_seq_len=UNCUT))
 
 
 @dataclass
@@ -270,20 +268,26 @@ class SourceArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        given = self.dataset_config_name
-        self.dataset_config_name = [given] if isinstance(given, str) else list(given)
-        twice = {name for name in self.dataset_config_name if self.dataset_config_name.count(name) > 1}
+        self.dataset_config_name = names = self.names
+        twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"--dataset_config_name names {', '.join(sorted(twice))} twice")
-        if len(self.dataset_config_name) > 1 and self.validation_dataset_config_name is None:
+        if len(names) > 1 and self.validation_dataset_config_name is None:
             raise ValueError(
                 "which of the data sets is the best epoch chosen on? Give --validation_dataset_config_name NAME: best "
                 "one that is neither a source nor a target, or one of the sources"
             )
 
     @property
+    def names(self) -> list[str]:
+        """The data sets' names."""
+        given = self.dataset_config_name or ()
+        return [given] if isinstance(given, str) else list(given)
+
+    @property
     def title(self) -> str:
-        return " + ".join(self.dataset_config_name)
+        """The data sets' names, as one."""
+        return " + ".join(self.names)
 
     @property
     def eval_title(self) -> str:
@@ -295,7 +299,7 @@ class SourceArguments(DataArguments):
         return DataArguments(**{**options, "dataset_config_name": name})
 
     def _join(self, max_seq_len: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-        sources = {name: self._one(name) for name in self.dataset_config_name}
+        sources = {name: self._one(name) for name in self.names}
         items = {name: source.load_items(max_seq_len) for name, source in sources.items()}
         histories = {name: source.load_sequences("train", max_seq_len) for name, source in sources.items()}
         if len(sources) == 1:

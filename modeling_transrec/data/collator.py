@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import torch
 
-from ..models.auxiliary_losses import AUXILIARY_LOSSES
+from ..models.auxiliary_losses import AUXILIARY_LOSSES, AuxiliaryLoss
 from ..models.batch import IGNORE_INDEX, MASK_INDEX, PADDING_INDEX
 from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
@@ -70,8 +70,7 @@ class TransRecDataCollator:
         self.seed = seed
         self.platforms = platforms
         # Items that are drawn from together: those of a platform or, as a rule, the catalogue.
-        one_range = platforms is None or mixes_platforms
-        self._ranges = PlatformRanges([0, len(items)]) if one_range else platforms
+        self._ranges = PlatformRanges([0, len(items)]) if platforms is None or mixes_platforms else platforms
         totals = np.add.reduceat(item_counts, self._ranges.starts[:-1]).clip(min=1)
         with np.errstate(divide="ignore"):
             self.item_log_popularity = np.log(item_counts / np.repeat(totals, np.diff(self._ranges.starts)))
@@ -82,11 +81,11 @@ class TransRecDataCollator:
         self._bounds = np.concatenate([[0], self._ends])[self._ranges.starts]  # of the ranges' cumulative weights
         auxiliary = config.auxiliary_loss_type
         self.auxiliary = None if auxiliary is None else AUXILIARY_LOSSES[auxiliary]
-        self._same_targets = None
+        self._others: dict[str, SameTargets] = {}  # by kind of view, what draws histories of other users
         if self.auxiliary is not None and self.auxiliary.brings_items:
             if histories is None:
                 raise ValueError(f"auxiliary_loss_type={auxiliary!r} draws among the training histories; give them")
-            self._same_targets = SameTargets(histories, len(items))
+            self._others["same_target"] = SameTargets(histories, len(items))
         self.intents: torch.Tensor | None = None
         if self.auxiliary is not None and self.auxiliary.reads_intents:
             self.intents = torch.zeros(config.num_intents, config.width).share_memory_()  # seen by running workers
@@ -131,7 +130,7 @@ class TransRecDataCollator:
             parts.append(np.where((targets >= 0)[:, :, None], negatives, PADDING_INDEX))
         elif loss.samples:
             parts.append(self.sample_shared_negatives(rows, users))  # (N,)
-        views = None if self.auxiliary is None else self.make_views(rows, users)  # (2, B, L)
+        views = None if self.auxiliary is None else self.make_views(self.auxiliary, rows, users)  # (2, B, L)
         if views is not None:
             parts += [views, rows[:, -1]]
         range_index = self._range_of(rows)[0]  # all users of a batch have the same
@@ -217,25 +216,26 @@ class TransRecDataCollator:
         moved = np.where(before >= 0, np.take_along_axis(values, before.clip(min=0), axis=1), PADDING_INDEX)
         return moved[:, -self.config.max_seq_len :]
 
-    def make_views(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+    def make_views(self, auxiliary: AuxiliaryLoss, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Makes the two views of each history that the auxiliary loss compares, `(2, B, L)`.
 
-        Arguments as in [`sample_negatives`]; the last item of a sequence is the target, and no part of its views.
+        The last item of a sequence is the target, and no part of its views; `rows` and `users` as in
+        [`sample_negatives`].
         """
         histories, views = rows[:, :-1][:, -self.config.max_seq_len :], []
-        for number, kind in enumerate(self.auxiliary.views):
+        for number, kind in enumerate(auxiliary.views):
             keys = self._keys(users, histories.shape[1] + 1)[:, :, 0]
             draws = hash_integers(keys, seed=(self.seed, int(self._epoch), 2 + number)) / 2.0**64
             draws = np.minimum(draws, np.nextafter(1.0, 0.0))  # (B, L + 1), rounding may give 1
             if kind == "augmented":
-                names = self.config.view_augmentations or self.auxiliary.augmentations
+                names = self.config.view_augmentations or auxiliary.augmentations
                 made = np.stack([AUGMENTATIONS[name](histories, draws[:, 1:]) for name in names])
                 chosen = np.floor(draws[:, 0] * len(names)).astype(np.int64)
                 views.append(made[chosen, np.arange(len(rows))])
-            elif kind == "same_target":
-                views.append(self._same_targets.draw(rows[:, -1], draws[:, 0], self.config.max_seq_len))
-            else:
+            elif kind == "history":
                 views.append(histories)
+            else:
+                views.append(self._others[kind].draw(rows[:, -1], draws[:, 0], self.config.max_seq_len))
         length = max(view.shape[1] for view in views)
         widths = [((0, 0), (length - view.shape[1], 0)) for view in views]
         return np.stack([np.pad(view, width, constant_values=-1) for view, width in zip(views, widths, strict=True)])

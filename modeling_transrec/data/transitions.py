@@ -223,9 +223,10 @@ class Transitions:
         if changed:
             numbers, columns, values = zip(*changed, strict=True)
             rows += csr_array((values, (numbers, columns)), shape=rows.shape)
-        if self.settings.half_life is not None and self._latest != self._reference:
+        latest, reference, half_life = self._latest, self._reference, self.settings.half_life
+        if half_life is not None and latest is not None and reference is not None and latest != reference:
             # Counts and item counts become those of the last time that was seen.
-            age = (self._latest - self._reference) / self.settings.half_life
+            age = (latest - reference) / half_life
             rows *= 0.5 ** (age * (1 - 2 * self.settings.power))
         rows.data *= self._scales[rows.indices]
         return rows, users, places, row, decay ** (length - 1.0 - places) * self._scales[items][row]

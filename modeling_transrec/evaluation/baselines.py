@@ -62,7 +62,7 @@ class Platform:
         items: datasets.Dataset,
         sequences: datasets.Dataset | Callable[[], datasets.Dataset] | None,
         whole_sequences: datasets.Dataset | Callable[[], datasets.Dataset] | None = None,
-        validation: FullRankingEvaluator | Callable[[], FullRankingEvaluator] | None = None,
+        validation: FullRankingEvaluator | Callable[[], FullRankingEvaluator | None] | None = None,
         content: Content | Callable[[], Content | None] | None = None,
         language_model: Callable[[], LanguageModelRanker | None] | None = None,
     ):
@@ -127,8 +127,19 @@ class Platform:
 
     @functools.cached_property
     def content(self) -> Content | None:
-        """The features of the items."""
+        """The features of the items; `None` where there is no backbone."""
         return self._get("content")
+
+    @property
+    def known_content(self) -> Content:
+        """The features of the items.
+
+        Raises:
+            ValueError: if there is no backbone that makes them.
+        """
+        if self.content is None:
+            raise ValueError("content-knn compares items by their content and needs a backbone; name a text model")
+        return self.content
 
     @functools.cached_property
     def language_model(self) -> LanguageModelRanker | None:
@@ -138,9 +149,8 @@ class Platform:
     @functools.cached_property
     def content_settings(self) -> dict:
         """Settings of content kNN, chosen on the validation split where there is one."""
-        if self.content is None:
-            raise ValueError("content-knn compares items by their content and needs a backbone; name a text model")
-        return {} if self.validation is None else choose_content(self.content, self.validation)
+        content = self.known_content
+        return {} if self.validation is None else choose_content(content, self.validation)
 
 
 def random(platform: Platform) -> tuple[CatalogueScorer, dict]:
@@ -206,7 +216,7 @@ def _only_transitions(platform: Platform, choice: ScoringChoice) -> tuple[Catalo
 
 def content_knn(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores items by how like the history their content is, see [`ContentKNN`]."""
-    settings, content = platform.content_settings, platform.content
+    settings, content = platform.content_settings, platform.known_content
     scorer = content.fit(**settings)
     return scorer, {"content": {**settings, "source": content.source, **content.made, "weights": scorer.model.weights}}
 

@@ -91,7 +91,7 @@ class EvaluationTask:
             center_scores=args.center_scores,
             metrics=args.metrics,
             item_counts=self.platform.item_counts if "item_counts" in needed else None,
-            item_features=self._read_features() if "item_features" in needed else None,
+            item_features=self._content_to_compare().vectors() if "item_features" in needed else None,
         )
 
     def evaluate(self, with_rankings: bool = False) -> list[dict]:
@@ -134,7 +134,7 @@ class EvaluationTask:
         if not self.is_baseline and self.checkpoint[0].config.platforms is not None:
             facts["platform"] = self.checkpoint[0].config.platform
         if self.evaluator.item_features is not None:
-            content = self.platform.content
+            content = self._content_to_compare()
             facts["item_features"] = {"source": content.source, **content.made}
         return {**found, "protocol": {**facts, **result["protocol"]}}
 
@@ -148,14 +148,15 @@ class EvaluationTask:
         processor.language = self.args.language or processor.language
         return model, processor
 
-    def _read_features(self) -> torch.Tensor:
-        """Returns vectors of the items' content `(V, H)`, by which lists are compared."""
-        if self.platform.content is None:
+    def _content_to_compare(self) -> Content:
+        """Returns the items' content, by which lists are compared."""
+        content = self.platform.content
+        if content is None:
             raise ValueError(
                 f"diversity compares items by their content, and {self.args.model_name_or_path} has no backbone to "
                 f"read it; give --{CONTENT_OPTIONS[0]}"
             )
-        return self.platform.content.vectors()
+        return content
 
     def _read_content(self) -> Content | None:
         """Encodes the items with the backbones that the options name, else with those that the model started from."""

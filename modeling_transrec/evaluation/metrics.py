@@ -12,6 +12,7 @@ Scores", ECIR 2008).
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 
+T = TypeVar("T")
 _VALUES_AT_A_TIME = 2**24  # of items' features: 64 MB
 HEAD, TAIL = 0.2, 0.2  # shares of the interactions that the most and the least popular items have
 
@@ -59,8 +61,15 @@ class Rankings:
 
     def recommended(self, k: int) -> np.ndarray:
         """Returns the items of all users' lists of length `k`, one after the other."""
-        listed = self.top_items[:, :k].flatten()
+        listed = _given(self.top_items, "top_items")[:, :k].flatten()
         return listed[listed >= 0].numpy()
+
+
+def _given(field: T | None, name: str) -> T:
+    """Returns a field of [`Rankings`] that may be left out; raises `ValueError` where it is."""
+    if field is None:
+        raise ValueError(f"this metric reads {name} of the rankings, and there are none")
+    return field
 
 
 def _mean_gain(gains: torch.Tensor, num_better: torch.Tensor, num_tied: torch.Tensor) -> torch.Tensor:
@@ -146,7 +155,7 @@ def coverage(rankings: Rankings, k: int) -> float:
     >>> coverage(rankings, k=1), coverage(rankings, k=2)
     (0.25, 0.75)
     """
-    return len(np.unique(rankings.recommended(k))) / len(rankings.item_counts)
+    return len(np.unique(rankings.recommended(k))) / len(_given(rankings.item_counts, "item_counts"))
 
 
 def novelty(rankings: Rankings, k: int) -> float:
@@ -162,7 +171,7 @@ def novelty(rankings: Rankings, k: int) -> float:
     >>> novelty(rankings, k=1), novelty(rankings, k=2)
     (1.0, 2.25)
     """
-    counts = rankings.item_counts + 1.0
+    counts = _given(rankings.item_counts, "item_counts") + 1.0
     return float(-np.log2(counts[rankings.recommended(k)] / counts.sum()).mean())
 
 
@@ -182,9 +191,9 @@ def popularity_bias(rankings: Rankings, k: int) -> float:
     >>> popularity_bias(rankings, k=1), popularity_bias(rankings, k=2)
     (2.25, 2.0625)
     """
-    counts = rankings.item_counts.astype(np.float64)
+    counts = _given(rankings.item_counts, "item_counts").astype(np.float64)
     owner, items, of_history, taken = _lists_and_histories(rankings, k)
-    num_users = len(rankings.top_items)
+    num_users = len(rankings.num_better)
     of_lists = _mean_of_users(counts[items], owner, num_users)
     of_histories = _mean_of_users(counts[taken], of_history, num_users)
     has_both = np.isfinite(of_lists) & np.isfinite(of_histories)
@@ -198,10 +207,11 @@ def popularity_bias(rankings: Rankings, k: int) -> float:
 
 def _lists_and_histories(rankings: Rankings, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns users and items of the lists of length `k`, and users and items of the histories, `(E,)` and `(H,)`."""
-    listed = rankings.top_items[:, :k].numpy()
+    listed = _given(rankings.top_items, "top_items")[:, :k].numpy()
+    histories = _given(rankings.histories, "histories")
     owner, place = np.nonzero(listed >= 0)
-    lengths = pc.list_value_length(rankings.histories).to_numpy(zero_copy_only=False)
-    taken = pc.list_flatten(rankings.histories).to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(histories).to_numpy(zero_copy_only=False)
+    taken = pc.list_flatten(histories).to_numpy(zero_copy_only=False)
     return owner, listed[owner, place], np.repeat(np.arange(len(lengths)), lengths), taken
 
 
@@ -228,9 +238,9 @@ def diversity(rankings: Rankings, k: int) -> float:
     >>> diversity(rankings, k=2)
     0.5
     """
-    features = torch.nn.functional.normalize(rankings.item_features.float(), dim=1)
+    features = torch.nn.functional.normalize(_given(rankings.item_features, "item_features").float(), dim=1)
     has_content = (features != 0).any(dim=1)
-    lists = rankings.top_items[:, :k]
+    lists = _given(rankings.top_items, "top_items")[:, :k]
     users_at_a_time = max(1, _VALUES_AT_A_TIME // max(1, lists.shape[1] * features.shape[1]))
     total, num_lists = 0.0, 0
     for block in lists.split(users_at_a_time):
@@ -284,10 +294,11 @@ def calibration(rankings: Rankings, k: int) -> float:
     >>> calibration(Rankings(none, none, lists, counts, histories=pa.array([[3], [2, 3]])), k=2)
     0.75
     """
-    groups = popularity_groups(rankings.item_counts)
+    groups = popularity_groups(_given(rankings.item_counts, "item_counts"))
     owner, items, of_history, taken = _lists_and_histories(rankings, k)
-    in_list = _group_shares(owner, groups[items], len(rankings.top_items))
-    in_history = _group_shares(of_history, groups[taken], len(rankings.top_items))
+    num_users = len(rankings.num_better)
+    in_list = _group_shares(owner, groups[items], num_users)
+    in_history = _group_shares(of_history, groups[taken], num_users)
     has_both = (in_list.sum(axis=1) > 0) & (in_history.sum(axis=1) > 0)
     if not has_both.any():
         raise ValueError(f"calibration@{k} compares lists with histories, and no user has both")

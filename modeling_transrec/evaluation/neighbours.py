@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
@@ -18,7 +19,7 @@ from sklearn.linear_model import ElasticNet
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from ..data.loading import history_lengths, values_of_interactions
+from ..data.loading import history_lengths
 
 
 def interactions(histories: datasets.Dataset, num_items: int) -> scipy.sparse.csr_array:
@@ -28,7 +29,8 @@ def interactions(histories: datasets.Dataset, num_items: int) -> scipy.sparse.cs
         histories: columns `history` of indices into the catalogue and `length`, see [`index_histories`].
         num_items: size of the catalogue.
     """
-    items, lengths = values_of_interactions(histories, "history"), history_lengths(histories)
+    items = pc.list_flatten(histories.with_format("arrow")[:]["history"]).to_numpy()
+    lengths = history_lengths(histories)
     return _as_sets(items, np.repeat(np.arange(len(lengths)), lengths), (len(lengths), num_items))
 
 

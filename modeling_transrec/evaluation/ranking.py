@@ -35,7 +35,7 @@ def remove_seen(scores: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | N
     scores.scatter_(1, seen.clamp(min=0), float("-inf"))
     item_zero_is_seen = (seen == 0).any(dim=1)
     scores[:, 0] = torch.where(item_zero_is_seen, scores[:, 0], first)  # padding was sent there
-    if keep is not None:
+    if kept is not None:
         scores[line, keep] = kept
     return scores
 

@@ -186,7 +186,9 @@ class CatalogueScorer:
         return candidates
 
     def _to_scoring_space(self, embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
-        return self.model.to_scoring_space(embeddings) if self.user_mean is None else center(embeddings, mean)
+        if self.user_mean is None or mean is None:
+            return self.model.to_scoring_space(embeddings)
+        return center(embeddings, mean)
 
     @torch.no_grad()
     def encode_users(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:

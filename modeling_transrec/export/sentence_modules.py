@@ -73,7 +73,7 @@ def _token_modules(model: TransRecPreTrainedModel, processor: TransRecProcessor,
 
     encoder: Any = model.item_encoder.text
     backbone = encoder.backbone
-    pooling = model.config.text_pooling or default_text_pooling(model.config.text_config.model_type)
+    pooling = model.config.text_pooling or default_text_pooling(model.config.backbone_config("text_config").model_type)
     options = {"output_hidden_states": True} if encoder.pooling.averages_layers else {}
     backbone.save_pretrained(aside)
     tokenizer = copy.deepcopy(processor.tokenizer)

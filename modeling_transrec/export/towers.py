@@ -26,19 +26,23 @@ _NUM_EXAMPLES = 3  # a size of 0 or 1 would be taken as fixed
 _TEXTS = ("red rope", "a small blue lamp", None)
 
 
-class ItemTower(nn.Module):
-    """Maps the processor's tensors to item embeddings `(U, D)`."""
+class _OfModel(nn.Module):
+    """Holds the model that the towers are parts of."""
 
     def __init__(self, model: TransRecPreTrainedModel):
         super().__init__()
         self.model = model
+
+
+class ItemTower(_OfModel):
+    """Maps the processor's tensors to item embeddings `(U, D)`."""
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Encodes items, see [`ItemInputs`]."""
         return self.model.get_item_features(**inputs)
 
 
-class UserTower(ItemTower):
+class UserTower(_OfModel):
     """Maps histories of item embeddings `(B, L, D)` to user embeddings `(B, D)`."""
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -47,7 +51,7 @@ class UserTower(ItemTower):
         return self.model.get_user_features(**inputs)
 
 
-class ScoringSpace(ItemTower):
+class ScoringSpace(_OfModel):
     """Maps item or user embeddings `(N, D)` to vectors `(N, D)` whose dot products are the scores."""
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -55,7 +59,7 @@ class ScoringSpace(ItemTower):
         return self.model.to_scoring_space(inputs["embeddings"])
 
 
-class ItemTowerWithFeatures(ItemTower):
+class ItemTowerWithFeatures(_OfModel):
     """Maps the processor's tensors to item embeddings `(U, D)`, and gives the features that were whitened for them."""
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -563,6 +563,13 @@ class TransRecConfig(PretrainedConfig):
         whole: Any = self.multimodal_config
         return super().get_text_config(*args, **kwargs) if whole is None else whole.get_text_config(*args, **kwargs)
 
+    def backbone_config(self, name: str) -> PretrainedConfig:
+        """Returns the configuration of a backbone that the model has, such as `"text_config"`."""
+        found = getattr(self, name)
+        if not isinstance(found, PretrainedConfig):
+            raise ValueError(f"this model has no backbone of {name}")
+        return found
+
     @property
     def starts_at_content(self) -> bool:
         """Whether item embeddings start as the content's own vectors, see [`WhitenedProjection`]."""

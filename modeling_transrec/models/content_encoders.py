@@ -97,9 +97,13 @@ class ContentEncoder(nn.Module):
         """Makes the backbone start, within it, from states of its frozen layers, where they are given."""
         if states is None:
             return contextlib.nullcontext()
+        return self.layers_of_states().giving(states)
+
+    def layers_of_states(self) -> FrozenLayers:
+        """Returns the frozen layers whose states are given."""
         if self.frozen_layers is None:
             raise ValueError("text_states and image_states are for models prepared by training.precomputed")
-        return self.frozen_layers.giving(states)
+        return self.frozen_layers
 
     def features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         """Returns the backbone's features `(P, H)`, which can be precomputed where it is frozen."""
@@ -149,7 +153,7 @@ class TextEncoder(ContentEncoder):
     inputs = ("input_ids", "attention_mask")
 
     def __init__(self, config: "TransRecConfig", backbone: PreTrainedModel | None = None):
-        text_config = config.text_config
+        text_config = config.backbone_config("text_config")
         if text_config.is_encoder_decoder:
             raise ValueError(
                 f"{text_config.model_type} is an encoder-decoder; a text backbone is only an encoder or only a decoder"
@@ -245,9 +249,10 @@ class ImageEncoder(ContentEncoder):
 
     def __init__(self, config: "TransRecConfig", backbone: PreTrainedModel | None = None):
         backbone = adopt(backbone, config, "vision_config")
-        if hasattr(getattr(backbone, "embeddings", None), "random_masking"):  # ViTMAE's
-            backbone.embeddings.random_masking = no_masking
-        model_type = config.vision_config.model_type
+        embeddings: Any = getattr(backbone, "embeddings", None)
+        if hasattr(embeddings, "random_masking"):  # ViTMAE's
+            embeddings.random_masking = no_masking
+        model_type = config.backbone_config("vision_config").model_type
         width, pooled_width = image_widths(backbone)
         pooling = config.image_pooling or default_image_pooling(model_type)
         if pooling == "pooler" and pooled_width is None:
@@ -274,7 +279,7 @@ class ImageEncoder(ContentEncoder):
     def backbone_inputs(self, **items: Unpack[ItemInputs]) -> dict[str, torch.Tensor]:
         """Returns the normalised images; where states of frozen layers are given, a blank one stands for them."""
         if "image_states" in items:
-            return {"pixel_values": self.frozen_layers.blank_image(items["image_states"].device)}
+            return {"pixel_values": self.layers_of_states().blank_image(items["image_states"].device)}
         return {"pixel_values": self.normalization(items["pixel_values"])}
 
     def output(self, **items: Unpack[ItemInputs]):

@@ -51,6 +51,7 @@ class ItemEncoder(nn.Module):
         backbones: loaded models to use as they are, by their names in [`BACKBONES`].
     """
 
+    text: Any  # the encoder of each modality under its name, or None
     multimodal: Any
     fusion: Any
     id_embedding: nn.Embedding | None
@@ -67,7 +68,8 @@ class ItemEncoder(nn.Module):
         self.modalities = config.modality.split("+")
         self.multimodal = self.fusion = self.id_embedding = self.id_fusion = None
         if config.multimodal_config is not None:
-            encoder_class = MULTIMODAL_ENCODERS.get(config.multimodal_config.model_type, DualEncoder)
+            model_type = config.backbone_config("multimodal_config").model_type
+            encoder_class = MULTIMODAL_ENCODERS.get(model_type, DualEncoder)
             self.multimodal = encoder_class(config, backbones.pop("multimodal", None))
         for name, modality in MODALITIES.items():
             if modality.encoder_class is not None:

@@ -164,7 +164,7 @@ class TransRecModel(TransRecPreTrainedModel):
         backbone = self._with_input_embeddings()
         return self.item_encoder.id_embedding if backbone is None else backbone.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding):
+    def set_input_embeddings(self, value):
         backbone = self._with_input_embeddings()
         if backbone is None:
             self.item_encoder.id_embedding = value
@@ -328,12 +328,12 @@ class TransRecHeadModel(TransRecPreTrainedModel):
         self.config = self.model.config
 
     @property
-    def item_encoder(self) -> ItemEncoder:
+    def item_encoder(self) -> ItemEncoder:  # type: ignore[override]  # which is set in the base model
         """The item encoder of the base model."""
         return self.model.item_encoder
 
     @property
-    def user_encoder(self) -> UserEncoder:
+    def user_encoder(self) -> UserEncoder:  # type: ignore[override]  # which is set in the base model
         """The user encoder of the base model."""
         return self.model.user_encoder
 

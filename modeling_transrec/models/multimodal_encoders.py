@@ -68,10 +68,10 @@ class TextTower(Tower):
     inputs = TextEncoder.inputs
     missing_inputs, index = TextEncoder.missing_inputs, TextEncoder.index
 
-    @property
-    def starts_from_states(self) -> bool:
-        """Whether states stand for all that the tower reads: not where it reads padding."""
-        return not reads_last_position(self.whole.config)
+    def __init__(self, owner: "DualEncoder", width: int, config: "TransRecConfig"):
+        super().__init__(owner, width, config)
+        # States stand for all that the tower reads, unless it reads padding.
+        self.starts_from_states = not reads_last_position(self.whole.config)
 
     def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         input_ids, attention_mask = items["input_ids"], items["attention_mask"]
@@ -154,7 +154,7 @@ class ViltEncoder(ContentEncoder):
 
     def __init__(self, config: "TransRecConfig", backbone: PreTrainedModel | None = None):
         backbone = adopt(backbone, config, "multimodal_config")
-        super().__init__(backbone, config.multimodal_config.hidden_size, config)
+        super().__init__(backbone, config.backbone_config("multimodal_config").hidden_size, config)
         self.normalization = PixelNormalization(config)
 
     @property

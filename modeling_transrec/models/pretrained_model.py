@@ -59,6 +59,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
     get_item_features: Callable[..., torch.Tensor]
     get_user_features: Callable[..., torch.Tensor]
     base_model_prefix = "model"
+    name_or_path: str
     main_input_name = "item_index"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -74,8 +75,8 @@ class TransRecPreTrainedModel(PreTrainedModel):
         """Where inputs belong: the device of the weights, or the one that they are brought to when they are needed."""
         device = super().device
         hooks = [getattr(module, "_hf_hook", None) for module in self.modules()] if device.type == "meta" else []
-        brought_to = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
-        return torch.device(brought_to[0]) if brought_to else device
+        places = [getattr(hook, "execution_device", None) for hook in hooks]
+        return next((torch.device(place) for place in places if place is not None), device)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -105,11 +106,12 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError(f"a model of {self.config.modality} has no tokens to resize; make a new model instead")
         return super().resize_token_embeddings(*args, **kwargs)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
-        super()._set_gradient_checkpointing(enable, **kwargs)
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
         for module in self.modules():
-            if hasattr(module, "timm_model"):  # transformers does not reach it
-                module.timm_model.set_grad_checkpointing(enable)  # type: ignore[operator]
+            timm_model: Any = getattr(module, "timm_model", None)  # transformers does not reach it
+            if timm_model is not None:
+                timm_model.set_grad_checkpointing(enable)
 
     def save_pretrained(
         self,
@@ -183,7 +185,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
         with skip_loading_quantised(self):
             return super().load_state_dict(state_dict, strict, assign)
 
-    def push_to_hub(self, *args, save_backbone: bool = True, **kwargs):
+    def push_to_hub(self, *args, save_backbone: bool = True, **kwargs):  # type: ignore[override]  # theirs is wrapped
         """Uploads as transformers does, with the tags by which recommenders are found; `save_backbone` as in
         [`save_pretrained`]."""
         kwargs["tags"] = [*MODEL_TAGS, *(kwargs.get("tags") or [])]
@@ -583,7 +585,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             )
         self.item_encoder.id_embedding = self.item_encoder.id_fusion = None
         self.config.num_items = None
-        self.item_encoder.modalities = self.config.modality.split("+")
+        self.item_encoder.modalities = self.config.contents
 
     def add_item_ids(self, num_items: int) -> None:
         """Puts a table of ids beside the content of a model that has none: UniSRec's transductive fine-tuning.

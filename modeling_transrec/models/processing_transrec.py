@@ -349,7 +349,10 @@ def _check_texts(processor: TransRecProcessor, config: TransRecConfig) -> None:
             "positions of the text backbone; give the processor a smaller max_text_length"
         )
     if reads_last_position(config.multimodal_config):
-        theirs, ours = backbone.text_config.pad_token_id, processor.tokenizer.pad_token_id
+        theirs, ours = (
+            config.backbone_config("multimodal_config").text_config.pad_token_id,
+            processor.tokenizer.pad_token_id,
+        )
         if theirs != ours:
             raise ValueError(
                 f"the text tower reads padding, and has pad_token_id={theirs} where the tokenizer's is {ours}; set "

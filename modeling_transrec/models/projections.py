@@ -290,11 +290,14 @@ class Projection(nn.Module):
         embeddings = self.project(features, platform_index)
         if index is None:
             return embeddings
-        missing = (
-            embeddings.new_zeros(embeddings.shape[-1]) if self.missing is None else self.missing.to(embeddings.dtype)
-        )
-        table = torch.cat([embeddings, missing[None]])
+        table = torch.cat([embeddings, self._missing_beside(embeddings)[None]])
         return F.embedding(index % table.shape[0], table)  # -1 is the last: the missing one
+
+    def _missing_beside(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Returns the embedding `(D,)` of what an item lacks, in the type of others; zeros where none is learned."""
+        if self.missing is None:
+            return embeddings.new_zeros(embeddings.shape[-1])
+        return self.missing.to(embeddings.dtype)
 
     def tokens(
         self, hidden: torch.Tensor, mask: torch.Tensor, index: torch.Tensor | None = None
@@ -307,7 +310,7 @@ class Projection(nn.Module):
         if index is None:
             return tokens, mask
         with align_module_device(self):
-            absent = F.pad(self.missing.to(tokens.dtype)[None, None], (0, 0, 0, tokens.shape[1] - 1))
+            absent = F.pad(self._missing_beside(tokens)[None, None], (0, 0, 0, tokens.shape[1] - 1))
         absent_mask = torch.arange(tokens.shape[1], device=mask.device)[None] == 0
         index = index % (tokens.shape[0] + 1)
         return torch.cat([tokens, absent]).index_select(0, index), torch.cat([mask, absent_mask])[index]

@@ -98,8 +98,9 @@ def write_recommendations(
     folder.mkdir(parents=True, exist_ok=True)
     if foreign := sorted({path.name for path in folder.glob("*.parquet")} - {*names}):
         raise ValueError(f"{folder} has files of another run, such as {foreign[0]}: give another output_dir")
-    run: dict[str, Any] = {"checkpoint": recommender.snapshot.checkpoint, "k": k, "exclude_seen": exclude_seen}
-    run["items"] = items_digest(recommender.items, recommender.items.column_names)
+    catalogue = recommender.indexed()
+    run: dict[str, Any] = {"checkpoint": catalogue.checkpoint, "k": k, "exclude_seen": exclude_seen}
+    run["items"] = items_digest(catalogue.items, catalogue.items.column_names)
     num_kept = 0
     own = list(zip(files, names, strict=True))[process_index::num_processes]
     for first, name in tqdm(own, desc="Recommending", unit="file", disable=process_index > 0):

@@ -135,7 +135,7 @@ class Catalogue:
                 f"{made_by[:12]} in place of {checkpoint[:12]}), and cannot be compared with this one's; encode the "
                 "items again: index(items). from_pretrained(…, load_catalogue=False) loads only the model"
             )
-        width = model.config.hidden_size
+        width = model.config.width
         embeddings = torch.from_numpy(embeddings_of(dataset, width)).to(model.device)
         if means and set(means) != set(_MEANS):
             raise ValueError(f"a centred catalogue has {' and '.join(_MEANS)}; this one only has {', '.join(means)}")
@@ -381,8 +381,9 @@ class Catalogue:
             )
         index = self.scorer.in_transitions(self.catalogue_index)
         counts = np.where(index >= 0, self.scorer.transitions.item_counts[index], 0)
-        if where is not None:
-            counts = counts * self.candidates(where).cpu().numpy()[self.catalogue_index]
+        passes = None if where is None else self.candidates(where)
+        if passes is not None:
+            counts = counts * passes.cpu().numpy()[self.catalogue_index]
         best, found = top_items(torch.from_numpy(counts)[None], min(k, len(self)))
         index = self.catalogue_index[found[0].numpy()]
         return [

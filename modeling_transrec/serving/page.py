@@ -132,7 +132,7 @@ class Shop:
 
 
 def _titles(recommender: Recommender) -> list[str]:
-    items = recommender.items
+    items = recommender.indexed().items
     names = [f"text_{recommender.processor.language}", "text_en", "text_zh"]
     name = next((name for name in names if name in items.column_names), None)
     return [""] * len(items) if name is None else [text or "" for text in items[name]]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import datasets
 from transformers import Pipeline
+from transformers.utils import ModelOutput
 
 from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
@@ -59,7 +60,7 @@ class SequentialRecommendationPipeline(Pipeline):
         if histories is not None:
             self.recommender.use_catalogue(self.recommender.catalogue, histories)
 
-    def __call__(self, history, **kwargs) -> list[dict] | list[list[dict]]:
+    def __call__(self, history, **kwargs) -> list[dict] | list[list[dict]]:  # type: ignore[override]  # it reads histories
         """Returns the best items for a history.
 
         Args:
@@ -82,13 +83,13 @@ class SequentialRecommendationPipeline(Pipeline):
     def _sanitize_parameters(self, **kwargs) -> tuple[dict, dict, dict]:
         return {}, kwargs, {}
 
-    def preprocess(self, inputs: dict | Sequence[str]) -> dict:
+    def preprocess(self, inputs: dict | Sequence[str]) -> dict:  # type: ignore[override]  # it has no parameters
         return inputs if isinstance(inputs, dict) else {"history": inputs}
 
-    def _forward(self, inputs: dict, **kwargs) -> dict:
-        return {"found": self.recommender.recommend(**inputs, **kwargs)}
+    def _forward(self, input_tensors: dict, **kwargs) -> ModelOutput:
+        return ModelOutput(found=self.recommender.recommend(**input_tensors, **kwargs))
 
-    def postprocess(self, outputs: dict) -> list:
+    def postprocess(self, outputs: ModelOutput) -> list:  # type: ignore[override]  # it has no parameters
         return outputs["found"]
 
     def save_pretrained(self, save_directory, **kwargs) -> None:

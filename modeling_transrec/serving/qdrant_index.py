@@ -72,7 +72,7 @@ class QdrantIndex:
         with _reached():
             for name in self._names():
                 for point in self.client.scroll(name, limit=1)[0]:
-                    return point.payload["checkpoint"]
+                    return _stored(point, "checkpoint")
         return None
 
     def _names(self) -> list[str]:
@@ -167,7 +167,7 @@ class QdrantIndex:
                     raise
                 return queries.new_empty(len(queries), 0), nothing  # another checkpoint has taken its place
         scores = as_scores([[point.score for point in one] for one in found], queries.device)
-        return scores, [[point.payload["item_id"] for point in one] for one in found]
+        return scores, [[_stored(point, "item_id") for point in one] for one in found]
 
     def _filter(self, wanted: Mapping[str, list]) -> Any:
         models, columns = self._models, []
@@ -209,6 +209,11 @@ class QdrantIndex:
 
     def load(self, folder: Path) -> None:
         load_rows(self, folder)
+
+
+def _stored(point: Any, name: str) -> str:
+    """Returns what stands beside a point's vector."""
+    return point.payload[name]
 
 
 def _point(item_id: str) -> str:

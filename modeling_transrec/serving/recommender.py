@@ -239,7 +239,7 @@ class Recommender:
     @property
     def scorer(self) -> CatalogueScorer:
         """The scorer of the catalogue. Items that have been removed keep their indices in it until it is rebuilt."""
-        return self._indexed().scorer
+        return self.indexed().scorer
 
     @property
     def snapshot(self) -> Catalogue | None:
@@ -277,7 +277,7 @@ class Recommender:
         like any other: `recommender.catalogue.push_to_hub(NAME)`, then
         `recommender.use_catalogue(load_dataset(NAME)["train"])`.
         """
-        return self._indexed().to_dataset()
+        return self.indexed().to_dataset()
 
     def use_catalogue(
         self, catalogue: datasets.Dataset, histories: Sequence[Sequence[str]] | None = None
@@ -356,7 +356,7 @@ class Recommender:
 
         Returns: itself.
         """
-        sequences = as_sequences(interactions, self._indexed())
+        sequences = as_sequences(interactions, self.indexed())
         columns = [
             sequences[name][:] if name in sequences.column_names else [None] * len(sequences)
             for name in ("user_id", "item_ids", "timestamps", "weights")
@@ -382,13 +382,13 @@ class Recommender:
         return self
 
     def _transitions(self) -> Transitions:
-        transitions = self._indexed().scorer.transitions
+        transitions = self.indexed().scorer.transitions
         if transitions is None:
             raise ValueError("no interactions are counted yet: give them to index(items, histories=interactions)")
         return transitions
 
     def _use_transitions(self, transitions: Transitions) -> None:
-        catalogue = self._indexed()
+        catalogue = self.indexed()
         self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(transitions=transitions))
 
     def add_items(self, items: Table | Sequence[dict], chunk_size: int = 256) -> "Recommender":
@@ -401,7 +401,7 @@ class Recommender:
 
         Returns: itself.
         """
-        before = self._indexed()
+        before = self.indexed()
         known, items = before.features, checked_items(items)
         if self.processor.item_ids is not None and not set(items["item_id"][:]) <= set(self.processor.item_ids):
             raise ValueError(
@@ -420,7 +420,7 @@ class Recommender:
             self._encode(items, chunk_size),
         )
         with _changing:
-            catalogue = self._indexed()
+            catalogue = self.indexed()
             if catalogue.scorer.model is not before.scorer.model or catalogue.features != known:
                 raise ValueError(
                     "another thread has replaced the catalogue while these items were encoded: add them again"
@@ -433,7 +433,7 @@ class Recommender:
         if isinstance(item_ids, str):
             raise ValueError("item_ids must be a list of item ids, not one id")
         with _changing:
-            self._use(self._indexed().without_items(item_ids), removed=[*dict.fromkeys(item_ids)])
+            self._use(self.indexed().without_items(item_ids), removed=[*dict.fromkeys(item_ids)])
         return self
 
     def search_with(self, index: str | ItemIndex, **options: Any) -> "Recommender":
@@ -464,7 +464,7 @@ class Recommender:
         if make is None and (options or not made.follows_changes):
             raise ValueError("an index of one's own must follow changes and takes no options; name the others")
         with _changing:
-            catalogue = self._indexed()
+            catalogue = self.indexed()
             self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(nearest=None))
             self._make_index = self._index = None
             if index == "exact":
@@ -535,7 +535,7 @@ class Recommender:
             ValueError: if there is no catalogue yet, a history has an item that is not in the catalogue, one is empty
                 and `cold_users` is `"raise"`, or `where` does not fit the columns.
         """
-        catalogue = self._indexed()  # this one until the end, whatever other threads do
+        catalogue = self.indexed()  # this one until the end, whatever other threads do
         check_number_of_items(k)
         if cold_users not in ("raise", "popularity", "none"):
             raise ValueError(f'cold_users must be "raise", "popularity" or "none", got {cold_users!r}')
@@ -590,7 +590,7 @@ class Recommender:
             ValueError: if there is no catalogue yet, or it does not have the item.
         """
         check_number_of_items(k)
-        found = self._indexed().similar([item_id] if isinstance(item_id, str) else item_id, k)
+        found = self.indexed().similar([item_id] if isinstance(item_id, str) else item_id, k)
         return found[0] if isinstance(item_id, str) else found
 
     def score(
@@ -613,10 +613,15 @@ class Recommender:
         (several, is_single), (wanted, is_one_list) = as_histories(history), as_histories(item_ids)
         if is_single != is_one_list or len(several) != len(wanted):
             raise ValueError("give item_ids in the form of history: a list of items, or one for each history")
-        found = self._indexed().scores_of(several, wanted)
+        found = self.indexed().scores_of(several, wanted)
         return found[0] if is_single else found
 
-    def _indexed(self) -> Catalogue:
+    def indexed(self) -> Catalogue:
+        """Returns the catalogue as it is now, see [`snapshot`].
+
+        Raises:
+            ValueError: if there is none yet.
+        """
         if self._catalogue is None:
             raise ValueError("there is no catalogue yet: call index(items) first")
         return self._catalogue
@@ -665,7 +670,7 @@ class Recommender:
             content = read_content(
                 self.model, self.processor, items, chunk_size, bf16=self.bf16, is_catalogue=is_catalogue
             )
-            knn: Any = self._indexed().scorer.model
+            knn: Any = self.indexed().scorer.model
             return knn.embed_items(content.features, content.has_content)
         prepared = prepare_items(items, self.processor, is_catalogue=is_catalogue)
         return encode_catalogue(self.model, prepared, self.processor, chunk_size, fits_statistics=is_catalogue)

@@ -4,10 +4,11 @@ import logging
 import os
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.sum_evaluator import WITH_TRANSITIONS
@@ -174,12 +175,10 @@ class TransRecTrainingArguments(TrainingArguments):
     save_strategy: str = "epoch"
     save_total_limit: int | None = 1
     load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = None
     greater_is_better: bool | None = None
     remove_unused_columns: bool = False
     logging_nan_inf_filter: bool = False
     logging_strategy: str = "epoch"
-    dataloader_num_workers: int | None = None
     hub_strategy: str = "end"
     backbone_learning_rate: float | None = None
     backbone_weight_decay: float | None = None
@@ -210,8 +209,13 @@ class TransRecTrainingArguments(TrainingArguments):
     do_predict: bool = False
     _argument_group_name = "training"
 
-    if TYPE_CHECKING:
-        output_dir: str = ""  # `None` is replaced at initialisation
+    if TYPE_CHECKING:  # `None` is replaced at initialisation
+        output_dir: str = ""
+        metric_for_best_model: str = ""
+        dataloader_num_workers: int = 0
+    else:
+        metric_for_best_model: str | None = None
+        dataloader_num_workers: int | None = None
 
     def __post_init__(self):
         if self.dataloader_num_workers is None:
@@ -220,11 +224,12 @@ class TransRecTrainingArguments(TrainingArguments):
         check_transition_weight(self.transition_weight)
         self._resolve_metric()
         super().__post_init__()
+        accelerator_config = cast(AcceleratorConfig, self.accelerator_config)  # which it is now, however it was given
         if usual:
-            self.accelerator_config.non_blocking = self.dataloader_pin_memory
-        if self.accelerator_config.dispatch_batches:
+            accelerator_config.non_blocking = self.dataloader_pin_memory
+        if accelerator_config.dispatch_batches:
             logger.warning("dispatch_batches has no effect: a batch of distinct items is made by its own process")
-        self.accelerator_config.dispatch_batches = False
+        accelerator_config.dispatch_batches = False
         if has_transitions(self.transition_weight) and self.eval_strategy == "no":
             raise ValueError(
                 "--transition_weight needs a validation split that is ranked; leave out --eval_strategy no"

@@ -4,6 +4,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
@@ -38,10 +39,11 @@ class FindIntents(TrainerCallback):
 
     Args:
         trainer: the Trainer to read model and data from.
+        intents: `(K, D)`, where the clusters' centres are written.
     """
 
-    def __init__(self, trainer: "TransRecTrainer"):
-        self.trainer = trainer
+    def __init__(self, trainer: "TransRecTrainer", intents: torch.Tensor):
+        self.trainer, self.intents = trainer, intents
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step and _is_within_epoch(state):
@@ -58,12 +60,12 @@ class FindIntents(TrainerCallback):
                 model,
                 trainer.prepared_items,
                 trainer.processing_class,
-                trainer.train_dataset,
+                trainer.training_histories,
                 model.config.num_intents,
                 args.item_batch_size,
                 collator.seed + int(state.epoch),
             )
-        collator.intents.copy_(centres)
+        self.intents.copy_(centres)
 
 
 class FitStatistics(TrainerCallback):

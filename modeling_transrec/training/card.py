@@ -31,7 +31,7 @@ def write_card(
 ) -> None:
     """Writes the card of a training into its `output_dir`, see [`TransRecTrainer.create_model_card`]."""
     args, histories = trainer.args, trainer.train_dataset
-    users = None if histories is None else len(histories)  # type: ignore[arg-type]  # a data set
+    users = None if histories is None else len(histories)
     data = DataFacts(dataset or "unnamed", dataset_args, users, len(trainer.items))
     ranked = data if eval_dataset_args is None else replace(data, config_name=eval_dataset_args)
     results = rank_for_card(trainer, ranked)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval_dataset: Any) -> None:
-    """Refuses arguments of a [`TransRecTrainer`] that are missing, or contradict each other."""
+def check_arguments(args: Any, model_init: Any, eval_dataset: Any) -> None:
+    """Refuses arguments of a [`TransRecTrainer`] that contradict each other."""
     if not isinstance(args, TransRecTrainingArguments):
         raise ValueError(f"args must be TransRecTrainingArguments, got {type(args).__name__}")
     if os.path.lexists(args.output_dir) and not os.path.isdir(args.output_dir):
@@ -43,10 +43,6 @@ def check_arguments(args: Any, processor: Any, model: Any, model_init: Any, eval
             f"one process cannot split a batch of distinct items over {args.n_gpu} GPUs; start one process a GPU "
             "with `accelerate launch --multi_gpu`, or set CUDA_VISIBLE_DEVICES"
         )
-    if processor is None:
-        raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
-    if (model is None) == (model_init is None):
-        raise ValueError("give either a model or model_init, a function that makes one")
     if args.keep_start and isinstance(eval_dataset, dict) and not is_columns(eval_dataset):
         raise ValueError("keep_start compares on one evaluation split; give one as eval_dataset, not several")
     if args.keep_start and args.prediction_loss_only:

@@ -32,7 +32,7 @@ def config_options() -> dict[str, dataclasses.Field]:
     'Longest history L that the user encoder reads, in items; older items are cut off (default: 20).'
     """
     helps = described_fields(TransRecConfig)
-    options: dict[str, dataclasses.Field] = {}
+    options: dict[str, Any] = {}
     for name, declared in TransRecConfig.own_fields().items():
         if name in _NO_OPTIONS:
             continue
@@ -71,7 +71,7 @@ def backbone_options() -> dict[str, dataclasses.Field]:
             f"Configuration of a{'n' if name[0] in 'aeiou' else ''} {name} backbone that is trained from scratch, "
             "as JSON or a file of it."
         )
-    options: dict[str, dataclasses.Field] = {}
+    options: dict[str, Any] = {}
     for option, text in texts.items():
         options[option] = field(default=None, metadata={"help": text})
         options[option].type = str | None

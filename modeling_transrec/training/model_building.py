@@ -80,7 +80,7 @@ def load_model_and_processor(
         ValueError: if an option contradicts the checkpoint, or is not read by the model.
     """
     if args.model_name_or_path is not None:
-        model, processor = _from_checkpoint(args, items)
+        model, processor = _from_checkpoint(args.model_name_or_path, args, items)
     else:
         model, processor = _NewModel(args, items, user_ids).build()
     _refuse_unread(args, model)
@@ -91,9 +91,9 @@ def load_model_and_processor(
 
 
 def _from_checkpoint(
-    args: ModelArguments, items: datasets.Dataset
+    name: str, args: ModelArguments, items: datasets.Dataset
 ) -> tuple[TransRecForSequentialRecommendation, TransRecProcessor]:
-    name, where = args.model_name_or_path, dict[str, Any](revision=args.model_revision)
+    where = dict[str, Any](revision=args.model_revision)
     config = load_config(name, **where)
     for option, value in args.config_fields().items():
         if option in ("platform", "permute_codes") or (option in ADDABLE_FIELDS and config.user_adapter is None):
@@ -252,7 +252,7 @@ def _backbone_config(kind: str, given: str | None, small: dict) -> dict:
 def _refuse_unread(args: ModelArguments, model: TransRecForSequentialRecommendation) -> None:
     """Refuses options that this model does not read, unless they have the default's value."""
     config, encoder, loss = model.config, model.item_encoder, LOSSES[model.config.loss_type]
-    auxiliary = AUXILIARY_LOSSES.get(config.auxiliary_loss_type)
+    auxiliary = None if config.auxiliary_loss_type is None else AUXILIARY_LOSSES[config.auxiliary_loss_type]
     has_text, has_image = "text" in encoder.modalities, "image" in encoder.modalities
     reads = {
         "item_projection": bool(encoder.parts),

@@ -25,7 +25,8 @@ def parameter_groups(
     if args.projection_like_backbone:
         like_backbone += [part.projection for part in item_encoder.parts]
     of_backbone = {id(parameter) for module in like_backbone for parameter in module.parameters()}
-    table = item_encoder.id_embedding.weight if args.sparse_id_table else None
+    sparse = item_encoder.id_embedding if args.sparse_id_table else None
+    table = None if sparse is None else sparse.weight
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or parameter is table:

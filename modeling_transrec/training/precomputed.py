@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import torch
 from datasets.utils import tqdm
+from transformers import PreTrainedModel
 
 from ..data.cache import autocast_dtype, features_cache, precision
 from ..data.precomputed_items import (
@@ -67,7 +68,7 @@ def precompute(
     if model.has_frozen_backbone and encoder.takes_features:
         return precompute_features(model, items, processor, chunk_size, cache_dir)
     folders: dict[str, Path] = {}
-    warnings: dict[str, str] = {}
+    warnings: dict[str, None] = {}  # in order, each once
     for part in encoder.parts:
         part.frozen_layers = None
         tower = part.whole if part.tower is None else part.tower
@@ -87,7 +88,7 @@ def precompute(
                 raise UnsupportedLayers("they are not found in this backbone")
             if model.config.peft_config is not None:
                 raise UnsupportedLayers("the backbone has adapters")
-            states = _States(model, part, frozen, items, processor)
+            states = _States(model, part, part.tower, frozen, items, processor)
             folders[states.name] = states.folder(chunk_size, cache_dir)
             part.frozen_layers = frozen
         except UnsupportedLayers as reason:
@@ -105,11 +106,12 @@ class _States:
         self,
         model: TransRecPreTrainedModel,
         part: ContentEncoder,
+        tower: PreTrainedModel,
         frozen: FrozenLayers,
         items: datasets.Dataset,
         processor: TransRecProcessor,
     ):
-        self.part, self.frozen, self.processor = part, frozen, processor
+        self.part, self.tower, self.frozen, self.processor = part, tower, frozen, processor
         self.name, self.fingerprint = f"{part.modality}_states", items._fingerprint
         self.normalization = [str(getattr(model.config, name)) for name in ("image_mean", "image_std")]
         self.reads_tokens = not model.item_encoder.takes_features
@@ -126,7 +128,7 @@ class _States:
 
     def folder(self, chunk_size: int, cache_dir: str | None) -> Path:
         """Returns the folder of the states; raises where they cannot stand for the frozen layers."""
-        if getattr(self.part.tower.config, "layerdrop", 0):
+        if getattr(self.tower.config, "layerdrop", 0):
             raise UnsupportedLayers("layerdrop leaves layers out at random")
         chosen = self.order[np.linspace(0, len(self.order) - 1, min(_ITEMS_TO_TRY, len(self.order))).astype(int)]
         samples = [part for part in (chosen[:2], chosen[2:]) if len(part)]  # of different sizes and lengths
@@ -155,7 +157,7 @@ class _States:
         """Returns inputs of items, and their states `(number of tokens, H)` or `(P, …)`."""
         inputs = dict(self.processor.pad(self.items[index]).to(self.device))
         with self.frozen.recording() as found:
-            self.part.tower(**self.part.backbone_inputs(**inputs))
+            self.tower(**self.part.backbone_inputs(**inputs))
         if len(found) != 1:
             raise UnsupportedLayers(f"the last of them runs {len(found)} times a pass")
         states = found[0]
@@ -172,7 +174,7 @@ class _States:
         """Raises if something that is trained has a part in the frozen layers' outputs."""
         total = states.sum()
         if total.requires_grad:
-            trained = {name: one for name, one in self.part.tower.named_parameters() if one.requires_grad}
+            trained = {name: one for name, one in self.tower.named_parameters() if one.requires_grad}
             gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
             names = [name for name, one in zip(trained, gradients, strict=True) if one is not None]
             raise UnsupportedLayers(f"they depend on what is trained: {', '.join(names)}")
@@ -226,7 +228,7 @@ class _States:
 
     def digest(self) -> str:
         """Changes with the items, the frozen weights, the number of layers and the precision that they run at."""
-        tower, count = self.part.tower, len(self.frozen.layers)
+        tower, count = self.tower, len(self.frozen.layers)
         parts = [self.name, self.fingerprint, f"{count} layers", *precision(self.device), *self.normalization]
         parts += [str(tower.config.to_dict()), str(tower.config._attn_implementation)]
         digest = hashlib.sha256("\n".join(parts).encode())

@@ -42,7 +42,7 @@ def hashes_of_data(trainer: "TransRecTrainer") -> dict[str, str]:
     """Returns hashes of what a training reads, by name; images and sounds count by their items only."""
     columns = {"item_id", *trainer.processing_class.item_columns} & set(trainer.items.column_names)
     histories = hashlib.sha256(np.asarray(trainer.num_interactions).tobytes())  # those in histories that are not cut
-    for batch in trainer.train_dataset.with_format("arrow").iter(batch_size=10_000):
+    for batch in trainer.training_histories.with_format("arrow").iter(batch_size=10_000):
         for part in (pc.list_value_length(batch["history"]), pc.list_flatten(batch["history"])):
             histories.update(part.to_numpy().tobytes())
         if CONTEXT in batch.column_names:

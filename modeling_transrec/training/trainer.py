@@ -22,6 +22,7 @@ from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
     EvalPrediction,
+    TrainOutput,
     denumpify_detensorize,
     has_length,
 )
@@ -31,6 +32,7 @@ from ..data.loading import check_timestamps
 from ..data.platforms import PlatformRanges, PlatformSampler
 from ..data.preparation import PreparedItems, prepare_items
 from ..data.tables import Table, as_dataset
+from ..data.transitions import Transitions
 from ..evaluation.baselines import Platform
 from ..evaluation.encoding import evaluation_mode, fit_statistics
 from ..evaluation.evaluator import FullRankingEvaluator
@@ -82,6 +84,7 @@ from .start import PullToStart, Start
 logger = logging.getLogger(__name__)
 
 VALIDATION = "validation"
+_NOTHING_TO_TRAIN_ON = "there is nothing to train on: give a train_dataset"
 
 
 class TransRecTrainer(Trainer):
@@ -137,6 +140,8 @@ class TransRecTrainer(Trainer):
     args: TransRecTrainingArguments
     processing_class: TransRecProcessor
     data_collator: TransRecDataCollator
+    train_dataset: datasets.Dataset | None
+    hub_model_id: Any  # a name, where transformers' own hint is the None that it starts as
 
     def __init__(
         self,
@@ -156,10 +161,14 @@ class TransRecTrainer(Trainer):
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
     ):
-        check_arguments(args, processing_class, model, model_init, eval_dataset)
-        if model_init is not None:
+        check_arguments(args, model_init, eval_dataset)
+        if processing_class is None:
+            raise ValueError("give the model's processor as processing_class: it turns items into model inputs")
+        if model is None and model_init is not None:
             self.model_init = model_init
             model = cast(TransRecForSequentialRecommendation, super().call_model_init())
+        elif model is None or model_init is not None:
+            raise ValueError("give either a model or model_init, a function that makes one")
         train_dataset = None if train_dataset is None else as_dataset(train_dataset)
         eval_dataset = None if eval_dataset is None else as_splits(eval_dataset, args.max_eval_users)
         self.items = items
@@ -172,7 +181,7 @@ class TransRecTrainer(Trainer):
         self._starting_backbones = starting_backbones(model.config)  # now: saving drops local folders
         if not self._starting_backbones and model.name_or_path and model.item_encoder.backbones:
             self._starting_backbones = {"text_model_name_or_path": model.name_or_path}  # a checkpoint of ours
-        self.prepared_items: PreparedItems | None = None
+        self._prepared_items: PreparedItems | None = None
         self.prepared_eval_items: PreparedItems | None = None
         self._plain_items: datasets.Dataset | None = None
         self._plain_eval_items: datasets.Dataset | None = None
@@ -216,7 +225,8 @@ class TransRecTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.model_init = model_init  # transformers takes only one of both
+        if model_init is not None:  # transformers takes only one of both
+            self.model_init = model_init
         self._finish_setup(model)
 
     def _finish_setup(self, model: TransRecForSequentialRecommendation) -> None:
@@ -234,7 +244,7 @@ class TransRecTrainer(Trainer):
             return
         self._fit_quantisers(model)
         if self.data_collator.intents is not None:
-            self.add_callback(FindIntents(self))
+            self.add_callback(FindIntents(self, self.data_collator.intents))
         if model.item_encoder.whitened:
             self.fit_statistics()
             if not model.has_frozen_backbone:
@@ -287,7 +297,7 @@ class TransRecTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> torch.utils.data.Sampler | None:
         if self.platforms is None:
             return super()._get_train_sampler(train_dataset)
-        histories = self.train_dataset if train_dataset is None else train_dataset
+        histories = self.training_histories if train_dataset is None else train_dataset
         first = pc.list_element(histories.with_format("arrow")[:]["history"], 0).to_numpy()
         return PlatformSampler(
             self.platforms.of_items(first),
@@ -297,15 +307,29 @@ class TransRecTrainer(Trainer):
             self.data_collator.seed,
         )
 
+    @property
+    def training_histories(self) -> datasets.Dataset:
+        """The histories that are trained on."""
+        if self.train_dataset is None:
+            raise ValueError(_NOTHING_TO_TRAIN_ON)
+        return self.train_dataset
+
+    @property
+    def prepared_items(self) -> PreparedItems:
+        """The items of the training, as the collator gets them."""
+        if self._prepared_items is None:
+            raise ValueError(_NOTHING_TO_TRAIN_ON)
+        return self._prepared_items
+
     def _compute_frozen(self) -> None:
         """Computes the outputs of the frozen backbone, or of its frozen layers, once, and trains on them."""
         if self._plain_items is None:
             return
         with self.args.main_process_first(local=False, desc="computing frozen"), self.accelerator.autocast():
-            self.prepared_items = self.prepared_eval_items = self._precompute(self._plain_items)
-            if self._plain_eval_items is not self._plain_items:
+            self._prepared_items = self.prepared_eval_items = self._precompute(self._plain_items)
+            if self._plain_eval_items is not None and self._plain_eval_items is not self._plain_items:
                 self.prepared_eval_items = self._precompute(self._plain_eval_items)
-        self.data_collator.items = self.prepared_items
+        self.data_collator.items = self._prepared_items
         self._evaluators = {}
 
     def _precompute(self, items: datasets.Dataset) -> PreparedItems:
@@ -357,8 +381,11 @@ class TransRecTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
         """Loads the users in order: they are ranked as they are, whatever sampler the training has."""
-        given = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self.get_test_dataloader(self.eval_dataset[given] if isinstance(given, str) else given)
+        splits = self.eval_dataset
+        given = splits if eval_dataset is None else eval_dataset
+        return self.get_test_dataloader(
+            splits[given] if isinstance(given, str) and isinstance(splits, dict) else given
+        )
 
     def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
         """Loads the users in order, see [`get_eval_dataloader`]."""
@@ -378,8 +405,9 @@ class TransRecTrainer(Trainer):
             args, model
         )
         others = optimizer_class(groups, **optimizer_kwargs) if groups or table is None else None
-        self.optimizer = others if table is None else join_with_table(others, table, args)
-        return self.optimizer
+        optimizer: Any = others if table is None else join_with_table(others, table, args)
+        self.optimizer = optimizer
+        return optimizer
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -397,8 +425,9 @@ class TransRecTrainer(Trainer):
         sequences, self.callback_handler.eval_dataloader = dataloader.dataset, dataloader
         evaluator = self.evaluator_of(sequences, metric_key_prefix)
         model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
-        adds = self.adds_transitions and sequences is self.eval_dataset
-        rank = self._sum_evaluator(evaluator) if adds else evaluator.rank
+        rank: Callable[..., dict[str, float]] = evaluator.rank
+        if self.platform is not None and self.adds_transitions and sequences is self.eval_dataset:
+            rank = self._sum_evaluator(evaluator, self.platform.transitions)
         observation = Observation(evaluator.targets, self.preprocess_logits_for_metrics, self._on_prediction_step)
         with evaluation_mode(model):
             scorer = evaluator.build_scorer(model, processor, self._evaluation_autocast(model))
@@ -406,7 +435,8 @@ class TransRecTrainer(Trainer):
         losses = observation.losses()
         loss = {"loss": float(losses.mean(dtype=np.float64))}
         if self.args.prediction_loss_only:
-            predictions, targets, metrics = None, None, loss
+            predictions: Any = None  # EvalLoopOutput's own hint leaves this case out
+            targets, metrics = None, loss
         else:
             rankings, targets = evaluator.rankings, evaluator.targets
             predictions = (1 + rankings.num_better + rankings.num_tied / 2).numpy()
@@ -458,11 +488,10 @@ class TransRecTrainer(Trainer):
         split = VALIDATION if metric_key_prefix == "eval" else metric_key_prefix.removeprefix("eval_")
         if split == VALIDATION and sequences is not self.eval_dataset:
             return self._make_evaluator(sequences, None)
-        known, evaluator = self._evaluators.get(split, (None, None))
-        if known is not sequences:
-            evaluator = self._make_evaluator(sequences, split)
-            self._evaluators[split] = (sequences, evaluator)
-        return evaluator
+        known = self._evaluators.get(split)
+        if known is None or known[0] is not sequences:
+            known = self._evaluators[split] = (sequences, self._make_evaluator(sequences, split))
+        return known[1]
 
     def ranked_splits(self) -> dict[str, FullRankingEvaluator]:
         """Returns the evaluators of the splits that were ranked and that the card can name."""
@@ -477,9 +506,9 @@ class TransRecTrainer(Trainer):
         is_one = not isinstance(self.eval_dataset, dict)
         return has_histories and is_one and has_transitions(self.args.transition_weight)
 
-    def _sum_evaluator(self, evaluator: FullRankingEvaluator) -> SumEvaluator:
+    def _sum_evaluator(self, evaluator: FullRankingEvaluator, transitions: Transitions) -> SumEvaluator:
         if self._sums is None or self._sums.evaluator is not evaluator:
-            self._sums = SumEvaluator(evaluator, self.platform.transitions, self.args.transition_weight)
+            self._sums = SumEvaluator(evaluator, transitions, self.args.transition_weight)
         return self._sums
 
     def _make_evaluator(self, sequences: datasets.Dataset, split: str | None) -> FullRankingEvaluator:
@@ -499,7 +528,12 @@ class TransRecTrainer(Trainer):
             return None
         return self.evaluator_of(self.eval_dataset)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Trains as transformers does; `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
 
         Raises:
@@ -509,12 +543,14 @@ class TransRecTrainer(Trainer):
                 ones.
         """
         with one_training(self.args.output_dir), watched(self.args.ddp_timeout):
-            return self._train_locked(resume_from_checkpoint, **kwargs)
+            return self._train_locked(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def _train_locked(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def _train_locked(
+        self, resume_from_checkpoint: str | bool | None, trial: Any, ignore_keys_for_eval: list[str] | None
+    ) -> TrainOutput:
         """Trains as [`train`] does, while the lock of `output_dir` is held."""
         if self.train_dataset is None:
-            raise ValueError("there is nothing to train on: give a train_dataset")
+            raise ValueError(_NOTHING_TO_TRAIN_ON)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -524,9 +560,9 @@ class TransRecTrainer(Trainer):
                 f"{self.args.output_dir} has an interrupted training: go on with train(resume_from_checkpoint=True), "
                 "choose another output_dir, or remove the folder"
             )
-        self._hp_search_setup(kwargs.get("trial"))  # before the model is made and anything is checked by its options
+        self._hp_search_setup(trial)  # before the model is made and anything is checked by its options
         if self.model is None:  # hyperparameter_search sets it to None
-            self.call_model_init(kwargs.get("trial"))
+            self.call_model_init(trial)
         self._run = describe_training(self)
         check_same_on_ranks(self, self._run)
         if resume_from_checkpoint:
@@ -540,7 +576,7 @@ class TransRecTrainer(Trainer):
             marked_as_running(folder, self.args.should_save),
             resumable(resume_from_checkpoint or None, folder, steps, world_size) as checkpoint,
         ):
-            output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            output = super().train(checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
         self.kept_start = start is not None and start.go_back_unless_better(model, self._validation_gains())
         return output
 
@@ -563,7 +599,8 @@ class TransRecTrainer(Trainer):
     def _validation_gains(self) -> torch.Tensor:
         """Returns NDCG@10 of each validation user `(N,)`, of the sum where transitions are added."""
         self.evaluation_loop(self.get_eval_dataloader(), "Evaluation")
-        rankings = (self._sums if self.adds_transitions else self._evaluators[VALIDATION][1]).rankings
+        ranked = self._evaluators[VALIDATION][1] if self._sums is None else self._sums
+        rankings = ranked.rankings
         return ndcg(rankings.num_better, rankings.num_tied, k=10)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -595,7 +632,7 @@ class TransRecTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
-    def _run_epoch(self, **kwargs) -> None:
+    def _run_epoch(self, **kwargs) -> None:  # type: ignore[override]  # transformers calls it by names only
         """Trains an epoch as transformers does, but takes no further step if the checkpoint is of the last one."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
@@ -619,7 +656,7 @@ class TransRecTrainer(Trainer):
         """Hashes of what the training reads, see [`hashes_of_data`]."""
         return hashes_of_data(self)
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]  # language, tasks and tags of data sets are read, not given
         self,
         model_name: str | None = None,
         finetuned_from: str | None = None,
@@ -664,7 +701,7 @@ class TransRecTrainer(Trainer):
         language = processor.language
         return content_of_start(names, self.eval_items, language=language, chunk_size=chunk_size, device=device)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # it returns nothing on other processes, as transformers' does
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
