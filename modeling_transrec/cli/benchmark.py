@@ -26,20 +26,32 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..benchmark.execution import FAILURES, RESULTS, Execution, read_lines
 from ..benchmark.report import write_report
 from ..benchmark.suites import SUITES, Suite, Task, read_suite
 from ..benchmark.worker import check_tasks
-from ..evaluation.arguments import CONTENT_OPTIONS
-from ..evaluation.baselines import LANGUAGE_MODEL
+from ..data.arguments import DataArguments
+from ..data.shared_fields import fields_of, with_fields
+from ..evaluation.arguments import CONTENT_OPTIONS, EvaluationArguments
+from ..training.model_arguments import ModelArguments
 from . import OptionError
 from .options import parse_arguments
 
 
+_IN_PLACE = "in place of the suite's"
+
+
 @dataclass
+@with_fields(
+    fields_of(DataArguments, ["data_dir"])
+    | fields_of(ModelArguments, CONTENT_OPTIONS, note=_IN_PLACE)
+    | fields_of(EvaluationArguments, ["language_model_name_or_path"], note=_IN_PLACE)
+    | fields_of(EvaluationArguments, ["use_cpu"])
+)
 class BenchmarkArguments:
-    """Says which suite is run, and how."""
+    """Says which suite is run, and how; the names of backbones and where data lie are options of other commands."""
 
     suite: str = field(
         metadata={
@@ -48,9 +60,6 @@ class BenchmarkArguments:
     )
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of all that is written (default: outputs/benchmark/SUITE)."}
-    )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the raw files; by default the environment's NINEREC_DATA_DIR."}
     )
     datasets: list[str] | None = field(default=None, metadata={"help": "Only these data sets of the suite."})
     models: list[str] | None = field(default=None, metadata={"help": "Only these models of the suite."})
@@ -62,23 +71,15 @@ class BenchmarkArguments:
     launcher: str | None = field(
         default=None, metadata={"help": "What starts each run, such as 'accelerate launch --multi_gpu'."}
     )
-    text_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
-    vision_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
-    multimodal_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
-    audio_model_name_or_path: str | None = field(default=None, metadata={"help": "In place of the suite's."})
-    language_model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Language model of the row {LANGUAGE_MODEL}, in place of the suite's; it ranks a few candidates "
-            "where the suite has such tables (prompting)."
-        },
-    )
     report_only: bool = field(
         default=False, metadata={"help": "Run nothing, and write the tables of what the folder has."}
     )
     keep_models: bool = field(default=False, metadata={"help": "Keep the trained models, in models/."})
-    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is an accelerator."})
     _argument_group_name = "benchmark"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # the fields that with_fields adds
 
     def __post_init__(self):
         if self.tune < 0:

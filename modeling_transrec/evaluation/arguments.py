@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.checkpoint_files import is_hub_id
+from ..models.modalities import BACKBONES
 from ..models.pooling import TEXT_POOLINGS
 from .baselines import BASELINES, CONTENT_BASELINES, LANGUAGE_MODEL
 from .metrics import DEFAULT_METRICS, METRICS
 from .weighing import check_transition_weight, has_transitions
 
 
-CONTENT_OPTIONS = tuple(f"{part}_model_name_or_path" for part in ("text", "vision", "multimodal", "audio"))
+CONTENT_OPTIONS = tuple(backbone.option for backbone in BACKBONES.values())
 TEXT_OPTIONS = ("item_prefix", "text_pooling")
 
 

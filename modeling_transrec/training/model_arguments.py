@@ -1,15 +1,18 @@
 """Options that name a model: those of [`TransRecConfig`], and the backbones that a new model starts from."""
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..data.shared_fields import with_fields
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig, described_fields
 from ..models.modalities import BACKBONES, MODALITIES
+from ..models.processing_transrec import TransRecProcessor, train_tokenizer
 
 
 # Fields of the configuration that have no option of their own: they follow from other options, or from the data.
@@ -23,6 +26,11 @@ _NO_OPTIONS = {
     "image_mean",
     "image_std",
 }
+
+
+def _default(function: Callable, name: str) -> Any:
+    """Returns the default of a function's parameter."""
+    return inspect.signature(function).parameters[name].default
 
 
 def config_options() -> dict[str, dataclasses.Field]:
@@ -78,20 +86,8 @@ def backbone_options() -> dict[str, dataclasses.Field]:
     return options
 
 
-def _with_fields(options: dict[str, dataclasses.Field]):
-    """Adds fields to a class that is about to become a dataclass."""
-
-    def add(cls: type) -> type:
-        for name, one in options.items():
-            cls.__annotations__[name] = one.type
-            setattr(cls, name, one)
-        return cls
-
-    return add
-
-
 @dataclass
-@_with_fields(backbone_options() | config_options())
+@with_fields(backbone_options() | config_options())
 class ModelArguments:
     """Names the model to train: a TransRec checkpoint, or what a new model is made of.
 
@@ -130,13 +126,25 @@ class ModelArguments:
         metadata={"help": "Tokenizer of a text backbone from scratch (default: one is trained on the items' texts)."},
     )
     vocab_size: int | None = field(
-        default=None, metadata={"help": "Vocabulary of a tokenizer that is trained on the items (default: 8000)."}
+        default=None,
+        metadata={
+            "help": "Vocabulary of a tokenizer that is trained on the items (default: "
+            f"{_default(train_tokenizer, 'vocab_size')})."
+        },
     )
     language: str | None = field(
-        default=None, metadata={"help": "Language of the texts that are read, en or zh (default: en)."}
+        default=None,
+        metadata={
+            "help": "Language of the texts that are read, en or zh (default: "
+            f"{_default(TransRecProcessor, 'language')})."
+        },
     )
     max_text_length: int | None = field(
-        default=None, metadata={"help": "Longest text in tokens; the rest is cut off (default: 30)."}
+        default=None,
+        metadata={
+            "help": "Longest text in tokens; the rest is cut off (default: "
+            f"{_default(TransRecProcessor, 'max_text_length')})."
+        },
     )
     item_prefix: str | None = field(
         default=None,
@@ -146,7 +154,11 @@ class ModelArguments:
         },
     )
     max_audio_seconds: float | None = field(
-        default=None, metadata={"help": "Seconds of a sound that are read, from its beginning (default: 10)."}
+        default=None,
+        metadata={
+            "help": "Seconds of a sound that are read, from its beginning (default: "
+            f"{_default(TransRecProcessor, 'max_audio_seconds'):g})."
+        },
     )
     image_size: int | None = field(
         default=None, metadata={"help": "Height and width of images in pixels (default: the backbone's own)."}
@@ -172,7 +184,7 @@ class ModelArguments:
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any: ...  # the fields that _with_fields adds
+        def __getattr__(self, name: str) -> Any: ...  # the fields that with_fields adds
 
     @property
     def modalities(self) -> list[str]:

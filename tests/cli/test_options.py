@@ -1,5 +1,6 @@
 """The options of the commands: made from the configuration, explained, and refused where they are misspelt."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -7,10 +8,17 @@ import time
 
 import pytest
 
-from modeling_transrec import DataArguments, ModelArguments, TransRecConfig, TransRecTrainingArguments
+from modeling_transrec import (
+    DataArguments,
+    ModelArguments,
+    TransRecConfig,
+    TransRecProcessor,
+    TransRecTrainingArguments,
+)
 from modeling_transrec.cli import main as console
 from modeling_transrec.cli.options import parse_arguments
 from modeling_transrec.models.configuration_transrec import described_fields
+from modeling_transrec.models.modalities import BACKBONES
 from modeling_transrec.training.model_arguments import CHANGEABLE_FIELDS, config_options
 
 
@@ -37,6 +45,21 @@ def test_every_field_of_the_configuration_is_an_option(tmp_path):
     from_elsewhere |= {"platforms"}
     assert left_out == {*TransRecConfig.sub_configs_defaults, *from_elsewhere}
     assert set(CHANGEABLE_FIELDS) < set(config_options())
+
+
+def test_backbones_of_a_benchmark_are_those_that_other_commands_name(capsys):
+    shown = " ".join(help_of("benchmark", capsys).split())
+    texts = {one.name: one.metadata["help"].removesuffix(".") for one in dataclasses.fields(ModelArguments)}
+    for backbone in BACKBONES.values():
+        assert f"--{backbone.option} TEXT {texts[backbone.option]}; in place of the suite's." in shown
+
+
+def test_help_has_the_defaults_of_the_processor():
+    texts = {one.name: one.metadata.get("help", "") for one in dataclasses.fields(ModelArguments)}
+    processor = TransRecProcessor(item_ids=["a"])
+    assert texts["language"].endswith(f"(default: {processor.language}).")
+    assert texts["max_text_length"].endswith(f"(default: {processor.max_text_length}).")
+    assert texts["max_audio_seconds"].endswith(f"(default: {processor.max_audio_seconds:g}).")
 
 
 def test_an_option_that_is_not_given_says_nothing(tmp_path):
