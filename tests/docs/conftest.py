@@ -1,4 +1,4 @@
-"""A folder for the blocks of the documentation, with what the pages name: a checkpoint, two tables, results."""
+"""A folder for the blocks of the documentation, with what the pages name: checkpoints, tables, results."""
 
 import shutil
 from pathlib import Path
@@ -33,6 +33,7 @@ def template(tmp_path_factory):
     model = TransRecForSequentialRecommendation(TransRecConfig(text_config=backbone, hidden_size=32))
     for part in (model, processor):
         part.save_pretrained(folder / "outputs" / "sample" / "pretrained")
+        part.save_pretrained(folder / "sasrec-bert-sample")
     (folder / "DATA").mkdir()
     rng = np.random.default_rng(0)
     titles = ["item_id,text_en", *(f"i{item:03d},title of item {item}" for item in range(37))]
@@ -40,6 +41,13 @@ def template(tmp_path_factory):
     (folder / "DATA" / "MyShop_items.csv").write_text("\n".join(titles) + "\n", encoding="utf-8")
     table = "\n".join(["user_id,item_id,timestamp", *pairs]) + "\n"
     (folder / "DATA" / "MyShop_interactions.csv").write_text(table, encoding="utf-8")
+    (folder / "FOLDER").mkdir()  # NineRec's layout: no headers
+    items = "\n".join(f"{item},标题 {item},title of item {item}" for item in range(37)) + "\n"
+    (folder / "FOLDER" / "Bili_Food_item.csv").write_text(items, encoding="utf-8")
+    pairs = "\n".join(
+        f"{user},{item},{time}" for user in range(12) for time, item in enumerate(rng.permutation(37)[:8])
+    )
+    (folder / "FOLDER" / "Bili_Food_pair.csv").write_text(pairs + "\n", encoding="utf-8")
     lines = [result_line(hr=0.1 + seed / 1000, seed=seed) for seed in (1, 2)]
     for place in ("results.jsonl", "submissions/mine.jsonl", "outputs/benchmark/sample/results.jsonl"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)

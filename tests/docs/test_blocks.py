@@ -1,4 +1,4 @@
-"""Every block of code in README and in the documentation runs, and prints what the block of text behind it shows.
+"""Every block of code on a page runs, and prints what the block of text behind it shows.
 
 A block that cannot run here has a comment before it in the page's source, `<!-- skip: next "the reason" -->`.
 """
@@ -27,11 +27,14 @@ from modeling_transrec.cli import main as command_line  # noqa: E402
 
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Their blocks take hours, or need what is elsewhere: only the commands and their options are looked at.
-OTHER_PAGES = sorted(
-    {*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "dataset_scripts").rglob("*.md")} - {*PAGES}
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/**/*.md", "dataset_scripts/**/*.md", "model_cards/**/*.md")
+    for page in ROOT.glob(pattern)
+    if "```" in page.read_text(encoding="utf-8")
 )
+# Their blocks take hours, or need data of others: only the commands and their options are looked at.
+OTHER_PAGES = sorted((ROOT / "benchmarks").rglob("*.md"))
 NUMBER = re.compile(r"-?\d+\.\d+")
 _COMMAND = re.compile(r"^ *(?:\w+=\S+ )*transrec ([\w-]+)([^\n|;&#]*)", flags=re.MULTILINE)
 TOLERANCE = 0.03  # a small model's metrics move by this with the number of threads
