@@ -198,7 +198,7 @@ class NineRec(datasets.ArrowBasedBuilder):
 
     def as_dataset(self, *args, **kwargs) -> datasets.Dataset | datasets.DatasetDict:
         """Adds the protocol, which lies beside the data in the cache: `datasets` keeps no information but its own."""
-        self.info = with_protocol(self.info, read_protocol(self._output_dir))  # type: ignore[has-type]
+        self.info = with_protocol(self.info, read_protocol(self._output_dir))  # type: ignore[has-type]  # theirs
         return super().as_dataset(*args, **kwargs)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:

@@ -63,7 +63,8 @@ def parse_options(options: Mapping[str, Any], data_type: type[DataArguments] = D
     Raises:
         ValueError: for an option that there is not, or one that does not fit the others.
     """
-    parser = OptionsParser((ModelArguments, data_type, TransRecTrainingArguments), allow_abbrev=False)  # type: ignore[arg-type]
+    classes: Any = (ModelArguments, data_type, TransRecTrainingArguments)  # its hint is a type that nothing else is of
+    parser = OptionsParser(classes, allow_abbrev=False)
     given = {name: value for name, value in options.items() if value is not None}
     *found, unknown = parser.parse_args_into_dataclasses(to_options(given), return_remaining_strings=True)
     if unknown:

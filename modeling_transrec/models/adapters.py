@@ -110,7 +110,7 @@ def _inject_bottlenecks(backbones: Sequence[PreTrainedModel], options: dict) -> 
         if adapters:
             backbone.peft_config = options  # as peft marks a model that has adapters
         for module in (module for adapter in adapters for module in adapter.modules()):
-            module._is_hf_initialized = True  # type: ignore[assignment]
+            module._is_hf_initialized = True  # type: ignore[assignment]  # as transformers marks modules
     return options
 
 

@@ -126,9 +126,9 @@ class ItemEncoder(nn.Module):
         ends = [round(config.width * sum(widths[: number + 1]) / sum(widths)) for number in range(len(widths))]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
-    def add_ids(self, config: TransRecConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def add_ids(self, config: TransRecConfig, num_items: int, device: torch.device, dtype: torch.dtype) -> None:
         """Adds a table of ids, which starts at zero, beside the contents."""
-        table = EmbeddingFromZero(config.num_items, config.width, device=device, dtype=dtype)  # type: ignore[arg-type]
+        table = EmbeddingFromZero(num_items, config.width, device=device, dtype=dtype)
         table.init_own_weights()
         self.id_embedding, self.id_fusion = table, FUSIONS[config.id_fusion](config, 2)
         self.modalities = str(config.modality).split("+")

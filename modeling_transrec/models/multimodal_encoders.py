@@ -100,7 +100,8 @@ class ImageTower(Tower):
 
     def _features(self, **items: Unpack[ItemInputs]) -> torch.Tensor:
         with self.started_from(items.get("image_states")):
-            return self.whole.get_image_features(**self.backbone_inputs(**items)).pooler_output  # type: ignore[misc]
+            inputs = self.backbone_inputs(**items)  # type: ignore[misc]  # it is ImageEncoder's
+            return self.whole.get_image_features(**inputs).pooler_output
 
 
 class DualEncoder(nn.Module):

@@ -610,7 +610,7 @@ class TransRecPreTrainedModel(PreTrainedModel):
             raise ValueError("a model that several platforms share has no ids, which are those of one of them")
         self._configure(num_items=num_items, id_fusion="sum")
         weight = next(self.user_encoder.parameters())
-        self.item_encoder.add_ids(self.config, weight.device, weight.dtype)
+        self.item_encoder.add_ids(self.config, num_items, weight.device, weight.dtype)
 
     def permute_codes(self) -> None:
         """Makes a model of codes ready for another catalogue as VQ-Rec does, see [`CodesProjection`].

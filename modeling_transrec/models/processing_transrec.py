@@ -115,7 +115,7 @@ class TransRecProcessor(ProcessorMixin):
             setattr(self, part, given[part])
         for one in self.read:
             one.check(self)
-        self.get_attributes = functools.partial(list, saved)  # type: ignore[method-assign]
+        self.get_attributes = functools.partial(list, saved)  # type: ignore[method-assign]  # each has its own parts
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):

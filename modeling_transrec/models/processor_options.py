@@ -75,8 +75,8 @@ class TransRecProcessorKwargs(ProcessingKwargs, total=False):
     """
 
     text_kwargs: TransRecTextKwargs  # type: ignore[misc]  # narrower than transformers', like every processor's
-    audio_kwargs: TransRecAudioKwargs  # type: ignore[misc]
-    videos_kwargs: NoVideosKwargs  # type: ignore[misc]
+    audio_kwargs: TransRecAudioKwargs  # type: ignore[misc]  # the same
+    videos_kwargs: NoVideosKwargs  # type: ignore[misc]  # the same
 
 
 class CallOptions:

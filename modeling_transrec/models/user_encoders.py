@@ -51,7 +51,7 @@ class ResidualUserEncoder(UserEncoder):
         self.inner.mask_embedding = None  # this one's stands in the histories
         self.padding_embedding = None  # the inner one's is read
         self.layer_class = self.inner.layer_class  # type: ignore[misc]  # one class wraps all
-        self.reads_timestamps = self.inner.reads_timestamps  # type: ignore[misc]
+        self.reads_timestamps = self.inner.reads_timestamps  # type: ignore[misc]  # the same
         narrows = config.user_width != config.width
         self.down = nn.Linear(config.width, config.user_width, bias=False) if narrows else nn.Identity()
         self.out = LinearFromZero(config.user_width, config.width)
@@ -95,8 +95,8 @@ class ViewsUserEncoder(UserEncoder):
         self.views = nn.ModuleList(views)
         self.padding_embedding = None  # the views' are read
         self.layer_class = views[0].layer_class  # type: ignore[misc]  # one class wraps all
-        self.reads_user_ids = views[0].reads_user_ids  # type: ignore[misc]
-        self.reads_timestamps = views[0].reads_timestamps  # type: ignore[misc]
+        self.reads_user_ids = views[0].reads_user_ids  # type: ignore[misc]  # the same
+        self.reads_timestamps = views[0].reads_timestamps  # type: ignore[misc]  # the same
 
     def forward(self, item_embeddings: torch.Tensor, histories: Histories) -> torch.Tensor:
         """Encodes item embeddings `(B, L, D)`, oldest first, to states `(B, L, D)`."""

@@ -157,8 +157,9 @@ def _each_warning_once() -> Iterator[None]:
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not (message in seen or seen.add(message))  # type: ignore[func-returns-value]
+        before = len(seen)
+        seen.add(record.getMessage())
+        return len(seen) > before
 
     modules = ("files", "tables.archives", "tables.columns", "tables.problems")
     loggers = [logging.getLogger(f"modeling_transrec.ninerec.{module}") for module in modules]
