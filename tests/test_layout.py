@@ -100,7 +100,6 @@ OTHER_MEANINGS = {
     "hub/authors_checkpoints.py": {"sasrec", "bert4rec", "nextitnet", "gelu"},  # parts of NineRec's own checkpoints
     "models/losses.py": {"mixed"},  # a source of candidates
     "models/auxiliary_losses.py": {"same_target"},  # a kind of view
-    "data/collator.py": {"same_target"},  # the same kind
 }
 
 
