@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .projections import LinearFromZero
+from .from_zero import LinearFromZero
 
 
 BOTTLENECK = "BOTTLENECK"  # in place of a kind of the peft library

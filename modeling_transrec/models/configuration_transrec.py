@@ -113,8 +113,8 @@ class TransRecConfig(PretrainedConfig):
         user_adapter_reduction (`int`, defaults to 4):
             How many times as narrow as the layers they are in the middle.
         platforms (`list[str]`, *optional*):
-            Platforms that have adapters of their own, in the user encoder and behind the item embeddings, and share
-            all the rest; see [`~TransRecPreTrainedModel.add_platform`].
+            Platforms that have adapters of their own, in the user encoder, beside the items' projection and behind
+            their embeddings, and share all the rest; see [`~TransRecPreTrainedModel.add_platform`].
         platform (`str`, defaults to `"source"`):
             The one of them whose adapters are used; `"source"` is the model without any.
         text_pooling (`str`, *optional*):

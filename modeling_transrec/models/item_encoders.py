@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.processing_utils import Unpack
 
 from .batch import ItemInputs
 from .codes import CodesProjection
 from .configuration_transrec import TransRecConfig
 from .content_encoders import ContentEncoder
+from .from_zero import EmbeddingFromZero
 from .fusions import FUSIONS
 from .item_chunks import Chunk, plan_chunks, take_items
 from .modalities import BACKBONES, MODALITIES
@@ -24,14 +24,6 @@ from .projections import WhitenedProjection
 from .text_chunks import pad_on_the_right
 from .user_adapters import make_item_adapter
 from .whitening import scale_segments
-
-
-class EmbeddingFromZero(nn.Embedding):
-    """A table of embeddings that start at zero, so that they change nothing at first."""
-
-    def init_own_weights(self) -> None:
-        """Sets the weights to zero."""
-        init.zeros_(self.weight)
 
 
 def _move_text_padding_right(items: ItemInputs) -> None:

@@ -440,10 +440,11 @@ class TransRecPreTrainedModel(PreTrainedModel):
         add_adapters(self.user_encoder, self.config)
 
     def add_platform(self, name: str, placement: str = "serial", reduction: int = 4) -> None:
-        """Puts adapters for a platform into the user encoder and behind the item embeddings, and chooses it.
+        """Adds adapters for a platform, and chooses it.
 
-        All that is not the platform's is frozen: what the source and the platforms before it get stays as it is, to
-        the bit, however long the new one is trained. The adapters change nothing until then.
+        They lie in the user encoder, beside the items' projection and behind their embeddings. All that is not the
+        platform's is frozen: what the source and the platforms before it get stays as it is, to the bit, however long
+        the new one is trained. The adapters change nothing until then.
 
         Args:
             name: of the platform, by which it is chosen.

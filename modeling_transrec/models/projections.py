@@ -15,8 +15,10 @@ from torch import nn
 from transformers import initialization as init
 
 from .codes import CodesProjection
+from .from_zero import LinearFromZero
 from .item_projection import ItemProjection
 from .offloading import align_module_device
+from .user_adapters import make_projection_adapter
 from .whitening import Moments, Whitening, unit_length
 
 
@@ -42,17 +44,6 @@ class LinearProjection(ItemProjection, nn.Linear):
 
     def __init__(self, width: int, hidden_size: int, config: "TransRecConfig"):
         super().__init__(width, hidden_size)
-
-
-class LinearFromZero(nn.Linear):
-    """A linear layer without bias, whose weights start from zero: a residual that changes nothing at first."""
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features, bias=False)
-
-    def init_own_weights(self) -> None:
-        """Sets the weights to zero."""
-        init.zeros_(self.weight)
 
 
 class WhitenedProjection(ItemProjection):
@@ -247,6 +238,8 @@ class Projection(nn.Module):
         hidden_size = config.width if hidden_size is None else hidden_size
         make: Any = PROJECTIONS[config.item_projection]
         self.layers: Any = make(width, hidden_size, config)
+        # Items that a quantiser makes up have codes and no features to read.
+        self.adapter = None if make.quantises else make_projection_adapter(config, width, hidden_size)
         self.missing = nn.Parameter(torch.zeros(hidden_size)) if has_missing else None
 
     def init_own_weights(self) -> None:
@@ -263,7 +256,8 @@ class Projection(nn.Module):
     def project(self, features: torch.Tensor, platform_index: torch.Tensor | None = None) -> torch.Tensor:
         """Maps `(…, H)` of any precision, as precomputed features may have, to `(…, D)`."""
         features = features.to(self.dtype)
-        return self.layers(features) if platform_index is None else self.layers(features, platform_index)
+        made = self.layers(features) if platform_index is None else self.layers(features, platform_index)
+        return made if self.adapter is None else self.adapter(features, made)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -31,11 +31,16 @@ SOURCE = "source"  # in place of a platform's name: the model without adapters
 
 
 class NoAdapter(nn.Module):
-    """Leaves what a part of a layer makes, of this width, as it is."""
+    """Leaves what a part of a layer makes, of this width, as it is.
 
-    def __init__(self, width: int):
+    Args:
+        width: `D` of the outputs.
+        read_width: `H` of the inputs, where an adapter is to read them whatever the placement of the others.
+    """
+
+    def __init__(self, width: int, read_width: int | None = None):
         super().__init__()
-        self.width = width
+        self.width, self.read_width = width, read_width
 
     def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs of a part of a layer; the inputs, of the same shape `(…, D)`, are not read."""
@@ -47,16 +52,16 @@ class PlatformAdapters(nn.Module):
 
     Args:
         config: with `platforms` and `platform`.
-        width: `D`.
+        width, read_width: as of [`NoAdapter`].
     """
 
-    def __init__(self, config: TransRecConfig, width: int):
+    def __init__(self, config: TransRecConfig, width: int, read_width: int | None = None):
         super().__init__()
-        self.adapters = nn.ModuleList(_make(config, width) for _ in config.platforms or ())
-        self.width, self.chosen = width, config.platform_index
+        self.adapters = nn.ModuleList(_make(config, width, read_width) for _ in config.platforms or ())
+        self.width, self.read_width, self.chosen = width, read_width, config.platform_index
 
     def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        """Changes outputs `(…, D)` as the chosen platform's adapter does."""
+        """Changes outputs `(…, D)` as the chosen adapter does; the inputs are `(…, H)`, or of the same shape."""
         return outputs if self.chosen is None else self.adapters[self.chosen](inputs, outputs)
 
 
@@ -72,28 +77,37 @@ def make_item_adapter(config: TransRecConfig) -> nn.Module:
     return NoAdapter(config.width) if config.platforms is None else PlatformAdapters(config, config.width)
 
 
+def make_projection_adapter(config: TransRecConfig, read_width: int, width: int) -> nn.Module:
+    """Makes the adapters beside a projection of features, which only platforms have.
+
+    They read the features `(…, H)`: what the source's projection leaves out of them no adapter behind it brings back.
+    """
+    return NoAdapter(width, read_width) if config.platforms is None else PlatformAdapters(config, width, read_width)
+
+
 def add_adapters(module: nn.Module, config: TransRecConfig) -> None:
     """Puts the adapters that the configuration names where a module has none: one, or one of the last platform."""
     weight = next(one for one in module.parameters() if one.is_floating_point())
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, NoAdapter) and config.platforms is None:
-                setattr(parent, name, _new_adapter(config, child.width, weight))
+                setattr(parent, name, _new_adapter(config, child, weight))
             elif isinstance(child, NoAdapter):
-                made = PlatformAdapters(config, child.width)
-                made.adapters = nn.ModuleList(_new_adapter(config, child.width, weight) for _ in made.adapters)
+                made = PlatformAdapters(config, child.width, child.read_width)
+                made.adapters = nn.ModuleList(_new_adapter(config, child, weight) for _ in made.adapters)
                 setattr(parent, name, made)
             elif isinstance(child, PlatformAdapters):
-                child.adapters.append(_new_adapter(config, child.width, weight))
+                child.adapters.append(_new_adapter(config, child, weight))
 
 
-def _make(config: TransRecConfig, width: int) -> BottleneckAdapter:
-    return BottleneckAdapter(width, config.user_adapter_reduction, str(config.user_adapter))
+def _make(config: TransRecConfig, width: int, read_width: int | None = None) -> BottleneckAdapter:
+    placement = str(config.user_adapter) if read_width is None else "parallel"
+    return BottleneckAdapter(width, config.user_adapter_reduction, placement, read_width)
 
 
-def _new_adapter(config: TransRecConfig, width: int, like: torch.Tensor) -> BottleneckAdapter:
+def _new_adapter(config: TransRecConfig, place: NoAdapter | PlatformAdapters, like: torch.Tensor) -> BottleneckAdapter:
     """Makes an adapter that changes nothing yet, with weights of the device and type of another one."""
-    adapter = _make(config, width)
+    adapter = _make(config, place.width, place.read_width)
     adapter.start()
     return adapter.to(like.device, like.dtype)
 

@@ -19,8 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_encoders import BERT4RecUserEncoder, LiGRUserEncoder, SASRecUserEncoder
 from .frequency_encoder import BSARecUserEncoder
+from .from_zero import LinearFromZero
 from .histories import Histories
-from .projections import LinearFromZero
 from .time_encoder import HSTUUserEncoder
 from .user_adapters import make_adapter
 from .user_encoder_base import UserEncoder

@@ -132,6 +132,23 @@ def test_platforms_share_a_model_and_change_nothing_of_one_another(make_model, m
         TransRecForSequentialRecommendation.from_pretrained(tmp_path, platform="gams")
 
 
+def test_adapters_of_a_platform_read_what_the_projection_leaves_out(make_model, make_collator, histories):
+    model = make_model("text", item_projection="linear")
+    model.item_encoder.text.projection.layers.weight.data.zero_()
+    items = make_batch(model, make_collator, "text", histories)
+    items = {name: items[name] for name in ("input_ids", "attention_mask")}
+    model.add_platform("books", "serial", reduction=1)
+    (adapter,) = model.item_encoder.text.projection.adapter.adapters
+    adapter.up.weight.data.normal_()
+    found = model.get_item_features(**items)
+    features = model.item_encoder.text.features(**items)
+    hidden = torch.nn.functional.gelu(features @ adapter.down.weight.T + adapter.down.bias)
+    torch.testing.assert_close(found, hidden @ adapter.up.weight.T + model.item_encoder.text.projection.layers.bias)
+    assert found.std(dim=0).min() > 0
+    model.set_platform("source")
+    assert model.get_item_features(**items).std(dim=0).max() == 0  # the projection has left everything out
+
+
 def test_what_no_platform_can_have_is_refused(make_model):
     model = make_model("text")
     with pytest.raises(ValueError, match="choose another name"):
