@@ -158,6 +158,8 @@ def test_fingerprint_follows_what_the_processor_does_not_how_it_was_called(proce
     second(text=["a rather long text that is cut off somewhere"] * 30)
     assert first.fingerprint == second.fingerprint
     assert len({processor.fingerprint for processor in (first, lower, shorter)}) == 3
+    second.tokenizer.add_tokens(["zebra"])
+    assert first.fingerprint != second.fingerprint
 
 
 @pytest.mark.parametrize(("model_type", "pad", "longest"), [("roberta", 1, 32), ("roberta", 5, 28), ("bert", 1, 34)])
