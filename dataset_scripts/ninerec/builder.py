@@ -18,7 +18,16 @@ from .content_hashes import ContentHashes
 from .files import DERIVED, SOURCES, TARGETS, UNPACKED, DatasetFiles, data_folder, find_files, find_names
 from .protocol import ProtocolInfo, read_protocol, with_protocol, write_protocol
 from .sample import SAMPLES
-from .sequences import Sequences, Split, leave_one_out, temporal_boundaries, temporal_split, to_table, used_items
+from .sequences import (
+    Sequences,
+    Split,
+    leave_one_out,
+    random_split,
+    temporal_boundaries,
+    temporal_split,
+    to_table,
+    used_items,
+)
 from .tables.archives import Archives, Member
 from .tables.items import select_catalogue
 from .tables.media import AUDIO, find_media
@@ -54,13 +63,19 @@ ITEM_FEATURES = datasets.Features(
 )
 
 
-def _temporal_split(sequences: Sequences, config: "NineRecConfig") -> dict[str, Split]:
+def _temporal_split(sequences: Sequences, config: "NineRecConfig") -> tuple[Sequences, dict[str, Split]]:
     if config.validation_start is None or config.test_start is None:
         config.validation_start, config.test_start = temporal_boundaries(sequences)
-    return temporal_split(sequences, config.validation_start, config.test_start, max_history=config.max_seq_len + 1)
+    times = config.validation_start, config.test_start
+    return sequences, temporal_split(sequences, *times, max_history=config.max_seq_len + 1)
 
 
-SPLITS = {"leave_one_out": lambda sequences, config: leave_one_out(sequences), "temporal": _temporal_split}
+# Name → what returns the interactions, in the order in which they are split, and the splits.
+SPLITS = {
+    "leave_one_out": lambda sequences, config: (sequences, leave_one_out(sequences)),
+    "temporal": _temporal_split,
+    "random": lambda sequences, config: random_split(sequences, max_history=config.max_seq_len + 1),
+}
 
 
 @dataclass
@@ -72,7 +87,7 @@ class NineRecConfig(datasets.BuilderConfig):
         min_actions: users with fewer interactions are dropped.
         min_item_actions: items with fewer interactions are dropped, too, and so on until all have enough (the k-core).
         split_strategy: `"leave_one_out"`: each user's last interaction tests; `"temporal"`: what comes after a time
-            does.
+            does; `"random"`: one of each user that is drawn, only to measure how much that flatters.
         validation_start, test_start: times of the temporal split, in the unit of the file; by default those before
             which 80 % and 90 % of the interactions lie.
         catalogue: `"interacted"` (items in a kept sequence) or `"all"` (every row of the items table).
@@ -212,7 +227,7 @@ class NineRec(datasets.ArrowBasedBuilder):
             min_item_actions=config.min_item_actions,
             scratch_dir=self._cache_dir_root,  # there is room, unlike in a small /tmp
         )
-        splits = SPLITS[config.split_strategy](sequences, config)
+        sequences, splits = SPLITS[config.split_strategy](sequences, config)
         self.info = with_protocol(self.info, config.protocol)
         if config.is_items:
             catalogue = select_catalogue(items, used_items(sequences, splits.values()), config.catalogue)

@@ -197,19 +197,69 @@ def leave_one_out(sequences: Sequences) -> dict[str, Split]:
     | validation | all but the last two | the last but one |
     | test | all but the last | the last |
     """
-    too_short = sequences.lengths < 3
-    if too_short.any():
-        user = sequences.user_ids[int(np.argmax(too_short))].as_py()
-        raise ValueError(
-            f"{too_short.sum()} sequences have fewer than 3 items (e.g. user {user!r}); leave-one-out needs a "
-            "history, a validation and a test item"
-        )
+    _check_long_enough(sequences, "leave-one-out")
     users, start, end = np.arange(len(sequences)), sequences.offsets[:-1], sequences.offsets[1:]
     return {
         "train": Split(users, start, end - 2, has_target=False),
         "validation": Split(users, start, end - 2, has_target=True),
         "test": Split(users, start, end - 1, has_target=True),
     }
+
+
+def _check_long_enough(sequences: Sequences, split: str) -> None:
+    too_short = sequences.lengths < 3
+    if too_short.any():
+        user = sequences.user_ids[int(np.argmax(too_short))].as_py()
+        raise ValueError(
+            f"{too_short.sum()} sequences have fewer than 3 items (e.g. user {user!r}); {split} needs a history, a "
+            "validation and a test item"
+        )
+
+
+def random_split(sequences: Sequences, max_history: int, seed: int = 0) -> tuple[Sequences, dict[str, Split]]:
+    """Splits so that two interactions of each user, drawn at random, test and validate; what is later trains, too.
+
+    It is there to measure how much such a split flatters, see [`~leakage.leakage`].
+
+    | split | history | target |
+    |---|---|---|
+    | train | all but two | none |
+    | validation | the same | one of them |
+    | test | all but one | the other |
+
+    Histories are in time order; their last `max_history` interactions are kept.
+
+    Args:
+        sequences: whole, at least 3 interactions a user, so that the draw does not depend on `max_history`.
+        max_history: the last interactions of a history that are kept.
+        seed: of the generator that draws.
+
+    Returns:
+        The interactions in another order, each user's first without those for testing, then with all, so that
+        histories lie before their targets; and the splits of these.
+    """
+    _check_long_enough(sequences, "a random split")
+    generator, lengths = np.random.default_rng(seed), sequences.lengths
+    test = generator.integers(0, lengths)
+    validation = generator.integers(0, lengths - 1)
+    validation += validation >= test  # another one
+    owner, place = np.repeat(np.arange(len(sequences)), lengths), np.arange(len(sequences.items))
+    is_test, is_validation = (place == (sequences.offsets[:-1] + one)[owner] for one in (test, validation))
+    first, second = place[~is_test], place
+    users, parts = np.concatenate([owner[first], owner]), np.repeat([0, 1], [len(first), len(second)])
+    is_target = np.concatenate([is_validation[first], is_test])
+    order = np.concatenate([first, second])[np.lexsort((is_target, parts, users))]  # which is stable
+    offsets = np.concatenate([[0], np.cumsum(2 * lengths - 1)])
+    columns = {name: getattr(sequences, name)[order] for name in sequences.columns}
+    validates, tests = offsets[:-1] + lengths - 2, offsets[1:] - 1  # places of the targets
+    everybody = np.arange(len(sequences))
+    known = np.maximum(offsets[:-1], validates - max_history)
+    splits = {
+        "train": Split(everybody, known, validates, has_target=False),
+        "validation": Split(everybody, known, validates, has_target=True),
+        "test": Split(everybody, np.maximum(validates + 1, tests - max_history), tests, has_target=True),
+    }
+    return replace(sequences, offsets=offsets, **columns), splits
 
 
 def _times_of(sequences: Sequences) -> np.ndarray:

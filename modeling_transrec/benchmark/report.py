@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.baselines import BASELINES, describe_left_out, num_settings, num_weights
+from ..evaluation.baselines import BASELINES, describe_left_out
 from ..evaluation.metrics import METRICS
+from ..evaluation.settings import WEIGHED, num_weights, settings_of
 from ..hub.results import markdown_table
 from ..models.whole_saves import write_whole
 from .beside_published import published_sections
+from .splits import compare_splits
 from .statistics import Difference, Estimate, compare, estimate, values_of_users
 from .suites import Suite
 
@@ -26,11 +28,13 @@ class Row:
         name: the model's, and what is added to its scores.
         lines: lines of results, one a seed, by seed.
         values: `(S, N)` of seeds and users, by metric; NaN where a user is not tested with a seed.
+        users: `(N,)` their ids; `None` where lines are of a version that did not keep them.
     """
 
     name: str
     lines: Sequence[dict]
     values: dict[str, np.ndarray]
+    users: np.ndarray | None = None
 
     @property
     def seeds(self) -> list[int | None]:
@@ -38,10 +42,11 @@ class Row:
         return [line["seed"] for line in self.lines]
 
     @property
-    def num_settings(self) -> int:
-        """Number of settings of hyper-parameters that were tried on the validation split."""
+    def budget(self) -> str:
+        """Numbers of settings of hyper-parameters, and of weights, that were tried on the validation split."""
         first = self.lines[0]
-        return num_settings(first["model"]) if first["kind"] == "baseline" else max(1, first["num_trials"])
+        is_weighed = first["scores"].endswith("+ transitions") or first["model"] in WEIGHED
+        return f"{_num_settings(first)}{f' + {num_weights()}' if is_weighed else ''}"
 
     @property
     def k(self) -> int:
@@ -78,19 +83,26 @@ def read_rows(lines: Iterable[dict], folder: Path) -> list[Row]:
         for (model, scores, num_trials), of_seeds in by_row.items()
     ]
     ranks = {line["rankings"]: dict(np.load(folder / line["rankings"])) for _, seeds in found for line in seeds}
-    users = [one["users"] for one in ranks.values() if "users" in one]  # with each seed others
-    everybody = np.unique(np.concatenate(users)) if users else None
+    users = [one["users"] for one in ranks.values() if "users" in one]  # where few are known, with each seed others
+    everybody = np.unique(np.concatenate(users)) if users and len(users) == len(ranks) else None
     rows = []
-    for (model, scores, num_trials), of_seeds in found:
+    for (model, scores, _), of_seeds in found:
         name = model + scores.removeprefix("own")
         if budgets[model, scores] > 1:
-            name += f", {max(1, num_trials)} settings"
+            name += f", {_num_settings(of_seeds[0])} settings"
         values = {
             metric: np.stack([_values(ranks[line["rankings"]], metric, _cutoff(line), everybody) for line in of_seeds])
             for metric in ("hr", "ndcg")
         }
-        rows.append(Row(name, of_seeds, values))
+        rows.append(Row(name, of_seeds, values, everybody))
     return rows
+
+
+def _num_settings(line: Mapping[str, Any]) -> int:
+    """Returns how many settings were tried; those of the grid, where none were asked for."""
+    if line["num_trials"]:
+        return line["num_trials"]
+    return len(settings_of(line["model"])) if line["kind"] == "baseline" else 1
 
 
 def _cutoff(line: Mapping[str, Any]) -> int:
@@ -132,6 +144,7 @@ def write_report(
             f"{num_others:,} more lines of `results.jsonl` are not shown: they were made with other options or "
             "backbones, or by another version of the suite."
         )
+    whole: dict[str, list[Row]] = {}
     for dataset in suite.datasets:
         for table in suite.tables(dataset):
             of_table = [line for line in lines if line["dataset"] == table]
@@ -148,9 +161,10 @@ def write_report(
                 parts += [f"## {table}", "Nothing has been run yet."]
             if len(curves) > 1:
                 parts += ["### By the number of known users: NDCG@10", learning_curve(curves)]
+            whole[table] = curves.get(None, [])
             if "all" in suite.known_users:
                 parts += published_sections(suite, table, curves.get(None, []))
-    parts += _tuning(list(tuned))
+    parts += [*compare_splits(suite, whole), *_tuning(list(tuned))]
     path = folder / "results.md"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -161,15 +175,16 @@ def _describe_runs(lines: Sequence[dict], reference: str) -> list[str]:
     if not lines:
         return ["Nothing has been run yet."]
     machines = sorted({f"{line['hardware']['gpu'] or line['hardware']['processor']}" for line in lines})
-    seeds = sorted({line["seed"] for line in lines} - {None})
+    seeds = ", ".join(map(str, sorted({line["seed"] for line in lines} - {None})))
     return [
         f"Test split, whole catalogue, items of the history left out; epochs, weights and settings chosen on the "
-        f"validation split. Seeds {', '.join(map(str, seeds))}. In brackets 95 % intervals over users, who are "
+        f"validation split. {f'Seeds {seeds}. ' if seeds else ''}In brackets 95 % intervals over users, who are "
         "drawn again 2,000 times; ± is the standard deviation over seeds. *Better* and *worse* than "
         f"{reference} need both the interval and p < 0.05 over users and over seeds, corrected for the number "
         "of rows (Benjamini and Hochberg).",
-        "*Settings* is how many settings of hyper-parameters were tried on the validation split; for transitions that "
-        f"are added to a model's scores, {num_weights()} weights and settings more, without another training. "
+        "*Settings* is how many settings of hyper-parameters were tried on the validation split (`--tune N`: N of "
+        f"every row, or all that it has); + {num_weights()} are weights and settings of transitions and popularity, "
+        "which are added to other scores without another training. "
         "*Seconds* are those of a row: pretraining, search, training and evaluation; what several rows that need no "
         "training share, such as encoding, is in each that needs it. *GiB* is the most memory of the process, one for "
         "all rows that need no training.",
@@ -228,7 +243,8 @@ def _left_out(suite: Suite, rows: Sequence[Row], failures: Sequence[dict]) -> st
 
 def results_table(rows: Sequence[Row], reference: str) -> str:
     """Returns the main table: metrics with intervals, and what each row is worth beside the reference."""
-    base = next((row for row in rows if row.name == reference), None)
+    named = [row for row in rows if row.lines[0]["model"] + row.lines[0]["scores"].removeprefix("own") == reference]
+    base = max(named, key=lambda row: _num_settings(row.lines[0]), default=None)
     pairs = {row.name: _pair(row, base) for row in rows if row is not base} if base is not None else {}
     compared = {name: pair for name, pair in pairs.items() if pair is not None}
     shown = dict(zip(compared, map(_difference, compare(list(compared.values()))), strict=True))
@@ -238,7 +254,7 @@ def results_table(rows: Sequence[Row], reference: str) -> str:
             _estimate(estimate(row.values["hr"])),
             _estimate(estimate(row.values["ndcg"])),
             shown.get(row.name, "reference" if row is base else "other histories" if base is not None else ""),
-            str(row.num_settings),
+            row.budget,
             f"{row.seconds():,.0f}",
             f"{max(line['peak_memory_bytes'] for line in row.lines) / 2**30:.1f}",
         )

@@ -183,8 +183,9 @@ class Suite:
 
     @property
     def has_space(self) -> bool:
-        """Whether there are hyper-parameters to search."""
-        return bool(self.tune) or any("tune" in row for row in self.models.values())
+        """Whether there are hyper-parameters to search; those of what needs no training always are."""
+        trained = [row for row in self.models.values() if row.get("train", True)]
+        return bool(self.tune) or not trained or any("tune" in row for row in trained)
 
     def _check_row(self, name: str, row: Mapping[str, Any]) -> None:
         _check(isinstance(row, Mapping), f"{name} must be a table of options")
@@ -206,7 +207,7 @@ class Suite:
             _check(bool(is_found), f"{name}: published: nobody has published such numbers on {dataset}")
             self._options(row, dataset)  # a preset that there is
 
-    def _data(self, dataset: str) -> dict[str, Any]:
+    def data_of(self, dataset: str) -> dict[str, Any]:
         """Returns the options of a data set: the whole suite's, then its own."""
         own = self.datasets[dataset] if isinstance(self.datasets, Mapping) else None
         return {**self.data, **(own or {})}
@@ -215,7 +216,7 @@ class Suite:
         """Returns the options of a training: of the preset, then of the whole suite, then the row's own."""
         options: dict[str, Any] = {}
         if "preset" in row:
-            config_name = self._data(dataset).get("dataset_config_name", dataset)
+            config_name = self.data_of(dataset).get("dataset_config_name", dataset)
             options = dict(load_preset(row["preset"].replace("{dataset}", config_name.lower())))
             options.pop("dataset_config_name", None)
         options |= {"max_seq_len": self.max_seq_len, **self.train}
@@ -230,19 +231,20 @@ class Suite:
         """Returns all tasks, those that others need before them.
 
         Args:
-            num_trials: settings of hyper-parameters that are tried for each model on each data set.
+            num_trials: settings of hyper-parameters that are tried for each row on each data set, also of what needs
+                no training.
         """
         if num_trials and not self.has_space:
             raise ValueError(f"--tune {num_trials}: the suite says no space of hyper-parameters; add one as tune:")
         first: list[Task] = []
         last: list[Task] = []
         for dataset, known in itertools.product(self.datasets, self.known_users):
-            platform = {"dataset": dataset, "data": self._data(dataset)}
+            platform = {"dataset": dataset, "data": self.data_of(dataset)}
             platform["known_users"] = None if known == "all" else known
             platform["backbones"] = dict(self.backbones)
             platform["evaluation"] = {"eval_ks": [*self.eval_ks], "metrics": [*self.metrics]}
             platform |= {"sampled": dict(self.sampled)} if self.sampled else {}
-            last += self._baselines(platform)
+            last += self._baselines(platform, num_trials)
             models = {name: row for name, row in self.models.items() if dataset in row.get("datasets", self.datasets)}
             for seed, (name, row) in itertools.product(self.seeds, models.items()):
                 before = list(self._before(name, row, seed, platform, num_trials))
@@ -253,12 +255,14 @@ class Suite:
         unique = {task.id: task for task in [*first, *last]}  # models share what comes before them
         return sorted(unique.values(), key=lambda task: _ORDER.index(task.kind))
 
-    def _baselines(self, platform: dict) -> Iterator[Task]:
+    def _baselines(self, platform: dict, num_trials: int) -> Iterator[Task]:
         seeds = self.seeds if platform["known_users"] is not None else [None]  # a seed draws other users
         for seed in seeds if self.baselines != [] else ():
             spec = {**platform, "models": self.baselines, "seed": seed, "max_seq_len": self.max_seq_len}
             spec |= {} if self.language_model is None else {"language_model": self.language_model}
+            spec |= {"num_trials": num_trials} if num_trials else {}
             title = f"{_title(platform)}, what needs no training"
+            title += f", {num_trials} settings" if num_trials else ""
             yield Task("baselines", title if seed is None else f"{title}, seed {seed}", spec)
 
     def _spec(self, name: str, row: Mapping[str, Any], seed: int, dataset: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..evaluation.baselines import CONTENT_BASELINES, LANGUAGE_MODEL, SLOW_BASEL
 from ..evaluation.candidate_sets import SampledRankingEvaluator
 from ..evaluation.evaluate import EvaluationTask
 from ..evaluation.metrics import METRICS, Rankings
+from ..evaluation.settings import settings_of
 from ..models.checkpoint_files import load_config, public_name
 from ..models.modalities import BACKBONES, MODALITIES
 from ..models.modeling_transrec import TransRecModel
@@ -186,6 +187,7 @@ class Worker:
         spec = task.spec
         names = self._backbones(spec, spec["max_seq_len"])
         counted = {"model_name_or_path": "content-knn" if names else "transitions", **names}
+        counted |= {"num_settings": spec["num_trials"]} if "num_trials" in spec else {}
         prompted = {"model_name_or_path": LANGUAGE_MODEL, "language_model_name_or_path": spec.get("language_model")}
         self._check_candidates(spec, spec["max_seq_len"])
         lines: list[dict] = []
@@ -229,6 +231,9 @@ class Worker:
                 continue
             took = {part: seconds[part] for part in ("preparation", *shared)} | stopwatch.lap("evaluation")
             facts = {"model": name, "kind": "baseline", "modality": None, "seed": spec["seed"], "sources": []}
+            count = options.get("num_settings")
+            if count is not None and settings_of(name, count) != settings_of(name):
+                facts |= {"num_trials": len(settings_of(name, count)), "options": {"num_settings": count}}
             commands = [self._evaluate_command(spec, {**options, "model_name_or_path": name})]
             yield self._line(task, evaluation, result, _OWN, facts, took, commands, stopwatch, title)
 
@@ -364,14 +369,13 @@ class Worker:
         name = f"{task.id}-{facts['model'] if facts['kind'] == 'baseline' else scores.replace(' ', '')}"
         if title != spec["dataset"]:
             name += f"-of-{result['protocol']['num_candidates']}"
-        users = None
         if spec["known_users"] is not None:  # other users with each seed, which no command but the suite's tests
-            users = evaluation.evaluator.sequences["user_id"][:]
             only = {"datasets": [spec["dataset"]], "seeds": [spec["seed"]]}
             commands = [["transrec", "benchmark", "SUITE", *to_options(only)]]
         if self.is_main_process:
-            arrays = {"target_counts": evaluation.platform.num_interactions[evaluation.evaluator.targets]}
-            arrays |= {"history_lengths": evaluation.evaluator.lengths} | ({} if users is None else {"users": users})
+            evaluator = evaluation.evaluator
+            arrays = {"users": evaluator.sequences["user_id"][:], "history_lengths": evaluator.lengths}
+            arrays |= {"target_counts": evaluation.platform.num_interactions[evaluator.targets]}
             save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"], arrays)
         return {
             "schema": SCHEMA,
@@ -419,8 +423,8 @@ def save_rankings(path: Path, rankings: Rankings, of_users: Mapping[str, Any]) -
     Args:
         path: the file.
         rankings: of the users.
-        of_users: what else is kept of each of them: `target_counts` and `history_lengths`, by which they are grouped,
-            and the ids `users`, where not every seed has the same users in the same order.
+        of_users: what else is kept of each of them: the ids `users`, by which seeds and splits are paired, and
+            `target_counts` and `history_lengths`, by which they are grouped.
     """
     arrays: dict[str, Any] = {"num_better": rankings.num_better.int().numpy()}
     arrays["num_tied"] = rankings.num_tied.int().numpy()

@@ -65,7 +65,11 @@ class BenchmarkArguments:
     models: list[str] | None = field(default=None, metadata={"help": "Only these models of the suite."})
     seeds: list[int] | None = field(default=None, metadata={"help": "These seeds in place of the suite's."})
     tune: int = field(
-        default=0, metadata={"help": "Settings of hyper-parameters to try for each model, on the validation split."}
+        default=0,
+        metadata={
+            "help": "Settings of hyper-parameters to try for each row on the validation split, also of what needs no "
+            "training, up to all that it has."
+        },
     )
     num_processes: int = field(default=1, metadata={"help": "Runs at a time."})
     launcher: str | None = field(
@@ -128,7 +132,7 @@ def _write_report(suite: Suite, args: BenchmarkArguments, folder: Path) -> Path:
     added = [*suite.seeds, *(seed for seed in found if seed not in suite.seeds)]
     searched = {0, args.tune}
     if suite.has_space:
-        searched |= {line["num_trials"] for line in lines}
+        searched |= {line["options"].get("num_settings", line["num_trials"]) for line in lines}
     tasks: dict[str, Task] = {}
     for seeds, num_trials in itertools.product((suite.seeds, args.seeds, found, added), sorted(searched)):
         tasks |= {task.id: task for task in suite.only(seeds=seeds or None).tasks(num_trials)}

@@ -69,7 +69,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "'leave_one_out' holds out the last two items of each history (default); 'temporal' holds out the "
-            "interactions after a point in time."
+            "interactions after a point in time; 'random' holds out two of each user whatever their time, only to "
+            "measure how much that flatters."
         },
     )
     validation_start: int | None = field(

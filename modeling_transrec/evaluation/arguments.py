@@ -101,6 +101,13 @@ class EvaluationArguments(CheckpointArguments):
             "units of their spread; 'auto' chooses it on the validation split."
         },
     )
+    num_settings: int | None = field(
+        default=None,
+        metadata={
+            "help": "Settings of each row that needs no training to try on the validation split, the grid's first "
+            "(default: the grid, 1 to 6)."
+        },
+    )
     split: str = field(default="test", metadata={"help": "Split to evaluate on.", "choices": ["validation", "test"]})
     output_file: str | None = field(
         default=None, metadata={"help": 'JSON file to write: {"metrics": {"hr@10": …}, "protocol": {…}}.'}
@@ -188,9 +195,12 @@ class EvaluationArguments(CheckpointArguments):
                 f"--model_name_or_path {LANGUAGE_MODEL} and --language_model_name_or_path NAME belong together; give "
                 "both"
             )
-        for option, least in (("num_candidates", 2), ("max_eval_users", 1)):
+        for option, least in (("num_candidates", 2), ("max_eval_users", 1), ("num_settings", 1)):
             if getattr(self, option) is not None and getattr(self, option) < least:
                 raise ValueError(f"--{option} must be at least {least}, got {getattr(self, option)}")
+        if self.num_settings is not None and not is_baseline and not shows_others:
+            raise ValueError("--num_settings is of what needs no training, which --with_baselines shows")
+        for option in ("num_candidates", "max_eval_users"):
             if getattr(self, option) is not None and self.push_to_hub:
                 raise ValueError(
                     f"--push_to_hub adds results of all users and the whole catalogue; leave out --{option}"

@@ -23,11 +23,8 @@ from .evaluator import FullRankingEvaluator
 from .features import Content
 from .language_models import LanguageModelRanker, LanguageModelScorer
 from .scoring import CatalogueScorer
+from .settings import settings_of
 from .weighing import (
-    CONTENT_SETTINGS,
-    POPULARITY_WEIGHTS,
-    TRANSITION_SETTINGS,
-    TRANSITION_WEIGHTS,
     ScoringChoice,
     best_scorer,
     choose,
@@ -55,6 +52,7 @@ class Platform:
         validation: ranks the validation split, on which settings are chosen.
         content: features of the items, or `None` where there is no backbone to make them.
         language_model: ranks the items' titles by their likelihood, or `None`.
+        num_settings: how many settings of each baseline are tried on the validation split, see [`settings_of`].
     """
 
     def __init__(
@@ -65,8 +63,9 @@ class Platform:
         validation: FullRankingEvaluator | Callable[[], FullRankingEvaluator | None] | None = None,
         content: Content | Callable[[], Content | None] | None = None,
         language_model: Callable[[], LanguageModelRanker | None] | None = None,
+        num_settings: int | None = None,
     ):
-        self.items = items
+        self.items, self.num_settings = items, num_settings
         self.has_histories = sequences is not None
         self._given = {"sequences": sequences, "validation": validation, "content": content}
         self._given["language_model"] = language_model
@@ -150,7 +149,9 @@ class Platform:
     def content_settings(self) -> dict:
         """Settings of content kNN, chosen on the validation split where there is one."""
         content = self.known_content
-        return {} if self.validation is None else choose_content(content, self.validation)
+        if self.validation is None:
+            return {}
+        return choose_content(content, self.validation, settings_of("content-knn", self.num_settings))
 
 
 def random(platform: Platform) -> tuple[CatalogueScorer, dict]:
@@ -174,19 +175,20 @@ def recent_popularity(platform: Platform) -> tuple[CatalogueScorer, dict]:
     if times is None:
         raise ValueError("recent-popularity counts the latest interactions, and this data set has no times")
     nothing, counts = empty_scorer(len(platform.items)), []
-    for share in LATEST_SHARES:
-        is_late = times >= np.quantile(times, 1 - share)
+    settings = settings_of("recent-popularity", platform.num_settings)
+    for setting in settings:
+        is_late = times >= np.quantile(times, 1 - setting["latest_share"])
         counts.append(count_interactions(platform.histories, len(platform.items), is_late.astype(np.float64)))
     scorers = [nothing.replace(item_scores=torch.from_numpy(one).float()) for one in counts]
     chosen = 0 if platform.validation is None else best_scorer(scorers, platform.validation)
-    return scorers[chosen], {"latest_share": LATEST_SHARES[chosen]}
+    return scorers[chosen], settings[chosen]
 
 
 def _sets(name: str, platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Returns what is learnt from the training histories as sets; the validation split chooses its setting."""
-    from .neighbours import MAKERS, SETTINGS  # scikit-learn takes a second
+    from .neighbours import MAKERS  # scikit-learn takes a second
 
-    nothing, settings, chosen = empty_scorer(len(platform.items)), SETTINGS[name], 0
+    nothing, settings, chosen = empty_scorer(len(platform.items)), settings_of(name, platform.num_settings), 0
 
     def make(setting: dict) -> CatalogueScorer:
         return nothing.replace(transitions=MAKERS[name](platform.taken, **setting))
@@ -205,8 +207,9 @@ def transitions(platform: Platform) -> tuple[CatalogueScorer, dict]:
     """Scores items by the transitions from the history's items to them, see [`Transitions`]."""
     if platform.validation is None:
         return _only_transitions(platform, ScoringChoice(1.0))
-    nothing = empty_scorer(len(platform.items))
-    return _only_transitions(platform, choose(nothing, platform.transitions, platform.validation, (1.0,), (0.0,)))
+    nothing, settings = empty_scorer(len(platform.items)), settings_of("transitions", platform.num_settings)
+    choice = choose(nothing, platform.transitions, platform.validation, (1.0,), (0.0,), settings)
+    return _only_transitions(platform, choice)
 
 
 def _only_transitions(platform: Platform, choice: ScoringChoice) -> tuple[CatalogueScorer, dict]:
@@ -284,30 +287,6 @@ CONTENT_BASELINES = ("content-knn", "content-and-transitions")
 SLOW_BASELINES = {"item-knn": 5_000, "session-knn": 5_000, "ease": 5_000, "slim": 1_000}
 COUNTING_BASELINES = ("popularity", "recent-popularity", "last-item-transitions", "transitions", *SLOW_BASELINES)
 COUNTING_BASELINES += ("content-and-transitions",)
-LATEST_SHARES = (0.1, 0.03, 0.3)  # of all interactions
-
-
-def num_settings(name: str) -> int:
-    """Returns how many settings of a baseline are tried on the validation split.
-
-    >>> {name: num_settings(name) for name in ("popularity", "transitions", "ease", "content-and-transitions")}
-    {'popularity': 1, 'transitions': 6, 'ease': 5, 'content-and-transitions': 49}
-    """
-    from .neighbours import SETTINGS  # scikit-learn takes a second
-
-    tried = {
-        "recent-popularity": len(LATEST_SHARES),
-        "transitions": len(TRANSITION_SETTINGS),
-        "content-knn": len(CONTENT_SETTINGS),
-        "content-and-transitions": len(CONTENT_SETTINGS) + num_weights(),
-    }
-    return tried[name] if name in tried else len(SETTINGS.get(name, [{}]))
-
-
-def num_weights() -> int:
-    """Returns how many settings and weights of transitions and popularity are tried beside any scores."""
-    without_none = len(TRANSITION_WEIGHTS) - 1  # without transitions their settings do nothing
-    return 1 + without_none * len(TRANSITION_SETTINGS) + len(POPULARITY_WEIGHTS)
 
 
 def describe_left_out(rows: Collection[str]) -> str:

@@ -75,6 +75,7 @@ class EvaluationTask:
             self._load_validation,
             self._read_content,
             self._read_language_model,
+            args.num_settings,
         )
         needed = {field for metric in args.metrics for field in METRICS[metric].needs}
         make: Any = FullRankingEvaluator

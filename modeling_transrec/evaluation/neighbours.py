@@ -175,10 +175,3 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "ease": ease,
     "slim": slim,
 }
-# What is tried of each on the validation split; the first is taken where there is none.
-SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
-    "item-knn": tuple({"num_neighbours": k, "tf_idf": tf_idf} for k in (100, 20, 500) for tf_idf in (True, False)),
-    "session-knn": tuple({"num_neighbours": k} for k in (100, 20, 500)),
-    "ease": tuple({"regularization": value} for value in (100.0, 1.0, 10.0, 50.0, 500.0)),
-    "slim": tuple({"alpha": value} for value in (0.0001, 0.00003, 0.0003, 0.001)),
-}

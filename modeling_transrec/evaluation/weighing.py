@@ -197,14 +197,17 @@ def deviations(scores: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts) / scores.shape[1] ** 0.5
 
 
-def choose_content(content: Content, validation: FullRankingEvaluator) -> dict:
+def choose_content(
+    content: Content, validation: FullRankingEvaluator, settings: Sequence[dict] = CONTENT_SETTINGS
+) -> dict:
     """Returns the settings of content kNN with the best NDCG@10 on users of the validation split.
 
     Args:
         content: the items' features.
         validation: the validation split.
+        settings: `power` and `history_decay` to choose from.
     """
-    return CONTENT_SETTINGS[best_scorer((content.fit(**settings) for settings in CONTENT_SETTINGS), validation)]
+    return settings[best_scorer((content.fit(**setting) for setting in settings), validation)]
 
 
 def best_scorer(scorers: Iterable[CatalogueScorer], validation: FullRankingEvaluator) -> int:

@@ -10,6 +10,7 @@ from ..data.arguments import DataArguments
 from ..evaluation.features import starting_backbones
 from ..evaluation.ranks import of_main_process
 from ..models.whole_saves import named_disk_errors
+from ..ninerec.protocol import split_protocol
 from .arguments import TransRecTrainingArguments
 from .finished import describe_run, record_run, where_to_start
 from .heartbeat import watched
@@ -116,6 +117,11 @@ def build_trainer(
         train_split = data_args.load_sequences("train", max_seq_len)
         validation = data_args.load_sequences("validation", max_seq_len)
         eval_items = data_args.load_eval_items(max_seq_len)
+    if (split_protocol(train_split) or {}).get("split_strategy") == "random":
+        logger.warning(
+            "The split is random: the model learns from what users did after the interactions that it is tested on, "
+            "so that its metrics flatter it; a model for use is better measured by --split_strategy temporal"
+        )
     model, processor = load_model_and_processor(model_args, items, train_split["user_id"])
     is_pretrained = bool(starting_backbones(model.config))
     trainer = TransRecTrainer(

@@ -11,33 +11,6 @@ NUM_USERS = 400
 
 
 @pytest.fixture
-def add(tmp_path):
-    """Adds a line with ranks of users, and returns it."""
-
-    def line(model, seed, ranks, scores="own", known_users=None, fingerprint="f00d", users=None, **facts):
-        name = f"rankings/{model}-{seed}-{scores}-{known_users}-{facts.get('num_trials', 0)}.npz"
-        (tmp_path / "rankings").mkdir(exist_ok=True)
-        named = {} if users is None else {"users": np.array(users, dtype=str)}
-        np.savez(tmp_path / name, num_better=ranks, num_tied=np.zeros_like(ranks), **named)
-        gains = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0)
-        metrics = {"hr@10": float((ranks < 10).mean()), "ndcg@10": float(gains.mean()), "coverage@10": 0.5}
-        return {
-            **{"id": name, "dataset": "Amazon_Beauty", "model": model, "scores": scores, "seed": seed},
-            **{"kind": "trained", "known_users": known_users, "rankings": name, "metrics": metrics},
-            "groups": {"target 0": {"num_users": 7, "ndcg@10": 0.125}},
-            "protocol": {"fingerprint": fingerprint, "ranking": "full", "num_users": len(ranks), "num_candidates": 99},
-            "hardware": {"gpu": None, "processor": "A processor", "threads": 1},
-            "versions": {"modeling_transrec": "1", "torch": "2", "transformers": "3"},
-            **{"git_commit": "0123456789abcdef", "num_trials": 0},
-            "seconds": {"training": 10.0 * (seed or 0), "evaluation": 1.0},
-            "peak_memory_bytes": 2**30,
-            **facts,
-        }
-
-    return line
-
-
-@pytest.fixture
 def lines(add):
     generator = np.random.default_rng(0)
     base = generator.integers(0, 40, NUM_USERS)
@@ -140,12 +113,21 @@ def test_the_budget_of_each_row_and_what_is_left_out(lines, add, tmp_path):
     searched = [add("IDRec", seed, ranks, num_trials=9) for seed in (1, 2)]
     report = write_report(SUITE, [*lines, *more, *searched], tmp_path).read_text()
     budgets = {name: cells(report, name)[4] for name in ("popularity", "ease", "content-and-tran", "IDRec + trans")}
-    assert budgets == {"popularity": "1", "ease": "5", "content-and-tran": "49", "IDRec + trans": "1"}
+    assert budgets == {"popularity": "1", "ease": "5", "content-and-tran": "6 + 43", "IDRec + trans": "1 + 43"}
     assert cells(report, "IDRec, 9 settings")[4] == "9" and cells(report, "IDRec, 1 settings")[4] == "1"
     assert "Without slim: it takes long above 1,000" in report
     assert "Without recent-popularity: the times of the interactions are not known" in report
     failures = [{"id": "1", "title": "x", "problem": ["RuntimeError: slim failed: no memory"]}]
     assert "Without slim" not in write_report(SUITE, [*lines, *more], tmp_path, failures=failures).read_text()
+
+
+def test_what_needs_no_training_is_searched_as_models_are(lines, add, tmp_path):
+    """A tuned row stands beside the one of the grid; the reference is that with more settings."""
+    better = np.zeros(NUM_USERS, dtype=int)
+    facts = {"kind": "baseline", "num_trials": 20, "options": {"num_settings": 20}}
+    report = write_report(SUITE, [*lines, add("content-and-transitions", None, better, **facts)], tmp_path).read_text()
+    tuned, grid = (cells(report, f"content-and-transitions, {count} settings") for count in (20, 6))
+    assert tuned[3:5] == ["reference", "20 + 43"] and grid[3].endswith("worse") and grid[4] == "6 + 43"
 
 
 def on_the_whole(lines):

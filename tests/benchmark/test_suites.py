@@ -199,3 +199,15 @@ def test_numbers_as_people_write_them(tmp_path):
 def test_there_is_no_such_suite():
     with pytest.raises(ValueError, match="did you mean sample"):
         read_suite("sampel")
+
+
+def test_a_search_is_of_what_needs_no_training_too():
+    """Without one its task is what it was; a suite without models to train needs no space of theirs."""
+    tuned = {"tune": {"learning_rate": [1e-3, 1e-2]}}
+    of = {trials: [task for task in suite(**tuned).tasks(trials) if task.kind == "baselines"] for trials in (0, 3, 4)}
+    assert [task.spec.get("num_trials") for (task,) in of.values()] == [None, 3, 4]
+    assert len({task.id for (task,) in of.values()}) == 3 and "num_trials" not in of[0][0].spec
+    (task,) = suite(models={}).tasks(5)
+    assert task.spec["num_trials"] == 5
+    with pytest.raises(ValueError, match="--tune 3: the suite says no space"):
+        suite().tasks(3)

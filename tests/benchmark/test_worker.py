@@ -83,8 +83,6 @@ def test_users_are_named_where_each_seed_tests_others(tmp_path):
         assert users[line["seed"]] == data.load_sequences("test", max_seq_len=50)["user_id"][:]
     assert users[1] != users[2] and len(users[1]) == 100
     assert lines[0]["command"] == "transrec benchmark SUITE --datasets Sample_Target --seeds 1"
-    (line,) = Worker(tmp_path, use_cpu=True).run(baselines(baselines=["popularity"]))
-    assert set(np.load(tmp_path / line["rankings"])) == {"num_better", "num_tied", "target_counts", "history_lengths"}
 
 
 def test_what_is_kept_of_users_says_their_groups(tmp_path):
@@ -93,12 +91,30 @@ def test_what_is_kept_of_users_says_their_groups(tmp_path):
     training, tested = (data.load_sequences(split, max_seq_len=7) for split in ("train", "test"))
     taken = Counter(item for history in training["item_ids"] for item in history)
     assert kept["target_counts"].tolist() == [taken[target] for target in tested["target"]]
+    assert kept["users"].tolist() == tested["user_id"][:]
     assert kept["history_lengths"].tolist() == [*map(len, tested["item_ids"])]
     gains = values_of_users(kept["num_better"], kept["num_tied"])
     for name, chosen in groups_of_users(kept["target_counts"], kept["history_lengths"]).items():
         of_group = line["groups"].pop(name)
         assert of_group["num_users"] == chosen.sum() and of_group["ndcg@10"] == pytest.approx(gains[chosen].mean())
     assert not line["groups"]
+
+
+def test_a_search_tries_as_many_settings_of_each_row_and_its_command_does_the_same(tmp_path):
+    (task,) = Suite("A suite", {}, ["Sample_Target"], baselines=["popularity", "item-knn", "session-knn"]).tasks(12)
+    lines = {line["model"]: line for line in Worker(tmp_path, use_cpu=True).run(task)}
+    assert {name: line["num_trials"] for name, line in lines.items()} == {
+        **{"popularity": 0, "item-knn": 12, "session-knn": 9}  # it has no more
+    }
+    assert "--num_settings 12" in lines["item-knn"]["command"] and lines["item-knn"]["options"] == {"num_settings": 12}
+    same_as_its_command(lines["item-knn"], tmp_path)
+    grid = {line["model"]: line for line in Worker(tmp_path, use_cpu=True).run(replace_trials(task))}
+    assert grid["item-knn"]["num_trials"] == 0 and "num_settings" not in grid["item-knn"]["command"]
+    assert grid["popularity"]["metrics"] == lines["popularity"]["metrics"]
+
+
+def replace_trials(task):
+    return replace(task, spec={name: value for name, value in task.spec.items() if name != "num_trials"})
 
 
 COMMANDS = {"pretrain": pretrain.main, "finetune": finetune.main, "evaluate": evaluate.main}

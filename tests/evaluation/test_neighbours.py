@@ -7,7 +7,8 @@ import torch
 
 from modeling_transrec import FullRankingEvaluator
 from modeling_transrec.evaluation.baselines import BASELINES, SLOW_BASELINES, Platform, known_baselines
-from modeling_transrec.evaluation.neighbours import SETTINGS, SessionNeighbours, ease, interactions, item_knn, slim
+from modeling_transrec.evaluation.neighbours import SessionNeighbours, ease, interactions, item_knn, slim
+from modeling_transrec.evaluation.settings import GRIDS
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,9 @@ def test_slim_has_weights_of_other_items_only_and_none_below_zero(taken):
 def test_the_setting_that_ranks_validation_best_is_taken(name, items, train_split, validation_split):
     validation = FullRankingEvaluator(items, validation_split, split="validation")
     scorer, chosen = BASELINES[name](Platform(items, train_split, validation=validation))
-    assert chosen in SETTINGS[name]
+    assert chosen in GRIDS[name]
     without, first = BASELINES[name](Platform(items, train_split))
-    assert first == SETTINGS[name][0]
+    assert first == GRIDS[name][0]
     assert validation.rank(scorer)["ndcg@10"] >= validation.rank(without)["ndcg@10"]
 
 

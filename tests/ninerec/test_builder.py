@@ -309,12 +309,22 @@ def test_temporal_split(load):
     used = {one for split in data.values() for row in split for one in [*row["item_ids"], row["target"]]} - {None}
     assert set(load("My.Set_items", **times)["train"]["item_id"]) == used
     for wrong in (
-        {"split_strategy": "random"},
+        {"split_strategy": "by_chance"},
         {"validation_start": 5, "test_start": 6},
         {**times, "test_start": None},
     ):
         with pytest.raises(ValueError, match="split_strategy"):
             load(**wrong)
+
+
+def test_a_random_split_draws_the_same_for_any_length_of_histories(load):
+    """Else the targets of a model with short histories would be counted in whole ones."""
+    whole, cut = load(split_strategy="random"), load(split_strategy="random", max_seq_len=1)
+    assert split_protocol(whole["test"])["split_strategy"] == "random"
+    for split in ("validation", "test"):
+        assert whole[split]["target"] == cut[split]["target"] and whole[split]["user_id"] == cut[split]["user_id"]
+        for row, short in zip(whole[split], cut[split], strict=True):
+            assert short["item_ids"] == row["item_ids"][-2:] and short["timestamps"] == row["timestamps"][-2:]
 
 
 def test_k_core_and_the_warm_sets(load, data_dir):

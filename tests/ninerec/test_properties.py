@@ -77,7 +77,7 @@ def test_nothing_that_is_predicted_is_trained_on(folder, strategy, users, max_se
     config = NineRecConfig(name="X", **options)
     try:
         sequences = read_sequences(path, pl.Series([f"i{item}" for item in range(7)]), min_actions=3)
-        splits = SPLITS[strategy](sequences, config)
+        sequences, splits = SPLITS[strategy](sequences, config)
     except ValueError:  # too few interactions are left, or none is in a period
         assume(False)
     trained = {user: positions_of(splits["train"], row) for row, user in enumerate(splits["train"].users)}

@@ -14,6 +14,7 @@ from modeling_transrec.ninerec.sequences import (
     find_repeated,
     keep_last,
     leave_one_out,
+    random_split,
     temporal_split,
     to_table,
     used_items,
@@ -159,6 +160,38 @@ def test_leave_one_out_equals_plain_python(seed):
         assert rows_of(sequences, splits[split], first=3, count=4) == expected[3:7]
 
 
+@pytest.mark.parametrize("max_history", [2, 1000])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_split_equals_plain_python(seed, max_history):
+    """Which two interactions are held out is read from the targets; all else follows from them."""
+    users = {user: interactions for user, interactions in naive(random_rows(seed)).items() if len(interactions) >= 3}
+    users = {user: [(item, 1000 * user + place) for place, (item, _) in enumerate(of)] for user, of in users.items()}
+    whole, splits = random_split(sequences_of(users), max_history, seed)
+    held_out = [
+        [(int(whole.items[stop]), int(whole.timestamps[stop])) for stop in splits[name].stop]
+        for name in ("validation", "test")
+    ]
+    rows = zip(users.items(), *held_out, strict=True)
+    for row, ((user, interactions), validation, test) in enumerate(rows):
+        assert validation in interactions and test in interactions and validation != test
+        known = [one for one in interactions if one not in (validation, test)]
+        longer = [one for one in interactions if one != test]
+        for name, history, target in (
+            ("train", known, None),
+            ("validation", known, validation),
+            ("test", longer, test),
+        ):
+            history = history[-max_history:]
+            target = None if target is None else f"i{target[0]}"
+            expected = (f"u{user}", [f"i{item}" for item, _ in history], target, [time for _, time in history])
+            assert rows_of(whole, splits[name], first=row, count=1) == [expected]
+    places = [
+        interactions.index(test) / (len(interactions) - 1)
+        for interactions, test in zip(users.values(), held_out[1], strict=True)
+    ]
+    assert min(places) < 0.2 and max(places) > 0.8  # anywhere
+
+
 def test_without_timestamps_they_are_null():
     sequences = sequences_of({1: [(item, 0) for item in range(5)]}, timed=False)
     assert rows_of(sequences, leave_one_out(sequences)["test"]) == [("u1", ["i0", "i1", "i2", "i3"], "i4", None)]
@@ -169,6 +202,8 @@ def test_without_timestamps_they_are_null():
 def test_leave_one_out_names_a_user_that_is_too_short():
     with pytest.raises(ValueError, match="1 sequences have fewer than 3 items.*'u8'"):
         leave_one_out(sequences_of({7: [(0, 0)] * 3, 8: [(0, 0)] * 2}))
+    with pytest.raises(ValueError, match="a random split needs a history"):
+        random_split(sequences_of({7: [(0, 0)] * 3, 8: [(0, 0)] * 2}), max_history=9)
 
 
 @pytest.mark.parametrize("max_history", [4, 1000])
