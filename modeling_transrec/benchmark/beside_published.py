@@ -103,7 +103,10 @@ def _numbers(one: PublishedResult) -> list[str]:
 
 
 def _source(one: PublishedResult) -> str:
-    place = one.where or f"{one.short_source}, place not recorded"
+    if one.citation is None:
+        place = "source not recorded"
+    else:
+        place = one.where or f"{one.short_source}, place not recorded"
     run_by = "who ran it is not recorded" if one.run_by is None else one.run_by
     return f"{place if one.url is None else f'[{place}]({one.url})'}, {run_by}"
 

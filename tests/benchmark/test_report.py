@@ -163,7 +163,7 @@ def test_numbers_of_another_cut_stand_apart(lines, tmp_path):
     assert cells(beside, "BSARec, IDRec") and "| BSARec" not in apart
     assert cells(apart, "OneRec-Foundation × Qwen3, HasPT")[1:3] == ["0.0924", ""] and "OneRec" not in beside
     assert cells(apart, "OneRec-Foundation")[4] == "not compared" and cells(apart, "LIGER")[4] == "no"
-    assert cells(apart, "RecFormer")[3] == "not recorded, place not recorded, quoted"
+    assert cells(apart, "RecFormer")[3] == "source not recorded, quoted"
     report = write_report(SUITE, lines, tmp_path).read_text()  # of 400 users and 99 items
     assert "beside what others have published" not in report
     assert cells(report, "BSARec, IDRec")[1:3] == ["0.1008", "0.0611"] and cells(report, "BSARec, IDRec")[4] == "no"

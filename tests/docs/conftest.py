@@ -49,7 +49,7 @@ def template(tmp_path_factory):
     )
     (folder / "FOLDER" / "Bili_Food_pair.csv").write_text(pairs + "\n", encoding="utf-8")
     lines = [result_line(hr=0.1 + seed / 1000, seed=seed) for seed in (1, 2)]
-    for place in ("results.jsonl", "submissions/mine.jsonl", "outputs/benchmark/sample/results.jsonl"):
+    for place in ("results.jsonl", "submissions/mine.jsonl", "outputs/benchmark/results.jsonl"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         write_lines(folder / place, lines)
     return folder
