@@ -1,6 +1,6 @@
 """Tables and pictures of what speed.py has measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -32,11 +32,12 @@ def render(record: dict, name: str, sections: dict[str, Callable]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def beside_earlier(commit: str, about: str, command: str, rows: list[dict]) -> list[str]:
-    """An earlier version and this one, side by side."""
+def beside_earlier(commit: str, about: str, command: str, rows: list[dict], notes: Sequence[str] = ()) -> list[str]:
+    """An earlier version and this one, side by side, with paragraphs of notes below."""
     lines = [f"## {commit} and now, one core each, side by side", "", about, "", "```bash", command, "```", ""]
     lines += [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
-    return lines + [f"| {' | '.join(map(str, row.values()))} |" for row in rows]
+    lines += [f"| {' | '.join(map(str, row.values()))} |" for row in rows]
+    return lines + [line for note in notes for line in ("", note)]
 
 
 def plot(record: dict, file: Path) -> None:

@@ -41,6 +41,18 @@ def test_speed(tmp_path):
     assert file.with_suffix(".md").read_text().count("| ML100K |") == 4
 
 
+def test_the_tables_of_speed_are_those_of_its_record(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import rendering
+    import speed
+
+    results = ROOT / "benchmarks" / "results"
+    record = json.loads((results / "speed_cpu.json").read_text(encoding="utf-8"))
+    kept = (results / "speed_cpu.md").read_text(encoding="utf-8")
+    made = rendering.render(record, "speed_cpu", speed.SECTIONS)
+    assert made == kept, "make them again: python benchmarks/speed.py --render"
+
+
 def test_the_white_picture_is_the_mask(monkeypatch):
     """The other model of `bert4rec_mask.py`: its masked items are pictures, its mask embedding is not read."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
