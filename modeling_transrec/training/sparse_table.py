@@ -1,6 +1,7 @@
 """Trains the id table by the items of each batch: sparse gradients, and an optimizer that steps only their rows."""
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,6 +66,26 @@ def join_with_table(
     betas = (args.adam_beta1, args.adam_beta2)
     of_table = torch.optim.SparseAdam([table], lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
     return JoinedOptimizer([*([] if others is None else [others]), of_table])
+
+
+def with_values_of_rows(parameters: Iterable[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """Returns parameters whose gradients can be clipped: before 2.14, torch has no norm of sparse ones.
+
+    In place of a parameter with a sparse gradient stands a tensor whose gradient is the values of its rows, in the
+    same memory.
+    """
+    found: list[torch.Tensor] = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.is_sparse:
+            parameter.grad = gradient = gradient.coalesce()  # a row that a batch reads twice has one gradient, the sum
+            values = gradient.values()
+            rows = torch.empty_like(values)
+            rows.grad = values
+            found.append(rows)
+        else:
+            found.append(parameter)
+    return found
 
 
 def warn_of_large_table(config: TransRecConfig) -> None:

@@ -76,7 +76,7 @@ from .resuming import (
     resumable,
 )
 from .same_training import RUN_NAME, check_same_on_ranks, check_same_training, describe_training, hashes_of_data
-from .sparse_table import join_with_table, warn_of_large_table
+from .sparse_table import join_with_table, warn_of_large_table, with_values_of_rows
 from .splits import as_splits, keep_teaching
 from .start import PullToStart, Start
 
@@ -642,6 +642,18 @@ class TransRecTrainer(Trainer):
                 return
             kwargs["num_update_steps_per_epoch"] = 0
         super()._run_epoch(**kwargs)
+
+    def _clip_grad_norm(self, model):
+        """Clips gradients as transformers does, sparse ones by the values of their rows."""
+        if not self.args.sparse_id_table:
+            return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_(with_values_of_rows(model.parameters()), self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Returns the norm of the gradients as transformers does, of sparse ones by the values of their rows."""
+        if grad_norm is None and self.args.sparse_id_table:
+            grad_norm = self.accelerator.clip_grad_norm_(with_values_of_rows(model.parameters()), float("inf"))
+        return super()._get_grad_norm(model, grad_norm)
 
     def _save_checkpoint(self, model, trial) -> None:
         """Saves as transformers does; an older checkpoint of this name is made invalid before anything is written."""

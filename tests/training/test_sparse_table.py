@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modeling_transrec.training.sparse_table import LARGE, JoinedOptimizer
+from modeling_transrec.training.sparse_table import LARGE, JoinedOptimizer, with_values_of_rows
 
 from ..checks import Interrupt, assert_equal_weights, weights
 
@@ -12,7 +12,7 @@ SPARSE = {"sparse_id_table": True, "weight_decay": 0.0}
 # A batch of all users has all items that are trained: lazy moments are then Adam's own. Clipped, for the norm's sake.
 @pytest.mark.parametrize(("kind", "batch_size", "accumulated"), [("id", 13, 1), ("id", 7, 2), ("text+id", 13, 1)])
 def test_where_every_batch_has_every_item_it_is_adam(kind, batch_size, accumulated, make_trainer):
-    trained = []
+    trained, norms = [], []
     for sparse in (False, True):
         trainer = make_trainer(
             kind,
@@ -32,8 +32,36 @@ def test_where_every_batch_has_every_item_it_is_adam(kind, batch_size, accumulat
         )
         trainer.train()
         trained.append(weights(trainer.model))
+        norms.append([entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry])
         assert trainer.model.item_encoder.id_embedding.weight.grad is None
     assert_equal_weights(*trained, atol=1e-4)
+    assert len(norms[0]) == 4 and norms[1] == pytest.approx(norms[0], rel=1e-3)
+
+
+def test_gradients_are_clipped_as_dense_ones():
+    norms, clipped = [], []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        table, layer = torch.nn.Embedding(5, 3, sparse=sparse), torch.nn.Linear(3, 1)
+        layer(table(torch.tensor([3, 0, 3]))).square().sum().backward()  # 3 twice
+        parameters = [*table.parameters(), *layer.parameters()]
+        norms.append(torch.nn.utils.clip_grad_norm_(with_values_of_rows(parameters), 0.5))
+        clipped.append([parameter.grad.to_dense() for parameter in parameters])
+    torch.testing.assert_close(*norms)
+    torch.testing.assert_close(*clipped)
+    assert norms[0] > 1 and torch.cat([gradient.flatten() for gradient in clipped[1]]).norm() < 0.501
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1e9])
+def test_the_norm_is_logged_where_nothing_is_clipped(max_grad_norm, make_trainer):
+    found = []
+    for sparse in (False, True):
+        options = {**SPARSE, "sparse_id_table": sparse, "max_grad_norm": max_grad_norm}
+        fields = {"loss_type": "in_batch", "hidden_dropout_prob": 0.0}
+        trainer = make_trainer("id", fields, num_train_epochs=1, per_device_train_batch_size=13, **options)
+        trainer.train()
+        found.append([entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry])
+    assert found[1] == pytest.approx(found[0], rel=1e-5) and min(found[0]) > 0
 
 
 def test_a_step_changes_the_rows_of_its_batch():
