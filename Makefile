@@ -40,7 +40,7 @@ test-peers: $(INSTALLED) ## Run the common tests of transformers, peft and other
 test-minimum: $(INSTALLED) ## Run the fast tests with the lowest versions of setup.cfg, in .venv-minimum
 	$(BIN)/uv venv --allow-existing --no-python-downloads --python $(PYTHON) $(MINIMUM)
 	$(BIN)/uv pip install --python $(MINIMUM)/bin/python --resolution lowest-direct \
-		--editable ".[vision,audio,peft,card,download,tune,serve,faiss,test]"
+		--editable ".[vision,peft,audio,card,download,tune,serve,faiss,usearch,qdrant,pgvector,sentence-transformers,test]"
 	$(MINIMUM)/bin/python -m pytest -m "not slow" -W default $(TESTS)
 
 # gradio needs an older pillow than dev has, Ray is large, the others serve single tests. -rs shows what is skipped.

@@ -75,7 +75,6 @@ def _translate(tower: Tower) -> Any:
             dynamic_shapes={"inputs": tower.sizes},
             input_names=[*tower.inputs],
             output_names=tower.outputs,
-            dynamo=True,
             custom_translation_table={torch.ops.aten.remainder.Scalar: _remainder},
             verbose=False,
         )
