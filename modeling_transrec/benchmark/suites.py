@@ -21,6 +21,7 @@ tune:                                      # where --tune N is given
 """
 
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -224,7 +225,7 @@ class Suite:
         options |= {name: value for name, value in row.items() if name not in _KEYS_OF_ROWS}
         options = {name: value for name, value in options.items() if value is not None}
         if "pretrained" in row:  # the checkpoint brings them
-            options = {name: value for name, value in options.items() if name not in ModelArguments.making_options()}
+            options = {name: value for name, value in options.items() if name not in _making_options()}
         return options
 
     def tasks(self, num_trials: int = 0) -> list[Task]:
@@ -399,6 +400,11 @@ def _numbers(value: Any) -> Any:
 def _title(platform: Mapping[str, Any]) -> str:
     known = platform["known_users"]
     return platform["dataset"] if known is None else f"{platform['dataset']} with {known:,} users known"
+
+
+@functools.cache
+def _making_options() -> frozenset[str]:
+    return frozenset(ModelArguments.making_options())
 
 
 def _listed(value: Any) -> list:
