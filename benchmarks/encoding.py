@@ -71,9 +71,9 @@ def measure(dataset: str, args: argparse.Namespace) -> list[str]:
             run(titles[:32])  # to warm up
         for _ in range(args.rounds):
             for name, run in contenders.items():
-                start = time.process_time()  # others may use the CPU, too
+                start = time.perf_counter()
                 run(titles)
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(time.perf_counter() - start)
 
     base = seconds["`SentenceTransformer.encode`"]
     lines = [
@@ -112,8 +112,8 @@ def main() -> None:
     lines = [
         "# Encoding a catalogue",
         "",
-        f"{torch.get_num_threads()} thread, seconds of the CPU, all in float32 but for int8; ratios are medians over "
-        f"rounds in turn ({args.rounds}).",
+        f"{torch.get_num_threads()} thread of a CPU that others used, too: ratios are medians over rounds in turn "
+        f"({args.rounds}).",
     ]
     for dataset in args.datasets:
         lines += measure(dataset, args)
