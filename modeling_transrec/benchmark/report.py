@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..evaluation.baselines import BASELINES, describe_left_out
+from ..evaluation.baselines import BASELINES, TIMED_BASELINES, describe_left_out
+from ..evaluation.evaluator import groups_of_users
 from ..evaluation.metrics import METRICS
 from ..evaluation.settings import WEIGHED, num_weights, settings_of
 from ..hub.results import markdown_table
@@ -29,12 +30,14 @@ class Row:
         lines: lines of results, one a seed, by seed.
         values: `(S, N)` of seeds and users, by metric; NaN where a user is not tested with a seed.
         users: `(N,)` their ids; `None` where lines are of a version that did not keep them.
+        groups: `(S, N)` whether a user is in a group, by its name; none where lines are of such a version.
     """
 
     name: str
     lines: Sequence[dict]
     values: dict[str, np.ndarray]
     users: np.ndarray | None = None
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int | None]:
@@ -52,6 +55,10 @@ class Row:
     def k(self) -> int:
         """Cut-off of the main table."""
         return _cutoff(self.lines[0])
+
+    def of_group(self, name: str, metric: str = "ndcg") -> np.ndarray:
+        """Returns a metric's values of the users of a group; NaN of the others."""
+        return np.where(self.groups[name], self.values[metric], np.nan)
 
     def mean(self, metric: str) -> float:
         """Returns a metric's mean over seeds."""
@@ -90,11 +97,14 @@ def read_rows(lines: Iterable[dict], folder: Path) -> list[Row]:
         name = model + scores.removeprefix("own")
         if budgets[model, scores] > 1:
             name += f", {_num_settings(of_seeds[0])} settings"
+        of_lines = [ranks[line["rankings"]] for line in of_seeds]
         values = {
-            metric: np.stack([_values(ranks[line["rankings"]], metric, _cutoff(line), everybody) for line in of_seeds])
+            metric: np.stack(
+                [_values(one, metric, _cutoff(line), everybody) for one, line in zip(of_lines, of_seeds, strict=True)]
+            )
             for metric in ("hr", "ndcg")
         }
-        rows.append(Row(name, of_seeds, values, everybody))
+        rows.append(Row(name, of_seeds, values, everybody, _groups(of_lines, everybody)))
     return rows
 
 
@@ -113,11 +123,25 @@ def _cutoff(line: Mapping[str, Any]) -> int:
 def _values(ranks: Mapping[str, np.ndarray], metric: str, k: int, everybody: np.ndarray | None) -> np.ndarray:
     """Returns a metric of each user `(N,)`; of everybody, if users are named, and then NaN of those not tested."""
     values = values_of_users(ranks["num_better"], ranks["num_tied"], metric, k)
-    if everybody is None:
-        return values
-    of_all = np.full(len(everybody), np.nan)
-    of_all[np.searchsorted(everybody, ranks["users"])] = values
+    return values if everybody is None else _aligned(values, ranks["users"], everybody, np.nan)
+
+
+def _aligned(values: np.ndarray, users: np.ndarray, everybody: np.ndarray, missing: Any) -> np.ndarray:
+    of_all = np.full(len(everybody), missing)
+    of_all[np.searchsorted(everybody, users)] = values
     return of_all
+
+
+def _groups(of_seeds: Sequence[Mapping[str, np.ndarray]], everybody: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns which users are in each group `(S, N)`; nothing of lines that do not say what groups them."""
+    if everybody is None or not all("target_counts" in ranks for ranks in of_seeds):
+        return {}
+    found: dict[str, np.ndarray] = {}
+    for seed, ranks in enumerate(of_seeds):
+        for name, chosen in groups_of_users(ranks["target_counts"], ranks["history_lengths"]).items():
+            of_all = found.setdefault(name, np.zeros((len(of_seeds), len(everybody)), dtype=bool))
+            of_all[seed] = _aligned(chosen, ranks["users"], everybody, False)
+    return found
 
 
 def write_report(
@@ -161,6 +185,10 @@ def write_report(
                 parts += [f"## {table}", "Nothing has been run yet."]
             if len(curves) > 1:
                 parts += ["### By the number of known users: NDCG@10", learning_curve(curves)]
+                cold = learning_curve(curves, group="target 0")
+                parts += (
+                    ["### By the number of known users: NDCG@10 of items that none of them has", cold] if cold else []
+                )
             whole[table] = curves.get(None, [])
             if "all" in suite.known_users:
                 parts += published_sections(suite, table, curves.get(None, []))
@@ -238,7 +266,15 @@ def _left_out(suite: Suite, rows: Sequence[Row], failures: Sequence[dict]) -> st
         failed = " ".join(one["problem"][-1] for one in failures)  # they stand in a section of their own
         return describe_left_out(there | {name for name in BASELINES if f"{name} failed" in failed})
     others = [name for name in BASELINES if name not in suite.baselines]
-    return f"The suite leaves out {', '.join(others)}." if others and suite.baselines else ""
+    said = [f"The suite leaves out {', '.join(others)}."] if others and suite.baselines else []
+    without_times = [name for name in suite.baselines if name in TIMED_BASELINES and name not in there]
+    failed = " ".join(one["problem"][-1] for one in failures)
+    said += [
+        f"Without {name}: the times of the interactions are not known."
+        for name in without_times
+        if f"{name} failed" not in failed
+    ]
+    return " ".join(said)
 
 
 def results_table(rows: Sequence[Row], reference: str) -> str:
@@ -307,20 +343,36 @@ def group_table(rows: Sequence[Row]) -> str:
         f"{name.replace('target', 'item seen').replace('history', 'history of')} ({sizes[name]['num_users']:,})"
         for name in groups
     ]
-    cells = [
-        (row.name, *(f"{np.mean([line['groups'][name]['ndcg@10'] for line in row.lines]):.4f}" for name in groups))
-        for row in rows
-    ]
-    return markdown_table(("model", *header), cells, aligned=True)
+    cells = [(row.name, *(_of_group(row, name) for name in groups)) for row in rows]
+    table = markdown_table(("model", *header), cells, aligned=True)
+    if all(row.groups for row in rows):
+        return table
+    return f"{table}\n\nRows without intervals are of a version that did not keep which user is in which group."
 
 
-def learning_curve(curves: dict[int | None, list[Row]]) -> str:
-    """Returns NDCG@10 of each row by the number of known users."""
+def _of_group(row: Row, name: str) -> str:
+    if not row.groups:
+        return f"{np.mean([line['groups'][name]['ndcg@10'] for line in row.lines]):.4f}"
+    return _estimate(estimate(row.of_group(name))) if name in row.groups else ""
+
+
+def learning_curve(curves: dict[int | None, list[Row]], group: str | None = None) -> str:
+    """Returns NDCG@10 of each row by the number of known users.
+
+    Args:
+        curves: rows by number of known users; `None` stands for all.
+        group: only the users of a group, such as those whose target no known user has; empty where no row knows them.
+    """
     names = list(dict.fromkeys(row.name for rows in curves.values() for row in rows))
-    found = {(users, row.name): row.mean("ndcg@10") for users, rows in curves.items() for row in rows}
-    cells = [
-        (name, *(f"{found[users, name]:.4f}" if (users, name) in found else "" for users in curves)) for name in names
-    ]
+    found = {
+        (users, row.name): _estimate(estimate(row.values["ndcg"] if group is None else row.of_group(group)))
+        for users, rows in curves.items()
+        for row in rows
+        if group is None or group in row.groups
+    }
+    if not found:
+        return ""
+    cells = [(name, *(found.get((users, name), "") for users in curves)) for name in names]
     header = ("all" if users is None else f"{users:,}" for users in curves)
     return markdown_table(("model", *header), cells, aligned=True)
 
@@ -332,7 +384,7 @@ def _tuning(tuned: Sequence[dict[str, Any]]) -> list[str]:
         (
             one["title"],
             str(one["num_trials"]),
-            f"validation {one['metric']}",
+            f"validation {one['metric']}" if "metric" in one else "an older version, which does not say by what",
             "" if one["untuned"] is None else f"{one['untuned']:.4f}",
             f"{one['value']:.4f}",
             f"`{json.dumps(one['options'])}`",

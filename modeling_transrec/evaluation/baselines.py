@@ -282,6 +282,7 @@ BASELINES: dict[str, Callable[[Platform], tuple[CatalogueScorer, dict]]] = {
     "content-and-transitions": content_and_transitions,
     LANGUAGE_MODEL: language_model,
 }
+TIMED_BASELINES = ("recent-popularity",)  # which need the times of interactions
 CONTENT_BASELINES = ("content-knn", "content-and-transitions")
 # Minutes or more where users or items are many: up to so many they stand in tables that do not name them.
 SLOW_BASELINES = {"item-knn": 5_000, "session-knn": 5_000, "ease": 5_000, "slim": 1_000}
@@ -380,7 +381,7 @@ def known_baselines(platform: Platform) -> list[str]:
     if not platform.has_histories:
         left_out += COUNTING_BASELINES
     elif platform.times is None:
-        left_out += ["recent-popularity"]
+        left_out += TIMED_BASELINES
     if platform.has_histories:
         size = max(len(platform.items), len(platform.sequences))
         left_out += [name for name, limit in SLOW_BASELINES.items() if size > limit]

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # its types are a package of their own
 import pyarrow.compute as pc
 import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
@@ -125,7 +126,14 @@ class SessionNeighbours:
 def ease(taken: scipy.sparse.csr_array, regularization: float) -> ItemWeights:
     """Returns EASE: the best linear weights with a diagonal of zeros, in closed form (Steck, WWW 2019).
 
-    It inverts a dense `(V, V)` matrix.
+    It inverts a dense `(V, V)` matrix: four of them, in float64, are in memory at its height, 11 GB for 18,357 items.
+
+    Args:
+        taken: `(N, V)` of zeros and ones.
+        regularization: of the ridge regression.
+
+    Raises:
+        MemoryError: where less is free, which the operating system would answer by killing the process.
 
     Example:
 
@@ -133,6 +141,11 @@ def ease(taken: scipy.sparse.csr_array, regularization: float) -> ItemWeights:
     >>> ease(taken, regularization=1.0).weights.diagonal()
     array([0., 0., 0.], dtype=float32)
     """
+    needed, free = 4 * 8 * taken.shape[1] ** 2, psutil.virtual_memory().available
+    if needed > free:
+        raise MemoryError(
+            f"EASE of {taken.shape[1]:,} items needs {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        )
     gram = (taken.T @ taken).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += regularization
     inverse = np.linalg.inv(gram)

@@ -8,10 +8,22 @@ import pytest
 def add(tmp_path):
     """Adds a line with ranks of users, and returns it."""
 
-    def line(model, seed, ranks, scores="own", known_users=None, fingerprint="f00d", users=None, name="", **facts):
+    def line(
+        model,
+        seed,
+        ranks,
+        scores="own",
+        known_users=None,
+        fingerprint="f00d",
+        users=None,
+        name="",
+        counts=None,
+        **facts,
+    ):
         name = f"rankings/{name}{model}-{seed}-{scores}-{known_users}-{facts.get('num_trials', 0)}.npz"
         (tmp_path / "rankings").mkdir(exist_ok=True)
         named = {} if users is None else {"users": np.array(users, dtype=str)}
+        named |= {} if counts is None else {"target_counts": counts, "history_lengths": np.full(len(ranks), 7)}
         np.savez(tmp_path / name, num_better=ranks, num_tied=np.zeros_like(ranks), **named)
         gains = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0)
         metrics = {"hr@10": float((ranks < 10).mean()), "ndcg@10": float(gains.mean()), "coverage@10": 0.5}

@@ -1,5 +1,8 @@
 """Tables of what a suite has found."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,9 +65,13 @@ def test_learning_curves_and_tuning(lines, add, tmp_path):
     report = write_report(suite, [*lines, *few], tmp_path, tuned).read_text()
     assert "## Amazon_Beauty, 50 users known" in report and "### By the number of known users" in report
     curve = report.partition("### By the number of known users")[2]
-    assert cells(curve, "IDRec  ")[1] == f"{1 / np.log2(5):.4f}" and cells(curve, "content-and-transitions")[1] == ""
+    gain = f"{1 / np.log2(5):.4f}"
+    assert cells(curve, "IDRec  ")[1] == f"{gain} ± 0.0000 ({gain} to {gain})"
+    assert cells(curve, "content-and-transitions")[1] == ""
     found = ["IDRec: 9 settings", "9", "validation ndcg@10", "0.1000", "0.2000", '`{"a": 1}`']
     assert cells(report, "IDRec: 9 settings") == found
+    del tuned[0]["metric"]  # as files of older versions
+    assert "does not say by what" in cells(write_report(suite, lines, tmp_path, tuned).read_text(), "IDRec: 9")[2]
 
 
 def test_lines_are_paired_by_their_seeds_in_any_order(add, tmp_path):
@@ -97,6 +104,32 @@ def test_where_few_users_are_known_each_seed_tests_others(add, tmp_path):
     assert cells(write_report(suite, lines, tmp_path).read_text(), "IDRec  ")[3].endswith("better")
 
 
+def test_groups_and_curves_have_intervals_over_their_users(add, tmp_path):
+    """Of each seed the users whose target it does not know; `every` of another size is the whole data set."""
+    generator = np.random.default_rng(5)
+    lines, cold = [], []
+    for seed in (1, 2, 3):
+        users, ranks = generator.permutation(300)[:200], generator.integers(0, 30, 200)
+        counts = generator.integers(0, 3, 200)
+        cold.append(np.where(ranks < 10, 1 / np.log2(ranks + 2), 0)[counts == 0])
+        facts = {"known_users": 20, "users": users, "counts": counts, "fingerprint": f"f00{seed}"}
+        lines.append(add("IDRec", seed, ranks, groups={"target 0": {"num_users": int((counts == 0).sum())}}, **facts))
+    every = np.arange(300)
+    counts, ranks = np.full(300, 9), np.zeros(300, dtype=int)
+    lines += [add("IDRec", seed, ranks, users=every, counts=counts) for seed in (1, 2, 3)]
+    suite = Suite("x", {"IDRec": {}}, ["Amazon_Beauty"], known_users=[20, "all"], metrics=["hr", "ndcg"])
+    report = write_report(suite, lines, tmp_path).read_text()
+    groups = report.partition("### By group: NDCG@10")[2].partition("\n## ")[0]
+    mean = np.concatenate(cold).mean()
+    shown = cells(groups, "IDRec")[1]
+    found, low, high = (float(one) for one in re.fullmatch(r"(\S+) ± \S+ \((\S+) to (\S+)\)", shown).groups())
+    assert found == pytest.approx(mean, abs=1e-4) and low < mean < high
+    error = np.concatenate(cold).std() / len(np.concatenate(cold)) ** 0.5
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.25)
+    curve = report.partition("of items that none of them has")[2].partition("\n### ")[0]
+    assert cells(curve, "IDRec")[1:] == [shown, ""]  # where all are known, no target is new
+
+
 def test_failures_and_lines_of_several_versions_are_named(lines, tmp_path):
     lines[0]["git_commit"], lines[1]["versions"] = "fedcba9876543210+", {"modeling_transrec": "2", "torch": "2"}
     failures = [{"id": "1", "title": "IDRec, seed 7", "problem": ["Traceback", "ValueError: `bad`"]}]
@@ -119,6 +152,15 @@ def test_the_budget_of_each_row_and_what_is_left_out(lines, add, tmp_path):
     assert "Without recent-popularity: the times of the interactions are not known" in report
     failures = [{"id": "1", "title": "x", "problem": ["RuntimeError: slim failed: no memory"]}]
     assert "Without slim" not in write_report(SUITE, [*lines, *more], tmp_path, failures=failures).read_text()
+
+
+def test_a_row_that_needs_times_is_said_to_lack_them(lines, add, tmp_path):
+    suite = replace(SUITE, baselines=["popularity", "recent-popularity"])
+    named = [add("popularity", None, np.arange(NUM_USERS), kind="baseline")]
+    sentence = "Without recent-popularity: the times of the interactions are not known."
+    assert sentence in write_report(suite, [*lines, *named], tmp_path).read_text()
+    named.append(add("recent-popularity", None, np.arange(NUM_USERS), kind="baseline"))
+    assert sentence not in write_report(suite, [*lines, *named], tmp_path).read_text()
 
 
 def test_what_needs_no_training_is_searched_as_models_are(lines, add, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.constants import ENDPOINT
 
 from modeling_transrec import SAMPLE_BACKBONE, DataArguments
 from modeling_transrec.benchmark.known_users import KnownUsersArguments
@@ -16,7 +17,7 @@ from modeling_transrec.benchmark.statistics import values_of_users
 from modeling_transrec.benchmark.suites import Suite, read_suite
 from modeling_transrec.benchmark.worker import Worker
 from modeling_transrec.cli import evaluate, finetune, pretrain
-from modeling_transrec.evaluation.baselines import BASELINES
+from modeling_transrec.evaluation.baselines import BASELINES, Platform
 from modeling_transrec.evaluation.evaluator import groups_of_users
 
 
@@ -46,6 +47,31 @@ def test_a_row_that_fails_does_not_lose_the_others(tmp_path, monkeypatch, capsys
     lines = worker.run(baselines(baselines=["random", "transitions", "popularity"]))
     assert [line["model"] for line in lines] == ["random", "popularity"]
     assert worker.failed == {"transitions": "no room"} and "MemoryError" in capsys.readouterr().err
+
+
+def test_rows_that_need_times_are_left_out_where_there_are_none(tmp_path, monkeypatch):
+    task = baselines(baselines=["popularity", "recent-popularity"])
+    assert [line["model"] for line in Worker(tmp_path, use_cpu=True).run(task)] == ["popularity", "recent-popularity"]
+    monkeypatch.setattr(Platform, "times", None)
+    worker = Worker(tmp_path, use_cpu=True)
+    assert [line["model"] for line in worker.run(task)] == ["popularity"] and not worker.failed
+
+
+@pytest.mark.parametrize("name", [None, "me/idrec"])
+def test_a_published_model_has_its_card(tmp_path, monkeypatch, name):
+    train = Worker.train
+
+    def published(*given):
+        trainer = train(*given)
+        trainer.args.push_to_hub, trainer.hub_model_id = name is not None, name
+        return trainer
+
+    monkeypatch.setattr(Worker, "train", published)
+    steps = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    row = {"modality": "id", "hidden_size": 8, "num_attention_heads": 1, **steps}
+    (task,) = Suite("A suite", {"IDRec": row}, ["Sample_Target"], seeds=[1], baselines=[]).tasks()
+    lines = Worker(tmp_path, use_cpu=True).run(task)
+    assert [line["card"] for line in lines] == [name and f"{ENDPOINT}/{name}"] * 2
 
 
 def test_work_that_rows_share_is_in_each_that_needs_it(tmp_path):

@@ -1,5 +1,7 @@
 """Baselines that read histories as sets, against naive ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -82,6 +84,15 @@ def test_ease_is_the_ridge_regression_of_each_item_on_the_others(taken):
         rest = dense[:, others]
         expected[others, item] = np.linalg.solve(rest.T @ rest + 3.0 * np.eye(11), rest.T @ dense[:, item])
     np.testing.assert_allclose(ease(taken, regularization=3.0).weights, expected, atol=1e-5)
+
+
+def test_ease_is_refused_where_its_matrices_have_no_room(taken, monkeypatch):
+    memory = SimpleNamespace(available=4 * 8 * 12**2)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    ease(taken, regularization=3.0)
+    memory.available -= 1
+    with pytest.raises(MemoryError, match="EASE of 12 items needs 0.0 GB of memory"):
+        ease(taken, regularization=3.0)
 
 
 def test_slim_has_weights_of_other_items_only_and_none_below_zero(taken):
