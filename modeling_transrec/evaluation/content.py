@@ -58,7 +58,7 @@ class ContentKNN(nn.Module):
         self.whitenings = dict(whitenings)
         self.weights = {name: weights[name] / sum(weights.values()) for name in self.whitenings}
         self.history_decay = history_decay
-        self.config = SimpleNamespace(max_seq_len=max_seq_len, hidden_size=sum(map(len, self.means)))
+        self.config = SimpleNamespace(max_seq_len=max_seq_len, width=sum(map(len, self.means)))
         self.device = self.means[0].device if whitenings else torch.device("cpu")
         self.dtype = torch.float32
 

@@ -23,6 +23,7 @@ from sybil import Example  # noqa: E402
 from sybil.document import Document  # noqa: E402
 from sybil.parsers.markdown import CodeBlockParser, SkipParser  # noqa: E402
 
+from modeling_transrec.benchmark.suites import read_suite  # noqa: E402
 from modeling_transrec.cli import main as command_line  # noqa: E402
 
 
@@ -100,8 +101,17 @@ def test_every_block_has_a_language(page):
     """Else it would be run by nobody, and nobody would see it."""
     fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     languages = [fence.split()[0] if fence else "" for fence in fences[::2]]
-    assert set(languages) <= {"python", "bash", "text", "bibtex"}
+    assert set(languages) <= {"python", "bash", "text", "bibtex", "yaml"}
     assert shutil.which("bash")
+
+
+def test_blocks_of_yaml_are_suites(tmp_path):
+    pages = (page.read_text(encoding="utf-8") for page in PAGES)
+    found = [block for page in pages for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    assert found
+    for number, block in enumerate(found):
+        (tmp_path / f"{number}.yaml").write_text(block, encoding="utf-8")
+        assert read_suite(str(tmp_path / f"{number}.yaml")).tasks()
 
 
 @functools.cache
