@@ -157,4 +157,5 @@ import modeling_transrec.cli.options
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout) == (0, "still in a group: False\n"), done.stderr
+    last = done.stdout.splitlines()[-1:]  # gloo of torch 2.8 prints a line before
+    assert (done.returncode, last) == (0, ["still in a group: False"]), done.stderr
