@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..hub.results import markdown_table
 from .published import PublishedResult, find_published, published_results
+from .statistics import estimate
 from .suites import Suite
 
 
@@ -54,11 +55,13 @@ def _own_lines(
     models: Iterable[str], of_model: Mapping[str, Sequence], rows: Sequence["Row"]
 ) -> list[tuple[str, ...]]:
     """Returns the lines of the suite's models, with the published numbers that are theirs."""
-    run = [row for row in rows if row.lines[0]["kind"] != "baseline" or row.name in of_model]
+    of_many = [row for row in rows if row.k == 10]
+    run = [row for row in of_many if row.lines[0]["kind"] != "baseline" or row.name in of_model]
     lines = []
     for row in run:
         theirs = of_model.get(row.lines[0]["model"], ()) if row.lines[0]["scores"] == "own" else ()
-        lines += _lines(row.name, [f"{row.mean(metric):.4f}" for metric in _METRICS], "this suite", theirs)
+        own = [str(estimate(row.values[metric.removesuffix("@10")])) for metric in _METRICS]
+        lines += _lines(row.name, own, "this suite", theirs)
     there = {row.lines[0]["model"] for row in run}
     for name in models:
         if name not in there:

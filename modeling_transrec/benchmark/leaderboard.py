@@ -26,6 +26,7 @@ _RUN_FIELDS = (
     "id",
     "seed",
     "metrics",
+    "intervals",
     "command",
     "versions",
     "git_commit",
@@ -203,11 +204,14 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the row of a model: its seeds' mean and spread, and the runs it was made of."""
     runs = sorted(runs, key=lambda run: (run["seed"] is None, run["seed"]))
     names = [name for name in runs[0]["metrics"] if all(name in run["metrics"] for run in runs)]
-    metrics = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for name in names:
         values = [run["metrics"][name] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else None
         metrics[name] = {"mean": statistics.fmean(values), "spread": spread}
+        ends = [run["intervals"][name] for run in runs if name in run.get("intervals", {})]
+        if len(ends) == len(runs):  # the mean of the seeds' intervals is no narrower than that of the seeds' mean
+            metrics[name]["interval"] = [statistics.fmean(end) for end in zip(*ends, strict=True)]
     facts = {name: runs[0].get(name) for name in _ROW_FIELDS}
     shown = [{name: run.get(name) for name in _RUN_FIELDS} for run in runs]
     seconds = [sum(value for value in run["seconds"].values() if value is not None) for run in runs]

@@ -16,7 +16,7 @@ from ..hub.results import markdown_table
 from ..models.whole_saves import write_whole
 from .beside_published import published_sections
 from .splits import compare_splits
-from .statistics import Difference, Estimate, compare, estimate, values_of_users
+from .statistics import Difference, compare, estimate, estimate_quotient, values_of_users
 from .suites import Suite
 
 
@@ -31,6 +31,8 @@ class Row:
         values: `(S, N)` of seeds and users, by metric; NaN where a user is not tested with a seed.
         users: `(N,)` their ids; `None` where lines are of a version that did not keep them.
         groups: `(S, N)` whether a user is in a group, by its name; none where lines are of such a version.
+        of_lists: `(S, 2, N)` of metrics of lists, by name with cut-off: two numbers of each user, whose sums' quotient
+            the metric is; none where lines are of such a version, or the metric is of all lists together.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Row:
     values: dict[str, np.ndarray]
     users: np.ndarray | None = None
     groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    of_lists: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int | None]:
@@ -63,6 +66,13 @@ class Row:
     def mean(self, metric: str) -> float:
         """Returns a metric's mean over seeds."""
         return float(np.mean([line["metrics"][metric] for line in self.lines]))
+
+    def describe(self, metric: str) -> str:
+        """Returns a metric's mean with ± over seeds, and the interval over users of what has values of users."""
+        if metric in self.of_lists:
+            return str(estimate_quotient(self.of_lists[metric][:, 0], self.of_lists[metric][:, 1]))
+        found = [line["metrics"][metric] for line in self.lines]
+        return f"{np.mean(found):.4f}{f' ± {np.std(found, ddof=1):.4f}' if len(found) > 1 else ''}"
 
     def seconds(self) -> float:
         """Returns the mean time of training and evaluation, with pretraining and search for settings."""
@@ -104,7 +114,8 @@ def read_rows(lines: Iterable[dict], folder: Path) -> list[Row]:
             )
             for metric in ("hr", "ndcg")
         }
-        rows.append(Row(name, of_seeds, values, everybody, _groups(of_lines, everybody)))
+        of_lists = _of_lists(of_lines, everybody)
+        rows.append(Row(name, of_seeds, values, everybody, _groups(of_lines, everybody), of_lists))
     return rows
 
 
@@ -142,6 +153,18 @@ def _groups(of_seeds: Sequence[Mapping[str, np.ndarray]], everybody: np.ndarray 
             of_all = found.setdefault(name, np.zeros((len(of_seeds), len(everybody)), dtype=bool))
             of_all[seed] = _aligned(chosen, ranks["users"], everybody, False)
     return found
+
+
+def _of_lists(of_seeds: Sequence[Mapping[str, np.ndarray]], everybody: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns what all seeds have kept of the users' lists, `(S, 2, N)`; zeros of users who are not tested."""
+    if everybody is None:
+        return {}
+    names = [f"{name}@10" for name, row in METRICS.items() if row.of_users is not None]
+    return {
+        name: np.stack([[_aligned(one, ranks["users"], everybody, 0.0) for one in ranks[name]] for ranks in of_seeds])
+        for name in names
+        if all(name in ranks for ranks in of_seeds)
+    }
 
 
 def write_report(
@@ -254,7 +277,7 @@ def _sections(suite: Suite, rows: Sequence[Row], failures: Sequence[dict]) -> li
         name for name in METRICS if METRICS[name].needs_lists and name in suite.metrics and f"{name}@10" in measured
     ]
     if beyond:
-        parts += ["### Beyond accuracy", _beyond(rows, beyond)]
+        parts += ["### Beyond accuracy", beyond_accuracy(rows, beyond)]
     groups = group_table(rows)
     return [*parts, "### By group: NDCG@10", groups] if groups else parts
 
@@ -287,8 +310,8 @@ def results_table(rows: Sequence[Row], reference: str) -> str:
     cells = [
         (
             row.name,
-            _estimate(estimate(row.values["hr"])),
-            _estimate(estimate(row.values["ndcg"])),
+            str(estimate(row.values["hr"])),
+            str(estimate(row.values["ndcg"])),
             shown.get(row.name, "reference" if row is base else "other histories" if base is not None else ""),
             row.budget,
             f"{row.seconds():,.0f}",
@@ -318,19 +341,25 @@ def _pair(row: Row, base: Row) -> tuple[np.ndarray, np.ndarray] | None:
     return values[[row.seeds.index(seed) for seed in common]], reference[[base.seeds.index(seed) for seed in common]]
 
 
-def _estimate(found: Estimate) -> str:
-    spread = "" if found.spread is None else f" ± {found.spread:.4f}"
-    return f"{found.mean:.4f}{spread} ({found.low:.4f} to {found.high:.4f})"
-
-
 def _difference(found: Difference) -> str:
     return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}), {found.in_words}"
 
 
-def _beyond(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def beyond_accuracy(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """Returns the table of what is measured of lists, and a sentence on what has no interval."""
     names = [f"{name}@10" for name in metrics]
-    cells = [(row.name, *(f"{row.mean(name):.4f}" for name in names)) for row in rows]
-    return markdown_table(("model", *(name.replace("_", " ") for name in names)), cells, aligned=True)
+    cells = [(row.name, *(row.describe(name) for name in names)) for row in rows]
+    table = markdown_table(("model", *(name.replace("_", " ") for name in names)), cells, aligned=True)
+    of_users = [f"{name}@10" for name in metrics if METRICS[name].of_users is not None]
+    said = []
+    if "coverage" in metrics:
+        said.append(
+            "Coverage has no interval over users: it is of all lists together, and of users who are drawn again about "
+            "a third is missing, whose lists would cover more."
+        )
+    if any(name not in row.of_lists for row in rows for name in of_users):
+        said.append("Others without intervals are of a version that did not keep each user's values.")
+    return "\n\n".join(filter(None, (table, " ".join(said))))
 
 
 def group_table(rows: Sequence[Row]) -> str:
@@ -353,7 +382,7 @@ def group_table(rows: Sequence[Row]) -> str:
 def _of_group(row: Row, name: str) -> str:
     if not row.groups:
         return f"{np.mean([line['groups'][name]['ndcg@10'] for line in row.lines]):.4f}"
-    return _estimate(estimate(row.of_group(name))) if name in row.groups else ""
+    return str(estimate(row.of_group(name))) if name in row.groups else ""
 
 
 def learning_curve(curves: dict[int | None, list[Row]], group: str | None = None) -> str:
@@ -365,7 +394,7 @@ def learning_curve(curves: dict[int | None, list[Row]], group: str | None = None
     """
     names = list(dict.fromkeys(row.name for rows in curves.values() for row in rows))
     found = {
-        (users, row.name): _estimate(estimate(row.values["ndcg"] if group is None else row.of_group(group)))
+        (users, row.name): str(estimate(row.values["ndcg"] if group is None else row.of_group(group)))
         for users, rows in curves.items()
         for row in rows
         if group is None or group in row.groups
@@ -392,4 +421,9 @@ def _tuning(tuned: Sequence[dict[str, Any]]) -> list[str]:
         for one in tuned
     ]
     header = ("searched", "settings", "chosen by", "as it was", "tuned", "found")
-    return ["## What tuning gains", markdown_table(header, cells, aligned=True)]
+    return [
+        "## What tuning gains",
+        "On the validation split, which chose: the highest of several numbers is too high by chance, and has no "
+        "interval. Rows with their settings and intervals on the test split stand above.",
+        markdown_table(header, cells, aligned=True),
+    ]

@@ -69,7 +69,13 @@ def _section(strict: str, loose: str, rows: Mapping[str, Sequence["Row"]]) -> st
         return f"{title}\n\nNo row of both tests the same users, or their lines are of a version that kept no users."
     shown = compare(pairs)
     cells = [
-        (name, _mean(reference), _mean(values), f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})", _words(one))
+        (
+            name,
+            str(estimate(reference)),
+            str(estimate(values)),
+            f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})",
+            _words(one),
+        )
         for name, (values, reference), one in zip(names, pairs, shown, strict=True)
     ]
     header = ("model", f"NDCG@10, {strict}", f"NDCG@10, {loose}", "difference", f"{loose}")
@@ -79,11 +85,6 @@ def _section(strict: str, loose: str, rows: Mapping[str, Sequence["Row"]]) -> st
 
 def _of_seeds(row: "Row", seeds: Sequence[int | None]) -> np.ndarray:
     return row.values["ndcg"][[row.seeds.index(seed) for seed in seeds]]
-
-
-def _mean(values: np.ndarray) -> str:
-    found = estimate(values)
-    return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
 def _words(found: Difference) -> str:

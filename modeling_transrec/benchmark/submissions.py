@@ -129,6 +129,8 @@ class Time:
 _NAME, _WORD, _COUNT = Text(100), Text(40), Number(whole=True)
 _ADDRESS = Text(500, _WEB_ADDRESS, "an address that starts with https://")
 _HEX = Text(64, re.compile(r"[0-9a-f]{8,64}"), "8 to 64 hexadecimal digits")
+_NAME_OF_METRIC = Text(50, _METRIC, "a metric such as hr@10")
+_ENDS = Values(Number(low=-MAX_NUMBER), min_length=2, max_length=2)
 FIELDS: dict[str, Any] = {
     "schema": Choice((SCHEMA,)),
     "id": _HEX,
@@ -144,7 +146,7 @@ FIELDS: dict[str, Any] = {
     "sources": Values(_NAME, max_length=50),
     "options": Values(Anything(), _NAME),
     "num_trials": _COUNT,
-    "metrics": Values(Number(low=-MAX_NUMBER), Text(50, _METRIC, "a metric such as hr@10"), min_length=1),
+    "metrics": Values(Number(low=-MAX_NUMBER), _NAME_OF_METRIC, min_length=1),
     "protocol": Values(Anything(), _NAME),
     "versions": Values(_NAME, _NAME),
     "git_commit": Optional(Text(64, re.compile(r"[0-9a-f]{7,63}\+?"), "a commit's hash")),
@@ -158,7 +160,11 @@ FIELDS: dict[str, Any] = {
     "command": Text(MAX_TEXT),
     "card": Optional(_ADDRESS),
 }
-OPTIONAL_FIELDS: dict[str, Any] = {"known_users": Optional(_COUNT), "groups": Values(Anything(), _NAME)}
+OPTIONAL_FIELDS: dict[str, Any] = {
+    "known_users": Optional(_COUNT),
+    "groups": Values(Anything(), _NAME),
+    "intervals": Values(_ENDS, _NAME_OF_METRIC),
+}
 PROTOCOL_FIELDS: dict[str, Any] = {
     "fingerprint": Text(16, re.compile(r"[0-9a-f]{16}"), "16 hexadecimal digits, as the evaluator writes it"),
     "num_users": Number(1, 1e10, whole=True),
@@ -237,6 +243,7 @@ def check_result(result: Any) -> list[str]:
     protocol = result["protocol"]
     problems = [f"protocol.{name} is missing" for name in PROTOCOL_FIELDS if name not in protocol]
     problems += _check_fields(protocol, PROTOCOL_FIELDS, "protocol.")
+    problems += _check_intervals(result.get("intervals", {}), result["metrics"])
     return problems + _check_metrics(result["metrics"])
 
 
@@ -267,6 +274,16 @@ def _check_metrics(metrics: Mapping[str, float]) -> list[str]:
         values = [value for _, value in sorted(by_name.get(name, {}).items())]
         if any(after < before - 1e-6 for before, after in zip(values, values[1:], strict=False)):
             problems.append(f"metrics {name}@k falls with k, which cannot be")
+    return problems
+
+
+def _check_intervals(intervals: Mapping[str, Sequence[float]], metrics: Mapping[str, float]) -> list[str]:
+    problems = [f"intervals {name} is of no metric of the line" for name in intervals if name not in metrics]
+    for name, (low, high) in intervals.items():
+        if low > high:
+            problems.append(f"intervals {name} ends at {_shown(high)} before it begins, at {_shown(low)}")
+        elif name.partition("@")[0] in FRACTIONS and not 0 <= low <= high <= 1:
+            problems.append(f"intervals {name} is {_shown(low)} to {_shown(high)}, not between 0 and 1")
     return problems
 
 

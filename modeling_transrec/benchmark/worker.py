@@ -34,6 +34,7 @@ from ..training.presets import to_options
 from ..training.train import train
 from .known_users import KnownUsersArguments
 from .machine import git_commit, hardware, measure_energy, peak_memory, versions
+from .statistics import intervals_of, values_of_lists
 from .suites import FEW_TITLES, Task, sampled_title
 
 
@@ -377,10 +378,13 @@ class Worker:
         if spec["known_users"] is not None:  # other users with each seed, which no command but the suite's tests
             only = {"datasets": [spec["dataset"]], "seeds": [spec["seed"]]}
             commands = [["transrec", "benchmark", "SUITE", *to_options(only)]]
+        intervals: dict[str, list[float]] = {}
         if self.is_main_process:
+            intervals = intervals_of(result["rankings"], result["metrics"])
             evaluator = evaluation.evaluator
             arrays = {"users": evaluator.sequences["user_id"][:], "history_lengths": evaluator.lengths}
             arrays |= {"target_counts": evaluation.platform.num_interactions[evaluator.targets]}
+            arrays |= values_of_lists(result["rankings"], result["metrics"])
             save_rankings(self.folder / "rankings" / f"{name}.npz", result["rankings"], arrays)
         return {
             "schema": SCHEMA,
@@ -397,6 +401,7 @@ class Worker:
             "card": None,  # the address of the model's card, where the training publishes it
             **_without_folders(facts),
             "metrics": {metric: round(value, 6) for metric, value in result["metrics"].items()},
+            "intervals": intervals,
             "groups": result["groups"],
             "protocol": _without_folders(result["protocol"]),
             "rankings": f"rankings/{name}.npz",
@@ -429,7 +434,7 @@ def save_rankings(path: Path, rankings: Rankings, of_users: Mapping[str, Any]) -
         path: the file.
         rankings: of the users.
         of_users: what else is kept of each of them: the ids `users`, by which seeds and splits are paired, and
-            `target_counts` and `history_lengths`, by which they are grouped.
+            `target_counts` and `history_lengths`, by which they are grouped, and [`values_of_lists`].
     """
     arrays: dict[str, Any] = {"num_better": rankings.num_better.int().numpy()}
     arrays["num_tied"] = rankings.num_tied.int().numpy()

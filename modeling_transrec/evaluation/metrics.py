@@ -171,8 +171,24 @@ def novelty(rankings: Rankings, k: int) -> float:
     >>> novelty(rankings, k=1), novelty(rankings, k=2)
     (1.0, 2.25)
     """
+    return _quotient(novelty_of_users(rankings, k), f"novelty@{k} reads lists, and no user has an item to recommend")
+
+
+def novelty_of_users(rankings: Rankings, k: int) -> np.ndarray:
+    """Returns of each user the information of the listed items, summed, and their number, `(2, N)`."""
     counts = _given(rankings.item_counts, "item_counts") + 1.0
-    return float(-np.log2(counts[rankings.recommended(k)] / counts.sum()).mean())
+    listed = _given(rankings.top_items, "top_items")[:, :k].numpy()
+    is_listed = listed >= 0
+    information = -np.log2(counts / counts.sum())[np.where(is_listed, listed, 0)]
+    return np.stack([(information * is_listed).sum(axis=1), is_listed.sum(axis=1)])
+
+
+def _quotient(of_users: np.ndarray, problem: str) -> float:
+    """Returns the quotient of the sums of `(2, N)`; a sum of zero below is a problem."""
+    above, below = of_users.sum(axis=1)
+    if not below > 0:
+        raise ValueError(problem)
+    return float(above / below)
 
 
 def popularity_bias(rankings: Rankings, k: int) -> float:
@@ -191,18 +207,24 @@ def popularity_bias(rankings: Rankings, k: int) -> float:
     >>> popularity_bias(rankings, k=1), popularity_bias(rankings, k=2)
     (2.25, 2.0625)
     """
+    problem = (
+        f"popularity_bias@{k} compares lists with histories, and no user has both a list and a history with an item "
+        "that has training interactions"
+    )
+    return _quotient(popularity_of_users(rankings, k), problem)
+
+
+def popularity_of_users(rankings: Rankings, k: int) -> np.ndarray:
+    """Returns the mean training interactions of each user's listed items, and of those of the history, `(2, N)`.
+
+    Both are 0 of users whose list or history is empty.
+    """
     counts = _given(rankings.item_counts, "item_counts").astype(np.float64)
     owner, items, of_history, taken = _lists_and_histories(rankings, k)
     num_users = len(rankings.num_better)
     of_lists = _mean_of_users(counts[items], owner, num_users)
     of_histories = _mean_of_users(counts[taken], of_history, num_users)
-    has_both = np.isfinite(of_lists) & np.isfinite(of_histories)
-    if not of_histories[has_both].sum() > 0:
-        raise ValueError(
-            f"popularity_bias@{k} compares lists with histories, and no user has both a list and a history with an "
-            "item that has training interactions"
-        )
-    return float(of_lists[has_both].mean() / of_histories[has_both].mean())
+    return np.where(np.isfinite(of_lists) & np.isfinite(of_histories), [of_lists, of_histories], 0.0)
 
 
 def _lists_and_histories(rankings: Rankings, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -238,11 +260,17 @@ def diversity(rankings: Rankings, k: int) -> float:
     >>> diversity(rankings, k=2)
     0.5
     """
+    problem = f"diversity@{k} compares the items of a list, and no list has two items with content"
+    return _quotient(diversity_of_users(rankings, k), problem)
+
+
+def diversity_of_users(rankings: Rankings, k: int) -> np.ndarray:
+    """Returns how unlike the items of each user's list are, and 1, `(2, N)`; 0 and 0 where there are no two."""
     features = torch.nn.functional.normalize(_given(rankings.item_features, "item_features").float(), dim=1)
     has_content = (features != 0).any(dim=1)
     lists = _given(rankings.top_items, "top_items")[:, :k]
     users_at_a_time = max(1, _VALUES_AT_A_TIME // max(1, lists.shape[1] * features.shape[1]))
-    total, num_lists = 0.0, 0
+    found = []
     for block in lists.split(users_at_a_time):
         is_listed = (block >= 0) & has_content[block.clamp(min=0)]  # (B, K)
         vectors = (features[block.clamp(min=0)] * is_listed[:, :, None]).double()  # (B, K, H)
@@ -250,12 +278,9 @@ def diversity(rankings: Rankings, k: int) -> float:
         is_pair = number >= 2
         # The square of a sum has each pair's product twice, and each item's with itself, which is 1.
         products = vectors.sum(dim=1).square().sum(dim=1) - vectors.square().sum(dim=(1, 2))
-        distances = 1 - products / (number * (number - 1))
-        total += distances[is_pair].sum().item()
-        num_lists += int(is_pair.sum())
-    if num_lists == 0:
-        raise ValueError(f"diversity@{k} compares the items of a list, and no list has two items with content")
-    return total / num_lists
+        distances = 1 - products / (number * (number - 1)).clamp(min=1)
+        found.append(torch.stack([distances * is_pair, is_pair.double()]))
+    return torch.cat(found, dim=1).numpy()
 
 
 def popularity_groups(item_counts: np.ndarray) -> np.ndarray:
@@ -294,15 +319,22 @@ def calibration(rankings: Rankings, k: int) -> float:
     >>> calibration(Rankings(none, none, lists, counts, histories=pa.array([[3], [2, 3]])), k=2)
     0.75
     """
+    problem = f"calibration@{k} compares lists with histories, and no user has both"
+    return _quotient(divergence_of_users(rankings, k), problem)
+
+
+def divergence_of_users(rankings: Rankings, k: int) -> np.ndarray:
+    """Returns how far each user's list is in popularity from the history, and 1, `(2, N)`; 0 and 0 without both."""
     groups = popularity_groups(_given(rankings.item_counts, "item_counts"))
     owner, items, of_history, taken = _lists_and_histories(rankings, k)
     num_users = len(rankings.num_better)
     in_list = _group_shares(owner, groups[items], num_users)
     in_history = _group_shares(of_history, groups[taken], num_users)
     has_both = (in_list.sum(axis=1) > 0) & (in_history.sum(axis=1) > 0)
-    if not has_both.any():
-        raise ValueError(f"calibration@{k} compares lists with histories, and no user has both")
-    return float((jensenshannon(in_list[has_both], in_history[has_both], base=2, axis=1) ** 2).mean())
+    found = np.zeros((2, num_users))
+    found[0, has_both] = jensenshannon(in_list[has_both], in_history[has_both], base=2, axis=1) ** 2
+    found[1, has_both] = 1
+    return found
 
 
 def _group_shares(owner: np.ndarray, groups: np.ndarray, num_users: int) -> np.ndarray:
@@ -320,11 +352,14 @@ class Metric:
         function: called with [`Rankings`], and with the cut-off where there is one; returns a number.
         has_cutoff: whether it has a value for each cut-off.
         needs: the optional fields of [`Rankings`] that it reads.
+        of_users: of a metric of lists the function that returns two numbers of each user, `(2, N)`, whose sums'
+            quotient it is, so that it has an interval over users; none of a metric of all lists together.
     """
 
     function: Callable[..., float]
     has_cutoff: bool = True
     needs: tuple[str, ...] = ()
+    of_users: Callable[[Rankings, int], np.ndarray] | None = None
 
     @property
     def needs_lists(self) -> bool:
@@ -339,10 +374,12 @@ METRICS = {
         lambda rankings: reciprocal_rank(rankings.num_better, rankings.num_tied).mean().item(), has_cutoff=False
     ),
     "coverage": Metric(coverage, needs=("top_items", "item_counts")),
-    "novelty": Metric(novelty, needs=("top_items", "item_counts")),
-    "popularity_bias": Metric(popularity_bias, needs=("top_items", "item_counts", "histories")),
-    "diversity": Metric(diversity, needs=("top_items", "item_features")),
-    "calibration": Metric(calibration, needs=("top_items", "item_counts", "histories")),
+    "novelty": Metric(novelty, needs=("top_items", "item_counts"), of_users=novelty_of_users),
+    "popularity_bias": Metric(
+        popularity_bias, needs=("top_items", "item_counts", "histories"), of_users=popularity_of_users
+    ),
+    "diversity": Metric(diversity, needs=("top_items", "item_features"), of_users=diversity_of_users),
+    "calibration": Metric(calibration, needs=("top_items", "item_counts", "histories"), of_users=divergence_of_users),
 }
 DEFAULT_METRICS = ("hr", "ndcg", "mrr")
 

@@ -34,6 +34,17 @@ def test_seeds_are_one_row_with_their_spread():
     assert row["popularity"]["metrics"]["hr@10"] == {"mean": 0.05, "spread": None}
 
 
+def test_a_row_has_an_interval_where_all_its_runs_have():
+    ends = {1: {"hr@10": [0.08, 0.12], "mrr": [0.02, 0.03]}, 2: {"hr@10": [0.1, 0.15]}}
+    metrics = rows_of([result_line(seed=seed, intervals=of_seed) for seed, of_seed in ends.items()])["IDRec"][
+        "metrics"
+    ]
+    assert metrics["hr@10"]["interval"] == pytest.approx([0.09, 0.135])
+    assert "interval" not in metrics["mrr"] and "interval" not in metrics["ndcg@10"]
+    mixed = rows_of([result_line(seed=1, intervals=ends[1]), result_line(seed=2)])["IDRec"]
+    assert "interval" not in mixed["metrics"]["hr@10"] and mixed["runs"][0]["intervals"] == ends[1]
+
+
 @pytest.mark.parametrize(
     "change",
     [

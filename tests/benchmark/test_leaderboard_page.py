@@ -16,7 +16,8 @@ HOSTILE = '</script><img src="https://example.org/x.png" onerror="document.title
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page's address: two protocols on Amazon_Beauty, one model on KU, published numbers of both."""
-    lines = [result_line("IDRec", hr, seed) for hr, seed in ((0.10, 1), (0.12, 2))]
+    runs = ((0.10, 1, [0.08, 0.12]), (0.12, 2, [0.1, 0.15]))
+    lines = [result_line("IDRec", hr, seed, intervals={"hr@10": ends}) for hr, seed, ends in runs]
     lines += [
         result_line("text", 0.09, modality="text", num_trials=20, card="https://huggingface.co/me/text"),
         result_line("popularity", 0.05, None, kind="baseline", modality=None, seconds={"evaluation": 1.0}),
@@ -145,7 +146,8 @@ def test_a_row_opens_with_its_runs(board, page):
     detail = find(board, "tr.detail").text
     for words in ("transrec finetune --dataset_config_name Amazon_Beauty", "torch 2.9.0", "a processor", "2.0 GiB"):
         assert words in detail
-    assert "0.1100 ± 0.0141" in find(board, ".row").text
+    assert "0.1100 ± 0.0141\n0.0900 to 0.1350" in find(board, ".row").text
+    assert "0.1000 (0.0800 to 0.1200)" in detail and "0.1200 (0.1000 to 0.1500)" in detail
     assert len(find_all(board, "tr.detail .runs tbody tr")) == 2
     opened.click()
     assert not find_all(board, "tr.detail")

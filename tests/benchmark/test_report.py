@@ -130,6 +130,36 @@ def test_groups_and_curves_have_intervals_over_their_users(add, tmp_path):
     assert cells(curve, "IDRec")[1:] == [shown, ""]  # where all are known, no target is new
 
 
+def test_what_is_measured_of_lists_has_intervals_over_users(add, tmp_path):
+    """Two users more with the second seed, and one who has no list: they count where they are tested."""
+    suite = replace(SUITE, metrics=["hr", "ndcg", "coverage", "novelty", "diversity"])
+    generator, lines, parts = np.random.default_rng(6), [], []
+    for seed, num_users in ((1, 200), (2, 202)):
+        above, below = generator.random(num_users) * 3, np.full(num_users, 5.0)
+        above[7] = below[7] = 0
+        line = add("IDRec", seed, np.arange(num_users), users=np.arange(num_users))
+        kept = dict(np.load(tmp_path / line["rankings"]))
+        np.savez(tmp_path / line["rankings"], **kept, **{"novelty@10": np.stack([above, below]).astype(np.float32)})
+        measured = {"novelty@10": above.sum() / below.sum(), "diversity@10": 0.25, "coverage@10": 0.5 + seed / 10}
+        lines.append({**line, "metrics": {**line["metrics"], **measured}})
+        parts.append((above, below))
+    report = write_report(suite, lines, tmp_path).read_text().partition("### Beyond accuracy")[2]
+    assert cells(report, "IDRec")[1] == "0.6500 ± 0.0707"  # coverage is of all lists together
+    assert "Coverage has no interval over users" in report
+    assert cells(report, "IDRec")[3] == "0.2500 ± 0.0000"
+    assert "Others without intervals are of a version that did not keep each user's values" in report
+    mean, spread, low, high = map(
+        float, re.fullmatch(r"(\S+) ± (\S+) \((\S+) to (\S+)\)", cells(report, "IDRec")[2]).groups()
+    )
+    of_seeds = [line["metrics"]["novelty@10"] for line in lines]
+    assert (mean, spread) == (
+        pytest.approx(np.mean(of_seeds), abs=6e-5),
+        pytest.approx(np.std(of_seeds, ddof=1), abs=6e-5),
+    )
+    of_users = (parts[0][0] + parts[1][0][:200])[np.arange(200) != 7] / 10  # of both seeds; each has 5 items
+    assert high - low == pytest.approx(2 * 1.96 * of_users.std() / len(of_users) ** 0.5, rel=0.1)
+
+
 def test_failures_and_lines_of_several_versions_are_named(lines, tmp_path):
     lines[0]["git_commit"], lines[1]["versions"] = "fedcba9876543210+", {"modeling_transrec": "2", "torch": "2"}
     failures = [{"id": "1", "title": "IDRec, seed 7", "problem": ["Traceback", "ValueError: `bad`"]}]
@@ -185,7 +215,9 @@ def test_published_numbers_stand_beside_models_that_are_not_run_yet(lines, tmp_p
     report = write_report(suite, on_the_whole(lines), tmp_path).read_text()
     of_beauty = report.partition("### Amazon_Beauty: beside")[2].partition("###")[0]
     mean = f"{np.mean([line['metrics']['ndcg@10'] for line in lines[1:4]]):.4f}"
-    assert cells(of_beauty, "IDRec  ")[2:6] == [mean, "", "", "this suite"]
+    own = cells(of_beauty, "IDRec  ")
+    assert own[1:3] == cells(report, "IDRec  ")[1:3] and own[2].startswith(f"{mean} ± ")  # with their intervals
+    assert own[3:6] == ["", "", "this suite"]
     assert cells(of_beauty, "text ")[1:6] == ["", "", "", "", "this suite, not run yet"]
     assert cells(of_beauty, "BSARec, IDRec")[1:5] == ["", "", "0.1008", "0.0611"]
     of_ku = report.partition("## KU")[2]

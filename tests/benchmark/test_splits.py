@@ -60,7 +60,7 @@ def test_splits_are_compared_on_the_users_that_both_test(lines, tmp_path):
     assert "On the 40 users that both test: " in first and "On the 300 users that both test: " in last
     before, after = gain(rank_of[260:300] + 9), gain(rank_of[260:300])
     found = cells(first, "IDRec")
-    assert found[1].startswith(f"{before:.4f} (") and found[2].startswith(f"{after:.4f} (")
+    assert found[1].startswith(f"{before:.4f} ± 0.0000 (") and found[2].startswith(f"{after:.4f} ± 0.0000 (")
     assert found[3].startswith(f"{after - before:+.4f} (") and found[4] == "flatters"
     assert f"shop flatters IDRec ({after / before - 1:+.0%}); no difference is shown for popularity." in first
     assert cells(last, "popularity")[3:] == ["+0.0000 (+0.0000 to +0.0000)", "no difference shown"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from modeling_transrec.benchmark.statistics import compare, estimate, values_of_users
+from modeling_transrec.benchmark.statistics import RESAMPLES, compare, estimate, estimate_quotient, values_of_users
 
 
 def test_metrics_of_users():
@@ -83,3 +83,44 @@ def test_seeds_are_paired_with_themselves():
     assert found.p_seeds < 0.05 and found.in_words == "better"
     (crossed,) = compare([(model, reference[[1, 2, 0]])])
     assert crossed.p_seeds > 0.5
+
+
+def naive_interval(above, below, generator):
+    """The interval of the mean over seeds of quotients of sums, one sample of users at a time."""
+    found = []
+    for _ in range(RESAMPLES):
+        users = [int(user) for user in generator.integers(0, above.shape[1], above.shape[1])]
+        of_seeds = []
+        for seed in range(len(above)):
+            of_seeds.append(sum(above[seed][users]) / sum(below[seed][users]))
+        found.append(sum(of_seeds) / len(of_seeds))
+    return np.percentile(found, [2.5, 97.5])
+
+
+@pytest.mark.parametrize("kind", ["one number of all", "of each user", "of each user and seed"])
+def test_a_quotient_has_the_interval_of_a_naive_bootstrap(kind):
+    """Users of long histories have high numbers above: the mean of the users' own quotients is another number."""
+    generator = np.random.default_rng(9)
+    below = generator.random((1, 120)) ** 4 + 0.02
+    above = (below**2 + 0.1 * generator.random((3, 120))) * np.array([[1.0], [1.1], [1.2]])
+    below = np.repeat(below, 3, axis=0)
+    if kind == "one number of all":
+        below[:] = 0.5
+    if kind == "of each user and seed":
+        below *= generator.random((3, 120)) < 0.7
+        above[below == 0] = 0
+    found = estimate_quotient(above, below)
+    low, high = naive_interval(above, below, generator)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+    of_seeds = above.sum(axis=1) / below.sum(axis=1)
+    assert found.mean == pytest.approx(of_seeds.mean()) and found.spread == pytest.approx(of_seeds.std(ddof=1))
+    if kind != "one number of all":
+        used = below > 0
+        assert abs(np.mean(above[used] / below[used]) - found.mean) > high - low
+
+
+def test_a_quotient_of_few_users_has_an_interval_though_a_seed_may_have_none_of_them():
+    above, below = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 2.0]]), np.array([[2.0, 0.0, 0.0], [0.0, 4.0, 5.0]])
+    found = estimate_quotient(above, below)
+    assert found.mean == pytest.approx((1 / 2 + 4 / 9) / 2) and 0.4 <= found.low <= found.mean <= found.high <= 0.5
+    assert estimate_quotient(above[:1], below[:1]).spread is None

@@ -26,6 +26,7 @@ def test_a_line_of_a_benchmark_holds():
     assert (
         check_result(result_line(card="https://huggingface.co/me/model", git_commit="0123456+", known_users=50)) == []
     )
+    assert check_result(result_line(intervals={"hr@10": [0.08, 0.12], "ndcg@10": [0, 0.1]})) == []
     assert check_result(result_line("名前 × BERT (γ=0.1)", a_field_of_later={"nested": [1, 2.5, None, True]})) == []
 
 
@@ -55,6 +56,11 @@ def test_a_line_of_a_benchmark_holds():
         ({"metrics": {"<b>": 0.1}}, "must be a metric such as hr@10"),
         ({"metrics": {"hr@10": 0.1, "ndcg@10": 0.2}}, "ndcg@10 is higher than hr@10"),
         ({"metrics": {"hr@10": 0.1, "hr@5": 0.2}}, "hr@k falls with k"),
+        ({"intervals": {"hr@10": [0.2, 0.1]}}, "intervals hr@10 ends at 0.1 before it begins, at 0.2"),
+        ({"intervals": {"hr@10": [0.2, 1.1]}}, "intervals hr@10 is 0.2 to 1.1, not between 0 and 1"),
+        ({"intervals": {"hr@10": [0.1]}}, "intervals hr@10 has 1 entries, not 2 to 2"),
+        ({"intervals": {"hr@10": 0.1}}, "intervals hr@10 must be a list"),
+        ({"intervals": {"hr@7": [0.1, 0.2]}}, "intervals hr@7 is of no metric of the line"),
         ({"protocol": {**PROTOCOL, "fingerprint": "0123"}}, "protocol.fingerprint must be 16 hexadecimal digits"),
         ({"protocol": {**PROTOCOL, "num_users": 0}}, "protocol.num_users is 0"),
         ({"protocol": {"fingerprint": "0123456789abcdef"}}, "protocol.ties is missing"),

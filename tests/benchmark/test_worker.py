@@ -13,7 +13,7 @@ from huggingface_hub.constants import ENDPOINT
 from modeling_transrec import SAMPLE_BACKBONE, DataArguments
 from modeling_transrec.benchmark.known_users import KnownUsersArguments
 from modeling_transrec.benchmark.report import write_report
-from modeling_transrec.benchmark.statistics import values_of_users
+from modeling_transrec.benchmark.statistics import estimate, values_of_users
 from modeling_transrec.benchmark.suites import Suite, read_suite
 from modeling_transrec.benchmark.worker import Worker
 from modeling_transrec.cli import evaluate, finetune, pretrain
@@ -124,6 +124,24 @@ def test_what_is_kept_of_users_says_their_groups(tmp_path):
         of_group = line["groups"].pop(name)
         assert of_group["num_users"] == chosen.sum() and of_group["ndcg@10"] == pytest.approx(gains[chosen].mean())
     assert not line["groups"]
+
+
+def test_what_is_kept_of_users_says_what_their_lists_are_worth(tmp_path):
+    """The quotient of the sums is the metric; coverage is of all lists together and has none."""
+    named = ["coverage", "novelty", "popularity_bias", "diversity", "calibration"]
+    changes = {"backbones": {"text_model_name_or_path": SAMPLE_BACKBONE}, "metrics": ["hr", "ndcg", *named]}
+    (line,) = Worker(tmp_path, use_cpu=True).run(baselines(baselines=["transitions"], **changes))
+    kept = np.load(tmp_path / line["rankings"])
+    assert {name for name in kept if "@" in name} == {f"{name}@10" for name in named[1:]}
+    for name in named[1:]:
+        above, below = kept[f"{name}@10"]
+        assert above.shape == kept["num_better"].shape and above.dtype == np.float32 and above.std() > 0
+        assert above.sum() / below.sum() == pytest.approx(line["metrics"][f"{name}@10"], rel=1e-5)
+    assert line["intervals"].keys() == {f"{name}@10" for name in ("hr", "ndcg", *named[1:])}
+    for name, (low, high) in line["intervals"].items():
+        assert low < line["metrics"][name] < high
+    found = estimate(values_of_users(kept["num_better"], kept["num_tied"])[None])
+    assert line["intervals"]["ndcg@10"] == pytest.approx([found.low, found.high], abs=1e-6)
 
 
 def test_a_search_tries_as_many_settings_of_each_row_and_its_command_does_the_same(tmp_path):

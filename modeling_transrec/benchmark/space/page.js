@@ -11,6 +11,7 @@ const PUBLISHED_DATA = new Map([
   [null, ["cut not compared", "Numbers that others have published on data of this name. Whether users, items and targets are the same has not been compared, so they are not compared with the tables above."]],
   [false, ["another cut", "Numbers that others have published on another cut of this data. They are not to be compared with the tables above."]],
 ]);
+const INTERVAL = "95 % interval over users, who are drawn again 2,000 times; of several seeds the mean of their intervals";
 const MAIN = ["hr@10", "ndcg@10", "mrr"];
 const HIGHER_IS_BETTER = /^(hr|ndcg|mrr|recall|precision|map)(@|$)/; // of coverage, novelty and others nobody can say
 const NAMES = { seconds: "time", num_trials: "trials", model: "model", seeds: "seeds" };
@@ -31,6 +32,8 @@ const link = (url, text) => /^https:\/\//.test(url) ? el("a", { href: url, rel: 
 const metricName = (name) => name.replace(/^(hr|ndcg|mrr|map)/, (found) => found.toUpperCase()).replaceAll("_", " ");
 const number = (value) => Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 })
   : value.toFixed(Math.abs(value) < 10 ? 4 : 1);
+
+const interval = (ends) => ends ? `${number(ends[0])} to ${number(ends[1])}` : null;
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
@@ -134,7 +137,8 @@ function bodyRow(row, rank, columns, bests, scale, mark) {
     const metric = row.metrics[name];
     if (!metric) return el("td", {}, "");
     const spread = metric.spread === null ? null : el("span", { class: "spread" }, ` ± ${number(metric.spread)}`);
-    return el("td", {}, el("span", { class: metric.mean === bests[name] ? "best" : null }, number(metric.mean)), spread);
+    return el("td", {}, el("span", { class: metric.mean === bests[name] ? "best" : null }, number(metric.mean)), spread,
+      metric.interval ? el("span", { class: "interval", title: INTERVAL }, interval(metric.interval)) : null);
   });
   const last = row.table.published
     ? [el("td", { class: "left" }, row.run_by), el("td", { class: "left" }, link(row.url, row.short_source)),
@@ -168,7 +172,7 @@ function runsOf(row) {
   const shown = Object.keys(row.metrics).filter((name) => ["hr@10", "ndcg@10"].includes(name));
   const columns = {
     seed: (run) => run.seed === null ? "–" : String(run.seed),
-    ...Object.fromEntries(shown.map((name) => [metricName(name), (run) => number(run.metrics[name])])),
+    ...Object.fromEntries(shown.map((name) => [metricName(name), (run) => number(run.metrics[name]) + (run.intervals?.[name] ? ` (${interval(run.intervals[name])})` : "")])),
     started: (run) => run.started.slice(0, 16).replace("T", " "),
     time: (run) => Object.entries(run.seconds).filter(([, value]) => value).map(([name, value]) => `${name} ${duration(value)}`).join(", "),
     memory: (run) => size(run.peak_memory_bytes),
@@ -293,7 +297,8 @@ const models = new Set(data.tables.flatMap((table) => table.rows.map((row) => ro
 const runs = data.tables.reduce((sum, table) => sum + table.size, 0);
 document.getElementById("summary").textContent = `${runs.toLocaleString("en")} runs of ${models.size} models on `
   + `${places.length} data set${places.length === 1 ? "" : "s"}: ${places.join(", ")}. `
-  + "Each protocol has a table of its own; open a row for its runs, command, versions and cost.";
+  + "Each protocol has a table of its own; open a row for its runs, command, versions and cost."
+  + (allRows.some((row) => Object.values(row.metrics).some((metric) => metric.interval)) ? ` ± is over seeds; below a number stands its ${INTERVAL}.` : "");
 const form = document.getElementById("filters");
 form.addEventListener("submit", (event) => event.preventDefault());
 for (const id of ["dataset", "protocol", "modality", "budget", "all"]) document.getElementById(id).addEventListener("change", render);
