@@ -2,6 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/serving_load.py
     OMP_NUM_THREADS=1 python benchmarks/serving_load.py --before CHECKOUT  # of 36b1536, in the results
+    OMP_NUM_THREADS=1 python benchmarks/serving_load.py --only observe replay --before CHECKOUT  # of 8249826
+    OMP_NUM_THREADS=1 python benchmarks/serving_load.py --only replay_more
 
 Items and users are made; each measurement runs in a process of its own. Times are of the CPU, memory is what a process
 takes beside the catalogue. `--before` measures the package of another checkout, too, each before ours. Results:
@@ -14,6 +16,8 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -21,13 +25,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from timing import command_line
 
 from modeling_transrec import Recommender, TransRecConfig, TransRecModel, TransRecProcessor, train_tokenizer
 from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation.scoring import CatalogueScorer
 from modeling_transrec.hub.facts import checkpoint_hash
 from modeling_transrec.serving.catalogue import Catalogue
+from modeling_transrec.serving.service import Service
 
 
 RESULTS = Path(__file__).parent / "results" / "serving_load"
@@ -171,12 +175,54 @@ def questions(num_items: int) -> dict:
     return {name: statistics.median(values[1:]) * 1e3 for name, values in seconds.items()}
 
 
+def make_clicks(number: int, num_items: int) -> list[dict]:
+    generator = np.random.default_rng(2)
+    users, items = generator.integers(5_000, size=number), (num_items * generator.random(number) ** 2).astype(int)
+    return [
+        {"user_id": f"user {user}", "item_id": f"item {item}", "timestamp": 1_700_000_000 + second}
+        for second, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True))
+    ]
+
+
+def observe(num_items: int) -> dict:
+    """Calls of `Recommender.observe` with one interaction each."""
+    recommender, seconds = make_recommender(num_items, counts=True), []
+    for click in make_clicks(220, num_items):
+        start = time.process_time()
+        recommender.observe({name: [value] for name, value in click.items()})
+        seconds.append(time.process_time() - start)
+    return {"one call, ms": statistics.median(seconds[20:]) * 1e3}
+
+
+def replay(num_items: int, num_events: int) -> dict:
+    """Starts of a service whose log has interactions, one an event, beside loading its checkpoint."""
+    recommender = make_recommender(num_items, counts=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "events.jsonl")
+        with file.open("w", encoding="utf-8") as log:
+            for click in make_clicks(num_events, num_items):
+                log.write(json.dumps({"time": 0, "kind": "observe", "interactions": [click]}) + "\n")
+        start = time.process_time()
+        service = Service(lambda: recommender, file)
+        seconds = time.process_time() - start
+        service.close()
+    return {"s": seconds}
+
+
+def replay_more(num_items: int, num_events: int) -> dict:
+    """The same with more events; what came before would take minutes."""
+    return replay(num_items, num_events)
+
+
 MEASUREMENTS: list[tuple[str, dict]] = [
     *(("change", {"num_items": 1_000_000, **more}) for more in ({}, {"counts": True}, {"faiss": "Flat"})),
     *(("questions", {"num_items": number}) for number in (10_000, 100_000, 1_000_000)),
     ("many", {"num_items": 1_000_000, "num_users": 2_000}),
     ("many", {"num_items": 10_000, "num_users": 100_000}),
     ("threads", {"num_items": 1_000_000, "num_threads": 16}),
+    ("observe", {"num_items": 10_000}),
+    ("replay", {"num_items": 10_000, "num_events": 10_000}),
+    ("replay_more", {"num_items": 10_000, "num_events": 100_000}),
     *(("recommend", {"num_items": number, "kind": kind}) for number in (1_000_000, 100_000) for kind in KINDS),
 ]
 
@@ -201,7 +247,7 @@ def render(record: dict) -> str:
         f"Made items of width {WIDTH}, one thread. Milliseconds and seconds of the CPU; MiB beside the catalogue.",
         "",
         "```bash",
-        record["command"],
+        textwrap.dedent((__doc__ or "").split("\n\n")[1]),
         "```",
     ]
     for name in dict.fromkeys(row["what"] for row in record["results"]):
@@ -230,8 +276,6 @@ def main() -> None:
         return
     file = RESULTS.with_suffix(".json")
     record = json.loads(file.read_text()) if file.exists() else {"results": []}
-    if args.only is None:
-        record["command"] = command_line({args.before: "CHECKOUT"})
     for name, arguments in MEASUREMENTS:
         if args.only is not None and name not in args.only:
             continue

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import datasets
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
 from .loading import as_ids, values_of_interactions
-from .tables import Table, as_dataset
+from .tables import Table, as_arrow
 
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def whole_column(sequences: datasets.Dataset, column: str) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _check_names(table: datasets.Dataset) -> None:
+def _check_names(table: pa.Table) -> None:
     """Refuses columns that another name would make a user, an item, a time or a weight: none is left out in silence.
 
     What columns are usually called is known to the reader of files.
@@ -239,7 +239,7 @@ def _check_names(table: datasets.Dataset) -> None:
     for name, role in roles.items():
         if name.strip().lower() in ("weight", "weights"):
             roles[name] = "weight"
-        elif role is None and (TIME_NAME.search(name.strip().lower()) or _is_of_times(table.features[name])):
+        elif role is None and (TIME_NAME.search(name.strip().lower()) or _is_of_times(table[name].type)):
             roles[name] = "timestamp"
     for role in ("user_id", "item_id", "timestamp", "weight"):
         called = [name for name in names if roles[name] == role and name.strip().lower() not in ROW_KEYS]
@@ -251,8 +251,15 @@ def _check_names(table: datasets.Dataset) -> None:
         raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(names)}")
 
 
-def _is_of_times(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype.startswith(("timestamp", "date"))
+def _is_of_times(arrow_type: pa.DataType) -> bool:
+    return pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
+
+
+def _unknown(column: "pl.Series") -> tuple[int, int | None]:
+    """Returns how many values are null or not a number, and the row of the first one."""
+    values = column.fill_nan(None) if column.dtype.is_float() else column
+    count = values.null_count()
+    return count, values.is_null().arg_max() if count else None
 
 
 def _as_ids(column: "pl.Series") -> "pl.Series":
@@ -264,10 +271,10 @@ def _as_ids(column: "pl.Series") -> "pl.Series":
             f"{name} holds lists, and must hold one id in a row; for a row a user, call the lists item_ids, and give "
             "them in time order"
         )
-    unknown = column.is_null() | (column.is_nan() if column.dtype.is_float() else column.is_null())
-    if unknown.any():
+    count, row = _unknown(column)
+    if count:
         raise ValueError(
-            f"{unknown.sum()} interactions have no {name}, the first in row {unknown.arg_max()}: leave them out; "
+            f"{count} interactions have no {name}, the first in row {row}: leave them out; "
             "visitors without an account need an id for each session"
         )
     if not (column.dtype == pl.String or column.dtype.is_integer()):
@@ -295,16 +302,16 @@ def _as_times(column: "pl.Series") -> "pl.Series":
             f"timestamp must hold numbers or dates, not {what} such as {str(column.drop_nulls().first())!r}: convert "
             "it, with pandas by pandas.to_datetime"
         )
-    unknown = column.is_null() | (column.is_nan() if column.dtype.is_float() else column.is_null())
-    if unknown.any():
+    count, row = _unknown(column)
+    if count:
         raise ValueError(
-            f"{unknown.sum()} interactions have no timestamp, the first in row {unknown.arg_max()}: fill them in, or "
+            f"{count} interactions have no timestamp, the first in row {row}: fill them in, or "
             "leave these interactions out"
         )
     return column
 
 
-def from_interactions(interactions: Table) -> datasets.Dataset:
+def from_interactions(interactions: Table, turns: Sequence[int] | None = None) -> pa.Table:
     """Makes histories in time order, a row a user, of interactions, as [`Transitions.from_sequences`] reads them.
 
     Args:
@@ -312,31 +319,36 @@ def from_interactions(interactions: Table) -> datasets.Dataset:
             or dict. Without times the rows of a user are taken to be in time order. The weight is what an interaction
             counts, such as 0.1 for a click and 1 for a purchase; those of weight 0 are left out. Of rows that are
             equal, their time included, one counts. Other columns, such as ratings, are not read.
+        turns: `(N,)` numbers, one an interaction: the interactions of each are made histories by themselves, which
+            follow those of lower numbers. By default, all are of one turn.
 
     Raises:
         ValueError: if a column is missing or has another name, or a user, an item or a time is unknown.
 
     >>> table = {"user_id": ["u", "v", "u"], "item_id": ["b", "a", "a"], "timestamp": [5, 1, 3]}
-    >>> from_interactions(table)["item_ids"][:]
+    >>> from_interactions(table)["item_ids"].to_pylist()
     [['a', 'b'], ['a']]
+    >>> from_interactions(table, turns=[0, 0, 1])["item_ids"].to_pylist()
+    [['b'], ['a'], ['a']]
     """
     import polars as pl
 
-    given = as_dataset(interactions)
-    if not given.column_names or len(given) == 0:
+    given = as_arrow(interactions)
+    if given.num_columns == 0 or given.num_rows == 0:
         raise ValueError("the table has no interactions")
     _check_names(given)
     lists = {"item_id": "item_ids", "timestamp": "timestamps", "weight": "weights"}
     names = [name for name in ("user_id", *lists) if name in given.column_names]
-    table = cast(pl.DataFrame, pl.from_arrow(given.select_columns(names).with_format("arrow")[:]))
-    table = table.with_columns(_as_ids(table["user_id"]), _as_ids(table["item_id"]))
+    table = cast(pl.DataFrame, pl.from_arrow(given.select(names)))
+    read = {"user_id": _as_ids, "item_id": _as_ids, "weight": _as_numbers, "timestamp": _as_times}
+    numbers = pl.Series("turn", np.zeros(len(table), np.int64) if turns is None else turns)
+    table = pl.DataFrame([numbers, *(read[name](table[name]) for name in names)])
     if "weight" in names:
-        table = table.with_columns(_as_numbers(table["weight"]))
         if not (table["weight"].ge(0) & table["weight"].is_finite()).fill_null(False).all():
             raise ValueError("the weight of an interaction must be a finite number of at least 0")
         table = table.filter(pl.col("weight") > 0)
     if "timestamp" in names:
-        table = table.with_columns(_as_times(table["timestamp"]))
         table = table.unique(maintain_order=True).sort("timestamp", maintain_order=True)
     columns = [pl.col(name).alias(alias) for name, alias in lists.items() if name in names]
-    return datasets.Dataset.from_polars(table.group_by("user_id").agg(columns).sort("user_id"))
+    by_user = table.group_by("turn", "user_id").agg(columns).sort("turn", "user_id")
+    return by_user.to_arrow().drop_columns(["turn"])

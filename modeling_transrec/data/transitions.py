@@ -94,7 +94,7 @@ class Transitions:
     @classmethod
     def from_sequences(
         cls,
-        sequences: datasets.Dataset | Sequence[Sequence[str]],
+        sequences: datasets.Dataset | pa.Table | Sequence[Sequence[str]],
         item_ids: Sequence[str] | None = None,
         keep_histories: bool = False,
         weights: np.ndarray | None = None,
@@ -104,8 +104,8 @@ class Transitions:
         """Counts the transitions of users' histories. The histories should be whole: a cut at some length loses pairs.
 
         Args:
-            sequences: a data set with columns `item_ids` and, where known, `user_id`, `timestamps` and `weights`;
-                or lists of item ids.
+            sequences: a data set or table of Arrow with columns `item_ids` and, where known, `user_id`, `timestamps`
+                and `weights`; or lists of item ids.
             item_ids: the catalogue; other items count for distances, but are left out of the result. By default the
                 items of the histories.
             keep_histories: whether the histories stay known, by the column `user_id`, so that [`update`] goes on from
@@ -115,9 +115,10 @@ class Transitions:
             num_threads: by default as many as there are cores.
             settings: those of [`TransitionSettings`].
         """
-        if not isinstance(sequences, datasets.Dataset):
-            lists = pa.array(map(list, sequences), pa.list_(pa.string()))
-            sequences = datasets.Dataset(pa.table({"item_ids": lists}))
+        if not isinstance(sequences, datasets.Dataset | pa.Table):
+            sequences = pa.table({"item_ids": pa.array(map(list, sequences), pa.list_(pa.string()))})
+        if isinstance(sequences, pa.Table):
+            sequences = datasets.Dataset(sequences)
         chosen = TransitionSettings(**settings)
         read, all_ids, num_known = UserInteractions.read(sequences, item_ids, weights, keep_histories)
         aged = read.aged_weights(chosen.half_life)

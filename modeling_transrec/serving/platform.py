@@ -10,12 +10,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..data.counting import from_interactions
-from ..data.tables import Table, as_dataset, as_histories, is_rows, is_table
+from ..data.tables import Table, as_arrow, as_histories, is_rows, is_table
 from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.content import ContentKNN
 from ..evaluation.evaluator import FullRankingEvaluator
@@ -34,28 +35,40 @@ _LARGEST_WEIGHT, _LONGEST_HISTORY = 1e30, 2**20  # in such a file
 logger = logging.getLogger(__name__)
 
 
-def as_sequences(histories: Table | Sequence[Sequence[str]], known: Container[str]) -> datasets.Dataset:
+def as_sequences(
+    histories: Table | Sequence[Sequence[str]], known: Container[str], turns: Sequence[int] | None = None
+) -> pa.Table:
     """Returns histories as one row a user, with columns `user_id` and `item_ids`, in time order.
 
+    Args:
+        histories: a table of interactions or of histories, or lists of item ids, one for each user.
+        known: ids of the items of the catalogue.
+        turns: for interactions, see [`from_interactions`].
+
     Raises:
-        ValueError: if an item is not among the known ones, those of the catalogue, or there is only one history.
+        ValueError: if an item is not among the known ones, or there is only one history.
     """
     if is_table(histories) or is_rows(histories):
-        table = as_dataset(histories)
+        table = as_arrow(histories)
         is_whole = {"user_id", "item_ids"} <= set(table.column_names)
-        sequences = table if is_whole else from_interactions(table)
+        if is_whole and turns is not None:
+            raise ValueError("whole histories have no turns: give interactions, with a column item_id")
+        sequences = table if is_whole else from_interactions(table, turns)
     else:
         lists, is_single = as_histories(histories)
         if is_single:
             raise ValueError("histories must be a table of interactions, or lists of item ids, one for each user")
         users = [f"user {number}" for number in range(len(lists))]
-        sequences = datasets.Dataset.from_dict({"user_id": users, "item_ids": lists})
-    for row, history in enumerate(sequences["item_ids"]):
-        for item in history:
-            if item is None:
-                raise ValueError(f"the history of row {row} has an item without an id (None); leave it out")
-            if item not in known:
-                raise ValueError(f"item {item!r} of the interactions is not in the catalogue; index it, too")
+        sequences = as_arrow({"user_id": users, "item_ids": lists})
+    item_ids = sequences["item_ids"]
+    if not hasattr(item_ids.type, "value_type"):
+        raise ValueError("item_ids must hold a list of item ids in each row; a column of single ids is called item_id")
+    for item in item_ids.combine_chunks().flatten().unique().to_pylist():
+        if item is None:
+            row = next(row for row, history in enumerate(item_ids.to_pylist()) if None in history)
+            raise ValueError(f"the history of row {row} has an item without an id (None); leave it out")
+        if item not in known:
+            raise ValueError(f"item {item!r} of the interactions is not in the catalogue; index it, too")
     return sequences
 
 

@@ -330,7 +330,7 @@ class Recommender:
         self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
         sequences = None
         if histories is not None and (self.reads_features or is_table(histories) or is_rows(histories)):
-            sequences, histories = as_sequences(histories, set(item_ids)), None
+            sequences, histories = datasets.Dataset(as_sequences(histories, set(item_ids))), None
         if self.reads_features:
             content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
             scorer = fit_content(content, items, sequences)
@@ -346,7 +346,7 @@ class Recommender:
         return None if self.reads_features else evaluator.user_inputs(self.processor, self.model.config)
 
     def observe(self, interactions: Table) -> "Recommender":
-        """Counts new interactions, in about 90 microseconds each and milliseconds a call; the next answers use them.
+        """Counts new interactions, in about 90 microseconds each and two milliseconds a call; the next answers use them.
 
         A user's new interactions follow those that were given to [`index`] or to this method before. Histories are not
         saved, so that in a loaded recommender the users' histories begin anew.
@@ -356,9 +356,23 @@ class Recommender:
 
         Returns: itself.
         """
-        sequences = as_sequences(interactions, self.indexed())
+        return self._observe(interactions)
+
+    def observe_in_turn(self, interactions: Table, turns: Sequence[int]) -> "Recommender":
+        """Counts what [`observe`] would, called with the interactions of one turn after the other, in less time.
+
+        Args:
+            interactions: as in [`observe`].
+            turns: `(N,)` numbers, one an interaction; lower turns come first.
+
+        Returns: itself. If a turn cannot be counted, none is.
+        """
+        return self._observe(interactions, turns)
+
+    def _observe(self, interactions: Table, turns: Sequence[int] | None = None) -> "Recommender":
+        sequences = as_sequences(interactions, self.indexed(), turns)
         columns = [
-            sequences[name][:] if name in sequences.column_names else [None] * len(sequences)
+            sequences[name].to_pylist() if name in sequences.column_names else [None] * len(sequences)
             for name in ("user_id", "item_ids", "timestamps", "weights")
         ]
         with _changing:

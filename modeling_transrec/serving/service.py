@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .event_log import EventLog
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _ROWS = {"put": "items", "remove": "item_ids", "observe": "interactions"}  # of each kind of event
 _KIND_OF_ROW = {"items": "items", "item_ids": "items", "interactions": "interactions"}
+_COUNTED_TOGETHER = 10_000  # interactions of a log
 
 
 class NotKeptError(OSError):
@@ -89,11 +90,11 @@ class Service:
         if self._log is None:
             return 0
         count, left_out, first = 0, Counter[str](), None
-        for event in self._log.events(since):
-            skipped = _apply_what_fits(recommender, event)
-            left_out += skipped
-            first = first or (event["line"] if skipped else None)
-            count += 1
+        for events in _together(self._log.events(since)):
+            for event, skipped in zip(events, _replay_what_fits(recommender, events), strict=True):
+                left_out += skipped
+                first = first or (event["line"] if skipped else None)
+            count += len(events)
         if count:
             logger.info("%d changes of the catalogue and its counts were replayed from the log", count)
         if left_out:
@@ -219,6 +220,46 @@ class Service:
                 raise
 
 
+def _together(events: Iterable[dict]) -> Iterator[list[dict]]:
+    """Yields events in their order: those of interactions with the same fields together, others one by one."""
+    fields_before: list[str] | None = None
+    found: list[dict] = []
+    size = 0
+    for event in events:
+        fields = _common_fields(event)
+        if found and (fields is None or fields != fields_before or size >= _COUNTED_TOGETHER):
+            yield found
+            found, size = [], 0
+        found.append(event)
+        fields_before, size = fields, size + len(event.get("interactions", ()))
+    if found:
+        yield found
+
+
+def _common_fields(event: dict) -> list[str] | None:
+    """Returns the fields that all interactions of an event have; `None` if they differ, or there are none."""
+    fields = [sorted(row) for row in event["interactions"]] if event["kind"] == "observe" else []
+    return fields[0] if fields and all(one == fields[0] for one in fields) else None
+
+
+def _replay_what_fits(recommender: Recommender, events: list[dict]) -> list[Counter[str]]:
+    """Replays events of a log, several only of interactions, as if one by one.
+
+    Returns: for each event, how many of its items or interactions did not fit the catalogue.
+    """
+    if len(events) == 1:
+        return [_apply_what_fits(recommender, events[0])]
+    turns = [_fitting(recommender, "interactions", event["interactions"]) for event in events]
+    try:
+        if any(turns):
+            _observe(recommender, turns)
+    except (ValueError, TypeError):  # of one of them: which one is found by halves
+        middle = len(events) // 2
+        return _replay_what_fits(recommender, events[:middle]) + _replay_what_fits(recommender, events[middle:])
+    left_out = (len(event["interactions"]) - len(turn) for event, turn in zip(events, turns, strict=True))
+    return [Counter({"interactions": number} if number else {}) for number in left_out]
+
+
 def _apply_what_fits(recommender: Recommender, event: dict) -> Counter[str]:
     """Replays an event of a log, and returns how many of its items or interactions did not fit the catalogue."""
     try:
@@ -259,10 +300,16 @@ def _apply(recommender: Recommender, event: dict) -> None:
             raise ValueError(f"item {unknown[0]!r} is not in the catalogue")
         recommender.remove_items(event["item_ids"])
     elif kind == "observe":
-        rows = event["interactions"]
-        names = list(rows[0])
-        if any(row.keys() != rows[0].keys() for row in rows):
-            raise ValueError("all interactions of a request must have the same fields")
-        recommender.observe({name: [row[name] for row in rows] for name in names})
+        _observe(recommender, [event["interactions"]])
     else:
         raise ValueError(f"a log has an event of kind {kind!r}, which this version does not know")
+
+
+def _observe(recommender: Recommender, turns: Sequence[Sequence[dict]]) -> None:
+    """Counts interactions, those of one turn after those of the other."""
+    rows = [row for turn in turns for row in turn]
+    names = list(rows[0]) if rows else []
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError("all interactions of a request must have the same fields")
+    numbers = [number for number, turn in enumerate(turns) for _ in turn]
+    recommender.observe_in_turn({name: [row[name] for row in rows] for name in names}, numbers)

@@ -1,5 +1,6 @@
 """Items and histories in what people hold them in."""
 
+import datetime
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from modeling_transrec import SAMPLE_BACKBONE, Recommender
-from modeling_transrec.data.tables import as_dataset, as_histories
+from modeling_transrec.data.tables import as_arrow, as_dataset, as_histories
 from modeling_transrec.evaluation import scoring
 
 from ..tiny import tiny_image
@@ -64,6 +65,38 @@ def test_items_in_what_people_have(given, recommender):
     assert torch.equal(recommender.item_embeddings, expected.item_embeddings)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a", "b"],
+        [1, 2],
+        np.array([1, 2], np.int32),
+        [1, 2.5],
+        [2**60 + 1, 0.5],
+        [1, "b"],
+        [None, None],
+        [True, None],
+        [1.0, float("nan")],
+        [["a"], ["b", "c"]],
+        np.eye(2),
+        [np.zeros(2), np.ones(3)],
+        [datetime.datetime(2024, 5, 8), None],
+        pd.to_datetime(["2024-05-08", "2024-05-09"]),
+        pd.Series(["a", None], dtype="category"),
+        [b"x", b"y"],
+        [{"x": 1}, {"x": None}],
+        [tiny_image(1), None],
+        [],
+    ],
+    ids=str,
+)
+def test_a_table_of_arrow_is_that_of_the_data_set(values):
+    for given in ({"x": values}, pd.DataFrame({"x": list(values)})):
+        assert as_arrow(given).equals(as_dataset(given).with_format("arrow")[:])
+    some = as_dataset({"x": values})
+    assert as_arrow(some.select(range(len(some))[::-1])).to_pylist() == some.with_format("arrow")[:].to_pylist()[::-1]
+
+
 def test_titles_that_are_numbers(recommender):
     table = {"item_id": ["a", "b"], "text_en": ["7", "1984"]}
     expected = recommender.index(table).item_embeddings
@@ -84,6 +117,14 @@ def test_histories_with_what_is_no_item_are_refused(recommender):
     for histories in ([["a", None], ["b", "c"]], {"user_id": ["u"], "item_ids": [["a", None]]}):
         with pytest.raises(ValueError, match=r"the history of row 0 has an item without an id \(None\)"):
             Recommender.from_backbone(SAMPLE_BACKBONE).index(ROWS, histories=histories)
+
+
+def test_histories_that_are_no_lists_and_turns_of_whole_histories_are_refused(recommender):
+    with pytest.raises(ValueError, match="item_ids must hold a list of item ids in each row"):
+        recommender.index(ROWS, histories={"user_id": ["u"], "item_ids": ["a"]})
+    recommender.index(ROWS, histories={"user_id": ["u", "u"], "item_id": ["a", "b"]})
+    with pytest.raises(ValueError, match="whole histories have no turns"):
+        recommender.observe_in_turn({"user_id": ["u"], "item_ids": [["a"]]}, [0])
 
 
 def test_tables_that_are_not_clear_are_refused(recommender):

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import itertools
 import json
@@ -11,6 +12,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -22,7 +25,7 @@ fastapi = pytest.importorskip("fastapi", reason='needs pip install ".[serve]"')
 import httpx  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
-from modeling_transrec import Recommender  # noqa: E402
+from modeling_transrec import Recommender, Transitions  # noqa: E402
 from modeling_transrec.serving.app import JsonFormatter, Limits, create_app  # noqa: E402
 from modeling_transrec.serving.batching import Batcher, BusyError  # noqa: E402
 from modeling_transrec.serving.event_log import EventLog  # noqa: E402
@@ -56,6 +59,21 @@ def load(checkpoint):
 def client(load, tmp_path):
     with TestClient(create_app(Service(load, tmp_path / "events.jsonl"))) as client:
         yield client
+
+
+def state(transitions: Transitions) -> dict:
+    """Returns all that transitions know, to the last bit."""
+    base, kept = transitions._base, transitions._kept
+    return {
+        "changes": transitions._changes.as_dict(),
+        "changed": transitions._changed.as_dict(),
+        "histories": transitions._histories.as_dict(),
+        "counts": [] if base is None else base.to_dense().tolist(),
+        "stamp": transitions.stamp,
+        "times": (transitions._reference, transitions._latest),
+        "kept": (kept.items.tolist(), kept.offsets.tolist(), kept.users),
+        "number": transitions._num_changes,
+    }
 
 
 def test_it_answers_what_the_recommender_does(client, load):
@@ -459,6 +477,61 @@ class TestReload:
         service = again()
         assert service.skipped == 3 and service.recommender.item_ids == recommender.item_ids
         service.close()
+
+    @pytest.mark.parametrize("half_life", [None, 3.0])
+    @pytest.mark.parametrize("together", [10_000, 7, 1])
+    def test_interactions_of_many_events_are_counted_as_one_by_one(
+        self, load, tmp_path, monkeypatch, half_life, together
+    ):
+        """Events out of time order, equal ones, several of a user, and some that do not fit, between other events."""
+        rng = np.random.default_rng(0)
+        with EventLog(tmp_path / "events.jsonl") as log:
+            for number in range(120):
+                some = [f"i{one:03}" if one < 40 else "gone" for one in rng.integers(42, size=rng.integers(1, 4))]
+                rows = [{"user_id": f"u{rng.integers(3)}", "item_id": one, "timestamp": 0} for one in some]
+                for row in rows:
+                    row["timestamp"] = int(rng.integers(5)) if number % 10 else 0.5
+                    row |= {"weight": float(rng.uniform())} if number // 20 % 2 else {}
+                rows[-1]["timestamp"] = "yesterday" if number == 33 else rows[-1]["timestamp"]
+                log.append({"kind": "observe", "interactions": rows})
+                if number in (50, 51):
+                    log.append({"kind": "remove", "item_ids": [f"i{number - 45:03}"]})
+        counted = [["i001", "i002", "i003"], ["i001", "i002", "i004"]]
+
+        def load_counted():
+            recommender = load()
+            dataset = {"user_id": ["u1", "u2"], "item_ids": counted, "timestamps": [[1.0, 2, 3], [4.0, 5, 6]]}
+            transitions = Transitions.from_sequences(
+                pa.table(dataset), recommender.item_ids, keep_histories=True, half_life=half_life
+            )
+            scorer = recommender.scorer.replace(transitions=transitions)
+            recommender.restore(dataclasses.replace(recommender.snapshot, scorer=scorer))
+            return recommender
+
+        expected, skipped = load_counted(), 0
+        with EventLog(tmp_path / "events.jsonl") as log:
+            for event in log.events():
+                if event["kind"] == "remove":
+                    expected.remove_items(event["item_ids"])
+                    continue
+                rows = [row for row in event["interactions"] if row["item_id"] in expected.snapshot]
+                rows = [row for row in rows if row["timestamp"] != "yesterday"]
+                turns = [rows] if rows else []
+                for turn in turns:
+                    expected.observe({name: [row[name] for row in turn] for name in turn[0]})
+                skipped += len(event["interactions"]) - len(rows)
+        monkeypatch.setattr("modeling_transrec.serving.service._COUNTED_TOGETHER", together)
+        calls = []
+        monkeypatch.setattr(
+            Recommender,
+            "observe_in_turn",
+            lambda self, *given, observe=Recommender.observe_in_turn: calls.append(given) or observe(self, *given),
+        )
+        service = Service(load_counted, tmp_path / "events.jsonl")
+        found, expected = service.recommender.scorer.transitions, expected.scorer.transitions
+        assert service.skipped == skipped > 10
+        assert state(found) == state(expected)
+        assert (len(calls) < 40) == (together == 10_000)
 
     def test_a_catalogue_without_counts_takes_no_interactions(self, shop, items):
         client, publish, _ = shop
