@@ -23,9 +23,9 @@ USERS_TO_CHOOSE_ON = 10_000  # with 5,000 the decay of content kNN is chosen by 
 TRANSITION_WEIGHTS = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # in units of the dense scores' spread
 POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # likewise, of the standardised log popularity
 # Only what needs no new count: other windows and decays of the pairs were no better on the four data sets that were
-# tried (docs: measurements, without training).
+# tried (docs: measurements, without training). The first is taken where nothing can be chosen.
 TRANSITION_SETTINGS = tuple(
-    {"power": power, "history_decay": decay} for power in (0.3, 0.5) for decay in (0.5, 0.6, 0.7)
+    {"power": power, "history_decay": decay} for power in (0.3, 0.2, 0.4) for decay in (0.5, 0.7)
 )
 CONTENT_SETTINGS: tuple[dict[str, Any], ...] = tuple(
     {"power": power, "history_decay": decay} for power in (0.5, 0.75) for decay in (0.6, 0.7, 0.8)

@@ -232,7 +232,7 @@ def test_evaluate_says_what_was_chosen(folder, monkeypatch):
     result = evaluate(EvaluationArguments("transitions", use_cpu=True), folder)
     assert read_splits == ["test", "validation"]
     scoring = result["protocol"]["scoring"]
-    assert scoring["transitions"]["power"] in (0.3, 0.5) and len(scoring["fingerprint"]) == 8
+    assert scoring["transitions"]["power"] in (0.2, 0.3, 0.4) and len(scoring["fingerprint"]) == 8
     assert result["protocol"]["scores"] == "transitions"
     by_hand = evaluate(EvaluationArguments("transitions", split="validation", use_cpu=True), folder)
     assert by_hand["protocol"]["split"] == "validation"
