@@ -18,7 +18,7 @@ from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.whole_folders import made_once
 from .cache import features_cache, features_digest
-from .preparation import item_chunks
+from .preparation import PreparedItems, item_chunks
 
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,29 @@ def precompute_features(
                     arrays[name][entries(index, beside)] = features.float().cpu().numpy()
             for array in arrays.values():
                 array.flush()
+    return _read_features(items, folder)
+
+
+def _read_features(items: datasets.Dataset, folder: Path) -> PrecomputedItems:
     return PrecomputedItems(items, {path.name: path for path in sorted(folder.iterdir())})
+
+
+def with_known_features(
+    model: TransRecPreTrainedModel, items: datasets.Dataset, cache_dir: str | None = None
+) -> PreparedItems:
+    """Returns items with their features where [`precompute_features`] has kept them of the same backbones and items.
+
+    So what a training with frozen backbones has computed is not computed again for its checkpoint. Other items are
+    returned as they are, and nothing is computed.
+
+    Args:
+        model, items, cache_dir: as there.
+    """
+    cache = features_cache(cache_dir)
+    if not model.item_encoder.takes_features or not cache.is_dir() or not any(cache.iterdir()):
+        return items
+    folder = cache / features_digest(model, items)
+    return _read_features(items, folder) if folder.is_dir() else items
 
 
 def which_are_there(items: datasets.Dataset) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from ..data.arguments import DataArguments
 from ..data.foreign_ids import drop_foreign_ids
 from ..data.loading import choose_users
+from ..data.precomputed_items import with_known_features
 from ..data.preparation import prepare_items
 from ..models.checkpoint_files import load_config
 from ..models.configuration_transrec import TransRecConfig
@@ -106,12 +107,13 @@ class EvaluationTask:
             found = [rank(self.evaluator, *BASELINES[name](self.platform), scores=name)]
         else:
             model, processor = self.checkpoint
-            with self.state.main_process_first():
-                workers = self.args.preprocessing_num_workers
-                self.evaluator.prepared_items = prepare_items(self.platform.items, processor, workers)
             autocast = functools.partial(
                 torch.autocast, self.state.device.type, torch.bfloat16, enabled=bool(self.args.bf16)
             )
+            with self.state.main_process_first(), autocast():
+                workers = self.args.preprocessing_num_workers
+                prepared = prepare_items(self.platform.items, processor, workers)
+                self.evaluator.prepared_items = with_known_features(model, prepared)
             scorer = self.evaluator.build_scorer(model, processor, autocast)
             found = evaluate_model(self.evaluator, scorer, processor, self.platform, self.args.transition_weight)
         return [self._complete(result, name, with_rankings) for result in found]

@@ -7,7 +7,20 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, TimmWrapperConfig, TimmWrapperModel
 
-from modeling_transrec import SAMPLE_BACKBONE, DataArguments, EvaluationArguments, Recommender, evaluate
+from modeling_transrec import (
+    SAMPLE_BACKBONE,
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    Recommender,
+    TransRecModel,
+    TransRecProcessor,
+    TransRecTrainingArguments,
+    evaluate,
+    train,
+)
+from modeling_transrec.data.precomputed_items import with_known_features
+from modeling_transrec.evaluation.evaluate import EvaluationTask
 from modeling_transrec.evaluation.features import (
     Content,
     as_content,
@@ -17,6 +30,8 @@ from modeling_transrec.evaluation.features import (
     starting_backbones,
 )
 from modeling_transrec.training.precomputed import precompute
+
+from ..checks import perturb
 
 
 def test_features_are_those_of_the_backbone(make_model, processor_of, items, tmp_path):
@@ -72,6 +87,10 @@ def test_what_training_has_computed_is_not_computed_again(make_model, processor_
     model.freeze_backbone()
     precomputed = precompute(model, prepared_items["text+image"], processor, cache_dir=str(tmp_path))
     found = as_content(precomputed, model, processor)
+    known = with_known_features(model, prepared_items["text+image"], cache_dir=str(tmp_path))
+    assert known.folders == precomputed.folders
+    for other in (prepared_items["text+image"].select(range(9)), prepared_items["text"]):
+        assert with_known_features(model, other, cache_dir=str(tmp_path)) is other
     with mock.patch.object(model.item_encoder, "features", side_effect=AssertionError("computed again")):
         content = read_content(model, processor, items, cache_dir=str(tmp_path), bf16=False)
         with pytest.raises(AssertionError, match="computed again"):
@@ -79,6 +98,37 @@ def test_what_training_has_computed_is_not_computed_again(make_model, processor_
     for name in ("text", "image"):
         assert torch.equal(found.features[name], content.features[name])
         assert torch.equal(found.has_content[name], content.has_content[name])
+
+
+@pytest.mark.slow
+def test_what_training_has_computed_is_not_computed_again_to_evaluate_its_checkpoint(tmp_path, monkeypatch):
+    """The numbers are those without what is kept; of other weights or another precision all is computed."""
+    steps = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    model_args = ModelArguments(text_model_name_or_path=SAMPLE_BACKBONE, hidden_size=16, num_attention_heads=1)
+    training_args = TransRecTrainingArguments(
+        str(tmp_path / "model"), freeze_backbone=True, use_cpu=True, disable_tqdm=True, report_to="none", **steps
+    )
+    train(model_args, DataArguments(), training_args, with_card=False)
+
+    def evaluated(name="model", **options):
+        task = EvaluationTask(EvaluationArguments(str(tmp_path / name), use_cpu=True, **options), DataArguments())
+        (backbone,) = task.checkpoint[0].item_encoder.backbones
+        with mock.patch.object(
+            type(backbone), "forward", autospec=True, side_effect=type(backbone).forward
+        ) as forward:
+            return task.evaluate()[-1]["metrics"], forward.call_count
+
+    metrics, calls = evaluated()
+    assert calls == 0
+    assert evaluated(bf16=True)[1] > 0
+    model, processor = (one.from_pretrained(tmp_path / "model") for one in (TransRecModel, TransRecProcessor))
+    perturb(model.item_encoder.backbones[0])
+    for one in (model, processor):
+        one.save_pretrained(tmp_path / "other")
+    others, calls = evaluated("other")
+    assert calls > 0 and others != metrics
+    monkeypatch.setattr("modeling_transrec.data.precomputed_items.features_cache", lambda _: tmp_path / "nothing")
+    assert evaluated() == (metrics, mock.ANY) and evaluated()[1] > 0
 
 
 def test_ids_are_no_content(make_model, processor_of, items, tmp_path):
