@@ -55,6 +55,7 @@ class Execution:
     use_cpu: bool = False
     keep_models: bool = False
     _running: set = field(default_factory=set, init=False, repr=False)  # processes
+    _is_ending: bool = field(default=False, init=False, repr=False)  # those that are still to start end at once
 
     def run(self, suite: Suite, tasks: Sequence[Task], say: Callable[[str], None] = print) -> list[dict]:
         """Runs what is not done yet, and returns all lines of results of these tasks.
@@ -103,6 +104,7 @@ class Execution:
                             failed.add(task.id)
                             progress.end(task, f"FAILED, see {self.folder / 'logs' / task.id}.log: {problem[-1]}")
             except BaseException:  # Ctrl-C, or a disk that is full: nobody would read what the others find
+                self._is_ending = True
                 for process in list(self._running):
                     process.terminate()
                 raise
@@ -155,20 +157,24 @@ class Execution:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["modeling_transrec.benchmark.worker"])
         process = context.Process(target=run_logged, args=(str(spec), str(log)))
-        process.start()
-        self._running.add(process)
-        process.join()
-        self._running.discard(process)
+        process.start()  # which may take the seconds of an import, and be interrupted meanwhile
+        self._wait_for(process, process.join)
         return process.exitcode or 0
+
+    def _wait_for(self, process: Any, wait: Callable[[], int | None]) -> int | None:
+        """Waits for the end of a process, which is ended if the command is ending."""
+        self._running.add(process)
+        if self._is_ending:
+            process.terminate()
+        found = wait()
+        self._running.discard(process)
+        return found
 
     def _launch(self, spec: Path, log: Path) -> int:
         command = [*shlex.split(self.launcher or ""), "-m", "modeling_transrec.benchmark.execution", str(spec)]
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        self._running.add(process)
-        status = process.wait()
-        self._running.discard(process)
-        return status
+        return self._wait_for(process, process.wait) or 0
 
 
 def run_logged(spec: str, log: str) -> None:

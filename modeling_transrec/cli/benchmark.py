@@ -20,10 +20,13 @@ Part of a suite, hyper-parameters searched with 10 settings a model, two runs at
     transrec benchmark amazon --launcher "accelerate launch --multi_gpu"
 """
 
+import contextlib
 import itertools
 import json
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,13 +152,37 @@ def _read_tuned(tasks: Iterable[Task], folder: Path) -> list[dict]:
     ]
 
 
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Lets SIGTERM, too, end the runs before the command; threads other than the main one get no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs `transrec benchmark`; returns the exit status, 1 if something has failed."""
+    """Runs `transrec benchmark`; returns the exit status, 1 if something has failed, 128 and a signal's number."""
     given = [*(sys.argv[1:] if args is None else args)]
     if given and not given[0].startswith("-"):
         given = ["--suite", *given]
     (parsed,) = parse_arguments((BenchmarkArguments,), given, __doc__)
-    report, is_whole = run_benchmark(parsed)
+    try:
+        with _ended_in_order():
+            report, is_whole = run_benchmark(parsed)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"transrec benchmark: ended by {name}; the same command goes on with what is missing", file=sys.stderr)
+        return 128 + number
     print(f"\n{report.read_text(encoding='utf-8')}\nWritten to {report}", flush=True)
     return 0 if is_whole else 1
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -188,33 +189,51 @@ def test_a_process_ends_with_the_command_of_its_folder(tmp_path, is_late):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [None, sys.executable])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_task_ends_with_the_command(tmp_path, launcher, how):
-    """The task trains for hours; its process is gone seconds after the command's."""
-    code = f"""
-import sys
-from pathlib import Path
-from modeling_transrec.benchmark.execution import Execution
-from modeling_transrec.benchmark.suites import Suite
-
-if __name__ == "__main__":
-    row = {{"modality": "id", "hidden_size": 16, "num_train_epochs": 100_000}}
-    suite = Suite("A suite", {{"IDRec": row}}, ["Sample_Target"], baselines=[], seeds=[1])
-    Execution(Path(sys.argv[1]), launcher={launcher!r}, use_cpu=True).run(suite, suite.tasks())
-"""
-    (tmp_path / "command.py").write_text(code)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_task_ends_with_the_command(tmp_path, launcher, how, is_early):
+    """The task trains for hours; its process is gone seconds after the command's, or never comes to train."""
+    (tmp_path / "long.yaml").write_text(
+        "title: Long\ndatasets: [Sample_Target]\nbaselines: []\nseeds: [1]\n"
+        "models: {IDRec: {modality: id, hidden_size: 16, num_train_epochs: 100000}}\n"
+    )
     folder = tmp_path / "out"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = subprocess.Popen([sys.executable, str(tmp_path / "command.py"), str(folder)], env=environment)
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored under nohup
+    code += "from modeling_transrec.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--use_cpu", "true", "--output_dir", str(folder)]
+    options += [] if launcher is None else ["--launcher", launcher]
+    command = subprocess.Popen(
+        [sys.executable, "-c", code, "benchmark", str(tmp_path / "long.yaml"), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
-        wait_for(lambda: any(folder.glob("models/*/_locked_by.json")), 120)
-        (owner,) = folder.glob("models/*/_locked_by.json")
-        task = json.loads(owner.read_text())["process"]
+        begun = "lines/*.task" if is_early else "models/*/_locked_by.json"  # its process imports, or it trains
+        wait_for(lambda: any(folder.glob(begun)), 300)
         command.send_signal(how)
-        command.wait(timeout=60)
-        wait_for(lambda: not is_running(task), 20)
+        _, said = command.communicate(timeout=300)
+        assert command.returncode == (-how if how == signal.SIGKILL else 128 + how)
+        if how != signal.SIGKILL:
+            name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[how]
+            assert f"ended by {name}; the same command goes on" in said and "Traceback" not in said
+        wait_for(lambda: not processes_of(folder), 60)
+        assert not (folder / "results.jsonl").exists()
     finally:
         command.kill()
+
+
+def processes_of(folder):
+    """The running processes, of any kind, whose command or files are of a folder, or that a command of it has left."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            files = [os.readlink(one) for one in (place / "fd").iterdir()]
+            if str(folder) in (place / "cmdline").read_text() or any(one.startswith(str(folder)) for one in files):
+                found.append(place.name)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
 
 
 def wait_for(happens, seconds):
@@ -222,12 +241,3 @@ def wait_for(happens, seconds):
     while not happens():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.1)
-
-
-def is_running(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{process}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
