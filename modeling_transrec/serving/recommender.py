@@ -346,7 +346,7 @@ class Recommender:
         return None if self.reads_features else evaluator.user_inputs(self.processor, self.model.config)
 
     def observe(self, interactions: Table) -> "Recommender":
-        """Counts new interactions, in about 90 microseconds each and two milliseconds a call; the next answers use them.
+        """Counts new interactions, in 90 microseconds each and some 2 milliseconds a call; the next answers use them.
 
         A user's new interactions follow those that were given to [`index`] or to this method before. Histories are not
         saved, so that in a loaded recommender the users' histories begin anew.
