@@ -17,6 +17,7 @@ import torch
 
 from ..data.growing import GrowingRows
 from ..models.batch import UserInputs
+from ..models.histories import gather_histories
 from ..models.pretrained_model import TransRecPreTrainedModel
 from .encoding import evaluation_mode
 from .ranking import best_of, check_finite, is_among, top_items
@@ -200,8 +201,7 @@ class CatalogueScorer:
         """
         model, device, of_model = self.model, self.item_embeddings.device, self.model.device
         recent = histories[:, -model.config.max_seq_len :].to(device)
-        mask = recent >= 0
-        item_embeddings = self.item_embeddings[recent.clamp(min=0)] * mask[:, :, None]  # (B, L, D)
+        item_embeddings, mask = gather_histories(self.item_embeddings, recent)  # (B, L, D), (B, L)
         inputs = [item_embeddings.to(of_model, model.dtype), mask.to(of_model)]
         known = {} if user_inputs is None else user_inputs.arguments(recent.shape[1], of_model)
         with evaluation_mode(model), self.autocast():

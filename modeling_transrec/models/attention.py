@@ -103,10 +103,8 @@ def attention_mask_of(mask: torch.Tensor, dtype: torch.dtype, causal: bool = Tru
     An item sees the items of its history, if `causal` only up to itself; padding sees itself, so that its softmax is
     defined.
     """
-    L = mask.shape[1]
-    visible = mask[:, None, :].expand(-1, L, -1)
+    visible = mask[:, None, :] | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # (B, L, L)
     if causal:
-        visible = visible & torch.ones(L, L, dtype=torch.bool, device=mask.device).tril()
-    visible = visible | torch.eye(L, dtype=torch.bool, device=mask.device)  # (B, L, L)
+        visible = visible.tril()
     additive = torch.zeros(visible.shape, dtype=dtype, device=mask.device)
     return additive.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
