@@ -31,7 +31,7 @@ function el(tag, options = {}, ...children) {
 const link = (url, text) => /^https:\/\//.test(url) ? el("a", { href: url, rel: "noopener nofollow" }, text) : text;
 const metricName = (name) => name.replace(/^(hr|ndcg|mrr|map)/, (found) => found.toUpperCase()).replaceAll("_", " ");
 const number = (value) => Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 })
-  : value.toFixed(Math.abs(value) < 10 ? 4 : 1);
+  : value.toFixed(Math.abs(value) < 10 ? 4 : Math.abs(value) < 100 ? 2 : 1);
 
 const interval = (ends) => ends ? `${number(ends[0])} to ${number(ends[1])}` : null;
 
@@ -174,7 +174,7 @@ function runsOf(row) {
     seed: (run) => run.seed === null ? "–" : String(run.seed),
     ...Object.fromEntries(shown.map((name) => [metricName(name), (run) => number(run.metrics[name]) + (run.intervals?.[name] ? ` (${interval(run.intervals[name])})` : "")])),
     started: (run) => run.started.slice(0, 16).replace("T", " "),
-    time: (run) => Object.entries(run.seconds).filter(([, value]) => value).map(([name, value]) => `${name} ${duration(value)}`).join(", "),
+    time: (run) => Object.entries(run.seconds).filter(([, value]) => value).map(([name, value]) => `${name.replaceAll("_", " ")} ${duration(value)}`).join(", "),
     memory: (run) => size(run.peak_memory_bytes),
     energy: (run) => run.energy_joules === null ? "" : `${(run.energy_joules / 1000).toFixed(1)} kJ`,
     commit: (run) => run.git_commit ? run.git_commit.slice(0, 9) : "",
