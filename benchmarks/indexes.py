@@ -157,9 +157,9 @@ def page(args: argparse.Namespace) -> None:
         "Recall is against `exact`. pgvector's rows have the time of PostgreSQL's process, too; HNSW is its graph.",
         "Qdrant's client has an index in Python, which looks at every item; no server of Qdrant was timed.",
         "",
-        "`recommend` cannot take less than *bare + forward*, one sum a user. The aim of 1.5 × bare is met at 100,000 items;",
-        "at 10,000 *bare + forward* alone is more. *After* makes the attention mask and gathers the items in fewer",
-        "operations, which changes the user embedding by some percent and `recommend` by less than the noise.",
+        "`recommend` cannot take less than *bare + forward*, one sum a user. The aim of 1.5 × bare is met at 100,000",
+        "items; at 10,000 *bare + forward* alone is more. *After* makes the attention mask and gathers the items in",
+        "fewer operations, which changes the user embedding by some percent and `recommend` by less than the noise.",
     ]
     for section, rows in json.loads(RESULTS.read_text()).items():
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
