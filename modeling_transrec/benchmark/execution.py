@@ -94,7 +94,8 @@ class Execution:
                         running[pool.submit(self._run_one, task)] = task
                     if not running:
                         continue
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    # A signal that another thread gets does not wake this one, which acts on it.
+                    for future in wait(running, _BETWEEN_LOOKS, FIRST_COMPLETED).done:
                         task, (lines, seconds, problem) = running.pop(future), future.result()
                         self._record(suite, task, lines, problem)
                         if problem is None:
