@@ -136,7 +136,7 @@ pyarrow.parquet.write_table(pyarrow.table({"item_id": lists, "seen_ids": lists,
 length = settings["length"]
 items = {"shape": length + 1, "padding": V}
 module = ParquetModule({"train": settings["users"], "validate": 256}, {"train": {"item_id": items},
-    "validate": {"item_id": {**items, "shape": length}, "seen_ids": {"shape": length + 3, "padding": -1},
+    "validate": {"item_id": {**items, "shape": length}, "seen_ids": {"shape": max(map(len, lists)), "padding": -1},
                  "ground_truth": {"shape": 1, "padding": -1}}},
     make_default_sasrec_transforms(schema), train_path=train, validate_path=validate)
 class Clock(lightning.Callback):

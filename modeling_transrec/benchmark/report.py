@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.baselines import BASELINES, TIMED_BASELINES, describe_left_out
-from ..evaluation.evaluator import groups_of_users
+from ..evaluation.groups import groups_of_users
 from ..evaluation.metrics import METRICS
 from ..evaluation.settings import WEIGHED, num_weights, settings_of
 from ..hub.results import markdown_table

@@ -7,7 +7,7 @@ columns `user_id`, `item_ids` (history), `target`; and an items config `NAME_ite
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -239,6 +239,25 @@ def read_histories(histories: datasets.Dataset, users: np.ndarray) -> np.ndarray
     rows = histories if histories.format["type"] == "arrow" else histories.with_format("arrow")
     lists = rows[users]["history"]
     return left_pad(pc.list_flatten(lists).to_numpy(), pc.list_value_length(lists).to_numpy())
+
+
+def read_blocks(histories: datasets.Dataset, blocks: Sequence[np.ndarray], size: int = 4096) -> Iterator[np.ndarray]:
+    """Yields the histories of each block of users as [`read_histories`] does; about `size` users are read at a time.
+
+    >>> import datasets
+    >>> histories = datasets.Dataset.from_dict({"history": [[5], [1, 2], [7]]})
+    >>> [rows.tolist() for rows in read_blocks(histories, [np.array([1, 0]), np.array([2])])]
+    [[[1, 2], [-1, 5]], [[7]]]
+    """
+    rows = histories if histories.format["type"] == "arrow" else histories.with_format("arrow")
+    together = np.cumsum([0, *map(len, blocks)]) // size  # blocks with the same number are read together
+    for number in np.unique(together[:-1]):
+        some = [block for block, its in zip(blocks, together[:-1], strict=True) if its == number]
+        lists, start = rows[np.concatenate(some)]["history"], 0
+        for block in some:
+            part = lists.slice(start, len(block))
+            start += len(block)
+            yield left_pad(pc.list_flatten(part).to_numpy(), pc.list_value_length(part).to_numpy())
 
 
 def check_timestamps(sequences: datasets.Dataset, user_encoder_type: str) -> None:

@@ -22,6 +22,7 @@ from ..data.loading import (
     check_timestamps,
     history_lengths,
     index_histories,
+    read_blocks,
     read_histories,
     read_timestamps,
 )
@@ -32,7 +33,10 @@ from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor
 from ..ninerec.protocol import split_protocol
 from .encoding import encode_catalogue, evaluation_mode, kept_statistics, with_whole_weights
+from .groups import groups_of_users
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
+from .observation import Observation
+from .parts import rank_in_parts
 from .ranking import list_items, rank_targets, remove_seen
 from .ranks import check_same_on_all
 from .scoring import CatalogueScorer, Scorer, user_blocks
@@ -40,7 +44,6 @@ from .scoring import CatalogueScorer, Scorer, user_blocks
 
 # Sees histories (B, L), users (B,), scores (B, V) and ranks (2, B) of a block, see `FullRankingEvaluator.evaluate`.
 Observer = Callable[[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor], None]
-GROUP_BOUNDS = (0, 1, 5, 10, 20, 50)  # of training interactions with the target, and of items in the history
 
 
 class FullRankingEvaluator:
@@ -237,12 +240,32 @@ class FullRankingEvaluator:
             scorer: scores the items in the order of `items`.
             user_inputs: of each user of the split, see [`user_inputs`].
             observe: called after each block of users, see [`evaluate`].
+
+        On a CPU, scores are made and compared in parts of the catalogue, and kept only if something else reads them: a
+        metric of lists, `observe`, unless it is an [`Observation`] of losses, or a subclass that changes scores.
         """
+        device = scorer.item_embeddings.device
+
+        def of_users(users: np.ndarray) -> UserInputs | None:
+            return None if user_inputs is None else user_inputs[users]
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            return self.scores(scorer, histories, users, None if user_inputs is None else user_inputs[users])
+            return self.scores(scorer, histories, users, of_users(users))
 
-        return self.evaluate(score, scorer.item_embeddings.device, observe)
+        def rank_block(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+            targets = torch.from_numpy(self.targets[users]).long()
+            found = rank_in_parts(scorer, histories, targets, self.exclude_seen, of_users(users))
+            if isinstance(observe, Observation):
+                observe.add(users, found.losses)
+            return torch.stack([found.num_better, found.num_equal], dim=1)
+
+        reads_scores = observe is not None and not (isinstance(observe, Observation) and observe.preprocess is None)
+        changes_scores = (
+            type(self).scores is not FullRankingEvaluator.scores or type(scorer).scores is not CatalogueScorer.scores
+        )
+        if device.type != "cpu" or reads_scores or changes_scores or self._needs_lists:
+            return self.evaluate(score, device, observe)
+        return self._metrics_of(rank_block, self.batches(device, keeps_scores=False))
 
     def scores(
         self, scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, inputs: UserInputs | None
@@ -301,24 +324,35 @@ class FullRankingEvaluator:
             observe: called after each block with histories, users, scores, of which those of items that are no
                 candidates are -inf by then, and ranks `(2, B)`: how many items are better, and how many others tied.
         """
-        self.check_same_on_ranks()
-        # No small tensor outlives its block: it would lie where the next block's scores had room, and memory grew.
-        width = 2 + self._needs_lists * min(self.ks[-1], len(self.items))
-        ranks_of_all, ranked = torch.empty(len(self.targets), width, dtype=torch.long), [np.zeros(0, np.int64)]
-        for histories, users in self.batches(device):
+
+        def rank_block(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
             targets = torch.from_numpy(self.targets[users]).long().to(device)
             seen = histories if self.exclude_seen else None
             scores = score(histories, users)
             ranks = torch.stack(rank_targets(scores, targets, seen))
             if observe is not None:
                 observe(histories, users, scores, ranks)
-            found = ranks.T
-            if self._needs_lists:
-                if seen is not None:
-                    scores = remove_seen(scores, seen)  # a target that was seen is ranked, but never recommended
-                generator = torch.Generator().manual_seed(int(users[0]))
-                found = torch.cat([found, list_items(scores, self.ks[-1], generator)], dim=1)
-            ranks_of_all[users] = found.cpu()
+            if not self._needs_lists:
+                return ranks.T
+            if seen is not None:
+                scores = remove_seen(scores, seen)  # a target that was seen is ranked, but never recommended
+            generator = torch.Generator().manual_seed(int(users[0]))
+            return torch.cat([ranks.T, list_items(scores, self.ks[-1], generator)], dim=1)
+
+        return self._metrics_of(rank_block, self.batches(device))
+
+    def _metrics_of(
+        self,
+        rank_block: Callable[[torch.Tensor, np.ndarray], torch.Tensor],
+        blocks: Iterator[tuple[torch.Tensor, np.ndarray]],
+    ) -> dict[str, float]:
+        """Returns the metrics of what a function finds of each block of this process: `(B, 2)` ranks, and lists."""
+        self.check_same_on_ranks()
+        # No small tensor outlives its block: it would lie where the next block's scores had room, and memory grew.
+        width = 2 + self._needs_lists * min(self.ks[-1], len(self.items))
+        ranks_of_all, ranked = torch.empty(len(self.targets), width, dtype=torch.long), [np.zeros(0, np.int64)]
+        for histories, users in blocks:
+            ranks_of_all[users] = rank_block(histories, users).cpu()
             ranked.append(users)
         if PartialState().num_processes > 1:
             mine = np.concatenate(ranked)
@@ -349,20 +383,30 @@ class FullRankingEvaluator:
             found[name] = {"num_users": int(chosen.sum()), **metrics}
         return found
 
-    def batches(self, device: torch.device | str) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    def batches(
+        self, device: torch.device | str, keeps_scores: bool = True
+    ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """Yields this process's share of the histories `(B, L)`, and the users' indices into the split `(B,)`."""
-        state = PartialState()
-        yield from self.blocks_of(np.arange(len(self.targets)), device, state.process_index, state.num_processes)
+        state, users = PartialState(), np.arange(len(self.targets))
+        yield from self.blocks_of(users, device, state.process_index, state.num_processes, keeps_scores)
 
     def blocks_of(
-        self, users: np.ndarray, device: torch.device | str = "cpu", first: int = 0, step: int = 1
+        self,
+        users: np.ndarray,
+        device: torch.device | str = "cpu",
+        first: int = 0,
+        step: int = 1,
+        keeps_scores: bool = True,
     ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-        """Yields these users' histories `(B, L)` and indices `(B,)` in blocks, every `step`-th from `first` on."""
+        """Yields these users' histories `(B, L)` and indices `(B,)` in blocks, every `step`-th from `first` on.
+
+        With `keeps_scores`, a block has so few users that their scores of the whole catalogue have room in memory.
+        """
         order = users[np.argsort(self.lengths[users], kind="stable")]  # users of like length together: little padding
-        blocks = list(user_blocks(len(order), len(self.items), self.batch_size))
-        for block in blocks[first::step]:
-            chosen = order[block]
-            yield torch.from_numpy(read_histories(self._only_histories, chosen)).to(device), chosen
+        blocks = user_blocks(len(order), len(self.items) if keeps_scores else 1, self.batch_size)
+        chosen = [order[block] for block in blocks][first::step]
+        for histories, users in zip(read_blocks(self._only_histories, chosen), chosen, strict=True):
+            yield torch.from_numpy(histories).to(device), users
 
     def mean_user(self, scorer: CatalogueScorer, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Returns the mean user embedding `(D,)` of the split, the same on every process."""
@@ -374,25 +418,3 @@ class FullRankingEvaluator:
             sums = gather_object(sums)
         total = torch.stack([part for _, part in sorted(sums, key=lambda part: part[0])]).sum(0)
         return (total / len(self.targets)).to(scorer.item_embeddings.device)
-
-
-def groups_of_users(target_counts: np.ndarray, history_lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns which users are in each group `(N,)`: of targets of like popularity, and of histories of like length.
-
-    Args:
-        target_counts: `(N,)` training interactions with each user's target.
-        history_lengths: `(N,)` items of each user's history.
-
-    Example:
-
-    >>> {name: users.tolist() for name, users in groups_of_users(np.array([0, 60]), np.array([3, 4])).items()}
-    {'target 0': [True, False], 'target 50+': [False, True], 'history 1-4': [True, True]}
-    """
-    found = {}
-    for name, values in (("target", target_counts), ("history", history_lengths)):
-        for low, high in zip(GROUP_BOUNDS, [*GROUP_BOUNDS[1:], None], strict=True):
-            chosen = (values >= low) & (True if high is None else values < high)
-            if chosen.any():
-                label = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
-                found[f"{name} {label}"] = chosen
-    return found

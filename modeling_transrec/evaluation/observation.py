@@ -50,10 +50,14 @@ class Observation:
         lines = lines_in_cache(scores)  # of which cross_entropy makes as many numbers again
         parts = zip(scores.split(lines), targets.split(lines), strict=True)
         losses = torch.cat([F.cross_entropy(*part, reduction="none") for part in parts])
-        self._losses[torch.from_numpy(users)] = losses.to("cpu", self._losses.dtype)
-        self._users.append(users)
         if self.preprocess is not None:
             self._made.append(send_to_device(self.preprocess(scores.contiguous(), targets), "cpu"))
+        self.add(users, losses)
+
+    def add(self, users: np.ndarray, losses: torch.Tensor) -> None:
+        """Takes a block of users whose losses `(B,)` are known; nothing else is asked for, without `preprocess`."""
+        self._losses[torch.from_numpy(users)] = losses.to("cpu", self._losses.dtype)
+        self._users.append(users)
         if self.on_block is not None:
             self.on_block()
 

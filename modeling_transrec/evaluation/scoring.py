@@ -217,7 +217,7 @@ class CatalogueScorer:
     def scores(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
         """Returns the scores of all items `(B, V)`, which the caller may change in place; arguments as above."""
         scores = dot_products(self.queries(histories, user_inputs), self.candidates)
-        self._transition_scores(histories).add_to(scores)
+        self.transition_scores(histories).add_to(scores)
         return scores
 
     @torch.no_grad()
@@ -231,7 +231,7 @@ class CatalogueScorer:
         queries = self.queries(histories, user_inputs)
         blocks = user_blocks(len(queries), candidates.shape[1] * queries.shape[1])
         products = [torch.einsum("bd,bcd->bc", queries[block], self.candidates[candidates[block]]) for block in blocks]
-        return torch.cat(products) + self._transition_scores(histories).of(candidates, len(self.candidates))
+        return torch.cat(products) + self.transition_scores(histories).of(candidates, len(self.candidates))
 
     def in_transitions(self, catalogue_index: np.ndarray) -> np.ndarray:
         """Returns the indices of items in the transitions, -1 where they lack one or there is none."""
@@ -239,7 +239,7 @@ class CatalogueScorer:
             return np.where(catalogue_index < len(self.transitions), catalogue_index, -1)
         return np.where(catalogue_index >= 0, self.transition_index[catalogue_index], -1)
 
-    def _transition_scores(self, histories: torch.Tensor) -> "FewScores":
+    def transition_scores(self, histories: torch.Tensor) -> "FewScores":
         """Returns the weighted scores of the transitions that are not zero."""
         if self.transitions is None:
             none = histories.new_empty(0)
@@ -283,7 +283,7 @@ class CatalogueScorer:
         for block in user_blocks(len(histories)):
             users = histories[block].to(self.item_embeddings.device)
             queries = self.queries(users, None if user_inputs is None else user_inputs[block])
-            wanted = _Wanted(queries, k, users if exclude_seen else users[:, :0], self._transition_scores(users))
+            wanted = _Wanted(queries, k, users if exclude_seen else users[:, :0], self.transition_scores(users))
             if self.nearest is None or (is_rare and not self.nearest.finds_candidates):
                 found.append(self._search_whole(wanted, is_candidate))
                 continue
@@ -373,6 +373,19 @@ class FewScores(NamedTuple):
         """Returns the scores of the items from `start` to before `stop`, which are counted from 0."""
         chosen = (self.items >= start) & (self.items < stop)
         return FewScores(self.users[chosen], self.items[chosen] - start, self.values[chosen])
+
+    def in_parts(self, starts: torch.Tensor, width: int) -> "Iterator[FewScores]":
+        """Yields the scores of each part of the catalogue, whose items are counted from its start.
+
+        Args:
+            starts: `(P,)` index of the first item of each part, ascending; parts may overlap.
+            width: number of items of each part.
+        """
+        order = self.items.argsort(stable=True)
+        users, items, values = (part[order] for part in self)
+        bounds = torch.searchsorted(items, torch.stack([starts, starts + width])).T.tolist()
+        for start, (first, last) in zip(starts.tolist(), bounds, strict=True):
+            yield FewScores(users[first:last], items[first:last] - start, values[first:last])
 
     def add_to(self, scores: torch.Tensor) -> None:
         """Adds them to the scores `(B, V)` in place."""

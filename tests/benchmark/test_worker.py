@@ -18,7 +18,7 @@ from modeling_transrec.benchmark.suites import Suite, read_suite
 from modeling_transrec.benchmark.worker import Worker
 from modeling_transrec.cli import evaluate, finetune, pretrain
 from modeling_transrec.evaluation.baselines import BASELINES, Platform
-from modeling_transrec.evaluation.evaluator import groups_of_users
+from modeling_transrec.evaluation.groups import groups_of_users
 
 
 def test_too_many_candidates_are_refused_before_anything_is_trained_or_ranked(tmp_path, monkeypatch):
