@@ -47,11 +47,7 @@ class TransformerUserEncoder(UserEncoder):
         """Passes items `(M, D)` through some layers."""
         if layers:
             causal = self.attends_back_only and not self.predicts_masked_items
-            mask = histories.mask
-            if not torch.compiler.is_exporting() and histories.is_full:
-                attention_mask = attention_mask_of(mask[:1], hidden.dtype, causal).expand(len(mask), -1, -1, -1)
-            else:
-                attention_mask = attention_mask_of(mask, hidden.dtype, causal)
+            attention_mask = attention_mask_of(histories.mask, hidden.dtype, causal)
         for layer in layers:
             histories.record(hidden)
             hidden = layer(hidden, histories, attention_mask)
