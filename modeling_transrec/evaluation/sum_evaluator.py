@@ -14,7 +14,16 @@ from .contenders import Contenders, Entries
 from .evaluator import FullRankingEvaluator, Observer
 from .metrics import Rankings, ranking_metrics
 from .scoring import CatalogueScorer
-from .weighing import TRANSITION_WEIGHTS, best_weight, choose, deviations, empty_scorer, gains, users_to_choose_on
+from .weighing import (
+    SETTINGS_BESIDE_MODELS,
+    TRANSITION_WEIGHTS,
+    best_weight,
+    choose,
+    deviations,
+    empty_scorer,
+    gains,
+    users_to_choose_on,
+)
 
 
 WITH_TRANSITIONS = "_with_transitions"  # at the end of the names of the sum's metrics
@@ -49,7 +58,8 @@ class SumEvaluator:
         self.evaluator = evaluator
         self.weights = TRANSITION_WEIGHTS if transition_weight == "auto" else (float(transition_weight),)
         nothing = empty_scorer(len(evaluator.items))
-        self.settings = choose(nothing, transitions, evaluator, (1.0,), (0.0,)).transition_settings
+        choice = choose(nothing, transitions, evaluator, (1.0,), (0.0,), SETTINGS_BESIDE_MODELS)
+        self.settings = choice.transition_settings
         self.transitions = transitions.with_settings(**self.settings)
         self._reached: dict[int, _Reached] = {}
         self._num_stored = 0

@@ -27,6 +27,10 @@ POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # likewise, of the standard
 TRANSITION_SETTINGS = tuple(
     {"power": power, "history_decay": decay} for power in (0.3, 0.2, 0.4) for decay in (0.5, 0.7)
 )
+# A model that was trained here knows what is popular; beside it a small power, which says so again, was worse.
+SETTINGS_BESIDE_MODELS = tuple(
+    {"power": power, "history_decay": decay} for power in (0.3, 0.5) for decay in (0.5, 0.6, 0.7)
+)
 CONTENT_SETTINGS: tuple[dict[str, Any], ...] = tuple(
     {"power": power, "history_decay": decay} for power in (0.5, 0.75) for decay in (0.6, 0.7, 0.8)
 )
@@ -100,7 +104,7 @@ def choose(
     validation: FullRankingEvaluator,
     transition_weights: Sequence[float] = TRANSITION_WEIGHTS,
     popularity_weights: Sequence[float] = POPULARITY_WEIGHTS,
-    settings: Iterable[dict] = TRANSITION_SETTINGS,
+    settings: Iterable[dict] | None = None,
     user_inputs: UserInputs | None = None,
 ) -> ScoringChoice:
     """Chooses what is added to dense scores by NDCG@10 of users of the validation split.
@@ -113,9 +117,12 @@ def choose(
         transitions: of the training interactions, for the scorer's catalogue.
         validation: the validation split.
         transition_weights, popularity_weights: to choose from, in units of the dense scores' spread.
-        settings: `power` and `history_decay` of the transitions to choose from.
+        settings: `power` and `history_decay` of the transitions to choose from; by default [`TRANSITION_SETTINGS`],
+            and beside a trained model [`SETTINGS_BESIDE_MODELS`].
         user_inputs: see [`FullRankingEvaluator.user_inputs`].
     """
+    if settings is None:
+        settings = TRANSITION_SETTINGS if isinstance(scorer.model, ContentKNN) else SETTINGS_BESIDE_MODELS
     settings = list(settings)
     contenders, spread = _find_contenders(scorer, transitions, validation, settings, user_inputs)
     pairs = [(number, weight) for number in range(len(settings)) for weight in transition_weights if weight]

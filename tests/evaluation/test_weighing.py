@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from modeling_transrec import FullRankingEvaluator, ModelArguments, TransRecTrainingArguments, train
 from modeling_transrec.data.arguments import DataArguments
+from modeling_transrec.evaluation import weighing
 from modeling_transrec.evaluation.arguments import EvaluationArguments
 from modeling_transrec.evaluation.baselines import BASELINES, SLOW_BASELINES, Platform
 from modeling_transrec.evaluation.content import ContentKNN
@@ -97,6 +98,24 @@ def test_the_choice_is_nearly_the_best_on_validation(platform, content):
     found = gain(chosen.transition_weight, chosen.popularity_weight, chosen.transition_settings)
     assert found >= with_transitions
     assert chosen.transition_weight > 0  # the histories do follow the order of the items
+
+
+def test_beside_a_trained_model_other_settings_are_tried(platform, content, monkeypatch):
+    class Trained:
+        """Scores as content kNN does, and is none."""
+
+        def __init__(self, knn):
+            self.knn = knn
+
+        def __getattr__(self, name):
+            return getattr(self.knn, name)
+
+    for name, power in (("TRANSITION_SETTINGS", 0.17), ("SETTINGS_BESIDE_MODELS", 0.71)):
+        monkeypatch.setattr(weighing, name, ({"power": power, "history_decay": 0.5},))
+    untrained = content.fit(power=0.5, history_decay=0.7)
+    for scorer, power in ((untrained, 0.17), (untrained.replace(model=Trained(untrained.model)), 0.71)):
+        choice = choose(scorer, platform.transitions, platform.validation)
+        assert choice.transition_settings["power"] == power
 
 
 def test_counts_and_content_beat_popularity(platform, catalogue, histories):
