@@ -43,6 +43,7 @@ from modeling_transrec.evaluation.evaluate import evaluate
 from modeling_transrec.evaluation.evaluator import FullRankingEvaluator
 from modeling_transrec.evaluation.features import load_content_model, read_content
 from modeling_transrec.evaluation.scoring import CatalogueScorer
+from modeling_transrec.evaluation.settings import settings_of
 from modeling_transrec.evaluation.weighing import empty_scorer, log_popularity
 from modeling_transrec.training.train import train
 
@@ -63,7 +64,8 @@ def tables(name: str, args: argparse.Namespace) -> None:
     for row in args.rows:
         options = backbones if row.startswith("content") else {}
         start, cpu = time.perf_counter(), time.process_time()
-        found = evaluate(EvaluationArguments(row, eval_ks=[10], max_seq_len=UNCUT, use_cpu=True, **options), data)
+        rules: dict = {"eval_ks": [10], "max_seq_len": UNCUT, "use_cpu": True, "num_settings": args.num_settings}
+        found = evaluate(EvaluationArguments(row, **rules, **options), data)
         scoring = found["protocol"].get("scoring", {})
         scoring.get("content", {}).pop("source", None)
         value = {"hr@10": found["metrics"]["hr@10"], "ndcg@10": found["metrics"]["ndcg@10"], "scoring": scoring}
@@ -73,6 +75,8 @@ def tables(name: str, args: argparse.Namespace) -> None:
             found["protocol"][field] for field in ("num_users", "num_candidates")
         )
         of_row = f"{row}, {content}" if options and args.vision_model else row
+        if args.num_settings:
+            of_row += f", the best of {len(settings_of(row, args.num_settings))}"
         add("tables", f"{name}{' by time' if args.split_strategy == 'temporal' else ''} | {of_row}", value)
 
 
@@ -471,6 +475,7 @@ def main() -> None:
     parser.add_argument("--text_model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--vision_model", help='of `tables`; --text_model "" leaves the texts out')
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--num_settings", type=int, help="of `tables`: how many to choose from")
     parser.add_argument("--split_strategy", choices=["leave_one_out", "temporal"])
     args = parser.parse_args()
     for name in args.datasets:
