@@ -1,4 +1,4 @@
-"""Bottleneck adapters: a few parameters beside each part of a user encoder's layer, the rest as it was.
+"""Adapters: a few parameters beside each part of a user encoder's layer, the rest as it was.
 
 A part is attention, a feed-forward network, a convolution or a recurrent layer, before its residual and norm. There is
 one set of adapters, or one for each of several platforms that share all the rest: a platform is added without a
@@ -45,6 +45,33 @@ class NoAdapter(nn.Module):
     def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs of a part of a layer; the inputs, of the same shape `(…, D)`, are not read."""
         return outputs
+
+
+class ProjectionAdapter(nn.Module):
+    """Adds a linear map of features, initialised to zero, to a projection of them.
+
+    Through a bottleneck with an activation it would have more to learn from few users, and ranks worse.
+
+    Args:
+        read_width: `H` of the features.
+        width: `D` of what the projection makes of them.
+    """
+
+    def __init__(self, read_width: int, width: int):
+        super().__init__()
+        self.change = nn.Linear(read_width, width)
+
+    def start(self) -> None:
+        """Sets the weights to those that change nothing yet."""
+        nn.init.zeros_(self.change.weight)
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, features: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+        """Changes what a projection `(…, D)` makes of features `(…, H)`."""
+        return projected + self.change(features.to(self.change.weight.dtype)).to(projected.dtype)
+
+
+Adapter = BottleneckAdapter | ProjectionAdapter
 
 
 class PlatformAdapters(nn.Module):
@@ -100,12 +127,13 @@ def add_adapters(module: nn.Module, config: TransRecConfig) -> None:
                 child.adapters.append(_new_adapter(config, child, weight))
 
 
-def _make(config: TransRecConfig, width: int, read_width: int | None = None) -> BottleneckAdapter:
-    placement = str(config.user_adapter) if read_width is None else "parallel"
-    return BottleneckAdapter(width, config.user_adapter_reduction, placement, read_width)
+def _make(config: TransRecConfig, width: int, read_width: int | None = None) -> Adapter:
+    if read_width is not None:
+        return ProjectionAdapter(read_width, width)
+    return BottleneckAdapter(width, config.user_adapter_reduction, str(config.user_adapter))
 
 
-def _new_adapter(config: TransRecConfig, place: NoAdapter | PlatformAdapters, like: torch.Tensor) -> BottleneckAdapter:
+def _new_adapter(config: TransRecConfig, place: NoAdapter | PlatformAdapters, like: torch.Tensor) -> Adapter:
     """Makes an adapter that changes nothing yet, with weights of the device and type of another one."""
     adapter = _make(config, place.width, place.read_width)
     adapter.start()
@@ -129,10 +157,10 @@ def freeze_but_adapters(user_encoder: nn.Module) -> None:
         adapter.requires_grad_(True)
 
 
-def _used_adapters(module: nn.Module) -> Iterator[BottleneckAdapter]:
+def _used_adapters(module: nn.Module) -> Iterator[Adapter]:
     others: set[nn.Module] = set()
     for one in module.modules():
         if isinstance(one, PlatformAdapters):
             others |= {adapter for index, adapter in enumerate(one.adapters) if index != one.chosen}
-        elif isinstance(one, BottleneckAdapter) and one not in others:
+        elif isinstance(one, Adapter) and one not in others:
             yield one

@@ -139,11 +139,12 @@ def test_adapters_of_a_platform_read_what_the_projection_leaves_out(make_model, 
     items = {name: items[name] for name in ("input_ids", "attention_mask")}
     model.add_platform("books", "serial", reduction=1)
     (adapter,) = model.item_encoder.text.projection.adapter.adapters
-    adapter.up.weight.data.normal_()
+    adapter.change.weight.data.normal_()
+    adapter.change.bias.data.normal_()
     found = model.get_item_features(**items)
     features = model.item_encoder.text.features(**items)
-    hidden = torch.nn.functional.gelu(features @ adapter.down.weight.T + adapter.down.bias)
-    torch.testing.assert_close(found, hidden @ adapter.up.weight.T + model.item_encoder.text.projection.layers.bias)
+    added = features @ adapter.change.weight.T + adapter.change.bias
+    torch.testing.assert_close(found, added + model.item_encoder.text.projection.layers.bias)
     assert found.std(dim=0).min() > 0
     model.set_platform("source")
     assert model.get_item_features(**items).std(dim=0).max() == 0  # the projection has left everything out
