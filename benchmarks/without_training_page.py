@@ -170,8 +170,8 @@ ABOUT_ABLATION = (
     "content kNN over centring only, and with it centring hardly matters; without both, content kNN loses 21, 10, 5",
     "and 49 %. Of the counts' settings the normalisation matters most (p = 0 costs 2 to 12 %, p = 0.5 1 to 22 %),",
     "then a window of at least 5 (a window of 1 costs 1 to 23 %); the decays are flat around what is chosen. The way",
-    "back helps on ML100K (12 %), Industrial (5 %) and Amazon_Sports (4 %), not on Amazon_Beauty. On Industrial, whose",
-    "titles say most, no other setting of the counts is worth more than 2 %.",
+    "back helps on ML100K (12 %), Industrial (5 %) and Amazon_Sports (4 %), not on Amazon_Beauty. On Industrial,",
+    "whose titles say most, no other setting of the counts is worth more than 2 %.",
 )
 
 
