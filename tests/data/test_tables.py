@@ -88,7 +88,6 @@ def test_items_in_what_people_have(given, recommender):
         [tiny_image(1), None],
         [],
     ],
-    ids=str,
 )
 def test_a_table_of_arrow_is_that_of_the_data_set(values):
     for given in ({"x": values}, pd.DataFrame({"x": list(values)})):
