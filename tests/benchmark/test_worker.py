@@ -252,10 +252,13 @@ def test_the_suite_of_ninerec_runs_on_data_in_its_layout(tmp_path):
     of_ku = report.partition("### KU: beside")[2].partition("\n## ")[0]
     own = {line["model"]: line["metrics"] for line in lines if line["scores"] == "own"}
     of_paper = {"SASRec, IDRec": r"0.2836 +\| 0.2479", "DSSM-variant, IDRec": r"0.2065 +\| 0.2004"}
+    interval = r"[0-9.]+ to [0-9.]+"
     for name, numbers in of_paper.items():
-        found = " +\\| ".join(f"{own[name][metric]:.4f}" for metric in ("hr@10", "ndcg@10"))
+        cells = (rf"{own[name][metric]:.4f} \({interval}\)" for metric in ("hr@10", "ndcg@10"))
+        found = r" +\| ".join(cells)
         assert re.search(rf"\| {name} +\| {found} +\| {numbers} ", of_ku)
-    assert re.search(rf"\| random +\| {own['random']['hr@10']:.4f} +\| [0-9.]+ +\| 0.0049 ", of_ku)
+    by_chance = rf"{own['random']['hr@10']:.4f} \({interval}\) +\| [0-9.]+ \({interval}\)"
+    assert re.search(rf"\| random +\| {by_chance} +\| 0.0049 ", of_ku)
     assert re.search(r"\| SASRec × BERT, HasPT +\| +\| +\| 0.3136 +\| 0.2619 ", of_ku)  # not run
     of_dance = report.partition("## Bili_Dance")[2].partition("\n## ")[0]
     assert "Nothing has been run yet." in of_dance and "SASRec, IDRec" in of_dance
