@@ -281,13 +281,18 @@ def find_files(name: str, data_dir: str | Path | None) -> DatasetFiles:
 def _what_is_there(name: str, root: Path, packed: list[Member]) -> str:
     """Says what a folder without the tables of data set `name` has, and how to get them."""
     known = ", ".join(find_names(root)) or "none"
-    closed = sorted(file for _, _, files in _walk(root) for file in files if file.lower().endswith(PACKED))
+    closed = sorted(file for _, _, files in _walk(root) for file in files if _is_closed(file))
     closed += [archive.name for archive in _archives(root) if not list_members(archive)]
     closed += [str(member) for member in packed if member.name.lower().endswith((".zip", *PACKED))]
     closed += [str(member) for member in packed if member.is_folder and split_name(member.path.name).suffix]
     unpack = f" Not unpacked yet: {', '.join(closed[:5])}." if closed else ""
     advice = advice_on_files(name, (file for _, _, files in _walk(root) for file in files))
     return f" Data sets found there: {known}.{unpack}{advice}{_how_to_get(name)}"
+
+
+def _is_closed(file: str) -> bool:
+    """Returns whether a file is packed, and is not a compressed table, which is read as it is."""
+    return file.lower().endswith(PACKED) and not split_name(file).suffix
 
 
 def _distinct(tables: Iterable[Place]) -> list[Place]:

@@ -59,14 +59,20 @@ def main(args: Sequence[str] | None = None) -> int | None:
     try:
         found = importlib.import_module(COMMANDS[name][0]).main(options)
     except OptionError as error:
-        print(f"transrec {name}: {error}", file=sys.stderr)
+        print(f"transrec {name}: {_as_on_the_command_line(error)}", file=sys.stderr)
         return 2
     except (ValueError, OSError, ImportError) as error:
         if not (isinstance(error, OSError) or _is_ours(error)):
             raise
-        print(f"transrec {name}: {error}", file=sys.stderr)
+        print(f"transrec {name}: {_as_on_the_command_line(error)}", file=sys.stderr)
         return 1
     return found if isinstance(found, int) else None
+
+
+def _as_on_the_command_line(error: BaseException) -> str:
+    from ..ninerec.tools.options import as_on_the_command_line  # imports polars, and --help answers at once
+
+    return as_on_the_command_line(str(error))
 
 
 def _is_ours(error: BaseException) -> bool:

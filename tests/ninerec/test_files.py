@@ -140,6 +140,10 @@ def test_missing_files_say_what_is_missing(tmp_path):
         find_files("X", tmp_path)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         find_files("X", tmp_path / "absent")
+    write(tmp_path / "Z_pair.csv.gz", "")  # such tables are read as they are
+    write(tmp_path / "Z_cover.tar.gz", "")
+    with pytest.raises(FileNotFoundError, match=r"Not unpacked yet: Z_cover\.tar\.gz, X\.zip\."):
+        find_files("X", tmp_path)
 
 
 def test_parts_of_parquet_in_an_archive_are_to_be_unpacked(tmp_path):

@@ -62,8 +62,8 @@ def check_items(path: Path, items: pl.DataFrame, problems: Problems) -> None:
         if without.height < items.height:
             add("note", f"items without {language}, which have the other text", without)
         elif items.height:
-            other = "zh" if language == "text_en" else "en"
-            problems.add("note", path, f"no item has a text in {language}: commands need --language {other}", count=1)
+            do = "commands need --language zh" if language == "text_en" else "commands read text_en, as by default"
+            problems.add("note", path, f"no item has a text in {language}: {do}", count=1)
     texts = [pl.when(has_text[language]).then(language) for language in LANGUAGES]
     items = items.with_columns(pl.concat_str(texts, separator=" / ", ignore_nulls=True).alias("text"))
     if not any("not UTF-8" in problem.what for problem in problems.found()):

@@ -1,7 +1,10 @@
 """The options of the command line that say where tables lie and how they are read."""
 
 import argparse
+import ast
 import json
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,6 +25,33 @@ def json_object(text: str) -> dict:
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError('give an object such as {"user_id": "customer"}')
     return found
+
+
+# Options whose values messages write as Python has them.
+_IN_MESSAGES = re.compile(
+    r"(?<![\w-])(columns|event_weights|separator|quoting|encoding|time_format|catalogue|split_strategy)="
+    r"""(\{[^{}]*\}|"[^"]*"|'[^']*')"""
+)
+
+
+def as_on_the_command_line(message: str) -> str:
+    """Returns a message in which options stand as the command line takes them.
+
+    >>> print(as_on_the_command_line('say columns={"timestamp": None} or time_format="%d/%m/%Y"'))
+    say --columns '{"timestamp": null}' or --time_format %d/%m/%Y
+    """
+
+    def option(found: re.Match) -> str:
+        try:
+            value = ast.literal_eval(found[2])
+        except (SyntaxError, ValueError):
+            return found[0]
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        if not isinstance(text, str) or not text.isprintable():
+            return found[0]
+        return f"--{found[1]} {shlex.quote(text)}"
+
+    return _IN_MESSAGES.sub(option, message)
 
 
 def boolean(text: str) -> bool:
@@ -68,4 +98,4 @@ def table_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     try:
         return TableOptions(**{option.name: getattr(args, option.name) for option in fields(TableOptions)})
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(as_on_the_command_line(str(error)))

@@ -25,8 +25,11 @@ from ..tables.options import TableOptions
 from ..tables.problems import SEVERITIES, Problem, Problems, without_warnings
 from .check_media import check_media
 from .check_tables import check_interactions, check_items
-from .options import add_table_options, table_options
+from .options import add_table_options, as_on_the_command_line, table_options
 from .own_tables import add_own_tables, in_own_words, linked
+
+
+_STOPS = "load_dataset stops at: "
 
 
 def validate(
@@ -70,8 +73,17 @@ def validate(
         with without_warnings():
             _check_rows(files, items, interactions, tables, filters["min_actions"], num_workers, problems)
             _check_loading(files, Path(scratch), tables, filters, problems)
-    names = {items: Path(str(files.items)), interactions: Path(str(files.interactions))}
-    return [replace(problem, path=names.get(problem.path, problem.path)) for problem in problems.found()]
+    read = {items: str(files.items), interactions: str(files.interactions)}  # unpacked, or decoded
+    names = {str(path): name for path, name in read.items() if str(path) != name}
+    return [_called(problem, names) for problem in problems.found()]
+
+
+def _called(problem: Problem, names: dict[str, str]) -> Problem:
+    """Returns a problem of a table that was unpacked or decoded as one of the file that is there."""
+    what = problem.what
+    for path, name in names.items():
+        what = what.replace(path, name)
+    return replace(problem, path=Path(names.get(str(problem.path), str(problem.path))), what=what)
 
 
 def _check_rows(
@@ -130,11 +142,13 @@ def _check_loading(
     try:
         files.read(folder, options, **filters)
     except Exception as error:  # of any kind, as a user of `load_dataset` would see it
-        problems.add("error", files.root, f"load_dataset stops at: {error or type(error).__name__}", count=1)
+        problems.add("error", files.root, f"{_STOPS}{error or type(error).__name__}", count=1)
 
 
 def report(name: str, problems: list[Problem]) -> str:
     """Problems as text, grouped by file."""
+    same = {f"{_STOPS}{problem.what}" for problem in problems}  # need not be read twice
+    problems = [problem for problem in problems if problem.what not in same]
     lines = []
     by_path = sorted(problems, key=lambda problem: str(problem.path))  # stable: the most severe stay first
     for path, found in groupby(by_path, key=lambda problem: problem.path):
@@ -155,6 +169,7 @@ def report(name: str, problems: list[Problem]) -> str:
 
 def _in_own_words(problem: Problem, tables: dict[str, str]) -> Problem:
     path, what = (in_own_words(str(text), tables) for text in (problem.path, problem.what))
+    what = as_on_the_command_line(what)
     return replace(
         problem, path=Path(path), what=what, examples=[in_own_words(one, tables) for one in problem.examples]
     )
@@ -182,7 +197,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
                 parser.error("name the folder of the raw files with --data_dir, or set NINEREC_DATA_DIR")
             problems = validate(args.name, data_dir, args.max_examples, args.num_workers, args.min_actions, **options)
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(as_on_the_command_line(str(error)))
     problems = [_in_own_words(problem, tables) for problem in problems]
     # names of files need not be text
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # where it is a TextIOWrapper

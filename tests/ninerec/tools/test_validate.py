@@ -1,7 +1,11 @@
 """`modeling_transrec.ninerec.validate` on small folders that are wrong in one known way each."""
 
+import gzip
 import io
+import json
 import os
+import re
+import shlex
 import time
 import zipfile
 
@@ -336,6 +340,30 @@ def test_archives(tmp_path):
         archive.writestr("X_pair.csv", PAIRS + "u0\n")
     stops = [what for _, _, what, _ in found(tmp_path) if "stops" in what]
     assert len(stops) == 1 and f"stops at: {tmp_path}/all.zip::X_pair.csv:19: 1 columns" in stops[0]
+
+
+def test_compressed_tables_are_called_as_they_lie_there(tmp_path):
+    write(tmp_path / "X_items.csv.gz", gzip.compress(b"sku,about\ni1,a b\n"))
+    write(tmp_path / "X_interactions.csv.gz", gzip.compress(b"user,item,time\nu,i1,1\nu,i1\n"))
+    for one in validate("X", tmp_path):
+        told = f"{one.path} {one.what} {one.examples}"
+        assert str(tmp_path) in told and "/X_items.csv:" not in told and "/X_items.csv " not in told
+    assert f"{tmp_path}/X_items.csv.gz:1: ['sku', 'about']" in report("X", validate("X", tmp_path))
+
+
+def test_an_error_stands_once_and_as_the_command_takes_its_options(tmp_path, capsys):
+    dates = "user,item,time\n" + "".join(f"u,i{number},07/0{number + 1}/2023\n" for number in range(6))
+    folder = make(tmp_path, pairs=dates)
+    assert main(["X", "--data_dir", str(folder)]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("may be month/day/year") == 1 and "(1 error, " in shown
+    assert "say which: --time_format %m/%d/%Y or --time_format %d/%m/%Y" in shown
+    (folder / "X_pair.csv").write_text(dates.replace("time", "purchased_at"))
+    main(["X", "--data_dir", str(folder)])
+    shown = capsys.readouterr().out
+    option = shlex.split(re.search("--columns ('{.*?}')", shown)[1])[0]
+    assert json.loads(option) == {"timestamp": "purchased_at"} and """--columns '{"timestamp": null}'""" in shown
+    assert main(["X", "--data_dir", str(folder), "--columns", option, "--time_format", "%d/%m/%Y"]) == 0
 
 
 def test_examples_are_limited_and_counts_are_not(tmp_path):
