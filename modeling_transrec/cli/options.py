@@ -16,6 +16,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments
 from ..evaluation.arguments import CheckpointArguments
+from ..evaluation.baselines import BASELINES
 from ..export.folders import BACKENDS
 from ..models.folder_locks import without_secrets
 from ..serving.recommender import Recommender
@@ -99,6 +100,15 @@ def parse_checkpoint_and_data(
     return arguments, data if of_data else None
 
 
+def check_is_trained(name: str) -> None:
+    """Raises `OptionError` for the name of a ranking that needs no training, where a checkpoint is expected."""
+    if name in BASELINES:
+        raise OptionError(
+            f"--model_name_or_path: {name} is not trained, and has no checkpoint: transrec evaluate ranks by it, and "
+            "in Python Recommender.from_backbone(…).index(items, histories=…) recommends by content and transitions"
+        )
+
+
 def load_recommender(
     arguments: CheckpointArguments, data: DataArguments | None, device: torch.device | str = "cpu"
 ) -> tuple[Recommender, datasets.Dataset | None]:
@@ -108,6 +118,7 @@ def load_recommender(
         The recommender, which has no catalogue where neither has one, and the items of the data set.
     """
     name = arguments.model_name_or_path
+    check_is_trained(name)
     recommender = Recommender.from_pretrained(name, load_catalogue=False, **arguments.loading_kwargs())
     recommender.model.to(device)
     if data is None:

@@ -29,7 +29,7 @@ from ..data.arguments import DataArguments
 from ..models.checkpoint_files import load_config
 from ..serving.batch import index_in_shares, known_of_users, whole_histories, write_recommendations
 from ..serving.recommender import Recommender
-from .options import RunArguments, parse_arguments
+from .options import RunArguments, check_is_trained, parse_arguments
 
 
 @dataclass
@@ -149,6 +149,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.output_dir is None and not state.is_main_process:
         return
     name = options.model_name_or_path
+    check_is_trained(name)
     max_seq_len = load_config(name, revision=options.model_revision).max_seq_len
     with state.local_main_process_first() if options.output_dir is not None else contextlib.nullcontext():
         items = data_args.load_items(max_seq_len)

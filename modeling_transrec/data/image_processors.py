@@ -10,6 +10,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from ..models.checkpoint_files import named_errors
+
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,8 @@ def load_image_processor(name_or_path: str, image_size: int | None = None, squar
         square: whether to make images square that the processor itself would leave of different shapes.
         where: `revision`, `token`, …
     """
-    config = AutoConfig.from_pretrained(name_or_path, **where)
+    with named_errors(name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, **where)
     if config.model_type == "timm_wrapper":
         processor = timm_image_processor(config)
     else:

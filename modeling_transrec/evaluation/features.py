@@ -16,7 +16,7 @@ from ..data.cache import autocast_dtype
 from ..data.image_processors import load_image_processor
 from ..data.precomputed_items import PrecomputedItems, precompute_features
 from ..data.preparation import prepare_items
-from ..models.checkpoint_files import check_name_or_path, load_config, public_name
+from ..models.checkpoint_files import check_name_or_path, load_config, named_errors, public_name
 from ..models.configuration_transrec import TransRecConfig
 from ..models.modalities import BACKBONES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation, TransRecModel
@@ -120,7 +120,8 @@ def _processor_parts(text: str | None, vision: str | None, multimodal: str | Non
     parts: dict[str, Any] = {}
     of_text, of_images = text or multimodal, vision or multimodal
     if of_text is not None:
-        parts["tokenizer"] = AutoTokenizer.from_pretrained(of_text, **where)
+        with named_errors(of_text):
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(of_text, **where)
         parts["max_text_length"] = read_max_length(of_text, **where) or 64
         parts["item_prefix"] = read_item_prefix(of_text, **where)
         parts["do_lower_case"] = read_lower_case(of_text, **where)

@@ -19,7 +19,7 @@ from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .backbones import load_backbone, pooler_free_kwargs
-from .checkpoint_files import HUB_ARGUMENTS, check_backbone_files, is_hub_id
+from .checkpoint_files import HUB_ARGUMENTS, check_backbone_files, is_hub_id, named_errors
 from .modalities import BACKBONES
 
 
@@ -40,7 +40,8 @@ def load_backbone_of_commit(name_or_path: str, field: str, dtype, loading: dict)
     commit = None
     if is_hub_id(name_or_path):
         where = {name: loading[name] for name in HUB_ARGUMENTS if loading.get(name) is not None}
-        commit = extract_commit_hash(cached_file(str(name_or_path), CONFIG_NAME, **where), None)
+        with named_errors(name_or_path):
+            commit = extract_commit_hash(cached_file(str(name_or_path), CONFIG_NAME, **where), None)
         loading = loading if commit is None else {**loading, "revision": commit}
     backbone = load_backbone(name_or_path, field, dtype, loading)
     backbone.config._commit_hash = None if loading.get("subfolder") else commit

@@ -147,7 +147,10 @@ def _find_weights(name_or_path: str, loading: dict) -> tuple[str | None, Any]:
     file = find(SAFE_WEIGHTS_NAME)
     index = find(SAFE_WEIGHTS_INDEX_NAME) if file is None else None
     if file is None and index is None and out_of_reach:
-        raise OSError(f"the weights of {name_or_path} are not in the cache, and the Hub says: {out_of_reach[0]}")
+        raise OSError(
+            f"the weights of {name_or_path} are not in the cache, there is no folder of this name here, and the Hub "
+            f"says: {out_of_reach[0]}"
+        )
     return file, index
 
 
@@ -239,6 +242,7 @@ def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
         ValueError: in place of errors of other kinds, which tell about code, not the checkpoint. A `RuntimeError`,
             which may be about the use of `from_pretrained`, stays one, and an error in words stays as it is; a note
             names the checkpoint where these do not.
+        OSError: if there is no such folder, and the Hub cannot be reached.
     """
     try:
         yield
@@ -248,6 +252,11 @@ def named_errors(name_or_path: str | os.PathLike) -> Iterator[None]:
         in_words = isinstance(error, OSError | ImportError) or type(error) is ValueError
         if in_words or (isinstance(error, RuntimeError) and not isinstance(error, RecursionError)):
             if str(name_or_path) not in str(error):
+                if type(error) is OSError and is_hub_id(name_or_path):
+                    raise OSError(
+                        f"there is no folder {name_or_path} here, and no Hub repository of this name could be loaded: "
+                        f"{error}"
+                    ) from error
                 error.add_note(f"(while {name_or_path} was loaded)")
             raise
         raise ValueError(

@@ -19,7 +19,7 @@ from ..data.foreign_ids import drop_foreign_ids
 from ..data.image_processors import load_image_processor, ninerec_image_processor
 from ..models.auxiliary_losses import AUXILIARY_LOSSES
 from ..models.backbones import image_normalization
-from ..models.checkpoint_files import check_name_or_path, load_config
+from ..models.checkpoint_files import check_name_or_path, load_config, named_errors
 from ..models.configuration_transrec import TransRecConfig
 from ..models.losses import LOSSES
 from ..models.modeling_transrec import TransRecForSequentialRecommendation
@@ -175,11 +175,13 @@ class _NewModel:
         args = self.args
         pretrained = args.multimodal_model_name_or_path or args.text_model_name_or_path
         if pretrained is not None:
-            self.parts["tokenizer"] = AutoTokenizer.from_pretrained(pretrained)
+            with named_errors(pretrained):
+                self.parts["tokenizer"] = AutoTokenizer.from_pretrained(pretrained)
             self.parts["item_prefix"] = read_item_prefix(pretrained)
             return
         if args.tokenizer_name_or_path is not None:
-            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
+            with named_errors(args.tokenizer_name_or_path):
+                tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
         else:
             texts = (text for text in self.items[f"text_{args.language or 'en'}"] if text)
             tokenizer = train_tokenizer(texts, **({} if args.vocab_size is None else {"vocab_size": args.vocab_size}))
@@ -213,7 +215,8 @@ class _NewModel:
     def read_audio(self) -> None:
         args = self.args
         if args.audio_model_name_or_path is not None:
-            self.parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(args.audio_model_name_or_path)
+            with named_errors(args.audio_model_name_or_path):
+                self.parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(args.audio_model_name_or_path)
             return
         config = _backbone_config("audio", args.audio_config, SMALL_WAV2VEC2)
         kind = type(AutoConfig.for_model(**config))

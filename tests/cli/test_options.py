@@ -103,10 +103,22 @@ def test_what_a_command_finds_wrong_is_a_sentence_and_what_is_a_fault_is_not(cap
     for options, message in (
         (["--model_name_or_path", "popularty"], "there is no popularty; did you mean popularity?"),
         (["--model_name_or_path", "random", "--dataset_config_name", "Sample_Targt"], "Sample_Targt"),
+        (["--model_name_or_path", "nobody/nothing"], "there is no folder nobody/nothing here, and no Hub repository"),
+        (
+            ["--model_name_or_path", "content-knn", "--text_model_name_or_path", "nobody/text"],
+            "there is no folder nobody/text here",
+        ),
     ):
         assert console.main(["evaluate", *options]) in (1, 2)
         shown = capsys.readouterr().err
         assert message in shown and shown.startswith("transrec evaluate: ") and "Traceback" not in shown
+    for command, option in (("finetune", "--text_model_name_or_path"), ("serve", "--model_name_or_path")):
+        given = ["--output_dir", str(tmp_path / "model")] if command == "finetune" else []
+        assert console.main([command, option, "nobody/nothing", *given, "--use_cpu", "true"]) == 1
+        assert re.search("there is no folder (nobody/nothing|of this name) here", capsys.readouterr().err)
+    for command in ("recommend", "serve"):
+        assert console.main([command, "--model_name_or_path", "transitions", "--use_cpu", "true"]) == 2
+        assert "transitions is not trained, and has no checkpoint" in capsys.readouterr().err
 
     def fail(options):
         return {}["a fault"] if options else int("of the library")
