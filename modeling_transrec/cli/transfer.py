@@ -228,7 +228,9 @@ class Comparison:
         text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
         write_whole(self.output_dir / "results.json", text + "\n")
         write_whole(self.output_dir / "results.md", table + "\n")
-        print(f"\n{table}\n")
+        print(
+            f"\n{table}\n\nWritten to {self.output_dir}: results.md, results.json and a folder for each checkpoint\n"
+        )
         if self.args.show_users:
             shown = {
                 "model_name_or_path": model,

@@ -95,6 +95,7 @@ def test_transfer_compares_all_rows(script, capsys, tmp_path):
     rows += [row for model in models for row in (model, f"{model} + transitions")]
     assert all(f"| {row} " in shown for row in rows)
     assert shown.index("Nothing trained") < shown.index("pretrained: training")
+    assert f"Written to {tmp_path}: results.md, results.json and a folder for each checkpoint" in shown
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["rows"]) == rows
     assert {result["protocol"]["num_candidates"] for result in results["rows"].values()} == {300}
