@@ -400,6 +400,8 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return answer(422, f"the body is not JSON: {first['ctx']['error']} (character {first['loc'][-1]})")
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         return answer(422, f"{place or 'the body'}: {first['msg']}")
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +230,12 @@ def test_what_is_wrong_gets_a_sentence(client, method, path, body, sentence, tmp
     assert found.status_code == 422 and sentence in found.json()["error"], found.text
     assert (tmp_path / "events.jsonl").read_text() == ""  # nothing of it is kept
     assert client.get("/ready").json()["catalogue"] == 37
+
+
+def test_a_body_that_is_no_json_is_said_to_be_none(client):
+    found = client.post("/recommend", content='{"k": 1, history: 3}', headers={"content-type": "application/json"})
+    assert found.status_code == 422
+    assert re.fullmatch(r"the body is not JSON: .+ \(character 9\)", found.json()["error"]), found.text
 
 
 def test_bodies_are_limited(load):
