@@ -244,9 +244,8 @@ def _check_names(table: pa.Table) -> None:
     for role in ("user_id", "item_id", "timestamp", "weight"):
         called = [name for name in names if roles[name] == role and name.strip().lower() not in ROW_KEYS]
         if role not in names and called:
-            raise ValueError(
-                f"interactions have no column {role}, but {called[0]}: rename it to {role}, or leave it out"
-            )
+            leave_out = "" if role in ("user_id", "item_id") else ", or leave it out"
+            raise ValueError(f"interactions have no column {role}, but {called[0]}: rename it to {role}{leave_out}")
     if not {"user_id", "item_id"} <= set(names):
         raise ValueError(f"interactions need columns user_id and item_id; they have {', '.join(names)}")
 

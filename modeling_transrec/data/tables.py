@@ -142,8 +142,8 @@ def as_histories(given: Any) -> tuple[list[list[str]], bool]:
     >>> as_histories(np.array([["a", "b"], ["c", "d"]]))
     ([['a', 'b'], ['c', 'd']], False)
     """
-    if isinstance(given, str | bytes):
-        raise ValueError("history must be a list of item ids, not one id")
+    if given is None or isinstance(given, str | bytes):
+        raise ValueError(f"history must be a list of item ids, not {'None' if given is None else 'one id'}")
     if is_table(given):
         raise ValueError('history must be item ids, or lists of them, not a table: give its column, table["item_ids"]')
     values = _as_list(given)

@@ -28,7 +28,7 @@ from ..hub.names import CATALOGUE_FOLDER
 from ..models.batch import UserInputs
 from ..models.checkpoint_files import named_file
 from ..models.pretrained_model import TransRecPreTrainedModel
-from .columns import CHECKPOINT, EMBEDDING, check_names, checked_catalogue, embeddings_of, item_columns
+from .columns import CHECKPOINT, EMBEDDING, check_distinct, check_names, checked_catalogue, embeddings_of, item_columns
 from .filters import Where, matching, wanted_values
 from .indexes import BuiltIndex, FollowingIndex, fill
 from .item_index import ItemIndex, claim
@@ -93,7 +93,7 @@ class Catalogue:
         all_ids = GrowingList(items["item_id"][:])
         index_of = {item_id: index for index, item_id in enumerate(all_ids)}
         if len(index_of) != len(all_ids):
-            raise ValueError("the catalogue has an item_id twice; ids must be distinct")
+            check_distinct(items["item_id"][:])
         catalogue = cls(GrowingList([items]), all_ids, Layers(index_of), scorer, checkpoint, num_built=len(items))
         room = len(items) // _SHARE_BEFORE_REBUILDING + 1024
         if histories is None:
@@ -240,7 +240,8 @@ class Catalogue:
         indices = [self.index_of.get(item_id, -1) for item_id in item_ids]
         if -1 in indices:
             unknown = item_ids[indices.index(-1)]
-            raise ValueError(f"item {unknown!r} is not in the indexed catalogue of {len(self)} items")
+            ids = "" if isinstance(unknown, str) else f"; ids are strings, such as {self.all_ids[0]!r}"
+            raise ValueError(f"item {unknown!r} is not in the indexed catalogue of {len(self)} items{ids}")
         return indices
 
     def top_k(

@@ -17,7 +17,7 @@ from ..models.modalities import MODALITIES
 logger = logging.getLogger(__name__)
 
 EMBEDDING, CHECKPOINT = "vector", "checkpoint"  # columns of a catalogue beside the items' own
-_READ_AT_A_TIME = 100_000
+_READ_AT_A_TIME, _MEDIA_AT_A_TIME = 100_000, 1_000
 
 
 def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
@@ -38,9 +38,51 @@ def checked_items(items: Table | Iterable[Mapping]) -> datasets.Dataset:
             f"item_id must be a string in every item, and one is {wrong!r}: ids are never numbers; with pandas, "
             'read them with dtype={"item_id": str}'
         )
-    if len(set(item_ids)) != len(items):
-        raise ValueError("items have an item_id twice; ids must be distinct")
+    check_distinct(item_ids)
     return items
+
+
+def check_distinct(item_ids: Sequence[str]) -> None:
+    """Raises `ValueError` for ids of which one is there twice."""
+    first_row: dict[str, int] = {}
+    for row, item_id in enumerate(item_ids):
+        if first_row.setdefault(item_id, row) != row:
+            raise ValueError(
+                f"the items have an item_id twice: {item_id!r} is in rows {first_row[item_id]} and {row}, counted "
+                "from 0; ids must be distinct"
+            )
+
+
+def warn_of_items_without_content(items: datasets.Dataset, columns: Sequence[str]) -> None:
+    """Logs how many items have nothing in the columns that a model reads, and the first of them.
+
+    Args:
+        items: with `item_id`.
+        columns: texts, images or sounds, of which an item needs one; those that `items` lack have nothing.
+    """
+    table = items.select_columns(["item_id", *(name for name in columns if name in items.column_names)])
+    table = table.with_format("arrow")
+    count, first = 0, None
+    for start in range(0, len(table), _MEDIA_AT_A_TIME):
+        block = table[start : start + _MEDIA_AT_A_TIME]
+        empty = np.ones(len(block), dtype=bool)
+        for name in block.column_names[1:]:
+            column = block[name]
+            if name in MODALITIES:  # images and sounds, whose bytes are not copied
+                empty &= pc.is_null(column).to_numpy()
+            else:
+                empty &= [value is None or not str(value).strip() for value in column.to_pylist()]
+        if first is None and empty.any():
+            first = block["item_id"][int(empty.argmax())].as_py()
+        count += int(empty.sum())
+    if count:
+        logger.warning(
+            "%d of %d items have nothing in %s, so that they are like no other item (e.g. %r)",
+            count,
+            len(items),
+            " or ".join(columns),
+            first,
+        )
 
 
 def with_media_decoded(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -68,8 +68,21 @@ def as_sequences(
             row = next(row for row, history in enumerate(item_ids.to_pylist()) if None in history)
             raise ValueError(f"the history of row {row} has an item without an id (None); leave it out")
         if item not in known:
-            raise ValueError(f"item {item!r} of the interactions is not in the catalogue; index it, too")
+            raise ValueError(
+                f"item {item!r} of the interactions is not in the catalogue; index it, too, or leave its interactions "
+                f"out{_spelled_otherwise(item, known) if isinstance(known, set) else ''}"
+            )
     return sequences
+
+
+def _spelled_otherwise(item: Any, known: set[str]) -> str:
+    """Returns what to say of an id that would be known, were it written otherwise; reads the whole catalogue."""
+    import polars as pl
+
+    from ..ninerec.tables.spellings import advice_on_unknown
+
+    advice = advice_on_unknown(pl.Series([str(item)]), pl.Series(sorted(known), dtype=pl.String))
+    return f". {advice[0].upper()}{advice[1:]}" if " may be " in advice else ""
 
 
 def hold_out_last(

@@ -28,7 +28,7 @@ from ..models.pretrained_model import TransRecPreTrainedModel
 from ..models.processing_transrec import TransRecProcessor, check_processor
 from .arguments import check_number_of_items
 from .catalogue import Catalogue
-from .columns import checked_items, item_columns, with_types
+from .columns import checked_items, item_columns, warn_of_items_without_content, with_types
 from .filters import Where
 from .indexes import make_index
 from .item_index import ItemIndex
@@ -328,6 +328,7 @@ class Recommender:
         items = checked_items(items)
         item_ids = items["item_id"][:]
         self.processor = drop_foreign_ids(self.model, self.processor, item_ids)
+        self._warn_of_items_without_content(items)
         sequences = None
         if histories is not None and (self.reads_features or is_table(histories) or is_rows(histories)):
             sequences, histories = datasets.Dataset(as_sequences(histories, set(item_ids))), None
@@ -423,6 +424,7 @@ class Recommender:
             )
         for name in set(self.processor.item_columns) - set(items.column_names):
             items = items.add_column(name, [None] * len(items))
+        self._warn_of_items_without_content(items)
         columns = item_columns(items)
         unknown = set(columns.column_names) - set(known)
         if unknown:
@@ -676,6 +678,10 @@ class Recommender:
             index = index.another(catalogue.stamp)
         self._catalogue, self._index = catalogue.with_index(index), index
         index.drop_others()
+
+    def _warn_of_items_without_content(self, items: datasets.Dataset) -> None:
+        if self.processor.item_ids is None:  # an id says something, too
+            warn_of_items_without_content(items, self.processor.item_columns)
 
     def _encode(self, items: datasets.Dataset, chunk_size: int, is_catalogue: bool = False) -> torch.Tensor:
         """Encodes items to embeddings `(V, D)`: a whole catalogue, or items that are added to one."""

@@ -359,6 +359,11 @@ def test_interactions_that_would_be_misread_are_refused(changes, message):
         from_interactions({"user_id": ["u", "u"], "item_id": ["a", "b"], **changes})
 
 
+def test_a_column_that_must_be_there_cannot_be_left_out():
+    with pytest.raises(ValueError, match="have no column item_id, but product_id: rename it to item_id$"):
+        from_interactions({"user_id": ["u", "u"], "product_id": ["a", "b"]})
+
+
 def test_columns_of_other_meanings_are_not_read():
     table = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [2, 1]}
     others = {"rating": [1, 5], "event_type": ["x", "y"], "id": [7, 8], "date": ["2024", "2023"]}

@@ -81,8 +81,38 @@ def test_errors_say_what_to_do(recommender, make_model, text_processor):
         recommender.recommend(["i001"], k=0)
     with pytest.raises(ValueError, match="call index"):
         Recommender(make_model("text"), text_processor).recommend(["i001"])
-    with pytest.raises(ValueError, match="item_id twice"):
-        recommender.index([{"item_id": "a", "text_en": "x"}, {"item_id": "a", "text_en": "y"}])
+    with pytest.raises(ValueError, match="item_id twice: 'a' is in rows 1 and 3, counted from 0"):
+        recommender.index([{"item_id": item_id, "text_en": "x"} for item_id in "bacacc"])
+    with pytest.raises(ValueError, match="item 1 is not .* of 37 items; ids are strings, such as 'i000'"):
+        recommender.recommend([1])
+    with pytest.raises(ValueError, match="list of item ids, not None"):
+        recommender.recommend(None)
+
+
+def test_items_without_content_are_told(make_model, processor_of, items, caplog):
+    rows = [{"item_id": f"n{row}", "text_en": text} for row, text in enumerate(("a", None, " \n", "b", ""))]
+    recommender = Recommender(make_model("text"), processor_of["text"])
+
+    def told():
+        found = [one.getMessage() for one in caplog.records if "nothing in" in one.getMessage()]
+        caplog.clear()
+        return found
+
+    recommender.index(rows)
+    assert told() == ["3 of 5 items have nothing in text_en, so that they are like no other item (e.g. 'n1')"]
+    recommender.add_items(rows[3:4])
+    assert told() == []
+    recommender.add_items([{"item_id": "new"}])
+    assert told() == ["1 of 1 items have nothing in text_en, so that they are like no other item (e.g. 'new')"]
+
+    both = [
+        {"item_id": "a", "text_en": "", "image": items[0]["image"]},
+        {"item_id": "b", "text_en": "b", "image": None},
+    ]
+    recommender = Recommender(make_model("text+image"), processor_of["text+image"]).index(both)
+    assert told() == []  # one of both is enough
+    recommender.add_items([{"item_id": "c", "text_en": "", "image": None}])
+    assert len(told()) == 1
 
 
 def test_pictures_come_as_objects_files_or_bytes(make_model, processor_of, items, tmp_path):

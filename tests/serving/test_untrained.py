@@ -325,6 +325,13 @@ def test_what_it_is_given_by_mistake_is_named(recommender, items, interactions, 
         recommender.index(items, histories=item_ids[:2])
     with pytest.raises(ValueError, match="one is 0: ids are never numbers"):
         recommender.index({"item_id": [0, 1], "text_en": ["a", "b"]})
+    interactions = interactions.reset_index(drop=True)
+    elsewhere = interactions.assign(item_id=interactions["item_id"].str.upper())
+    told = (
+        "'I0..' of the interactions is not in the catalogue; .* out. 'I0..' may be 'i0..', but they differ in capitals"
+    )
+    with pytest.raises(ValueError, match=told):
+        recommender.index(items, histories=elsewhere)
     before = recommender.recommend(item_ids[:2], k=5)
     recommender.index(items, histories=interactions.to_dict("records"))  # rows, as items may be
     assert recommender.recommend(item_ids[:2], k=5) == before
