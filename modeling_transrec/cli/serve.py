@@ -22,7 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import datasets
 from accelerate import PartialState
+from transformers.utils.logging import disable_progress_bar
 
 from ..data.arguments import DataArguments
 from ..serving.indexes import INDEXES
@@ -94,6 +96,7 @@ def main(args: Sequence[str] | None = None) -> None:
         import uvicorn
 
         from ..serving.app import JsonFormatter, Limits, create_app
+        from ..serving.event_log import LogInUseError
         from ..serving.service import Service
     except ImportError as error:
         raise OptionError(f'serving needs pip install "modeling_transrec[serve]" ({error})') from error
@@ -111,7 +114,12 @@ def main(args: Sequence[str] | None = None) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    service = Service(loader(arguments, data), arguments.log_file, arguments.index, index_options)
+    datasets.disable_progress_bars()  # which would stand between the lines of JSON
+    disable_progress_bar()
+    try:
+        service = Service(loader(arguments, data), arguments.log_file, arguments.index, index_options)
+    except LogInUseError as error:
+        raise OptionError(str(error)) from error
     app = create_app(service, os.environ.get(TOKEN) or None, limits)
     options: dict[str, Any] = {"access_log": False, "log_level": "warning", "log_config": None}  # by the handler above
     uvicorn.run(app, host=arguments.host, port=arguments.port, **options)

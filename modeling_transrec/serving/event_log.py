@@ -16,6 +16,10 @@ from filelock import FileLock, Timeout
 _BYTES = "$base64"  # the only key of what stands for bytes
 
 
+class LogInUseError(RuntimeError):
+    """Another process has the log of a service open."""
+
+
 class EventLog:
     """
     Keeps events and their times as JSON lines, each of which is on the disk before [`append`] returns; bytes in them
@@ -28,7 +32,7 @@ class EventLog:
         path: the file, which is made if there is none.
 
     Raises:
-        RuntimeError: if another process has it open.
+        LogInUseError: if another process has it open.
         ValueError: if a line in the middle of it is damaged; the line is named.
 
     Example:
@@ -49,7 +53,7 @@ class EventLog:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise RuntimeError(f"another process writes {self.path}: a log belongs to one service") from None
+            raise LogInUseError(f"another process writes {self.path}: a log belongs to one service") from None
         self._file = self.path.open("ab", buffering=0)
         self._cut_unfinished()
         self._sync_folder()

@@ -1,6 +1,7 @@
 """The indexes by which a recommender searches, one row each."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,10 +34,15 @@ def make_index(name: str, **options: Any) -> ItemIndex:
         options: those of its class.
 
     Raises:
-        ValueError: if there is no such row.
+        ValueError: if there is no such row, or it has no such option.
     """
     if name not in INDEXES:
         raise ValueError(f"there is no index {name!r}; there are {', '.join(INDEXES)}")
+    known = inspect.signature(INDEXES[name]).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in known.values())  # for the client of a database
+    unknown = [option for option in options if option not in known]
+    if unknown and not takes_any:
+        raise ValueError(f"the index {name!r} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
     return INDEXES[name](**options)
 
 

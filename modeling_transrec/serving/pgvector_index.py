@@ -49,7 +49,7 @@ class PgvectorIndex:
     Raises:
         ImportError: if the client is not installed.
         IndexUnavailableError: if the server cannot be reached.
-        ValueError: if the table's name is too long.
+        ValueError: if the table's name is too long, or `conninfo` cannot be read.
         psycopg.Error: if the server does not have the extension.
     """
 
@@ -67,7 +67,10 @@ class PgvectorIndex:
             raise ValueError(f"the table's name {table!r} is longer than {_LONGEST_NAME} bytes: name a shorter one")
         self._psycopg: Any = psycopg
         self._sql, self._jsonb, self.table, self.hnsw = sql, Jsonb, table, hnsw
-        options: dict[str, Any] = {**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(conninfo)}
+        try:
+            options: dict[str, Any] = {**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(conninfo)}
+        except psycopg.ProgrammingError as error:
+            raise ValueError(f"conninfo cannot be read: {error}") from error
 
         def connect() -> Any:
             connection = psycopg.connect(**options, autocommit=True)

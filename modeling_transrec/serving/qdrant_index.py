@@ -46,6 +46,7 @@ class QdrantIndex:
     Raises:
         ImportError: if the client is not installed.
         IndexUnavailableError: if the server cannot be reached.
+        ValueError: if the client does not take an option.
     """
 
     follows_changes = filters_itself = True
@@ -57,7 +58,10 @@ class QdrantIndex:
             raise ImportError("searching with Qdrant needs it: pip install modeling_transrec[qdrant]") from error
         self._models: Any = qdrant_client.models
         self._refused = qdrant_client.http.exceptions.UnexpectedResponse
-        self.client = qdrant_client.QdrantClient(**(client or {"location": ":memory:"}))
+        try:
+            self.client = qdrant_client.QdrantClient(**(client or {"location": ":memory:"}))
+        except TypeError as error:
+            raise ValueError(f"Qdrant's client does not take one of the options {', '.join(client)}: {error}") from error
         self.collection = collection
         self._had_collection = False
         self.checkpoint: str | None = self._found_checkpoint()

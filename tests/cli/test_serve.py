@@ -29,6 +29,7 @@ from modeling_transrec import (  # noqa: E402
 from modeling_transrec.cli import OptionError, recommend  # noqa: E402
 from modeling_transrec.cli.serve import ServeArguments, loader, main, parsed_options  # noqa: E402
 from modeling_transrec.export.onnx_model import OnnxModel  # noqa: E402
+from modeling_transrec.serving.event_log import EventLog  # noqa: E402
 from modeling_transrec.serving.indexes import INDEXES  # noqa: E402
 from modeling_transrec.serving.service import Service  # noqa: E402
 
@@ -106,7 +107,7 @@ def test_a_server_that_is_killed_loses_nothing_that_it_answered(make_model, text
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)  # it ends by itself, and says why
         kept = (tmp_path / "events.jsonl").read_text().splitlines()
         assert json.loads(kept[-1])["interactions"] == clicks and len(kept) == 5 + 1 + 7 + 1
-        lines = [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]  # nothing but JSON
         assert any(line["message"].startswith("Invalid HTTP") for line in lines)  # uvicorn's own are of JSON, too
         assert any(line.get("route") == "/recommend" and line["status"] == 200 for line in lines)
 
@@ -245,6 +246,15 @@ def test_an_export_is_served_and_recommends(make_model, text_processor, tmp_path
     assert re.findall(r"^ +\d+ +(t\d+)", shown, flags=re.MULTILINE) == ids
     with pytest.raises(ValueError, match=r'has towers of ONNX: load it with backend="onnx" \(--backend onnx\)'):
         loader(ServeArguments(model_name_or_path=str(tmp_path), use_cpu=True), None)()
+
+
+def test_what_is_wrong_at_the_start_is_a_sentence(make_model, text_processor, items, tmp_path):
+    Recommender(make_model("text"), text_processor).index(items).save_pretrained(tmp_path)
+    log = tmp_path / "events.jsonl"
+    with EventLog(log), pytest.raises(OptionError, match="another process writes .*: a log belongs to one service"):
+        main([str(tmp_path), "--log_file", str(log), "--use_cpu", "true"])
+    with pytest.raises(ValueError, match="the index 'faiss' has no option 'factory'; it has string_factory, rescore"):
+        main([str(tmp_path), "--index", "faiss", "--index_options", '{"factory": "Flat"}', "--use_cpu", "true"])
 
 
 def test_what_cannot_be_meant():

@@ -429,6 +429,10 @@ def test_errors_say_what_to_do(make_model, text_processor, items, monkeypatch):
     recommender = Recommender(make_model("text"), text_processor).index(items)
     with pytest.raises(ValueError, match="no index 'nope'; there are exact, faiss"):
         recommender.search_with("nope")
+    with pytest.raises(ValueError, match="index 'exact' has no option 'factory'; it has none"):
+        recommender.search_with("exact", factory="Flat")
+    with pytest.raises(ValueError, match="index 'int8' has no option 'string_factory'; it has rescore"):
+        recommender.search_with("int8", string_factory="Flat")
     for name, package in (("usearch", "usearch.index"), ("qdrant", "qdrant_client"), ("pgvector", "psycopg")):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ImportError, match=rf"modeling_transrec\[{name}\]"):
@@ -544,6 +548,10 @@ def test_a_database_that_is_not_there_is_named(tmp_path):
         make_index("pgvector", conninfo=f"host={tmp_path}")
     with pytest.raises(ValueError, match="longer than 50 bytes"):
         make_index("pgvector", conninfo=f"host={tmp_path}", table="ö" * 26)
+    with pytest.raises(ValueError, match='conninfo cannot be read: invalid connection option "database"'):
+        make_index("pgvector", conninfo="database=shop")
     pytest.importorskip("qdrant_client")
     with pytest.raises(IndexUnavailableError, match="Qdrant cannot be reached"):
         make_index("qdrant", url="http://127.0.0.1:9", check_compatibility=False)
+    with pytest.raises(ValueError, match="does not take one of the options address"):
+        make_index("qdrant", address="http://127.0.0.1:9")

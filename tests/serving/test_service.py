@@ -29,7 +29,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from modeling_transrec import Recommender, Transitions  # noqa: E402
 from modeling_transrec.serving.app import JsonFormatter, Limits, create_app  # noqa: E402
 from modeling_transrec.serving.batching import Batcher, BusyError  # noqa: E402
-from modeling_transrec.serving.event_log import EventLog  # noqa: E402
+from modeling_transrec.serving.event_log import EventLog, LogInUseError  # noqa: E402
 from modeling_transrec.serving.service import Service  # noqa: E402
 
 
@@ -823,6 +823,6 @@ class TestEventLog:
 
     def test_it_belongs_to_one_process(self, tmp_path):
         path = tmp_path / "events.jsonl"
-        with EventLog(path), pytest.raises(RuntimeError, match="another process writes"):
+        with EventLog(path), pytest.raises(LogInUseError, match="another process writes"):
             EventLog(path)
         EventLog(path).close()
