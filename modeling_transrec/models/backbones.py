@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .configuration_transrec import TransRecConfig
 
 
+_unused_positions: dict[str, int] = {}  # by configuration; building a backbone takes longer than encoding an item
+
+
 def pooler_free_kwargs(backbone_config) -> dict:
     """Returns the arguments that leave out a backbone's pooling head where the item encoder does not use it."""
     model_class: Any = MODEL_MAPPING.get(type(backbone_config), None)
@@ -34,10 +37,14 @@ def build_backbone(backbone_config) -> PreTrainedModel:
 
 def unused_positions(backbone_config) -> int:
     """Returns how many positions of a text backbone no token has: RoBERTa's kin count from behind the padding id."""
-    with torch.device("meta"):
-        backbone = build_backbone(backbone_config)
-    tables = (module for name, module in backbone.named_modules() if name.endswith("position_embeddings"))
-    return max((one.padding_idx + 1 for one in tables if getattr(one, "padding_idx", None) is not None), default=0)
+    described = backbone_config.to_json_string(use_diff=False)
+    if described not in _unused_positions:
+        with torch.device("meta"):
+            backbone = build_backbone(backbone_config)
+        tables = (module for name, module in backbone.named_modules() if name.endswith("position_embeddings"))
+        unused = (one.padding_idx + 1 for one in tables if getattr(one, "padding_idx", None) is not None)
+        _unused_positions[described] = max(unused, default=0)
+    return _unused_positions[described]
 
 
 def load_backbone(name_or_path: str, field: str, dtype, loading: dict) -> PreTrainedModel:

@@ -53,6 +53,7 @@ class Catalogue:
 
     Args:
         parts: columns of the items at every index, also of those that have been removed, one part after another.
+        features: types of the columns.
         all_ids: their ids.
         index_of: catalogue index of each id, -1 of those that have been removed.
         scorer: scores every index.
@@ -62,7 +63,8 @@ class Catalogue:
         is_candidate: `(V,)` booleans, false where an item has been removed; `None` where none has.
     """
 
-    parts: GrowingList[datasets.Dataset]
+    parts: GrowingList[pa.Table]
+    features: datasets.Features
     all_ids: GrowingList[str]
     index_of: Layers[str, int]
     scorer: CatalogueScorer
@@ -94,7 +96,8 @@ class Catalogue:
         index_of = {item_id: index for index, item_id in enumerate(all_ids)}
         if len(index_of) != len(all_ids):
             check_distinct(items["item_id"][:])
-        catalogue = cls(GrowingList([items]), all_ids, Layers(index_of), scorer, checkpoint, num_built=len(items))
+        parts = GrowingList([items.with_format("arrow")[:]])
+        catalogue = cls(parts, items.features, all_ids, Layers(index_of), scorer, checkpoint, num_built=len(items))
         room = len(items) // _SHARE_BEFORE_REBUILDING + 1024
         if histories is None:
             return dataclasses.replace(catalogue, scorer=scorer.replace(room=room))
@@ -196,11 +199,6 @@ class Catalogue:
     def __contains__(self, item_id: Any) -> bool:
         return self.index_of.get(item_id, -1) >= 0
 
-    @property
-    def features(self) -> datasets.Features:
-        """Columns of the items."""
-        return self.parts[0].features
-
     @functools.cached_property
     def catalogue_index(self) -> np.ndarray:
         """Indices of the items that have not been removed."""
@@ -211,7 +209,7 @@ class Catalogue:
     @functools.cached_property
     def items(self) -> datasets.Dataset:
         """Columns of the items that have not been removed."""
-        items = datasets.concatenate_datasets([*self.parts])
+        items = datasets.Dataset(self._columns.cast(self.features.arrow_schema))
         return items if self.is_candidate is None else items.select(self.catalogue_index)
 
     @functools.cached_property
@@ -319,8 +317,9 @@ class Catalogue:
 
     @functools.cached_property
     def _columns(self) -> pa.Table:
-        """Columns of the items at every index."""
-        return pa.concat_tables([part.with_format("arrow")[:] for part in self.parts])
+        """Columns of the items at every index; what was added is copied into one part, which is read faster."""
+        built, *added = self.parts
+        return pa.concat_tables([built, pa.concat_tables(added).combine_chunks()]) if added else built
 
     def explained(
         self, found: list[list[dict]], histories: torch.Tensor, user_inputs: UserInputs | None = None
@@ -402,7 +401,7 @@ class Catalogue:
             is_candidate = torch.cat([is_candidate, is_candidate.new_ones(len(item_ids))])
         changed = dataclasses.replace(
             self,
-            parts=self.parts.grown([items]),
+            parts=self.parts.grown([items.with_format("arrow")[:]]),
             all_ids=self.all_ids.grown(item_ids),
             index_of=self.index_of.changed(dict(zip(item_ids, range(old, old + len(item_ids)), strict=True))),
             scorer=self._with_counts_of(item_ids).with_items(item_embeddings),

@@ -46,6 +46,8 @@ class EndpointHandler:
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError('a request needs "inputs": a history of item ids, or {"history": …, "items": …}')
         inputs, parameters = data["inputs"], data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError('"parameters" must be names with values, such as {"k": 3}')
         unknown = sorted(set(parameters) - set(_PARAMETERS))
         if unknown:
             raise ValueError(f"there is no parameter {', '.join(unknown)}; there are {', '.join(_PARAMETERS)}")
@@ -55,6 +57,8 @@ class EndpointHandler:
                 raise ValueError('"inputs" has a "history" and, where there is no catalogue, "items"')
             inputs, items = inputs["history"], inputs.get("items")
         if items is not None:
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise ValueError('"items" must be a list of items, such as {"item_id": "i1", "text_en": "red rope"}')
             recommender = self._of(items)
         elif recommender.items is None:
             raise ValueError(

@@ -61,7 +61,7 @@ class QdrantIndex:
         try:
             self.client = qdrant_client.QdrantClient(**(client or {"location": ":memory:"}))
         except TypeError as error:
-            raise ValueError(f"Qdrant's client does not take one of the options {', '.join(client)}: {error}") from error
+            raise ValueError(f"Qdrant's client does not take one of {', '.join(client)}: {error}") from error
         self.collection = collection
         self._had_collection = False
         self.checkpoint: str | None = self._found_checkpoint()

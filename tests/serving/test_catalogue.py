@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from modeling_transrec import Recommender, SequentialRecommendationPipeline, TransRecProcessor
+from modeling_transrec.models import backbones
 from modeling_transrec.serving import catalogue
 from modeling_transrec.serving.faiss_index import FaissIndex
 from modeling_transrec.serving.indexes import INDEXES
@@ -149,6 +150,17 @@ def test_many_changes_equal_indexing_afresh(is_rebuilt, recommender, items, monk
     ours, theirs = (one.recommend(["n0", "i003", "i020"], k=50) for one in (recommender, afresh))
     assert [item["item_id"] for item in ours] == [item["item_id"] for item in theirs] and len(ours) == len(rows) - 3
     assert len(recommender.scorer.item_embeddings) == (len(rows) if is_rebuilt else 37 + 16)
+
+
+def test_an_added_item_builds_no_backbone(recommender, monkeypatch):
+    """Whether texts fit the backbone's positions is known from the whole catalogue."""
+
+    def build(config):
+        raise AssertionError("a backbone is built for one item")
+
+    monkeypatch.setattr(backbones, "build_backbone", build)
+    recommender.add_items([{"item_id": "new", "text_en": "red rope"}])
+    assert "new" in recommender.snapshot
 
 
 def test_pushed_with_the_model(hub, recommender, tmp_path):

@@ -60,6 +60,20 @@ def test_filtered_is_what_is_left_of_the_whole_list(number, recommender, shop):
             assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected[:k]], abs=1e-5)
 
 
+def test_columns_of_many_changes_are_read_in_one_piece(recommender, shop):
+    """What is added one by one is filtered like a whole catalogue, not part after part, each of which takes time."""
+    for number in range(30):
+        item = {"item_id": f"n{number}", "text_en": "red rope", "in_stock": number % 3 == 0, "price": float(number)}
+        recommender.add_items([item])
+    snapshot = recommender.snapshot
+    assert len(snapshot.parts) == 31 and snapshot._columns["price"].num_chunks == 2
+    allowed = {row["item_id"] for row in recommender.items if row["in_stock"]}
+    assert {f"n{number}" for number in range(0, 30, 3)} < allowed and "n1" not in allowed
+    found = recommender.recommend(HISTORY, k=67, where={"in_stock": True}, exclude_seen=False)
+    assert {one["item_id"] for one in found} == allowed
+    assert recommender.items.features == snapshot.features and len(recommender.items) == len(shop) + 30
+
+
 def test_with_counts_and_for_users_without_a_history(make_model, text_processor, shop):
     recommender = Recommender(make_model("text"), text_processor).index(shop, histories=CLICKS)
     whole = recommender.recommend(["i001"], k=40)

@@ -67,7 +67,9 @@ def test_what_it_cannot_answer_is_a_sentence(handler_of, make_model, processor_o
         ({}, 'a request needs "inputs"'),
         ({"inputs": HISTORY}, "this checkpoint has no catalogue"),
         ({"inputs": HISTORY, "parameters": {"top": 3}}, "there is no parameter top"),
+        ({"inputs": HISTORY, "parameters": [3]}, '"parameters" must be names with values'),
         ({"inputs": {"items": []}}, '"inputs" has a "history"'),
+        ({"inputs": {"history": HISTORY, "items": ["i001"]}}, '"items" must be a list of items'),
         ({"inputs": {"history": HISTORY, "items": [{"item_id": "new"}]}}, "id table lacks 'new'"),
     ):
         with pytest.raises(ValueError, match=sentence):

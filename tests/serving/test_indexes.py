@@ -553,5 +553,5 @@ def test_a_database_that_is_not_there_is_named(tmp_path):
     pytest.importorskip("qdrant_client")
     with pytest.raises(IndexUnavailableError, match="Qdrant cannot be reached"):
         make_index("qdrant", url="http://127.0.0.1:9", check_compatibility=False)
-    with pytest.raises(ValueError, match="does not take one of the options address"):
+    with pytest.raises(ValueError, match="does not take one of address"):
         make_index("qdrant", address="http://127.0.0.1:9")
