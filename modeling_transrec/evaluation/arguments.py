@@ -101,6 +101,13 @@ class EvaluationArguments(CheckpointArguments):
             "units of their spread; 'auto' chooses it on the validation split."
         },
     )
+    rerank: bool = field(
+        default=False,
+        metadata={
+            "help": "Re-rank the best 100 items of each user, too, by a small network that the validation split's "
+            "users teach in seconds; for content-and-transitions, and a checkpoint with --transition_weight."
+        },
+    )
     num_settings: int | None = field(
         default=None,
         metadata={
@@ -220,6 +227,16 @@ class EvaluationArguments(CheckpointArguments):
         check_transition_weight(self.transition_weight)
         if has_transitions(self.transition_weight) and is_baseline:
             raise ValueError("--transition_weight is for a checkpoint; content-and-transitions chooses its own")
+        if self.rerank and name != "content-and-transitions" and not has_transitions(self.transition_weight):
+            raise ValueError(
+                "--rerank reads transitions beside the scores; give a checkpoint with --transition_weight auto, or "
+                "content-and-transitions"
+            )
+        if self.rerank and (self.split != "test" or self.num_candidates is not None or self.center_scores):
+            raise ValueError(
+                "--rerank learns from the validation split by ranking whole catalogues; leave out --split validation, "
+                "--num_candidates and --center_scores"
+            )
         if self.create_pr and not self.push_to_hub:
             raise ValueError("--create_pr is an option of --push_to_hub")
         if self.push_to_hub and is_baseline:

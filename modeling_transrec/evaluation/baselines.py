@@ -22,6 +22,7 @@ from ..models.processing_transrec import TransRecProcessor
 from .evaluator import FullRankingEvaluator
 from .features import Content
 from .language_models import LanguageModelRanker, LanguageModelScorer
+from .reranking import learn_reranker
 from .scoring import CatalogueScorer
 from .settings import settings_of
 from .weighing import (
@@ -36,6 +37,7 @@ from .weighing import (
 
 
 LANGUAGE_MODEL = "language-model"
+RERANKED = "transitions, re-ranked"
 
 
 class Platform:
@@ -267,6 +269,27 @@ def add_transitions(
     return choice.apply(scorer, platform.transitions), description
 
 
+def rerank(
+    scorer: CatalogueScorer, description: dict, platform: Platform, user_inputs: UserInputs | None = None
+) -> tuple[CatalogueScorer, dict]:
+    """Adds a [`Reranker`] that the platform's validation split teaches, where it gains something.
+
+    Args:
+        scorer, description: what [`add_transitions`] returned.
+        platform: the platform.
+        user_inputs: as in [`add_transitions`].
+
+    Returns:
+        The scorer with the reranker, and what the protocol says of it.
+    """
+    if platform.validation is None:
+        raise ValueError("re-ranking is learnt from a validation split, and there is none")
+    if scorer.transitions is None:  # of weight 0
+        scorer = scorer.replace(transitions=platform.transitions, transition_weight=0.0)
+    reranker, found = learn_reranker(scorer, platform.validation, user_inputs)
+    return scorer.replace(reranker=reranker), {**description, **found}
+
+
 # Name → what makes a scorer of what is known of a platform, and says for the protocol what was chosen.
 BASELINES: dict[str, Callable[[Platform], tuple[CatalogueScorer, dict]]] = {
     "random": random,
@@ -398,6 +421,7 @@ def evaluate_model(
     processor: TransRecProcessor,
     platform: Platform,
     transition_weight: str = "0",
+    is_reranked: bool = False,
 ) -> list[dict[str, Any]]:
     """Returns metrics, protocol and rankings of a model: by its own scores and, with a weight, with transitions added.
 
@@ -407,6 +431,7 @@ def evaluate_model(
         processor: the model's processor.
         platform: what is known of the platform.
         transition_weight: see [`add_transitions`]; `"0"` adds none.
+        is_reranked: whether the sum is re-ranked, too, see [`rerank`].
     """
     config: Any = scorer.model.config
     own, users = evaluator.protocol["scores"], evaluator.user_inputs(processor, config)
@@ -415,4 +440,6 @@ def evaluate_model(
         of_validation = None if platform.validation is None else platform.validation.user_inputs(processor, config)
         both = add_transitions(scorer, {}, platform, transition_weight, of_validation)
         found.append(rank(evaluator, *both, f"{own} + transitions", users))
+        if is_reranked:
+            found.append(rank(evaluator, *rerank(*both, platform, of_validation), f"{own} + {RERANKED}", users))
     return found

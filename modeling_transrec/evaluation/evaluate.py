@@ -17,7 +17,7 @@ from ..models.configuration_transrec import TransRecConfig
 from ..models.modeling_transrec import TransRecModel
 from ..models.processing_transrec import TransRecProcessor
 from .arguments import CONTENT_OPTIONS, TEXT_OPTIONS, EvaluationArguments
-from .baselines import BASELINES, LANGUAGE_MODEL, Platform, evaluate_baselines, evaluate_model, rank
+from .baselines import BASELINES, LANGUAGE_MODEL, Platform, evaluate_baselines, evaluate_model, rank, rerank
 from .candidate_sets import SampledRankingEvaluator
 from .evaluator import FullRankingEvaluator
 from .features import Content, content_of, content_of_start, starting_backbones
@@ -99,12 +99,17 @@ class EvaluationTask:
     def evaluate(self, with_rankings: bool = False) -> list[dict]:
         """Returns what [`evaluate`] does; with a transition weight first without transitions, then with them.
 
+        What is re-ranked comes last.
+
         Args:
             with_rankings: adds `"rankings"`, the [`Rankings`] of the users.
         """
         name = self.args.model_name_or_path
         if self.is_baseline:
-            found = [rank(self.evaluator, *BASELINES[name](self.platform), scores=name)]
+            made = BASELINES[name](self.platform)
+            found = [rank(self.evaluator, *made, scores=name)]
+            if self.args.rerank:
+                found.append(rank(self.evaluator, *rerank(*made, self.platform), scores=f"{name}, re-ranked"))
         else:
             model, processor = self.checkpoint
             autocast = functools.partial(
@@ -115,7 +120,8 @@ class EvaluationTask:
                 prepared = prepare_items(self.platform.items, processor, workers)
                 self.evaluator.prepared_items = with_known_features(model, prepared)
             scorer = self.evaluator.build_scorer(model, processor, autocast)
-            found = evaluate_model(self.evaluator, scorer, processor, self.platform, self.args.transition_weight)
+            weight, is_reranked = self.args.transition_weight, self.args.rerank
+            found = evaluate_model(self.evaluator, scorer, processor, self.platform, weight, is_reranked)
         return [self._complete(result, name, with_rankings) for result in found]
 
     def evaluate_baselines(self, rows: Iterable[str] | None = None, with_rankings: bool = False) -> dict[str, dict]:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -37,7 +38,7 @@ from .groups import groups_of_users
 from .metrics import DEFAULT_METRICS, METRICS, Rankings, ranking_metrics
 from .observation import Observation
 from .parts import rank_in_parts
-from .ranking import list_items, rank_targets, remove_seen
+from .ranking import list_items, rank_targets, remove_seen, top_items
 from .ranks import check_same_on_all
 from .scoring import CatalogueScorer, Scorer, user_blocks
 
@@ -250,7 +251,8 @@ class FullRankingEvaluator:
             return None if user_inputs is None else user_inputs[users]
 
         def score(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-            return self.scores(scorer, histories, users, of_users(users))
+            scores = self.scores(scorer, histories, users, of_users(users))
+            return scores if scorer.reranker is None else self._rerank(scorer, scores, histories, users)
 
         def rank_block(histories: torch.Tensor, users: np.ndarray) -> torch.Tensor:
             targets = torch.from_numpy(self.targets[users]).long()
@@ -263,9 +265,20 @@ class FullRankingEvaluator:
         changes_scores = (
             type(self).scores is not FullRankingEvaluator.scores or type(scorer).scores is not CatalogueScorer.scores
         )
-        if device.type != "cpu" or reads_scores or changes_scores or self._needs_lists:
+        is_reranked = scorer.reranker is not None
+        if device.type != "cpu" or reads_scores or changes_scores or is_reranked or self._needs_lists:
             return self.evaluate(score, device, observe)
         return self._metrics_of(rank_block, self.batches(device, keeps_scores=False))
+
+    def _rerank(
+        self, scorer: CatalogueScorer, scores: torch.Tensor, histories: torch.Tensor, users: np.ndarray
+    ) -> torch.Tensor:
+        """Returns the scores `(B, V)`, changed in place, of which each user's best candidates are re-ranked."""
+        reranker: Any = scorer.reranker
+        if self.exclude_seen:
+            remove_seen(scores, histories, keep=torch.from_numpy(self.targets[users]).long().to(scores.device))
+        best, items = top_items(scores, min(reranker.num_candidates, scores.shape[1]))
+        return scores.scatter_add_(1, items, reranker.corrections(scorer, histories, items, best))
 
     def scores(
         self, scorer: CatalogueScorer, histories: torch.Tensor, users: np.ndarray, inputs: UserInputs | None

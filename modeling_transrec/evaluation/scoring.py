@@ -21,6 +21,7 @@ from ..models.histories import gather_histories
 from ..models.pretrained_model import TransRecPreTrainedModel
 from .encoding import evaluation_mode
 from .ranking import best_of, check_finite, is_among, top_items
+from .reranker import Reranker
 
 
 # Maps histories as indices into the catalogue (B, L), -1 at padding on the left, and users as indices into the split
@@ -91,6 +92,7 @@ class CatalogueScorer:
         transition_weight: factor of the transitions' scores.
         nearest: [`NearestItems`] among the `candidates`, with which `top_k` searches; exact if its search is exact.
             For users of whom it finds fewer than `k` items although more are left, `top_k` looks at all.
+        reranker: [`Reranker`] of each user's best items, which [`top_k`] and [`scores_of`] apply.
         autocast: makes the context under which users are encoded, such as `accelerator.autocast`; scores are float32.
         room: number of items that can be added without copying the others.
 
@@ -123,6 +125,7 @@ class CatalogueScorer:
         transition_index: np.ndarray | None = None,
         transition_weight: float = 1.0,
         nearest: NearestItems | None = None,
+        reranker: Reranker | None = None,
         autocast: Callable = contextlib.nullcontext,
         room: int = 0,
     ):
@@ -134,6 +137,7 @@ class CatalogueScorer:
         self.transition_index = transition_index
         self.transition_weight = transition_weight
         self.nearest = nearest
+        self.reranker = reranker
         self.autocast = autocast
         self.room = room
         self._item_embeddings = GrowingRows(item_embeddings, room)
@@ -151,12 +155,12 @@ class CatalogueScorer:
 
     def replace(self, **changes) -> "CatalogueScorer":
         """Returns a scorer with other arguments; the catalogue is prepared anew only if they affect it."""
-        if set(changes) <= {"transitions", "transition_index", "transition_weight", "nearest", "autocast"}:
+        if set(changes) <= {"transitions", "transition_index", "transition_weight", "nearest", "reranker", "autocast"}:
             other = copy.copy(self)
             vars(other).update(changes)
             return other
         names = ("model", "item_embeddings", "user_mean", "item_mean", "item_scores", "autocast", "room")
-        counts = ("transitions", "transition_index", "transition_weight")
+        counts = ("transitions", "transition_index", "transition_weight", "reranker")
         arguments = {name: getattr(self, name) for name in (*names, *counts)}
         return CatalogueScorer(**{**arguments, **changes})
 
@@ -215,7 +219,7 @@ class CatalogueScorer:
         return queries if self.item_scores is None else torch.nn.functional.pad(queries, (0, 1), value=1.0)
 
     def scores(self, histories: torch.Tensor, user_inputs: UserInputs | None = None) -> torch.Tensor:
-        """Returns the scores of all items `(B, V)`, which the caller may change in place; arguments as above."""
+        """Returns the scores of all items `(B, V)`, not re-ranked, which the caller may change in place; see above."""
         scores = dot_products(self.queries(histories, user_inputs), self.candidates)
         self.transition_scores(histories).add_to(scores)
         return scores
@@ -226,12 +230,21 @@ class CatalogueScorer:
     ) -> torch.Tensor:
         """Returns the scores of candidates `(B, C)`, indices into the catalogue; other arguments as above.
 
-        No other item is scored.
+        No other item is scored, unless there is a reranker: it reads the best of them.
         """
         queries = self.queries(histories, user_inputs)
         blocks = user_blocks(len(queries), candidates.shape[1] * queries.shape[1])
         products = [torch.einsum("bd,bcd->bc", queries[block], self.candidates[candidates[block]]) for block in blocks]
-        return torch.cat(products) + self.transition_scores(histories).of(candidates, len(self.candidates))
+        scores = torch.cat(products) + self.transition_scores(histories).of(candidates, len(self.candidates))
+        if self.reranker is None:
+            return scores
+        histories = histories.to(scores.device)
+        best, items = self._find_best(histories, self.reranker.num_candidates, True, None, user_inputs)
+        added = self.reranker.corrections(self, histories, items, best)
+        users = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
+        return scores + FewScores(users.flatten(), items.flatten(), added.flatten()).of(
+            candidates, len(self.candidates)
+        )
 
     def in_transitions(self, catalogue_index: np.ndarray) -> np.ndarray:
         """Returns the indices of items in the transitions, -1 where they lack one or there is none."""
@@ -276,6 +289,22 @@ class CatalogueScorer:
         Returns: scores and indices into the catalogue, both `(B, min(k, V))`; where fewer candidates are left, the
         rest has score -inf.
         """
+        if self.reranker is None:
+            return self._find_best(histories, k, exclude_seen, is_candidate, user_inputs)
+        wanted = max(k, self.reranker.num_candidates)
+        scores, index = self._find_best(histories, wanted, exclude_seen, is_candidate, user_inputs)
+        scores += self.reranker.corrections(self, histories.to(scores.device), index, scores)
+        return best_of(scores, index, k)
+
+    def _find_best(
+        self,
+        histories: torch.Tensor,
+        k: int,
+        exclude_seen: bool,
+        is_candidate: torch.Tensor | None,
+        user_inputs: UserInputs | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what [`top_k`] does without re-ranking."""
         k = min(k, len(self.item_embeddings))
         num_candidates = len(self.candidates) if is_candidate is None else int(is_candidate.sum())
         is_rare = num_candidates < _RARE * len(self.candidates)

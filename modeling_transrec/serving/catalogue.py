@@ -334,6 +334,11 @@ class Catalogue:
             )
             for part in parts:
                 part["because_of"] = None if part["because_of"] is None else self.all_ids[part["because_of"]]
+            if self.scorer.reranker is not None:
+                for one, part in zip(recommended, parts, strict=True):
+                    part["reranking"] = one["score"] - sum(
+                        part[name] for name in ("model", "transitions", "popularity")
+                    )
             several.append([one | part for one, part in zip(recommended, parts, strict=True)])
         return several
 

@@ -21,6 +21,8 @@ from ..data.transitions import TRANSITIONS_FILE, Transitions
 from ..evaluation.content import ContentKNN
 from ..evaluation.evaluator import FullRankingEvaluator
 from ..evaluation.features import Content
+from ..evaluation.reranker import load_reranker
+from ..evaluation.reranking import learn_reranker
 from ..evaluation.scoring import CatalogueScorer
 from ..evaluation.weighing import ScoringChoice, choose, choose_content
 from ..models.batch import UserInputs
@@ -30,6 +32,7 @@ from ..models.whitening import Whitening
 
 # Beside the catalogue's file, in its folder; no data set takes it for one of its own.
 SCORING_FILE = "scoring.safetensors"
+_RERANKER = "reranker."  # before the names of its tensors
 _LARGEST_WEIGHT, _LONGEST_HISTORY = 1e30, 2**20  # in such a file
 
 logger = logging.getLogger(__name__)
@@ -118,6 +121,7 @@ def add_counts(
     items: datasets.Dataset,
     sequences: datasets.Dataset,
     read_users: Callable[[FullRankingEvaluator], UserInputs | None] = lambda evaluator: None,
+    rerank: bool = False,
 ) -> CatalogueScorer:
     """Returns a scorer to which the transitions of a platform are added.
 
@@ -130,19 +134,24 @@ def add_counts(
         sequences: whole histories, see [`as_sequences`].
         read_users: returns what a model reads of the users beside their items, see
             [`FullRankingEvaluator.user_inputs`].
+        rerank: whether the held out items also teach a [`Reranker`], which is used where it gains something.
     """
     item_ids = items["item_id"][:]
     training, validation = hold_out_last(items, sequences)
-    if validation is None:
-        choice = ScoringChoice(0.0, 0.0, 1.0, {})
-    else:
-        counted = Transitions.from_sequences(training, item_ids)
-        choice = choose(scorer, counted, validation, user_inputs=read_users(validation))
+    choice, reranker = ScoringChoice(0.0, 0.0, 1.0, {}), None
+    if validation is not None:
+        counted, users = Transitions.from_sequences(training, item_ids), read_users(validation)
+        choice = choose(scorer, counted, validation, user_inputs=users)
+        if rerank:
+            held_out = choice.apply(scorer, counted)
+            if held_out.transitions is None:
+                held_out = held_out.replace(transitions=counted, transition_weight=0.0)
+            reranker = learn_reranker(held_out, validation, users)[0]
     transitions = Transitions.from_sequences(sequences, item_ids, keep_histories=True, **choice.transition_settings)
     scorer = dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
     if scorer.transitions is None:  # of weight 0, but counted: new interactions are still observed, and saved
         scorer = scorer.replace(transitions=transitions, transition_weight=0.0)
-    return scorer
+    return scorer if reranker is None else scorer.replace(reranker=reranker.to(scorer.item_embeddings.device))
 
 
 def fit_content(content: Content, items: datasets.Dataset, sequences: datasets.Dataset | None) -> CatalogueScorer:
@@ -209,6 +218,9 @@ def save_scoring(scorer: CatalogueScorer, folder: Path, **pruning) -> None:
         facts["content"]["max_seq_len"] = knn.config.max_seq_len
         for name, whitening in knn.whitenings.items():
             tensors |= {f"{name}.mean": whitening.mean.cpu(), f"{name}.matrix": whitening.matrix.cpu()}
+    if scorer.reranker is not None:
+        facts["reranker"] = {name: getattr(scorer.reranker, name) for name in ("num_candidates", "hidden_size")}
+        tensors |= {f"{_RERANKER}{name}": value.cpu() for name, value in scorer.reranker.state_dict().items()}
     for name in (TRANSITIONS_FILE, SCORING_FILE):  # of what was saved here before
         (folder / name).unlink(missing_ok=True)
     if transitions is not None:
@@ -235,9 +247,18 @@ def load_scoring(file: str | None, transitions_file: str | None) -> tuple[Conten
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}
         weight = _number(facts, "transition_weight", -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
         knn = _read_content(facts["content"], tensors) if "content" in facts else None
+        reranker = None
+        if "reranker" in facts:
+            if transitions_file is None:
+                raise ValueError(f"{TRANSITIONS_FILE} is missing beside it, which its reranker reads")
+            reranker = load_reranker(
+                {name.removeprefix(_RERANKER): value for name, value in tensors.items() if name.startswith(_RERANKER)},
+                facts["reranker"],
+            )
     changes: dict = {name: tensors[name] for name in ("item_scores",) if name in tensors}
     if transitions_file is not None:
         changes |= {"transitions": Transitions.from_pretrained(transitions_file), "transition_weight": weight}
+        changes |= {"reranker": reranker}
     return knn, changes
 
 

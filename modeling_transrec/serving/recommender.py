@@ -302,6 +302,7 @@ class Recommender:
         items: Table | Sequence[dict],
         chunk_size: int = 256,
         histories: Table | Sequence[Sequence[str]] | None = None,
+        rerank: bool = False,
     ) -> "Recommender":
         """Encodes the catalogue to recommend from, and replaces an earlier one.
 
@@ -322,6 +323,9 @@ class Recommender:
                   loaded by [`from_pretrained`] does not count them, but centres its scores by them: for zero-shot,
                   with a few hundred users or more, see [`~scoring.center`]. For a model trained on this platform, give
                   a table.
+            rerank: whether each user's best 100 items are put in order by a small network that the histories' last
+                items teach in seconds, where that ranks other users' last items better, see
+                [`Reranker`][modeling_transrec.evaluation.reranker.Reranker]. It needs counted transitions.
 
         Returns: itself.
         """
@@ -332,13 +336,15 @@ class Recommender:
         sequences = None
         if histories is not None and (self.reads_features or is_table(histories) or is_rows(histories)):
             sequences, histories = datasets.Dataset(as_sequences(histories, set(item_ids))), None
+        if rerank and sequences is None:
+            raise ValueError("rerank=True reads counted transitions: give histories as a table of interactions")
         if self.reads_features:
             content = read_content(self.model, self.processor, items, chunk_size, bf16=self.bf16)
             scorer = fit_content(content, items, sequences)
         else:
             scorer = CatalogueScorer(self.model, self._encode(items, chunk_size, is_catalogue=True))
         if sequences is not None:
-            scorer = add_counts(scorer, items, sequences, self._read_users)
+            scorer = add_counts(scorer, items, sequences, self._read_users, rerank)
         checkpoint = checkpoint_hash(self.model, self.processor)
         self._use(Catalogue.build(item_columns(items), scorer, checkpoint, cast(Any, histories)))
         return self
@@ -528,8 +534,8 @@ class Recommender:
             exclude_seen: whether items of the history are left out.
             user_id: the user's id, or one for each history; only for models of user ids (DSSM).
             explain: whether to add the parts of each score: `"model"` (content or a trained model),
-                `"transitions"` and `"popularity"`, and `"because_of"`, an item of the history, or `None` where
-                popularity is the largest part.
+                `"transitions"`, `"popularity"` and, with `rerank`, `"reranking"`; and `"because_of"`, an item of the
+                history, or `None` where popularity is the largest part.
             cold_users: what a user without a history gets: the items that were counted most often, whose score is how
                 often (`"popularity"`), no item (`"none"`), or an error (`"raise"`).
             unknown_items: whether items of a history that are not in the catalogue are left out (`"skip"`) or an error
@@ -575,7 +581,9 @@ class Recommender:
         if not all(several) and cold_users == "popularity":
             popular = catalogue.most_popular(k, where)
             if explain:
-                nothing = {"model": 0.0, "transitions": 0.0, "because_of": None}
+                nothing: dict = {"model": 0.0, "transitions": 0.0, "because_of": None}
+                if catalogue.scorer.reranker is not None:
+                    nothing["reranking"] = 0.0
                 popular = [{**one, **nothing, "popularity": one["score"]} for one in popular]
         found = [[dict(one) for one in popular] for _ in several]
         warm = [number for number, one in enumerate(several) if one]

@@ -92,6 +92,8 @@ def load_catalogue(
             scoring["item_scores"] = checked_tensor(scoring, "item_scores", len(catalogue)).to(model.device)
     if "transitions" in scoring:
         scoring["transitions"] = scoring["transitions"].aligned(catalogue.item_ids)
+    if scoring.get("reranker") is not None:
+        scoring["reranker"] = scoring["reranker"].to(model.device)
     if scoring:
         catalogue = replace(catalogue, scorer=catalogue.scorer.replace(**scoring))
     return catalogue, knn is not None

@@ -1,14 +1,17 @@
 """A recommender without training: content kNN of a backbone, counted transitions, new clicks, reasons, files."""
 
 import threading
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from modeling_transrec import Recommender
 from modeling_transrec.data.transitions import Transitions
+from modeling_transrec.evaluation.reranker import Reranker
 
 
 @pytest.fixture
@@ -347,3 +350,39 @@ def test_counts_beside_a_model_that_reads_times(make_model, items, interactions,
     item_ids = items["item_id"][:]
     assert found.scorer.transitions is not None
     assert len(found.recommend(item_ids[:2], k=5, timestamps=[1, 2])) == 5
+
+
+@pytest.fixture
+def re_ranked(backbone, items, interactions):
+    """A recommender whose users' last items follow from what the sum alone does not weigh."""
+    return Recommender.from_backbone(backbone).index(items, histories=interactions, rerank=True)
+
+
+def test_re_ranked_scores_add_up_and_are_kept(re_ranked, items, tmp_path):
+    item_ids, history = items["item_id"][:], [items["item_id"][20], items["item_id"][4]]
+    if re_ranked.scorer.reranker is None:  # with so few users nothing may be gained; what is stored is the same
+        reranker = Reranker(num_candidates=8)
+        torch.nn.init.normal_(reranker.output.weight, generator=torch.Generator().manual_seed(0))
+        re_ranked._catalogue = replace(re_ranked.snapshot, scorer=re_ranked.scorer.replace(reranker=reranker))
+    found = re_ranked.recommend(history, k=12, explain=True)
+    assert any(one["reranking"] > 0 for one in found)
+    for one in found:
+        parts = one["model"] + one["transitions"] + one["popularity"] + one["reranking"]
+        assert parts == pytest.approx(one["score"], abs=1e-4)
+    wanted = [one["item_id"] for one in found]
+    assert re_ranked.score(history, wanted) == pytest.approx([one["score"] for one in found], abs=1e-4)
+    re_ranked.save_pretrained(tmp_path / "saved")
+    loaded = Recommender.from_pretrained(tmp_path / "saved")
+    assert [one["item_id"] for one in loaded.recommend(history, k=12)] == wanted
+    loaded.observe({"user_id": ["new"], "item_id": [item_ids[3]]})
+    loaded.add_items([{**items[0], "item_id": "quite new"}]).remove_items([wanted[0]])
+    again = [one["item_id"] for one in loaded.recommend(history, k=37)]
+    assert "quite new" in again and wanted[0] not in again
+    (tmp_path / "saved" / "catalogue" / "transitions.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"transitions.safetensors is missing beside it, which its reranker reads"):
+        Recommender.from_pretrained(tmp_path / "saved")
+
+
+def test_re_ranking_needs_counts(backbone, items):
+    with pytest.raises(ValueError, match="rerank=True reads counted transitions"):
+        Recommender.from_backbone(backbone).index(items, rerank=True)
