@@ -13,7 +13,7 @@ from .ranking import check_finite, rank_targets
 from .scoring import CatalogueScorer, FewScores, dot_products
 
 
-SCORES_AT_A_TIME = 2**19  # 2 MB
+SCORES_AT_A_TIME = 2**18  # 1 MB
 ALIGNED = 16  # numbers in 64 bytes; each line of scores begins at a multiple of them, see [`dot_products`]
 
 
@@ -34,7 +34,7 @@ def part_width(num_items: int, num_users: int) -> int:
     Products of the same shape are rounded in the same way, so that items with the same embedding tie.
 
     >>> part_width(12_000, num_users=256), part_width(20, num_users=256)
-    (2000, 20)
+    (1008, 20)
     """
     num_parts = -(-num_items // max(ALIGNED, SCORES_AT_A_TIME // num_users))
     return num_items if num_parts == 1 else -(-num_items // (num_parts * ALIGNED)) * ALIGNED
@@ -84,7 +84,7 @@ def rank_in_parts(
     scores = queries.new_full((len(targets), columns), float("-inf"))  # (B, C), then nothing, then the target's
     scores[:, -1:] = own
     marks, again = torch.empty_like(scores), torch.empty_like(own[:, 0])  # marks are numbers, as in [`~ranking.count`]
-    better, equal, excess, done, last = [], [], [], 0, torch.full_like(targets, columns - 1)
+    better, equal, excess, done = [], [], [], 0
     for start, of_part, without, at_targets in zip(
         starts.tolist(), *(one.in_parts(starts, width) for one in few), strict=True
     ):
@@ -98,7 +98,7 @@ def rank_in_parts(
         better.append(torch.gt(scores, own, out=marks).sum(dim=1))
         equal.append(torch.eq(scores, own, out=marks).sum(dim=1))
         # log(1 + sum of exp(score - own)), in which a NaN stays one
-        excess.append(F.cross_entropy(scores, last, reduction="none"))
+        excess.append(-torch.log_softmax(scores, dim=1, out=marks)[:, -1])
     num_better, num_equal = torch.stack(better).long().sum(dim=0), torch.stack(equal).long().sum(dim=0) - len(equal)
     more = torch.stack(excess).double()
     losses = F.softplus(torch.logsumexp(more + torch.log1p(-torch.exp(-more)), dim=0)).float()
