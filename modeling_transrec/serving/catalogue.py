@@ -20,6 +20,7 @@ import torch
 
 from ..data.collator import left_pad_lists
 from ..data.growing import GrowingList, Layers
+from ..data.transitions import Transitions
 from ..evaluation.content import ContentKNN
 from ..evaluation.diversity import maximal_marginal_relevance
 from ..evaluation.ranking import top_items
@@ -372,6 +373,13 @@ class Catalogue:
             scores = self.scorer.scores_of(self.histories_as_indices(histories[block]), indices).tolist()
             found += [one[len(one) - len(wanted) :] for one, wanted in zip(scores, candidates[block], strict=True)]
         return found
+
+    def with_transitions(self, transitions: Transitions) -> "Catalogue":
+        """Returns the same items with other counts; what is known of the items stays known."""
+        other = dataclasses.replace(self, scorer=self.scorer.replace(transitions=transitions))
+        given = {field.name for field in dataclasses.fields(self)}
+        vars(other).update({name: value for name, value in vars(self).items() if name not in given})
+        return other
 
     def most_popular(self, k: int, where: Where | None = None) -> list[dict]:
         """Returns the items that occur most often, at most `k` of those that pass the filter; `"score"` is how often.

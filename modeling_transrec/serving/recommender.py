@@ -409,8 +409,7 @@ class Recommender:
         return transitions
 
     def _use_transitions(self, transitions: Transitions) -> None:
-        catalogue = self.indexed()
-        self._catalogue = replace(catalogue, scorer=catalogue.scorer.replace(transitions=transitions))
+        self._catalogue = self.indexed().with_transitions(transitions)
 
     def add_items(self, items: Table | Sequence[dict], chunk_size: int = 256) -> "Recommender":
         """Adds items to the catalogue, or replaces those with the same `item_id`. Only these items are encoded.

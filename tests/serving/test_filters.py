@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modeling_transrec import Recommender
+from modeling_transrec.serving import catalogue
 from modeling_transrec.serving.filters import matching
 
 
@@ -140,3 +141,16 @@ def test_diverse_lists_follow_maximal_marginal_relevance(recommender, shop):
     assert len(recommender.recommend(HISTORY, k=40, diversity=1.0)) == 34
     with pytest.raises(ValueError, match="diversity must be from 0 to 1, got 2"):
         recommender.recommend(HISTORY, diversity=2)
+
+
+def test_clicks_leave_a_filter_known(make_model, text_processor, shop, monkeypatch):
+    recommender = Recommender(make_model("text"), text_processor).index(shop, histories=CLICKS)
+    expected = recommender.recommend(HISTORY, k=37, where={"in_stock": True})
+    read = []
+    monkeypatch.setattr(catalogue, "matching", lambda *args: read.append(args) or matching(*args))
+    recommender.observe({"user_id": ["u1"], "item_id": ["i007"]})
+    found = recommender.recommend(HISTORY, k=37, where={"in_stock": True})
+    assert not read and {one["item_id"] for one in found} == {one["item_id"] for one in expected}
+    recommender.add_items([{**shop[1], "item_id": "new", "in_stock": True}])
+    found = recommender.recommend(HISTORY, k=38, where={"in_stock": True})
+    assert read and "new" in {one["item_id"] for one in found}
