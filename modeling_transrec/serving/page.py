@@ -116,7 +116,7 @@ class Shop:
 
     def _card(self, item: dict) -> str:
         words = f'<span class="title">{html.escape(self.title(item["item_id"]))}</span>'
-        parts = [(name, item[name]) for name in ("model", "transitions", "popularity") if item[name]]
+        parts = [(name, item[name]) for name in ("model", "transitions", "popularity", "reranking") if item.get(name)]
         score = " + ".join(f"{name} {value:.2f}" for name, value in parts) if len(parts) > 1 else ""
         words += f"<small>score {item['score']:.2f}{f' = {score}' if score else ''}</small>"
         if item["because_of"] is None:
