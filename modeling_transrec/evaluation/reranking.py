@@ -69,7 +69,7 @@ def learn_reranker(
     description = {"num_candidates": num_candidates, "gain": round(gain, 6), "standard_error": round(error, 6)}
     if gain <= error:
         return None, {"reranker": {**description, "is_used": False}}
-    reranker = _fit(examples, order, num_candidates, generator)
+    reranker = _fit(examples, order, num_candidates, generator).to(scorer.item_embeddings.device)
     return reranker, {"reranker": {**description, "is_used": True}}
 
 

@@ -151,7 +151,7 @@ def add_counts(
     scorer = dataclasses.replace(choice, transition_settings={}).apply(scorer, transitions)
     if scorer.transitions is None:  # of weight 0, but counted: new interactions are still observed, and saved
         scorer = scorer.replace(transitions=transitions, transition_weight=0.0)
-    return scorer if reranker is None else scorer.replace(reranker=reranker.to(scorer.item_embeddings.device))
+    return scorer.replace(reranker=reranker)
 
 
 def fit_content(content: Content, items: datasets.Dataset, sequences: datasets.Dataset | None) -> CatalogueScorer:
