@@ -4,7 +4,9 @@
     python benchmarks/reranking.py --dataset Amazon_Beauty --data_dir DATA --checkpoints RUN_42 RUN_43
 
 Without checkpoints the sum is content and transitions. Several checkpoints are seeds of one model: each user's metric
-is averaged over them. Prints a row of a Markdown table, with a 95 % interval over users, and CPU time.
+is averaged over them. Prints a row of a Markdown table, with a 95 % interval over users, and CPU time. With
+--from_training the last items of the training histories teach in place of the validation split's, which then only
+choose the sum; a model that is trained has learnt them, so this is for content and transitions alone.
 """
 
 import argparse
@@ -16,9 +18,12 @@ import torch
 
 from modeling_transrec import DataArguments, EvaluationArguments
 from modeling_transrec.benchmark.statistics import compare, estimate, values_of_users
+from modeling_transrec.data.transitions import Transitions
 from modeling_transrec.evaluation.baselines import BASELINES, add_transitions, rank, rerank
 from modeling_transrec.evaluation.evaluate import EvaluationTask
+from modeling_transrec.evaluation.reranking import learn_reranker
 from modeling_transrec.evaluation.scoring import CatalogueScorer
+from modeling_transrec.serving.platform import hold_out_last
 
 
 def make_sum(task: EvaluationTask, name: str) -> tuple[CatalogueScorer, dict]:
@@ -27,6 +32,20 @@ def make_sum(task: EvaluationTask, name: str) -> tuple[CatalogueScorer, dict]:
         return BASELINES[name](task.platform)
     model, processor = task.checkpoint
     return add_transitions(task.evaluator.build_scorer(model, processor), {}, task.platform)
+
+
+def rerank_from_training(
+    task: EvaluationTask, data: DataArguments, scorer: CatalogueScorer
+) -> tuple[CatalogueScorer, dict]:
+    """Returns the scorer with a reranker that the last items of training histories teach, not counted meanwhile."""
+    training = data.load_training_histories().select_columns(["user_id", "item_ids"])
+    counted, held_out = hold_out_last(task.platform.items, training)
+    settings = {name: getattr(scorer.transitions.settings, name) for name in ("power", "history_decay")}
+    before = scorer.replace(
+        transitions=Transitions.from_sequences(counted, task.platform.items["item_id"], **settings)
+    )
+    reranker, description = learn_reranker(before, held_out)
+    return scorer.replace(reranker=reranker), description
 
 
 def milliseconds_of_one_user(scorer: CatalogueScorer, histories: list[torch.Tensor]) -> float:
@@ -45,7 +64,10 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--text_model", help="folder or Hub id, without checkpoints")
     parser.add_argument("--checkpoints", nargs="+", help="of one model, each trained with another seed")
+    parser.add_argument("--from_training", action="store_true")
     parsed = parser.parse_args()
+    if parsed.from_training and parsed.checkpoints:
+        parser.error("--from_training is for content and transitions: checkpoints have learnt the training histories")
     data = DataArguments(dataset_config_name=parsed.dataset, data_dir=parsed.data_dir)
     found: dict[str, list[np.ndarray]] = {}
     for name in parsed.checkpoints or ["content-and-transitions"]:
@@ -54,7 +76,10 @@ def main() -> None:
         task = EvaluationTask(args, data)
         scorer, description = make_sum(task, name)
         start = time.process_time()
-        re_ranked, learnt = rerank(scorer, description, task.platform)
+        if parsed.from_training:
+            re_ranked, learnt = rerank_from_training(task, data, scorer)
+        else:
+            re_ranked, learnt = rerank(scorer, description, task.platform)
         seconds = time.process_time() - start
         for kind, one, facts in (("sum", scorer, description), ("re-ranked", re_ranked, learnt)):
             rankings = rank(task.evaluator, one, facts, kind)["rankings"]
