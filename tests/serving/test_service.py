@@ -474,7 +474,9 @@ class TestReload:
         publish(items.select(range(20)))  # without i020, i021 and i030, and without the column year
         assert client.post("/reload").json() == {"catalogue": 20, "skipped": 3}
         assert "transrec_log_skipped 3.0" in client.get("/metrics").text
-        (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        of_items, warning = warnings
+        assert "1 of 20 items have nothing in text_en" in of_items
         assert "3 interactions of" in warning and "line 4" in warning and "i020" not in warning
         recommender = client.app.state.service.recommender
         assert {"new", "i000"} <= set(recommender.item_ids) and "i004" not in recommender.item_ids
