@@ -226,11 +226,15 @@ class CatalogueScorer:
 
     @torch.no_grad()
     def scores_of(
-        self, histories: torch.Tensor, candidates: torch.Tensor, user_inputs: UserInputs | None = None
+        self,
+        histories: torch.Tensor,
+        candidates: torch.Tensor,
+        user_inputs: UserInputs | None = None,
+        is_candidate: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Returns the scores of candidates `(B, C)`, indices into the catalogue; other arguments as above.
 
-        No other item is scored, unless there is a reranker: it reads the best of them.
+        No other item is scored, unless there is a reranker: it reads the best for which `is_candidate` is true.
         """
         queries = self.queries(histories, user_inputs)
         blocks = user_blocks(len(queries), candidates.shape[1] * queries.shape[1])
@@ -239,7 +243,7 @@ class CatalogueScorer:
         if self.reranker is None:
             return scores
         histories = histories.to(scores.device)
-        best, items = self._find_best(histories, self.reranker.num_candidates, True, None, user_inputs)
+        best, items = self._find_best(histories, self.reranker.num_candidates, True, is_candidate, user_inputs)
         added = self.reranker.corrections(self, histories, items, best)
         users = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
         return scores + FewScores(users.flatten(), items.flatten(), added.flatten()).of(

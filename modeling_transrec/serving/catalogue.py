@@ -370,7 +370,8 @@ class Catalogue:
         for block in user_blocks(len(histories)):
             indices = torch.from_numpy(left_pad_lists(candidates[block])).clamp(min=0)
             indices = indices.to(self.scorer.item_embeddings.device)
-            scores = self.scorer.scores_of(self.histories_as_indices(histories[block]), indices).tolist()
+            users = self.histories_as_indices(histories[block])
+            scores = self.scorer.scores_of(users, indices, is_candidate=self.is_candidate).tolist()
             found += [one[len(one) - len(wanted) :] for one, wanted in zip(scores, candidates[block], strict=True)]
         return found
 

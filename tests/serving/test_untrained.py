@@ -378,6 +378,9 @@ def test_re_ranked_scores_add_up_and_are_kept(re_ranked, items, tmp_path):
     loaded.add_items([{**items[0], "item_id": "quite new"}]).remove_items([wanted[0]])
     again = [one["item_id"] for one in loaded.recommend(history, k=37)]
     assert "quite new" in again and wanted[0] not in again
+    found = loaded.recommend(history, k=12)
+    scores = loaded.score(history, [one["item_id"] for one in found])
+    assert scores == pytest.approx([one["score"] for one in found], abs=1e-4)
     (tmp_path / "saved" / "catalogue" / "transitions.safetensors").unlink()
     with pytest.raises(ValueError, match=r"transitions.safetensors is missing beside it, which its reranker reads"):
         Recommender.from_pretrained(tmp_path / "saved")
