@@ -166,9 +166,13 @@ class LanguageModelScorer(CatalogueScorer):
         return self.scores_of(histories, torch.arange(len(self.ranker.titles)).expand(len(histories), -1))
 
     def scores_of(
-        self, histories: torch.Tensor, candidates: torch.Tensor, user_inputs: UserInputs | None = None
+        self,
+        histories: torch.Tensor,
+        candidates: torch.Tensor,
+        user_inputs: UserInputs | None = None,
+        is_candidate: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Scores candidates as any scorer does; only the candidates' titles are read."""
+        """Scores candidates as any scorer does; only the candidates' titles are read, and nothing is re-ranked."""
         return self.ranker(histories, candidates)
 
 
